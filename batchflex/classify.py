@@ -1,0 +1,144 @@
+"""What a failed attempt means: the only place that decides it.
+
+Pure functions of status, headers, body and the wall clock passed in. The table is the provider's reference joined with
+what OpenAI-compatible servers are seen to do:
+
+======================================================  =============================================
+400, 413, 422 and other 4xx                             the row is final
+401, 403                                                the run stops: the key
+402, or any status with code ``insufficient_quota``     the run stops: the credit
+404, 400 with code ``model_not_found``                  the run stops: the model, or the URL
+3xx, 405                                                the run stops: the URL
+429, or a 5xx whose body carries the code of one        wait; costs no attempt
+408, 409, 425, 500                                      transient; final for the row if it persists
+502, 503, 504, 52x and every other 5xx                  transient; the endpoint's fault if it persists
+======================================================  =============================================
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from .errors import AttemptError, RateLimited, RowFault, RunFault, Transient
+
+_CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_reached"}
+_NO_MODEL = {"model_not_found", "model_not_exist"}
+_RATE = {"429", "rate_limit_exceeded", "rate_limit_error", "throttling_error"}
+_ROW_BLAMED = {408, 409, 425, 500}
+_KEPT_BODY = 64 << 10
+
+
+def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float) -> AttemptError:
+    """The error that an answer other than a completion stands for.
+
+    ``headers`` must be case-insensitive or lower-case. ``now`` is the wall clock in seconds since the epoch.
+    """
+    message, kind, code = describe(body)
+    message = message or f"HTTP {status} without a message"
+    facts: dict[str, Any] = {
+        "error_type": kind or f"http_{status}",
+        "error_code": code,
+        "http_status": status,
+        "body": body[:_KEPT_BODY],
+        "retry_after_s": retry_after(headers, now),
+    }
+    names = {str(name).lower() for name in (kind, code) if name is not None}
+    if status == 402 or names & _CREDIT:
+        return RunFault(message, **facts).because("credit")
+    if status in (401, 403):
+        return RunFault(message, **facts).because("key")
+    if names & _NO_MODEL and status in (400, 404, 422):
+        return RunFault(message, **facts).because("model")
+    if status in (404, 405) or 300 <= status < 400:
+        if status < 400:
+            message = f"the endpoint redirects to {headers.get('location', 'nowhere')}, which is not followed: {message}"
+        named_model = status == 404 and "model" in message.lower()
+        return RunFault(message, **facts).because("model" if named_model else "url")
+    if status == 429 or (status >= 500 and names & _RATE):
+        return RateLimited(message, **facts)
+    if status in _ROW_BLAMED:
+        return Transient(message, **facts).blamed_on("row")
+    if 400 <= status < 500:
+        return RowFault(message, **facts)
+    return Transient(message, **facts)
+
+
+def describe(body: bytes) -> tuple[str, str | None, str | None]:
+    """Message, type and code of an error body, however the server words it; the text of an HTML page."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _plain(body), None, None
+    if not isinstance(data, dict):
+        return str(data)[:500], None, None
+    error = data.get("error", data)
+    if isinstance(error, str):
+        return error[:2000], None, None
+    if not isinstance(error, dict):
+        return str(error)[:500], None, None
+    message = error.get("message") or error.get("detail") or error.get("msg") or ""
+    if not isinstance(message, str):
+        message = msgspec.json.encode(message).decode()
+    kind, code = error.get("type"), error.get("code")
+    return message[:2000], None if kind is None else str(kind), None if code is None else str(code)
+
+
+def _plain(body: bytes) -> str:
+    text = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", body[:8192].decode("utf-8", "replace"))
+    return re.sub(r"\s+", " ", text).strip()[:300]
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to wait as the server asks, from ``retry-after-ms`` or ``Retry-After`` (seconds or an HTTP date)."""
+    if (millis := _float(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, millis / 1000)
+    given = headers.get("retry-after")
+    if given is None:
+        return None
+    if (seconds := _float(given)) is not None:
+        return max(0.0, seconds)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return value if value is not None and 0 <= value < 1e9 else None
+
+
+def cut_short(message: str, body: bytes | None = None, status: int | None = None) -> Transient:
+    """A broken connection, a body that ends early, or one that is not what it says it is."""
+    return Transient(message, error_type="bad_answer", http_status=status, body=body and body[:_KEPT_BODY])
+
+
+def empty(message: str, body: bytes, status: int) -> Transient:
+    """A well-formed answer that answers nothing: asked again, but the endpoint works."""
+    return Transient(message, error_type="empty_answer", http_status=status, body=body[:_KEPT_BODY]).blamed_on("row")
+
+
+def unreachable(message: str) -> Transient:
+    return Transient(message, error_type="connect")
+
+
+def timed_out(message: str) -> Transient:
+    return Transient(message, error_type="timeout")
+
+
+def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:
+    """The error that a 200, or an event of a stream, carries in its body; ``None`` if it carries none."""
+    error = data.get("error")
+    if not error:
+        return None
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    told = int(code) if str(code).isdigit() and 400 <= int(str(code)) < 600 else 500
+    return http_fault(told, {}, raw, now)

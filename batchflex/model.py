@@ -1,0 +1,120 @@
+"""The nouns of a run: what goes in, what is sent, what comes back, what is kept.
+
+All are frozen :class:`msgspec.Struct`; they carry no behaviour beyond what can be computed from their own fields.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Status = Literal["ok", "truncated", "filtered", "invalid", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "truncated", "filtered", "invalid", "failed")
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+Row = dict[str, JsonValue]
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """One row of the input, ready to be asked.
+
+    ``contents`` holds for each prompt variant what the row brings to the request body: ``messages`` and any
+    parameters of its own. ``named`` tells whether ``id`` came from the input or is a hash of the row.
+    ``fault`` is set, and ``contents`` empty, when no request can be made of the row.
+    """
+
+    row: int
+    id: str
+    named: bool
+    contents: tuple[Row, ...]
+    carry: str | None
+    fault: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One planned request: what is sent, and under which key its answer is kept.
+
+    ``key`` identifies what is sent, ``slot`` the place it fills (item, sweep point, sample) whatever is sent there;
+    both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
+    body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent.
+    """
+
+    key: bytes
+    slot: bytes
+    id: str
+    row: int
+    point: int
+    sample: int
+    body: bytes
+    max_tokens: int | None
+    carry: str | None
+    fault: str | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens as the server counted them; ``None`` where it did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A complete answer to one attempt. ``response`` is the raw JSON (of a stream: put together to the same shape)."""
+
+    content: str | None
+    reasoning: str | None
+    tool_calls: str | None
+    finish_reason: str | None
+    model: str | None
+    usage: Usage
+    response: bytes
+    http_status: int
+    latency_s: float
+    ttft_s: float | None
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning.
+
+    ``point`` is the sweep point as a JSON object, ``carry`` the carried input columns as one. Times are µs since
+    the epoch, UTC.
+    """
+
+    key: str
+    slot: str
+    id: str
+    row: int
+    sample: int
+    status: Status
+    attempts: int
+    started_at: int
+    finished_at: int
+    endpoint: str
+    run_id: str
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: str | None = None
+    parsed: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost: float | None = None
+    latency_s: float | None = None
+    ttft_s: float | None = None
+    http_status: int | None = None
+    error_type: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    response: str | None = None
+    point: str = "{}"
+    carry: str | None = None
