@@ -126,7 +126,9 @@ class RowFault(AttemptError):
     """Final for this request: retrying buys nothing."""
 
 
-StopReason = Literal["key", "credit", "model", "url", "endpoint", "disk", "budget", "deadline", "signal"]
+StopReason = Literal[
+    "key", "credit", "model", "url", "endpoint", "disk", "input", "budget", "deadline", "signal", "error"
+]
 
 
 class RunFault(AttemptError):

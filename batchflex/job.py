@@ -112,6 +112,7 @@ class InputSection(_Section):
     carry: Literal["*"] | list[str] = Field(default_factory=list)
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
+    on_bad_row: Literal["stop", "fail"] = "stop"
 
 
 class PromptSection(_Section):

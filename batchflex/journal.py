@@ -82,14 +82,16 @@ class Journal:
             os.close(descriptor)
 
     def _begin(self, number: int) -> None:
+        path = segment_path(self._folder, number)
+        with storing(path):
+            # Nothing changes unless this succeeds: a failed rotation goes on with the segment there is.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            sync_folder(self._folder)
+        self._descriptor = descriptor
         self.number = number
         self.rows = 0
         self.bytes = 0
         self._synced = 0
-        path = segment_path(self._folder, number)
-        with storing(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            sync_folder(self._folder)
 
     def append(self, outcome: Outcome) -> None:
         """Write one outcome. When this returns, killing the process loses it no more.

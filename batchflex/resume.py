@@ -11,7 +11,9 @@ import polars as pl
 
 from . import store
 from .keyindex import SortedKeys, halves, halves_of_hex
-from .model import Request
+from .model import STATUSES, Request
+
+_STATUS = pl.Enum(STATUSES)
 
 
 class Census(NamedTuple):
@@ -28,6 +30,15 @@ class Census(NamedTuple):
     changed_cost: float | None
     orphans: int
 
+    @property
+    def left(self) -> int:
+        """Requests still to be asked."""
+        return self.planned - self.done
+
+    def keeping(self) -> Census:
+        """The census once the answers to changed requests count as done."""
+        return self._replace(done=self.done + self.changed, changed=0)
+
 
 class Done:
     """The final outcomes in a folder's parts, found by the block.
@@ -41,18 +52,19 @@ class Done:
         frames = list(store.read_keys(parts, ["status"]))
         index = pl.concat(
             [
-                f.select("hi", "lo", (pl.col("status") == "failed").alias("failed"))
+                f.select("hi", "lo", pl.col("status").cast(_STATUS))
                 for f in frames
             ]
-            or [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "failed": pl.Boolean})]
+            or [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS})]
         )
-        times = index.filter("failed").group_by("hi", "lo").len("times")
+        times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
         index = index.unique(subset=["hi", "lo"], keep="last", maintain_order=True)
         self._keys = index.select("hi", "lo")
+        self._status = index["status"]
         self._sorted = SortedKeys(self._keys)
         again = index.join(times, on=["hi", "lo"], how="left", maintain_order="left")
         # A failed row is asked again on each further run, up to retry_failed times.
-        self._again = (again["failed"] & (again["times"].fill_null(0) <= retry_failed)).to_list()
+        self._again = ((again["status"] == "failed") & (again["times"].fill_null(0) <= retry_failed)).to_list()
         self._row = array("q", [-1]) * len(self._again)
         self._missing: list[pl.DataFrame] = []
         self._kept: SortedKeys | None = None
@@ -108,6 +120,12 @@ class Done:
         changed = self._changed()
         self._kept = SortedKeys(changed.select(hi="slot_hi", lo="slot_lo"))
         self._kept_at = changed["at"].to_list()
+
+    def statuses(self) -> dict[str, int]:
+        """After a whole pass: how many answers of each status count as done for the plan."""
+        counted = pl.Series([row >= 0 for row in self._row], dtype=pl.Boolean) & ~pl.Series(self._again, dtype=pl.Boolean)
+        counts = self._status.filter(counted).value_counts()
+        return dict(zip(counts["status"].to_list(), counts["count"].to_list(), strict=True))
 
     def planned(self) -> pl.DataFrame:
         """``hi``, ``lo`` and the present ``row`` of every answer that belongs to the plan."""

@@ -1,0 +1,225 @@
+"""From a request to its row: workers, attempts, and what is done when one fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import anyio
+
+from . import outcome, retry
+from .client import Client
+from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
+from .feed import Feed
+from .gate import Gate
+from .job import RetrySection
+from .keep import Keeper
+from .model import Answer, Outcome, Request
+from .outcome import Frame
+from .pace import Cost, Pace
+from .retry import Tries
+from .tally import Tally
+
+# So many rows given up in a row without a single answer are not the rows' fault.
+_MOST_SUSPECTS = 5
+_MAYBE_BILLED = {"timeout", "bad_answer", "empty_answer"}
+
+
+class _Halted(Exception):
+    """The run admits nothing more; the row stays unfinished."""
+
+
+class _Row:
+    """A request being asked. ``answered_before`` are the answers there had been in the run when it began."""
+
+    __slots__ = ("answered_before", "cost", "request", "started_at", "tries", "waiting")
+
+    def __init__(self, request: Request, cost: Cost, answered_before: int) -> None:
+        self.request = request
+        self.cost = cost
+        self.answered_before = answered_before
+        self.tries = Tries()
+        self.started_at = 0
+        self.waiting = False
+
+
+class Asking:
+    """Asks until the feed ends or the run is stopped; every final outcome goes to the keeper before its slot is free.
+
+    ``stop`` is called with a reason and a sentence when the run must end; it closes the gate and the feed.
+    """
+
+    def __init__(
+        self,
+        policy: RetrySection,
+        frame: Frame,
+        client: Client,
+        gate: Gate,
+        pace: Pace,
+        keeper: Keeper,
+        tally: Tally,
+        stop: Callable[[StopReason, str], None],
+    ) -> None:
+        self._policy = policy
+        self._frame = frame
+        self._client = client
+        self._gate = gate
+        self._pace = pace
+        self._keeper = keeper
+        self._tally = tally
+        self._stop = stop
+        self._suspects: list[Outcome] = []
+
+    async def everything(self, feed: Feed, workers: int) -> None:
+        """Ask all that the feed has, ``workers`` at a time at most."""
+        async with anyio.create_task_group() as self._again, anyio.create_task_group() as tasks:
+            for _ in range(workers):
+                tasks.start_soon(self._work, feed)
+        if self._tally.stopped_by is None:
+            self._clear_suspects()
+
+    async def _work(self, feed: Feed) -> None:
+        while (request := await feed.take()) is not None:
+            if request.fault is not None:
+                self._keep(outcome.unaskable(self._frame, request, _now_us()))
+                continue
+            row = _Row(request, self._pace.cost(len(request.body), request.max_tokens), self._tally.answered)
+            try:
+                await self._attempt(row)
+            except _Halted:
+                pass
+            except Transient as fault:
+                if row.waiting:
+                    self._again.start_soon(self._persist, row, fault)
+                else:
+                    await self._give_up(row, fault)
+            except AttemptError as fault:
+                self._final(row, fault)
+
+    async def _persist(self, row: _Row, first: Transient) -> None:
+        """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
+        try:
+            await retry.persist(lambda: self._attempt(row), first, row.tries, self._policy, self._gate.sleep)
+        except _Halted:
+            pass
+        except Transient as fault:
+            await self._give_up(row, fault)
+        except AttemptError as fault:
+            self._final(row, fault)
+        finally:
+            self._gate.end_backing_off()
+
+    async def _attempt(self, row: _Row) -> Answer:
+        """Send the row once, and keep its answer before anything else can happen.
+
+        :raises AttemptError: if there is none.
+        :raises _Halted: if nothing was sent because the run is stopping.
+        """
+        if not await self._gate.enter(row.cost, again=row.waiting):
+            raise _Halted
+        tally = self._tally
+        row.started_at = row.started_at or _now_us()
+        tally.requests_sent += 1
+        tally.retries += row.tries.sent > 0
+        began = time.monotonic()
+        try:
+            answer = await self._client.attempt(row.request)
+            now = time.monotonic()
+            row.tries.count(now - began, costs=True)
+            made = outcome.answered(self._frame, row.request, self._effort(row), answer)
+            self._keep(made)
+            tally.use(answer.usage, made.cost)
+            self._pace.settled(now, row.cost, answer.usage, billed=True)
+            self._gate.prove()
+            if self._suspects:
+                self._clear_suspects()
+            return answer
+        except AttemptError as fault:
+            self._failed_once(row, fault, began)
+            raise
+        finally:
+            self._gate.leave()
+
+    def _failed_once(self, row: _Row, fault: AttemptError, began: float) -> None:
+        now = time.monotonic()
+        row.tries.count(now - began, costs=not isinstance(fault, RateLimited))
+        self._pace.settled(now, row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
+        if isinstance(fault, RateLimited):
+            self._tally.rate_limited += 1
+            self._pace.refused(now, began, fault.retry_after_s)
+        if isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row"):
+            self._gate.prove()
+        if isinstance(fault, Transient) and not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
+            row.waiting = True
+            self._gate.begin_backing_off()
+
+    def _final(self, row: _Row, fault: AttemptError) -> None:
+        if isinstance(fault, RunFault):
+            self._stop(fault.reason, _run_fault_words(fault))
+        else:
+            self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault))
+
+    async def _give_up(self, row: _Row, fault: Transient) -> None:
+        """A row has used up its attempts: is it to blame, or the endpoint?
+
+        The row, if others were answered meanwhile. If none was, and the endpoint still responds, the row is a suspect: it is
+        marked failed as soon as another is answered, or when the run ends with few of its kind.
+        """
+        made = outcome.failed(self._frame, row.request, self._effort(row), fault)
+        if self._tally.answered > row.answered_before:
+            self._keep(made)
+            return
+        if fault.blame == "row" or (fault.http_status in (None, 200) and await self._responds()):
+            self._suspects.append(made)
+            self._gate.prove()
+            if len(self._suspects) < _MOST_SUSPECTS:
+                return
+        self._stop("endpoint", f"the endpoint does not answer: {fault.message} (after {row.tries.sent} attempts at one row)")
+
+    async def _responds(self) -> bool:
+        try:
+            await self._client.models()
+        except AttemptError:
+            return False
+        return True
+
+    def _clear_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        for made in suspects:
+            self._keep(made)
+
+    def _keep(self, made: Outcome) -> None:
+        try:
+            self._keeper.keep(made)
+        except StorageError as error:
+            self._stop("disk", str(error))
+            return
+        self._tally.add(made)
+        if self._keeper.full:
+            self._stop("disk", "the disk is full: what is in flight is still kept. Free some space and run the same command again")
+
+    def _effort(self, row: _Row) -> outcome.Effort:
+        return outcome.Effort(row.tries.sent, row.started_at, _now_us())
+
+
+class _Advice(NamedTuple):
+    what: str
+    todo: str
+
+
+_ADVICE: dict[StopReason, _Advice] = {
+    "key": _Advice("the endpoint refuses the key", "set a valid key and run the same command again"),
+    "credit": _Advice("the credit is spent", "top up and run the same command again"),
+    "model": _Advice("the endpoint does not have the model", "correct params.model; `batchflex check` lists what there is"),
+    "url": _Advice("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
+}
+
+
+def _run_fault_words(fault: RunFault) -> str:
+    advice = _ADVICE[fault.reason]
+    return f"{advice.what}: {fault.message} (HTTP {fault.http_status}). No row was marked failed; {advice.todo}"
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

@@ -1,0 +1,141 @@
+"""The plan of a job, by the block: input files to the requests that are still to be asked, read ahead by a bounded amount."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from .items import Itemizer
+from .job import Job
+from .keyindex import KeySet
+from .model import Request
+from .plan import Planner, points
+from .source import Source
+
+_BLOCK_REQUESTS = 1_000
+_READ_AHEAD = 2_000
+
+
+class Plan:
+    """Everything a job asks, in order. Can be gone through any number of times; each time reads the input anew.
+
+    ``frame`` is a polars frame to take the rows from in place of ``input.path``.
+
+    :raises InputError: if there is no input.
+    :raises JobError: if the job does not fit the columns of its input.
+    """
+
+    def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
+        self._job = job
+        self._default_model = default_model
+        self._source = Source(job.input.path, job.input.format, frame)
+        self._itemizer = Itemizer(job, self._source.columns())
+        self.labels = tuple(point.label for point in points(job))
+        self.per_item = len(self.labels) * job.sweep.samples
+
+    def blocks(self) -> Iterator[list[Request]]:
+        """All requests, some 1,000 a block. Blocks the thread it runs in.
+
+        :raises InputError: if a file is damaged beyond single rows.
+        """
+        planner = Planner(self._job, KeySet(), self._default_model)
+        left = self._job.input.limit
+        for block in self._source.blocks(max(1, _BLOCK_REQUESTS // self.per_item)):
+            items = self._itemizer.items(block)
+            if left is not None:
+                items = items[:left]
+                left -= len(items)
+            yield planner.requests(items)
+            if left == 0:
+                return
+
+    def count(self) -> int | None:
+        """How many requests there are, as far as that can be told without planning them: before ``dedupe``.
+
+        May read the whole input once to count its lines. ``None`` if only planning can tell.
+        """
+        rows = self._source.count()
+        if rows is None:
+            return None
+        return min(rows, self._job.input.limit or rows) * self.per_item
+
+    def carry_schema(self) -> Any | None:
+        """The Arrow types of the carried columns, if the input has types."""
+        schema, carry = self._source.arrow_schema(), self._job.input.carry
+        if schema is None or not carry:
+            return None
+        import pyarrow as pa
+
+        names = [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
+        return pa.schema([schema.field(name) for name in names])
+
+
+class Feed:
+    """Hands out what is still to be asked, one request at a time, to any number of tasks.
+
+    The input is read in a thread, at most some 2,000 requests ahead.
+    """
+
+    def __init__(self, plan: Plan, sort_out: Callable[[Sequence[Request]], list[Request]]) -> None:
+        self._plan = plan
+        self._sort_out = sort_out
+        self._ready: deque[Request] = deque()
+        self._more = anyio.Event()
+        self._low = anyio.Event()
+        self.planned = 0
+        self.ended = False
+
+    async def fill(self) -> None:
+        """Read until the input ends or this is cancelled.
+
+        :raises InputError: if a file is damaged beyond single rows.
+        """
+        blocks = self._plan.blocks()
+        try:
+            while (block := await anyio.to_thread.run_sync(self._next, blocks)) is not None:
+                total, wanted = block
+                self.planned += total
+                self._ready.extend(wanted)
+                self._wake()
+                while len(self._ready) > _READ_AHEAD:
+                    self._low = anyio.Event()
+                    await self._low.wait()
+            self.ended = True
+        finally:
+            self.close()
+
+    def _next(self, blocks: Iterator[list[Request]]) -> tuple[int, list[Request]] | None:
+        block = next(blocks, None)
+        return None if block is None else (len(block), self._sort_out(block))
+
+    async def take(self) -> Request | None:
+        """The next request; ``None`` when there are no more."""
+        while not self._ready:
+            if self._closed:
+                return None
+            await self._more.wait()
+        if len(self._ready) <= _READ_AHEAD // 2:
+            self._low.set()
+        return self._ready.popleft()
+
+    _closed = False
+
+    def close(self) -> None:
+        """No more is added; what is ready can still be taken."""
+        self._closed = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self._ready.clear()
+        self._low.set()
+        self.close()
+
+    def _wake(self) -> None:
+        self._more.set()
+        if not self._closed:
+            self._more = anyio.Event()

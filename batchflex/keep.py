@@ -1,0 +1,135 @@
+"""Durability while a run goes on: outcomes to the journal, the journal to the disk, its full segments to parts."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from . import journal, store
+from .folder import Folder, storing
+from .job import JournalSection
+from .model import Outcome
+
+
+def recover(folder: Folder, carry_schema: Any = None) -> int:
+    """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
+
+    A segment whose part is there was sealed before it could be removed.
+
+    :raises StorageError: if the disk is full.
+    """
+    sealed = set(store.part_numbers(folder.parts))
+    for number in journal.segments(folder.journal):
+        if number not in sealed:
+            _seal(folder, number, carry_schema)
+            sealed.add(number)
+        journal.drop(folder.journal, number)
+    return max(sealed, default=0) + 1
+
+
+def unsealed(folder: Folder) -> list[Outcome]:
+    """The outcomes that are in the journal only; also while a run goes on."""
+    found: list[Outcome] = []
+    for number in journal.segments(folder.journal):
+        try:
+            outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
+        except FileNotFoundError:  # sealed meanwhile
+            continue
+        if not store.part_path(folder.parts, number).exists():
+            found += outcomes
+    return found
+
+
+def _seal(folder: Folder, number: int, carry_schema: Any) -> None:
+    outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
+    if outcomes:
+        store.write_part(folder.parts, number, outcomes, carry_schema)
+
+
+class Keeper:
+    """Keeps the outcomes of one run. :meth:`keep` is for the event loop, everything slow happens in threads.
+
+    :raises StorageError: if the journal cannot be begun.
+    """
+
+    def __init__(
+        self, folder: Folder, number: int, policy: JournalSection, *, reserve_bytes: int = 0, carry_schema: Any = None
+    ) -> None:
+        self._folder = folder
+        self._policy = policy
+        self._carry_schema = carry_schema
+        self._journal = journal.Journal(folder.journal, number, reserve_bytes)
+        self._seal_bytes = int(policy.seal_mb * 2**20)
+        self._large = anyio.Event()
+        self._descriptor = anyio.Lock()
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk has filled up: only the reserve is left, for what is in flight."""
+        return self._journal.full
+
+    def keep(self, outcome: Outcome) -> None:
+        """When this returns, killing the process loses the outcome no more.
+
+        :raises StorageError: if it could not be written.
+        """
+        self._journal.append(outcome)
+        if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
+            self._large.set()
+
+    async def run(self) -> None:
+        """Sync the journal every ``sync_s`` seconds and seal it when it is large. Runs until cancelled.
+
+        :raises StorageError: if the disk is full.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_synced)
+            tasks.start_soon(self._keep_sealed)
+
+    async def _keep_synced(self) -> None:
+        while True:
+            due = anyio.current_time() + self._policy.sync_s
+            async with self._descriptor:
+                await anyio.to_thread.run_sync(self._journal.sync)
+            await anyio.sleep_until(due)
+
+    async def _keep_sealed(self) -> None:
+        while True:
+            await self._large.wait()
+            self._large = anyio.Event()
+            # Not to be left half-way by a cancellation: the ended segment has no other keeper.
+            with anyio.CancelScope(shield=True):
+                async with self._descriptor:
+                    number = self._journal.number
+                    ended = self._journal.rotate(number + 1)
+                    await anyio.to_thread.run_sync(_sync_and_close, ended)
+                await anyio.to_thread.run_sync(self._seal, number)
+
+    def _seal(self, number: int) -> None:
+        _seal(self._folder, number, self._carry_schema)
+        journal.drop(self._folder.journal, number)
+
+    async def finish(self) -> None:
+        """Seal what is left.
+
+        :raises StorageError: if the disk is full; then everything is still in the journal.
+        """
+        number = self._journal.number
+        await anyio.to_thread.run_sync(self._journal.close)
+        if self._journal.rows:
+            await anyio.to_thread.run_sync(self._seal, number)
+
+    def abandon(self) -> None:
+        """Sync and leave the journal as it is, for the next run to seal."""
+        self._journal.close()
+
+
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        with storing("the journal"):
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)

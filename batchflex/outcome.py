@@ -1,0 +1,142 @@
+"""How a request ended, as a row: the only place that decides a row's status. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .errors import AttemptError
+from .job import PricesSection
+from .model import Answer, Outcome, Request, Status
+from .pace import price_usd
+
+_TRUNCATED = {"length", "max_tokens"}
+_FILTERED = {"content_filter", "safety"}
+_WANTS_JSON = {"json_object", "json_schema"}
+
+
+class _Format(msgspec.Struct):
+    type: str = "text"
+
+
+class _Body(msgspec.Struct):
+    response_format: _Format | None = None
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Frame(NamedTuple):
+    """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number."""
+
+    run_id: str
+    endpoint: str
+    labels: tuple[str, ...]
+    prices: PricesSection | None = None
+
+
+class Effort(NamedTuple):
+    """What a row took: requests sent for it, and when the first began and the last ended (µs since the epoch, UTC)."""
+
+    attempts: int
+    started_at: int
+    finished_at: int
+
+
+def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
+    """The row of a complete answer: ``ok``, ``truncated``, ``filtered`` or ``invalid``."""
+    status, parsed, complaint = _judge(request, answer)
+    usage = answer.usage
+    return _outcome(
+        frame,
+        request,
+        effort,
+        status=status,
+        content=answer.content,
+        reasoning=answer.reasoning,
+        tool_calls=answer.tool_calls,
+        parsed=parsed,
+        finish_reason=answer.finish_reason,
+        model=answer.model,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        cache_read_input_tokens=usage.cache_read_input_tokens,
+        cache_creation_input_tokens=usage.cache_creation_input_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost=price_usd(frame.prices, usage) if frame.prices else None,
+        latency_s=answer.latency_s,
+        ttft_s=answer.ttft_s,
+        http_status=answer.http_status,
+        error_type="invalid_answer" if complaint else None,
+        error_message=complaint,
+        response=answer.response.decode("utf-8", "replace"),
+    )
+
+
+def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) -> Outcome:
+    """The row of a request that has no answer and gets none."""
+    return _outcome(
+        frame,
+        request,
+        effort,
+        status="failed",
+        http_status=error.http_status,
+        error_type=error.error_type,
+        error_code=error.error_code,
+        error_message=error.message,
+        response=None if error.body is None else error.body.decode("utf-8", "replace"),
+    )
+
+
+def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
+    """The row of an input row that no request can be made of."""
+    return _outcome(
+        frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=request.fault
+    )
+
+
+def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **fields: Any) -> Outcome:
+    return Outcome(
+        key=request.key.hex(),
+        slot=request.slot.hex(),
+        id=request.id,
+        row=request.row,
+        sample=request.sample,
+        status=status,
+        attempts=effort.attempts,
+        started_at=effort.started_at,
+        finished_at=effort.finished_at,
+        endpoint=frame.endpoint,
+        run_id=frame.run_id,
+        point=frame.labels[request.point],
+        carry=request.carry,
+        **fields,
+    )
+
+
+def _judge(request: Request, answer: Answer) -> tuple[Status, str | None, str | None]:
+    if answer.finish_reason in _TRUNCATED:
+        return "truncated", None, None
+    if answer.finish_reason in _FILTERED:
+        return "filtered", None, None
+    if answer.tool_calls or not _wants_json(request.body):
+        return "ok", None, None
+    try:
+        parsed = _decode(answer.content or "")
+    except (msgspec.DecodeError, UnicodeError) as error:
+        return "invalid", None, f"JSON was asked for, and the answer is not JSON: {error}"
+    return "ok", _encode(parsed).decode(), None
+
+
+def _wants_json(body: bytes) -> bool:
+    if b'"response_format"' not in body:
+        return False
+    try:
+        wanted = _decode_body(body).response_format
+    except msgspec.ValidationError:
+        return False
+    return wanted is not None and wanted.type in _WANTS_JSON

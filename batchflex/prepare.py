@@ -1,0 +1,127 @@
+"""Before anything is sent: what earlier runs left is made whole, and the plan is held against it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from . import keep
+from .errors import InputError, JobChanged
+from .feed import Plan
+from .folder import Folder
+from .job import Job, changes
+from .model import Request
+from .resume import Census, Done
+
+_PREFLIGHT_REQUESTS = 10_000
+_SHOWN_FAULTS = 5
+
+
+class Prepared(NamedTuple):
+    """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers."""
+
+    segment: int
+    done: Done
+    census: Census | None
+    carry_schema: Any
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to ask."""
+        return self.census is not None and self.census.left == 0
+
+
+def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
+    """Seal the journal of earlier runs, find what is done, and refuse what must not be begun. Blocks.
+
+    A folder with answers costs a pass over the whole plan; without, only its beginning is looked at.
+
+    :raises JobChanged: if there are answers to other requests than this job makes, and ``on_change`` is ``stop``.
+    :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
+    """
+    carry_schema = plan.carry_schema()
+    segment = keep.recover(folder, carry_schema)
+    done = Done(folder.parts, job.job.retry_failed)
+    census = survey(job, plan, done) if len(done) else None
+    if census is None:
+        preflight(job, plan)
+    elif census.changed:
+        if job.job.on_change == "stop":
+            raise JobChanged(_what_changed(job, folder, census))
+        if job.job.on_change == "keep":
+            done.keep_changed()
+            census = census.keeping()
+            for block in plan.blocks():  # tells which rows the kept answers now belong to
+                done.sort_out(block)
+    folder.write_job(job.resolved())
+    return Prepared(segment, done, census, carry_schema)
+
+
+def survey(job: Job, plan: Plan, done: Done) -> Census:
+    """Hold the whole plan against what is done.
+
+    :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
+    """
+    faulty = _Faults(job)
+    for block in plan.blocks():
+        faulty.look_at(done.sort_out(block, survey=True), len(block))
+    faulty.check()
+    return done.census()
+
+
+def preflight(job: Job, plan: Plan) -> None:
+    """Look at the first 10,000 requests, so that a wrong template or column costs nothing.
+
+    :raises InputError: as :func:`prepare`.
+    """
+    faulty = _Faults(job)
+    for block in plan.blocks():
+        if not faulty.look_at(block, len(block)):
+            break
+    faulty.check()
+
+
+class _Faults:
+    def __init__(self, job: Job) -> None:
+        self._stop = job.input.on_bad_row == "stop"
+        self._left = _PREFLIGHT_REQUESTS if self._stop else 0
+        self._faults: dict[str, None] = {}
+
+    def look_at(self, requests: list[Request], passed: int) -> bool:
+        """Note the faults of a block; false once enough was looked at."""
+        if self._left <= 0:
+            return False
+        self._left -= passed
+        self._faults |= {r.fault: None for r in requests if r.fault is not None}
+        return True
+
+    def check(self) -> None:
+        """:raises InputError: if a fault was found."""
+        if not self._faults:
+            return
+        shown = list(self._faults)[:_SHOWN_FAULTS]
+        more = len(self._faults) - len(shown)
+        if more:
+            shown.append(f"… and {more} more")
+        what = shown[0] if len(shown) == 1 else "some rows cannot be asked:\n  - " + "\n  - ".join(shown)
+        raise InputError(
+            f"{what}\nNothing was sent. Mend the input or the template; or set input.on_bad_row=\"fail\" "
+            "to give such rows the status 'failed' and ask the others"
+        )
+
+
+def _what_changed(job: Job, folder: Folder, census: Census) -> str:
+    old = folder.read_job()
+    differences = changes(old, job.resolved()) if old else []
+    told = "".join(f"\n  {line}" for line in differences[:12]) or "\n  (the rows of the input themselves)"
+    if census.changed_tokens:
+        worth = f" They took {census.changed_tokens:,} tokens"
+        worth += f" and ${census.changed_cost:.4f}." if census.changed_cost else "."
+    else:
+        worth = ""
+    return (
+        f"the job has changed since the answers in {folder.path} were given:{told}\n"
+        f"{census.changed:,} of {census.planned:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
+        "  --on-change keep    keep the old answers, and ask only for what has none\n"
+        "  --out DIR           begin in another folder"
+    )

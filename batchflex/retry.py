@@ -1,0 +1,90 @@
+"""Which failures are worth another attempt, how often, and after what wait (tenacity).
+
+A rate limit costs neither an attempt nor time: it is the key's fault, and :mod:`batchflex.gate` makes all of its
+requests wait. Everything else transient is tried again after an exponentially growing wait with full jitter, or the wait
+the server asked for, until ``retry.attempts`` or ``retry.max_s`` is spent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import tenacity
+
+from .errors import RateLimited, Transient
+from .job import RetrySection
+from .model import Answer
+
+
+class Tries:
+    """What one row has used up: ``sent`` requests, ``spent`` attempts that count, ``seconds`` in attempts and waits."""
+
+    __slots__ = ("seconds", "sent", "spent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.spent = 0
+        self.seconds = 0.0
+
+    def count(self, seconds: float, *, costs: bool) -> None:
+        self.sent += 1
+        if costs:
+            self.spent += 1
+            self.seconds += seconds
+
+
+def exhausted(fault: BaseException | None, tries: Tries, policy: RetrySection) -> bool:
+    """Whether this failure was the last one allowed."""
+    if isinstance(fault, RateLimited):
+        return False
+    return tries.spent >= policy.attempts or tries.seconds >= policy.max_s
+
+
+def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
+    """Seconds until the next attempt. ``jitter`` gives numbers from 0 to 1."""
+    if isinstance(fault, RateLimited):
+        return 0.0
+    longest = min(policy.max_wait_s, policy.base_s * 2.0 ** min(max(0, tries.spent - 1), 32))
+    wait = longest * jitter()
+    if isinstance(fault, Transient) and fault.retry_after_s is not None:
+        wait = max(wait, fault.retry_after_s)
+    return min(wait, max(0.0, policy.max_s - tries.seconds))
+
+
+async def persist(
+    attempt: Callable[[], Awaitable[Answer]],
+    first: Transient,
+    tries: Tries,
+    policy: RetrySection,
+    sleep: Callable[[float], Awaitable[None]],
+    jitter: Callable[[], float] = random.random,
+) -> Answer:
+    """Try again after a first failure until there is an answer.
+
+    ``attempt`` counts itself in ``tries``. ``sleep`` may return early.
+
+    :raises AttemptError: the last failure, or the first that is not :class:`~batchflex.errors.Transient`.
+    """
+    failed_before: list[Transient] = [first]
+
+    async def once() -> Answer:
+        if failed_before:
+            raise failed_before.pop()
+        return await attempt()
+
+    async def rest(seconds: float) -> None:
+        tries.seconds += seconds
+        await sleep(seconds)
+
+    def fault(state: tenacity.RetryCallState) -> BaseException | None:
+        return state.outcome.exception() if state.outcome else None
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Transient),
+        stop=lambda state: exhausted(fault(state), tries, policy),
+        wait=lambda state: wait_s(fault(state), tries, policy, jitter),
+        sleep=rest,
+        reraise=True,
+    )
+    return await retrying(once)

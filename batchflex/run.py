@@ -1,0 +1,289 @@
+"""The run: the only wiring of all the other modules. It prints nothing and reads no command line."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import anyio.to_thread
+
+from . import keep, store
+from .asking import Asking
+from .client import Client
+from .endpoint import Endpoint, resolve, serving
+from .errors import InputError, StopReason, StorageError
+from .feed import Feed, Plan
+from .folder import Folder
+from .gate import Gate
+from .job import Job, parse_duration
+from .keep import Keeper
+from .outcome import Frame
+from .pace import Pace
+from .prepare import Prepared, prepare
+from .tally import Tally, timestamp
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_TICK_S = 0.5
+_STATE_EVERY_S = 5.0
+_RESERVE_BYTES = 1 << 20
+_RESERVE_BYTES_A_SLOT = 16 << 10
+
+
+class Observer(Protocol):
+    """Is told how a run goes, twice a second and when something happens; must return quickly."""
+
+    def tick(self, tally: Tally) -> None: ...
+
+    def note(self, text: str) -> None:
+        """A sentence for whoever watches."""
+
+
+class _Nobody:
+    def tick(self, tally: Tally) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Run:
+    """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning."""
+
+    def __init__(self, out: Path, summary: dict[str, Any]) -> None:
+        self.out = out
+        self.summary = summary
+
+    def __repr__(self) -> str:
+        return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line would exit with: 0 every row answered, 1 some failed or invalid, 3 stopped early."""
+        return int(self.summary["exit_code"])
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Why the run stopped early; ``None`` if it came to its end."""
+        return None if self.summary["stopped_by"] is None else str(self.summary["stopped_by"])
+
+    def results(self) -> pl.DataFrame:
+        """One row a request, in input order. CONTRACT.md gives the columns."""
+        import polars as pl
+
+        return pl.read_parquet(self.out / "results.parquet")
+
+
+async def arun(
+    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+) -> Run:
+    """Run a job to its end, or until something stops it; either way what was answered is kept.
+
+    Rows come from ``frame``, if given, else from ``input.path``. With ``heed_signals`` the first SIGINT or SIGTERM stops
+    admitting and lets what is in flight finish within ``limits.grace_s``; the second ends the run at once. Cancelling
+    this coroutine is safe at any moment: the next run goes on from the journal.
+
+    A run that stops early (no credit, key refused, endpoint gone, disk full, budget, deadline, signal) is no exception:
+    :attr:`Run.stopped_by` says so.
+
+    :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
+    :raises StorageError: if the output folder takes nothing from the start.
+    """
+    endpoint = resolve(job.endpoint)
+    plan = await anyio.to_thread.run_sync(Plan, job, endpoint.default_model, frame)
+    folder = Folder(job.out)
+    with folder.held():
+        prepared = await anyio.to_thread.run_sync(prepare, job, plan, folder)
+        return await _Conduct(job, endpoint, plan, folder, prepared, observer or _Nobody()).conduct(heed_signals)
+
+
+class _Conduct:
+    """One run in a folder it holds."""
+
+    def __init__(
+        self, job: Job, endpoint: Endpoint, plan: Plan, folder: Folder, prepared: Prepared, observer: Observer
+    ) -> None:
+        self._job = job
+        self._endpoint = endpoint
+        self._plan = plan
+        self._folder = folder
+        self._prepared = prepared
+        self._observer = observer
+        self._started = time.time()
+        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._started))}-{secrets.token_hex(3)}"
+        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.done.statuses())
+        if prepared.census is not None:
+            self._tally.planned = prepared.census.planned
+        self._scope = anyio.CancelScope()
+        self._feed = Feed(plan, prepared.done.sort_out)
+        self._gate: Gate | None = None
+        self._at_once = False
+
+    async def conduct(self, heed_signals: bool) -> Run:
+        self._greet()
+        async with anyio.create_task_group() as beside:
+            if heed_signals:
+                beside.start_soon(self._heed_signals)
+            beside.start_soon(self._report)
+            try:
+                self._folder.write_state(self._tally.state(time.time()))
+                if not self._prepared.finished:
+                    await self._ask_all()
+            except StorageError as error:
+                self._stop("disk", str(error))
+            except BaseException as error:
+                self._stop("error", f"{type(error).__name__}: {error}")
+                self._conclude()
+                raise
+            await self._finish()
+            beside.cancel_scope.cancel()
+        self._observer.tick(self._tally)
+        return Run(self._folder.path, self._conclude())
+
+    def _greet(self) -> None:
+        census = self._prepared.census
+        if census is None:
+            return
+        if census.left == 0:
+            self._observer.note(f"all {census.planned:,} requests have their answers already; nothing is sent")
+        elif census.done or census.failed_again:
+            again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
+            self._observer.note(f"resuming: {census.done:,} of {census.planned:,} are done, {census.left:,} to ask{again}")
+        if census.orphans > census.changed:
+            self._observer.note(
+                f"{census.orphans - census.changed:,} earlier answers belong to no row of this job now: "
+                "they stay in parts/, but not in the results"
+            )
+
+    async def _ask_all(self) -> None:
+        job, tally = self._job, self._tally
+        limits = job.limits
+        slots = self._endpoint.auto_concurrency if limits.concurrency == "auto" else limits.concurrency
+        keeper = Keeper(
+            self._folder,
+            self._prepared.segment,
+            job.journal,
+            reserve_bytes=_RESERVE_BYTES + slots * _RESERVE_BYTES_A_SLOT,
+            carry_schema=self._prepared.carry_schema,
+        )
+        try:
+            due = None if limits.deadline is None else parse_duration(limits.deadline)
+            pace = Pace(limits, job.prices, None if due is None else time.monotonic() + due)
+            self._gate = Gate(pace, slots, max(256, 2 * slots), self._stop)
+            with self._scope:
+                async with serving(job.endpoint, self._endpoint) as endpoint, Client(endpoint, connections=slots) as client:
+                    frame = Frame(tally.run_id, endpoint.name, self._plan.labels, job.prices)
+                    asking = Asking(job.retry, frame, client, self._gate, pace, keeper, tally, self._stop)
+                    async with anyio.create_task_group() as beside:
+                        beside.start_soon(self._store, keeper)
+                        beside.start_soon(self._gate.keep_time)
+                        beside.start_soon(self._fill)
+                        beside.start_soon(self._count)
+                        await asking.everything(self._feed, slots)
+                        beside.cancel_scope.cancel()
+            if self._feed.ended and tally.stopped_by is None:
+                tally.planned = self._feed.planned
+        finally:
+            if self._at_once:
+                keeper.abandon()
+            else:
+                with anyio.CancelScope(shield=True):
+                    await keeper.finish()
+
+    async def _store(self, keeper: Keeper) -> None:
+        try:
+            await keeper.run()
+        except* StorageError as group:
+            self._stop("disk", str(group.exceptions[0]))
+
+    async def _fill(self) -> None:
+        try:
+            await self._feed.fill()
+        except InputError as error:
+            self._stop("input", str(error))
+
+    async def _count(self) -> None:
+        if self._tally.planned is None:
+            counted = await anyio.to_thread.run_sync(self._plan.count, abandon_on_cancel=True)
+            if self._tally.planned is None:
+                self._tally.planned = counted
+
+    def _stop(self, reason: StopReason, message: str = "") -> None:
+        """Admit nothing more, and let what is in flight finish within the grace."""
+        if self._tally.stopped_by is not None:
+            return
+        self._tally.stopped_by = reason
+        self._tally.message = message or _WORDS.get(reason)
+        self._feed.stop()
+        if self._gate is not None:
+            self._gate.close()
+        self._scope.deadline = anyio.current_time() + self._job.limits.grace_s
+        if reason == "signal" and self._tally.in_flight:
+            self._observer.note(
+                f"stopping: {self._tally.in_flight} requests in flight may finish within {self._job.limits.grace_s:g} s; "
+                "interrupt again to end at once"
+            )
+
+    async def _heed_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if self._tally.signal is None:
+                    self._tally.signal = int(number)
+                    self._stop("signal", f"interrupted by {signal.Signals(number).name}")
+                else:
+                    self._at_once = True
+                    self._scope.cancel()
+
+    async def _report(self) -> None:
+        written = time.monotonic()
+        while True:
+            await anyio.sleep(_TICK_S)
+            if self._gate is not None:
+                self._tally.in_flight, self._tally.backing_off = self._gate.in_flight, self._gate.backing_off
+            self._observer.tick(self._tally)
+            if time.monotonic() - written >= _STATE_EVERY_S:
+                written = time.monotonic()
+                try:
+                    await anyio.to_thread.run_sync(self._folder.write_state, self._tally.state(time.time()))
+                except StorageError as error:
+                    self._stop("disk", str(error))
+
+    async def _finish(self) -> None:
+        """Make the table. Derived from the parts, so that giving it up loses nothing."""
+        if self._at_once:
+            return
+        self._tally.in_flight = 0
+        try:
+            await anyio.to_thread.run_sync(self._write_results)
+        except StorageError as error:
+            self._stop("disk", str(error))
+
+    def _write_results(self) -> None:
+        prepared, parts = self._prepared, self._folder.parts
+        planned = prepared.done.planned() if prepared.census is not None else None
+        pending = keep.unsealed(self._folder)
+        table = store.assemble(
+            parts, self._job.sweep.grid, self._plan.labels, planned=planned, since=prepared.segment, pending=pending
+        )
+        store.write_results(self._folder.results, table)
+
+    def _conclude(self) -> dict[str, Any]:
+        state = self._tally.state(time.time(), ended=True)
+        try:
+            self._folder.write_state(state)
+            self._folder.add_history(state)
+        except StorageError as error:
+            self._observer.note(str(error))
+        return state
+
+
+_WORDS: dict[StopReason, str] = {
+    "budget": "the budget is spent as far as the next request could exceed it",
+    "deadline": "the deadline has come",
+}
+__all__ = ["Observer", "Run", "arun", "timestamp"]

@@ -1,0 +1,101 @@
+"""What a run has done so far, counted: the source of ``run.json``, of progress and of the exit code."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from . import __version__
+from .errors import StopReason
+from .model import STATUSES, Outcome, Usage
+
+
+def timestamp(seconds: float) -> str:
+    """A moment in seconds since the epoch as ISO 8601, UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class Tally:
+    """Counts of one run.
+
+    ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
+    ``planned`` is ``None`` until it is known.
+    """
+
+    def __init__(self, run_id: str, job: str, out: str, started_at: float, before: Mapping[str, int]) -> None:
+        self.run_id = run_id
+        self.job = job
+        self.out = out
+        self.started_at = started_at
+        self.rows = {status: before.get(status, 0) for status in STATUSES}
+        self.before = sum(self.rows.values())
+        self.planned: int | None = None
+        self.in_flight = 0
+        self.backing_off = 0
+        self.requests_sent = 0
+        self.answered = 0
+        self.retries = 0
+        self.rate_limited = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cost: float | None = None
+        self.stopped_by: StopReason | None = None
+        self.signal: int | None = None
+        self.message: str | None = None
+
+    @property
+    def done(self) -> int:
+        return sum(self.rows.values())
+
+    @property
+    def exit_code(self) -> int:
+        """As the command line's contract has it: 0, 1, 3, or 128 and the signal's number."""
+        if self.stopped_by == "signal":
+            return 128 + (self.signal or signal.SIGINT)
+        if self.stopped_by is not None:
+            return 3
+        return 1 if self.rows["failed"] or self.rows["invalid"] else 0
+
+    def add(self, outcome: Outcome) -> None:
+        self.rows[outcome.status] += 1
+
+    def use(self, usage: Usage, cost: float | None) -> None:
+        """Tokens and money of one answer, whatever becomes of it."""
+        self.answered += 1
+        self.prompt_tokens += usage.prompt_tokens or 0
+        self.completion_tokens += usage.completion_tokens or 0
+        if cost is not None:
+            self.cost = (self.cost or 0.0) + cost
+
+    def state(self, now: float, *, ended: bool = False) -> dict[str, Any]:
+        """``run.json``. CONTRACT.md gives each field's meaning."""
+        status = "running"
+        if ended:
+            status = {None: "finished", "signal": "interrupted"}.get(self.stopped_by, "stopped")
+        return {
+            "run_id": self.run_id,
+            "job": self.job,
+            "status": status,
+            "stopped_by": self.stopped_by,
+            "message": self.message,
+            "exit_code": self.exit_code if ended else None,
+            "started_at": timestamp(self.started_at),
+            "updated_at": timestamp(now),
+            "finished_at": timestamp(now) if ended else None,
+            "planned": self.planned,
+            "done": self.done,
+            **self.rows,
+            "in_flight": self.in_flight,
+            "requests_sent": self.requests_sent,
+            "retries": self.retries,
+            "rate_limited": self.rate_limited,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost": self.cost,
+            "out": self.out,
+            "version": __version__,
+            "pid": os.getpid(),
+        }
