@@ -94,8 +94,10 @@ class Asking:
                     self._again.start_soon(self._persist, row, fault)
                 else:
                     await self._give_up(row, fault)
-            except AttemptError as fault:
-                self._final(row, fault)
+            except RowFault as fault:
+                self._fail(row, fault)
+            except RunFault:
+                pass  # the run is stopping; the row stays unfinished
 
     async def _persist(self, row: _Row, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
@@ -105,8 +107,10 @@ class Asking:
             pass
         except Transient as fault:
             await self._give_up(row, fault)
-        except AttemptError as fault:
-            self._final(row, fault)
+        except RowFault as fault:
+            self._fail(row, fault)
+        except RunFault:
+            pass
         finally:
             self._gate.end_backing_off()
 
@@ -148,17 +152,18 @@ class Asking:
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += 1
             self._pace.refused(now, began, fault.retry_after_s)
-        if isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row"):
+        if isinstance(fault, RunFault):
+            self._stop(fault.reason, _run_fault_words(fault))  # before the slot is free for the next to fail likewise
+        elif isinstance(fault, RowFault):
             self._gate.prove()
+        elif isinstance(fault, Transient) and fault.blame == "row":
+            self._gate.doubt_row(_MOST_SUSPECTS)
         if isinstance(fault, Transient) and not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
             row.waiting = True
             self._gate.begin_backing_off()
 
-    def _final(self, row: _Row, fault: AttemptError) -> None:
-        if isinstance(fault, RunFault):
-            self._stop(fault.reason, _run_fault_words(fault))
-        else:
-            self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault))
+    def _fail(self, row: _Row, fault: AttemptError) -> None:
+        self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault))
 
     async def _give_up(self, row: _Row, fault: Transient) -> None:
         """A row has used up its attempts: is it to blame, or the endpoint?
@@ -172,10 +177,12 @@ class Asking:
             return
         if fault.blame == "row" or (fault.http_status in (None, 200) and await self._responds()):
             self._suspects.append(made)
-            self._gate.prove()
+            self._gate.doubt_row(_MOST_SUSPECTS)
             if len(self._suspects) < _MOST_SUSPECTS:
                 return
-        self._stop("endpoint", f"the endpoint does not answer: {fault.message} (after {row.tries.sent} attempts at one row)")
+        self._stop(
+            "endpoint", f"the endpoint does not answer: {fault.message} (after {row.tries.sent} attempts at one row)"
+        )
 
     async def _responds(self) -> bool:
         try:
@@ -197,7 +204,7 @@ class Asking:
             return
         self._tally.add(made)
         if self._keeper.full:
-            self._stop("disk", "the disk is full: what is in flight is still kept. Free some space and run the same command again")
+            self._stop("disk", "the disk is full: free some space; what was in flight has been kept")
 
     def _effort(self, row: _Row) -> outcome.Effort:
         return outcome.Effort(row.tries.sent, row.started_at, _now_us())
@@ -209,9 +216,11 @@ class _Advice(NamedTuple):
 
 
 _ADVICE: dict[StopReason, _Advice] = {
-    "key": _Advice("the endpoint refuses the key", "set a valid key and run the same command again"),
-    "credit": _Advice("the credit is spent", "top up and run the same command again"),
-    "model": _Advice("the endpoint does not have the model", "correct params.model; `batchflex check` lists what there is"),
+    "key": _Advice("the endpoint refuses the key", "set a valid key"),
+    "credit": _Advice("the credit is spent", "top up"),
+    "model": _Advice(
+        "the endpoint does not have the model", "correct params.model; `batchflex check` lists what there is"
+    ),
     "url": _Advice("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
 }
 

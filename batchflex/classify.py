@@ -17,6 +17,7 @@ what OpenAI-compatible servers are seen to do:
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import re
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
         return RunFault(message, **facts).because("model")
     if status in (404, 405) or 300 <= status < 400:
         if status < 400:
-            message = f"the endpoint redirects to {headers.get('location', 'nowhere')}, which is not followed: {message}"
+            to = headers.get("location", "nowhere")
+            message = f"the endpoint redirects to {to}, which is not followed: {message}"
         named_model = status == 404 and "model" in message.lower()
         return RunFault(message, **facts).because("model" if named_model else "url")
     if status == 429 or (status >= 500 and names & _RATE):
@@ -72,11 +74,13 @@ def describe(body: bytes) -> tuple[str, str | None, str | None]:
     """Message, type and code of an error body, however the server words it; the text of an HTML page."""
     try:
         data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _plain(body), None, None
+    if isinstance(data, list) and data:  # some gateways wrap the error in a list
+        data = data[0]
     if not isinstance(data, dict):
         return str(data)[:500], None, None
-    error = data.get("error", data)
+    error = data.get("error") or data
     if isinstance(error, str):
         return error[:2000], None, None
     if not isinstance(error, dict):
@@ -103,8 +107,11 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if (seconds := _float(given)) is not None:
         return max(0.0, seconds)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - now)
-    except ValueError:
+        date = email.utils.parsedate_to_datetime(given)
+        if date.tzinfo is None:  # HTTP dates are in GMT, whether they say so or not
+            date = date.replace(tzinfo=datetime.UTC)
+        return max(0.0, date.timestamp() - now)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
@@ -135,10 +142,16 @@ def timed_out(message: str) -> Transient:
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:
-    """The error that a 200, or an event of a stream, carries in its body; ``None`` if it carries none."""
+    """The error that a 200, or an event of a stream, carries in its body; ``None`` if it carries none.
+
+    It means what the same error means with the status that it names, 500 if it names none; ``http_status`` is the
+    ``status`` that came with it.
+    """
     error = data.get("error")
     if not error:
         return None
-    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
-    told = int(code) if str(code).isdigit() and 400 <= int(str(code)) < 600 else 500
-    return http_fault(told, {}, raw, now)
+    code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
+    told = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
+    fault = http_fault(told, {}, raw, now)
+    fault.http_status = status
+    return fault

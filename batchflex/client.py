@@ -44,6 +44,7 @@ class Client:
         self._headers = httpx.Headers(headers)
         self._key = endpoint.key.reveal() if endpoint.key else ""
         self._total = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
+        self._last_headers = httpx.Headers()
         self._idle = {"timeout": {"connect": endpoint.connect_timeout_s, "read": endpoint.idle_timeout_s}}
 
     async def __aenter__(self) -> Client:
@@ -81,7 +82,7 @@ class Client:
     async def models(self) -> list[str]:
         """The ids that ``GET /models`` lists; empty if the endpoint does not say.
 
-        :raises AttemptError: if the endpoint cannot be reached or refuses the key.
+        :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
         """
         url = httpx.URL(f"{self._endpoint.base_url}/models")
         try:
@@ -90,7 +91,7 @@ class Client:
                 raw = await _body(response)
         except (TimeoutError, httpx.TransportError) as error:
             raise self._redacted(classify.unreachable(f"cannot connect: {error or 'no answer in 30 s'}")) from None
-        if response.status_code in (401, 403):
+        if response.status_code in (401, 403) or response.status_code >= 500:
             raise self._redacted(classify.http_fault(response.status_code, response.headers, raw, time.time()))
         try:
             data = _decode(raw)
@@ -102,7 +103,13 @@ class Client:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=limits)
         response = await self._transport.handle_async_request(request)
         response.request = request
+        self._last_headers = response.headers
         return response
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """The ``x-ratelimit-*`` headers of the latest answer, as they came."""
+        return {name: value for name, value in self._last_headers.items() if name.startswith("x-ratelimit-")}
 
     async def _whole(self, body: bytes) -> Answer:
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -9,12 +10,14 @@ import msgspec
 from .model import Answer, Usage
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_BUILT = {"object", "choices", "usage"}  # fields of a chunk that the whole answer has in another shape
 
 
 class Stream:
     """Chunks of one streamed answer, put together into the shape of an unstreamed one.
 
-    Only the choice with index 0 is kept: a request has one answer.
+    Only the choice with index 0 is kept: a request has one answer. What has an odd type is passed over.
     """
 
     def __init__(self) -> None:
@@ -22,27 +25,30 @@ class Stream:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._call_at: dict[int | None, dict[str, Any]] = {}  # by the server's index, the call it continues
         self._logprobs: list[Any] = []
         self._usage: dict[str, Any] | None = None
         self.finish_reason: str | None = None
 
     def feed(self, chunk: dict[str, Any]) -> bool:
         """Take one chunk; true if it brought something of the answer itself."""
-        for name in ("id", "created", "model", "system_fingerprint", "timings"):
-            if chunk.get(name) is not None:
-                self._head[name] = chunk[name]
+        for name, value in chunk.items():
+            if value is not None and name not in _BUILT:
+                self._head[name] = value
         if isinstance(chunk.get("usage"), dict):
             self._usage = chunk["usage"]
         brought = False
-        for choice in chunk.get("choices") or ():
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+        for choice in _dicts(chunk.get("choices")):
+            if choice.get("index"):
                 continue
+            if isinstance(choice.get("usage"), dict):  # some servers put it here
+                self._usage = choice["usage"]
             if choice.get("finish_reason") is not None:
                 self.finish_reason = str(choice["finish_reason"])
             logprobs = choice.get("logprobs")
             if isinstance(logprobs, dict):
-                self._logprobs += logprobs.get("content") or ()
+                self._logprobs += _dicts(logprobs.get("content"))
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 brought = self._take(delta) or brought
@@ -59,25 +65,31 @@ class Stream:
             if isinstance(text, str) and text:
                 into.append(text)
                 brought = True
-        for call in delta.get("tool_calls") or ():
-            if isinstance(call, dict):
-                self._take_call(call)
-                brought = True
+        for call in _dicts(delta.get("tool_calls")):
+            self._take_call(call)
+            brought = True
         return brought
 
     def _take_call(self, delta: dict[str, Any]) -> None:
-        index = delta.get("index")
-        if not isinstance(index, int):  # some servers leave it out: an id begins a new call
-            index = len(self._calls) if delta.get("id") or not self._calls else max(self._calls)
-        call = self._calls.setdefault(index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-        for name in ("id", "type"):
-            if delta.get(name):
-                call[name] = delta[name]
-        function = delta.get("function") or {}
-        into = call["function"]
-        if (name := function.get("name")) and name != into["name"]:
+        # Some servers leave the index out, some give every call the index 0: then an id of its own begins a new call.
+        index = delta["index"] if isinstance(delta.get("index"), int) else None
+        ident = delta.get("id")
+        call = self._call_at.get(index)
+        if call is None or (ident and call["id"] and ident != call["id"]):
+            call = next((c for c in self._calls if ident and c["id"] == ident), None)
+            if call is None:
+                call = {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+                self._calls.append(call)
+            self._call_at[index] = call
+        for field in ("id", "type"):
+            if delta.get(field):
+                call[field] = delta[field]
+        function, into = delta.get("function"), call["function"]
+        if not isinstance(function, dict):
+            return
+        name, arguments = function.get("name"), function.get("arguments")
+        if isinstance(name, str) and name != into["name"]:  # some servers repeat it
             into["name"] += name
-        arguments = function.get("arguments")
         if isinstance(arguments, str):
             into["arguments"] += arguments
         elif arguments is not None:
@@ -93,11 +105,33 @@ class Stream:
         if self._refusal:
             message["refusal"] = "".join(self._refusal)
         if self._calls:
-            message["tool_calls"] = [self._calls[i] for i in sorted(self._calls)]
+            message["tool_calls"] = self._calls
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         if self._logprobs:
             choice["logprobs"] = {"content": self._logprobs}
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": self._usage}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def decode(raw: bytes) -> tuple[dict[str, Any] | None, bytes]:
+    """A JSON object and the bytes that say it; ``None`` if it is none.
+
+    Where strict JSON ends (half of a surrogate pair, bytes that are no UTF-8, ``NaN``), the odd place is replaced by
+    ``?``, U+FFFD or ``null``, in the bytes too: it cost as much as any other answer.
+    """
+    try:
+        data = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            loose = json.loads(raw.decode("utf-8-sig", "replace"), parse_constant=lambda _: None)
+            raw = json.dumps(loose, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+            data = _decode(raw)
+        except (ValueError, RecursionError):
+            return None, raw
+    return (data if isinstance(data, dict) else None), raw
 
 
 def read(

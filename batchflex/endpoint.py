@@ -72,8 +72,12 @@ class Endpoint(NamedTuple):
         return limit is not None and (max_tokens is None or max_tokens > limit)
 
 
-def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> Endpoint:
+def resolve(
+    section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True
+) -> Endpoint:
     """The endpoint that a job names; for ``local`` without its address, which it gets when it is served.
+
+    Without ``with_key`` no key is looked for: enough to plan, not to ask.
 
     :raises EndpointError: if the key that it needs is not in the environment, or the model file is missing.
     """
@@ -85,16 +89,16 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ) -
         return Endpoint(LOCAL, "", default_model=model, auto_concurrency=section.n_parallel, **times)
     if quirks := _NAMED.get(name):
         variable = section.api_key_env or quirks.key_env
-        key = _key(environ, variable)
-        if key is None:
+        key = _key(environ, variable) if with_key else None
+        if key is None and with_key:
             raise EndpointError(f"the endpoint {name!r} needs a key: set the environment variable {variable}")
         return Endpoint(
             name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
         )
     assert section.base_url is not None
     variable = section.api_key_env or "BATCHFLEX_API_KEY"
-    key = _key(environ, variable)
-    if key is None and section.api_key_env:
+    key = _key(environ, variable) if with_key else None
+    if key is None and with_key and section.api_key_env:
         raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
     host = re.sub(r"^https?://", "", section.base_url).split("/")[0]
     return Endpoint(name or host, section.base_url, key, variable if key else None, **times)

@@ -10,6 +10,7 @@
     │   ├── FolderBusy      another run holds it                                             exit 4
     │   └── JobChanged      its answers came from a different job, and `on_change` is "stop" exit 2
     ├── StorageError        an answer cannot be written: disk full, no permission            exit 3
+    ├── RunStopped          a run of `complete` stopped before every row had its answer      exit 3
     └── AttemptError        one attempt at one request failed; never leaves the run
         ├── Transient       worth another attempt
         │   └── RateLimited the endpoint asked this key to wait; costs no attempt
@@ -74,6 +75,16 @@ class StorageError(BatchflexError):
     """An answer could not be made durable. What was stored before stays valid."""
 
     exit_code = 3
+
+
+class RunStopped(BatchflexError):
+    """A run ended early, so that not every row has its answer. ``reason`` is ``stopped_by`` of ``run.json``."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class AttemptError(Exception):

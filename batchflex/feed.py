@@ -70,7 +70,9 @@ class Plan:
             return None
         import pyarrow as pa
 
-        names = [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
+        names = (
+            [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
+        )
         return pa.schema([schema.field(name) for name in names])
 
 

@@ -5,19 +5,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import socket
+import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 import tomli_w
-import tomllib
 
 from .errors import FolderBusy, FolderError, StorageError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the largest file size allowed is reached",
+}
+_LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_temporaries = itertools.count()
 
 
 @contextlib.contextmanager
@@ -28,7 +36,7 @@ def storing(what: object) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise StorageError(
-                f"the disk is full: {what} could not be written. Nothing stored before is damaged; "
+                f"{FULL[error.errno]}: {what} could not be written. Nothing stored before is damaged; "
                 "free some space and run the same command again"
             ) from error
         raise StorageError(f"{what} could not be written: {error.strerror or error}") from error
@@ -41,7 +49,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
     the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -59,8 +67,19 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
+            raise
     finally:
         os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """Make a folder and those above it, with durable names."""
+    if not path.is_dir():
+        _make(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
 
 
 class Folder:
@@ -92,25 +111,36 @@ class Folder:
         :raises FolderError: if it cannot be made.
         """
         try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            self.journal.mkdir(exist_ok=True)
+            _make(self.parts)
+            _make(self.journal)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise FolderError(f"the output folder {self.path} cannot be used: {error.strerror or error}") from None
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderBusy(
-                    f"another run holds {self.path}{self._holder()}; wait for it, or choose another folder with --out"
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
+            self._take(descriptor)
+            with storing(self._lock):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
             for leftover in (*self.path.glob(".*.tmp"), *self.parts.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
             yield
         finally:
             os.close(descriptor)
+
+    def _take(self, descriptor: int) -> None:
+        for wait_s in (*_LOCK_WAITS_S, None):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if wait_s is None:
+                    raise FolderBusy(
+                        f"another run holds {self.path}{self._holder()}; "
+                        "wait for it, or choose another folder with --out"
+                    ) from None
+                time.sleep(wait_s)
+            except OSError as error:
+                raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
 
     def is_held(self) -> bool:
         """Whether a run holds the folder now."""
@@ -157,5 +187,12 @@ class Folder:
             tomli_w.dump(resolved, stream)
 
     def add_history(self, line: Mapping[str, Any]) -> None:
-        with storing(self.history), self.history.open("ab") as stream:
-            stream.write(msgspec.json.encode(line) + b"\n")
+        """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
+        with storing(self.history), self.history.open("a+b", buffering=0) as stream:
+            data = msgspec.json.encode(line) + b"\n"
+            end = stream.seek(0, os.SEEK_END)
+            if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
+                data = b"\n" + data
+            while data:
+                data = data[stream.write(data) or 0 :]
+            os.fsync(stream.fileno())

@@ -27,9 +27,10 @@ class _Waiter:
 class Gate:
     """Bounds the attempts in flight.
 
-    Until :meth:`prove` is called the very first row goes alone, however often it has to be tried: one request is enough
-    to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait for another attempt; beyond it no new row
-    begins. ``on_stop`` is called once, when the pace says that the run must end. Not thread-safe.
+    Until :meth:`prove` is called requests go one at a time, and until :meth:`doubt_row` the very first row goes alone, however
+    often it has to be tried: one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that
+    wait for another attempt; beyond it no new row begins. ``on_stop`` is called once, when the pace says that the run must
+    end. Not thread-safe.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Gate:
         self._on_stop = on_stop
         self._clock = clock
         self._proven = False
+        self._rows_on_trial = 1
         self._fresh: deque[_Waiter] = deque()
         self._again: deque[_Waiter] = deque()
         self._due = float("inf")
@@ -94,6 +96,10 @@ class Gate:
             self._proven = True
             self._pump()
 
+    def doubt_row(self, rows: int) -> None:
+        """The failure may be the row's own: before the endpoint has proven itself, so many rows may be on trial."""
+        self._rows_on_trial = rows
+
     def close(self) -> None:
         """Admit nothing more; whoever waits is told so."""
         self.closed = True
@@ -122,7 +128,7 @@ class Gate:
             return False
         if again:
             return True
-        return not self._again and self.backing_off < (self._most_backing_off if self._proven else 1)
+        return not self._again and self.backing_off < (self._most_backing_off if self._proven else self._rows_on_trial)
 
     def _admit(self, cost: Cost) -> bool:
         now = self._clock()

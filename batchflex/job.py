@@ -6,11 +6,11 @@ holds the two together. Nothing here reads input, opens a connection or looks at
 
 from __future__ import annotations
 
-import difflib
+import datetime
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,17 +18,25 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from . import params as parameters
+from . import tomltext
+from .crosschecks import cross_checks
 from .errors import JobError
+from .mistakes import explained, found, redacted, sentences, wanted
 
 OnChange = Literal["stop", "rerun", "keep"]
-Concurrency = Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)]
+Concurrency = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")
+]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+
+# ----------------------------------------------------------------------------------------------- spans and moments
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
 def parse_duration(text: str | float) -> float:
@@ -36,33 +44,62 @@ def parse_duration(text: str | float) -> float:
 
     :raises ValueError: if it is none of these, or not positive.
     """
-    if isinstance(text, bool):
-        raise ValueError("a duration such as '30s', '15m', '2h' or '1h30m'")
-    if isinstance(text, int | float):
+    plain = re.fullmatch(r"\d+(\.\d+)?", text) if isinstance(text, str) else not isinstance(text, bool)
+    if plain:
         seconds = float(text)
-    elif re.fullmatch(r"\d+(\.\d+)?", text):
-        seconds = float(text)
-    elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+    elif isinstance(text, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
         seconds = sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
     else:
-        raise ValueError(f"{text!r} is no duration; write for example '30s', '15m', '2h' or '1h30m'")
+        raise ValueError(f"{text!r:.80} is no duration; write for example '30s', '15m', '2h' or '1h30m'")
     if not 0 < seconds < float("inf"):
-        raise ValueError("a duration must be more than 0")
+        raise ValueError(f"a duration must be more than 0 and finite; found {text!r:.80}")
     return seconds
 
 
-def _check_duration(value: str | float | None) -> str | float | None:
-    if value is not None:
+def deadline_s(value: str | float, now: datetime.datetime) -> float:
+    """Seconds from ``now`` until a deadline: a duration, or the next time it is a time of day such as ``"06:30"``.
+
+    A time of day is in ``now``'s time zone, in the machine's if it has none; one that is now is tomorrow's.
+
+    :raises ValueError: if it is neither.
+    """
+    if not isinstance(value, str) or not (match := _TIME_OF_DAY.fullmatch(value)):
+        return parse_duration(value)
+    then = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+    if then <= now:
+        then += datetime.timedelta(days=1)
+    # By way of UTC, because a day on which clocks are changed has not 24 hours.
+    return (then.astimezone(datetime.UTC) - now.astimezone(datetime.UTC)).total_seconds()
+
+
+def _check_deadline(value: str | float) -> str | float:
+    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
         parse_duration(value)
     return value
 
 
-Duration = Annotated[str | float, AfterValidator(_check_duration)]
+Deadline = Annotated[
+    str | float,
+    AfterValidator(_check_deadline),
+    wanted("a duration such as '30s', '15m', '2h' or '1h30m', or a time of day such as '06:30'"),
+]
+
+
+# -------------------------------------------------------------------------------------------------------- the tables
+
+
+def _check_name(name: str) -> str:
+    if len(name) > 100 or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "a name may hold letters, digits, '.', '_' and '-', begins with a letter or a digit, and has at most 100 "
+            f"characters; {found(name)}"
+        )
+    return name
 
 
 class JobSection(_Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "job"
-    out: str | None = None
+    name: Annotated[str, AfterValidator(_check_name)] = "job"
+    out: Annotated[str, Field(min_length=1)] | None = None
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0)] = 3
 
@@ -71,13 +108,15 @@ class EndpointSection(_Section):
     name: Annotated[str, Field(min_length=1)] | None = None
     base_url: str | None = None
     api_key_env: str | None = None
-    stream: Literal["auto"] | bool = "auto"
+    stream: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    model_path: str | None = None
+    model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
     context: Annotated[int, Field(ge=256)] = 2048
+
+    # What was found may hold a secret in these two, so it is not repeated.
 
     @pydantic.field_validator("base_url")
     @classmethod
@@ -86,30 +125,39 @@ class EndpointSection(_Section):
             return None
         try:
             parts = urlsplit(value)
-            port_is_fine = parts.port is None or parts.port > 0
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            port_is_fine = False
-        if not port_is_fine or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("a URL such as 'https://host/v1' or 'http://127.0.0.1:8000/v1'")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("a URL without user or password; put the key into the variable that api_key_env names")
-        if parts.query or parts.fragment:
-            raise ValueError("a URL without '?' and '#'; the path of the chat completions is added to it")
-        return value.rstrip("/").removesuffix("/chat/completions")
+            is_url = False
+        if not is_url or not value.isprintable() or " " in value:
+            raise ValueError("must be a URL such as 'https://host/v1' or 'http://127.0.0.1:8000/v1'")
+        if "@" in parts.netloc:
+            raise ValueError("must be a URL without user or password; put the key into the variable api_key_env names")
+        if "?" in value or "#" in value:
+            raise ValueError("must be a URL without '?' and '#'; the path of the chat completions is added to it")
+        while value != (shorter := value.rstrip("/").removesuffix("/chat/completions")):
+            value = shorter
+        return value
 
     @pydantic.field_validator("api_key_env")
     @classmethod
     def _is_variable(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise ValueError("the name of an environment variable in capitals, such as 'MY_API_KEY', never the key itself")
+            raise ValueError(
+                "must be the name of an environment variable in capitals, such as 'MY_API_KEY', never the key itself"
+            )
         return value
 
 
+_Path = Annotated[str, Field(min_length=1)]
+
+
 class InputSection(_Section):
-    path: str | list[str] | None = None
+    path: Annotated[_Path | list[_Path], wanted("a path in quotes, or a list of them")] | None = None
     format: Literal["auto", "jsonl", "parquet", "csv"] = "auto"
-    id: str | None = None
-    carry: Literal["*"] | list[str] = Field(default_factory=list)
+    id: Annotated[str, Field(min_length=1)] | None = None
+    carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(
+        default_factory=list
+    )
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     on_bad_row: Literal["stop", "fail"] = "stop"
@@ -117,8 +165,8 @@ class InputSection(_Section):
 
 class PromptSection(_Section):
     system: str | None = None
-    user: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    user: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> PromptSection:
@@ -132,7 +180,7 @@ class PromptSection(_Section):
 
 
 class SweepSection(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     samples: Annotated[int, Field(ge=1, le=100_000)] = 1
 
     @property
@@ -148,7 +196,7 @@ class LimitsSection(_Section):
     budget_usd: Annotated[float, Field(gt=0)] | None = None
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
     budget_requests: Annotated[int, Field(ge=1)] | None = None
-    deadline: Duration | None = None
+    deadline: Deadline | None = None
     grace_s: Annotated[float, Field(ge=0)] = 30.0
 
 
@@ -174,7 +222,7 @@ class JournalSection(_Section):
 
 
 class Job(_Section):
-    """A whole job. Each field is a table of the job file."""
+    """A whole job. Each field is a table of the job file. Made by :func:`load` or :func:`build`, which check it all."""
 
     job: JobSection = JobSection()
     endpoint: EndpointSection = EndpointSection()
@@ -202,19 +250,26 @@ class Job(_Section):
             return {name: self.prompts[name] for name in swept}
         return {"": self.prompt} if self.prompt else {}
 
+    def warnings(self) -> list[str]:
+        """A sentence for each thing that is allowed and yet probably a slip."""
+        sections = {"params": self.params, "override": self.override, "sweep": self.sweep.grid}
+        return [
+            f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
+            for section, names in sections.items()
+            for name in names
+            if (near := parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
+        ]
+
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
-        dumped = _without_nulls(self.model_dump())
-        assert isinstance(dumped, dict)
-        return dumped
+        return {
+            name: {key: value for key, value in table.items() if value is not None}
+            for name, table in self.model_dump(exclude_none=True).items()
+        }
 
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _without_nulls(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list | tuple):
-        return [_without_nulls(v) for v in value]
-    return value
+    def to_toml(self) -> str:
+        """:meth:`resolved` as the text of a job file. Unlike other writers it keeps the order inside parameters."""
+        return tomltext.dumps(self.resolved())
 
 
 # ------------------------------------------------------------------------------------------------- from text to Job
@@ -223,25 +278,26 @@ def _without_nulls(value: Any) -> Any:
 def load(path: Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
     """Read a job file; ``settings`` are dotted places with values that replace what the file says.
 
-    Relative paths in the file are taken from the file's own folder.
+    Relative paths in the file are taken from the file's own folder, those in ``settings`` from the present one.
 
     :raises JobError: naming every mistake with its line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise JobError(f"there is no job file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"the job file {path} cannot be read: {error}") from None
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise JobError(f"not valid TOML: {error}", place=str(path)) from None
-    section = data.get("job")
-    if "job" not in data or (isinstance(section, dict) and "name" not in section):
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "job"
-        data["job"] = {"name": name, **(section if isinstance(section, dict) else {})}
-    return build(data, settings, place=str(path), lines=_lines(text), folder=path.parent)
+    section = data.get("job", {})
+    if isinstance(section, dict):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "job"
+        data["job"] = {"name": name, **section}
+    here = [(place, _absolute_at(place, value, Path.cwd())) for place, value in settings]
+    return build(data, here, place=str(path), text=text, folder=path.parent)
 
 
 def build(
@@ -249,27 +305,35 @@ def build(
     settings: Sequence[tuple[str, Any]] = (),
     *,
     place: str = "",
-    lines: Mapping[str, int] | None = None,
+    text: str = "",
     folder: Path | None = None,
 ) -> Job:
-    """Validate a job given as nested values.
+    """Validate a job given as nested values; ``text`` is the file they were read from, if any.
 
     :raises JobError: naming every mistake at once.
     """
-    merged: dict[str, Any] = {k: (dict(v) if isinstance(v, Mapping) else v) for k, v in data.items()}
+    merged: dict[str, Any] = {name: _plain(value) for name, value in data.items()}
     for dotted, value in settings:
-        _put(merged, dotted, value)
-    mistakes: list[tuple[str, str]] = []
+        _put(merged, dotted, _plain(value))
     job: Job | None = None
+    mistakes = cross_checks(merged)
     try:
         job = Job.model_validate(merged)
     except pydantic.ValidationError as error:
-        mistakes += [_explain(e, merged) for e in error.errors(include_url=False)]
-    mistakes += _cross_checks(merged, job)
-    if mistakes:
-        raise JobError([_placed(where, what, lines or {}) for where, what in mistakes], place=place)
-    assert job is not None
+        mistakes += [explained(e, Job) for e in error.errors(include_url=False)]
+    if mistakes or job is None:
+        outside = [dotted for dotted, _ in settings]
+        raise JobError(sentences(mistakes, tomltext.key_lines(text), outside), place=place)
     return _absolute(job, folder) if folder is not None else job
+
+
+def _plain(value: Any) -> Any:
+    """A copy that nobody else changes, of the types that TOML gives."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
@@ -293,175 +357,40 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name, equals, raw = text.partition("=")
     name = name.strip()
     if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
-        raise JobError(f"--set wants KEY=VALUE, for example --set limits.rpm=60; found {text!r}")
+        raise JobError(redacted(f"--set wants KEY=VALUE, for example --set limits.rpm=60; {found(text)}"))
     try:
-        value = tomllib.loads(f"v = {raw}")["v"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        value = raw
+        read = tomllib.loads(f"v = {raw}")
+    except (ValueError, RecursionError):
+        read = {}
+    value = read["v"] if read.keys() == {"v"} else raw  # a line break in it may have begun another key
     return (name if "." in name else f"override.{name}"), value
 
 
+def _absolute_at(place: str, value: Any, folder: Path) -> Any:
+    if place not in ("input.path", "endpoint.model_path"):
+        return value
+    if isinstance(value, list | tuple):
+        return [_absolute_at(place, one, folder) for one in value]
+    if not isinstance(value, str | PurePath) or not str(value) or "://" in str(value):
+        return value
+    try:
+        return str((folder / Path(value).expanduser()).resolve())
+    except (RuntimeError, ValueError, OSError):  # no such home, a loop of links: told when the file is opened
+        return str(value)
+
+
 def _absolute(job: Job, folder: Path) -> Job:
-    def fix(path: str) -> str:
-        return str((folder / Path(path).expanduser()).resolve())
-
-    updates: dict[str, Any] = {}
-    if job.input.path is not None:
-        paths = job.input.path
-        fixed = fix(paths) if isinstance(paths, str) else [fix(p) for p in paths]
-        updates["input"] = job.input.model_copy(update={"path": fixed})
-    if job.endpoint.model_path is not None:
-        updates["endpoint"] = job.endpoint.model_copy(update={"model_path": fix(job.endpoint.model_path)})
-    return job.model_copy(update=updates) if updates else job
+    path = _absolute_at("input.path", job.input.path, folder)
+    model_path = _absolute_at("endpoint.model_path", job.endpoint.model_path, folder)
+    return job.model_copy(
+        update={
+            "input": job.input.model_copy(update={"path": path}),
+            "endpoint": job.endpoint.model_copy(update={"model_path": model_path}),
+        }
+    )
 
 
-# --------------------------------------------------------------------------------------------------- mistakes, told
-
-
-def _cross_checks(data: Mapping[str, Any], job: Job | None) -> list[tuple[str, str]]:
-    """What no single field can tell. Works on the raw values, so that it also speaks when a field is wrong."""
-    found: list[tuple[str, str]] = []
-
-    def table(name: str) -> Mapping[str, Any]:
-        value = data.get(name)
-        return value if isinstance(value, Mapping) else {}
-
-    for section in ("params", "override"):
-        for name, value in table(section).items():
-            if name == "messages":
-                found.append((f"{section}.messages", "messages come from the input or from [prompt], not from here"))
-            elif name in parameters.TRANSPORT:
-                found.append((f"{section}.{name}", "set endpoint.stream to true, false or 'auto' instead"))
-            elif value is None:
-                found.append((f"{section}.{name}", "a parameter needs a value"))
-            elif fault := parameters.check(name, value):
-                found.append((f"{section}.{name}", fault))
-    prompts = table("prompts")
-    for name, values in table("sweep").items():
-        where = f"sweep.{name}"
-        if name == "samples":
-            continue
-        if not isinstance(values, list) or not values:
-            found.append((where, f"must be a list of the values to try; found {values!r:.80}"))
-            continue
-        if any(values[i] in values[:i] and type(values[i]) is type(values[values.index(values[i])]) for i in range(len(values))):
-            found.append((where, f"has the same value twice: {values!r:.80}; for repeated answers set sweep.samples"))
-        if name == "prompt":
-            for value in values:
-                if value not in prompts:
-                    near = _nearest(str(value), prompts)
-                    have = f"there are: {_listed(prompts)}" if prompts else f"write it as [prompts.{value}]"
-                    found.append((where, f"no prompt is named {value!r}{near}; {have}"))
-        elif name == "messages" or name in parameters.TRANSPORT:
-            found.append((where, "cannot be swept"))
-        else:
-            found += [(where, fault) for value in values if (fault := parameters.check(name, value))]
-    if prompts and "prompt" not in table("sweep"):
-        found.append(("prompts", "prompt variants are given, but sweep.prompt does not name the ones to try"))
-    if "prompt" in table("sweep") and data.get("prompt") is not None:
-        found.append(("prompt", "[prompt] and sweep.prompt exclude each other; make it one of [prompts.NAME]"))
-    endpoint, limits = table("endpoint"), table("limits")
-    if endpoint.get("name") not in (None, "local", "flexai") and not endpoint.get("base_url"):
-        near = _nearest(str(endpoint["name"]), ("local", "flexai"))
-        found.append(("endpoint.name", f"{endpoint['name']!r} is none that is known{near}; known are 'local' and "
-                                       "'flexai'; any other server needs endpoint.base_url"))
-    if endpoint.get("base_url") and endpoint.get("name") in ("local", "flexai"):
-        found.append(("endpoint.base_url", f"the endpoint {endpoint['name']!r} has an address of its own; "
-                                           "leave out either name or base_url"))
-    if endpoint.get("model_path") and endpoint.get("name") != "local" and endpoint.get("base_url"):
-        found.append(("endpoint.model_path", "is for the endpoint 'local' only"))
-    if limits.get("budget_usd") is not None and data.get("prices") is None:
-        found.append(("limits.budget_usd", "needs [prices]: input and output, in dollars for a million tokens"))
-    if job is not None and (limits.get("budget_usd") or limits.get("budget_tokens")) and not _bounded(job):
-        found.append(("limits", "a budget needs params.max_tokens, so that the dearest answer is known before it is sent"))
-    return found
-
-
-def _bounded(job: Job) -> bool:
-    names = ("max_tokens", "max_completion_tokens")
-    return any(n in place for n in names for place in (job.params, job.override, job.sweep.grid))
-
-
-_SECRETIVE = re.compile(r"key|token|secret|password|auth", re.IGNORECASE)
-
-
-def _explain(error: Any, data: Mapping[str, Any]) -> tuple[str, str]:
-    """One pydantic error as (dotted place, sentence)."""
-    steps = [s for s in error["loc"] if not (isinstance(s, str) and (s in _UNION_TAGS or "[" in s))]
-    where = ".".join(str(s) for s in steps)
-    kind, found = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        allowed = _allowed_at(steps[:-1])
-        hint = ""
-        if steps[-1] in ("api_key", "key", "token") and steps[0] == "endpoint":
-            hint = " A key never stands in a job file: put it into an environment variable and name that in api_key_env."
-        return where, f"unknown key{_nearest(str(steps[-1]), allowed)}; allowed here: {_listed(allowed)}.{hint}"
-    if kind in ("value_error", "assertion_error"):
-        said = str(error.get("ctx", {}).get("error", error["msg"]))
-        if steps and steps[-1] in ("base_url", "api_key_env"):
-            return where, f"must be {said}"  # what was found may hold a secret: not repeated
-        return where, said
-    if kind == "missing":
-        return where, "is missing"
-    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    shown = "" if _SECRETIVE.search(where) else f"; found {found!r:.80}"
-    return where, f"must be {message}{shown}"
-
-
-_UNION_TAGS = {"int", "float", "str", "bool", "constrained-int", "constrained-str"}
-
-
-def _allowed_at(steps: Iterable[str | int]) -> list[str]:
-    at: type[BaseModel] = Job
-    for step in steps:
-        field = at.model_fields.get(str(step))
-        if field is None:
-            return list(PromptSection.model_fields) if at is Job else []
-        inner = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type)]
-        models = [t for t in inner if issubclass(t, BaseModel)]
-        if not models:
-            return []
-        at = models[0]
-    return list(at.model_fields)
-
-
-def _nearest(name: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _placed(where: str, what: str, lines: Mapping[str, int]) -> str:
-    at = where
-    while at and at not in lines:
-        at = at.rpartition(".")[0]
-    line = f"line {lines[at]}, " if at else ""
-    return f"{line}{where}: {what}" if where else what
-
-
-def _lines(text: str) -> dict[str, int]:
-    """The line of each dotted key of a TOML text. Approximate inside multi-line values, which it passes over."""
-    places: dict[str, int] = {}
-    table, fence = "", ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if fence:
-            if fence in line:
-                fence = ""
-            continue
-        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$", line):
-            table = re.sub(r"\s*\.\s*", ".", header[1]).replace('"', "").replace("'", "")
-            places.setdefault(table, number)
-        elif key := re.match(r"""\s*([A-Za-z0-9_\-."']+(?:\s*\.\s*[A-Za-z0-9_\-"']+)*)\s*=""", line):
-            name = re.sub(r"\s*\.\s*", ".", key[1]).replace('"', "").replace("'", "")
-            places.setdefault(f"{table}.{name}" if table else name, number)
-            rest = line[key.end() :]
-            for mark in ('"""', "'''"):
-                if rest.count(mark) % 2:
-                    fence = mark
-    return places
+# ----------------------------------------------------------------------------------------------- between two jobs
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -470,14 +399,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     one, two = (_flat({k: job.get(k, {}) for k in shaping}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
-        if one.get(place) != two.get(place) and place not in ("input.path", "input.limit", "input.carry"):
+        if one.get(place) != two.get(place) and place not in ("input.path", "input.limit", "input.on_bad_row"):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
             lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")
     return lines
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         flat: dict[str, Any] = {}
         for name, inner in value.items():
             flat |= _flat(inner, f"{place}.{name}" if place else str(name))

@@ -10,13 +10,15 @@ begins another segment. Nothing here knows what becomes of a segment that was re
 from __future__ import annotations
 
 import os
+import threading
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from .errors import StorageError
+from .errors import FolderError, StorageError
 from .folder import FULL, storing, sync_folder
 from .model import Outcome
 
@@ -27,7 +29,7 @@ _SUFFIX = ".journal"
 
 def segments(folder: Path) -> list[int]:
     """The numbers of the segments in a folder, ascending."""
-    return sorted(int(p.stem) for p in folder.glob(f"*{_SUFFIX}") if p.stem.isdigit())
+    return sorted(int(p.stem) for p in folder.glob(f"*{_SUFFIX}") if p.stem.isdecimal())
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -35,25 +37,99 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def encode(outcome: Outcome) -> bytes:
-    """One line of a segment."""
-    data = _encode(outcome)
+    """One line of a segment. Halves of surrogate pairs, which UTF-8 has no place for, become U+FFFD."""
+    try:
+        data = _encode(outcome)
+    except UnicodeEncodeError:
+        data = _encode(
+            msgspec.structs.replace(outcome, **{n: _whole(v) for n, v in msgspec.structs.asdict(outcome).items()})
+        )
     return b"%08x %b\n" % (zlib.crc32(data), data)
 
 
+def _whole(value: object) -> object:
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
+
+
 def read(path: Path) -> Iterator[Outcome]:
-    """The outcomes of a segment, also of one that is being written or was torn: lines that are not whole are left out."""
-    with path.open("rb") as stream:
-        for line in stream:
-            if len(line) < 11 or line[-1] != 10 or line[8] != 32:
-                continue
-            data = line[9:-1]
-            if b"%08x" % zlib.crc32(data) == line[:8]:
-                yield _decode(data)
+    """The outcomes of a segment, also of one that is being written or was torn: what is not a whole line is left out.
+
+    A segment that is gone, because its run has sealed it meanwhile, has none.
+
+    :raises FolderError: if it cannot be read, or a whole line of it is no outcome: another version wrote it.
+    """
+    try:
+        with path.open("rb") as stream:
+            for line in stream:
+                if len(line) < 11 or line[-1] != 10 or line[8] != 32:
+                    continue
+                data = line[9:-1]
+                if b"%08x" % zlib.crc32(data) == line[:8]:
+                    yield _decode(data)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from None
+    except msgspec.DecodeError as error:
+        raise FolderError(f"{path} was written by another version of batchflex: {error}") from None
+
+
+class _Segment:
+    """One file being appended to. Its length is kept here, so that a line half written can be cut off again."""
+
+    __slots__ = ("_torn", "bytes", "descriptor", "number", "path", "rows", "synced")
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.number = number
+        self.path = segment_path(folder, number)
+        self.rows = self.bytes = self.synced = 0
+        self._torn = False
+        with storing(self.path):
+            self.descriptor = os.open(
+                self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
+            )
+            try:
+                sync_folder(folder)
+            except OSError:
+                self.end()
+                raise
+
+    def write(self, line: bytes) -> None:
+        if self._torn:
+            self._cut()
+        try:
+            written = os.write(self.descriptor, line)
+            while written < len(line):  # a nearly full disk takes a part, and says why at the next call
+                written += os.write(self.descriptor, line[written:])
+        except OSError:
+            self._torn = True
+            self._cut()
+            raise
+        self.bytes += len(line)
+        self.rows += 1
+
+    def _cut(self) -> None:
+        os.ftruncate(self.descriptor, self.bytes)
+        self._torn = False
+
+    def sync(self) -> None:
+        if self.synced < self.bytes and self.descriptor >= 0:
+            size = self.bytes
+            with storing(self.path):
+                os.fdatasync(self.descriptor)
+            self.synced = size
+
+    def end(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+            if not self.rows:
+                self.path.unlink(missing_ok=True)
 
 
 class Journal:
-    """Appends to one segment at a time. ``append`` is for the event loop; ``sync`` and ``close`` block and are for a
-    thread.
+    """Appends to one segment at a time. ``append`` and ``rotate`` are for the event loop; ``sync`` and ``close`` block
+    and are for a thread, any thread.
 
     A reserve of ``reserve_bytes`` lies on the disk from the start. When the disk fills up it is given back, so that the
     answers still on their way can be written; ``full`` then tells that the run must end.
@@ -64,14 +140,35 @@ class Journal:
     def __init__(self, folder: Path, number: int, reserve_bytes: int = 0) -> None:
         self._folder = folder
         self._reserve = folder / "reserve"
+        self._syncing = threading.Lock()
+        self._ended: deque[_Segment] = deque()
         self.full = False
         if reserve_bytes:
             with storing(self._reserve):
                 self._keep(reserve_bytes)
-        self._begin(number)
+        try:
+            self._segment = _Segment(folder, number)
+        except BaseException:
+            self._reserve.unlink(missing_ok=True)
+            raise
+
+    @property
+    def number(self) -> int:
+        """Of the present segment."""
+        return self._segment.number
+
+    @property
+    def rows(self) -> int:
+        """In the present segment."""
+        return self._segment.rows
+
+    @property
+    def bytes(self) -> int:
+        """In the present segment."""
+        return self._segment.bytes
 
     def _keep(self, size: int) -> None:
-        descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, size)
@@ -81,73 +178,68 @@ class Journal:
         finally:
             os.close(descriptor)
 
-    def _begin(self, number: int) -> None:
-        path = segment_path(self._folder, number)
-        with storing(path):
-            # Nothing changes unless this succeeds: a failed rotation goes on with the segment there is.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            sync_folder(self._folder)
-        self._descriptor = descriptor
-        self.number = number
-        self.rows = 0
-        self.bytes = 0
-        self._synced = 0
-
     def append(self, outcome: Outcome) -> None:
         """Write one outcome. When this returns, killing the process loses it no more.
 
         :raises StorageError: if it could not be written; the segment is as before.
         """
         line = encode(outcome)
-        try:
-            self._write(line)
-        except OSError as error:
-            os.ftruncate(self._descriptor, self.bytes)
-            if error.errno not in FULL or self.full:
-                with storing(segment_path(self._folder, self.number)):
-                    raise
-            self.full = True
-            self._reserve.unlink(missing_ok=True)
+        with storing(self._segment.path):
             try:
-                self._write(line)
-            except OSError as again:
-                os.ftruncate(self._descriptor, self.bytes)
-                with storing(segment_path(self._folder, self.number)):
-                    raise again from None
-        self.bytes += len(line)
-        self.rows += 1
-
-    def _write(self, line: bytes) -> None:
-        written = os.write(self._descriptor, line)
-        while written < len(line):  # a nearly full disk takes a part, and says why at the next call
-            written += os.write(self._descriptor, line[written:])
+                self._segment.write(line)
+            except OSError as error:
+                if error.errno not in FULL or self.full:
+                    raise
+                self.full = True
+                self._reserve.unlink(missing_ok=True)
+                self._segment.write(line)
 
     def sync(self) -> None:
-        """Make everything appended before this call survive a power cut."""
-        if self._synced < self.bytes:
-            size = self.bytes
-            with storing(segment_path(self._folder, self.number)):
-                os.fdatasync(self._descriptor)
-            self._synced = size
+        """Make everything appended before this call survive a power cut.
+
+        :raises StorageError: if the disk does not take it.
+        """
+        with self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
+        while self._ended:
+            self._ended[0].sync()
+            self._ended.popleft().end()
+        self._segment.sync()
 
     def rotate(self, number: int) -> int:
-        """End this segment, begin the next, and return the ended one's descriptor, still to be closed."""
-        ended = self._descriptor
-        self._begin(number)
-        return ended
+        """End this segment, begin the next, and return a descriptor of the ended one, for the caller to sync and close.
+
+        :raises StorageError: if the next cannot be begun; then this one goes on.
+        """
+        with storing(self._segment.path):
+            descriptor = os.dup(self._segment.descriptor)
+        try:
+            fresh = _Segment(self._folder, number)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._ended.append(self._segment)  # a sync may be under way in it: the next one closes it
+        self._segment = fresh
+        return descriptor
 
     def close(self) -> None:
-        """Sync and end the segment; remove it if nothing was appended, and the reserve."""
-        try:
-            self.sync()
-        except StorageError:
-            if not self.full:
-                raise
-        finally:
-            os.close(self._descriptor)
-            if not self.rows:
-                segment_path(self._folder, self.number).unlink(missing_ok=True)
-            self._reserve.unlink(missing_ok=True)
+        """Sync and end the segment; remove it if nothing was appended, and the reserve. Closing again does nothing.
+
+        :raises StorageError: if the last answers cannot be synced, unless ``full`` told so already.
+        """
+        with self._syncing:
+            try:
+                self._sync()
+            except StorageError:
+                if not self.full:
+                    raise
+            finally:
+                for segment in (*self._ended, self._segment):
+                    segment.end()
+                self._ended.clear()
+                self._reserve.unlink(missing_ok=True)
 
 
 def drop(folder: Path, number: int) -> None:

@@ -76,12 +76,12 @@ class Window:
         wait = self._spacing.wait_s(now)
         if self._sum + units <= self._per_minute or not self._bins:
             return wait
-        left = self._sum
+        left, free_at = self._sum, now
         for at, size in self._bins:
-            left -= size
+            left, free_at = left - size, at + self._BIN_S + _WINDOW_S
             if left + units <= self._per_minute:
                 break
-        return max(wait, at + self._BIN_S + _WINDOW_S - now)
+        return max(wait, free_at - now)
 
     def take(self, now: float, units: float) -> None:
         self._expire(now)

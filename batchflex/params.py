@@ -7,6 +7,7 @@ before anything is sent. Source of the ranges: the OpenAI API reference for chat
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,10 +32,7 @@ def _integer(low: int | None = None, high: int | None = None) -> _Rule:
         text += f", {low} or more"
     return _Rule(
         lambda v: (
-            isinstance(v, int)
-            and not isinstance(v, bool)
-            and (low is None or v >= low)
-            and (high is None or v <= high)
+            isinstance(v, int) and not isinstance(v, bool) and (low is None or v >= low) and (high is None or v <= high)
         ),
         text,
     )
@@ -51,7 +49,7 @@ _RULES: dict[str, _Rule] = {
     "max_completion_tokens": _integer(1),
     "seed": _integer(),
     "n": _Rule(
-        lambda v: v == 1 and not isinstance(v, bool),
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v == 1,
         "1 (a row holds one answer; for several answers to one prompt set sweep.samples)",
     ),
     "stop": _Rule(
@@ -60,7 +58,7 @@ _RULES: dict[str, _Rule] = {
     ),
     "tools": _Rule(lambda v: isinstance(v, list) and all(isinstance(t, dict) for t in v), "a list of tables"),
     "tool_choice": _Rule(
-        lambda v: isinstance(v, dict) or v in ("none", "auto", "required"),
+        lambda v: isinstance(v, dict) or (isinstance(v, str) and v in ("none", "auto", "required")),
         "'none', 'auto', 'required' or a table naming a tool",
     ),
     "response_format": _Rule(
@@ -72,8 +70,28 @@ _RULES: dict[str, _Rule] = {
     "user": _Rule(lambda v: isinstance(v, str), "a string"),
 }
 
+# Known by name only, so that they are not taken for a misspelling of one above: OpenAI, vLLM, llama.cpp, SGLang.
+_UNCHECKED = frozenset({
+    "audio", "bad_words", "best_of", "cache_prompt", "chat_template", "chat_template_kwargs", "dynatemp_range",
+    "echo", "enable_thinking", "extra_body", "function_call", "functions", "grammar", "guided_choice",
+    "guided_grammar", "guided_json", "guided_regex", "id_slot", "ignore_eos", "include_reasoning", "json_schema",
+    "length_penalty", "logit_bias", "metadata", "min_p", "min_tokens", "mirostat", "mirostat_eta", "mirostat_tau",
+    "modalities", "n_predict", "n_probs", "parallel_tool_calls", "prediction", "priority", "prompt_cache_key",
+    "prompt_logprobs", "reasoning", "reasoning_effort", "reasoning_format", "regex", "repeat_last_n",
+    "repeat_penalty", "repetition_penalty", "safety_identifier", "samplers", "service_tier", "skip_special_tokens",
+    "stop_token_ids", "store", "structured_outputs", "thinking", "top_k", "truncate_prompt_tokens", "typical_p",
+    "use_beam_search", "verbosity", "web_search_options",
+})  # fmt: skip
+
 # How an answer travels is the endpoint's matter, not the request's: it does not change what is asked.
 TRANSPORT = ("stream", "stream_options")
+
+_DEEPEST = 64
+
+
+def documented(name: str) -> bool:
+    """Whether the parameter has a documented range here."""
+    return name in _RULES
 
 
 def check(name: str, value: Any) -> str | None:
@@ -91,7 +109,39 @@ def faults(params: Mapping[str, Any]) -> list[str]:
 
 def likely_misspelt(name: str) -> str | None:
     """The documented parameter that ``name`` seems to mean; ``None`` if it is known or like none of them."""
-    if name in _RULES or name in TRANSPORT:
+    if name in _RULES or name in _UNCHECKED or name in TRANSPORT:
         return None
     near = difflib.get_close_matches(name, _RULES, n=1, cutoff=0.8)
     return near[0] if near else None
+
+
+def unsayable(value: Any, depth: int = 0) -> str | None:
+    """Why a value can stand in no job file or no JSON request; ``None`` if it can stand in both."""
+    if isinstance(value, str):
+        return None if value.isascii() or _encodes(value) else "holds half a character (a lone surrogate)"
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**64 else "is a whole number of more than 64 bits"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"holds {value}, which JSON does not have"
+    if value is None:
+        return "holds a null, which a job file cannot; leave the key out"
+    if depth >= _DEEPEST:
+        return f"is nested more than {_DEEPEST} deep"
+    if isinstance(value, dict):
+        odd = [name for name in value if not isinstance(name, str)]
+        if odd:
+            return f"holds a key that is no text: {odd[0]!r:.80}"
+        return next((why for part in (*value, *value.values()) if (why := unsayable(part, depth + 1))), None)
+    if isinstance(value, list):
+        return next((why for part in value if (why := unsayable(part, depth + 1))), None)
+    return f"holds a {type(value).__name__}, which JSON does not have; write it in quotes"
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

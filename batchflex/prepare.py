@@ -104,7 +104,7 @@ class _Faults:
             shown.append(f"… and {more} more")
         what = shown[0] if len(shown) == 1 else "some rows cannot be asked:\n  - " + "\n  - ".join(shown)
         raise InputError(
-            f"{what}\nNothing was sent. Mend the input or the template; or set input.on_bad_row=\"fail\" "
+            f'{what}\nNothing was sent. Mend the input or the template; or set input.on_bad_row="fail" '
             "to give such rows the status 'failed' and ask the others"
         )
 

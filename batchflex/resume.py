@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+import pyarrow as pa
 
 from . import store
-from .keyindex import SortedKeys, halves, halves_of_hex
+from .keyindex import SortedKeys, halves
 from .model import STATUSES, Request
 
 _STATUS = pl.Enum(STATUSES)
+_CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
+            "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
+
+
+def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
+    length = 8 * len(data) // kind.bit_width
+    return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
 
 
 class Census(NamedTuple):
@@ -43,32 +51,30 @@ class Census(NamedTuple):
 class Done:
     """The final outcomes in a folder's parts, found by the block.
 
-    ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are not.
-    About 40 bytes an answer.
+    ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
+    not. About 30 bytes an answer.
     """
 
     def __init__(self, parts: Path, retry_failed: int) -> None:
         self._parts = parts
-        frames = list(store.read_keys(parts, ["status"]))
-        index = pl.concat(
-            [
-                f.select("hi", "lo", pl.col("status").cast(_STATUS))
-                for f in frames
-            ]
-            or [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS})]
-        )
+        frames = [f.select("hi", "lo", pl.col("status").cast(_STATUS)) for f in store.read_keys(parts, ["status"])]
+        index = pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}), *frames])
+        del frames
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
-        index = index.unique(subset=["hi", "lo"], keep="last", maintain_order=True)
+        index = store.last_of_each(index)
         self._keys = index.select("hi", "lo")
         self._status = index["status"]
         self._sorted = SortedKeys(self._keys)
-        again = index.join(times, on=["hi", "lo"], how="left", maintain_order="left")
         # A failed row is asked again on each further run, up to retry_failed times.
-        self._again = ((again["status"] == "failed") & (again["times"].fill_null(0) <= retry_failed)).to_list()
-        self._row = array("q", [-1]) * len(self._again)
+        again = pl.Series(self._sorted.find(times.filter(pl.col("times") <= retry_failed)), dtype=pl.Int64)
+        self._again = bytearray(len(self._keys))
+        for at in again.filter(self._status.gather(again) == "failed"):
+            self._again[at] = 1
+        self._row = array("q", [-1]) * len(self._keys)
+        self._point = array("i", [0]) * len(self._keys)
         self._missing: list[pl.DataFrame] = []
+        self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
-        self._kept_at: list[int] = []
         self._planned = self._found = self._failed_again = 0
 
     def __len__(self) -> int:
@@ -80,67 +86,90 @@ class Done:
             if survey:
                 self._planned += len(requests)
             return list(requests)
-        wanted = []
+        wanted, missing = [], []
+        rows, points, again = self._row, self._point, self._again
         for request, at in zip(requests, self._sorted.find(halves([r.key for r in requests])), strict=True):
-            if at >= 0:
-                self._row[at] = request.row
-                if not self._again[at]:
+            if at < 0:
+                missing.append(request)
+            else:
+                rows[at] = request.row
+                points[at] = request.point
+                if not again[at]:
                     continue
-            wanted.append((request, at))
-        missing = [request for request, at in wanted if at < 0]
+            wanted.append(request)
         if survey:
             self._planned += len(requests)
             self._found += len(requests) - len(wanted)
             self._failed_again += len(wanted) - len(missing)
             if missing:
-                self._missing.append(halves([r.slot for r in missing]))
+                places = {"row": [r.row for r in missing], "point": [r.point for r in missing]}
+                schema = {"row": pl.Int64, "point": pl.Int32}
+                self._missing.append(halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
         if self._kept is None or not missing:
-            return [request for request, _ in wanted]
-        kept = set()
-        for request, at in zip(missing, self._kept.find(halves([r.slot for r in missing])), strict=True):
-            if at >= 0:
-                self._row[self._kept_at[at]] = request.row
-                kept.add(request.key)
-        return [request for request, _ in wanted if request.key not in kept]
+            return wanted
+        found = zip(missing, self._kept.find(halves([r.slot for r in missing])), strict=True)
+        kept = {request.key for request, at in found if at >= 0}
+        return [request for request in wanted if request.key not in kept]
 
     def census(self) -> Census:
         """After a whole pass with ``survey``: what the plan found."""
-        orphans = sum(1 for row in self._row if row < 0)
-        changed = self._changed() if orphans and self._missing else None
-        tokens, cost = 0, None
-        if changed is not None and changed.height:
-            tokens = int(changed["total_tokens"].sum())
-            cost = changed["cost"].sum() if changed["cost"].count() else None
+        changed = self._changes = self._changed()
+        if not changed.height:
+            self._missing.clear()
         return Census(
-            self._planned, self._found, self._failed_again, 0 if changed is None else changed.height, tokens, cost, orphans
+            planned=self._planned,
+            done=self._found,
+            failed_again=self._failed_again,
+            changed=changed.height,
+            changed_tokens=int(changed["total_tokens"].sum()),
+            changed_cost=float(changed["cost"].sum()) if changed["cost"].count() else None,
+            orphans=int((self._rows() < 0).sum()),
         )
 
     def keep_changed(self) -> None:
-        """From now on a request whose slot has an answer to a different request counts as done."""
-        changed = self._changed()
+        """From now on a request whose slot has an answer to a different request counts as done.
+
+        A slot that several requests would fill, because they share an id, is left to be asked.
+        """
+        changed = self._changed() if self._changes is None else self._changes
+        for at, row, point in changed.select("at", "row", "point").iter_rows():
+            self._row[at] = row
+            self._point[at] = point
         self._kept = SortedKeys(changed.select(hi="slot_hi", lo="slot_lo"))
-        self._kept_at = changed["at"].to_list()
 
     def statuses(self) -> dict[str, int]:
         """After a whole pass: how many answers of each status count as done for the plan."""
-        counted = pl.Series([row >= 0 for row in self._row], dtype=pl.Boolean) & ~pl.Series(self._again, dtype=pl.Boolean)
-        counts = self._status.filter(counted).value_counts()
+        again = _series("again", bytes(self._again), pa.uint8())
+        counts = self._status.filter((self._rows() >= 0) & (again == 0)).value_counts()
         return dict(zip(counts["status"].to_list(), counts["count"].to_list(), strict=True))
 
     def planned(self) -> pl.DataFrame:
-        """``hi``, ``lo`` and the present ``row`` of every answer that belongs to the plan."""
-        return self._keys.with_columns(row=pl.Series(list(self._row), dtype=pl.Int64)).filter(pl.col("row") >= 0)
+        """``hi``, ``lo`` and the present ``row`` and sweep ``point`` of every answer that belongs to the plan."""
+        points = _series("point", self._point.tobytes(), pa.int32())
+        return self._keys.with_columns(self._rows(), points).filter(pl.col("row") >= 0)
+
+    def _rows(self) -> pl.Series:
+        return _series("row", self._row.tobytes(), pa.int64())
 
     def _changed(self) -> pl.DataFrame:
-        """The answers no request has the key of, whose slot a missing request would fill: one a slot, the last."""
-        free = self._keys.with_row_index("at").filter(pl.Series([row < 0 for row in self._row], dtype=pl.Boolean))
-        missing = pl.concat(self._missing).unique().rename({"hi": "slot_hi", "lo": "slot_lo"})
-        found: Iterable[pl.DataFrame] = (
-            part.with_columns(*(halves_of_hex(part["slot"])[n].alias(f"slot_{n}") for n in ("hi", "lo")))
-            .filter(pl.col("status") != "failed")
-            .join(free, on=["hi", "lo"], how="inner", maintain_order="left")
-            .join(missing, on=["slot_hi", "slot_lo"], how="semi", maintain_order="left")
-            .select("at", "slot_hi", "slot_lo", "total_tokens", "cost")
-            for part in store.read_keys(self._parts, ["slot", "status", "total_tokens", "cost"])
-        )
-        return pl.concat(found).unique(subset=["slot_hi", "slot_lo"], keep="last", maintain_order=True)
+        """The answers no request has the key of, whose slot a missing request would fill: one a slot, the last.
+
+        ``row`` and ``point`` are those of the missing request.
+        """
+        found = [pl.DataFrame(schema=_CHANGED)]
+        free = (self._rows() < 0) & (self._status != "failed")
+        if self._missing and free.any():
+            missing = pl.concat(self._missing).sort("hi", "lo")
+            again = pl.all_horizontal(pl.col("hi", "lo") == pl.col("hi", "lo").shift(1)).fill_null(False)
+            missing = missing.filter(~(again | again.shift(-1, fill_value=False)))
+            slots, places = SortedKeys(missing), missing.select("row", "point")
+            for part in store.read_keys(self._parts, ["slot", "status", "total_tokens", "cost"]):
+                frame = part.with_columns(
+                    at=pl.Series(self._sorted.find(part), dtype=pl.Int64),
+                    place=pl.Series(slots.find(part.select(hi="slot_hi", lo="slot_lo")), dtype=pl.Int64),
+                )
+                frame = frame.filter((pl.col("status") != "failed") & (pl.col("at") >= 0) & (pl.col("place") >= 0))
+                frame = frame.filter(free.gather(frame["at"]))
+                found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
+        together = pl.concat(found).rename({"slot_hi": "hi", "slot_lo": "lo"})
+        return store.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})

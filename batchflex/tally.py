@@ -45,6 +45,8 @@ class Tally:
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
         self.message: str | None = None
+        self.first_failure: str | None = None
+        self.refused_with: int | None = None
 
     @property
     def done(self) -> int:
@@ -52,7 +54,9 @@ class Tally:
 
     @property
     def exit_code(self) -> int:
-        """As the command line's contract has it: 0, 1, 3, or 128 and the signal's number."""
+        """As the command line's contract has it: 0, 1, 3, 128 and the signal's number, or what nothing sent calls for."""
+        if self.refused_with is not None:
+            return self.refused_with
         if self.stopped_by == "signal":
             return 128 + (self.signal or signal.SIGINT)
         if self.stopped_by is not None:
@@ -61,6 +65,8 @@ class Tally:
 
     def add(self, outcome: Outcome) -> None:
         self.rows[outcome.status] += 1
+        if outcome.status == "failed" and self.first_failure is None:
+            self.first_failure = f"{outcome.id}: {outcome.error_message}"
 
     def use(self, usage: Usage, cost: float | None) -> None:
         """Tokens and money of one answer, whatever becomes of it."""
@@ -81,13 +87,14 @@ class Tally:
             "status": status,
             "stopped_by": self.stopped_by,
             "message": self.message,
+            "first_failure": self.first_failure,
             "exit_code": self.exit_code if ended else None,
             "started_at": timestamp(self.started_at),
             "updated_at": timestamp(now),
             "finished_at": timestamp(now) if ended else None,
             "planned": self.planned,
             "done": self.done,
-            **self.rows,
+            **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
             "requests_sent": self.requests_sent,
             "retries": self.retries,

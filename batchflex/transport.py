@@ -9,6 +9,8 @@ Beside :mod:`batchflex.client` this is the only module that knows httpx, and the
 
 from __future__ import annotations
 
+import io
+import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,10 @@ import httpx
 from aiohttp import http_exceptions
 from yarl import URL
 
+from .errors import EndpointError
+
 _HEADER_BYTES = 64 << 10
+_LARGE = 1 << 20  # from here on aiohttp wants a file, which it writes piece by piece
 
 
 def choose(base_url: str, connections: int) -> httpx.AsyncBaseTransport:
@@ -26,18 +31,23 @@ def choose(base_url: str, connections: int) -> httpx.AsyncBaseTransport:
 
     ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured by both, ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and
     ``NO_PROXY`` by the latter.
+
+    :raises EndpointError: if the proxy is of a kind that cannot be used.
     """
-    context = httpx.create_ssl_context()
+    context = httpx.create_ssl_context() if base_url.startswith("https:") else ssl.create_default_context()
     if proxy := proxy_for(base_url):
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        return httpx.AsyncHTTPTransport(verify=context, proxy=proxy, limits=limits)
+        try:
+            return httpx.AsyncHTTPTransport(verify=context, proxy=proxy, limits=limits)
+        except (ImportError, ValueError) as error:
+            raise EndpointError(f"the proxy that the environment sets cannot be used: {error}") from None
     return AiohttpTransport(context)
 
 
 def proxy_for(base_url: str) -> str | None:
     """The proxy that the environment names for this URL, if any."""
     url = httpx.URL(base_url)
-    if urllib.request.proxy_bypass(url.host):
+    if urllib.request.proxy_bypass(url.netloc.decode()):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
@@ -52,14 +62,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     environment, no decompression: that is httpx's side.
     """
 
-    def __init__(self, ssl_context: object) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | bool = True) -> None:
         self._ssl = ssl_context
         self._session: aiohttp.ClientSession | None = None
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=0,
-            ssl=self._ssl,  # type: ignore[arg-type]
+            ssl=self._ssl,
             ttl_dns_cache=60,
             keepalive_timeout=4.0,  # below the 5 s after which several servers close an idle connection
         )
@@ -82,13 +92,17 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._session = self._open()
         limits = request.extensions.get("timeout", {})
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.get("connect"), sock_read=limits.get("read"))
+        connect, read = limits.get("connect"), limits.get("read")
+        # `connect` takes in the look-up of the name and the TLS handshake.
+        timeout = aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=read)
+        headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw if k.lower() != b"host"]
+        body = await request.aread()
         with _mapped():
             response = await self._session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
-                headers=[(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw if k.lower() != b"host"],
-                data=await request.aread(),
+                headers=headers,
+                data=body if len(body) < _LARGE else io.BytesIO(body),
                 allow_redirects=False,
                 timeout=timeout,
             )
@@ -137,9 +151,11 @@ def _mapped() -> Iterator[None]:
         raise httpx.RemoteProtocolError(f"not HTTP: {getattr(error, 'message', error)}"[:300]) from error
     except aiohttp.InvalidURL as error:
         raise httpx.UnsupportedProtocol(f"not a URL that can be asked: {error}") from error
-    except (aiohttp.ClientError, ConnectionError) as error:
+    except (aiohttp.ClientError, OSError) as error:
         raise httpx.NetworkError(_words(error)) from error
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):  # its own words show the memory address of the TLS context
+        return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
     return str(error) or type(error).__name__

@@ -15,7 +15,7 @@ from . import keep, store
 from .asking import Asking
 from .client import Client
 from .endpoint import Endpoint, resolve, serving
-from .errors import InputError, StopReason, StorageError
+from .errors import BatchflexError, InputError, StopReason, StorageError
 from .feed import Feed, Plan
 from .folder import Folder
 from .gate import Gate
@@ -24,7 +24,7 @@ from .keep import Keeper
 from .outcome import Frame
 from .pace import Pace
 from .prepare import Prepared, prepare
-from .tally import Tally, timestamp
+from .tally import Tally
 
 if TYPE_CHECKING:
     import polars as pl
@@ -99,7 +99,19 @@ async def arun(
     folder = Folder(job.out)
     with folder.held():
         prepared = await anyio.to_thread.run_sync(prepare, job, plan, folder)
-        return await _Conduct(job, endpoint, plan, folder, prepared, observer or _Nobody()).conduct(heed_signals)
+        try:
+            return await _Conduct(job, endpoint, plan, folder, prepared, observer or _Nobody()).conduct(heed_signals)
+        except BaseExceptionGroup as group:
+            if fault := _sole_fault(group):
+                raise fault from None
+            raise
+
+
+def _sole_fault(error: BaseException) -> BatchflexError | None:
+    """The error for people that task groups have wrapped, if there is nothing else in it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, BatchflexError) else None
 
 
 class _Conduct:
@@ -137,7 +149,10 @@ class _Conduct:
             except StorageError as error:
                 self._stop("disk", str(error))
             except BaseException as error:
-                self._stop("error", f"{type(error).__name__}: {error}")
+                fault = _sole_fault(error)
+                if fault is not None:
+                    self._tally.refused_with = fault.exit_code
+                self._stop("error", str(fault or f"{type(error).__name__}: {error}"))
                 self._conclude()
                 raise
             await self._finish()
@@ -153,7 +168,9 @@ class _Conduct:
             self._observer.note(f"all {census.planned:,} requests have their answers already; nothing is sent")
         elif census.done or census.failed_again:
             again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
-            self._observer.note(f"resuming: {census.done:,} of {census.planned:,} are done, {census.left:,} to ask{again}")
+            self._observer.note(
+                f"resuming: {census.done:,} of {census.planned:,} are done, {census.left:,} to ask{again}"
+            )
         if census.orphans > census.changed:
             self._observer.note(
                 f"{census.orphans - census.changed:,} earlier answers belong to no row of this job now: "
@@ -173,10 +190,16 @@ class _Conduct:
         )
         try:
             due = None if limits.deadline is None else parse_duration(limits.deadline)
+            self._observer.note(
+                f"asking {self._endpoint.base_url or 'the local model'}, {slots} at a time at most; output in {self._folder.path}"
+            )
             pace = Pace(limits, job.prices, None if due is None else time.monotonic() + due)
             self._gate = Gate(pace, slots, max(256, 2 * slots), self._stop)
             with self._scope:
-                async with serving(job.endpoint, self._endpoint) as endpoint, Client(endpoint, connections=slots) as client:
+                async with (
+                    serving(job.endpoint, self._endpoint) as endpoint,
+                    Client(endpoint, connections=slots) as client,
+                ):
                     frame = Frame(tally.run_id, endpoint.name, self._plan.labels, job.prices)
                     asking = Asking(job.retry, frame, client, self._gate, pace, keeper, tally, self._stop)
                     async with anyio.create_task_group() as beside:
@@ -240,14 +263,14 @@ class _Conduct:
                     self._scope.cancel()
 
     async def _report(self) -> None:
-        written = time.monotonic()
+        due = time.monotonic() + _TICK_S
         while True:
             await anyio.sleep(_TICK_S)
             if self._gate is not None:
                 self._tally.in_flight, self._tally.backing_off = self._gate.in_flight, self._gate.backing_off
             self._observer.tick(self._tally)
-            if time.monotonic() - written >= _STATE_EVERY_S:
-                written = time.monotonic()
+            if time.monotonic() >= due:
+                due = time.monotonic() + _STATE_EVERY_S
                 try:
                     await anyio.to_thread.run_sync(self._folder.write_state, self._tally.state(time.time()))
                 except StorageError as error:
@@ -286,4 +309,3 @@ _WORDS: dict[StopReason, str] = {
     "budget": "the budget is spent as far as the next request could exceed it",
     "deadline": "the deadline has come",
 }
-__all__ = ["Observer", "Run", "arun", "timestamp"]

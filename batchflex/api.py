@@ -1,0 +1,171 @@
+"""batchflex from Python: run a job, or answer the rows of a frame."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from . import job as jobs
+from . import runner
+from .errors import JobError, RunStopped
+from .job import Job
+from .runner import Observer, Run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+T = TypeVar("T")
+JobLike = Job | Mapping[str, Any] | str | Path
+
+# Many live tasks make each collection dear, and a run leaves next to no cycles behind.
+_GC_THRESHOLDS = (50_000, 50, 100)
+_ANSWER_COLUMNS = [
+    "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason",
+    "prompt_tokens", "completion_tokens", "cost", "error_message",
+]  # fmt: skip
+
+
+def run(job: JobLike, *, observer: Observer | None = None) -> Run:
+    """Run a job to its end, or until something stops it, and return what came of it.
+
+    ``job`` is a :class:`Job`, the path of a job file, or a mapping with the tables of one. Asks only for what has no answer in
+    the output folder yet. Works in a notebook too, where an event loop is running already.
+
+    :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
+    """
+    return execute(_job(job), observer=observer)
+
+
+async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
+    """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
+    return await runner.arun(_job(job), observer=observer)
+
+
+def complete(
+    frame: pl.DataFrame,
+    user: str | None = None,
+    *,
+    system: str | None = None,
+    messages: list[dict[str, Any]] | None = None,
+    model: str | None = None,
+    endpoint: str | None = None,
+    out: str | Path | None = None,
+    concurrency: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pl.DataFrame:
+    """Ask for each row of a frame, and return the frame with the answers beside it, in the same order.
+
+    ``user``, ``system`` and ``messages`` are templates over the frame's columns (Jinja2, strict); without any, the frame has a
+    column ``messages``. ``endpoint`` is ``"local"`` (the default), ``"flexai"`` or the base URL of any server. Further keyword
+    arguments are request parameters (``temperature=0``, ``max_tokens=64``); ``settings`` are dotted places of a job
+    (``{"limits.rpm": 60}``).
+
+    With ``out`` the answers are kept in that folder, and calling again asks only for what is missing; without, a call that
+    is interrupted has to begin anew.
+
+    Columns added: ``status``, ``content``, ``reasoning``, ``tool_calls``, ``parsed``, ``finish_reason``, ``prompt_tokens``,
+    ``completion_tokens``, ``cost``, ``error_message``; one whose name the frame has already gets ``answer_`` before it. A row
+    that could not be answered has the status ``failed`` and says why in ``error_message``.
+
+    :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
+    :raises RunStopped: if the run stopped before every row had its answer.
+    """
+    data: dict[str, Any] = {"job": {"name": "complete"}, "params": dict(params), "input": {}, "endpoint": {}}
+    prompt = {"system": system, "user": user, "messages": messages}
+    if any(value is not None for value in prompt.values()):
+        data["prompt"] = {name: value for name, value in prompt.items() if value is not None}
+    elif "messages" not in frame.columns:
+        raise JobError("complete() needs user=…, messages=… or a column 'messages'")
+    if model is not None:
+        data["params"]["model"] = model
+    if endpoint is not None:
+        data["endpoint"] = {"base_url" if "://" in endpoint else "name": endpoint}
+    if concurrency is not None:
+        data["limits"] = {"concurrency": concurrency}
+    with contextlib.ExitStack() as stack:
+        folder = out if out is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflex-"))
+        data["job"]["out"] = str(folder)
+        job = jobs.build(data, list((settings or {}).items()))
+        if job.sweep.grid or job.sweep.samples > 1:
+            raise JobError("complete() gives one answer a row; run a job for a sweep or samples")
+        ended = execute(job, frame=frame)
+        if ended.stopped_by is not None:
+            raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']}", ended.stopped_by)
+        return _beside(frame, ended.results())
+
+
+def _beside(frame: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
+    names = {name: f"answer_{name}" if name in frame.columns else name for name in _ANSWER_COLUMNS}
+    return frame.hstack(results.sort("row").select(_ANSWER_COLUMNS).rename(names))
+
+
+def _job(job: JobLike) -> Job:
+    if isinstance(job, Job):
+        return job
+    if isinstance(job, Mapping):
+        return jobs.build(job)
+    return jobs.load(Path(job))
+
+
+def execute(
+    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+) -> Run:
+    """:func:`batchflex.runner.arun` on an event loop of its own: uvloop's where it is installed."""
+    loop = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    work = partial(runner.arun, job, frame=frame, observer=observer, heed_signals=heed_signals)
+
+    def on_its_loop() -> Run:
+        with _rare_collections():
+            return anyio.run(work, backend_options=loop)
+
+    return _in_thread(on_its_loop) if _loop_is_running() else on_its_loop()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(work: Callable[[], T]) -> T:
+    ended: list[T] = []
+    failed: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            ended.append(work())
+        except BaseException as error:  # raised again by the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=body, name="batchflex")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return ended[0]
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()

@@ -1,0 +1,70 @@
+"""Does the endpoint work? One small request, before a long run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from .client import Client
+from .endpoint import Endpoint, resolve, serving
+from .errors import AttemptError
+from .job import Job
+from .model import Request
+
+_QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
+_MAX_TOKENS = 16
+
+
+class Report(NamedTuple):
+    """``text`` is for people. ``exit_code`` is 0 if an answer came, else 3."""
+
+    text: str
+    exit_code: int
+
+
+async def check(job: Job) -> Report:
+    """Ask which models there are, and send one request to the job's model.
+
+    :raises EndpointError: if the endpoint cannot be set up.
+    """
+    endpoint = resolve(job.endpoint)
+    async with serving(job.endpoint, endpoint) as served, Client(served, connections=1) as client:
+        key = f"key from {served.key_env}" if served.key else "no key"
+        lines = [f"endpoint  {served.name}, {served.base_url} ({key})"]
+        try:
+            models = await client.models()
+            model = _model(job, endpoint, models)
+            lines.append(f"models    {_listed(models, model)}")
+            if model is None:
+                lines.append("model     none is named: set params.model or --model")
+                return Report("\n".join(lines), 3)
+            lines.append(await _ask(client, model))
+        except AttemptError as error:
+            status = f" (HTTP {error.http_status})" if error.http_status else ""
+            lines.append(f"failed    {error.message}{status}")
+            return Report("\n".join(lines), 3)
+        told = [f"{name}: {value}" for name, value in sorted(client.limits.items())]
+        lines.append("limits    " + ("; ".join(told) or "none told"))
+        return Report("\n".join(lines), 0)
+
+
+def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
+    named = job.override.get("model") or job.params.get("model") or next(iter(job.sweep.grid.get("model", [])), None)
+    return named or endpoint.default_model or (models[0] if len(models) == 1 else None)
+
+
+def _listed(models: list[str], wanted: str | None) -> str:
+    if not models:
+        return "the endpoint does not list them"
+    shown = ", ".join(models[:10]) + (f" and {len(models) - 10} more" if len(models) > 10 else "")
+    missing = f"; {wanted!r} is not among them" if wanted and wanted not in models else ""
+    return f"{shown}{missing}"
+
+
+async def _ask(client: Client, model: str) -> str:
+    body = msgspec.json.encode({"max_tokens": _MAX_TOKENS, "messages": _QUESTION, "model": model})
+    answer = await client.attempt(Request(b"", b"", "check", 0, 0, 0, body, _MAX_TOKENS, None))
+    said = " ".join((answer.content or "").split())[:60]
+    tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
+    return f"model     {model} answered {said!r} in {answer.latency_s:.2f} s ({tokens})"

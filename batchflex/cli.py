@@ -1,0 +1,355 @@
+"""The command line: verbs, options, exit codes; the only place that prints.
+
+Standard output carries results only. Heavy modules are imported by the verb that needs them, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import BatchflexError, JobError
+
+if TYPE_CHECKING:
+    from .job import Job
+
+_ABOUT = """\
+Ask a language model many questions, and get a Parquet table of the answers.
+
+  batchflex run requests.jsonl --base-url http://127.0.0.1:8000/v1 --model m
+  batchflex run job.toml
+
+A run that was interrupted, killed or stopped goes on where it was: run the same command again. Nothing that was
+answered is asked twice."""
+
+_EXIT_CODES = """\
+exit codes:
+  0    every row was answered
+  1    finished, but some rows are 'failed' or 'invalid'
+  2    the job, the input or the command line is wrong; nothing was sent
+  3    stopped early and resumable: key, credit, budget, deadline, endpoint, disk
+  4    another run holds the output folder
+  130  interrupted by Ctrl-C (143: by SIGTERM); resumable"""
+
+_SPEC = (
+    "a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), each row with "
+    "'messages' or in the shape of an OpenAI batch file"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(argv)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except BatchflexError as error:
+        if options.debug:
+            raise
+        _say(f"batchflex: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        _say(
+            f"batchflex: an unexpected fault of batchflex itself: {type(error).__name__}: {_first_line(error)}\n"
+            "What was answered is kept. --debug shows where it happened; please report it."
+        )
+        return 3
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:300]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --------------------------------------------------------------------------------------------------------- options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"batchflex {__version__}")
+    parser.set_defaults(debug=False)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(
+        name: str, does: Callable[[argparse.Namespace], int], brief: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        about = f"{brief[0].upper()}{brief[1:]}.\n\n{textwrap.fill(more, 100)}".strip()
+        added = verbs.add_parser(
+            name, help=brief, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        added.set_defaults(verb=does)
+        added.add_argument("--debug", action="store_true", help="show tracebacks")
+        return added
+
+    run = verb("run", _run, "ask everything that has no answer yet", "Progress goes to standard error.")
+    run.epilog = _EXIT_CODES
+    _add_job_options(run)
+    run.add_argument("--quiet", action="store_true", help="no progress and no summary; errors are still said")
+    run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
+
+    plan = verb(
+        "plan",
+        _plan,
+        "show what would be sent, and send nothing",
+        "Counts, the sweep, one request in full, an estimate of tokens and cost, and what is done already. No network.",
+    )
+    _add_job_options(plan)
+    plan.add_argument("--json", action="store_true", help="print it as one line of JSON")
+
+    status = verb("status", _status, "show how a run is going, or how it ended")
+    status.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    status.add_argument("--watch", action="store_true", help="show it again every second until the run ends")
+    status.add_argument("--json", action="store_true", help="print run.json as one line")
+
+    results = verb(
+        "results",
+        _results,
+        "show the answers, or write them to a file",
+        "Also of a run in progress or interrupted. The whole table is OUT/results.parquet.",
+    )
+    results.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    results.add_argument(
+        "-o", "--output", metavar="FILE", help="write all rows and columns to FILE.parquet, .csv or .jsonl; - is JSON lines "
+        "to standard output"
+    )  # fmt: skip
+    results.add_argument(
+        "--format",
+        choices=["openai-batch"],
+        help="the lines of an OpenAI batch output file, failures in FILE_errors.jsonl",
+    )
+    results.add_argument("--rows", type=_positive, default=20, metavar="N", help="how many rows to show (20)")
+
+    check = verb(
+        "check",
+        _check,
+        "send one small request to see that endpoint, key and model work",
+        "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint tells.",
+    )
+    check.add_argument("spec", nargs="?", metavar="SPEC", help="a job file (.toml)")
+    _add_endpoint_options(check)
+    return parser
+
+
+def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("endpoint")
+    group.add_argument(
+        "--endpoint", metavar="NAME", help="'local' (a small model on this machine, the default) or 'flexai'"
+    )
+    group.add_argument(
+        "--base-url", metavar="URL", help="any OpenAI-compatible server, for example http://127.0.0.1:8000/v1"
+    )
+    group.add_argument(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="the environment variable that holds the key (with --base-url: BATCHFLEX_API_KEY)",
+    )
+    group.add_argument("--model", metavar="M", help="the model to ask, whatever the job or the rows say")
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help=_SPEC)
+    parser.add_argument("--out", metavar="DIR", help="the output folder (runs/NAME)")
+    _add_endpoint_options(parser)
+    group = parser.add_argument_group("job", "each of these wins over the job file")
+    group.add_argument("--limit", metavar="N", help="only the first N rows of the input")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a place in the job file (limits.rpm=60), or a request parameter (max_tokens=4096); may be repeated",
+    )
+    group.add_argument(
+        "--on-change",
+        metavar="WHAT",
+        help="if the job changed since the answers in the folder: 'stop' and say so (default), 'rerun' what changed, "
+        "'keep' the old answers",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--concurrency", metavar="N|auto", help="requests in flight at most (auto)")
+    limits.add_argument("--rpm", metavar="N", help="requests a minute at most")
+    limits.add_argument("--tpm", metavar="N", help="tokens a minute at most")
+    limits.add_argument("--budget-usd", metavar="X", help="dollars at most, by [prices] of the job file")
+    limits.add_argument("--deadline", metavar="WHEN", help="send nothing more after this time: 30m, 2h, 1h30m or 06:30")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"wants a whole number, 1 or more; found {text!r}")
+    return number
+
+
+_PLACES = {
+    "out": "job.out",
+    "on_change": "job.on_change",
+    "limit": "input.limit",
+    "concurrency": "limits.concurrency",
+    "rpm": "limits.rpm",
+    "tpm": "limits.tpm",
+    "budget_usd": "limits.budget_usd",
+    "deadline": "limits.deadline",
+}
+_TEXTS = {"out", "on_change", "deadline"}
+_REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst")
+
+
+def _settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    from .job import parse_setting
+
+    settings = [parse_setting(text) for text in getattr(options, "set", [])]
+    for name, place in _PLACES.items():
+        given = getattr(options, name, None)
+        if given is not None:
+            settings.append((place, given if name in _TEXTS else parse_setting(f"{place}={given}")[1]))
+    if options.model is not None:
+        settings.append(("override.model", options.model))
+    if options.endpoint and options.base_url:
+        raise JobError("--endpoint and --base-url exclude each other")
+    if options.endpoint or options.base_url:
+        # Replaces the job file's endpoint altogether: its key is never sent to another host.
+        settings += [(f"endpoint.{name}", None) for name in ("name", "base_url", "api_key_env")]
+    named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
+    return settings + [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
+
+
+def _job(options: argparse.Namespace) -> Job:
+    from .job import build, load
+
+    settings = _settings(options)
+    if options.spec is None:
+        return build({}, settings)
+    path = Path(options.spec)
+    if path.suffix.lower() == ".toml":
+        return load(path, settings)
+    if not path.is_dir() and not path.name.lower().endswith(_REQUEST_FILES):
+        raise JobError(f"SPEC is {_SPEC}; found {options.spec}")
+    stem = path.name.split(".")[0] or "job"
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).strip("-._") or "job"
+    return build({"job": {"name": name}, "input": {"path": str(path)}}, settings)
+
+
+# ----------------------------------------------------------------------------------------------------------- verbs
+
+
+def _run(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from . import progress, render
+    from .api import execute
+
+    job = _job(options)
+    observer = progress.choose(quiet=options.quiet)
+    for warning in job.warnings():
+        observer.note(f"warning: {warning}")
+    try:
+        run = execute(job, observer=observer, heed_signals=True)
+    finally:
+        observer.close()
+    if options.json:
+        print(msgspec.json.encode(run.summary).decode(), flush=True)
+    if not options.quiet:
+        _say(render.summary(run.summary))
+    elif run.summary["message"]:
+        _say(f"batchflex: {job.job.name} {run.summary['status']}: {run.summary['message']}")
+    if run.exit_code >= 128:
+        sys.stdout.flush()
+        os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
+    return run.exit_code
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from . import forecast
+
+    job = _job(options)
+    for warning in job.warnings():
+        _say(f"warning: {warning}")
+    found = forecast.forecast(job)
+    print(msgspec.json.encode(found).decode() if options.json else forecast.text(found))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from . import render
+    from .folder import Folder
+
+    folder = Folder(options.out)
+    folder.require()
+    shown = ""
+    while True:
+        held = folder.is_held()
+        state = folder.read_state()
+        if not state:
+            raise BatchflexError(
+                f"{options.out} has no run.json yet; its run has only begun, or was killed as it began"
+            )
+        text = msgspec.json.encode(state).decode() if options.json else render.status(state, held)
+        if text != shown:
+            if shown and not options.json and sys.stdout.isatty():
+                print(f"\x1b[{len(shown.splitlines())}F\x1b[J", end="")
+            print(text, flush=True)
+            shown = text
+        if not options.watch or not held:
+            return 0
+        time.sleep(1.0)
+
+
+def _results(options: argparse.Namespace) -> int:
+    from . import export, render
+    from .folder import Folder
+
+    results = export.Results(Folder(options.out))
+    if options.format == "openai-batch":
+        if options.output in (None, "-"):
+            raise JobError("--format openai-batch writes two files: name the first with -o FILE.jsonl")
+        good, bad = export.write_openai_batch(results, Path(options.output))
+        _say(f"{good:,} answers in {options.output}, {bad:,} failures beside it in its _errors file")
+    elif options.output == "-":
+        export.stream_jsonl(results, sys.stdout.buffer)
+    elif options.output is not None:
+        export.write(results, Path(options.output))
+        _say(f"{results.rows:,} rows in {options.output}")
+    else:
+        print(render.table(results.head(options.rows), results.rows))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    import anyio
+
+    from . import checking
+
+    job = _job(options)
+    report = anyio.run(checking.check, job)
+    print(report.text)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What no single field of a job can tell: mistakes between fields, and in the tables whose keys are free.
+
+Works on the values as they were given, so that these mistakes are told together with those of single fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import params as parameters
+from .mistakes import KEY_HINT, Mistake, choice, found, names_a_key
+
+_Table = Mapping[str, Any]
+
+
+def cross_checks(data: _Table) -> list[Mistake]:
+    """Every mistake of a job that :class:`~batchflex.job.Job` does not see by itself."""
+
+    def table(name: str) -> _Table:
+        value = data.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+    mistakes = _check_params("params", table("params")) + _check_params("override", table("override"))
+    mistakes += _check_prompts(data, table("prompts"), table("sweep"))
+    mistakes += _check_sweep(table("sweep"), table("prompts"), table("override"))
+    mistakes += _check_endpoint(table("endpoint"))
+    limits = table("limits")
+    if limits.get("budget_usd") is not None and data.get("prices") is None:
+        mistakes.append(
+            Mistake("limits.budget_usd", "needs [prices]: input and output, in dollars for a million tokens")
+        )
+    bounds = {"max_tokens", "max_completion_tokens"}
+    if not any(bounds & table(section).keys() for section in ("params", "override", "sweep")):
+        mistakes += [
+            Mistake(f"limits.{name}", "needs params.max_tokens, so that the dearest answer is known before it is sent")
+            for name in ("budget_usd", "budget_tokens")
+            if limits.get(name) is not None
+        ]
+    return mistakes
+
+
+def _check_params(section: str, table: _Table) -> list[Mistake]:
+    mistakes = []
+    for name, value in table.items():
+        place = f"{section}.{name}"
+        if name == "messages":
+            mistakes.append(Mistake(place, "messages come from the input or from [prompt], not from here"))
+        elif name in parameters.TRANSPORT:
+            mistakes.append(Mistake(place, "set endpoint.stream to true, false or 'auto' instead"))
+        elif names_a_key(str(name)):
+            mistakes.append(Mistake(place, KEY_HINT))
+        elif why := parameters.unsayable(value) or _out_of_range(name, value):
+            mistakes.append(Mistake(place, why))
+    return mistakes
+
+
+def _out_of_range(name: str, value: Any) -> str | None:
+    why = parameters.check(name, value)
+    return why and why.removeprefix(f"{name} ")  # the place says the name
+
+
+def _check_prompts(data: _Table, prompts: _Table, sweep: _Table) -> list[Mistake]:
+    mistakes = []
+    for place, prompt in [("prompt", data.get("prompt")), *((f"prompts.{n}", p) for n, p in prompts.items())]:
+        messages = prompt.get("messages") if isinstance(prompt, Mapping) else None
+        if messages is not None and (why := parameters.unsayable(messages)):
+            mistakes.append(Mistake(f"{place}.messages", why))
+    if prompts and "prompt" not in sweep:
+        mistakes.append(Mistake("prompts", "sweep.prompt does not name which of these prompts to try"))
+    if "prompt" in sweep and data.get("prompt") is not None:
+        mistakes.append(
+            Mistake("prompt", "[prompt] and sweep.prompt exclude each other; make it one of [prompts.NAME]")
+        )
+    return mistakes
+
+
+def _check_sweep(sweep: _Table, prompts: _Table, override: _Table) -> list[Mistake]:
+    mistakes = []
+    for name, values in sweep.items():
+        place = f"sweep.{name}"
+        if name == "samples":
+            continue
+        if name == "messages" or name in parameters.TRANSPORT:
+            mistakes.append(Mistake(place, "cannot be swept"))
+        elif names_a_key(str(name)):
+            mistakes.append(Mistake(place, KEY_HINT))
+        elif not isinstance(values, list) or not values:
+            mistakes.append(Mistake(place, f"must be a list of the values to try; {found(values)}"))
+        elif why := parameters.unsayable(values):
+            mistakes.append(Mistake(place, why))
+        elif len({repr(value) for value in values}) < len(values):
+            what = "has the same value twice; for repeated answers set sweep.samples"
+            mistakes.append(Mistake(place, f"{what}; {found(values)}"))
+        elif name == "prompt":
+            mistakes += [Mistake(place, why) for value in values if (why := _no_prompt(value, prompts))]
+        elif name in override:
+            what = f"override.{name} (also: --set {name}=…) would make all points the same; leave out one of the two"
+            mistakes.append(Mistake(place, what))
+        else:
+            mistakes += [Mistake(place, why) for value in values if (why := _out_of_range(name, value))]
+    return mistakes
+
+
+def _no_prompt(value: Any, prompts: _Table) -> str | None:
+    if isinstance(value, str) and value in prompts:
+        return None
+    there = choice(str(value), [str(name) for name in prompts]) if prompts else "write it as [prompts.NAME]"
+    return f"no prompt is named {value!r:.80}; {there}"
+
+
+def _check_endpoint(endpoint: _Table) -> list[Mistake]:
+    name, base_url = endpoint.get("name"), endpoint.get("base_url")
+    known = name in ("local", "flexai")
+    mistakes = []
+    if name is not None and not known and not base_url:
+        there = choice(str(name), ("local", "flexai"))
+        what = f"no endpoint is named {name!r:.80}; {there}; any other server needs endpoint.base_url"
+        mistakes.append(Mistake("endpoint.name", what))
+    if base_url and known:
+        what = f"the endpoint {name!r} has an address of its own; leave out either name or base_url"
+        mistakes.append(Mistake("endpoint.base_url", what))
+    if endpoint.get("model_path") and (base_url or name not in (None, "local")):
+        mistakes.append(Mistake("endpoint.model_path", "is for the endpoint 'local' only"))
+    return mistakes

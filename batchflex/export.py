@@ -1,0 +1,156 @@
+"""The results of a folder, finished or not, and other formats of them. Streams: memory does not grow with the table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from . import keep, store
+from .errors import FolderError
+from .folder import Folder, replaced, storing
+from .job import build
+from .plan import points
+
+_encode = msgspec.json.Encoder().encode
+_BATCH_ROWS = 10_000
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+
+class Results:
+    """The table of a folder. Of a run that has not ended, or was killed: what there is by now.
+
+    :raises FolderError: if there is no run in the folder.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        folder.require()
+        if _is_current(folder):
+            file = pq.ParquetFile(folder.results)
+            self.schema: pa.Schema = file.schema_arrow
+            self.rows = int(file.metadata.num_rows)
+            self._batches: Iterable[pa.RecordBatch] = file.iter_batches(batch_size=_BATCH_ROWS)
+        else:
+            table = _assemble(folder)
+            self.schema, self.rows = table.schema, table.rows
+            self._batches = (batch for part in table.batches for batch in part.to_batches())
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in input order. Once only."""
+        yield from self._batches
+
+    def head(self, rows: int) -> pa.Table:
+        """The first ``rows`` rows."""
+        taken: list[pa.RecordBatch] = []
+        for batch in self.batches():
+            taken.append(batch.slice(0, rows))
+            rows -= taken[-1].num_rows
+            if rows <= 0:
+                break
+        return pa.Table.from_batches(taken, self.schema)
+
+
+def _is_current(folder: Folder) -> bool:
+    if not folder.results.exists() or folder.is_held():
+        return False
+    made = folder.results.stat().st_mtime_ns
+    newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
+    return all(path.stat().st_mtime_ns <= made for path in newer)
+
+
+def _assemble(folder: Folder) -> store.Assembled:
+    data = folder.read_job()
+    if data is None:
+        raise FolderError(f"{folder.path} has no answers yet")
+    job = build(data)
+    labels = [point.label for point in points(job)]
+    return store.assemble(folder.parts, job.sweep.grid, labels, pending=keep.unsealed(folder))
+
+
+def write(results: Results, path: Path) -> None:
+    """Write the table as Parquet, CSV or JSON lines, as the name says; atomically.
+
+    :raises FolderError: if the name says something else.
+    :raises StorageError: if it cannot be written.
+    """
+    writer = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}.get(path.suffix.lower())
+    if writer is None:
+        raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
+    with storing(path), replaced(path) as stream:
+        writer(results, stream)
+
+
+def _parquet(results: Results, stream: Any) -> None:
+    with pq.ParquetWriter(stream, results.schema, compression="zstd") as writer:
+        for batch in results.batches():
+            writer.write_batch(batch)
+
+
+def _csv(results: Results, stream: Any) -> None:
+    schema = pa.schema([(f.name, pa.string() if pa.types.is_nested(f.type) else f.type) for f in results.schema])
+    with pyarrow.csv.CSVWriter(stream, schema) as writer:
+        for batch in results.batches():
+            columns = [
+                pa.array([None if v is None else _encode(v).decode() for v in column.to_pylist()], pa.string())
+                if pa.types.is_nested(column.type)
+                else column
+                for column in batch.columns
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _jsonl(results: Results, stream: Any) -> None:
+    for batch in results.batches():
+        stream.write(b"".join(_encode(row) + b"\n" for row in batch.to_pylist()))
+
+
+def write_openai_batch(results: Results, path: Path) -> tuple[int, int]:
+    """Write answers and failures as the OpenAI batch API does: ``path``, and beside it ``…_errors.jsonl``.
+
+    Each line of ``path`` is ``{"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}``.
+    Returns how many lines each file has.
+
+    :raises StorageError: if they cannot be written.
+    """
+    errors = path.with_name(f"{path.stem}_errors{path.suffix or '.jsonl'}")
+    written = [0, 0]
+    with storing(path), replaced(path) as good, replaced(errors) as bad:
+        for line, is_error in _batch_lines(results.batches()):
+            (bad if is_error else good).write(line)
+            written[is_error] += 1
+    return written[0], written[1]
+
+
+def _batch_lines(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[bytes, bool]]:
+    for batch in batches:
+        for row in batch.to_pylist():
+            error = None
+            if row["status"] == "failed":
+                error = {"code": row["error_code"] or row["error_type"], "message": row["error_message"]}
+            response = None
+            if row["http_status"] is not None:
+                body = _json_or_text(row["response"])
+                request_id = body.get("id") if isinstance(body, dict) else None
+                response = {"status_code": row["http_status"], "request_id": request_id, "body": body}
+            line = {"id": f"batch_req_{row['key']}", "custom_id": row["id"], "response": response, "error": error}
+            yield _encode(line) + b"\n", error is not None
+
+
+def _json_or_text(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def stream_jsonl(results: Results, stream: BinaryIO | io.BufferedIOBase) -> None:
+    """JSON lines to an open stream."""
+    _jsonl(results, stream)

@@ -1,0 +1,127 @@
+"""Words and tables for people: pure functions from what is known to text."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .model import STATUSES
+from .store import COLUMNS
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+_LONG = 60
+
+
+def count(number: float, noun: str, plural: str | None = None) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``12 s``, ``3:05``, ``2:00:01``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def money(usd: float) -> str:
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+
+
+def by_status(state: Mapping[str, Any]) -> str:
+    """``70 ok, 2 truncated``: every status there is a row of, ``ok`` always."""
+    return ", ".join(f"{state[s]:,} {s}" for s in STATUSES if s == "ok" or state[s])
+
+
+def usage(state: Mapping[str, Any]) -> str:
+    text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
+    return text if state["cost"] is None else f"{text}, {money(state['cost'])}"
+
+
+def summary(state: Mapping[str, Any]) -> str:
+    """How a run ended, in a few lines. ``state`` is ``run.json``."""
+    took = _seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
+    of = f" of {state['planned']:,}" if state["planned"] is not None else ""
+    lines = [
+        f"{state['job']}: {state['done']:,}{of} rows answered: {by_status(state)}; {state['status']} after {duration(took)}"
+    ]
+    if state["requests_sent"]:
+        lines.append(
+            f"  this run: {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
+            f"{state['rate_limited']:,} rate-limited; {usage(state)}"
+        )
+    if state["first_failure"]:
+        lines.append(f"  first failure: {state['first_failure']}")
+    if state["truncated"]:
+        lines.append(f"  {count(state['truncated'], 'answer was', 'answers were')} cut off by max_tokens")
+    if state["message"]:
+        lines.append(f"  stopped by {state['stopped_by']}: {state['message']}")
+    if state["status"] != "finished":
+        lines.append("  what was answered is kept; run the same command again to go on")
+    lines.append(f"  results: {state['out']}/results.parquet")
+    return "\n".join(lines)
+
+
+def _seconds_between(one: str, two: str) -> float:
+    return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()
+
+
+def status(state: Mapping[str, Any], held: bool) -> str:
+    """A run seen from outside. ``held`` tells whether a process holds the folder now."""
+    of = f" of {state['planned']:,}" if state["planned"] else ""
+    share = f" ({100 * state['done'] / state['planned']:.0f} %)" if state["planned"] else ""
+    word = state["status"]
+    if word == "running" and not held:
+        word = "killed: nothing received is lost; run the same command again to go on"
+    lines = [
+        f"{state['job']} in {state['out']}: {word}",
+        f"  rows      {state['done']:,}{of}{share}: {by_status(state)}",
+        f"  requests  {state['requests_sent']:,} sent, {state['retries']:,} retries, {state['rate_limited']:,} rate-limited, "
+        f"{state['in_flight']:,} in flight",
+        f"  tokens    {usage(state)}",
+        f"  started   {state['started_at']}",
+        f"  updated   {state['updated_at']}",
+    ]
+    if state["message"]:
+        lines.append(f"  stopped   by {state['stopped_by']}: {state['message']}")
+    return "\n".join(lines)
+
+
+def table(head: pa.Table, rows: int) -> str:
+    """The first of ``rows`` rows as a table that fits a terminal."""
+    import polars as pl
+
+    frame = pl.DataFrame(head)
+    shown = frame.select(_worth_showing(frame))
+    with pl.Config(
+        tbl_rows=frame.height,
+        tbl_cols=-1,
+        fmt_str_lengths=_LONG,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_width_chars=160,
+        tbl_formatting="UTF8_FULL_CONDENSED",
+    ):
+        text = str(shown)
+    return (
+        text
+        if rows <= frame.height
+        else f"{text}\n{frame.height:,} of {rows:,} rows; --rows N shows more, -o FILE writes all"
+    )
+
+
+def _worth_showing(frame: pl.DataFrame) -> list[str]:
+    """The id, sweep and carried columns, the answer, and what went wrong."""
+    chosen = ["id", *(n for n in frame.columns if n not in COLUMNS)]
+    if frame["sample"].n_unique() > 1:
+        chosen.append("sample")
+    chosen += ["status", "content"]
+    if frame["error_message"].null_count() < frame.height:
+        chosen.append("error_message")
+    return [*chosen, "completion_tokens"]

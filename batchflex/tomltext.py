@@ -1,0 +1,86 @@
+"""TOML as text: where its keys stand, and tables written in the order they have.
+
+The order matters: a request's key covers the order inside ``response_format``, so a job file written with its tables
+moved behind its plain values would ask everything again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+_TOKENS = re.compile(
+    r"""
+    (?P<string> \"{3} (?:\\.|[^\\])*? \"{3,5} | '{3} .*? '{3,5} )
+  | (?P<key>    "(?:\\.|[^"\\\n])*" | '[^'\n]*' | [A-Za-z0-9_-]+ )
+  | (?P<skip>   \#[^\n]* )
+  | (?P<mark>   . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """The line of each key of a valid TOML text, by its dotted place; those inside inline values are left out."""
+    places: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    names: list[str] = []
+    table, state, depth, line = "", "key", 0, 1
+    for token in _TOKENS.finditer(text):
+        mark = token["mark"]
+        if mark == "\n" and depth == 0:
+            names, state = [], "key"
+        elif state == "value":
+            depth += (mark in ("[", "{")) - (mark in ("]", "}"))
+        elif state == "key" and mark == "[":
+            state = "header"
+        elif state == "header" and mark == "[":
+            state = "list header"
+        elif state == "key" and mark == "=":
+            places.setdefault(".".join([table, *names] if table else names), line)
+            state = "value"
+        elif state in ("header", "list header") and mark == "]":
+            table = ".".join(names)
+            places.setdefault(table, line)
+            if state == "list header":
+                number = counts[table] = counts.get(table, -1) + 1
+                table = f"{table}.{number}"
+                places[table] = line
+            state = "rest"
+        elif token["key"] is not None:
+            names.append(_unquoted(token["key"]))
+        line += token[0].count("\n")
+    return places
+
+
+def _unquoted(key: str) -> str:
+    if key[0] == '"':
+        return str(tomllib.loads(f"v = {key}")["v"])
+    return key.strip("'")
+
+
+def dumps(data: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tables of plain values as TOML, a line a key; whatever is nested deeper is written inline."""
+    tables = []
+    for name, table in data.items():
+        lines = [f"[{_key(name)}]", *(f"{_key(key)} = {_value(value)}" for key, value in table.items())]
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "true" if value is True else "false" if value is False else repr(value)
