@@ -6,13 +6,16 @@ Standard output carries results only. Heavy modules are imported by the verb tha
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import BatchflexError, JobError
@@ -46,13 +49,15 @@ _SPEC = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(argv)
+    options, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        _refuse(options.parser, unknown)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)
     except BatchflexError as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         _say(f"batchflex: {error}")
         return error.exit_code
     except KeyboardInterrupt:
@@ -62,16 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         _say(
-            f"batchflex: an unexpected fault of batchflex itself: {type(error).__name__}: {_first_line(error)}\n"
+            f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
             "What was answered is kept. --debug shows where it happened; please report it."
         )
         return 3
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:300]
+def _kind_and_first_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def _say(text: str) -> None:
@@ -81,9 +88,29 @@ def _say(text: str) -> None:
 # --------------------------------------------------------------------------------------------------------- options
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, in place of the whole usage. No abbreviations: a later option could make them ambiguous."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
+
+
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    first = unknown[0].partition("=")[0]
+    if not first.startswith("-"):
+        parser.error(f"{first!r} is one thing too many")
+    near = difflib.get_close_matches(first, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
+    parser.error(f"there is no option {first}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="batchflex",
+        description=_ABOUT,
+        epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"batchflex {__version__}")
     parser.set_defaults(debug=False)
@@ -93,10 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         name: str, does: Callable[[argparse.Namespace], int], brief: str, more: str = ""
     ) -> argparse.ArgumentParser:
         about = f"{brief[0].upper()}{brief[1:]}.\n\n{textwrap.fill(more, 100)}".strip()
-        added = verbs.add_parser(
-            name, help=brief, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        added.set_defaults(verb=does)
+        added = verbs.add_parser(name, help=brief, description=about)
+        added.set_defaults(verb=does, parser=added)
         added.add_argument("--debug", action="store_true", help="show tracebacks")
         return added
 
@@ -228,11 +253,16 @@ def _settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
         settings.append(("override.model", options.model))
     if options.endpoint and options.base_url:
         raise JobError("--endpoint and --base-url exclude each other")
-    if options.endpoint or options.base_url:
-        # Replaces the job file's endpoint altogether: its key is never sent to another host.
-        settings += [(f"endpoint.{name}", None) for name in ("name", "base_url", "api_key_env")]
     named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
-    return settings + [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
+    settings += [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
+    places = dict(settings)
+    if "endpoint.name" in places or "endpoint.base_url" in places:
+        # Another server: nothing of the job file's own belongs to it, its key least of all.
+        own = ["name", "base_url", "api_key_env"]
+        if places.get("endpoint.name") != "local":
+            own.append("model_path")
+        settings = [*((f"endpoint.{name}", None) for name in own), *settings]
+    return settings
 
 
 def _job(options: argparse.Namespace) -> Job:
@@ -245,6 +275,11 @@ def _job(options: argparse.Namespace) -> Job:
     if path.suffix.lower() == ".toml":
         return load(path, settings)
     if not path.is_dir() and not path.name.lower().endswith(_REQUEST_FILES):
+        if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv")):
+            raise JobError(
+                f"{path} is a table, and needs a prompt made of its columns: write a job file (.toml) with\n"
+                f'  [input]\n  path = "{path}"\n  [prompt]\n  user = "... {{{{ name_of_a_column }}}}"'
+            )
         raise JobError(f"SPEC is {_SPEC}; found {options.spec}")
     stem = path.name.split(".")[0] or "job"
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).strip("-._") or "job"
@@ -305,11 +340,13 @@ def _status(options: argparse.Namespace) -> int:
     while True:
         held = folder.is_held()
         state = folder.read_state()
-        if not state:
+        if not state and not (options.watch and held):
             raise BatchflexError(
-                f"{options.out} has no run.json yet; its run has only begun, or was killed as it began"
+                f"{options.out} has no run.json: its run has only just begun, was refused, or was killed as it began"
             )
-        text = msgspec.json.encode(state).decode() if options.json else render.status(state, held)
+        text = ""
+        if state:
+            text = msgspec.json.encode(state).decode() if options.json else render.status(state, held)
         if text != shown:
             if shown and not options.json and sys.stdout.isatty():
                 print(f"\x1b[{len(shown.splitlines())}F\x1b[J", end="")

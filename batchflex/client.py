@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -17,19 +18,23 @@ from .endpoint import Endpoint
 from .errors import AttemptError
 from .model import Answer, Request
 
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
+_MODELS_S = 30.0  # for GET /models
+_USAGE_S = 10.0  # after the finish reason, for the usage
+_END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
 
 class Client:
     """Asks one endpoint. Use as an async context manager.
 
     ``via`` replaces the transport: any httpx transport does. Nothing is retried here, no redirect is followed, no
-    cookie is kept, and the key goes to the endpoint's own address alone. The key never shows in an error.
+    cookie is kept, and the key goes to the endpoint's own address alone. It never shows in an error or an answer.
     """
 
-    def __init__(self, endpoint: Endpoint, *, connections: int = 64, via: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, connections: int = 64, via: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
         self._url = httpx.URL(f"{endpoint.base_url}/chat/completions")
@@ -43,9 +48,10 @@ class Client:
             headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
         self._headers = httpx.Headers(headers)
         self._key = endpoint.key.reveal() if endpoint.key else ""
-        self._total = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
         self._last_headers = httpx.Headers()
-        self._idle = {"timeout": {"connect": endpoint.connect_timeout_s, "read": endpoint.idle_timeout_s}}
+        self._key_in_json = _encode(self._key)[1:-1]
+        # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
+        self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
 
     async def __aenter__(self) -> Client:
         return self
@@ -57,6 +63,10 @@ class Client:
 
     async def attempt(self, request: Request) -> Answer:
         """Send the request once and return its complete answer.
+
+        An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
+        ``idle_timeout_s``, and one that belongs to the answer within each ``timeout_s``: a server that only pings is
+        given up too.
 
         :raises AttemptError: of the kind that :mod:`batchflex.classify` gives to what happened.
         """
@@ -72,12 +82,10 @@ class Client:
             raise classify.unreachable(
                 f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
             ) from None
-        except httpx.TimeoutException:
-            raise classify.timed_out(f"nothing was heard for {self._endpoint.idle_timeout_s:g} s") from None
         except httpx.ConnectError as error:
-            raise self._redacted(classify.unreachable(f"cannot connect: {error}")) from None
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            raise self._redacted(classify.cut_short(str(error) or type(error).__name__)) from None
+            raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
+        except httpx.RequestError as error:
+            raise self._redacted(classify.cut_short(_words(error))) from None
 
     async def models(self) -> list[str]:
         """The ids that ``GET /models`` lists; empty if the endpoint does not say.
@@ -86,21 +94,21 @@ class Client:
         """
         url = httpx.URL(f"{self._endpoint.base_url}/models")
         try:
-            with anyio.fail_after(30):
-                response = await self._send("GET", url, b"", self._total)
-                raw = await _body(response)
-        except (TimeoutError, httpx.TransportError) as error:
-            raise self._redacted(classify.unreachable(f"cannot connect: {error or 'no answer in 30 s'}")) from None
+            with anyio.fail_after(_MODELS_S):
+                response = await self._send("GET", url, b"")
+                raw = await self._body(response)
+        except TimeoutError:
+            raise classify.timed_out(f"{url} did not answer within {_MODELS_S:g} s") from None
+        except httpx.RequestError as error:
+            raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
         if response.status_code in (401, 403) or response.status_code >= 500:
             raise self._redacted(classify.http_fault(response.status_code, response.headers, raw, time.time()))
-        try:
-            data = _decode(raw)
-            return [str(model["id"]) for model in data["data"]]
-        except (msgspec.DecodeError, KeyError, TypeError):
-            return []
+        listed = (completion.decode(raw)[0] or {}).get("data")
+        models = listed if isinstance(listed, list) else []
+        return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
 
-    async def _send(self, method: str, url: httpx.URL, body: bytes, limits: dict[str, Any]) -> httpx.Response:
-        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=limits)
+    async def _send(self, method: str, url: httpx.URL, body: bytes) -> httpx.Response:
+        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         response.request = request
         self._last_headers = response.headers
@@ -111,79 +119,136 @@ class Client:
         """The ``x-ratelimit-*`` headers of the latest answer, as they came."""
         return {name: value for name, value in self._last_headers.items() if name.startswith("x-ratelimit-")}
 
+    async def _body(self, response: httpx.Response) -> bytes:
+        try:
+            return self._clean(await response.aread())
+        finally:
+            await response.aclose()
+
     async def _whole(self, body: bytes) -> Answer:
         began = time.perf_counter()
         with anyio.fail_after(self._endpoint.timeout_s):
-            response = await self._send("POST", self._url, body, self._total)
-            raw = await _body(response)
-        latency = time.perf_counter() - began
+            response = await self._send("POST", self._url, body)
+            raw = await self._body(response)
+        return self._unstreamed(response, raw, time.perf_counter() - began)
+
+    def _unstreamed(self, response: httpx.Response, raw: bytes, latency_s: float) -> Answer:
         if response.status_code != 200:
             raise classify.http_fault(response.status_code, response.headers, raw, time.time())
-        return self._read(raw, _object(raw), latency, None)
-
-    def _read(self, raw: bytes, data: dict[str, Any], latency: float, ttft: float | None) -> Answer:
-        if fault := classify.error_inside(data, raw, 200, time.time()):
-            raise fault
-        if self._key and self._key.encode() in raw:
-            raw = raw.replace(self._key.encode(), b"***")
-            data = _object(raw)
-        answer = completion.read(data, raw, http_status=200, latency_s=latency, ttft_s=ttft)
-        if answer is None:
-            raise classify.empty("the answer has no choices", raw, 200)
-        return answer
+        data, raw = _object(raw)
+        return _answer(data, raw, latency_s, None)
 
     async def _streamed(self, body: bytes) -> Answer:
         began = time.perf_counter()
-        response = await self._send("POST", self._url, body, self._idle)
-        if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
-            raw = await _body(response)
-            if response.status_code != 200:
-                raise classify.http_fault(response.status_code, response.headers, raw, time.time())
-            return self._read(raw, _object(raw), time.perf_counter() - began, None)  # it answered unstreamed
-        stream = completion.Stream()
         first: float | None = None
+        stream = completion.Stream()
+        patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
-            async for event in httpx_sse.EventSource(response).aiter_sse():
-                if event.data == "[DONE]":
-                    break
-                chunk = _object(event.data.encode())
-                if fault := classify.error_inside(chunk, event.data.encode(), 200, time.time()):
-                    raise fault
-                if stream.feed(chunk) and first is None:
-                    first = time.perf_counter()
-        except httpx.TransportError:
+            with patience.scope:
+                response = await self._send("POST", self._url, body)
+                if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
+                    raw = await self._body(response)
+                    return self._unstreamed(response, raw, time.perf_counter() - began)
+                response.stream = _Lines(response.stream, patience.heard)
+                async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
+                    async for event in events:
+                        if event.data == "[DONE]":
+                            patience.at_most(_END_S)
+                        elif event.data:  # without data it is what a comment leaves behind
+                            chunk, _ = _object(self._clean(event.data.encode()))
+                            patience.progressed()
+                            if stream.feed(chunk) and first is None:
+                                first = time.perf_counter()
+                            if stream.finish_reason is not None:
+                                patience.at_most(_USAGE_S)
+        except (AttemptError, httpx.RequestError):
             # Servers differ in how they hang up: what is complete is complete.
             if stream.finish_reason is None:
                 raise
-        finally:
-            await response.aclose()
         if stream.finish_reason is None:
+            if patience.scope.cancelled_caught:
+                raise classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
             raise classify.cut_short("the stream ended before the answer was complete", status=200)
         data = stream.completion()
+        raw = self._clean(_encode(data))
+        data, raw = _object(raw)
         latency = time.perf_counter() - began
-        return self._read(_encode(data), data, latency, None if first is None else first - began)
+        return _answer(data, raw, latency, None if first is None else first - began)
+
+    def _clean(self, raw: bytes) -> bytes:
+        """The bytes without the key, which a server may repeat."""
+        if not self._key:
+            return raw
+        if b"\\u00" in raw or b"\\/" in raw:  # escapes that need not be: the key might hide in them
+            data, raw = completion.decode(raw)
+            raw = _encode(data) if data is not None else raw
+        return raw.replace(self._key.encode(), b"***").replace(self._key_in_json, b"***")
 
     def _redacted(self, error: AttemptError) -> AttemptError:
         if self._key and self._key in error.message:
             error.message = error.message.replace(self._key, "***")
             error.args = (error.message,)
-        if self._key and error.body and self._key.encode() in error.body:
-            error.body = error.body.replace(self._key.encode(), b"***")
         return error
 
 
-async def _body(response: httpx.Response) -> bytes:
-    try:
-        return await response.aread()
-    finally:
-        await response.aclose()
+class _Patience:
+    """How long a stream is waited for: a deadline that what is heard moves on."""
+
+    def __init__(self, idle_s: float, answer_s: float) -> None:
+        self.idle_s = idle_s
+        self._answer_s = max(idle_s, answer_s)
+        self.scope = anyio.CancelScope()
+        self.progressed()
+
+    def heard(self) -> None:
+        """A line came, if only a comment."""
+        self.scope.deadline = min(anyio.current_time() + self.idle_s, self._until)
+
+    def progressed(self) -> None:
+        """Something of the answer came."""
+        self._until = anyio.current_time() + self._answer_s
+        self.heard()
+
+    def at_most(self, seconds: float) -> None:
+        """The answer is there; what may follow has so long, in all."""
+        self._answer_s = min(self._answer_s, seconds)
+        self.progressed()
 
 
-def _object(raw: bytes, decode: Callable[[bytes], Any] = _decode) -> dict[str, Any]:
-    try:
-        data = decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise classify.cut_short(f"the answer is not JSON: {classify.describe(raw)[0]}", raw, 200) from None
-    if not isinstance(data, dict):
-        raise classify.cut_short("the answer is not a JSON object", raw, 200)
-    return data
+class _Lines(httpx.AsyncByteStream):
+    """The bytes of an event stream; calls ``heard`` for lines. Ends the last event where the server forgot to."""
+
+    def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream, heard: Callable[[], None]) -> None:
+        self._stream = cast(httpx.AsyncByteStream, stream)
+        self._heard = heard
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._stream:
+            if b"\n" in data or b"\r" in data:
+                self._heard()
+            yield data
+        yield b"\n\n"
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _object(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """The JSON object of an answer or of an event, without an error in it, and the bytes that say it."""
+    data, raw = completion.decode(raw)
+    if data is None:
+        raise classify.cut_short(f"the answer is not a JSON object: {classify.describe(raw)[0]}", raw, 200)
+    if fault := classify.error_inside(data, raw, 200, time.time()):
+        raise fault
+    return data, raw
+
+
+def _answer(data: dict[str, Any], raw: bytes, latency_s: float, ttft_s: float | None) -> Answer:
+    answer = completion.read(data, raw, http_status=200, latency_s=latency_s, ttft_s=ttft_s)
+    if answer is None:
+        raise classify.empty("the answer has no choices", raw, 200)
+    return answer
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

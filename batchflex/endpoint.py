@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import anyio
 import msgspec
@@ -72,9 +72,7 @@ class Endpoint(NamedTuple):
         return limit is not None and (max_tokens is None or max_tokens > limit)
 
 
-def resolve(
-    section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True
-) -> Endpoint:
+def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True) -> Endpoint:
     """The endpoint that a job names; for ``local`` without its address, which it gets when it is served.
 
     Without ``with_key`` no key is looked for: enough to plan, not to ask.
@@ -95,7 +93,8 @@ def resolve(
         return Endpoint(
             name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
         )
-    assert section.base_url is not None
+    if section.base_url is None:
+        raise EndpointError(f"no endpoint is named {name!r}; known are 'local' and 'flexai'")
     variable = section.api_key_env or "BATCHFLEX_API_KEY"
     key = _key(environ, variable) if with_key else None
     if key is None and with_key and section.api_key_env:
@@ -156,8 +155,8 @@ async def serving(section: EndpointSection, endpoint: Endpoint) -> AsyncIterator
             yield endpoint._replace(base_url=await _address(process, log))
         finally:
             with anyio.CancelScope(shield=True):
-                assert process.stdin is not None
-                await process.stdin.aclose()  # its end is the child's signal to go
+                if process.stdin is not None:
+                    await process.stdin.aclose()  # its end is the child's signal to go
                 with anyio.move_on_after(5):
                     await process.wait()
                 if process.returncode is None:
@@ -165,18 +164,18 @@ async def serving(section: EndpointSection, endpoint: Endpoint) -> AsyncIterator
                 await process.aclose()
 
 
-async def _address(process: anyio.abc.Process, log: object) -> str:
+async def _address(process: anyio.abc.Process, log: IO[bytes]) -> str:
     said = b""
-    assert process.stdout is not None
-    with anyio.move_on_after(_START_S):
+    with anyio.move_on_after(_START_S) as waiting:
         try:
-            while b"\n" not in said:
+            while process.stdout is not None and b"\n" not in said:
                 said += await process.stdout.receive()
         except anyio.EndOfStream:
-            pass
+            await process.wait()
     try:
         return str(msgspec.json.decode(said)["base_url"])
     except (msgspec.DecodeError, KeyError, TypeError):
-        log.seek(0)  # type: ignore[attr-defined]
-        words = log.read()[-2000:].decode("utf-8", "replace").strip()  # type: ignore[attr-defined]
-        raise EndpointError(f"the local model's server did not start: {words or 'no answer in 120 s'}") from None
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+        why = f"no answer in {_START_S:g} s" if waiting.cancelled_caught else f"it ended with {process.returncode}"
+        words = f"{why}\n{log.read().decode('utf-8', 'replace')}".strip()
+        raise EndpointError(f"the local model's server did not start: {words}") from None

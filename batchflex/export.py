@@ -76,14 +76,20 @@ def _assemble(folder: Folder) -> store.Assembled:
 def write(results: Results, path: Path) -> None:
     """Write the table as Parquet, CSV or JSON lines, as the name says; atomically.
 
-    :raises FolderError: if the name says something else.
+    :raises FolderError: if the name says something else, or there is no such folder.
     :raises StorageError: if it cannot be written.
     """
+    _require_folder_of(path)
     writer = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}.get(path.suffix.lower())
     if writer is None:
         raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
     with storing(path), replaced(path) as stream:
         writer(results, stream)
+
+
+def _require_folder_of(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FolderError(f"there is no folder {path.parent} to write {path.name} into")
 
 
 def _parquet(results: Results, stream: Any) -> None:
@@ -116,8 +122,10 @@ def write_openai_batch(results: Results, path: Path) -> tuple[int, int]:
     Each line of ``path`` is ``{"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}``.
     Returns how many lines each file has.
 
+    :raises FolderError: if there is no such folder.
     :raises StorageError: if they cannot be written.
     """
+    _require_folder_of(path)
     errors = path.with_name(f"{path.stem}_errors{path.suffix or '.jsonl'}")
     written = [0, 0]
     with storing(path), replaced(path) as good, replaced(errors) as bad:

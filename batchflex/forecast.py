@@ -10,20 +10,53 @@ from . import keep, render
 from .endpoint import resolve
 from .feed import Plan
 from .folder import Folder
-from .job import Job
-from .model import Request, Usage
+from .job import Job, changes
+from .model import Outcome, Request, Usage
 from .pace import price_usd
 from .resume import Done
 
 _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
+_SHOWN_CHANGES = 12
+
+
+class _Pass:
+    """One pass over a plan, counting what would be sent. ``pending`` are answers not sealed yet, by slot."""
+
+    def __init__(self, plan: Plan, done: Done, pending: dict[bytes, Outcome], *, keeps: bool = False) -> None:
+        self.requests = self.left = self.faults = self.changed = self.changed_tokens = 0
+        self.prompt_bytes = self.completion = 0
+        self.bounded = True
+        self.example: Request | None = None
+        self.first_fault: str | None = None
+        for block in plan.blocks():
+            self.requests += len(block)
+            for request in done.sort_out(block, survey=not keeps):
+                there = pending.get(request.slot)
+                if request.fault is not None:
+                    self.faults += 1
+                    self.first_fault = self.first_fault or request.fault
+                elif there is None or (there.key != request.key.hex() and not keeps):
+                    self._send(request)
+                    if there is not None:
+                        self.changed += 1
+                        self.changed_tokens += there.total_tokens or 0
+            self.example = self.example or next((r for r in block if r.fault is None), None)
+
+    def _send(self, request: Request) -> None:
+        self.left += 1
+        self.example = self.example or request
+        self.prompt_bytes += len(request.body)
+        self.bounded = self.bounded and request.max_tokens is not None
+        self.completion += request.max_tokens or 0
 
 
 def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
-    The result has ``requests``, ``done``, ``left``, ``unaskable``, ``first_fault``, ``sweep``, ``samples``, ``example`` (a body
-    in full), ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None``
-    without ``max_tokens``, or without prices).
+    The result has ``requests``, ``done``, ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose
+    requests the job would send differently now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each),
+    ``sweep``, ``samples``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
+    ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices).
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
@@ -31,43 +64,45 @@ def forecast(job: Job) -> dict[str, Any]:
     plan = Plan(job, endpoint.default_model)
     folder = Folder(job.out)
     done = Done(folder.parts, job.job.retry_failed)
-    unsealed = {outcome.key for outcome in keep.unsealed(folder)}
-    requests = left = faults = prompt_bytes = completion = 0
-    bounded = True
-    example: Request | None = None
-    first_fault: str | None = None
-    for block in plan.blocks():
-        requests += len(block)
-        for request in done.sort_out(block):
-            if request.fault is not None:
-                faults += 1
-                first_fault = first_fault or request.fault
-            elif request.key.hex() not in unsealed:
-                left += 1
-                example = example or request
-                prompt_bytes += len(request.body)
-                bounded = bounded and request.max_tokens is not None
-                completion += request.max_tokens or 0
-        example = example or next((r for r in block if r.fault is None), None)
-    prompt = prompt_bytes // _BYTES_PER_TOKEN
-    cost = price_usd(job.prices, Usage(prompt, completion)) if job.prices and bounded else None
+    pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
+    found = _Pass(plan, done, pending)
+    census = done.census()
+    changed, changed_tokens = census.changed + found.changed, census.changed_tokens + found.changed_tokens
+    old = folder.read_job() if changed else None
+    if changed and job.job.on_change == "keep":
+        done.keep_changed()
+        found = _Pass(plan, done, pending, keeps=True)
+    prompt = found.prompt_bytes // _BYTES_PER_TOKEN
+    bounded, example = found.bounded, found.example
     return {
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": endpoint.base_url or endpoint.name,
-        "requests": requests,
-        "done": requests - left - faults,
-        "left": left,
-        "unaskable": faults,
-        "first_fault": first_fault,
+        "requests": found.requests,
+        "done": found.requests - found.left - found.faults,
+        "left": found.left,
+        "unaskable": found.faults,
+        "first_fault": found.first_fault,
+        "on_bad_row": job.input.on_bad_row,
+        "changed": changed,
+        "changed_tokens": changed_tokens,
+        "changes": changes(old, job.resolved()) if old else [],
+        "on_change": job.job.on_change,
         "sweep": job.sweep.grid,
         "samples": job.sweep.samples,
         "streamed": example is not None and endpoint.streams(example.max_tokens),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": prompt,
-        "completion_tokens_at_most": completion if bounded else None,
-        "cost_at_most": cost,
+        "completion_tokens_at_most": found.completion if bounded else None,
+        "cost_at_most": price_usd(job.prices, Usage(prompt, found.completion)) if job.prices and bounded else None,
     }
+
+
+_ON_CHANGE = {
+    "stop": "a run would stop, for on_change is 'stop'; see --on-change",
+    "rerun": "they are asked again, for on_change is 'rerun'",
+    "keep": "they are kept, for on_change is 'keep'",
+}
 
 
 def text(found: dict[str, Any]) -> str:
@@ -80,8 +115,14 @@ def text(found: dict[str, Any]) -> str:
     if found["samples"] > 1:
         grid.append(f"{found['samples']} samples each")
     lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(grid)]
+    if found["changed"]:
+        answers = render.count(found["changed"], "answer")
+        lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
+        lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
     if found["unaskable"]:
-        lines.append(f"  unaskable {render.count(found['unaskable'], 'row')}, the first: {found['first_fault']}")
+        then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
+        rows = render.count(found["unaskable"], "request")
+        lines.append(f"  unaskable {rows}: {then}; the first: {found['first_fault']}")
     if found["left"]:
         most = found["completion_tokens_at_most"]
         lines.append(

@@ -72,6 +72,7 @@ class Gate:
             await waiter.decided.wait()
         except BaseException:
             if waiter.admitted:
+                self._pace.settled(self._clock(), cost, None, billed=False)
                 self.leave()
             elif waiter in queue:
                 queue.remove(waiter)
@@ -99,6 +100,7 @@ class Gate:
     def doubt_row(self, rows: int) -> None:
         """The failure may be the row's own: before the endpoint has proven itself, so many rows may be on trial."""
         self._rows_on_trial = rows
+        self._pump()
 
     def close(self) -> None:
         """Admit nothing more; whoever waits is told so."""
@@ -134,6 +136,7 @@ class Gate:
         now = self._clock()
         verdict = self._pace.verdict(now, cost)
         if verdict.stop is not None:
+            self.close()
             self._on_stop(verdict.stop)
             return False
         if verdict.wait_s > 0:

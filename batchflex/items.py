@@ -1,7 +1,14 @@
-"""Raw rows to :class:`~batchflex.model.Item`: which shape a row has, its id, its messages, what it carries along."""
+"""Raw rows to :class:`~batchflex.model.Item`: which shape a row has, its id, its messages, what it carries along.
+
+A row is, in this order: columns for the job's prompt; a request of its own (``messages`` and parameters); a line of an
+OpenAI batch file (``body``). In a request of its own every other field is sent as a parameter, except the id and the
+columns named in ``input.carry``; of those, documented parameters are sent nevertheless.
+"""
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import hashlib
 from typing import Any
 
@@ -14,8 +21,9 @@ from .model import Item, Row
 from .source import Block, Fault
 from .template import Prompt, TemplateFault, missing_column
 
-_encode = msgspec.json.Encoder().encode
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+# Tables hold types that JSON does not have; those that msgspec does not know either become text.
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encode_sorted = msgspec.json.Encoder(enc_hook=str, order="sorted").encode
 
 
 class _BadRow(Exception):
@@ -33,29 +41,39 @@ class Itemizer:
     def __init__(self, job: Job, columns: list[str] | None = None) -> None:
         self._id = job.input.id
         self._carry = job.input.carry
-        self._prompts = [
-            Prompt(section, f"prompts.{name}" if name else "prompt") for name, section in job.templates.items()
+        self._prompts: list[Prompt] = []
+        mistakes: list[str] = []
+        for name, section in job.templates.items():
+            try:
+                self._prompts.append(Prompt(section, f"prompts.{name}" if name else "prompt"))
+            except JobError as error:
+                mistakes += error.mistakes
+        if columns is not None and not mistakes:
+            mistakes += self._misfits(columns)
+        if mistakes:
+            raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
+        named = () if self._carry == "*" else self._carry
+        self._aside = {"id", "custom_id", self._id, *(n for n in named if not parameters.documented(n))}
+
+    def _misfits(self, columns: list[str]) -> list[str]:
+        mistakes = [
+            f"{prompt.place}: {missing_column(name, columns)}"
+            for prompt in self._prompts
+            for name in prompt.missing(columns)
         ]
-        if columns is not None:
-            mistakes = [
-                missing_column(name, columns)
-                for prompt in self._prompts
-                for name in sorted(prompt.columns - set(columns))
-            ]
-            named = [("input.id", self._id)] if self._id else []
-            named += [("input.carry", name) for name in self._carry if self._carry != "*"]
-            mistakes += [
-                f"{place} names the column {name!r}, which is not there; the columns are: {', '.join(columns)}"
-                for place, name in named
-                if name not in columns
-            ]
-            if not self._prompts and "messages" not in columns and "body" not in columns:
-                mistakes.append(
-                    "the input is a table without a 'messages' column, so the job needs a [prompt] that makes messages "
-                    f"of its columns: {', '.join(columns)}"
-                )
-            if mistakes:
-                raise JobError(mistakes)
+        named = [("input.id", self._id)] if self._id else []
+        named += [("input.carry", name) for name in self._carry if self._carry != "*"]
+        mistakes += [
+            f"{place} names the column {name!r}, which is not there; the columns are: {', '.join(columns)}"
+            for place, name in named
+            if name not in columns
+        ]
+        if not self._prompts and "messages" not in columns and "body" not in columns:
+            mistakes.append(
+                "the input is a table without a 'messages' column, so the job needs a [prompt] that makes messages "
+                f"of its columns: {', '.join(columns)}"
+            )
+        return mistakes
 
     def items(self, block: Block) -> list[Item]:
         """One item a row; a row no request can be made of becomes an item with ``fault`` set."""
@@ -64,72 +82,96 @@ class Itemizer:
     def _item(self, block: Block, index: int, row: Row | Fault) -> Item:
         position = block.start + index
         if isinstance(row, Fault):
-            digest = hashlib.blake2b(f"{position}:{row.text}".encode(), digest_size=8).hexdigest()
-            return Item(position, digest, False, (), None, fault=f"{block.where(index)}: {row.text}")
+            return Item(position, _digest(f"{position}:{row.text}".encode()), False, (), None, _told(block, index, row))
         identity: str | None = None
+        contents: tuple[Row, ...] = ()
+        fault: str | None = None
         try:
             identity = self._identity(row)
-            contents = self._contents(row)
-            fault = None
+            contents = self._contents(row, is_table=block.lines is None)
         except (_BadRow, TemplateFault) as error:
-            contents, fault = (), f"{block.where(index)}: {error}"
+            fault = _told(block, index, error)
         named = identity is not None
         if identity is None:
-            identity = hashlib.blake2b(_encode_sorted(row), digest_size=8).hexdigest()
+            identity = _digest(_encode_sorted(row))
         return Item(position, identity, named, contents, self._carried(row), fault)
 
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:
             if self._id not in row:
-                raise _BadRow(f"input.id names the column {self._id!r}, which is not there; there are: {', '.join(row)}")
-            value = row[self._id]
+                raise _BadRow(
+                    f"input.id names the column {self._id!r}, which is not there; there are: {', '.join(row)}"
+                )
+            value: Any = row[self._id]
         else:
-            value = row.get("id", row.get("custom_id"))
-        if value is None:
+            value = row.get("id")
+            if _is_null(value):
+                value = row.get("custom_id")
+        if _is_null(value) or value == "":
             return None
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
+        if isinstance(value, bool) or not isinstance(value, str | int | float | decimal.Decimal | datetime.date):
             raise _BadRow(f"an id must be a string or a number; found {value!r:.60}")
         return str(value)
 
-    def _contents(self, row: Row) -> tuple[Row, ...]:
+    def _contents(self, row: Row, *, is_table: bool) -> tuple[Row, ...]:
         if self._prompts:
             return tuple({"messages": prompt.render(row)} for prompt in self._prompts)
-        if "messages" not in row and "body" in row:
-            return (self._batch_body(row),)
         if "messages" in row:
-            aside = {"id", "custom_id", self._id, *([] if self._carry == "*" else self._carry)}
-            return (_request({k: v for k, v in row.items() if k not in aside and v is not None}),)
+            return (_request({k: v for k, v in row.items() if k not in self._aside}, is_table=is_table),)
+        if "body" in row:
+            return (_batch_body(row, is_table=is_table),)
         raise _BadRow(f"has neither 'messages' nor 'body', and the job has no [prompt]; there are: {', '.join(row)}")
-
-    def _batch_body(self, row: Row) -> Row:
-        url = row.get("url")
-        if url is not None and not (isinstance(url, str) and url.rstrip("/").endswith("/chat/completions")):
-            raise _BadRow(f"only '/v1/chat/completions' can be asked; the row's url is {url!r:.60}")
-        body = row["body"]
-        if isinstance(body, str):
-            body = _parsed(body, "body")
-        if not isinstance(body, dict) or "messages" not in body:
-            raise _BadRow("'body' must be an object with 'messages'")
-        return _request({k: v for k, v in body.items() if v is not None})
 
     def _carried(self, row: Row) -> str | None:
         if not self._carry:
             return None
-        names = [n for n in row if n != "messages"] if self._carry == "*" else self._carry
+        names = [n for n in row if n not in ("messages", "body")] if self._carry == "*" else self._carry
         return _encode({name: row.get(name) for name in names}).decode()
 
 
-def _request(content: dict[str, Any]) -> Row:
+def _told(block: Block, index: int, why: Fault | Exception) -> str:
+    return f"{block.where(index)}: {why.text if isinstance(why, Fault) else why}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _is_null(value: Any) -> bool:
+    """A NaN is the null of a table's numbers."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _batch_body(row: Row, *, is_table: bool) -> Row:
+    url = row.get("url")
+    if url is not None and not (isinstance(url, str) and url.rstrip("/").endswith("/chat/completions")):
+        raise _BadRow(f"only '/v1/chat/completions' can be asked; the row's url is {url!r:.60}")
+    body: Any = row["body"]
+    if isinstance(body, str):
+        body, is_table = _parsed(body, "body"), False
+    if not isinstance(body, dict) or "messages" not in body:
+        raise _BadRow("'body' must be an object with 'messages'")
+    return _request(body, is_table=is_table)
+
+
+def _request(content: dict[str, Any], *, is_table: bool) -> Row:
+    """What a row brings to the request body. A null parameter is one that the row does not set."""
     messages = content["messages"]
     if isinstance(messages, str):
         messages = _parsed(messages, "messages")
+    elif is_table and isinstance(messages, list):
+        messages = [_without_filler(message, keep="content") for message in messages]
     if not isinstance(messages, list) or not messages:
         raise _BadRow("'messages' must be a list with at least one message")
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _BadRow(f"each message must be an object with a 'role'; found {message!r:.60}")
-    request = {k: v for k, v in content.items() if k not in parameters.TRANSPORT}
-    request["messages"] = [_without_filler(m) for m in messages]
+    request = {
+        k: _without_filler(v) if is_table else v
+        for k, v in content.items()
+        if not _is_null(v) and k not in parameters.TRANSPORT
+    }
+    request["messages"] = messages
     if faults := parameters.faults(request):
         raise _BadRow("; ".join(faults))
     return request
@@ -138,22 +180,14 @@ def _request(content: dict[str, Any]) -> Row:
 def _parsed(text: str, name: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise _BadRow(f"{name!r} is a string, but not of JSON: {error}") from None
 
 
-def _without_filler(message: dict[str, Any]) -> dict[str, Any]:
-    """Drop the nulls that a Parquet struct puts where a message has no such field; ``content: null`` means something."""
-    if None not in message.values() and not isinstance(message.get("content"), list):
-        return message
-    return {
-        k: [_stripped(part) for part in v] if k == "content" and isinstance(v, list) else v
-        for k, v in message.items()
-        if v is not None or k == "content"
-    }
-
-
-def _stripped(value: Any) -> Any:
+def _without_filler(value: Any, keep: str | None = None) -> Any:
+    """Drop the nulls that a struct has where this row has no such field; ``content: null`` of a message means something."""
     if isinstance(value, dict):
-        return {k: _stripped(v) for k, v in value.items() if v is not None}
+        return {k: _without_filler(v) for k, v in value.items() if v is not None or k == keep}
+    if isinstance(value, list):
+        return [_without_filler(v) for v in value]
     return value

@@ -51,13 +51,22 @@ class SortedKeys:
             return [-1] * keys.height
         near = self._hi.search_sorted(keys["hi"]).clip(upper_bound=len(self) - 1)
         hit = (self._hi.gather(near) == keys["hi"]) & (self._lo.gather(near) == keys["lo"])
-        return self._at.gather(near).cast(pl.Int64).zip_with(hit, pl.repeat(-1, len(hit), dtype=pl.Int64, eager=True)).to_list()
+        return (
+            self._at.gather(near)
+            .cast(pl.Int64)
+            .zip_with(hit, pl.repeat(-1, len(hit), dtype=pl.Int64, eager=True))
+            .to_list()
+        )
 
 
 class KeySet:
-    """A growing set of keys: sorted runs, merged when a run is no longer much larger than what follows it."""
+    """A growing set of keys: sorted runs, merged when a run is no longer much larger than what follows it.
+
+    Runs of millions are left alone: merging them would need their size again, twice.
+    """
 
     _RATIO = 4
+    _LARGEST = 1 << 22
 
     def __init__(self) -> None:
         self._runs: list[pl.DataFrame] = []
@@ -69,19 +78,25 @@ class KeySet:
         """Which of ``keys`` were there already or come twice in this call; all are there afterwards."""
         if not keys:
             return []
-        fresh = halves(keys)
-        known = pl.repeat(False, fresh.height, eager=True)
+        fresh = halves(keys).with_row_index("at").sort("hi")  # sorted, they are found in memory near each other
+        answer = [False] * len(keys)
         for run in self._runs:
             near = run["hi"].search_sorted(fresh["hi"]).clip(upper_bound=run.height - 1)
-            known = known | ((run["hi"].gather(near) == fresh["hi"]) & (run["lo"].gather(near) == fresh["lo"]))
-        answer = known.to_list()
+            hit = run["hi"].gather(near) == fresh["hi"]
+            if hit.any():
+                hit = hit & (run["lo"].gather(near) == fresh["lo"])
+                for at in fresh["at"].filter(hit):
+                    answer[at] = True
         if len(set(keys)) < len(keys):
             here: set[bytes] = set()
             for i, key in enumerate(keys):
                 answer[i] = answer[i] or key in here
                 here.add(key)
-        self._runs.append(fresh.sort("hi"))
-        while len(self._runs) > 1 and self._runs[-2].height < self._RATIO * self._runs[-1].height:
+        self._runs.append(fresh.drop("at"))
+        while len(self._runs) > 1 and self._are_to_merge(*(run.height for run in self._runs[-2:])):
             last, before = self._runs.pop(), self._runs.pop()
             self._runs.append(pl.concat([before, last]).sort("hi"))
         return answer
+
+    def _are_to_merge(self, before: int, last: int) -> bool:
+        return before < self._RATIO * last and before + last <= self._LARGEST

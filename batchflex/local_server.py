@@ -13,6 +13,9 @@ import sys
 
 def main() -> None:
     path, slots, context, name = sys.argv[1:5]
+    # What the libraries print must not fill the pipe, which nobody reads after the first line.
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -22,12 +25,18 @@ def main() -> None:
     params.port = 0
     params.n_parallel = int(slots)
     params.n_ctx = int(slots) * int(context)
-    params.cpuparams.n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    # The threads wait for each other at every layer: where the run takes a core from one of them, all of them crawl.
+    params.cpuparams.n_threads = max(1, cores - 1)
     params.endpoint_metrics = True
     params.warmup = False
     params.verbosity = 0
-    server = xllamacpp.Server(params)
-    print(json.dumps({"base_url": f"{server.listening_address}/v1"}), flush=True)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(f"{path} cannot be served: {error}")
+    os.write(answer, json.dumps({"base_url": f"{server.listening_address}/v1"}).encode() + b"\n")
     while sys.stdin.buffer.read(4096):
         pass
     os._exit(0)  # the server's threads must not delay the end of the run

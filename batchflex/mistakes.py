@@ -26,7 +26,7 @@ class Mistake(NamedTuple):
 KEY_HINT = "a key never stands in a job file: put it into an environment variable and name that in endpoint.api_key_env"
 
 _KEY_NAME = re.compile(
-    r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|[._-])(key|token|auth)$", re.I
+    r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I
 )
 _KEY_VALUE = re.compile(
     r"""

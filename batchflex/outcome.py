@@ -126,10 +126,12 @@ def _judge(request: Request, answer: Answer) -> tuple[Status, str | None, str | 
     if answer.tool_calls or not _wants_json(request.body):
         return "ok", None, None
     try:
-        parsed = _decode(answer.content or "")
+        parsed = _encode(_decode(answer.content or "")).decode()
     except (msgspec.DecodeError, UnicodeError) as error:
         return "invalid", None, f"JSON was asked for, and the answer is not JSON: {error}"
-    return "ok", _encode(parsed).decode(), None
+    except RecursionError:
+        return "invalid", None, "JSON was asked for, and the answer is nested too deeply to be read"
+    return "ok", parsed, None
 
 
 def _wants_json(body: bytes) -> bool:

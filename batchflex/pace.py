@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import StopReason
@@ -22,13 +23,15 @@ _FIRST_TOKENS_PER_BYTE, _FIRST_COMPLETION_TOKENS = 1 / 3, 256
 _UNTIL_SOMETHING_SETTLES = float("inf")
 
 
-class Cost(NamedTuple):
-    """One attempt before it is sent: what it is expected to use, and what it may use at the very most."""
+@dataclass(slots=True)
+class Cost:
+    """What one attempt is expected to use, and what it may use at the very most. One attempt at a time has it."""
 
     tokens: float
     most_tokens: int
     most_usd: float
     body_bytes: int
+    sent_at: float = 0.0
 
 
 class Verdict(NamedTuple):
@@ -59,6 +62,12 @@ class Spacing:
         self._next = max(self._next, now) + units * self._interval
 
 
+@dataclass(slots=True)
+class _Bin:
+    since: float
+    units: float
+
+
 class Window:
     """Units of differing size: at most ``per_minute`` in any 60 s, as estimated when sent and corrected afterwards."""
 
@@ -67,7 +76,7 @@ class Window:
     def __init__(self, per_minute: float) -> None:
         self._per_minute = per_minute
         self._spacing = Spacing(per_minute)
-        self._bins: deque[tuple[float, float]] = deque()
+        self._bins: deque[_Bin] = deque()
         self._sum = 0.0
 
     def wait_s(self, now: float, units: float) -> float:
@@ -77,8 +86,8 @@ class Window:
         if self._sum + units <= self._per_minute or not self._bins:
             return wait
         left, free_at = self._sum, now
-        for at, size in self._bins:
-            left, free_at = left - size, at + self._BIN_S + _WINDOW_S
+        for oldest in self._bins:
+            left, free_at = left - oldest.units, oldest.since + self._BIN_S + _WINDOW_S
             if left + units <= self._per_minute:
                 break
         return max(wait, free_at - now)
@@ -87,20 +96,31 @@ class Window:
         self._expire(now)
         self._spacing.take(now, units)
         self._sum += units
-        if self._bins and now - self._bins[-1][0] < self._BIN_S:
-            at, size = self._bins.pop()
-            self._bins.append((at, size + units))
+        if self._bins and now - self._bins[-1].since < self._BIN_S:
+            self._bins[-1].units += units
         else:
-            self._bins.append((now, units))
+            self._bins.append(_Bin(now, units))
 
-    def correct(self, now: float, units: float) -> None:
-        """Count what an attempt really used beyond its estimate, or give back what it did not."""
-        if units > 0 or self._sum + units > 0:
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """Count what an attempt used beyond its estimate, or give back what it did not use.
+
+        What was not used leaves the window together with the estimate it is a part of; given back as of now, it would
+        still be missing from the sum when the estimate has left.
+        """
+        if units >= 0:
             self.take(now, units)
+            return
+        self._expire(now)
+        self._spacing.take(now, units)
+        for estimated in reversed(self._bins):
+            if estimated.since <= sent_at:
+                estimated.units += units
+                self._sum += units
+                return
 
     def _expire(self, now: float) -> None:
-        while self._bins and self._bins[0][0] + self._BIN_S + _WINDOW_S <= now:
-            self._sum -= self._bins.popleft()[1]
+        while self._bins and self._bins[0].since + self._BIN_S + _WINDOW_S <= now:
+            self._sum -= self._bins.popleft().units
         if not self._bins:
             self._sum = 0.0
 
@@ -111,18 +131,22 @@ class Purse:
     def __init__(self, ceiling: float | None) -> None:
         self._ceiling = ceiling
         self._reserved = 0.0
+        self._reservations = 0
         self.spent = 0.0
 
     def verdict(self, most: float) -> Verdict:
         if self._ceiling is None or self.spent + self._reserved + most <= self._ceiling + 1e-9:
             return GO
-        return Verdict(_UNTIL_SOMETHING_SETTLES) if self._reserved > 1e-9 else Verdict(stop="budget")
+        return Verdict(_UNTIL_SOMETHING_SETTLES) if self._reserved > 0 else Verdict(stop="budget")
 
     def reserve(self, most: float) -> None:
         self._reserved += most
+        self._reservations += 1
 
     def settle(self, most: float, used: float) -> None:
-        self._reserved -= most
+        self._reservations -= 1
+        # Sums of fractions leave a trace, which must not be taken for something in flight.
+        self._reserved = self._reserved - most if self._reservations else 0.0
         self.spent += used
 
 
@@ -202,10 +226,13 @@ class Pace:
             wait = max(wait, self._requests.wait_s(now))
         if self._tokens:
             wait = max(wait, self._tokens.wait_s(now, cost.tokens))
+        if self._deadline_s is not None:
+            wait = min(wait, self._deadline_s - now)
         return Verdict(wait) if wait else GO
 
     def sent(self, now: float, cost: Cost) -> None:
         """An attempt goes: reserve the most it can use."""
+        cost.sent_at = now
         if not self._limited:
             return
         if self._requests:
@@ -226,10 +253,10 @@ class Pace:
         if usage is not None and usage.total_tokens is not None:
             tokens = float(usage.total_tokens)
             self._learn(cost, usage)
-            if self._prices is not None:
-                usd = price_usd(self._prices, usage) or 0.0
             if self._tokens:
-                self._tokens.correct(now, tokens - cost.tokens)
+                self._tokens.correct(now, cost.sent_at, tokens - cost.tokens)
+        if self._prices and usage is not None and None not in (usage.prompt_tokens, usage.completion_tokens):
+            usd = price_usd(self._prices, usage) or 0.0
         self._budget_requests.settle(1.0, 1.0)
         self._budget_tokens.settle(cost.most_tokens, tokens)
         self._usd.settle(cost.most_usd, usd)
@@ -243,10 +270,10 @@ class Pace:
     def refused(self, now: float, sent_at: float, retry_after_s: float | None) -> None:
         """A 429 came: every request of the key waits until the time the server gave.
 
-        If it gave none, until a jittered time that doubles with each refusal in a row. Refusals of what was sent
-        before the wait began say nothing new.
+        If it gave none, or one that is over already, until a jittered time that doubles with each refusal in a row.
+        Refusals of what was sent before the wait began say nothing new.
         """
-        if retry_after_s is not None:
+        if retry_after_s:
             self._held_until = max(self._held_until, now + retry_after_s)
             self._held_since = now
         elif sent_at >= self._held_since or not self._held_until:

@@ -4,10 +4,14 @@
 the sample number. The body's top-level keys are sorted first; inside, order is kept, because the order of a JSON
 schema's properties steers what a model writes. ``stream`` is no part of it: how an answer travels does not change what
 was asked. An item without an id of its own is identified by its body alone, so that adding a column nobody uses asks
-nothing again; equal requests are numbered.
+nothing again.
+
+A key never comes twice. Equal requests of different rows are numbered in their order (the second one's id gets ``-1``),
+or asked once with ``dedupe``. Sweep points that make the same body of a row are told apart by the point.
 
 **The slot** is what the request is *for*: the item's id, the sweep point and the sample. Two jobs that send different
-bodies into the same slot are how a changed job is noticed.
+bodies into the same slot are how a changed job is noticed. A slot never comes twice either: rows that share an id are
+numbered in their order. Their keys are not, as long as their bodies differ: moving such rows asks nothing again.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ import msgspec
 from .job import Job
 from .model import Item, Request
 
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+_NO_MODEL = "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
 
 
 class Point(NamedTuple):
@@ -54,8 +60,22 @@ def points(job: Job) -> list[Point]:
     return found
 
 
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _framed(text: str) -> bytes:
+    """The text with its length before it, so that it cannot run into what follows."""
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "little") + encoded
+
+
 class Planner:
-    """Expands the items of one job, in order. ``seen`` must be new for each pass over the input."""
+    """Expands the items of one job, in order. ``seen`` must be new for each pass over the input.
+
+    ``seen`` gets a key for each request and one for each item. What comes more than once is counted besides, some
+    150 bytes for each such request or id.
+    """
 
     def __init__(self, job: Job, seen: Seen, default_model: str | None = None) -> None:
         self.points = points(job)
@@ -66,6 +86,8 @@ class Planner:
         self._numbers_seeds = self.samples > 1 and "seed" not in job.sweep.grid
         self._base = ({"model": default_model} if default_model else {}) | job.params
         self._over = [{k: v for k, v in p.values.items() if k != "prompt"} | job.override for p in self.points]
+        # By the values alone: the order of the variables in [sweep] says nothing about what a point is.
+        self._marks = [_encode_sorted(point.values) for point in self.points]
 
     @property
     def per_item(self) -> int:
@@ -77,53 +99,58 @@ class Planner:
         With ``dedupe`` a request equal to one already planned is left out; otherwise it gets a key of its own.
         """
         planned = [request for item in items for request in self._expand(item)]
-        known = self._seen.add([r.key for r in planned])
+        ids = [_hash(item.id.encode()) for item in items]
+        known = self._seen.add([*(request.key for request in planned), *ids])
         if not any(known):
             return planned
         kept = []
-        for request, repeated in zip(planned, known, strict=True):
-            if not repeated:
-                kept.append(request)
-            elif not self._dedupe:
-                kept.append(self._numbered(request))
+        for index, (item_id, shared) in enumerate(zip(ids, known[len(planned) :], strict=True)):
+            turn = self._count(item_id) if shared else 0
+            for at in range(index * self.per_item, (index + 1) * self.per_item):
+                if not (known[at] and self._dedupe):
+                    kept.append(self._told_apart(planned[at], turn, repeated=known[at]))
         return kept
 
-    def _numbered(self, request: Request) -> Request:
-        number = self._repeats[request.key] = self._repeats.get(request.key, 0) + 1
-        mark = number.to_bytes(8, "little")
-        return msgspec.structs.replace(
-            request,
-            key=hashlib.blake2b(request.key + mark, digest_size=16).digest(),
-            slot=hashlib.blake2b(request.slot + mark, digest_size=16).digest(),
-            id=f"{request.id}-{number}",
-        )
+    def _count(self, key: bytes) -> int:
+        number = self._repeats[key] = self._repeats.get(key, 0) + 1
+        return number
+
+    def _told_apart(self, request: Request, turn: int, *, repeated: bool) -> Request:
+        """``turn`` is how many rows before had the same id; ``repeated`` whether one of any id made the same request."""
+        key, slot, name = request.key, request.slot, request.id
+        if turn:
+            slot = _hash(slot + turn.to_bytes(8, "little"))
+        if repeated:
+            number = self._count(key)
+            key = _hash(key + number.to_bytes(8, "little"))
+            name = f"{name}-{number}" if turn else name
+        return msgspec.structs.replace(request, key=key, slot=slot, id=name)
 
     def _expand(self, item: Item) -> list[Request]:
-        found = []
-        blake = hashlib.blake2b
-        named = item.id.encode() if item.named and not self._dedupe else b""
-        prefix = len(named).to_bytes(4, "little") + named
-        slot_prefix = item.id.encode() + b"\0"
+        found: list[Request] = []
+        made: set[bytes] = set()
+        several = len(self.points) > 1
+        name = _framed(item.id)
+        prefix = name if item.named and not self._dedupe else _framed("")
         for index, point in enumerate(self.points):
-            if item.fault is not None:
-                fault: str | None = item.fault
-                merged: dict[str, Any] = {}
-            else:
+            merged: dict[str, Any] = {}
+            fault = item.fault
+            if fault is None:
                 merged = {**self._base, **item.contents[point.variant], **self._over[index]}
-                fault = None if merged.get("model") else (
-                    "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
-                )
+                fault = None if merged.get("model") else _NO_MODEL
+            body = hashed = _encode(dict(sorted(merged.items())))
+            if fault is not None:
+                hashed = b"".join((b"fault", name, _framed(fault), self._marks[index]))
             limit = merged.get("max_completion_tokens", merged.get("max_tokens"))
-            body = _encode(dict(sorted(merged.items())))
             for sample in range(self.samples):
                 if self._numbers_seeds and fault is None:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)
-                    body = _encode(dict(sorted(merged.items())))
+                    body = hashed = _encode(dict(sorted(merged.items())))
                 tail = sample.to_bytes(4, "little")
-                hashed = body if fault is None else b"fault\0" + item.id.encode() + fault.encode()
-                key = blake(prefix + tail + hashed, digest_size=16).digest()
-                slot = blake(slot_prefix + point.label.encode() + tail, digest_size=16).digest()
-                found.append(
-                    Request(key, slot, item.id, item.row, index, sample, body, limit, item.carry, fault)
-                )
+                key = _hash(prefix + tail + hashed)
+                if several:
+                    key = _hash(key + self._marks[index]) if key in made else key
+                    made.add(key)
+                slot = _hash(name + tail + self._marks[index])
+                found.append(Request(key, slot, item.id, item.row, index, sample, body, limit, item.carry, fault))
         return found

@@ -40,6 +40,7 @@ class Bar:
         self._bar.refresh()
 
     def note(self, text: str) -> None:
+        text = "\n".join(map(render.one_line, text.splitlines()))
         if self._bar is None:
             self._stream.write(f"{text}\n")
         else:
@@ -67,7 +68,7 @@ class Lines:
         rate = (tally.done - tally.before) / (now - self._began)
         text = f"{tally.job}: {tally.done:,}"
         if tally.planned:
-            text += f" of {tally.planned:,} rows ({100 * tally.done / tally.planned:.0f} %)"
+            text += f" of {tally.planned:,} rows ({100 * tally.done // tally.planned} %)"
         else:
             text += " rows"
         text += f", {rate:,.1f} rows/s, {_facts(tally)}"
@@ -78,7 +79,7 @@ class Lines:
     def note(self, text: str) -> None:
         moment = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         for line in text.splitlines():
-            self._stream.write(f"{moment} {line}\n")
+            self._stream.write(f"{moment} {render.one_line(line)}\n")
         self._stream.flush()
 
     def close(self) -> None:

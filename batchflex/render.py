@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LONG = 60
+_LONGEST = 500
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def count(number: float, noun: str, plural: str | None = None) -> str:
@@ -23,8 +26,8 @@ def count(number: float, noun: str, plural: str | None = None) -> str:
 
 def duration(seconds: float) -> str:
     """``0.8 s``, ``12 s``, ``3:05``, ``2:00:01``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -32,6 +35,12 @@ def duration(seconds: float) -> str:
 
 def money(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+
+
+def one_line(text: str) -> str:
+    """Words that came from elsewhere, fit for a terminal: no line breaks, no control characters, not endless."""
+    text = _CONTROL.sub(" ", text).strip()
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def by_status(state: Mapping[str, Any]) -> str:
@@ -57,11 +66,11 @@ def summary(state: Mapping[str, Any]) -> str:
             f"{state['rate_limited']:,} rate-limited; {usage(state)}"
         )
     if state["first_failure"]:
-        lines.append(f"  first failure: {state['first_failure']}")
+        lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
         lines.append(f"  {count(state['truncated'], 'answer was', 'answers were')} cut off by max_tokens")
     if state["message"]:
-        lines.append(f"  stopped by {state['stopped_by']}: {state['message']}")
+        lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
         lines.append("  what was answered is kept; run the same command again to go on")
     lines.append(f"  results: {state['out']}/results.parquet")
@@ -75,7 +84,7 @@ def _seconds_between(one: str, two: str) -> float:
 def status(state: Mapping[str, Any], held: bool) -> str:
     """A run seen from outside. ``held`` tells whether a process holds the folder now."""
     of = f" of {state['planned']:,}" if state["planned"] else ""
-    share = f" ({100 * state['done'] / state['planned']:.0f} %)" if state["planned"] else ""
+    share = f" ({100 * state['done'] // state['planned']} %)" if state["planned"] else ""
     word = state["status"]
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
@@ -89,7 +98,7 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         f"  updated   {state['updated_at']}",
     ]
     if state["message"]:
-        lines.append(f"  stopped   by {state['stopped_by']}: {state['message']}")
+        lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     return "\n".join(lines)
 
 
@@ -98,7 +107,7 @@ def table(head: pa.Table, rows: int) -> str:
     import polars as pl
 
     frame = pl.DataFrame(head)
-    shown = frame.select(_worth_showing(frame))
+    shown = frame.select(_worth_showing(frame)).with_columns(pl.col(pl.String).str.replace_all(_CONTROL.pattern, " "))
     with pl.Config(
         tbl_rows=frame.height,
         tbl_cols=-1,

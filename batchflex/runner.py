@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import secrets
 import signal
 import time
@@ -19,7 +20,7 @@ from .errors import BatchflexError, InputError, StopReason, StorageError
 from .feed import Feed, Plan
 from .folder import Folder
 from .gate import Gate
-from .job import Job, parse_duration
+from .job import Job, deadline_s
 from .keep import Keeper
 from .outcome import Frame
 from .pace import Pace
@@ -189,7 +190,7 @@ class _Conduct:
             carry_schema=self._prepared.carry_schema,
         )
         try:
-            due = None if limits.deadline is None else parse_duration(limits.deadline)
+            due = None if limits.deadline is None else deadline_s(limits.deadline, datetime.datetime.now())
             self._observer.note(
                 f"asking {self._endpoint.base_url or 'the local model'}, {slots} at a time at most; output in {self._folder.path}"
             )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 
@@ -26,6 +27,8 @@ _FORMATS = {
 _PACKED = (".gz", ".zst")
 BLOCK_ROWS = 1_000
 BLOCK_BYTES = 4 << 20
+# What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
 
 
 class Fault(NamedTuple):
@@ -37,19 +40,22 @@ class Fault(NamedTuple):
 class Block(NamedTuple):
     """Consecutive rows of one file. ``start`` is the position of the first in the whole input, from 0.
 
-    ``lines`` are the rows' line numbers where the file has lines, from 1.
+    ``lines`` are the rows' line numbers where the file has lines, from 1; ``within`` is the position of the first
+    row in its file where it has none. ``file`` is empty for a frame.
     """
 
     file: str
     start: int
     rows: list[Row | Fault]
     lines: list[int] | None
+    within: int | None = None
 
     def where(self, index: int) -> str:
         """``reviews.jsonl, line 17`` for the row at ``index`` of this block."""
         if self.lines is not None:
             return f"{self.file}, line {self.lines[index]}"
-        return f"{self.file}, row {self.start + index + 1}" if self.file else f"row {self.start + index + 1}"
+        row = (self.start if self.within is None else self.within) + index + 1
+        return f"{self.file}, row {row}" if self.file else f"row {row}"
 
 
 class Source:
@@ -64,7 +70,9 @@ class Source:
             self.files: list[tuple[Path, str]] = []
             return
         if not paths:
-            raise InputError("the job names no input: set input.path to a file, a folder or a pattern such as 'data/*.jsonl'")
+            raise InputError(
+                "the job names no input: set input.path to a file, a folder or a pattern such as 'data/*.jsonl'"
+            )
         self.files = [(p, _format(p, format)) for p in _expand([paths] if isinstance(paths, str) else paths)]
 
     def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[Block]:
@@ -81,12 +89,14 @@ class Source:
             return
         for path, kind in self.files:
             reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}[kind]
+            within = 0
             try:
                 for rows, lines in reader(path, max_rows):
-                    yield Block(path.name, start, rows, lines)
+                    yield Block(path.name, start, rows, lines, within)
                     start += len(rows)
-            except (OSError, EOFError, ValueError) as error:
-                raise InputError(f"{path} cannot be read after row {start}: {error}") from error
+                    within += len(rows)
+            except _DAMAGED as error:
+                raise InputError(f"{path} is damaged somewhere after row {within}: {error}") from error
 
     def columns(self) -> list[str] | None:
         """The columns of a table input, known before its rows are; ``None`` for JSONL, where each line may differ."""
@@ -109,37 +119,64 @@ class Source:
         return None
 
     def count(self) -> int | None:
-        """How many rows there are, where that costs no reading of the whole input; else ``None``."""
+        """How many rows there are, where that costs no unpacking and no parsing; else ``None``."""
         if self._frame is not None:
             return int(self._frame.height)
         if all(kind == "parquet" for _, kind in self.files):
-            import pyarrow.parquet as pq
-
-            return sum(pq.read_metadata(path).num_rows for path, _ in self.files)
-        if all(kind == "jsonl" and path.suffix not in _PACKED for path, kind in self.files):
+            return sum(_parquet_rows(path) for path, _ in self.files)
+        if all(kind == "jsonl" and path.suffix.lower() not in _PACKED for path, kind in self.files):
             return sum(_count_lines(path) for path, _ in self.files)
         return None
 
 
 def _expand(patterns: list[str]) -> list[Path]:
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = _expanded_user(pattern)
+        if "://" in pattern:
+            raise InputError(
+                f"the input {pattern} is not on this machine; copy it here and name the file in input.path"
+            )
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if p.is_file() and _suffix(p) in _FORMATS and not p.name.startswith("."))
+            here = sorted(p for p in path.rglob("*") if _is_input(p, path))
             if not here:
                 raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
         elif path.exists():
             here = [path]
         elif any(c in pattern for c in "*?["):
-            root = Path(path.anchor) if path.is_absolute() else Path()
-            here = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
+            here = sorted(_glob(path))
             if not here:
                 raise InputError(f"no file matches the input path {pattern}")
         else:
             raise InputError(f"there is no input file {path}")
-        found += [p for p in here if p not in found]
-    return found
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def _expanded_user(pattern: str) -> Path:
+    try:
+        return Path(pattern).expanduser()
+    except RuntimeError:  # there is no such user: then it is a name
+        return Path(pattern)
+
+
+def _is_input(path: Path, folder: Path) -> bool:
+    return not _is_hidden(path, folder) and _suffix(path) in _FORMATS and path.is_file()
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    """Files by a pattern; the folders at its beginning that exist are no pattern, whatever characters they have."""
+    root, rest = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
+    while rest and (root / rest[0]).exists():
+        root /= rest.pop(0)
+    asks_for_hidden = any(part.startswith(".") for part in rest)
+    for path in root.glob("/".join(rest)):
+        if path.is_file() and (asks_for_hidden or not _is_hidden(path, root)):
+            yield path
 
 
 def _suffix(path: Path) -> str:
@@ -156,9 +193,9 @@ def _format(path: Path, given: str) -> str:
     return kind
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix.lower() == ".zst":
         import pyarrow
 
@@ -177,7 +214,7 @@ def _read_jsonl(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], 
         for number, line in enumerate(stream, 1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.isspace():
+            if not line or line.isspace():
                 continue
             rows.append(_parse(line))
             lines.append(number)
@@ -192,78 +229,129 @@ def _read_jsonl(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], 
 def _parse(line: bytes) -> Row | Fault:
     try:
         row = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        return Fault("not valid UTF-8: save the file as UTF-8")
+    except (msgspec.DecodeError, RecursionError) as error:
         return Fault(f"not valid JSON: {error}")
     if not isinstance(row, dict):
         return Fault(f"each line must be a JSON object; found {line.strip()[:40].decode('utf-8', 'replace')!r}")
     return row
 
 
-def _csv_lines(path: Path) -> Any:
-    text = io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="")
+def _csv_cells(path: Path) -> tuple[io.TextIOWrapper, Any]:
+    # The csv module's own limit is 128 KB a cell, for the whole process.
+    csv.field_size_limit(1 << 30)
+    text = io.TextIOWrapper(_open(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
     return text, csv.reader(text, delimiter="\t" if _suffix(path) == ".tsv" else ",", strict=True)
 
 
 def _csv_header(path: Path) -> list[str]:
-    text, reader = _csv_lines(path)
-    with text:
-        try:
-            return next(reader, [])
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: the header cannot be read: {error}") from None
+    try:
+        text, reader = _csv_cells(path)
+        with text:
+            header: list[str] | None = next(reader, None)
+    except _DAMAGED as error:
+        raise InputError(f"{path}: the header cannot be read: {error}") from None
+    if not header:
+        raise InputError(f"{path} has no header: the first line of a CSV file names its columns")
+    if not _is_utf8(header):
+        raise InputError(f"{path} is not UTF-8: save it as UTF-8")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise InputError(f"{path}: two columns have the same name, {twice!r}")
+    return header
+
+
+def _is_utf8(cells: list[str]) -> bool:
+    """Bytes that were no UTF-8 are kept as surrogates, which cannot be encoded."""
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_csv(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], list[int]]]:
-    text, reader = _csv_lines(path)
+    header = _csv_header(path)
+    text, reader = _csv_cells(path)
     with text:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise InputError(f"{path}: two columns of the header have the same name")
         rows: list[Row | Fault] = []
         lines: list[int] = []
+        size = 0
+        next(reader)
         while True:
+            line = reader.line_num + 1
             try:
-                cells = next(reader)
-            except StopIteration:
-                break
+                cells = next(reader, None)
             except csv.Error as error:
-                raise InputError(f"{path}, line {reader.line_num}: {error}") from None
+                raise InputError(f"{path}, line {line}: {error}") from None
+            if cells is None:
+                break
             if not cells:
                 continue
-            if len(cells) == len(header):
-                rows.append(dict(zip(header, cells, strict=True)))
-            else:
+            if len(cells) != len(header):
                 rows.append(Fault(f"has {len(cells)} cells, the header {len(header)}"))
-            lines.append(reader.line_num)
-            if len(rows) >= max_rows:
+            elif not _is_utf8(cells):
+                rows.append(Fault("not valid UTF-8: save the file as UTF-8"))
+            else:
+                rows.append(dict(zip(header, cells, strict=True)))
+            lines.append(line)
+            size += sum(map(len, cells))
+            if len(rows) >= max_rows or size >= BLOCK_BYTES:
                 yield rows, lines
-                rows, lines = [], []
+                rows, lines, size = [], [], 0
         if rows:
             yield rows, lines
 
 
 def _parquet_schema(path: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
 
 
+def _parquet_rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    try:
+        rows = int(pq.read_metadata(path).num_rows)
+    except _DAMAGED as error:
+        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
+    return rows
+
+
 def _read_parquet(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], None]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=max_rows):
-            yield batch.to_pylist(), None
+        schema = pa.schema([field.with_type(_without_ns(field.type)) for field in file.schema_arrow])
+        for batch in file.iter_batches(batch_size=min(max_rows, _rows_of_block(file.metadata))):
+            yield (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist(), None
+
+
+def _without_ns(kind: Any) -> Any:
+    """Python's times end at microseconds."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    return pa.time64("us") if kind == pa.time64("ns") else kind
+
+
+def _rows_of_block(metadata: Any) -> int:
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(1, BLOCK_BYTES * int(metadata.num_rows) // max(1, int(size)))
 
 
 def _count_lines(path: Path) -> int:
-    lines, last = 0, b"\n"
-    with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(1 << 20):
-            lines += chunk.count(b"\n")
-            last = chunk[-1:]
-    return lines + (last != b"\n")
+    try:
+        with path.open("rb", buffering=1 << 18) as stream:
+            return sum(not line.isspace() for line in stream)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None

@@ -10,11 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import datetime
-import decimal
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import carried
 from .errors import FolderError
 from .folder import replaced, storing
 from .keyindex import SortedKeys
@@ -71,7 +70,7 @@ def write_part(folder: Path, number: int, outcomes: Sequence[Outcome], carry_sch
     path = part_path(folder, number)
     slices = (outcomes[i : i + _SEALED_AT_ONCE] for i in range(0, len(outcomes), _SEALED_AT_ONCE))
     table = pa.concat_tables([_PART_SCHEMA.empty_table(), *map(to_table, slices)])
-    kinds, types = _carried(outcomes, carry_schema)
+    kinds, types = carried.describe([o.carry for o in outcomes], carry_schema)
     told = {
         _KINDS: msgspec.json.encode(kinds),
         _TYPES: base64.b64encode(types.serialize().to_pybytes()),
@@ -124,12 +123,14 @@ def _halves(keys: pa.ChunkedArray, prefix: str) -> pl.DataFrame:
 def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:
     """The last row of each key (``hi``, ``lo``), sorted by ``hi``. A fraction of what ``unique`` takes."""
     ordered = frame.sort("hi", maintain_order=True)
+    del frame  # at ten million rows each copy counts
     same_hi, same_lo = (ordered[n] == ordered[n].shift(-1) for n in ("hi", "lo"))
     if (same_hi & ~same_lo).any():
-        ordered = frame.sort("hi", "lo", maintain_order=True)
+        ordered = ordered.sort("hi", "lo", maintain_order=True)
         same_hi, same_lo = (ordered[n] == ordered[n].shift(-1) for n in ("hi", "lo"))
-    last = ordered.filter(~(same_hi & same_lo).fill_null(False))
-    return last.with_columns(pl.col("hi").set_sorted())
+    if (same_hi & same_lo).any():
+        ordered = ordered.filter(~(same_hi & same_lo).fill_null(False))
+    return ordered.with_columns(pl.col("hi").set_sorted())
 
 
 @contextlib.contextmanager
@@ -144,10 +145,8 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _read(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
     path = part_path(folder, number)
-    with _reading(path):
-        # Threads cost more than they save when a few columns are read.
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=columns, use_threads=columns is None)
+    with _reading(path), pq.ParquetFile(path) as file:
+        return file.read(columns=columns, use_threads=columns is None)  # for a few columns threads cost more
 
 
 def _footer(folder: Path, number: int) -> Mapping[bytes, bytes]:
@@ -174,36 +173,40 @@ class Layout(NamedTuple):
         return pa.schema([*COLUMNS.items(), *more])
 
 
-def layout(folder: Path, grid: Mapping[str, list[Any]], pending: Sequence[Outcome] = ()) -> Layout:
-    """Name and type the columns of a job's results. A name that is taken gets ``sweep_`` or ``input_`` before it."""
-    footers = [_footer(folder, number) for number in part_numbers(folder)]
-    return _layout(footers, grid, pending)
-
-
 def _layout(
-    footers: Iterable[Mapping[bytes, bytes]], grid: Mapping[str, list[Any]], pending: Sequence[Outcome]
+    footers: Iterable[Mapping[bytes, bytes]],
+    grid: Mapping[str, list[Any]],
+    foreign: Iterable[str],
+    pending: Sequence[Outcome],
 ) -> Layout:
-    swept = _named(grid, COLUMNS, "sweep_")
-    sweep = {out: (name, _type_of(map(_kind, grid[name]))) for out, name in swept.items()}
+    """Name and type the columns of a job's results. ``foreign`` are sweep points that are none of the grid's."""
+    strays = [msgspec.json.decode(label) for label in foreign]
+    sweep = {}
+    for out, name in _named(grid, COLUMNS, "sweep_").items():
+        values = [*grid[name], *(point.get(name) for point in strays)]
+        sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
     kinds: dict[str, set[str]] = {}
-    told: dict[str, set[pa.DataType | None]] = {}
+    types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
+    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
     for footer in footers:
-        types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(footer[_TYPES])))
+        told = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(footer[_TYPES])))
         for name, seen in msgspec.json.decode(footer[_KINDS]).items():
             kinds.setdefault(name, set()).update(seen)
-            if seen != ["null"]:
-                told.setdefault(name, set()).add(types.field(name).type if name in types.names else None)
-    for name, values in _columns(o.carry for o in pending).items():
-        kinds.setdefault(name, set()).update(map(_kind, values))
-        if not all(_holds(kind, values) for kind in told.get(name, ())):
-            told[name] = {None}
-    types_of = {name: next(iter(told.get(name, ()))) if len(told.get(name, ())) == 1 else None for name in kinds}
-    carried = _named(kinds, {*COLUMNS, *sweep}, "input_")
-    return Layout(sweep, {out: (name, types_of[name] or _type_of(kinds[name])) for out, name in carried.items()})
+            kind = told.field(name).type if name in told.names else None
+            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
+    for name, values in carried.columns(o.carry for o in pending).items():
+        kinds.setdefault(name, set()).update(map(carried.kind_of, values))
+        if not all(carried.holds(kind, values) for kind in types.get(name, ())):
+            types[name] = {None}
+    carry = {}
+    for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
+        agreed = types.get(name) or nulls.get(name, set())
+        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried.type_of(kinds[name]))
+    return Layout(sweep, carry)
 
 
 def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:
-    """Output name to name, in order. A name keeps its own unless that is taken; none is given twice."""
+    """Output name to name, in order. A name that is taken gets the prefix, again until it is free."""
     names = list(names)
     held = {*taken, *names}
     found = {}
@@ -238,19 +241,20 @@ def assemble(
 
     ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
     numbered below ``since`` belong to the job, and where they are in it. Without it all do, and of several outcomes for
-    one slot and row the last counts. ``pending`` are outcomes not sealed yet. Memory is bounded by some 200 MB,
+    one slot the last counts. ``pending`` are outcomes not sealed yet. Memory is bounded by some 200 MB,
     some 60 bytes a row, and twice the largest part.
     """
     tables = _Parts(folder, pending)
     index = _index(tables, labels, planned, since)
-    shape = _layout(tables.footers.values(), grid, pending)
+    foreign = tables.points.difference(labels) if planned is None else ()
+    shape = _layout(tables.footers.values(), grid, foreign, pending)
     made_of = b"" if planned is None or pending else _made_of(tables.numbers, grid, labels, index)
 
     def batches() -> Iterator[pa.Table]:
         for at in range(0, index.height, _WINDOW_ROWS):
             window = index.slice(at, _WINDOW_ROWS)
-            size = tables.size(window)
-            for piece in window.iter_slices(max(1, _WINDOW_ROWS * _WINDOW_BYTES // max(size, _WINDOW_BYTES))):
+            share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
+            for piece in window.iter_slices(max(1, int(window.height * share))):
                 yield _finish(tables.gather(piece), piece, labels, shape)
 
     return Assembled(shape.schema, index.height, batches(), made_of)
@@ -298,7 +302,7 @@ def _made_of(numbers: list[int], grid: Mapping[str, list[Any]], labels: Sequence
     mixed = ((pl.col("hi") ^ (place * odd)) * (pl.col("lo") | pl.lit(1, dtype=pl.UInt64))).alias("mixed")
     total = 0
     for piece in places.iter_slices(1_000_000):
-        high, low = (pl.col("mixed").cast(pl.UInt64) // 2**32).sum(), (pl.col("mixed") % 2**32).sum()
+        high, low = (pl.col("mixed") // 2**32).sum(), (pl.col("mixed") % 2**32).sum()
         sums = piece.select(mixed).select(high=high, low=low).row(0)
         total += sums[0] * 2**32 + sums[1]
     return hashlib.blake2b(msgspec.json.encode([*known, str(total)]), digest_size=16).hexdigest().encode()
@@ -311,6 +315,7 @@ class _Parts:
         self._folder = folder
         self.numbers = part_numbers(folder)
         self.footers = {number: _footer(folder, number) for number in self.numbers}
+        self.points: set[str] = set()
         self._pending = to_table(pending)
         self._row_bytes: dict[int, int] = {}
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
@@ -320,10 +325,13 @@ class _Parts:
         for number in self.numbers:
             head = _head(_read(self._folder, number, ["key", *columns]), columns)
             self._row_bytes[number] = int(self.footers[number][_SIZE]) // max(1, head.height)
+            self.points.update(head["point"].unique())
             yield number, head
         if self._pending.num_rows:
             self._row_bytes[_PENDING] = self._pending.nbytes // self._pending.num_rows
-            yield _PENDING, _head(self._pending, columns)
+            head = _head(self._pending, columns)
+            self.points.update(head["point"].unique())
+            yield _PENDING, head
 
     def size(self, wanted: pl.DataFrame) -> int:
         """About how much memory the rows of a window take."""
@@ -348,44 +356,48 @@ class _Parts:
         return self._cache[number]
 
 
-_PLACES = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "part": pl.Int32, "at": pl.UInt32}
-_KEY = {"hi": pl.UInt64, "lo": pl.UInt64}
-_SLOT = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
+_KEY: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64}
+_SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
+_PLACES: dict[str, Any] = {
+    "row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "part": pl.Int32, "at": pl.UInt32
+}  # fmt: skip
 
 
 def _index(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame | None, since: int) -> pl.DataFrame:
     """Where each row of the results comes from, in their order; a sweep point that is none of the job's comes last."""
     columns = ["row", "sample", "point"]
     if planned is None:
-        found = [pl.DataFrame(schema=_KEY | _SLOT | _PLACES)]
-        found += [_placed(number, head, labels) for number, head in parts.heads(["slot", *columns])]
-        whole = last_of_each(pl.concat(f.select(found[0].columns) for f in found)).drop("hi", "lo")
+        heads = [_placed(number, head, labels) for number, head in parts.heads(["slot", *columns])]
+        whole = last_of_each(_concat(heads, _KEY | _SLOT | _PLACES)).drop("hi", "lo")
         whole = last_of_each(whole.sort("part", "at").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     else:
         plan = SortedKeys(planned)
-        found = [pl.DataFrame(schema=_KEY | _PLACES)]
+        heads = []
         for number, head in parts.heads(columns):
             frame = _placed(number, head, labels)
             if number < since:
                 at = pl.Series(plan.find(frame), dtype=pl.Int64)
                 now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
                 frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
-            found.append(frame)
-        whole = last_of_each(pl.concat(f.select(found[0].columns) for f in found))
+            heads.append(frame)
+        whole = last_of_each(_concat(heads, _KEY | _PLACES))
     return whole.sort("row", "point", "sample")
+
+
+def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
+    """The frames as one; the list is emptied, so that they do not stay in memory beside it."""
+    whole = pl.concat([pl.DataFrame(schema=schema), *(frame.select(list(schema)) for frame in frames)])
+    frames.clear()
+    return whole.rechunk()
 
 
 def _placed(number: int, head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
     order = {label: i for i, label in enumerate(labels)}
-    frame = head.with_columns(
+    return head.with_columns(
         pl.col("point").replace_strict(order, default=len(order), return_dtype=pl.Int32),
         part=pl.lit(number, dtype=pl.Int32),
         at=pl.int_range(pl.len(), dtype=pl.UInt32),
     )
-    if "slot_lo" not in head.columns:
-        return frame
-    # Rows that share an id share their slot, and are no later answers to each other.
-    return frame.with_columns(pl.col("slot_lo") ^ (pl.col("row").cast(pl.UInt64) * pl.lit(_ODD, dtype=pl.UInt64)))
 
 
 def _finish(table: pa.Table, places: pl.DataFrame, labels: Sequence[str], shape: Layout) -> pa.Table:
@@ -395,103 +407,8 @@ def _finish(table: pa.Table, places: pl.DataFrame, labels: Sequence[str], shape:
         known = dict(enumerate(labels))
         points = zip(places["point"].to_list(), table.column("point").to_pylist(), strict=True)
         rows = [msgspec.json.decode(known.get(point, stored)) for point, stored in points]
-        arrays += [_typed([row.get(name) for row in rows], kind) for name, kind in shape.sweep.values()]
+        arrays += [carried.typed([row.get(name) for row in rows], kind) for name, kind in shape.sweep.values()]
     if shape.carry:
         rows = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
-        arrays += [_typed([row.get(name) for row in rows], kind) for name, kind in shape.carry.values()]
+        arrays += [carried.typed([row.get(name) for row in rows], kind) for name, kind in shape.carry.values()]
     return pa.Table.from_arrays(arrays, schema=shape.schema)
-
-
-# ------------------------------------------------------------------------- types of what was carried along as JSON
-
-
-def _carried(outcomes: Iterable[Outcome], schema: pa.Schema | None) -> tuple[dict[str, list[str]], pa.Schema]:
-    """What kinds of values each carried column has, and of the Arrow types those that hold all of them unchanged."""
-    columns = _columns(o.carry for o in outcomes)
-    kinds = {name: sorted(set(map(_kind, values))) for name, values in columns.items()}
-    fields = [field for field in schema or () if field.name in columns and _holds(field.type, columns[field.name])]
-    return kinds, pa.schema([pa.field(field.name, field.type) for field in fields])
-
-
-def _columns(carried: Iterable[str | None]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    for text in carried:
-        if text is not None:
-            for name, value in msgspec.json.decode(text).items():
-                columns.setdefault(name, []).append(value)
-    return columns
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "other"
-    return {float: "float", str: "str"}.get(type(value), "other")
-
-
-def _type_of(kinds: Iterable[str]) -> pa.DataType:
-    """The type of a column of which no Arrow type is known."""
-    told = set(kinds) - {"null"}
-    if told == {"int"}:
-        return pa.int64()
-    if told and told <= {"int", "float"}:
-        return pa.float64()
-    if told == {"bool"}:
-        return pa.bool_()
-    return pa.string()  # text, or the JSON of whatever it is
-
-
-def _holds(kind: pa.DataType | None, values: list[Any]) -> bool:
-    if kind is None or not (_is_plain(kind.value_type if _is_list(kind) else kind) or _reader(kind)):
-        return False
-    try:
-        read = _read_as(values, kind)
-        return bool(pa.array(read, kind).to_pylist() == read)
-    except (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowException):
-        return False
-
-
-def _typed(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_float64(kind):
-        return pa.array([v if v is None else float(v) for v in values], kind)
-    if pa.types.is_string(kind):
-        return pa.array([v if v is None or isinstance(v, str) else _encode(v) for v in values], kind)
-    return pa.array(_read_as(values, kind), kind)
-
-
-def _read_as(values: list[Any], kind: pa.DataType) -> list[Any]:
-    reader = _reader(kind)
-    return values if reader is None else [None if v is None else reader(v) for v in values]
-
-
-def _reader(kind: pa.DataType) -> Callable[[str], Any] | None:
-    """How to read a value back of which JSON has made a string."""
-    t = pa.types
-    if t.is_timestamp(kind):
-        return datetime.datetime.fromisoformat
-    if t.is_date(kind):
-        return datetime.date.fromisoformat
-    if t.is_time(kind):
-        return datetime.time.fromisoformat
-    if t.is_decimal(kind):
-        return decimal.Decimal
-    if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
-        return base64.b64decode
-    return None
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    t = pa.types
-    tests = (t.is_integer, t.is_floating, t.is_boolean, t.is_string, t.is_large_string)
-    return any(test(kind) for test in tests)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

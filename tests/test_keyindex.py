@@ -1,0 +1,64 @@
+"""Sets of keys, held against Python's own."""
+
+import hashlib
+import random
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchflex.keyindex import KeySet, SortedKeys, halves, halves_of_hex
+
+MODERATE = settings(deadline=None, max_examples=60)
+
+
+def key(number: int) -> bytes:
+    return hashlib.blake2b(number.to_bytes(8, "little"), digest_size=16).digest()
+
+
+NUMBERS = st.lists(st.integers(0, 40), max_size=30)
+
+
+@MODERATE
+@given(st.lists(NUMBERS, max_size=12))
+def test_a_key_set_answers_as_a_set_would(calls):
+    keys, plain = KeySet(), set()
+    for numbers in calls:
+        expected = []
+        for number in numbers:
+            expected.append(number in plain)
+            plain.add(number)
+        assert keys.add([key(number) for number in numbers]) == expected
+
+
+def test_a_large_key_set_stays_right_through_its_merges(monkeypatch):
+    monkeypatch.setattr(KeySet, "_LARGEST", 20_000)  # so that there are several runs that are not merged any more
+    keys, numbers = KeySet(), list(range(60_000))
+    random.Random(1).shuffle(numbers)
+    for start in range(0, 60_000, 500):
+        block = [key(number) for number in numbers[start : start + 500]]
+        assert not any(keys.add(block))
+    for start in range(0, 60_000, 5_000):
+        assert all(keys.add([key(number) for number in numbers[start : start + 5_000]]))
+    assert not any(keys.add([key(number) for number in range(60_000, 61_000)]))
+
+
+def test_keys_that_share_their_first_half_are_told_apart():
+    keys = KeySet()
+    assert keys.add([b"a" * 8 + b"1" * 8]) == [False]
+    assert keys.add([b"a" * 8 + b"2" * 8]) == [False]
+
+
+@MODERATE
+@given(st.lists(st.integers(0, 1000), unique=True, max_size=60), NUMBERS)
+def test_sorted_keys_find_the_position(members, wanted):
+    index = SortedKeys(halves([key(number) for number in members]))
+    assert len(index) == len(members)
+    expected = [members.index(number) if number in members else -1 for number in wanted]
+    assert index.find(halves([key(number) for number in wanted])) == expected
+
+
+def test_both_ways_of_writing_a_key_are_one():
+    keys = [key(number) for number in range(100)]
+    assert halves_of_hex(pl.Series([k.hex() for k in keys])).equals(halves(keys))
+    assert halves([]).equals(halves_of_hex(pl.Series([], dtype=pl.String)))

@@ -1,0 +1,569 @@
+"""Parts and the table made of them: nothing lost between the two, types kept, memory bounded, replaced whole or not."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batchflex import store
+from batchflex.errors import FolderError, StorageError
+from batchflex.model import Outcome
+from tests.outcomes import any_outcomes, outcome, run_python, small_disk
+
+NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
+_settings = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def carrying(*rows: dict[str, Any], first: int = 0) -> list[Outcome]:
+    return [outcome(first + i, carry=msgspec.json.encode(row).decode()) for i, row in enumerate(rows)]
+
+
+def table(parts: Path, **options: Any) -> pa.Table:
+    made = store.assemble(parts, options.pop("grid", {}), options.pop("labels", ["{}"]), **options)
+    found = pa.concat_tables([made.schema.empty_table(), *made.batches])
+    assert found.num_rows == made.rows
+    assert found.schema.equals(made.schema)
+    return found
+
+
+def planned(*places: tuple[Outcome, int, int]) -> pl.DataFrame:
+    """What ``Done.planned`` gives: the answers that belong to the plan, each with its present row and sweep point."""
+    keys = [store._halves(pa.chunked_array([[o.key]]), "") for o, _, _ in places]
+    rows = pl.DataFrame({"row": [p[1] for p in places], "point": [p[2] for p in places]})
+    return pl.concat([NO_PLAN, pl.concat(keys).hstack(rows.cast({"point": pl.Int32}))])
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+@_settings
+@given(st.lists(any_outcomes(), min_size=1, max_size=6))
+def test_a_part_read_by_polars_and_by_pyarrow_has_what_was_sealed(tmp_path: Path, outcomes: list[Outcome]) -> None:
+    store.write_part(tmp_path, 1, outcomes)
+    path = store.part_path(tmp_path, 1)
+    expected = [msgspec.structs.asdict(o) for o in outcomes]
+    for row in expected:
+        for name in ("started_at", "finished_at"):
+            row[name] = datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(microseconds=row[name])
+    by_pyarrow = pq.read_table(path)
+    assert [{n: row[n] for n in by_pyarrow.column_names} for row in expected] == by_pyarrow.to_pylist()
+    assert by_pyarrow.to_pylist() == pl.read_parquet(path).to_dicts()
+    assert set(by_pyarrow.column_names) == set(Outcome.__struct_fields__)
+
+
+def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
+    outcomes = [outcome(i) for i in range(5_000)]
+    store.write_part(tmp_path, 12, outcomes)
+    assert store.part_numbers(tmp_path) == [12]
+    metadata = pq.read_metadata(tmp_path / "000012.parquet")
+    assert metadata.num_row_groups == 1
+    group = metadata.row_group(0)
+    chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
+    assert chunks["key"].statistics.min == min(o.key for o in outcomes)
+    assert chunks["key"].statistics.max == max(o.key for o in outcomes)
+    assert (chunks["id"].statistics.min, chunks["id"].statistics.max) == ("id-0", "id-999")
+
+
+def test_columns_of_a_part_are_those_of_the_results_and_what_they_are_made_with(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, [outcome(1)])
+    schema = pq.read_schema(store.part_path(tmp_path, 1))
+    assert schema.names == [*store.COLUMNS, "slot", "point", "carry"]
+    assert schema.remove_metadata().equals(store.to_table([]).schema)
+
+
+def test_a_part_that_cannot_be_written_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(StorageError, match=r"the disk is full: .*000001\.parquet could not be written"):
+        store.write_part(tmp_path, 1, [outcome(1)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
+def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
+    store.write_part(tmp_path, 1, [outcome(i) for i in range(100)])
+    path = store.part_path(tmp_path, 1)
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[:-20], "flipped": data[:-8] + b"\xff" * 8, "empty": b"", "gone": data}[damage])
+    if damage == "gone":
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FolderError, match=r"000001\.parquet (is damaged \(.*\); move it away|cannot be read)"):
+        list(store.read_keys(tmp_path, ["status"]))
+    with pytest.raises(FolderError, match=r"000001\.parquet"):
+        store.assemble(tmp_path, {}, ["{}"])
+
+
+def test_a_foreign_file_among_the_parts_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), store.part_path(tmp_path, 1))
+    with pytest.raises(FolderError, match=r"000001\.parquet is no part that batchflex wrote"):
+        store.assemble(tmp_path, {}, ["{}"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
+def test_last_of_each_keeps_the_last_also_where_keys_share_their_first_half(keys: list[tuple[int, int]]) -> None:
+    schema = {"hi": pl.UInt64, "lo": pl.UInt64}
+    frame = pl.DataFrame(keys, schema=schema, orient="row").with_row_index("n")
+    found = store.last_of_each(frame)
+    assert found["hi"].is_sorted()
+    expected = {key: n for n, key in enumerate(keys)}
+    assert {(hi, lo): n for n, hi, lo in found.iter_rows()} == expected
+    assert found.height == len(expected)
+
+
+# ------------------------------------------------------------------------------------------- the table: which answers
+
+
+def test_a_later_answer_replaces_an_earlier_one(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, [outcome(0, status="failed"), outcome(1)])
+    store.write_part(tmp_path, 2, [outcome(0, status="failed", content="second")])
+    store.write_part(tmp_path, 3, [outcome(0, content="third")])
+    for options in ({}, {"planned": NO_PLAN, "since": 1}):
+        found = table(tmp_path, **options)
+        assert found["id"].to_pylist() == ["id-0", "id-1"]
+        assert found["status"].to_pylist() == ["ok", "ok"]
+        assert found["content"].to_pylist() == ["third", None]
+
+
+def test_rows_come_in_input_order_then_by_sweep_point_and_sample(tmp_path: Path) -> None:
+    labels = ['{"t":0.7}', '{"t":0.0}']
+    answers = [
+        outcome(f"{row}{label}{sample}", row=row, point=label, sample=sample)
+        for sample in (1, 0)
+        for label in reversed(labels)
+        for row in (2, 10, 1)
+    ]
+    store.write_part(tmp_path, 1, answers[:5])
+    store.write_part(tmp_path, 2, answers[5:])
+    found = table(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels)
+    expected = [(row, t, sample) for row in (1, 2, 10) for t in (0.7, 0.0) for sample in (0, 1)]
+    rows = zip(found["row"].to_pylist(), found["t"].to_pylist(), found["sample"].to_pylist(), strict=True)
+    assert list(rows) == expected
+
+
+def test_with_a_plan_older_answers_outside_it_are_left_out_and_the_others_have_its_rows(tmp_path: Path) -> None:
+    old = [outcome(i, content="old") for i in range(4)]
+    store.write_part(tmp_path, 1, old)
+    store.write_part(tmp_path, 2, [outcome("new", row=1, content="new")])
+    plan = planned((old[3], 0, 0), (old[0], 2, 0))
+    found = table(tmp_path, planned=plan, since=2)
+    assert found.select(["id", "row", "content"]).to_pylist() == [
+        {"id": "id-3", "row": 0, "content": "old"},
+        {"id": "id-new", "row": 1, "content": "new"},
+        {"id": "id-0", "row": 2, "content": "old"},
+    ]
+
+
+def test_an_answer_of_this_run_replaces_the_older_one_in_the_plan(tmp_path: Path) -> None:
+    old = outcome(0, row=5, status="failed")
+    store.write_part(tmp_path, 1, [old])
+    store.write_part(tmp_path, 2, [outcome(0, row=7)])
+    found = table(tmp_path, planned=planned((old, 7, 0)), since=2)
+    assert found.select(["row", "status"]).to_pylist() == [{"row": 7, "status": "ok"}]
+
+
+def test_sweep_values_are_those_the_plan_gives_an_answer_now(tmp_path: Path) -> None:
+    """The same body may have been sent by a job that set the value as a parameter."""
+    old = outcome(0, point="{}")
+    store.write_part(tmp_path, 1, [old])
+    labels = ['{"t":0.7}', '{"t":0.0}']
+    store.write_part(tmp_path, 2, [outcome("other", row=0, point=labels[0])])
+    found = table(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels, planned=planned((old, 0, 1)), since=2)
+    assert found.select(["id", "t"]).to_pylist() == [{"id": "id-other", "t": 0.7}, {"id": "id-0", "t": 0.0}]
+
+
+def test_without_a_plan_a_changed_answer_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, [outcome(0, 1, content="old"), outcome(1, 1, content="old")])
+    store.write_part(tmp_path, 2, [outcome(0, 2, content="new")])
+    assert table(tmp_path)["content"].to_pylist() == ["new", "old"]
+
+
+def test_the_same_answer_moved_by_a_reordered_input_is_one_row(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, [outcome(0, row=5, status="failed")])
+    store.write_part(tmp_path, 2, [outcome(0, row=6)])
+    assert table(tmp_path)["row"].to_pylist() == [6]
+
+
+def test_what_is_not_sealed_yet_is_there_once(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 3, [outcome(0, status="failed"), outcome(1)])
+    pending = [outcome(1), outcome(0), outcome(2)]
+    for options in ({}, {"planned": NO_PLAN, "since": 3}):
+        found = table(tmp_path, pending=pending, **options)
+        assert found["id"].to_pylist() == ["id-0", "id-1", "id-2"]
+        assert found["status"].to_pylist() == ["ok"] * 3
+    assert table(tmp_path / "none", pending=pending)["id"].to_pylist() == ["id-0", "id-1", "id-2"]
+
+
+def test_no_answers_give_an_empty_table_with_all_columns(tmp_path: Path) -> None:
+    path = tmp_path / "results.parquet"
+    for plan in (None, NO_PLAN):
+        store.write_results(path, store.assemble(tmp_path, {"t": [1, 2]}, ['{"t":1}', '{"t":2}'], planned=plan))
+        for schema in (pq.read_schema(path), pq.ParquetFile(path).schema_arrow):
+            assert schema.remove_metadata().equals(pa.schema([*store.COLUMNS.items(), ("t", pa.int64())]))
+        assert pl.read_parquet(path).height == 0
+
+
+@_settings
+@given(st.data())
+def test_whatever_the_windows_one_row_a_key_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir(exist_ok=True)
+    for path in parts.iterdir():
+        path.unlink()
+    names = st.integers(0, 30)
+    sealed = data.draw(st.lists(st.lists(names, min_size=1, max_size=12), max_size=6))
+    last: dict[int, str] = {}
+    for number, part in enumerate(sealed, 1):
+        answers: list[Outcome] = []
+        for name in part:
+            last[name] = f"{number}.{len(answers)}"
+            answers.append(outcome(name, content=last[name], response="r" * 1000))
+        store.write_part(parts, number, answers)
+    monkeypatch.setattr(store, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
+    monkeypatch.setattr(store, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
+    monkeypatch.setattr(store, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
+    found = table(parts)
+    assert dict(zip(found["row"].to_pylist(), found["content"].to_pylist(), strict=True)) == last
+    assert found["row"].to_pylist() == sorted(last)
+
+
+# --------------------------------------------------------------------------------------- the table: columns and types
+
+
+def columns_of(parts: Path, **options: Any) -> dict[str, tuple[pa.DataType, list[Any]]]:
+    found = table(parts, **options)
+    return {n: (found.schema.field(n).type, found[n].to_pylist()) for n in found.column_names[len(store.COLUMNS) :]}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([1, -5, None], pa.int64(), [1, -5, None]),
+        ([1, 2.5], pa.float64(), [1.0, 2.5]),
+        ([2**53 + 1, 0.5], pa.float64(), [float(2**53), 0.5]),
+        ([True, None, False], pa.bool_(), [True, None, False]),
+        ([True, 1], pa.string(), ["true", "1"]),
+        (["a", ""], pa.string(), ["a", ""]),
+        (["a", 1, 2.5, None, False], pa.string(), ["a", "1", "2.5", None, "false"]),
+        ([2**64, 1], pa.string(), ["18446744073709551616", "1"]),
+        ([[1, 2], None], pa.string(), ["[1,2]", None]),
+        ([{"a": [None, "é"]}, "text"], pa.string(), ['{"a":[null,"é"]}', "text"]),
+        ([None, None], pa.string(), [None, None]),
+    ],
+)
+def test_carried_values_without_types_get_the_narrowest_that_holds_them(
+    tmp_path: Path, values: list[Any], kind: pa.DataType, expected: list[Any]
+) -> None:
+    rows = carrying(*({"c": value} for value in values))
+    for i, row in enumerate(rows, 1):
+        store.write_part(tmp_path, i, [row])
+    assert columns_of(tmp_path) == {"c": (kind, expected)}
+    assert columns_of(tmp_path / "none", pending=rows) == {"c": (kind, expected)}
+
+
+MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250_000)
+TYPED: list[tuple[pa.DataType, list[Any]]] = [
+    (pa.int8(), [1, None, -128]),
+    (pa.uint64(), [2**64 - 1, 0]),
+    (pa.float32(), [0.1, None, 1e30]),
+    (pa.float16(), [0.5, 65504.0]),
+    (pa.float64(), [0.1, 3.0]),
+    (pa.bool_(), [True, None]),
+    (pa.large_string(), ["a", None, "\0é"]),
+    (pa.timestamp("us"), [MOMENT, None]),
+    (pa.timestamp("ns"), [MOMENT]),
+    (pa.timestamp("s", tz="UTC"), [MOMENT.replace(microsecond=0, tzinfo=datetime.UTC), None]),
+    (pa.date32(), [MOMENT.date(), None]),
+    (pa.date64(), [MOMENT.date()]),
+    (pa.time64("us"), [MOMENT.time(), None]),
+    (pa.decimal128(10, 3), [decimal.Decimal("-1.250"), None]),
+    (pa.binary(), [b"\0\xff", None]),
+    (pa.large_binary(), [b""]),
+    (pa.binary(2), [b"ab"]),
+    (pa.list_(pa.int32()), [[1, None], [], None]),
+    (pa.large_list(pa.string()), [["a", "b"], None]),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), TYPED, ids=[str(kind) for kind, _ in TYPED])
+def test_carried_columns_of_a_typed_input_keep_type_and_values(
+    tmp_path: Path, kind: pa.DataType, values: list[Any]
+) -> None:
+    before = pa.array(values, kind)
+    rows = carrying(*({"c": value} for value in before.to_pylist()))
+    store.write_part(tmp_path, 1, rows, pa.schema([("c", kind), ("not carried", pa.int8())]))
+    found = table(tmp_path)
+    assert found["c"].combine_chunks().equals(before)
+    assert columns_of(tmp_path, pending=rows)["c"][0] == kind
+    # through a file too, as the other reader sees it
+    store.write_results(tmp_path / "r.parquet", store.assemble(tmp_path, {}, ["{}"]))
+    assert pl.read_parquet(tmp_path / "r.parquet")["c"].null_count() == before.null_count
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (pa.duration("s"), datetime.timedelta(seconds=90), "PT90S"),
+        (pa.struct([("a", pa.int8())]), {"a": 1}, '{"a":1}'),
+        (pa.list_(pa.list_(pa.int8())), [[1]], "[[1]]"),
+        (pa.list_(pa.date32()), [datetime.date(2024, 1, 1)], '["2024-01-01"]'),
+        (pa.dictionary(pa.int8(), pa.string()), "a", "a"),
+    ],
+)
+def test_carried_columns_of_nested_and_odd_types_become_text(
+    tmp_path: Path, kind: pa.DataType, value: Any, expected: str
+) -> None:
+    store.write_part(tmp_path, 1, carrying({"c": value}), pa.schema([("c", kind)]))
+    assert columns_of(tmp_path) == {"c": (pa.string(), [expected])}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.int32(), 2.5),
+        (pa.int8(), 1000),
+        (pa.float32(), 0.1),
+        (pa.bool_(), 1),
+        (pa.timestamp("s"), MOMENT),
+        (pa.timestamp("us"), "yesterday"),
+        (pa.date32(), "2024-01-01T10:00:00"),
+        (pa.binary(), "!"),
+        (pa.decimal128(4, 2), "1.555"),
+        (pa.list_(pa.int8()), [1.5]),
+        (pa.string(), 5),
+    ],
+)
+def test_a_type_that_does_not_hold_a_value_is_not_forced_on_it(tmp_path: Path, kind: pa.DataType, value: Any) -> None:
+    """The types are those of the first input file; a later one may have others."""
+    rows = carrying({"c": value})
+    store.write_part(tmp_path, 1, rows, pa.schema([("c", kind)]))
+    store.write_part(tmp_path, 2, carrying({"c": None}, first=1), pa.schema([("c", kind)]))
+    found, values = columns_of(tmp_path)["c"]
+    kept = msgspec.json.decode(rows[0].carry or "")["c"]
+    assert found != kind or kind == pa.string()
+    assert values in ([kept, None], [msgspec.json.encode(kept).decode(), None])
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "kind", "expected"),
+    [
+        ((pa.int32(), 1), (pa.int64(), 2**40), pa.int64(), [1, 2**40]),
+        ((pa.int32(), 1), (pa.float32(), 2.5), pa.float64(), [1.0, 2.5]),
+        ((pa.int32(), 1), (None, "x"), pa.string(), ["1", "x"]),
+        ((pa.int32(), 1), (None, 2), pa.int64(), [1, 2]),
+        ((pa.int32(), 1), (None, None), pa.int32(), [1, None]),
+        ((pa.int32(), None), (pa.string(), "x"), pa.string(), [None, "x"]),
+        ((pa.int32(), None), (pa.int32(), None), pa.int32(), [None, None]),
+        ((pa.timestamp("us"), MOMENT), (pa.int32(), 5), pa.string(), [MOMENT.isoformat(), "5"]),
+    ],
+)
+def test_parts_that_disagree_get_a_type_that_holds_both(
+    tmp_path: Path, one: tuple[Any, Any], two: tuple[Any, Any], kind: pa.DataType, expected: list[Any]
+) -> None:
+    for number, (told, value) in enumerate((one, two), 1):
+        schema = None if told is None else pa.schema([("c", told)])
+        store.write_part(tmp_path, number, carrying({"c": value}, first=number), schema)
+    assert columns_of(tmp_path) == {"c": (kind, expected)}
+
+
+def test_not_sealed_values_can_widen_a_type_too(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, carrying({"c": 1}), pa.schema([("c", pa.int32())]))
+    found = columns_of(tmp_path, pending=carrying({"c": 2.5, "d": "x"}, first=1))
+    assert found == {"c": (pa.float64(), [1.0, 2.5]), "d": (pa.string(), [None, "x"])}
+
+
+def test_rows_that_carry_different_columns_have_null_where_they_lack_one(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, [*carrying({"a": 1, "b": "x"}), outcome(1)])
+    store.write_part(tmp_path, 2, carrying({"b": "y", "c": True}, first=2))
+    assert columns_of(tmp_path) == {
+        "a": (pa.int64(), [1, None, None]),
+        "b": (pa.string(), ["x", None, "y"]),
+        "c": (pa.bool_(), [None, None, True]),
+    }
+
+
+def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> None:
+    carry = {"id": 1, "input_id": 2, "model": 3, "temperature": 4, "sweep_model": 5, "free": 6}
+    label = '{"model":"m","temperature":0.5,"sweep_sweep_model":7}'
+    store.write_part(tmp_path, 1, [outcome(0, carry=msgspec.json.encode(carry).decode(), point=label)])
+    grid = {"model": ["m"], "temperature": [0.5], "sweep_sweep_model": [7]}
+    found = {name: values for name, (_, [values]) in columns_of(tmp_path, grid=grid, labels=[label]).items()}
+    assert found == {
+        "sweep_model": "m",
+        "temperature": 0.5,
+        "sweep_sweep_model": 7,
+        "input_input_id": 1,
+        "input_id": 2,
+        "input_model": 3,
+        "input_temperature": 4,
+        "input_sweep_model": 5,
+        "free": 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, 1], pa.int64(), [0, 1]),
+        ([0, 0.5], pa.float64(), [0.0, 0.5]),
+        (["a", "b"], pa.string(), ["a", "b"]),
+        ([0.5, "auto", None, True], pa.string(), ["0.5", "auto", None, "true"]),
+        ([{"type": "text"}, ["x"]], pa.string(), ['{"type":"text"}', '["x"]']),
+        ([None, None], pa.string(), [None, None]),
+    ],
+)
+def test_sweep_variables_of_mixed_types(
+    tmp_path: Path, values: list[Any], kind: pa.DataType, expected: list[Any]
+) -> None:
+    labels = [msgspec.json.encode({"v": value}).decode() + " " * i for i, value in enumerate(values)]
+    store.write_part(tmp_path, 1, [outcome(i, row=0, point=label) for i, label in enumerate(labels)])
+    assert columns_of(tmp_path, grid={"v": values}, labels=labels) == {"v": (kind, expected)}
+
+
+def test_without_a_plan_points_of_an_earlier_sweep_come_last_and_fit(tmp_path: Path) -> None:
+    store.write_part(tmp_path, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")])
+    store.write_part(tmp_path, 2, [outcome("new", row=0, point='{"t":0.5}')])
+    found = table(tmp_path, grid={"t": [0.5]}, labels=['{"t":0.5}'])
+    assert found["id"].to_pylist() == ["id-new", "id-old", "id-older"]
+    assert found["t"].to_pylist() == ["0.5", "auto", None]
+
+
+# ------------------------------------------------------------------------------------------------- writing the table
+
+
+def test_results_are_read_alike_by_polars_and_pyarrow(tmp_path: Path) -> None:
+    rows = [outcome(i, cost=0.1 * i, content="é\0\n", carry='{"when":"2024-02-29T12:30:15.25"}') for i in range(50)]
+    store.write_part(tmp_path, 1, rows, pa.schema([("when", pa.timestamp("us"))]))
+    path = tmp_path / "out" / "results.parquet"
+    path.parent.mkdir()
+    store.write_results(path, store.assemble(tmp_path, {}, ["{}"]))
+    assert pq.read_table(path).to_pylist() == pl.read_parquet(path).to_dicts()
+    assert pq.read_table(path)["when"].to_pylist() == [MOMENT] * 50
+    group = pq.read_metadata(path).row_group(0)
+    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
+
+
+def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    store.write_part(parts, 1, [outcome(i) for i in range(10)])
+    path = tmp_path / "results.parquet"
+    store.write_results(path, store.assemble(parts, {}, ["{}"]))
+    before = path.read_bytes()
+    made = store.assemble(parts, {}, ["{}"])
+
+    def broken(error: Exception) -> Any:
+        yield from made.batches
+        raise error
+
+    with pytest.raises(StorageError, match=r"the disk is full: .*results\.parquet could not be written"):
+        store.write_results(path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device"))))
+    with pytest.raises(RuntimeError):
+        store.write_results(path, made._replace(batches=broken(RuntimeError())))
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "results.parquet"]
+
+
+FILL = """
+import random, sys
+from pathlib import Path
+from batchflex import store
+from batchflex.errors import StorageError
+from tests.outcomes import outcome
+folder = Path(sys.argv[1])
+parts = Path(sys.argv[2])
+noise = random.Random(0).randbytes(400_000).hex()
+store.write_results(folder / "results.parquet", store.assemble(parts, {}, ["{}"]))
+for write in (
+    lambda: store.write_part(folder, 1, [outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
+    lambda: store.write_results(
+        folder / "results.parquet",
+        store.assemble(parts, {}, ["{}"], pending=[outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
+    ),
+):
+    try:
+        write()
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_leaves_no_part_and_the_older_results(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    store.write_part(parts, 1, [outcome(i) for i in range(10)])
+    with small_disk(tmp_path / "disk", 131_072) as (folder, limit):
+        lines = run_python(FILL, folder, parts, file_size=limit).splitlines()
+        assert len(lines) == 2
+        assert "000001.parquet could not be written. Nothing stored before is damaged" in lines[0]
+        assert "results.parquet could not be written. Nothing stored before is damaged" in lines[1]
+        assert [p.name for p in folder.iterdir()] == ["results.parquet"]
+        assert pl.read_parquet(folder / "results.parquet").height == 10
+
+
+def test_whether_results_are_current_is_told_without_reading_the_parts(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    path = tmp_path / "results.parquet"
+    rows = [outcome(i) for i in range(5)]
+
+    def write(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> None:
+        store.write_results(path, store.assemble(parts, {}, labels, planned=plan, since=since))
+
+    def current(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> bool:
+        return store.is_current(path, parts, {}, labels, plan, since)
+
+    whole = planned(*((o, o.row, 0) for o in rows))
+    store.write_part(parts, 1, rows)
+    assert not current(whole, 2), "there is none yet"
+    write(NO_PLAN, since=1)
+    assert current(whole, 2), "the next run finds what the first one wrote"
+    assert current(whole.reverse(), 2)
+    assert not current(whole, 1), "this run sealed a part"
+    assert not current(whole.head(4), 2), "a row has left the plan"
+    assert not current(whole.with_columns(row=pl.col("row").reverse()), 2), "rows have moved"
+    assert not current(whole.with_columns(point=pl.lit(1)), 2), "its sweep point is another one now"
+    assert not current(whole, 2, labels=["{ }"])
+    store.write_part(parts, 2, [outcome(0, content="again")])
+    assert not current(whole, 3), "another run sealed a part and was killed before it wrote the results"
+    write(whole, since=3)
+    assert current(whole, 3)
+    path.write_bytes(b"PAR1")
+    assert not current(whole, 3)
+    store.write_results(path, store.assemble(parts, {}, ["{}"]))
+    assert not current(whole, 3), "results made without a plan are of no use"
+
+
+def test_memory_stays_bounded_while_the_table_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    each, parts, size = 50, 40, 40_000
+    for number in range(1, parts + 1):
+        rows = [outcome(number * each + i, response=f"{number * each + i:05}" * (size // 5)) for i in range(each)]
+        store.write_part(tmp_path, number, rows)
+    whole = each * parts * size
+    monkeypatch.setattr(store, "_CACHE_BYTES", whole // 20)
+    monkeypatch.setattr(store, "_WINDOW_BYTES", whole // 80)
+    before = pa.total_allocated_bytes()
+    most, rows_seen = 0, 0
+    for batch in store.assemble(tmp_path, {}, ["{}"]).batches:
+        assert batch.nbytes < 2 * whole // 80
+        rows_seen += batch.num_rows
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert rows_seen == each * parts
+    assert most < whole // 5, f"{most / 1e6:.0f} MB for {whole / 1e6:.0f} MB of answers"
