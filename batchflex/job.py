@@ -363,6 +363,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         read = {}
     value = read["v"] if read.keys() == {"v"} else raw  # a line break in it may have begun another key
+    if isinstance(value, datetime.date | datetime.time):
+        value = raw
     return (name if "." in name else f"override.{name}"), value
 
 

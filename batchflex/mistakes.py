@@ -25,9 +25,7 @@ class Mistake(NamedTuple):
 
 KEY_HINT = "a key never stands in a job file: put it into an environment variable and name that in endpoint.api_key_env"
 
-_KEY_NAME = re.compile(
-    r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I
-)
+_KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
 _KEY_VALUE = re.compile(
     r"""
     \b(?:sk[-_][\w-]{6,} | (?:pk|rk|hf|gsk|xai|nvapi|pplx|ghp)[-_][\w-]{8,})  # the usual prefixes

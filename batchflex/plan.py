@@ -117,6 +117,8 @@ class Planner:
 
     def _told_apart(self, request: Request, turn: int, *, repeated: bool) -> Request:
         """``turn`` is how many rows before had the same id; ``repeated`` whether one of any id made the same request."""
+        if not (turn or repeated):
+            return request
         key, slot, name = request.key, request.slot, request.id
         if turn:
             slot = _hash(slot + turn.to_bytes(8, "little"))

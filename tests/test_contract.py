@@ -76,7 +76,7 @@ def test_fields_of_run_json_are_as_written_in_order_and_type() -> None:
 
 
 def test_reasons_to_stop_are_all_there() -> None:
-    assert names("`run.json`", "`stopped_by`") == list(typing.get_args(StopReason))
+    assert names("Why a run stopped early", "`stopped_by`") == list(typing.get_args(StopReason))
 
 
 def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:

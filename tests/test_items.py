@@ -113,6 +113,14 @@ def test_structs_of_parquet_lose_only_their_filler(tmp_path):
         assert item.id == "a"
 
 
+def test_messages_in_a_frame():
+    source = Source(None, frame=pl.DataFrame({"id": [7], "messages": [TOOL_TURNS], "seed": [3]}, strict=False))
+    (block,) = source.blocks()
+    (item,) = Itemizer(build({}), source.columns()).items(block)
+    assert asked(item) == {"messages": TOOL_TURNS, "seed": 3}
+    assert item.id == "7"
+
+
 def test_image_parts_in_parquet(tmp_path):
     turns = [TURNS[1], {"role": "user", "content": [{"type": "text", "text": "And now?"}]}]
     pq.write_table(pa.Table.from_pylist([{"messages": turns}]), tmp_path / "in.parquet")
@@ -121,16 +129,18 @@ def test_image_parts_in_parquet(tmp_path):
 
 
 def test_parameters_in_parquet(tmp_path):
+    kind, other = {"type": "text", "x": None}, {"type": "json_object", "x": 1}
+    turns, hello = json.dumps(TURNS), json.dumps(HELLO)
     rows = [
-        {"messages": json.dumps(TURNS), "temperature": 0.5, "max_tokens": 3, "response_format": {"type": "text", "x": None}},
-        {"messages": json.dumps(HELLO), "temperature": None, "max_tokens": None, "response_format": None},
-        {"messages": json.dumps(HELLO), "temperature": float("nan"), "max_tokens": 7, "response_format": {"type": "json_object", "x": 1}},
-    ]  # fmt: skip
+        {"messages": turns, "temperature": 0.5, "max_tokens": 3, "response_format": kind},
+        {"messages": hello, "temperature": None, "max_tokens": None, "response_format": None},
+        {"messages": hello, "temperature": float("nan"), "max_tokens": 7, "response_format": other},
+    ]
     pl.DataFrame(rows).write_parquet(tmp_path / "in.parquet")
     one, two, three = items(tmp_path / "in.parquet")
     assert asked(one) == {"messages": TURNS, "temperature": 0.5, "max_tokens": 3, "response_format": {"type": "text"}}
     assert asked(two) == {"messages": HELLO}
-    assert asked(three) == {"messages": HELLO, "max_tokens": 7, "response_format": {"type": "json_object", "x": 1}}
+    assert asked(three) == {"messages": HELLO, "max_tokens": 7, "response_format": other}
 
 
 @pytest.mark.parametrize(

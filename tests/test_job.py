@@ -285,7 +285,8 @@ def test_a_missing_file_or_a_folder(tmp_path):
         ('x="a', ("override.x", '"a')),
         ("v=1\nw=2", ("override.v", "1\nw=2")),
         ("x=", ("override.x", "")),
-        ("deadline=06:30", ("override.deadline", "06:30")),
+        ("limits.deadline=06:30", ("limits.deadline", "06:30")),
+        ("user=2026-01-05", ("override.user", "2026-01-05")),
     ],
 )
 def test_settings(text, setting):

@@ -34,7 +34,7 @@ def command(endpoint: CountingEndpoint, rows: Path, *more: object) -> list[objec
 
 def finish(endpoint: CountingEndpoint, rows: Path) -> Ended:
     """The same command again, with a quick endpoint: every row is there, once."""
-    endpoint.knobs(latency_s=0.0)
+    endpoint.knobs(latency_s=0.0, fail_after=None)
     finished = batchflex(*command(endpoint, rows, "--json"))
     assert (finished.code, finished.summary["ok"]) == (0, ROWS)
     results = table(rows.parent / "out")
@@ -73,10 +73,9 @@ def test_the_second_signal_ends_the_run_at_once(
     number: signal.Signals, code: int, slow: CountingEndpoint, rows: Path
 ) -> None:
     out = rows.parent / "out"
+    slow.knobs(latency_s=0.0, fail_after=20, fail_with="hang")
     with begun(*command(slow, rows)) as run:
-        wait_until(lambda: slow.stats()["good"] >= 8, "something was answered")
-        slow.knobs(latency_s=600)
-        wait_until(lambda: slow.stats()["good"] >= 16 and slow.stats()["in_flight"] == 8, "all wait for ever")
+        wait_until(lambda: slow.stats()["outcomes"].get("hang") == 8, "every slot waits for ever")
         run.send_signal(number)
         assert run.stderr is not None
         while "interrupt again to end at once" not in run.stderr.readline():
@@ -95,10 +94,9 @@ def test_the_second_signal_ends_the_run_at_once(
 
 
 def test_what_is_in_flight_gets_no_more_than_the_grace(slow: CountingEndpoint, rows: Path) -> None:
+    slow.knobs(latency_s=0.0, fail_after=20, fail_with="hang")
     with begun(*command(slow, rows, "--set", "limits.grace_s=0.5")) as run:
-        wait_until(lambda: slow.stats()["good"] >= 8, "something was answered")
-        slow.knobs(latency_s=600)
-        wait_until(lambda: slow.stats()["good"] >= 16 and slow.stats()["in_flight"] == 8, "all wait for ever")
+        wait_until(lambda: slow.stats()["outcomes"].get("hang") == 8, "every slot waits for ever")
         run.send_signal(signal.SIGINT)
         interrupted = ended(run, 30)
     assert interrupted.code == 130
@@ -118,7 +116,6 @@ def test_a_signal_while_rows_wait_for_another_attempt(slow: CountingEndpoint, ro
     assert interrupted.code == 130
     kept = state(rows.parent / "out")
     assert (kept["ok"], kept["failed"]) == (10, 0)
-    slow.knobs(fail_after=None)
     finish(slow, rows)
 
 
