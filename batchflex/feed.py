@@ -90,6 +90,7 @@ class Feed:
         self._low = anyio.Event()
         self.planned = 0
         self.ended = False
+        self._closed = False
 
     async def fill(self) -> None:
         """Read until the input ends or this is cancelled.
@@ -98,7 +99,9 @@ class Feed:
         """
         blocks = self._plan.blocks()
         try:
-            while (block := await anyio.to_thread.run_sync(self._next, blocks)) is not None:
+            while not self._closed and (block := await anyio.to_thread.run_sync(self._next, blocks)) is not None:
+                if self._closed:
+                    return
                 total, wanted = block
                 self.planned += total
                 self._ready.extend(wanted)
@@ -106,7 +109,7 @@ class Feed:
                 while len(self._ready) > _READ_AHEAD:
                     self._low = anyio.Event()
                     await self._low.wait()
-            self.ended = True
+            self.ended = not self._closed
         finally:
             self.close()
 
@@ -123,8 +126,6 @@ class Feed:
         if len(self._ready) <= _READ_AHEAD // 2:
             self._low.set()
         return self._ready.popleft()
-
-    _closed = False
 
     def close(self) -> None:
         """No more is added; what is ready can still be taken."""

@@ -210,8 +210,6 @@ class _Conduct:
                         beside.start_soon(self._count)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
-            if self._feed.ended and tally.stopped_by is None:
-                tally.planned = self._feed.planned
         finally:
             if self._at_once:
                 keeper.abandon()
@@ -228,6 +226,8 @@ class _Conduct:
     async def _fill(self) -> None:
         try:
             await self._feed.fill()
+            if self._feed.ended:
+                self._tally.planned = self._feed.planned  # exact, whatever was counted before
         except InputError as error:
             self._stop("input", str(error))
 
@@ -247,9 +247,10 @@ class _Conduct:
         if self._gate is not None:
             self._gate.close()
         self._scope.deadline = anyio.current_time() + self._job.limits.grace_s
-        if reason == "signal" and self._tally.in_flight:
+        in_flight = self._gate.in_flight if self._gate is not None else 0
+        if reason == "signal" and in_flight:
             self._observer.note(
-                f"stopping: {self._tally.in_flight} requests in flight may finish within {self._job.limits.grace_s:g} s; "
+                f"stopping: what is in flight ({in_flight:,}) may finish within {self._job.limits.grace_s:g} s; "
                 "interrupt again to end at once"
             )
 

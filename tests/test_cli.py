@@ -561,14 +561,13 @@ def test_status_of_a_run_in_progress_killed_and_finished(
     endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
 ) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 60), tmp_path / "out"
-    endpoint.knobs(latency_s=0.2)
+    endpoint.knobs(fail_after=8, fail_with="hang")
     command = ["run", rows, *asks, "--out", out, "--concurrency", "4"]
     with begun(*command) as run:
-        wait_until(lambda: endpoint.stats()["good"] >= 4, "something was answered")
+        wait_until(lambda: endpoint.stats()["outcomes"].get("hang") == 4, "every slot waits for ever")
         going = batchflex("status", out)
         assert going.code == 0
-        assert "running" in going.out and "out" in going.out
-        assert "killed" not in going.out
+        assert "running" in going.out and "killed" not in going.out
         run.send_signal(signal.SIGKILL)
         run.wait()
     killed = batchflex("status", out)
@@ -576,24 +575,29 @@ def test_status_of_a_run_in_progress_killed_and_finished(
     assert "killed" in killed.out and "same command again" in killed.out
     partial = batchflex("results", out, "-o", "-")
     assert partial.code == 0
-    assert len(partial.out.splitlines()) >= 4, "what was answered can be looked at before the run goes on"
-    endpoint.knobs(latency_s=0.0)
+    answered = endpoint.stats()["good"]
+    assert len(partial.out.splitlines()) == answered, "what was answered can be looked at before the run goes on"
+    endpoint.knobs(fail_after=None)
     assert batchflex(*command).code == 0
     finished = batchflex("status", out, "--json")
     assert finished.summary == state(out)
     assert finished.summary["status"] == "finished" and finished.summary["ok"] == 60
+    assert finished.summary["requests_sent"] == 60 - answered
 
 
 def test_watch_ends_with_the_run(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
-    rows, out = write_rows(tmp_path / "rows.jsonl", 30), tmp_path / "out"
-    endpoint.knobs(latency_s=0.25)
+    rows, out = write_rows(tmp_path / "rows.jsonl", 400), tmp_path / "out"
+    endpoint.knobs(latency_s=0.5)
     with begun("run", rows, *asks, "--out", out, "--concurrency", "4") as run:
         wait_until(lambda: endpoint.stats()["requests"] > 0, "the run has begun")
-        watched = batchflex("status", out, "--watch")
-        assert watched.code == 0
-        assert "running" in watched.out
+        with begun("status", out, "--watch") as watch:
+            assert watch.stdout is not None
+            assert "running" in watch.stdout.readline()
+            endpoint.knobs(latency_s=0.0)
+            watched = ended(watch)
         assert ended(run).code == 0
-    assert "finished" in watched.out and "30 of 30" in watched.out
+    assert watched.code == 0
+    assert "finished" in watched.out and "400 of 400" in watched.out
 
 
 def test_watching_a_folder_whose_run_has_only_just_begun(

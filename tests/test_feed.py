@@ -219,7 +219,6 @@ class TestFeed:
                 await anyio.wait_all_tasks_blocked()
                 waiting.stop()
 
-    @pytest.mark.xfail(strict=True, reason="fill() goes on reading and adding after stop()")
     async def test_stop_ends_the_reading(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 10_000)))
         feed = Feed(plan, everything)

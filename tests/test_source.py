@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import os
+import random
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +13,7 @@ import pytest
 from batchflex.errors import InputError
 from batchflex.source import BLOCK_BYTES, Block, Fault, Source
 
+NOISE = random.Random(1)
 ROWS = [{"id": i, "text": f"Grüße {i}"} for i in range(25)]
 
 
@@ -245,7 +246,7 @@ def test_huge_lines_and_cells(tmp_path):
         blocks = list(Source(str(tmp_path / name)).blocks())
         assert [len(block.rows) for block in blocks] == [1, 2]  # a block ends when it is large
         assert [block.start for block in blocks] == [0, 1]
-    pl.DataFrame({"a": [os.urandom(50_000).hex() for _ in range(200)]}).write_parquet(tmp_path / "in.parquet")
+    pl.DataFrame({"a": [NOISE.randbytes(50_000).hex() for _ in range(200)]}).write_parquet(tmp_path / "in.parquet")
     assert max(len(block.rows) for block in Source(str(tmp_path / "in.parquet")).blocks()) <= 50
 
 
@@ -270,7 +271,7 @@ def test_where():
 @pytest.mark.parametrize("name", ["in.jsonl.gz", "in.csv.gz", "in.jsonl.zst", "in.csv.zst"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
 def test_a_packed_file_cut_short(tmp_path, name, share):
-    table = [{"id": i, "text": os.urandom(40).hex()} for i in range(3_000)]
+    table = [{"id": i, "text": NOISE.randbytes(40).hex()} for i in range(3_000)]
     path = tmp_path / name
     pack(path, jsonl(table) if "jsonl" in name else csv(table))
     raw = path.read_bytes()
@@ -281,7 +282,7 @@ def test_a_packed_file_cut_short(tmp_path, name, share):
 
 def test_a_packed_file_with_wrong_bytes(tmp_path):
     path = tmp_path / "in.jsonl.gz"
-    pack(path, jsonl([{"id": i, "text": os.urandom(40).hex()} for i in range(3_000)]))
+    pack(path, jsonl([{"id": i, "text": NOISE.randbytes(40).hex()} for i in range(3_000)]))
     raw = bytearray(path.read_bytes())
     raw[5_000:5_040] = b"\0" * 40
     path.write_bytes(raw)
@@ -294,13 +295,13 @@ def test_a_packed_file_with_wrong_bytes(tmp_path):
 
 def test_a_damaged_parquet_file(tmp_path):
     path = tmp_path / "in.parquet"
-    pl.DataFrame({"a": [os.urandom(40).hex() for _ in range(5_000)]}).write_parquet(path, compression="zstd")
+    pl.DataFrame({"a": [NOISE.randbytes(40).hex() for _ in range(5_000)]}).write_parquet(path, compression="zstd")
     raw = path.read_bytes()
     path.write_bytes(raw[:-20])
     for what in (lambda: Source(str(path)).columns(), lambda: Source(str(path)).count(), lambda: rows(path)):
         with pytest.raises(InputError, match=r"in.parquet is (no Parquet file that can be read|damaged)"):
             what()
-    path.write_bytes(raw[:2_000] + b"\0" * 4_000 + raw[6_000:])
+    path.write_bytes(raw[:4] + b"\xff" * 400 + raw[404:])
     with pytest.raises(InputError, match=r"in.parquet is damaged somewhere after row"):
         rows(path)
 

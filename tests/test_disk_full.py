@@ -1,0 +1,171 @@
+"""A disk that fills up, a folder that another run holds: the run says so, and nothing is corrupted or lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import string
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchflex import journal, store
+from batchflex.folder import Folder
+from tests.counting_endpoint import CountingEndpoint
+from tests.test_cli import Ended, batchflex, begun, ended, state, table, wait_until, write_rows
+
+ROWS = 160
+SLOTS = 8
+
+
+def write_large_rows(path: Path) -> Path:
+    """Text that does not compress, some 16 KB a row: its echo is in an answer twice."""
+    letters, draw = string.ascii_letters + string.digits, random.Random(3)
+    with path.open("w") as stream:
+        for i in range(ROWS):
+            text = "".join(draw.choices(letters, k=16_000))
+            stream.write(json.dumps({"id": f"r{i}", "messages": [{"role": "user", "content": text}]}) + "\n")
+    return path
+
+
+def command(endpoint: CountingEndpoint, rows: Path, out: Path, *more: object) -> list[object]:
+    options = ["--base-url", endpoint.base_url, "--model", "m", "--concurrency", SLOTS, "--out", out]
+    return ["run", rows, *options, *more]
+
+
+def stored(out: Path) -> int:
+    """How many different rows are in the journal and in the parts; reading them fails if one is damaged."""
+    folder = Folder(out)
+    keys = {
+        o.key for n in journal.segments(folder.journal) for o in journal.read(journal.segment_path(folder.journal, n))
+    }
+    for number in store.part_numbers(folder.parts):
+        keys |= set(pl.read_parquet(store.part_path(folder.parts, number))["key"])
+    return len(keys)
+
+
+def check_stopped(stopped: Ended, out: Path) -> None:
+    assert (stopped.code, stopped.out) == (3, "")
+    assert "could not be written" in stopped.err or "the disk is full" in stopped.err
+    assert "Traceback" not in stopped.err and "Errno" not in stopped.err
+    assert "same command again" in stopped.err
+    assert not list(out.rglob("*.tmp"))
+    for path in out.rglob("*.parquet"):
+        pl.read_parquet(path)
+
+
+def check_finished(finished: Ended, out: Path) -> None:
+    assert (finished.code, finished.summary["ok"]) == (0, ROWS)
+    results = table(out)
+    assert results["id"].to_list() == [f"r{i}" for i in range(ROWS)]
+    assert results["key"].n_unique() == ROWS
+
+
+def test_a_file_that_may_grow_no_further(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows, out = write_large_rows(tmp_path / "rows.jsonl"), tmp_path / "out"
+    endpoint.knobs(latency_s=0.005)
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
+
+    with begun(*command(endpoint, rows, out), preexec=bounded) as run:
+        stopped = ended(run)
+    check_stopped(stopped, out)
+    assert "the largest file size allowed is reached" in stopped.err
+    kept, sent = stored(out), endpoint.stats()["good"]
+    assert 0 < kept < ROWS
+    assert sent - kept <= SLOTS, "at most what was in flight could not be kept"
+    assert (state(out)["stopped_by"], state(out)["failed"]) == ("disk", 0)
+
+    finished = batchflex(*command(endpoint, rows, out, "--json"))
+    check_finished(finished, out)
+    assert finished.summary["requests_sent"] == ROWS - kept, "what was in the journal is not asked again"
+
+
+def test_too_little_room_from_the_start(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """Not even the reserve fits: nothing is sent that could not be kept."""
+    rows, out = write_rows(tmp_path / "rows.jsonl", 5), tmp_path / "out"
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    with begun(*command(endpoint, rows, out), preexec=bounded) as run:
+        stopped = ended(run)
+    check_stopped(stopped, out)
+    assert endpoint.stats()["requests"] == 0
+    assert batchflex(*command(endpoint, rows, out)).code == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MB, where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing_that_was_in_flight(
+    endpoint: CountingEndpoint, small_disk: Path, tmp_path: Path
+) -> None:
+    rows, out = write_large_rows(tmp_path / "rows.jsonl"), small_disk / "out"
+    endpoint.knobs(latency_s=0.02)
+    for settings in (["--set", "journal.seal_rows=40"], []):
+        stopped = batchflex(*command(endpoint, rows, out, *settings))
+        check_stopped(stopped, out)
+        assert "the disk is full" in stopped.err
+        kept, stats = stored(out), endpoint.stats()
+        assert 0 < kept == stats["good"] < ROWS, "the reserve took what was in flight"
+        assert (stats["abandoned"], stats["repeats"]) == (0, 0)
+        assert (state(out)["stopped_by"], state(out)["ok"], state(out)["failed"]) == ("disk", kept, 0)
+
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    finished = batchflex(*command(endpoint, rows, out, "--json"))
+    check_finished(finished, out)
+    assert (endpoint.stats()["good"], endpoint.stats()["repeats"]) == (ROWS, 0)
+    assert journal.segments(Folder(out).journal) == []
+
+
+# -------------------------------------------------------------------------------------------------- one run at a time
+
+
+def test_a_second_run_on_the_same_folder_leaves_the_first_alone(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl", 400), tmp_path / "out"
+    endpoint.knobs(latency_s=0.5)
+    with begun(*command(endpoint, rows, out, "--json")) as first:
+        wait_until(lambda: endpoint.stats()["good"] > 0, "the first is under way")
+        second = batchflex(*command(endpoint, rows, out))
+        assert (second.code, second.out) == (4, "")
+        assert f"process {first.pid}" in second.err and "another run holds" in second.err
+        assert "Traceback" not in second.err
+        endpoint.knobs(latency_s=0.0)
+        assert ended(first).code == 0
+    assert (endpoint.stats()["requests"], endpoint.stats()["repeats"]) == (400, 0)
+    assert table(out).height == 400
+    assert len((out / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_killed_run_leaves_no_lock(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl", 40), tmp_path / "out"
+    endpoint.knobs(fail_after=8, fail_with="hang")
+    with begun(*command(endpoint, rows, out)) as first:
+        wait_until(lambda: endpoint.stats()["outcomes"].get("hang") == SLOTS, "it is under way")
+        assert Folder(out).is_held()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert not Folder(out).is_held()
+    endpoint.knobs(fail_after=None)
+    assert batchflex(*command(endpoint, rows, out)).code == 0
+    assert table(out).height == 40
+    assert endpoint.stats()["repeats"] == 0
