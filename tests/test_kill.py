@@ -64,7 +64,10 @@ def check(log: list[dict[str, Any]], results: pl.DataFrame, rows: int) -> dict[s
 def test_fifty_kills(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
     rows.write_text(
-        "".join(json.dumps({"id": f"r{i}", "messages": [{"role": "user", "content": f"row {i}"}]}) + "\n" for i in range(ROWS))
+        "".join(
+            json.dumps({"id": f"r{i}", "messages": [{"role": "user", "content": f"row {i}"}]}) + "\n"
+            for i in range(ROWS)
+        )
     )
     endpoint.knobs(latency_s=0.02, jitter_s=0.02)
     moments = random.Random(2)
@@ -105,7 +108,9 @@ def test_killed_between_part_and_journal(endpoint: CountingEndpoint, tmp_path: P
     """Between sealing and removing the segment both are there; half a part is there under another name only."""
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
     rows.write_text(
-        "".join(json.dumps({"id": f"r{i}", "messages": [{"role": "user", "content": f"row {i}"}]}) + "\n" for i in range(90))
+        "".join(
+            json.dumps({"id": f"r{i}", "messages": [{"role": "user", "content": f"row {i}"}]}) + "\n" for i in range(90)
+        )
     )
     endpoint.knobs(latency_s=0.05)
     run = start(rows, out, endpoint.base_url)
