@@ -163,12 +163,12 @@ class Done:
             again = pl.all_horizontal(pl.col("hi", "lo") == pl.col("hi", "lo").shift(1)).fill_null(False)
             missing = missing.filter(~(again | again.shift(-1, fill_value=False)))
             slots, places = SortedKeys(missing), missing.select("row", "point")
-            for part in store.read_keys(self._parts, ["slot", "status", "total_tokens", "cost"]):
+            for part in store.read_keys(self._parts, ["slot", "total_tokens", "cost"]):
                 frame = part.with_columns(
                     at=pl.Series(self._sorted.find(part), dtype=pl.Int64),
                     place=pl.Series(slots.find(part.select(hi="slot_hi", lo="slot_lo")), dtype=pl.Int64),
                 )
-                frame = frame.filter((pl.col("status") != "failed") & (pl.col("at") >= 0) & (pl.col("place") >= 0))
+                frame = frame.filter((pl.col("at") >= 0) & (pl.col("place") >= 0))
                 frame = frame.filter(free.gather(frame["at"]))
                 found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
         together = pl.concat(found).rename({"slot_hi": "hi", "slot_lo": "lo"})

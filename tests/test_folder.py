@@ -122,13 +122,13 @@ def test_looking_whether_it_is_held_never_makes_a_run_fail(tmp_path: Path) -> No
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.001):
             folder.is_held()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        for _ in range(200):
+        for _ in range(100):
             with folder.held():
                 pass
     finally:

@@ -152,7 +152,7 @@ def test_a_changed_job_is_counted_and_rerun_shows_none_of_the_old_answers(tmp_pa
 def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(tmp_path: Path) -> None:
     old = [outcome(i, 1, total_tokens=None, content="old") for i in range(3)]
     store.write_part(tmp_path, 1, [*old, outcome(3, 1, status="failed")])
-    plan = [request(i, 2, row=10 - i) for i in range(5)]
+    plan = [request(i, 2, row=10 - i, point=i % 2) for i in range(5)]
     done, _ = surveyed(tmp_path, plan)
     census = done.census()
     assert census == Census(
@@ -161,6 +161,7 @@ def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(tmp_path: P
     done.keep_changed()
     shown = [("id-2", 8), ("id-1", 9), ("id-0", 10)]
     assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == shown, "also before the second pass"
+    assert sorted(done.planned().select("row", "point").iter_rows()) == [(8, 0), (9, 1), (10, 0)]
     assert names(passed(done, plan)) == ["3", "4"]
     assert names(passed(done, plan)) == ["3", "4"], "going through the plan again changes nothing"
     assert done.statuses() == {"ok": 3}

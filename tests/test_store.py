@@ -188,9 +188,9 @@ def test_sweep_values_are_those_the_plan_gives_an_answer_now(tmp_path: Path) -> 
 
 
 def test_without_a_plan_a_changed_answer_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(0, 1, content="old"), outcome(1, 1, content="old")])
-    store.write_part(tmp_path, 2, [outcome(0, 2, content="new")])
-    assert table(tmp_path)["content"].to_pylist() == ["new", "old"]
+    store.write_part(tmp_path, 1, [outcome(i, 1, content="old") for i in range(30)])
+    store.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in range(20)])
+    assert table(tmp_path)["content"].to_pylist() == ["new"] * 20 + ["old"] * 10
 
 
 def test_the_same_answer_moved_by_a_reordered_input_is_one_row(tmp_path: Path) -> None:
@@ -415,6 +415,17 @@ def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> N
         "input_temperature": 4,
         "input_sweep_model": 5,
         "free": 6,
+    }
+
+
+def test_a_name_made_with_a_prefix_can_be_taken_itself(tmp_path: Path) -> None:
+    carry, label = '{"id":1,"input_id":2}', '{"input_id":3}'
+    store.write_part(tmp_path, 1, [outcome(0, carry=carry, point=label)])
+    found = columns_of(tmp_path, grid={"input_id": [3]}, labels=[label])
+    assert {name: values for name, (_, [values]) in found.items()} == {
+        "input_id": 3,
+        "input_input_id": 1,
+        "input_input_input_id": 2,
     }
 
 
