@@ -8,7 +8,7 @@ import gc
 import importlib.util
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from . import job as jobs
+from . import params as parameters
 from . import runner
 from .errors import JobError, RunStopped
 from .job import Job
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 JobLike = Job | Mapping[str, Any] | str | Path
 
+_INTERRUPT_NOTICED_S = 0.1
 # Many live tasks make each collection dear, and a run leaves next to no cycles behind.
 _GC_THRESHOLDS = (50_000, 50, 100)
 _ANSWER_COLUMNS = [
@@ -67,9 +69,10 @@ def complete(
     """Ask for each row of a frame, and return the frame with the answers beside it, in the same order.
 
     ``user``, ``system`` and ``messages`` are templates over the frame's columns (Jinja2, strict); without any, the frame has a
-    column ``messages``. ``endpoint`` is ``"local"`` (the default), ``"flexai"`` or the base URL of any server. Further keyword
-    arguments are request parameters (``temperature=0``, ``max_tokens=64``); ``settings`` are dotted places of a job
-    (``{"limits.rpm": 60}``).
+    column ``messages``, and columns named like documented request parameters are sent as such. A column ``id`` tells rows
+    apart when the frame changes; else their content does. ``endpoint`` is ``"local"`` (the default), ``"flexai"`` or the base
+    URL of any server. Further keyword arguments are request parameters (``temperature=0``, ``max_tokens=64``); ``settings``
+    are dotted places of a job (``{"limits.rpm": 60}``).
 
     With ``out`` the answers are kept in that folder, and calling again asks only for what is missing; without, a call that
     is interrupted has to begin anew.
@@ -97,16 +100,32 @@ def complete(
         folder = out if out is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflex-"))
         data["job"]["out"] = str(folder)
         job = jobs.build(data, list((settings or {}).items()))
-        if job.sweep.grid or job.sweep.samples > 1:
-            raise JobError("complete() gives one answer a row; run a job for a sweep or samples")
-        ended = execute(job, frame=frame)
+        if job.sweep.grid or job.sweep.samples > 1 or job.input.limit or job.input.dedupe:
+            raise JobError(
+                "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
+            )
+        ended = execute(job, frame=_asked(frame, job))
         if ended.stopped_by is not None:
-            raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']}", ended.stopped_by)
+            kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
+            raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']} ({kept})", ended.stopped_by)
         return _beside(frame, ended.results())
 
 
+def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
+    """The columns that a request is made of. Unlike a file of requests, a frame has others for reasons of its own."""
+    if job.templates:
+        return frame
+    own = {"messages", "id", "custom_id", job.input.id}
+    return frame.select([name for name in frame.columns if name in own or parameters.documented(name)])
+
+
 def _beside(frame: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
-    names = {name: f"answer_{name}" if name in frame.columns else name for name in _ANSWER_COLUMNS}
+    taken, names = {*frame.columns}, {}
+    for name in _ANSWER_COLUMNS:
+        names[name] = name
+        while names[name] in taken:
+            names[name] = f"answer_{names[name]}"
+        taken.add(names[name])
     return frame.hstack(results.sort("row").select(_ANSWER_COLUMNS).rename(names))
 
 
@@ -122,14 +141,14 @@ def execute(
     job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
 ) -> Run:
     """:func:`batchflex.runner.arun` on an event loop of its own: uvloop's where it is installed."""
-    loop = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     work = partial(runner.arun, job, frame=frame, observer=observer, heed_signals=heed_signals)
+    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work)
 
-    def on_its_loop() -> Run:
-        with _rare_collections():
-            return anyio.run(work, backend_options=loop)
 
-    return _in_thread(on_its_loop) if _loop_is_running() else on_its_loop()
+def _on_its_loop(work: Callable[[], Awaitable[T]]) -> T:
+    loop = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    with _rare_collections():
+        return anyio.run(work, backend_options=loop)
 
 
 def _loop_is_running() -> bool:
@@ -140,22 +159,48 @@ def _loop_is_running() -> bool:
     return True
 
 
-def _in_thread(work: Callable[[], T]) -> T:
+def _beside_a_loop(work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work in a thread, and wait for it. If the wait is interrupted, the work is cancelled first."""
     ended: list[T] = []
     failed: list[BaseException] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+    scope = anyio.CancelScope()
+    interrupted, over = threading.Event(), threading.Event()
+
+    async def cancellable() -> None:
+        loops.append(asyncio.get_running_loop())
+        if interrupted.is_set():
+            return
+        with scope:
+            ended.append(await work())
 
     def body() -> None:
         try:
-            ended.append(work())
+            _on_its_loop(cancellable)
         except BaseException as error:  # raised again by the caller's thread
             failed.append(error)
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=body, name="batchflex")
-    thread.start()
-    thread.join()
+    threading.Thread(target=body, name="batchflex").start()
+    try:
+        _wait(over)
+    except BaseException:
+        interrupted.set()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            for loop in loops:
+                loop.call_soon_threadsafe(scope.cancel)
+        _wait(over)
+        raise
     if failed:
         raise failed[0]
     return ended[0]
+
+
+def _wait(event: threading.Event) -> None:
+    """Wait, yet notice an interrupt: polars handles SIGINT in a way that does not wake a thread that waits for ever."""
+    while not event.wait(_INTERRUPT_NOTICED_S):
+        pass
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
@@ -13,10 +13,16 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from . import keep, store
-from .errors import FolderError
+from .endpoint import resolve
+from .errors import EndpointError, FolderError, InputError, JobError
+from .feed import Plan
 from .folder import Folder, replaced, storing
-from .job import build
+from .job import Job, build
 from .plan import points
+from .resume import Done
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _encode = msgspec.json.Encoder().encode
 _BATCH_ROWS = 10_000
@@ -70,7 +76,22 @@ def _assemble(folder: Folder) -> store.Assembled:
         raise FolderError(f"{folder.path} has no answers yet")
     job = build(data)
     labels = [point.label for point in points(job)]
-    return store.assemble(folder.parts, job.sweep.grid, labels, pending=keep.unsealed(folder))
+    pending = keep.unsealed(folder)
+    since = max(store.part_numbers(folder.parts), default=0) + 1
+    # Only then can there be answers to requests that this job would send differently, and does not keep.
+    planned = _planned(job, folder) if job.job.on_change == "rerun" else None
+    return store.assemble(folder.parts, job.sweep.grid, labels, planned=planned, since=since, pending=pending)
+
+
+def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
+    """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
+    done = Done(folder.parts, job.job.retry_failed)
+    try:
+        for block in Plan(job, resolve(job.endpoint, with_key=False).default_model).blocks():
+            done.sort_out(block)
+    except (JobError, InputError, EndpointError):
+        return None
+    return done.planned()
 
 
 def write(results: Results, path: Path) -> None:

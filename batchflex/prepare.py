@@ -14,15 +14,20 @@ from .resume import Census, Done
 
 _PREFLIGHT_REQUESTS = 10_000
 _SHOWN_FAULTS = 5
+_SHOWN_CHANGES = 12
 
 
 class Prepared(NamedTuple):
-    """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers."""
+    """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers.
+
+    ``kept`` are answers to requests that the job would send differently now, which count as done all the same.
+    """
 
     segment: int
     done: Done
     census: Census | None
     carry_schema: Any
+    kept: int = 0
 
     @property
     def finished(self) -> bool:
@@ -42,6 +47,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = keep.recover(folder, carry_schema)
     done = Done(folder.parts, job.job.retry_failed)
     census = survey(job, plan, done) if len(done) else None
+    kept = 0
     if census is None:
         preflight(job, plan)
     elif census.changed:
@@ -49,11 +55,10 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
             raise JobChanged(_what_changed(job, folder, census))
         if job.job.on_change == "keep":
             done.keep_changed()
-            census = census.keeping()
-            for block in plan.blocks():  # tells which rows the kept answers now belong to
-                done.sort_out(block)
+            kept = census.changed
+            census = census.keeping()._replace(orphans=census.orphans - kept)
     folder.write_job(job.resolved())
-    return Prepared(segment, done, census, carry_schema)
+    return Prepared(segment, done, census, carry_schema, kept)
 
 
 def survey(job: Job, plan: Plan, done: Done) -> Census:
@@ -112,7 +117,10 @@ class _Faults:
 def _what_changed(job: Job, folder: Folder, census: Census) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
-    told = "".join(f"\n  {line}" for line in differences[:12]) or "\n  (the rows of the input themselves)"
+    told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
+    if len(differences) > _SHOWN_CHANGES:
+        told += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
+    told = told or "\n  (not the job file: rows of the input under the same id, or answers kept from an earlier job)"
     if census.changed_tokens:
         worth = f" They took {census.changed_tokens:,} tokens"
         worth += f" and ${census.changed_cost:.4f}." if census.changed_cost else "."

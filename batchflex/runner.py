@@ -149,6 +149,10 @@ class _Conduct:
                     await self._ask_all()
             except StorageError as error:
                 self._stop("disk", str(error))
+            except anyio.get_cancelled_exc_class():
+                self._stop("signal", "cancelled")
+                self._conclude()
+                raise
             except BaseException as error:
                 fault = _sole_fault(error)
                 if fault is not None:
@@ -174,8 +178,12 @@ class _Conduct:
             )
         if census.orphans > census.changed:
             self._observer.note(
-                f"{census.orphans - census.changed:,} earlier answers belong to no row of this job now: "
-                "they stay in parts/, but not in the results"
+                f"earlier answers that belong to no row of this job now: {census.orphans - census.changed:,}; "
+                "they stay in parts/, but are not in the results"
+            )
+        if self._prepared.kept:
+            self._observer.note(
+                f"answers that an earlier, different job got and that are kept: {self._prepared.kept:,} (on_change is 'keep')"
             )
 
     async def _ask_all(self) -> None:
@@ -289,13 +297,10 @@ class _Conduct:
             self._stop("disk", str(error))
 
     def _write_results(self) -> None:
-        prepared, parts = self._prepared, self._folder.parts
-        planned = prepared.done.planned() if prepared.census is not None else None
-        pending = keep.unsealed(self._folder)
-        table = store.assemble(
-            parts, self._job.sweep.grid, self._plan.labels, planned=planned, since=prepared.segment, pending=pending
-        )
-        store.write_results(self._folder.results, table)
+        folder, grid, labels, since = self._folder, self._job.sweep.grid, self._plan.labels, self._prepared.segment
+        planned, pending = self._prepared.done.planned(), keep.unsealed(self._folder)
+        if pending or not store.is_current(folder.results, folder.parts, grid, labels, planned, since):
+            store.write_results(folder.results, store.assemble(folder.parts, grid, labels, planned, since, pending))
 
     def _conclude(self) -> dict[str, Any]:
         state = self._tally.state(time.time(), ended=True)

@@ -1,4 +1,4 @@
-"""Outcomes and requests for tests of what is stored: made of a name and a version, so that equal ones are equal."""
+"""Outcomes and requests for tests of what is stored, made of a name and a version, so that equal ones are equal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from hypothesis import strategies as st
 
+from batchflex import store
 from batchflex.model import STATUSES, Outcome, Request
 
 _COUNT = st.none() | st.integers(0, 2**62)
@@ -86,6 +88,15 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
         error_message=_TEXT,
         response=_TEXT,
     )
+
+
+def table(parts: Path, **options: Any) -> pa.Table:
+    """The results made of the parts in a folder."""
+    made = store.assemble(parts, options.pop("grid", {}), options.pop("labels", ["{}"]), **options)
+    found = pa.concat_tables([made.schema.empty_table(), *made.batches])
+    assert found.num_rows == made.rows
+    assert found.schema.equals(made.schema)
+    return found
 
 
 @contextlib.contextmanager
