@@ -31,14 +31,14 @@ class _Halted(Exception):
 
 
 class _Row:
-    """A request being asked. ``answered_before`` are the answers there had been in the run when it began."""
+    """A request being asked. ``failed_at`` is when its first attempt failed, in monotonic seconds; 0 if none has."""
 
-    __slots__ = ("answered_before", "cost", "request", "started_at", "tries", "waiting")
+    __slots__ = ("cost", "failed_at", "request", "started_at", "tries", "waiting")
 
-    def __init__(self, request: Request, cost: Cost, answered_before: int) -> None:
+    def __init__(self, request: Request, cost: Cost) -> None:
         self.request = request
         self.cost = cost
-        self.answered_before = answered_before
+        self.failed_at = 0.0
         self.tries = Tries()
         self.started_at = 0
         self.waiting = False
@@ -70,6 +70,8 @@ class Asking:
         self._tally = tally
         self._stop = stop
         self._suspects: list[Outcome] = []
+        self._suspected_at = 0.0
+        self._worked_at = 0.0  # when the latest of the attempts that were answered began
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
@@ -84,7 +86,7 @@ class Asking:
             if request.fault is not None:
                 self._keep(outcome.unaskable(self._frame, request, _now_us()))
                 continue
-            row = _Row(request, self._pace.cost(len(request.body), request.max_tokens), self._tally.answered)
+            row = _Row(request, self._pace.cost(len(request.body), request.max_tokens))
             try:
                 await self._attempt(row)
             except _Halted:
@@ -134,9 +136,10 @@ class Asking:
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             self._keep(made)
             tally.use(answer.usage, made.cost)
+            self._worked_at = max(self._worked_at, began)
             self._pace.settled(now, row.cost, answer.usage, billed=True)
             self._gate.prove()
-            if self._suspects:
+            if self._suspects and began > self._suspected_at:
                 self._clear_suspects()
             return answer
         except AttemptError as fault:
@@ -147,6 +150,7 @@ class Asking:
 
     def _failed_once(self, row: _Row, fault: AttemptError, began: float) -> None:
         now = time.monotonic()
+        row.failed_at = row.failed_at or now
         row.tries.count(now - began, costs=not isinstance(fault, RateLimited))
         self._pace.settled(now, row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
         if isinstance(fault, RateLimited):
@@ -168,15 +172,17 @@ class Asking:
     async def _give_up(self, row: _Row, fault: Transient) -> None:
         """A row has used up its attempts: is it to blame, or the endpoint?
 
-        The row, if others were answered meanwhile. If none was, and the endpoint still responds, the row is a suspect: it is
-        marked failed as soon as another is answered, or when the run ends with few of its kind.
+        The row, if others were asked after it had failed and were answered: answers to what was in flight before say nothing
+        of an endpoint that has just died. If none was, and the endpoint still responds, the row is a suspect: it is marked
+        failed as soon as another that is asked later is answered, or when the run ends with few of its kind.
         """
         made = outcome.failed(self._frame, row.request, self._effort(row), fault)
-        if self._tally.answered > row.answered_before:
+        if self._worked_at > row.failed_at:
             self._keep(made)
             return
-        if fault.blame == "row" or (fault.http_status in (None, 200) and await self._responds()):
+        if fault.blame == "row" or await self._responds():
             self._suspects.append(made)
+            self._suspected_at = time.monotonic()
             self._gate.doubt_row(_MOST_SUSPECTS)
             if len(self._suspects) < _MOST_SUSPECTS:
                 return

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = _parser().parse_known_args(argv)
     if unknown:
         _refuse(options.parser, unknown)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back, where the default keeps it
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -120,16 +121,28 @@ def _parquet(results: Results, stream: Any) -> None:
 
 
 def _csv(results: Results, stream: Any) -> None:
-    schema = pa.schema([(f.name, pa.string() if pa.types.is_nested(f.type) else f.type) for f in results.schema])
+    schema = pa.schema([(f.name, pa.string() if _texter(f.type) else f.type) for f in results.schema])
     with pyarrow.csv.CSVWriter(stream, schema) as writer:
         for batch in results.batches():
-            columns = [
-                pa.array([None if v is None else _encode(v).decode() for v in column.to_pylist()], pa.string())
-                if pa.types.is_nested(column.type)
-                else column
-                for column in batch.columns
-            ]
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            writer.write_batch(
+                pa.RecordBatch.from_arrays([_as_text(column) for column in batch.columns], schema=schema)
+            )
+
+
+def _texter(kind: pa.DataType) -> Callable[[Any], str] | None:
+    """How a value that CSV has no place for becomes text: lists as JSON, bytes in base64 as in JSON."""
+    if pa.types.is_nested(kind):
+        return lambda value: _encode(value).decode()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return lambda value: base64.b64encode(value).decode()
+    return None
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    texter = _texter(column.type)
+    if texter is None:
+        return column
+    return pa.array([None if value is None else texter(value) for value in column.to_pylist()], pa.string())
 
 
 def _jsonl(results: Results, stream: Any) -> None:

@@ -46,9 +46,9 @@ _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 _MADE_OF = b"batchflex.made_of"
 _SEALED_AT_ONCE = 2_000  # rows: converting a column holds the interpreter lock, and the event loop up
-_WINDOW_ROWS = 10_000
-_WINDOW_BYTES = 32 << 20
-_CACHE_BYTES = 64 << 20
+_WINDOW_ROWS = 4_000
+_WINDOW_BYTES = 16 << 20
+_CACHE_BYTES = 32 << 20
 _ODD = 0x9E3779B97F4A7C15
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 

@@ -99,13 +99,15 @@ def test_an_endpoint_that_answers_nothing_is_not_blamed_on_the_rows(
     assert endpoint.stats()["requests"] < 60
 
 
-def test_an_endpoint_that_dies_on_the_way(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["503", "reset_inside"])
+def test_an_endpoint_that_dies_on_the_way(fault: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """Answers to what was in flight come in while other rows fail already: that is no sign that these are to blame."""
     rows = write_rows(tmp_path / "rows.jsonl", 200)
-    endpoint.knobs(fail_after=50, fail_with="503")
+    endpoint.knobs(fail_after=50, fail_with=fault, latency_s=0.02, jitter_s=0.2)
     stopped = run(endpoint, rows)
     assert (stopped.code, stopped.summary["stopped_by"]) == (3, "endpoint")
-    assert stopped.summary["ok"] == 50
-    endpoint.knobs(fail_after=None)
+    assert (stopped.summary["ok"], stopped.summary["failed"]) == (endpoint.stats()["good"], 0)
+    endpoint.knobs(fail_after=None, latency_s=0.0, jitter_s=0.0)
     finished = run(endpoint, rows)
     assert (finished.code, finished.summary["ok"]) == (0, 200)
     assert endpoint.stats()["repeats"] == 0
@@ -198,7 +200,17 @@ def test_an_answer_that_is_not_the_json_asked_for_is_invalid(endpoint: CountingE
     assert set(table(tmp_path / "other")["parsed"]) == {'{"label":1}'}
 
 
-@pytest.mark.parametrize("fault", ["hang", "hang_inside", "drip"])
+@pytest.mark.parametrize("fault", ["500", "503", "empty_choices", "truncated_json", "hang"])
+def test_a_first_row_that_fails_for_ever_does_not_stop_the_others(
+    fault: str, endpoint: CountingEndpoint, rows: Path
+) -> None:
+    endpoint.knobs(poison={"row 0.": fault})
+    ended = run(endpoint, rows, "--set", "endpoint.timeout_s=0.5", "--set", "retry.attempts=3")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 39, 1)
+    assert table(rows.parent / "out")["status"][0] == "failed"
+
+
+@pytest.mark.parametrize("fault", ["hang_inside", "drip"])
 def test_a_row_that_hangs_does_not_hold_up_the_others(fault: str, endpoint: CountingEndpoint, rows: Path) -> None:
     endpoint.knobs(poison={"row 5.": fault})
     ended = run(endpoint, rows, "--set", "endpoint.timeout_s=0.3", "--set", "retry.attempts=2")
