@@ -40,8 +40,8 @@ _ANSWER_COLUMNS = [
 def run(job: JobLike, *, observer: Observer | None = None) -> Run:
     """Run a job to its end, or until something stops it, and return what came of it.
 
-    ``job`` is a :class:`Job`, the path of a job file, or a mapping with the tables of one. Asks only for what has no answer in
-    the output folder yet. Works in a notebook too, where an event loop is running already.
+    ``job`` is a :class:`Job`, the path of a job file or of requests, or a mapping with the tables of a job file. Asks only for
+    what has no answer in the output folder yet. Works in a notebook too, where an event loop is running already.
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
@@ -134,7 +134,7 @@ def _job(job: JobLike) -> Job:
         return job
     if isinstance(job, Mapping):
         return jobs.build(job)
-    return jobs.load(Path(job))
+    return jobs.read(job)
 
 
 def execute(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import anyio
 
-from . import outcome, retry
+from . import classify, outcome, retry
 from .client import Client
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .feed import Feed
@@ -156,8 +155,12 @@ class Asking:
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += 1
             self._pace.refused(now, began, fault.retry_after_s)
+        if isinstance(fault, Transient) and self._tally.trouble is None:
+            self._tally.trouble = fault.message
         if isinstance(fault, RunFault):
-            self._stop(fault.reason, _run_fault_words(fault))  # before the slot is free for the next to fail likewise
+            # Before the slot is free for the next to fail likewise.
+            words = classify.advice(fault, with_key=self._client.has_key)
+            self._stop(fault.reason, f"{words}. No row was marked failed")
         elif isinstance(fault, RowFault):
             self._gate.prove()
         elif isinstance(fault, Transient) and fault.blame == "row":
@@ -214,26 +217,6 @@ class Asking:
 
     def _effort(self, row: _Row) -> outcome.Effort:
         return outcome.Effort(row.tries.sent, row.started_at, _now_us())
-
-
-class _Advice(NamedTuple):
-    what: str
-    todo: str
-
-
-_ADVICE: dict[StopReason, _Advice] = {
-    "key": _Advice("the endpoint refuses the key", "set a valid key"),
-    "credit": _Advice("the credit is spent", "top up"),
-    "model": _Advice(
-        "the endpoint does not have the model", "correct params.model; `batchflex check` lists what there is"
-    ),
-    "url": _Advice("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
-}
-
-
-def _run_fault_words(fault: RunFault) -> str:
-    advice = _ADVICE[fault.reason]
-    return f"{advice.what}: {fault.message} (HTTP {fault.http_status}). No row was marked failed; {advice.todo}"
 
 
 def _now_us() -> int:

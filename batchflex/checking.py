@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from . import classify
 from .client import Client
 from .endpoint import Endpoint, resolve, serving
-from .errors import AttemptError
+from .errors import AttemptError, RunFault
 from .job import Job
 from .model import Request
 
@@ -29,6 +30,7 @@ async def check(job: Job) -> Report:
     :raises EndpointError: if the endpoint cannot be set up.
     """
     endpoint = resolve(job.endpoint)
+    endpoint.require(job.models)
     async with serving(job.endpoint, endpoint) as served, Client(served, connections=1) as client:
         key = f"key from {served.key_env}" if served.key else "no key"
         lines = [f"endpoint  {served.name}, {served.base_url} ({key})"]
@@ -42,7 +44,10 @@ async def check(job: Job) -> Report:
             lines.append(await _ask(client, model))
         except AttemptError as error:
             status = f" (HTTP {error.http_status})" if error.http_status else ""
-            lines.append(f"failed    {error.message}{status}")
+            words = error.message + status
+            if isinstance(error, RunFault):
+                words = classify.advice(error, with_key=client.has_key)
+            lines.append(f"failed    {words}")
             return Report("\n".join(lines), 3)
         told = [f"{name}: {value}" for name, value in sorted(client.limits.items())]
         lines.append("limits    " + ("; ".join(told) or "none told"))
@@ -50,8 +55,7 @@ async def check(job: Job) -> Report:
 
 
 def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
-    named = job.override.get("model") or job.params.get("model") or next(iter(job.sweep.grid.get("model", [])), None)
-    return named or endpoint.default_model or (models[0] if len(models) == 1 else None)
+    return next(iter(job.models), None) or endpoint.default_model or (models[0] if len(models) == 1 else None)
 
 
 def _listed(models: list[str], wanted: str | None) -> str:

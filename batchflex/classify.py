@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import AttemptError, RateLimited, RowFault, RunFault, Transient
+from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, Transient
 
 _CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_reached"}
 _NO_MODEL = {"model_not_found", "model_not_exist"}
@@ -139,6 +139,28 @@ def unreachable(message: str) -> Transient:
 
 def timed_out(message: str) -> Transient:
     return Transient(message, error_type="timeout")
+
+
+_ADVICE: dict[StopReason, tuple[str, str]] = {
+    "key": ("the endpoint refuses the key", "set a valid key"),
+    "credit": ("the credit is spent", "top up"),
+    "model": (
+        "the endpoint does not have the model",
+        "correct params.model or --model; `batchflex check` lists what there is",
+    ),
+    "url": ("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
+}
+
+
+def advice(fault: RunFault, *, with_key: bool) -> str:
+    """A sentence for whoever runs the job. ``with_key`` tells whether a key was sent."""
+    what, todo = _ADVICE[fault.reason]
+    if fault.reason == "key" and not with_key:
+        what, todo = (
+            "the endpoint wants a key, and none was sent",
+            "set BATCHFLEX_API_KEY, or name a variable with --api-key-env",
+        )
+    return f"{what}: {fault.message} (HTTP {fault.http_status}); {todo}"
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:

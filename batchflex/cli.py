@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import re
 import sys
@@ -37,18 +38,19 @@ exit codes:
   0    every row was answered
   1    finished, but some rows are 'failed' or 'invalid'
   2    the job, the input or the command line is wrong; nothing was sent
-  3    stopped early and resumable: key, credit, budget, deadline, endpoint, disk
+  3    stopped early and resumable; the summary and run.json say why
   4    another run holds the output folder
   130  interrupted by Ctrl-C (143: by SIGTERM); resumable"""
 
 _SPEC = (
-    "a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), each row with "
-    "'messages' or in the shape of an OpenAI batch file"
+    "a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), a folder "
+    "or a quoted pattern of these, each row with 'messages' or in the shape of an OpenAI batch file"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    _prepare_streams()
     options, unknown = _parser().parse_known_args(argv)
     if unknown:
         _refuse(options.parser, unknown)
@@ -82,8 +84,26 @@ def _kind_and_first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
+def _prepare_streams() -> None:
+    """Words that the terminal's encoding does not have are no reason to fail; a closed stream is silence."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Left free, the number would go to the next file or socket that is opened.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(data: object) -> None:
+    import msgspec
+
+    sys.stdout.flush()
+    sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 # --------------------------------------------------------------------------------------------------------- options
@@ -114,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"batchflex {__version__}")
-    parser.set_defaults(debug=False)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(
@@ -123,13 +143,13 @@ def _parser() -> argparse.ArgumentParser:
         about = f"{brief[0].upper()}{brief[1:]}.\n\n{textwrap.fill(more, 100)}".strip()
         added = verbs.add_parser(name, help=brief, description=about)
         added.set_defaults(verb=does, parser=added)
-        added.add_argument("--debug", action="store_true", help="show tracebacks")
+        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
         return added
 
     run = verb("run", _run, "ask everything that has no answer yet", "Progress goes to standard error.")
     run.epilog = _EXIT_CODES
     _add_job_options(run)
-    run.add_argument("--quiet", action="store_true", help="no progress and no summary; errors are still said")
+    run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
     plan = verb(
@@ -239,7 +259,6 @@ _PLACES = {
     "deadline": "limits.deadline",
 }
 _TEXTS = {"out", "on_change", "deadline"}
-_REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst")
 
 
 def _settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -267,32 +286,18 @@ def _settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
 
 
 def _job(options: argparse.Namespace) -> Job:
-    from .job import build, load
+    from .job import build, read
 
     settings = _settings(options)
     if options.spec is None:
         return build({}, settings)
-    path = Path(options.spec)
-    if path.suffix.lower() == ".toml":
-        return load(path, settings)
-    if not path.is_dir() and not path.name.lower().endswith(_REQUEST_FILES):
-        if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv")):
-            raise JobError(
-                f"{path} is a table, and needs a prompt made of its columns: write a job file (.toml) with\n"
-                f'  [input]\n  path = "{path}"\n  [prompt]\n  user = "... {{{{ name_of_a_column }}}}"'
-            )
-        raise JobError(f"SPEC is {_SPEC}; found {options.spec}")
-    stem = path.name.split(".")[0] or "job"
-    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).strip("-._") or "job"
-    return build({"job": {"name": name}, "input": {"path": str(path)}}, settings)
+    return read(options.spec, settings)
 
 
 # ----------------------------------------------------------------------------------------------------------- verbs
 
 
 def _run(options: argparse.Namespace) -> int:
-    import msgspec
-
     from . import progress, render
     from .api import execute
 
@@ -305,7 +310,7 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         observer.close()
     if options.json:
-        print(msgspec.json.encode(run.summary).decode(), flush=True)
+        _print_json(run.summary)
     if not options.quiet:
         _say(render.summary(run.summary))
     elif run.summary["message"]:
@@ -317,27 +322,26 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    import msgspec
-
     from . import forecast
 
     job = _job(options)
     for warning in job.warnings():
         _say(f"warning: {warning}")
     found = forecast.forecast(job)
-    print(msgspec.json.encode(found).decode() if options.json else forecast.text(found))
+    if options.json:
+        _print_json(found)
+    else:
+        print(forecast.text(found))
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
-    import msgspec
-
     from . import render
     from .folder import Folder
 
     folder = Folder(options.out)
     folder.require()
-    shown = ""
+    shown: object = None
     while True:
         held = folder.is_held()
         state = folder.read_state()
@@ -345,11 +349,10 @@ def _status(options: argparse.Namespace) -> int:
             raise BatchflexError(
                 f"{options.out} has no run.json: its run has only just begun, was refused, or was killed as it began"
             )
-        text = ""
-        if state:
-            text = msgspec.json.encode(state).decode() if options.json else render.status(state, held)
-        if text != shown:
-            if shown and not options.json and sys.stdout.isatty():
+        if state and options.json and state != shown:
+            _print_json(shown := state)
+        elif state and not options.json and (text := render.status(state, held)) != shown:
+            if isinstance(shown, str) and sys.stdout.isatty():
                 print(f"\x1b[{len(shown.splitlines())}F\x1b[J", end="")
             print(text, flush=True)
             shown = text

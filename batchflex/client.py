@@ -115,6 +115,11 @@ class Client:
         return response
 
     @property
+    def has_key(self) -> bool:
+        """Whether requests carry a key."""
+        return bool(self._key)
+
+    @property
     def limits(self) -> dict[str, str]:
         """The ``x-ratelimit-*`` headers of the latest answer, as they came."""
         return {name: value for name, value in self._last_headers.items() if name.startswith("x-ratelimit-")}

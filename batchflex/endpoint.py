@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -63,6 +63,15 @@ class Endpoint(NamedTuple):
     timeout_s: float = 600.0
     idle_timeout_s: float = 120.0
     connect_timeout_s: float = 10.0
+
+    def require(self, models: Sequence[str]) -> None:
+        """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
+        for model in models:
+            if self.name == LOCAL and model != self.default_model:
+                raise EndpointError(
+                    f"the model {model!r} is named, but the local endpoint serves {self.default_model!r} only: "
+                    "say where to ask with --base-url or --endpoint (endpoint.base_url, endpoint.name), or name no model"
+                )
 
     def streams(self, max_tokens: int | None) -> bool:
         """Whether a request with this ``max_tokens`` is streamed."""

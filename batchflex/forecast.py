@@ -61,6 +61,7 @@ def forecast(job: Job) -> dict[str, Any]:
     :raises JobError, InputError: if the job or the input is wrong.
     """
     endpoint = resolve(job.endpoint, with_key=False)
+    endpoint.require(job.models)
     plan = Plan(job, endpoint.default_model)
     folder = Folder(job.out)
     done = Done(folder.parts, job.job.retry_failed)

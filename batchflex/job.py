@@ -250,6 +250,14 @@ class Job(_Section):
             return {name: self.prompts[name] for name in swept}
         return {"": self.prompt} if self.prompt else {}
 
+    @property
+    def models(self) -> list[str]:
+        """The models that the job itself names: overridden, else swept, else of ``[params]``."""
+        if "model" in self.override:
+            return [str(self.override["model"])]
+        named = self.sweep.grid.get("model") or [m for m in (self.params.get("model"),) if m is not None]
+        return [str(model) for model in named]
+
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
         sections = {"params": self.params, "override": self.override, "sweep": self.sweep.grid}
@@ -275,13 +283,47 @@ class Job(_Section):
 # ------------------------------------------------------------------------------------------------- from text to Job
 
 
-def load(path: Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
+REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
+_TABLES = (".csv", ".tsv")
+
+
+def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
+    """The job that a path stands for: a job file (``.toml``), or the requests themselves, also a folder or pattern of files.
+
+    :raises JobError: if it is neither, or naming every mistake.
+    """
+    path = Path(spec)
+    if path.suffix.lower() == ".toml":
+        return load(path, settings)
+    plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    if plain.endswith(_TABLES):
+        raise JobError(
+            f"{path} is a table, and needs a prompt made of its columns: write a job file (.toml) with\n"
+            f'  [input]\n  path = "{path}"\n  [prompt]\n  user = "... {{{{ name_of_a_column }}}}"'
+        )
+    if not path.is_dir() and not plain.endswith(REQUEST_FILES):
+        raise JobError(
+            f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
+            "or a folder or pattern of such files"
+        )
+    stem = path.name.split(".")[0]
+    name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)
+    return build({"job": {"name": name}, "input": {"path": str(path)}}, settings)
+
+
+def _name_from(text: str) -> str:
+    """What a file or folder name gives as the name of a job."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "job"
+
+
+def load(path: str | Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
     """Read a job file; ``settings`` are dotted places with values that replace what the file says.
 
     Relative paths in the file are taken from the file's own folder, those in ``settings`` from the present one.
 
     :raises JobError: naming every mistake with its line.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -294,7 +336,7 @@ def load(path: Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
         raise JobError(f"not valid TOML: {error}", place=str(path)) from None
     section = data.get("job", {})
     if isinstance(section, dict):
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "job"
+        name = _name_from(path.stem)
         data["job"] = {"name": name, **section}
     here = [(place, _absolute_at(place, value, Path.cwd())) for place, value in settings]
     return build(data, here, place=str(path), text=text, folder=path.parent)
@@ -397,11 +439,14 @@ def _absolute(job: Job, folder: Path) -> Job:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two resolved jobs in anything that shapes the requests, as ``place: old → new``."""
-    shaping = ("params", "override", "prompt", "prompts", "sweep", "input")
-    one, two = (_flat({k: job.get(k, {}) for k in shaping}) for job in (old, new))
+    shaping = ("endpoint", "params", "override", "prompt", "prompts", "sweep", "input")
+    one, two = (_flat({k: job[k] for k in shaping if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
-        if one.get(place) != two.get(place) and place not in ("input.path", "input.limit", "input.on_bad_row"):
+        section, _, name = place.partition(".")
+        shapes = name not in ("path", "limit", "on_bad_row") if section == "input" else True
+        shapes = name in ("name", "base_url", "model_path") if section == "endpoint" else shapes
+        if shapes and one.get(place) != two.get(place):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
             lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")
     return lines

@@ -28,11 +28,12 @@ class Prepared(NamedTuple):
     census: Census | None
     carry_schema: Any
     kept: int = 0
+    empty: bool = False
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to ask."""
-        return self.census is not None and self.census.left == 0
+        return self.empty or (self.census is not None and self.census.left == 0)
 
 
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
@@ -47,18 +48,31 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = keep.recover(folder, carry_schema)
     done = Done(folder.parts, job.job.retry_failed)
     census = survey(job, plan, done) if len(done) else None
-    kept = 0
+    kept, empty = 0, False
     if census is None:
-        preflight(job, plan)
-    elif census.changed:
-        if job.job.on_change == "stop":
-            raise JobChanged(_what_changed(job, folder, census))
-        if job.job.on_change == "keep":
+        empty = not preflight(job, plan)
+    else:
+        if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
+            raise JobChanged(_what_changed(job, folder, census, concerned))
+        if job.job.on_change == "keep" and census.changed:
             done.keep_changed()
             kept = census.changed
             census = census.keeping()._replace(orphans=census.orphans - kept)
     folder.write_job(job.resolved())
-    return Prepared(segment, done, census, carry_schema, kept)
+    return Prepared(segment, done, census, carry_schema, kept, empty)
+
+
+def _concerned(job: Job, folder: Folder, census: Census) -> int:
+    """How many answers a changed job concerns; 0 if it has not changed.
+
+    A variable that came into the sweep or went from it moves every answer to another sweep point: then no answer is found at
+    the place of a new request, and yet all are asked again.
+    """
+    if census.changed:
+        return census.changed
+    old = folder.read_job() or {}
+    before, now = (dict(swept).keys() - {"samples"} for swept in (old.get("sweep", {}), job.sweep.grid))
+    return min(census.orphans, census.left) if before != now else 0
 
 
 def survey(job: Job, plan: Plan, done: Done) -> Census:
@@ -73,16 +87,19 @@ def survey(job: Job, plan: Plan, done: Done) -> Census:
     return done.census()
 
 
-def preflight(job: Job, plan: Plan) -> None:
-    """Look at the first 10,000 requests, so that a wrong template or column costs nothing.
+def preflight(job: Job, plan: Plan) -> bool:
+    """Look at the first 10,000 requests, so that a wrong template or column costs nothing. False if there is none.
 
     :raises InputError: as :func:`prepare`.
     """
     faulty = _Faults(job)
+    some = False
     for block in plan.blocks():
+        some = some or bool(block)
         if not faulty.look_at(block, len(block)):
             break
     faulty.check()
+    return some
 
 
 class _Faults:
@@ -90,6 +107,7 @@ class _Faults:
         self._stop = job.input.on_bad_row == "stop"
         self._left = _PREFLIGHT_REQUESTS if self._stop else 0
         self._faults: dict[str, None] = {}
+        self._sound = 0
 
     def look_at(self, requests: list[Request], passed: int) -> bool:
         """Note the faults of a block; false once enough was looked at."""
@@ -97,6 +115,7 @@ class _Faults:
             return False
         self._left -= passed
         self._faults |= {r.fault: None for r in requests if r.fault is not None}
+        self._sound += sum(1 for r in requests if r.fault is None)
         return True
 
     def check(self) -> None:
@@ -108,13 +127,16 @@ class _Faults:
         if more:
             shown.append(f"… and {more} more")
         what = shown[0] if len(shown) == 1 else "some rows cannot be asked:\n  - " + "\n  - ".join(shown)
-        raise InputError(
-            f'{what}\nNothing was sent. Mend the input or the template; or set input.on_bad_row="fail" '
-            "to give such rows the status 'failed' and ask the others"
-        )
+        todo = "Nothing was sent."
+        if self._sound:
+            todo += (
+                " Mend the input or the template; or give such rows the status 'failed' and ask the others: "
+                '--set input.on_bad_row=fail, or on_bad_row = "fail" under [input]'
+            )
+        raise InputError(f"{what}\n{todo}")
 
 
-def _what_changed(job: Job, folder: Folder, census: Census) -> str:
+def _what_changed(job: Job, folder: Folder, census: Census, concerned: int) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
     told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
@@ -128,8 +150,9 @@ def _what_changed(job: Job, folder: Folder, census: Census) -> str:
         worth = ""
     return (
         f"the job has changed since the answers in {folder.path} were given:{told}\n"
-        f"{census.changed:,} of {census.planned:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        f"{concerned:,} of {census.planned:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
-        "  --on-change keep    keep the old answers, and ask only for what has none\n"
-        "  --out DIR           begin in another folder"
+        "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"
+        "  --out DIR           begin in another folder\n"
+        "In a job file or from Python these are job.on_change and job.out."
     )

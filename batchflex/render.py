@@ -58,7 +58,7 @@ def summary(state: Mapping[str, Any]) -> str:
     took = _seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
     of = f" of {state['planned']:,}" if state["planned"] is not None else ""
     lines = [
-        f"{state['job']}: {state['done']:,}{of} rows answered: {by_status(state)}; {state['status']} after {duration(took)}"
+        f"{state['job']}: {state['done']:,}{of} rows done: {by_status(state)}; {state['status']} after {duration(took)}"
     ]
     if state["requests_sent"]:
         lines.append(
@@ -91,15 +91,29 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     lines = [
         f"{state['job']} in {state['out']}: {word}",
         f"  rows      {state['done']:,}{of}{share}: {by_status(state)}",
-        f"  requests  {state['requests_sent']:,} sent, {state['retries']:,} retries, {state['rate_limited']:,} rate-limited, "
-        f"{state['in_flight']:,} in flight",
-        f"  tokens    {usage(state)}",
+        f"  this run  {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
+        f"{state['rate_limited']:,} rate-limited" + (f", {state['in_flight']:,} in flight" if held else ""),
+        f"            {usage(state)}",
         f"  started   {state['started_at']}",
-        f"  updated   {state['updated_at']}",
+        f"  updated   {state['updated_at']}{_speed(state) if held else ''}",
     ]
+    if state["first_failure"]:
+        lines.append(f"  failure   {one_line(state['first_failure'])}")
     if state["message"]:
         lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     return "\n".join(lines)
+
+
+def _speed(state: Mapping[str, Any]) -> str:
+    """How fast it has been, and how long it takes at that speed."""
+    took = _seconds_between(state["started_at"], state["updated_at"])
+    rows = state["done"] - state["done_before"]
+    if took <= 0 or rows <= 0:
+        return ""
+    text = f", {rows / took:,.1f} rows/s"
+    if state["planned"]:
+        text += f", {duration((state['planned'] - state['done']) * took / rows)} left"
+    return text
 
 
 def table(head: pa.Table, rows: int) -> str:
@@ -130,7 +144,7 @@ def _worth_showing(frame: pl.DataFrame) -> list[str]:
     chosen = ["id", *(n for n in frame.columns if n not in COLUMNS)]
     if frame["sample"].n_unique() > 1:
         chosen.append("sample")
-    chosen += ["status", "content"]
+    chosen += ["status", "parsed" if frame["parsed"].null_count() < frame.height else "content"]
     if frame["error_message"].null_count() < frame.height:
         chosen.append("error_message")
     return [*chosen, "completion_tokens"]

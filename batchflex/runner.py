@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _TICK_S = 0.5
-_STATE_EVERY_S = 5.0
+_STATE_EVERY_S = 1.0
 _RESERVE_BYTES = 1 << 20
 _RESERVE_BYTES_A_SLOT = 16 << 10
 
@@ -96,6 +96,7 @@ async def arun(
     :raises StorageError: if the output folder takes nothing from the start.
     """
     endpoint = resolve(job.endpoint)
+    endpoint.require(job.models)
     plan = await anyio.to_thread.run_sync(Plan, job, endpoint.default_model, frame)
     folder = Folder(job.out)
     with folder.held():
@@ -167,6 +168,8 @@ class _Conduct:
 
     def _greet(self) -> None:
         census = self._prepared.census
+        if self._prepared.empty:
+            self._observer.note("the input has no rows: nothing is sent")
         if census is None:
             return
         if census.left == 0:
@@ -274,11 +277,15 @@ class _Conduct:
 
     async def _report(self) -> None:
         due = time.monotonic() + _TICK_S
+        troubled = False
         while True:
             await anyio.sleep(_TICK_S)
             if self._gate is not None:
                 self._tally.in_flight, self._tally.backing_off = self._gate.in_flight, self._gate.backing_off
             self._observer.tick(self._tally)
+            if self._tally.trouble and not troubled:
+                troubled = True
+                self._observer.note(f"trying again after a failure: {self._tally.trouble}")
             if time.monotonic() >= due:
                 due = time.monotonic() + _STATE_EVERY_S
                 try:
@@ -313,6 +320,6 @@ class _Conduct:
 
 
 _WORDS: dict[StopReason, str] = {
-    "budget": "the budget is spent as far as the next request could exceed it",
+    "budget": "the next request might use more than is left of the budget; raise it to go on",
     "deadline": "the deadline has come",
 }

@@ -22,7 +22,7 @@ class Tally:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
-    ``planned`` is ``None`` until it is known.
+    ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again.
     """
 
     def __init__(self, run_id: str, job: str, out: str, started_at: float, before: Mapping[str, int]) -> None:
@@ -46,6 +46,7 @@ class Tally:
         self.signal: int | None = None
         self.message: str | None = None
         self.first_failure: str | None = None
+        self.trouble: str | None = None
         self.refused_with: int | None = None
 
     @property
@@ -65,7 +66,7 @@ class Tally:
 
     def add(self, outcome: Outcome) -> None:
         self.rows[outcome.status] += 1
-        if outcome.status == "failed" and self.first_failure is None:
+        if outcome.status in ("failed", "invalid") and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
 
     def use(self, usage: Usage, cost: float | None) -> None:
@@ -94,6 +95,7 @@ class Tally:
             "finished_at": timestamp(now) if ended else None,
             "planned": self.planned,
             "done": self.done,
+            "done_before": self.before,
             **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
             "requests_sent": self.requests_sent,

@@ -108,7 +108,10 @@ class Prompt:
                 used = jinja2.meta.find_undeclared_variables(tree) - _environment.globals.keys()
                 compiled = _environment.from_string(value)
             except jinja2.TemplateSyntaxError as error:
-                raise JobError(f"{place}: the template is not valid, line {error.lineno}: {error.message}") from None
+                raise JobError(
+                    f"{place}: the template is not valid, line {error.lineno}: {error.message}. "
+                    "A column whose name is not a plain word is written {{ row['Ticket Text'] }}"
+                ) from None
             self._used |= used
             self._used_by_row |= _columns_of_row(tree)
             self._spared |= _guarded(tree)

@@ -11,7 +11,7 @@ import pytest
 
 from batchflex import store
 from tests.counting_endpoint import CountingEndpoint
-from tests.test_cli import Ended, batchflex, begun, state, table, wait_until
+from tests.test_cli import Ended, begun, called, state, table, wait_until
 
 TEXTS = ["alpha", "beta", "gamma", "delta"]
 JOB: dict[str, Any] = {
@@ -42,7 +42,7 @@ def ask(endpoint: CountingEndpoint, tmp_path: Path) -> Ask:
     def run(*options: object, **changed: dict[str, Any]) -> Ended:
         tables = {name: {**JOB.get(name, {}), **changed.get(name, {})} for name in JOB.keys() | changed.keys()}
         (tmp_path / "job.toml").write_text(toml(tables | {"endpoint": {"base_url": endpoint.base_url}}))
-        return batchflex("run", tmp_path / "job.toml", "--out", tmp_path / "out", "--json", *options)
+        return called("run", tmp_path / "job.toml", "--out", tmp_path / "out", "--json", *options)
 
     write_texts(tmp_path, TEXTS)
     assert run().code == 0
@@ -153,14 +153,14 @@ def test_a_rerun_that_is_killed_shows_no_old_answers(ask: Ask, endpoint: Countin
     command = ["run", tmp_path / "job.toml", "--out", out, "--on-change", "rerun", "--concurrency", "1"]
     with begun(*command) as run:
         wait_until(lambda: endpoint.stats()["outcomes"].get("hang", 0) > 0, "half is asked")
-        going = batchflex("results", out, "-o", "-")
+        going = called("results", out, "-o", "-")
         run.kill()
         run.wait()
-    for shown in (going, batchflex("results", out, "-o", "-")):
+    for shown in (going, called("results", out, "-o", "-")):
         rows = [json.loads(line) for line in shown.out.splitlines()]
         assert [(row["id"], row["content"]) for row in rows] == answers(TEXTS[:2], "Tag")
     endpoint.knobs(fail_after=None)
-    finished = batchflex(*command, "--json")
+    finished = called(*command, "--json")
     assert (finished.code, finished.summary["requests_sent"]) == (0, 2)
     assert contents(tmp_path) == answers(TEXTS, "Tag")
 

@@ -11,13 +11,17 @@ import polars as pl
 import pytest
 
 from tests.counting_endpoint import CountingEndpoint
-from tests.test_cli import Ended, batchflex, refused_port, sha1_of_key, state, table, write_rows
+from tests.test_cli import Ended, batchflex, called, refused_port, sha1_of_key, state, table, write_rows
 
 
-def run(endpoint: CountingEndpoint, rows: Path, *more: object, env: dict[str, str] | None = None) -> Ended:
-    """Into the folder ``out`` beside the rows."""
-    options = ["--base-url", endpoint.base_url, "--model", "m", "--set", "retry.base_s=0.01", "--concurrency", "8"]
-    return batchflex("run", rows, *options, "--out", rows.parent / "out", "--json", *more, env=env)
+def options(endpoint: CountingEndpoint, rows: Path) -> list[object]:
+    """A run into the folder ``out`` beside the rows."""
+    asks = ["--base-url", endpoint.base_url, "--model", "m", "--set", "retry.base_s=0.01", "--concurrency", "8"]
+    return ["run", rows, *asks, "--out", rows.parent / "out", "--json"]
+
+
+def run(endpoint: CountingEndpoint, rows: Path, *more: object) -> Ended:
+    return called(*options(endpoint, rows), *more)
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_what_would_befall_every_row_stops_the_run_after_one_request(
     fault: str, reason: str, words: str, endpoint: CountingEndpoint, rows: Path
 ) -> None:
     endpoint.knobs(fail_after=0, fail_with=fault)
-    stopped = run(endpoint, rows)
+    stopped = batchflex(*options(endpoint, rows))
     assert stopped.code == 3
     assert endpoint.stats()["requests"] == 1
     summary = stopped.summary
@@ -220,6 +224,21 @@ def test_a_row_that_hangs_does_not_hold_up_the_others(fault: str, endpoint: Coun
     assert "0.3 s" in failed["error_message"]
 
 
+def test_a_row_that_cannot_be_asked_may_fail_alone(endpoint: CountingEndpoint, rows: Path) -> None:
+    with rows.open("a") as stream:
+        stream.write('{"id": "odd", "messages": "hello"}\n{not JSON\n')
+    refused = run(endpoint, rows)
+    assert (refused.code, endpoint.stats()["requests"]) == (2, 0)
+    assert "rows.jsonl, line 41" in refused.err and "rows.jsonl, line 42" in refused.err
+    ended = run(endpoint, rows, "--set", "input.on_bad_row=fail")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 40, 2)
+    assert endpoint.stats()["requests"] == 40
+    bad = table(rows.parent / "out").filter(pl.col("status") == "failed")
+    assert bad["row"].to_list() == [40, 41]
+    assert set(bad["error_type"]) == {"input"} and set(bad["attempts"]) == {0}
+    assert "line 41" in bad["error_message"][0] and "line 42" in bad["error_message"][1]
+
+
 # ------------------------------------------------------------------------------------------------------------- secrets
 
 
@@ -244,21 +263,21 @@ def test_the_key_is_in_no_file_and_in_no_output(stream: bool, endpoint: Counting
     key = "sk-VerySecret0123456789"
     endpoint.knobs(key=key, poison={"row 1.": "echo_key", "row 2.": "echo_key_error"})
     settings = ["--set", f"endpoint.stream={str(stream).lower()}", "--set", "journal.seal_rows=10"]
-    ended = run(endpoint, rows, *settings, env={"BATCHFLEX_API_KEY": key})
+    ended = batchflex(*options(endpoint, rows), *settings, env={"BATCHFLEX_API_KEY": key})
     assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 39, 1)
     assert endpoint.stats()["keys"] == [sha1_of_key(key)]
     results = table(rows.parent / "out")
     assert results["content"][1] == "your header was Bearer ***"
     assert results["error_message"][2] == "bad key: Bearer ***"
-    shown = [batchflex("results", rows.parent / "out", *more).out for more in ((), ("-o", "-"))]
-    shown += [batchflex("status", rows.parent / "out").out, ended.out, ended.err]
+    shown = [called("results", rows.parent / "out", *more).out for more in ((), ("-o", "-"))]
+    shown += [called("status", rows.parent / "out").out, ended.out, ended.err]
     for text in [everything_in(rows.parent / "out"), *shown]:
         assert "VerySecret" not in text
 
 
 def test_the_key_is_not_in_the_reason_why_a_run_stopped(endpoint: CountingEndpoint, rows: Path) -> None:
     endpoint.knobs(fail_after=0, fail_with="echo_key_error")
-    ended = run(endpoint, rows, "--debug", env={"BATCHFLEX_API_KEY": "sk-VerySecret0123456789"})
+    ended = batchflex(*options(endpoint, rows), "--debug", env={"BATCHFLEX_API_KEY": "sk-VerySecret0123456789"})
     assert ended.code == 1
     assert "VerySecret" not in everything_in(rows.parent / "out") + ended.out + ended.err
 
