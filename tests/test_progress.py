@@ -241,7 +241,7 @@ def test_money(usd: float, text: str) -> None:
 class TestSummary:
     def test_a_finished_run(self) -> None:
         assert render.summary(ended(tally(planned=72, ok=72, failed=0))) == (
-            "label-reviews: 72 of 72 rows answered: 72 ok; finished after 1:05\n"
+            "label-reviews: 72 of 72 rows done: 72 ok; finished after 1:05\n"
             "  this run: 72 requests sent, 0 retries, 0 rate-limited; 7,200 prompt + 1,440 completion tokens\n"
             "  results: runs/label-reviews/results.parquet"
         )
@@ -251,7 +251,7 @@ class TestSummary:
         made.add(row("truncated"))
         made.retries, made.cost = 1, 0.25
         text = render.summary(ended(made, 2.0))
-        assert "10 of 10 rows answered: 7 ok, 1 truncated, 2 failed; finished after 2.0 s" in text
+        assert "10 of 10 rows done: 7 ok, 1 truncated, 2 failed; finished after 2.0 s" in text
         assert "1 retry, 0 rate-limited" in text
         assert "completion tokens, $0.2500" in text
         assert "first failure: r0: HTTP 500: no" in text
@@ -262,13 +262,13 @@ class TestSummary:
         made = tally()
         made.stopped_by, made.message = stopped_by, "because"
         text = render.summary(ended(made))
-        assert f"502 of 2,000 rows answered: 500 ok, 2 failed; {status} after 1:05" in text
+        assert f"502 of 2,000 rows done: 500 ok, 2 failed; {status} after 1:05" in text
         assert f"stopped by {stopped_by}: because" in text
         assert "run the same command again to go on" in text
 
     def test_a_run_that_sent_nothing_does_not_count_requests(self) -> None:
         text = render.summary(ended(tally(planned=5, ok=0, failed=0, before=5)))
-        assert text.splitlines()[0] == "label-reviews: 5 of 5 rows answered: 5 ok; finished after 1:05"
+        assert text.splitlines()[0] == "label-reviews: 5 of 5 rows done: 5 ok; finished after 1:05"
         assert "this run" not in text
 
     def test_what_a_server_said_stays_on_its_line(self) -> None:
@@ -284,10 +284,11 @@ class TestStatus:
         assert render.status(tally().state(STARTED + 10), held=True) == (
             "label-reviews in runs/label-reviews: running\n"
             "  rows      502 of 2,000 (25 %): 500 ok, 2 failed\n"
-            "  requests  502 sent, 0 retries, 0 rate-limited, 64 in flight\n"
-            "  tokens    50,000 prompt + 10,000 completion tokens\n"
+            "  this run  502 requests sent, 0 retries, 0 rate-limited, 64 in flight\n"
+            "            50,000 prompt + 10,000 completion tokens\n"
             "  started   2025-10-09T08:53:20.000+00:00\n"
-            "  updated   2025-10-09T08:53:30.000+00:00"
+            "  updated   2025-10-09T08:53:30.000+00:00, 50.2 rows/s, 30 s left\n"
+            "  failure   r0: HTTP 500: no"
         )
 
     def test_a_run_that_nobody_holds_was_killed(self) -> None:
