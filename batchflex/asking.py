@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import anyio
+import msgspec
 
 from . import classify, outcome, retry
 from .client import Client
@@ -20,8 +21,12 @@ from .pace import Cost, Pace
 from .retry import Tries
 from .tally import Tally
 
-# So many rows given up in a row without a single answer are not the rows' fault.
+# So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
+# So often a row is refused by a rate limit while others are answered: then it is the row that is too large for it.
+_MOST_REFUSALS = 50
+# After others were answered these may be of a row: moderation answers 403, a model that the row itself names 404.
+_MAYBE_OF_A_ROW = (403, 404)
 _MAYBE_BILLED = {"timeout", "bad_answer", "empty_answer"}
 
 
@@ -30,14 +35,15 @@ class _Halted(Exception):
 
 
 class _Row:
-    """A request being asked. ``failed_at`` is when its first attempt failed, in monotonic seconds; 0 if none has."""
+    """A request being asked. ``failed_at`` is when its latest attempt failed, in monotonic seconds; 0 if none has."""
 
-    __slots__ = ("cost", "failed_at", "request", "started_at", "tries", "waiting")
+    __slots__ = ("cost", "failed_at", "refused", "request", "started_at", "tries", "waiting")
 
     def __init__(self, request: Request, cost: Cost) -> None:
         self.request = request
         self.cost = cost
         self.failed_at = 0.0
+        self.refused = 0
         self.tries = Tries()
         self.started_at = 0
         self.waiting = False
@@ -70,6 +76,7 @@ class Asking:
         self._stop = stop
         self._suspects: list[Outcome] = []
         self._suspected_at = 0.0
+        self._judging = anyio.Lock()
         self._worked_at = 0.0  # when the latest of the attempts that were answered began
 
     async def everything(self, feed: Feed, workers: int) -> None:
@@ -77,8 +84,8 @@ class Asking:
         async with anyio.create_task_group() as self._again, anyio.create_task_group() as tasks:
             for _ in range(workers):
                 tasks.start_soon(self._work, feed)
-        if self._tally.stopped_by is None:
-            self._clear_suspects()
+        if self._suspects:
+            await self._judge_suspects()
 
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
@@ -97,8 +104,8 @@ class Asking:
                     await self._give_up(row, fault)
             except RowFault as fault:
                 self._fail(row, fault)
-            except RunFault:
-                pass  # the run is stopping; the row stays unfinished
+            except RunFault as fault:
+                await self._give_up(row, fault)
 
     async def _persist(self, row: _Row, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
@@ -110,8 +117,8 @@ class Asking:
             await self._give_up(row, fault)
         except RowFault as fault:
             self._fail(row, fault)
-        except RunFault:
-            pass
+        except RunFault as fault:
+            await self._give_up(row, fault)
         finally:
             self._gate.end_backing_off()
 
@@ -142,25 +149,27 @@ class Asking:
                 self._clear_suspects()
             return answer
         except AttemptError as fault:
-            self._failed_once(row, fault, began)
-            raise
+            raise self._failed_once(row, fault, began) from None
         finally:
             self._gate.leave()
 
-    def _failed_once(self, row: _Row, fault: AttemptError, began: float) -> None:
+    def _failed_once(self, row: _Row, fault: AttemptError, began: float) -> AttemptError:
+        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
         now = time.monotonic()
-        row.failed_at = row.failed_at or now
         row.tries.count(now - began, costs=not isinstance(fault, RateLimited))
         self._pace.settled(now, row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += 1
             self._pace.refused(now, began, fault.retry_after_s)
+            row.refused += 0 < row.failed_at < self._worked_at
+            if row.refused >= _MOST_REFUSALS:
+                fault = classify.too_often(fault)
+        row.failed_at = now
         if isinstance(fault, Transient) and self._tally.trouble is None:
             self._tally.trouble = fault.message
-        if isinstance(fault, RunFault):
+        if isinstance(fault, RunFault) and not self._maybe_of_a_row(fault):
             # Before the slot is free for the next to fail likewise.
-            words = classify.advice(fault, with_key=self._client.has_key)
-            self._stop(fault.reason, f"{words}. No row was marked failed")
+            self._stop_for(fault)
         elif isinstance(fault, RowFault):
             self._gate.prove()
         elif isinstance(fault, Transient) and fault.blame == "row":
@@ -168,37 +177,67 @@ class Asking:
         if isinstance(fault, Transient) and not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
             row.waiting = True
             self._gate.begin_backing_off()
+        return fault
+
+    def _maybe_of_a_row(self, fault: RunFault) -> bool:
+        return fault.http_status in _MAYBE_OF_A_ROW and self._worked_at > 0
+
+    def _stop_for(self, fault: RunFault) -> None:
+        words = classify.advice(fault, with_key=self._client.has_key)
+        self._stop(fault.reason, f"{words}. No row was marked failed")
 
     def _fail(self, row: _Row, fault: AttemptError) -> None:
         self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault))
 
-    async def _give_up(self, row: _Row, fault: Transient) -> None:
-        """A row has used up its attempts: is it to blame, or the endpoint?
+    async def _give_up(self, row: _Row, fault: Transient | RunFault) -> None:
+        """A row gets no further attempt: is it to blame, or the endpoint?
 
-        The row, if others were asked after it had failed and were answered: answers to what was in flight before say nothing
-        of an endpoint that has just died. If none was, and the endpoint still responds, the row is a suspect: it is marked
-        failed as soon as another that is asked later is answered, or when the run ends with few of its kind.
+        It is a suspect until another that is asked after it is answered: then it is marked failed. With too many suspects, or
+        when nobody is left to be answered, the endpoint is asked for a single token.
         """
-        made = outcome.failed(self._frame, row.request, self._effort(row), fault)
-        if self._worked_at > row.failed_at:
-            self._keep(made)
+        if self._tally.stopped_by is not None:
             return
-        if fault.blame == "row" or await self._responds():
-            self._suspects.append(made)
-            self._suspected_at = time.monotonic()
-            self._gate.doubt_row(_MOST_SUSPECTS)
-            if len(self._suspects) < _MOST_SUSPECTS:
-                return
-        self._stop(
-            "endpoint", f"the endpoint does not answer: {fault.message} (after {row.tries.sent} attempts at one row)"
-        )
+        self._suspects.append(outcome.failed(self._frame, row.request, self._effort(row), fault))
+        self._last_suspect = row
+        self._suspected_at = time.monotonic()
+        self._gate.doubt_row(_MOST_SUSPECTS)
+        never_worked = not self._worked_at and isinstance(fault, Transient) and fault.blame == "endpoint"
+        if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
+            await self._judge_suspects()
 
-    async def _responds(self) -> bool:
-        try:
-            await self._client.models()
-        except AttemptError:
+    async def _judge_suspects(self) -> None:
+        async with self._judging:
+            if self._suspects and self._tally.stopped_by is None and await self._endpoint_answers():
+                self._gate.prove()
+                self._clear_suspects()
+
+    async def _endpoint_answers(self) -> bool:
+        """Ask the model of a suspect for one token; if the endpoint does not answer, stop the run."""
+        suspect = self._last_suspect
+        request = _probe(suspect.request)
+        row = _Row(request, self._pace.cost(len(request.body), request.max_tokens))
+        if not await self._gate.enter(row.cost, again=True):
             return False
-        return True
+        self._tally.requests_sent += 1
+        began = time.monotonic()
+        try:
+            answer = await self._client.attempt(request)
+            self._tally.use(answer.usage, None)
+            self._pace.settled(time.monotonic(), row.cost, answer.usage, billed=True)
+            self._worked_at = max(self._worked_at, began)
+            return True
+        except AttemptError as fault:
+            self._pace.settled(time.monotonic(), row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
+            if isinstance(fault, RunFault):
+                self._stop_for(fault)
+            elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
+                tried = suspect.tries.sent
+                self._stop(
+                    "endpoint", f"the endpoint does not answer: {fault.message} (after {tried} attempts at one row)"
+                )
+            return isinstance(fault, RowFault | RateLimited)  # it works, if not for this
+        finally:
+            self._gate.leave()
 
     def _clear_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
@@ -209,14 +248,26 @@ class Asking:
         try:
             self._keeper.keep(made)
         except StorageError as error:
+            self._tally.unstored += 1
             self._stop("disk", str(error))
             return
         self._tally.add(made)
         if self._keeper.full:
-            self._stop("disk", "the disk is full: free some space; what was in flight has been kept")
+            self._stop("disk", "the disk is full: free some space")
 
     def _effort(self, row: _Row) -> outcome.Effort:
         return outcome.Effort(row.tries.sent, row.started_at, _now_us())
+
+
+class _Model(msgspec.Struct):
+    model: str
+
+
+def _probe(request: Request) -> Request:
+    """The smallest request to the same model."""
+    model = msgspec.json.decode(request.body, type=_Model).model
+    body = {"max_tokens": 1, "messages": [{"role": "user", "content": "ok"}], "model": model}
+    return msgspec.structs.replace(request, body=msgspec.json.encode(body), max_tokens=1)
 
 
 def _now_us() -> int:

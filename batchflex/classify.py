@@ -141,6 +141,17 @@ def timed_out(message: str) -> Transient:
     return Transient(message, error_type="timeout")
 
 
+def too_often(fault: RateLimited) -> RowFault:
+    """A rate limit that refuses one row again and again while others pass: the row does not fit into it."""
+    return RowFault(
+        fault.message,
+        error_type=fault.error_type,
+        error_code=fault.error_code,
+        http_status=fault.http_status,
+        body=fault.body,
+    )
+
+
 _ADVICE: dict[StopReason, tuple[str, str]] = {
     "key": ("the endpoint refuses the key", "set a valid key"),
     "credit": ("the credit is spent", "top up"),
@@ -173,7 +184,7 @@ def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> A
     if not error:
         return None
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
-    told = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
+    told = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
     fault = http_fault(told, {}, raw, now)
     fault.http_status = status
     return fault

@@ -25,6 +25,9 @@ _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
 
+_SHORTEST_SECRET = 12
+
+
 class Client:
     """Asks one endpoint. Use as an async context manager.
 
@@ -47,7 +50,10 @@ class Client:
         if endpoint.key:
             headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
         self._headers = httpx.Headers(headers)
-        self._key = endpoint.key.reveal() if endpoint.key else ""
+        key = endpoint.key.reveal() if endpoint.key else ""
+        self.has_key = bool(key)
+        # A placeholder such as EMPTY is no secret, and may well stand in an answer.
+        self._key = key if len(key) >= _SHORTEST_SECRET else ""
         self._last_headers = httpx.Headers()
         self._key_in_json = _encode(self._key)[1:-1]
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
@@ -113,11 +119,6 @@ class Client:
         response.request = request
         self._last_headers = response.headers
         return response
-
-    @property
-    def has_key(self) -> bool:
-        """Whether requests carry a key."""
-        return bool(self._key)
 
     @property
     def limits(self) -> dict[str, str]:

@@ -62,8 +62,9 @@ class Stream:
             (reasoning, self._reasoning),
             (delta.get("refusal"), self._refusal),
         ):
-            if isinstance(text, str) and text:
-                into.append(text)
+            said = _text(text)
+            if said:
+                into.append(said)
                 brought = True
         for call in _dicts(delta.get("tool_calls")):
             self._take_call(call)

@@ -92,8 +92,8 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     times = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s")}
     if name == LOCAL:
         path = model_file(section)
-        model = re.sub(r"\.(i?q\d\w*|f16|f32|bf16)$", "", path.stem, flags=re.IGNORECASE)
-        return Endpoint(LOCAL, "", default_model=model, auto_concurrency=section.n_parallel, **times)
+        # Named with its quantisation: another file of the same model is another model, and its answers are others.
+        return Endpoint(LOCAL, "", default_model=path.stem, auto_concurrency=section.n_parallel, **times)
     if quirks := _NAMED.get(name):
         variable = section.api_key_env or quirks.key_env
         key = _key(environ, variable) if with_key else None

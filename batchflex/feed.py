@@ -32,7 +32,7 @@ class Plan:
     def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
         self._job = job
         self._default_model = default_model
-        self._source = Source(job.input.path, job.input.format, frame)
+        self._source = Source(job.input.path, job.input.format, frame, without=job.out)
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples

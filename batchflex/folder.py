@@ -121,7 +121,7 @@ class Folder:
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
-            for leftover in (*self.path.glob(".*.tmp"), *self.parts.glob(".*.tmp")):
+            for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 leftover.unlink(missing_ok=True)
             yield
         finally:
@@ -179,7 +179,7 @@ class Folder:
             return tomllib.loads(self.job.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # not TOML, or not UTF-8
             raise FolderError(f"{self.job} cannot be read: {error}") from None
 
     def write_job(self, resolved: Mapping[str, Any]) -> None:

@@ -439,17 +439,21 @@ def _absolute(job: Job, folder: Path) -> Job:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two resolved jobs in anything that shapes the requests, as ``place: old → new``."""
-    shaping = ("endpoint", "params", "override", "prompt", "prompts", "sweep", "input")
+    shaping = ("params", "override", "prompt", "prompts", "sweep", "input")
     one, two = (_flat({k: job[k] for k in shaping if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
-        section, _, name = place.partition(".")
-        shapes = name not in ("path", "limit", "on_bad_row") if section == "input" else True
-        shapes = name in ("name", "base_url", "model_path") if section == "endpoint" else shapes
+        shapes = not place.startswith("input.") or place in ("input.id", "input.dedupe")
         if shapes and one.get(place) != two.get(place):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
             lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")
     return lines
+
+
+def endpoint_of(resolved: Mapping[str, Any]) -> str:
+    """Where a resolved job asks, in a word."""
+    section = resolved.get("endpoint", {})
+    return str(section.get("base_url") or section.get("model_path") or section.get("name") or "local")
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

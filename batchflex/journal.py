@@ -132,7 +132,8 @@ class Journal:
     and are for a thread, any thread.
 
     A reserve of ``reserve_bytes`` lies on the disk from the start. When the disk fills up it is given back, so that the
-    answers still on their way can be written; ``full`` then tells that the run must end.
+    answers still on their way can be written; ``full`` then tells that the run must end. ``longest`` is the longest line
+    so far, in bytes.
 
     :raises StorageError: if not even the reserve fits.
     """
@@ -143,6 +144,8 @@ class Journal:
         self._syncing = threading.Lock()
         self._ended: deque[_Segment] = deque()
         self.full = False
+        self._reserved = 0
+        self.longest = 0
         if reserve_bytes:
             with storing(self._reserve):
                 self._keep(reserve_bytes)
@@ -177,6 +180,23 @@ class Journal:
             raise
         finally:
             os.close(descriptor)
+        self._reserved = size
+
+    def hold(self, size: int) -> None:
+        """Enlarge the reserve to ``size`` bytes, if it is smaller; a disk without room for that is ``full``. Blocks.
+
+        :raises StorageError: if the reserve cannot be written for another reason.
+        """
+        with self._syncing:
+            if size <= self._reserved or self.full:
+                return
+            try:
+                with storing(self._reserve):
+                    self._keep(size)
+            except StorageError as error:
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in FULL:
+                    raise
+                self.full = True
 
     def append(self, outcome: Outcome) -> None:
         """Write one outcome. When this returns, killing the process loses it no more.
@@ -184,6 +204,7 @@ class Journal:
         :raises StorageError: if it could not be written; the segment is as before.
         """
         line = encode(outcome)
+        self.longest = max(self.longest, len(line))
         with storing(self._segment.path):
             try:
                 self._segment.write(line)

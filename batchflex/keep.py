@@ -49,22 +49,32 @@ def _seal(folder: Folder, number: int, carry_schema: Any) -> None:
         store.write_part(folder.parts, number, outcomes, carry_schema)
 
 
+_LIKELY_LINE = 8 << 10
+_SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
+
+
 class Keeper:
-    """Keeps the outcomes of one run. :meth:`keep` is for the event loop, everything slow happens in threads.
+    """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
+    happens in threads.
 
     :raises StorageError: if the journal cannot be begun.
     """
 
     def __init__(
-        self, folder: Folder, number: int, policy: JournalSection, *, reserve_bytes: int = 0, carry_schema: Any = None
+        self, folder: Folder, number: int, policy: JournalSection, *, slots: int = 1, carry_schema: Any = None
     ) -> None:
         self._folder = folder
         self._policy = policy
         self._carry_schema = carry_schema
-        self._journal = journal.Journal(folder.journal, number, reserve_bytes)
+        self._slots = slots
+        self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
         self._seal_bytes = int(policy.seal_mb * 2**20)
         self._large = anyio.Event()
         self._descriptor = anyio.Lock()
+
+    def _reserve_bytes(self, line: int) -> int:
+        """Room for one answer to each request in flight."""
+        return min(_SMALLEST_RESERVE + 2 * self._slots * line, _LARGEST_RESERVE)
 
     @property
     def full(self) -> bool:
@@ -94,6 +104,7 @@ class Keeper:
             due = anyio.current_time() + self._policy.sync_s
             async with self._descriptor:
                 await anyio.to_thread.run_sync(self._journal.sync)
+                await anyio.to_thread.run_sync(self._journal.hold, self._reserve_bytes(self._journal.longest))
             await anyio.sleep_until(due)
 
     async def _keep_sealed(self) -> None:

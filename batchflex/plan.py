@@ -143,7 +143,9 @@ class Planner:
             body = hashed = _encode(dict(sorted(merged.items())))
             if fault is not None:
                 hashed = b"".join((b"fault", name, _framed(fault), self._marks[index]))
-            limit = merged.get("max_completion_tokens", merged.get("max_tokens"))
+            # Which of the two a server heeds is its own matter: the larger bounds the answer.
+            limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
+            limit = max(limits, default=None)
             for sample in range(self.samples):
                 if self._numbers_seeds and fault is None:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)

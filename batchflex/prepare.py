@@ -8,7 +8,7 @@ from . import keep
 from .errors import InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
-from .job import Job, changes
+from .job import Job, changes, endpoint_of
 from .model import Request
 from .resume import Census, Done
 
@@ -20,7 +20,8 @@ _SHOWN_CHANGES = 12
 class Prepared(NamedTuple):
     """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers.
 
-    ``kept`` are answers to requests that the job would send differently now, which count as done all the same.
+    ``kept`` are answers to requests that the job would send differently now, which count as done all the same. ``empty`` tells
+    that the input has no rows. ``moved_from`` is the endpoint that gave earlier answers, if it is another now.
     """
 
     segment: int
@@ -29,6 +30,7 @@ class Prepared(NamedTuple):
     carry_schema: Any
     kept: int = 0
     empty: bool = False
+    moved_from: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -52,27 +54,33 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     if census is None:
         empty = not preflight(job, plan)
     else:
+        if job.job.on_change == "stop" and not census.planned:
+            raise InputError(
+                f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "
+                "if that is meant, say --on-change rerun"
+            )
         if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
             raise JobChanged(_what_changed(job, folder, census, concerned))
         if job.job.on_change == "keep" and census.changed:
             done.keep_changed()
             kept = census.changed
             census = census.keeping()._replace(orphans=census.orphans - kept)
+    before = endpoint_of(folder.read_job() or job.resolved())
+    moved_from = before if len(done) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
-    return Prepared(segment, done, census, carry_schema, kept, empty)
+    return Prepared(segment, done, census, carry_schema, kept, empty, moved_from)
 
 
 def _concerned(job: Job, folder: Folder, census: Census) -> int:
     """How many answers a changed job concerns; 0 if it has not changed.
 
-    A variable that came into the sweep or went from it moves every answer to another sweep point: then no answer is found at
-    the place of a new request, and yet all are asked again.
+    A variable that came into the sweep or went from it, or another column as id, moves every answer: then none is found at the
+    place of a new request, and yet all are asked again.
     """
     if census.changed:
         return census.changed
-    old = folder.read_job() or {}
-    before, now = (dict(swept).keys() - {"samples"} for swept in (old.get("sweep", {}), job.sweep.grid))
-    return min(census.orphans, census.left) if before != now else 0
+    old = folder.read_job()
+    return min(census.orphans, census.left) if old and changes(old, job.resolved()) else 0
 
 
 def survey(job: Job, plan: Plan, done: Done) -> Census:

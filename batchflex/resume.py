@@ -123,7 +123,7 @@ class Done:
             changed=changed.height,
             changed_tokens=int(changed["total_tokens"].sum()),
             changed_cost=float(changed["cost"].sum()) if changed["cost"].count() else None,
-            orphans=int((self._rows() < 0).sum()),
+            orphans=int(((self._rows() < 0) & (self._status != "failed")).sum()),
         )
 
     def keep_changed(self) -> None:
@@ -171,5 +171,15 @@ class Done:
                 frame = frame.filter((pl.col("at") >= 0) & (pl.col("place") >= 0))
                 frame = frame.filter(free.gather(frame["at"]))
                 found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
-        together = pl.concat(found).rename({"slot_hi": "hi", "slot_lo": "lo"})
+        changed = pl.concat(found)
+        if changed.height:
+            changed = changed.join(self._shared(), on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
+        together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
         return store.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
+
+    def _shared(self) -> pl.DataFrame:
+        """The slots of rows that had their id in common: which of them an answer belonged to cannot be told."""
+        place = pl.struct("id", "point", "sample").hash().alias("place")
+        parts = store.read_keys(self._parts, ["slot", "id", "point", "sample"])
+        slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
+        return slots.filter(pl.len().over("place") > 1).select("slot_hi", "slot_lo")

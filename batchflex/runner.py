@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import resource
 import secrets
 import signal
 import time
@@ -16,7 +17,7 @@ from . import keep, store
 from .asking import Asking
 from .client import Client
 from .endpoint import Endpoint, resolve, serving
-from .errors import BatchflexError, InputError, StopReason, StorageError
+from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
 from .feed import Feed, Plan
 from .folder import Folder
 from .gate import Gate
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.5
 _STATE_EVERY_S = 1.0
-_RESERVE_BYTES = 1 << 20
-_RESERVE_BYTES_A_SLOT = 16 << 10
+_OTHER_FILES = 64
 
 
 class Observer(Protocol):
@@ -172,6 +172,8 @@ class _Conduct:
             self._observer.note("the input has no rows: nothing is sent")
         if census is None:
             return
+        if before := self._prepared.moved_from:
+            self._observer.note(f"earlier answers came from {before}; the same requests still count as answered")
         if census.left == 0:
             self._observer.note(f"all {census.planned:,} requests have their answers already; nothing is sent")
         elif census.done or census.failed_again:
@@ -192,12 +194,12 @@ class _Conduct:
     async def _ask_all(self) -> None:
         job, tally = self._job, self._tally
         limits = job.limits
-        slots = self._endpoint.auto_concurrency if limits.concurrency == "auto" else limits.concurrency
+        slots = self._slots(self._endpoint.auto_concurrency if limits.concurrency == "auto" else limits.concurrency)
         keeper = Keeper(
             self._folder,
             self._prepared.segment,
             job.journal,
-            reserve_bytes=_RESERVE_BYTES + slots * _RESERVE_BYTES_A_SLOT,
+            slots=slots,
             carry_schema=self._prepared.carry_schema,
         )
         try:
@@ -219,6 +221,8 @@ class _Conduct:
                         beside.start_soon(self._gate.keep_time)
                         beside.start_soon(self._fill)
                         beside.start_soon(self._count)
+                        if due is not None:
+                            beside.start_soon(self._end_at, due)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
         finally:
@@ -227,6 +231,24 @@ class _Conduct:
             else:
                 with anyio.CancelScope(shield=True):
                     await keeper.finish()
+
+    def _slots(self, wanted: int) -> int:
+        """As many as this process may have connections; what the system allows it to is taken first."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = wanted + _OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < enough:
+            soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            if soft < enough:
+                self._observer.note(
+                    f"this process may open {soft} files, so at most {soft - _OTHER_FILES} requests go at a time"
+                )
+                return max(1, soft - _OTHER_FILES)
+        return wanted
+
+    async def _end_at(self, due: float) -> None:
+        await anyio.sleep(due)
+        self._stop("deadline")
 
     async def _store(self, keeper: Keeper) -> None:
         try:
@@ -302,6 +324,8 @@ class _Conduct:
             await anyio.to_thread.run_sync(self._write_results)
         except StorageError as error:
             self._stop("disk", str(error))
+        except FolderError as error:
+            self._stop("disk", f"the table of results could not be made: {error}")
 
     def _write_results(self) -> None:
         folder, grid, labels, since = self._folder, self._job.sweep.grid, self._plan.labels, self._prepared.segment

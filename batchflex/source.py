@@ -61,10 +61,18 @@ class Block(NamedTuple):
 class Source:
     """The rows of one or more files, in the order of the paths given; a folder's and a glob's files by name.
 
+    Files inside the folder ``without`` are left out: a run may write into a folder that it reads.
+
     :raises InputError: if nothing is there, or the kind of a file cannot be told.
     """
 
-    def __init__(self, paths: str | list[str] | None, format: str = "auto", frame: Any = None) -> None:
+    def __init__(
+        self,
+        paths: str | list[str] | None,
+        format: str = "auto",
+        frame: Any = None,
+        without: Path | None = None,
+    ) -> None:
         self._frame = frame
         if frame is not None:
             self.files: list[tuple[Path, str]] = []
@@ -73,7 +81,10 @@ class Source:
             raise InputError(
                 "the job names no input: set input.path to a file, a folder or a pattern such as 'data/*.jsonl'"
             )
-        self.files = [(p, _format(p, format)) for p in _expand([paths] if isinstance(paths, str) else paths)]
+        found = _expand([paths] if isinstance(paths, str) else paths)
+        if without is not None and without.exists():
+            found = [p for p in found if not p.resolve().is_relative_to(without.resolve())]
+        self.files = [(p, _format(p, format)) for p in found]
 
     def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """All rows from the beginning, at most ``max_rows`` a block.
@@ -142,6 +153,8 @@ def _expand(patterns: list[str]) -> list[Path]:
             if not here:
                 raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
         elif path.exists():
+            if not path.is_file():
+                raise InputError(f"the input {path} is no file: it is read more than once, so write it into one first")
             here = [path]
         elif any(c in pattern for c in "*?["):
             here = sorted(_glob(path))

@@ -78,7 +78,11 @@ def write_part(folder: Path, number: int, outcomes: Sequence[Outcome], carry_sch
     }
     with storing(path), replaced(path) as stream:
         pq.write_table(
-            table.replace_schema_metadata(told), stream, compression="zstd", write_statistics=["key", "id", "row"]
+            table.replace_schema_metadata(told),
+            stream,
+            compression="zstd",
+            write_statistics=["key", "id", "row"],
+            write_page_checksum=True,
         )
 
 
@@ -137,7 +141,7 @@ def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, binascii.Error) as error:
         if isinstance(error, OSError) and error.errno:
             raise FolderError(f"{path} cannot be read: {error.strerror or error}") from None
         raise FolderError(f"{path} is damaged ({error}); move it away, and its rows are asked again") from None
@@ -145,7 +149,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _read(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
     path = part_path(folder, number)
-    with _reading(path), pq.ParquetFile(path) as file:
+    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=columns, use_threads=columns is None)  # for a few columns threads cost more
 
 

@@ -22,7 +22,8 @@ class Tally:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
-    ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again.
+    ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again,
+    ``unstored`` the answers that came and could not be written.
     """
 
     def __init__(self, run_id: str, job: str, out: str, started_at: float, before: Mapping[str, int]) -> None:
@@ -47,6 +48,7 @@ class Tally:
         self.message: str | None = None
         self.first_failure: str | None = None
         self.trouble: str | None = None
+        self.unstored = 0
         self.refused_with: int | None = None
 
     @property
@@ -63,6 +65,13 @@ class Tally:
         if self.stopped_by is not None:
             return 3
         return 1 if self.rows["failed"] or self.rows["invalid"] else 0
+
+    def _said(self) -> str | None:
+        if not self.unstored:
+            return self.message
+        return (
+            f"{self.message}. Answers that came and could not be stored, and will be asked for again: {self.unstored}"
+        )
 
     def add(self, outcome: Outcome) -> None:
         self.rows[outcome.status] += 1
@@ -87,7 +96,7 @@ class Tally:
             "job": self.job,
             "status": status,
             "stopped_by": self.stopped_by,
-            "message": self.message,
+            "message": self._said(),
             "first_failure": self.first_failure,
             "exit_code": self.exit_code if ended else None,
             "started_at": timestamp(self.started_at),
