@@ -23,7 +23,7 @@ from .tally import Tally
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
-# So often a row is refused by a rate limit while others are answered: then it is the row that is too large for it.
+# After so many refusals by a rate limit: is the row too large for it, or does it let nothing pass?
 _MOST_REFUSALS = 50
 # After others were answered these may be of a row: moderation answers 403, a model that the row itself names 404.
 _MAYBE_OF_A_ROW = (403, 404)
@@ -35,14 +35,13 @@ class _Halted(Exception):
 
 
 class _Row:
-    """A request being asked. ``failed_at`` is when its latest attempt failed, in monotonic seconds; 0 if none has."""
+    """A request being asked. ``refused`` counts its refusals by a rate limit."""
 
-    __slots__ = ("cost", "failed_at", "refused", "request", "started_at", "tries", "waiting")
+    __slots__ = ("cost", "refused", "request", "started_at", "tries", "waiting")
 
     def __init__(self, request: Request, cost: Cost) -> None:
         self.request = request
         self.cost = cost
-        self.failed_at = 0.0
         self.refused = 0
         self.tries = Tries()
         self.started_at = 0
@@ -77,7 +76,7 @@ class Asking:
         self._suspects: list[Outcome] = []
         self._suspected_at = 0.0
         self._judging = anyio.Lock()
-        self._worked_at = 0.0  # when the latest of the attempts that were answered began
+        self._worked = False
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
@@ -97,15 +96,11 @@ class Asking:
                 await self._attempt(row)
             except _Halted:
                 pass
-            except Transient as fault:
-                if row.waiting:
+            except AttemptError as fault:
+                if isinstance(fault, Transient) and row.waiting:
                     self._again.start_soon(self._persist, row, fault)
                 else:
                     await self._give_up(row, fault)
-            except RowFault as fault:
-                self._fail(row, fault)
-            except RunFault as fault:
-                await self._give_up(row, fault)
 
     async def _persist(self, row: _Row, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
@@ -113,11 +108,7 @@ class Asking:
             await retry.persist(lambda: self._attempt(row), first, row.tries, self._policy, self._gate.sleep)
         except _Halted:
             pass
-        except Transient as fault:
-            await self._give_up(row, fault)
-        except RowFault as fault:
-            self._fail(row, fault)
-        except RunFault as fault:
+        except AttemptError as fault:
             await self._give_up(row, fault)
         finally:
             self._gate.end_backing_off()
@@ -142,7 +133,7 @@ class Asking:
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             self._keep(made)
             tally.use(answer.usage, made.cost)
-            self._worked_at = max(self._worked_at, began)
+            self._worked = True
             self._pace.settled(now, row.cost, answer.usage, billed=True)
             self._gate.prove()
             if self._suspects and began > self._suspected_at:
@@ -161,10 +152,9 @@ class Asking:
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += 1
             self._pace.refused(now, began, fault.retry_after_s)
-            row.refused += 0 < row.failed_at < self._worked_at
+            row.refused += 1
             if row.refused >= _MOST_REFUSALS:
-                fault = classify.too_often(fault)
-        row.failed_at = now
+                return classify.too_often(fault)
         if isinstance(fault, Transient) and self._tally.trouble is None:
             self._tally.trouble = fault.message
         if isinstance(fault, RunFault) and not self._maybe_of_a_row(fault):
@@ -180,28 +170,29 @@ class Asking:
         return fault
 
     def _maybe_of_a_row(self, fault: RunFault) -> bool:
-        return fault.http_status in _MAYBE_OF_A_ROW and self._worked_at > 0
+        return fault.http_status in _MAYBE_OF_A_ROW and self._worked
 
     def _stop_for(self, fault: RunFault) -> None:
         words = classify.advice(fault, with_key=self._client.has_key)
         self._stop(fault.reason, f"{words}. No row was marked failed")
 
-    def _fail(self, row: _Row, fault: AttemptError) -> None:
-        self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault))
-
-    async def _give_up(self, row: _Row, fault: Transient | RunFault) -> None:
+    async def _give_up(self, row: _Row, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
-        It is a suspect until another that is asked after it is answered: then it is marked failed. With too many suspects, or
-        when nobody is left to be answered, the endpoint is asked for a single token.
+        Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
+        failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token.
         """
+        made = outcome.failed(self._frame, row.request, self._effort(row), fault)
+        if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
+            self._keep(made)
+            return
         if self._tally.stopped_by is not None:
             return
-        self._suspects.append(outcome.failed(self._frame, row.request, self._effort(row), fault))
+        self._suspects.append(made)
         self._last_suspect = row
         self._suspected_at = time.monotonic()
         self._gate.doubt_row(_MOST_SUSPECTS)
-        never_worked = not self._worked_at and isinstance(fault, Transient) and fault.blame == "endpoint"
+        never_worked = not self._worked and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
             await self._judge_suspects()
 
@@ -219,23 +210,21 @@ class Asking:
         if not await self._gate.enter(row.cost, again=True):
             return False
         self._tally.requests_sent += 1
-        began = time.monotonic()
         try:
             answer = await self._client.attempt(request)
             self._tally.use(answer.usage, None)
             self._pace.settled(time.monotonic(), row.cost, answer.usage, billed=True)
-            self._worked_at = max(self._worked_at, began)
             return True
         except AttemptError as fault:
             self._pace.settled(time.monotonic(), row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
             if isinstance(fault, RunFault):
                 self._stop_for(fault)
-            elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
+            elif isinstance(fault, Transient):
                 tried = suspect.tries.sent
                 self._stop(
                     "endpoint", f"the endpoint does not answer: {fault.message} (after {tried} attempts at one row)"
                 )
-            return isinstance(fault, RowFault | RateLimited)  # it works, if not for this
+            return isinstance(fault, RowFault)  # it works, if not for this
         finally:
             self._gate.leave()
 

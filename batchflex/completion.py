@@ -62,7 +62,7 @@ class Stream:
             (reasoning, self._reasoning),
             (delta.get("refusal"), self._refusal),
         ):
-            said = _text(text)
+            said = _text(text) if isinstance(text, str | list) else None
             if said:
                 into.append(said)
                 brought = True

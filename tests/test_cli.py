@@ -843,3 +843,57 @@ def test_the_summary_of_a_sweep_is_json_that_other_tools_read(asks: list[object]
     assert table(out).select("id", "temperature", "sample").rows() == [
         (f"r{i}", t, s) for i in range(2) for t in (0.0, 1.0) for s in range(2)
     ]
+
+
+# --------------------------------------------------------------------------------------------- slips of a first day
+
+
+def test_the_local_model_does_not_answer_for_another(tmp_path: Path) -> None:
+    refused = called("run", write_rows(tmp_path / "rows.jsonl", 1), "--model", "gpt-4o", "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "'gpt-4o'" in refused.err and "--base-url" in refused.err
+
+
+def test_an_empty_input_sends_nothing(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 0)
+    ended = called("run", rows, "--base-url", endpoint.base_url, "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert "no rows" in ended.err
+    assert table(tmp_path / "out").height == 0
+
+
+def test_a_missing_key_is_told_as_such(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    endpoint.knobs(key="sk-something-long")
+    options = ["--base-url", endpoint.base_url, "--model", "m"]
+    ended = called("run", write_rows(tmp_path / "rows.jsonl", 2), *options, "--out", tmp_path / "out")
+    assert ended.code == 3
+    assert "wants a key, and none was sent" in ended.err
+    checked = called("check", *options)
+    assert checked.code == 3
+    assert "wants a key, and none was sent" in checked.out
+
+
+def test_a_run_may_write_into_the_folder_it_reads(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", 3)
+    for _ in range(2):
+        ended = called("run", tmp_path, "--base-url", endpoint.base_url, "--model", "m", "--out", tmp_path / "out")
+        assert ended.code == 0, ended.err
+    assert table(tmp_path / "out").height == 3
+
+
+def test_more_connections_than_files_may_be_open(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """The limit of this process is lowered for good: so it is done in one of its own."""
+    rows = write_rows(tmp_path / "rows.jsonl", 300)
+    endpoint.knobs(latency_s=0.05)
+    command = [sys.executable, "-m", "batchflex.cli", "run", str(rows), "--base-url", endpoint.base_url, "--model", "m"]
+    command += ["--out", str(tmp_path / "out"), "--concurrency", "2000"]
+    ended = subprocess.run(
+        ["bash", "-c", 'ulimit -n 128; exec "$@"', "-", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "may open 128 files" in ended.stderr
+    assert endpoint.stats()["max_in_flight"] <= 64

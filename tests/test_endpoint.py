@@ -195,7 +195,7 @@ def test_a_model_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "model"),
-    [("Tiny-1B.Q4_1.gguf", "Tiny-1B"), ("tiny.IQ2_XS.gguf", "tiny"), ("tiny.f16.gguf", "tiny"), ("a.b.gguf", "a.b")],
+    [("Tiny-1B.Q4_1.gguf", "Tiny-1B.Q4_1"), ("tiny.gguf", "tiny"), ("a.b.gguf", "a.b")],
 )
 def test_the_name_of_a_model_is_that_of_its_file(tmp_path: Path, file: str, model: str) -> None:
     (tmp_path / file).touch()

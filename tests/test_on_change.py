@@ -231,3 +231,43 @@ def test_a_failed_row_does_not_make_a_change(ask: Ask, endpoint: CountingEndpoin
     endpoint.knobs(poison={})
     assert ask("--out", out, "--limit", "1", params={"temperature": 0.1}).code == 0
     assert set(table(out)["status"]) == {"ok"}
+
+
+# ------------------------------------------------------------------------------- what no single answer gives away
+
+
+def test_a_variable_that_comes_into_the_sweep_is_a_change(ask: Ask, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    stopped = ask(sweep={"top_p": [0.9]})
+    assert stopped.code == 2
+    assert "sweep.top_p: (none) → [0.9]" in stopped.err
+    assert endpoint.stats()["requests"] == 0
+    assert ask("--on-change", "rerun", sweep={"top_p": [0.9]}).code == 0
+    assert endpoint.stats()["requests"] == 4
+
+
+def test_an_input_that_has_become_empty_does_not_empty_the_results(
+    ask: Ask, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    write_texts(tmp_path, [])
+    stopped = ask()
+    assert stopped.code == 2
+    assert "no rows now" in stopped.err
+    assert table(tmp_path / "out").height == 4
+
+
+def test_another_endpoint_is_told_and_asks_nothing_again(ask: Ask, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    moved = ask("--base-url", endpoint.base_url.replace("127.0.0.1", "localhost"))
+    assert moved.code == 0
+    assert f"earlier answers came from {endpoint.base_url}" in moved.err
+    assert endpoint.stats()["requests"] == 0
+
+
+def test_rows_that_share_an_id_are_not_kept_for_each_other(
+    ask: Ask, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    out = tmp_path / "out2"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": "a", "text": t}) + "\n" for t in ("X", "Y", "Z")))
+    assert ask("--out", out).code == 0
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": "a", "text": t}) + "\n" for t in ("Y", "Z")))
+    assert ask("--out", out, "--on-change", "keep", params={"temperature": 0.9}).code == 0
+    assert table(out)["content"].to_list() == ["echo: Label: Y", "echo: Label: Z"]

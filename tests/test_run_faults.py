@@ -168,6 +168,46 @@ def test_a_failed_row_is_asked_again_on_the_next_three_runs(endpoint: CountingEn
     assert set(table(tmp_path / "out")["status"]) == {"ok"}
 
 
+def test_many_permanent_failures_use_up_their_chances(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """When only they are left, a probe of one token tells that it is them and not the endpoint."""
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(poison={f"row {i}.": "500" for i in range(12, 20)})
+    codes = []
+    for _ in range(5):
+        ended = run(endpoint, rows)
+        codes.append(ended.code)
+        assert (ended.summary["ok"], ended.summary["failed"]) == (12, 8)
+    assert codes == [1] * 5
+    assert ended.summary["requests_sent"] == 0
+
+
+@pytest.mark.parametrize("fault", ["403", "404_model"])
+def test_a_refusal_that_only_one_row_gets_is_of_that_row(
+    fault: str, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 30)
+    endpoint.knobs(poison={"row 7.": fault})
+    ended = run(endpoint, rows)
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 29, 1)
+
+
+def test_a_key_that_is_forbidden_on_the_way_stops_the_run(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 100)
+    endpoint.knobs(fail_after=50, fail_with="403")
+    ended = run(endpoint, rows)
+    assert (ended.code, ended.summary["stopped_by"], ended.summary["failed"]) == (3, "key", 0)
+    assert endpoint.stats()["requests"] < 50 + 8 + 10
+
+
+def test_a_row_that_no_rate_limit_lets_pass_ends(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 400)
+    endpoint.knobs(poison={"row 7.": "429"}, retry_after_s=0.005)
+    ended = run(endpoint, rows, "--rpm", "12000")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 399, 1)
+    (failed,) = table(tmp_path / "out").filter(pl.col("status") == "failed").to_dicts()
+    assert (failed["id"], failed["http_status"]) == ("r7", 429)
+
+
 @pytest.mark.parametrize("fault", ["400", "500"])
 def test_one_row_alone_that_fails_is_that_row(fault: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     endpoint.knobs(poison={"row": fault})
@@ -255,6 +295,14 @@ def everything_in(folder: Path) -> str:
                 texts.append(gzip.decompress(raw).decode("utf-8", "replace"))
     assert len(texts) > 4
     return "\n".join(texts)
+
+
+def test_a_placeholder_key_is_no_secret(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1)
+    endpoint.knobs(answer="The box is EMPTY.")
+    ended = called(*options(endpoint, rows), env={"BATCHFLEX_API_KEY": "EMPTY"})
+    assert ended.code == 0
+    assert table(tmp_path / "out")["content"].to_list() == ["The box is EMPTY."]
 
 
 @pytest.mark.parametrize("stream", [False, True])
