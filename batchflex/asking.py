@@ -25,8 +25,6 @@ from .tally import Tally
 _MOST_SUSPECTS = 5
 # After so many refusals by a rate limit: is the row too large for it, or does it let nothing pass?
 _MOST_REFUSALS = 50
-# After others were answered these may be of a row: moderation answers 403, a model that the row itself names 404.
-_MAYBE_OF_A_ROW = (403, 404)
 _MAYBE_BILLED = {"timeout", "bad_answer", "empty_answer"}
 
 
@@ -76,7 +74,7 @@ class Asking:
         self._suspects: list[Outcome] = []
         self._suspected_at = 0.0
         self._judging = anyio.Lock()
-        self._worked = False
+        self._answered: Request | None = None
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
@@ -133,7 +131,7 @@ class Asking:
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             self._keep(made)
             tally.use(answer.usage, made.cost)
-            self._worked = True
+            self._answered = row.request
             self._pace.settled(now, row.cost, answer.usage, billed=True)
             self._gate.prove()
             if self._suspects and began > self._suspected_at:
@@ -170,7 +168,8 @@ class Asking:
         return fault
 
     def _maybe_of_a_row(self, fault: RunFault) -> bool:
-        return fault.http_status in _MAYBE_OF_A_ROW and self._worked
+        """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
+        return self._answered is not None and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
     def _stop_for(self, fault: RunFault) -> None:
         words = classify.advice(fault, with_key=self._client.has_key)
@@ -192,7 +191,7 @@ class Asking:
         self._last_suspect = row
         self._suspected_at = time.monotonic()
         self._gate.doubt_row(_MOST_SUSPECTS)
-        never_worked = not self._worked and isinstance(fault, Transient) and fault.blame == "endpoint"
+        never_worked = self._answered is None and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
             await self._judge_suspects()
 
@@ -203,9 +202,9 @@ class Asking:
                 self._clear_suspects()
 
     async def _endpoint_answers(self) -> bool:
-        """Ask the model of a suspect for one token; if the endpoint does not answer, stop the run."""
+        """Ask for one token, of a model that has answered if one has; if the endpoint does not answer, stop the run."""
         suspect = self._last_suspect
-        request = _probe(suspect.request)
+        request = _probe(self._answered or suspect.request)
         row = _Row(request, self._pace.cost(len(request.body), request.max_tokens))
         if not await self._gate.enter(row.cost, again=True):
             return False

@@ -74,9 +74,14 @@ class Run:
         return None if self.summary["stopped_by"] is None else str(self.summary["stopped_by"])
 
     def results(self) -> pl.DataFrame:
-        """One row a request, in input order. CONTRACT.md gives the columns."""
+        """One row a request, in input order. CONTRACT.md gives the columns.
+
+        :raises FolderError: if the run was stopped so early, or at once, that there is no table.
+        """
         import polars as pl
 
+        if not (self.out / "results.parquet").exists():
+            raise FolderError(f"there is no table in {self.out}: {self.summary['message']}")
         return pl.read_parquet(self.out / "results.parquet")
 
 

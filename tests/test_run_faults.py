@@ -181,7 +181,7 @@ def test_many_permanent_failures_use_up_their_chances(endpoint: CountingEndpoint
     assert ended.summary["requests_sent"] == 0
 
 
-@pytest.mark.parametrize("fault", ["403", "404_model"])
+@pytest.mark.parametrize("fault", ["403", "404_model", "404_url"])
 def test_a_refusal_that_only_one_row_gets_is_of_that_row(
     fault: str, endpoint: CountingEndpoint, tmp_path: Path
 ) -> None:
