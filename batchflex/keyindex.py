@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-KEY_BYTES = 16
-
 
 def halves(keys: Sequence[bytes]) -> pl.DataFrame:
     """16-byte keys as a frame of ``hi`` and ``lo``."""
