@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import anyio
-import msgspec
 
 from . import classify, outcome, retry
-from .client import Client
+from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
+from .failures import Failures
 from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
 from .model import Answer, Outcome, Request
 from .outcome import Frame
-from .pace import Cost, Pace
 from .retry import Tries
 from .tally import Tally
+from .ways import Way, Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
 # After so many refusals by a rate limit: is the row too large for it, or does it let nothing pass?
 _MOST_REFUSALS = 50
-_MAYBE_BILLED = {"timeout", "bad_answer", "empty_answer"}
 
 
 class _Halted(Exception):
@@ -33,9 +33,9 @@ class _Halted(Exception):
 
 
 class _Row:
-    """A request being asked. ``refused`` counts its refusals by a rate limit."""
+    """A request being asked. ``refused`` counts its refusals by a rate limit, ``way`` is where it was sent last."""
 
-    __slots__ = ("cost", "refused", "request", "started_at", "tries", "waiting")
+    __slots__ = ("cost", "refused", "request", "started_at", "tries", "waiting", "way")
 
     def __init__(self, request: Request, cost: Cost) -> None:
         self.request = request
@@ -44,6 +44,21 @@ class _Row:
         self.tries = Tries()
         self.started_at = 0
         self.waiting = False
+        self.way: Way | None = None
+
+
+class _Suspect(NamedTuple):
+    """A row given up at that moment, and where it was asked last."""
+
+    made: Outcome
+    row: _Row
+    way: Way
+    at: float
+
+
+def _maybe_of_a_row(fault: RunFault, way: Way) -> bool:
+    """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
+    return way.has_answered and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
 class Asking:
@@ -56,40 +71,43 @@ class Asking:
         self,
         policy: RetrySection,
         frame: Frame,
-        client: Client,
+        ways: Ways,
         gate: Gate,
-        pace: Pace,
+        budget: Budget,
         keeper: Keeper,
+        failures: Failures,
         tally: Tally,
         stop: Callable[[StopReason, str], None],
     ) -> None:
         self._policy = policy
         self._frame = frame
-        self._client = client
+        self._ways = ways
         self._gate = gate
-        self._pace = pace
+        self._budget = budget
         self._keeper = keeper
+        self._failures = failures
         self._tally = tally
         self._stop = stop
-        self._suspects: list[Outcome] = []
-        self._suspected_at = 0.0
+        self._suspects: list[_Suspect] = []
         self._judging = anyio.Lock()
-        self._answered: Request | None = None
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
-        async with anyio.create_task_group() as self._again, anyio.create_task_group() as tasks:
-            for _ in range(workers):
-                tasks.start_soon(self._work, feed)
-        if self._suspects:
-            await self._judge_suspects()
+        async with anyio.create_task_group() as watching:
+            self._ways.watch_in(watching)
+            async with anyio.create_task_group() as self._again, anyio.create_task_group() as tasks:
+                for _ in range(workers):
+                    tasks.start_soon(self._work, feed)
+            if self._suspects:
+                await self._judge_suspects()
+            watching.cancel_scope.cancel()
 
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
             if request.fault is not None:
                 self._keep(outcome.unaskable(self._frame, request, _now_us()))
                 continue
-            row = _Row(request, self._pace.cost(len(request.body), request.max_tokens))
+            row = _Row(request, self._budget.cost(len(request.body), request.max_tokens))
             try:
                 await self._attempt(row)
             except _Halted:
@@ -117,63 +135,67 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
-        if not await self._gate.enter(row.cost, again=row.waiting):
+        lane = await self._gate.enter(row.cost, again=row.waiting)
+        if lane is None:
             raise _Halted
+        way = row.way = self._ways.of(lane)
         tally = self._tally
         row.started_at = row.started_at or _now_us()
         tally.requests_sent += 1
         tally.retries += row.tries.sent > 0
-        began = time.monotonic()
+        began, number = row.cost.sent_at, way.outage.sent()
         try:
-            answer = await self._client.attempt(row.request)
+            answer = await way.client.attempt(
+                row.request, lambda told: lane.pace.told(time.monotonic(), row.cost, told)
+            )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             self._keep(made)
             tally.use(answer.usage, made.cost)
-            self._answered = row.request
-            self._pace.settled(now, row.cost, answer.usage, billed=True)
-            self._gate.prove()
-            if self._suspects and began > self._suspected_at:
-                self._clear_suspects()
+            self._budget.settled(row.cost, answer.usage, now - began, billed=True)
+            lane.pace.answered(now, row.cost, answer.usage, lane.in_flight - 1)
+            self._ways.answered(way, number, row.request)
+            if self._suspects:
+                self._clear_suspects(way, asked_before=began)
             return answer
         except AttemptError as fault:
-            raise self._failed_once(row, fault, began) from None
+            raise self._failed_once(row, way, fault, began, number) from None
         finally:
-            self._gate.leave()
+            self._gate.leave(lane)
 
-    def _failed_once(self, row: _Row, fault: AttemptError, began: float) -> AttemptError:
+    def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float, number: int) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
         now = time.monotonic()
-        row.tries.count(now - began, costs=not isinstance(fault, RateLimited))
-        self._pace.settled(now, row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
+        lane = way.lane
+        self._budget.settled(row.cost, None, billed=classify.may_be_billed(fault))
+        of_row = isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row")
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += 1
-            self._pace.refused(now, began, fault.retry_after_s)
+            lane.pace.refused(now, row.cost, fault.retry_after_s, lane.in_flight - 1)
+            self._ways.understood(way, number)
             row.refused += 1
-            if row.refused >= _MOST_REFUSALS:
-                return classify.too_often(fault)
-        if isinstance(fault, Transient) and self._tally.trouble is None:
-            self._tally.trouble = fault.message
-        if isinstance(fault, RunFault) and not self._maybe_of_a_row(fault):
+        else:
+            lane.pace.failed(now, row.cost, lane.in_flight - 1, of_row=of_row)
+        if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
-            self._stop_for(fault)
+            fault = self._ways.refuses(way, fault, row.request)
         elif isinstance(fault, RowFault):
-            self._gate.prove()
-        elif isinstance(fault, Transient) and fault.blame == "row":
-            self._gate.doubt_row(_MOST_SUSPECTS)
-        if isinstance(fault, Transient) and not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
-            row.waiting = True
-            self._gate.begin_backing_off()
+            self._ways.understood(way, number)
+            self._gate.prove(lane)
+        elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
+            fault = self._ways.failed(way, fault, number, row.request)
+        row.tries.count(now - began, costs=retry.costs(fault))
+        if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
+            return classify.too_often(fault)
+        if isinstance(fault, Transient):
+            self._tally.trouble = self._tally.trouble or fault.message
+            if of_row:
+                self._gate.doubt_row(_MOST_SUSPECTS)
+            if not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
+                row.waiting = True
+                self._gate.begin_backing_off()
         return fault
-
-    def _maybe_of_a_row(self, fault: RunFault) -> bool:
-        """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
-        return self._answered is not None and (fault.http_status == 403 or fault.reason in ("model", "url"))
-
-    def _stop_for(self, fault: RunFault) -> None:
-        words = classify.advice(fault, with_key=self._client.has_key)
-        self._stop(fault.reason, f"{words}. No row was marked failed")
 
     async def _give_up(self, row: _Row, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
@@ -185,52 +207,28 @@ class Asking:
         if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
             self._keep(made)
             return
-        if self._tally.stopped_by is not None:
+        if self._tally.stopped_by is not None or row.way is None:
             return
-        self._suspects.append(made)
-        self._last_suspect = row
-        self._suspected_at = time.monotonic()
+        self._suspects.append(_Suspect(made, row, row.way, time.monotonic()))
         self._gate.doubt_row(_MOST_SUSPECTS)
-        never_worked = self._answered is None and isinstance(fault, Transient) and fault.blame == "endpoint"
+        never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
             await self._judge_suspects()
 
     async def _judge_suspects(self) -> None:
         async with self._judging:
-            if self._suspects and self._tally.stopped_by is None and await self._endpoint_answers():
-                self._gate.prove()
-                self._clear_suspects()
+            if not self._suspects or self._tally.stopped_by is not None:
+                return
+            for way in {id(suspect.way): suspect.way for suspect in self._suspects}.values():
+                last = next(suspect for suspect in reversed(self._suspects) if suspect.way is way)
+                if await self._ways.works(way, last.row.request, last.row.tries.sent):
+                    self._clear_suspects(way, asked_before=time.monotonic())
 
-    async def _endpoint_answers(self) -> bool:
-        """Ask for one token, of a model that has answered if one has; if the endpoint does not answer, stop the run."""
-        suspect = self._last_suspect
-        request = _probe(self._answered or suspect.request)
-        row = _Row(request, self._pace.cost(len(request.body), request.max_tokens))
-        if not await self._gate.enter(row.cost, again=True):
-            return False
-        self._tally.requests_sent += 1
-        try:
-            answer = await self._client.attempt(request)
-            self._tally.use(answer.usage, None)
-            self._pace.settled(time.monotonic(), row.cost, answer.usage, billed=True)
-            return True
-        except AttemptError as fault:
-            self._pace.settled(time.monotonic(), row.cost, None, billed=fault.error_type in _MAYBE_BILLED)
-            if isinstance(fault, RunFault):
-                self._stop_for(fault)
-            elif isinstance(fault, Transient):
-                tried = suspect.tries.sent
-                self._stop(
-                    "endpoint", f"the endpoint does not answer: {fault.message} (after {tried} attempts at one row)"
-                )
-            return isinstance(fault, RowFault)  # it works, if not for this
-        finally:
-            self._gate.leave()
-
-    def _clear_suspects(self) -> None:
-        suspects, self._suspects = self._suspects, []
-        for made in suspects:
-            self._keep(made)
+    def _clear_suspects(self, way: Way, asked_before: float) -> None:
+        """This endpoint has answered what was sent after these were given up: so it was them."""
+        for suspect in [s for s in self._suspects if s.way is way and s.at < asked_before]:
+            self._suspects.remove(suspect)
+            self._keep(suspect.made)
 
     def _keep(self, made: Outcome) -> None:
         try:
@@ -240,22 +238,14 @@ class Asking:
             self._stop("disk", str(error))
             return
         self._tally.add(made)
+        if useless := self._failures.add(made):
+            self._stop("failures", useless)
         if self._keeper.full:
             self._stop("disk", "the disk is full: free some space")
 
     def _effort(self, row: _Row) -> outcome.Effort:
-        return outcome.Effort(row.tries.sent, row.started_at, _now_us())
-
-
-class _Model(msgspec.Struct):
-    model: str
-
-
-def _probe(request: Request) -> Request:
-    """The smallest request to the same model."""
-    model = msgspec.json.decode(request.body, type=_Model).model
-    body = {"max_tokens": 1, "messages": [{"role": "user", "content": "ok"}], "model": model}
-    return msgspec.structs.replace(request, body=msgspec.json.encode(body), max_tokens=1)
+        name = row.way.endpoint.name if row.way else None
+        return outcome.Effort(row.tries.sent, row.started_at, _now_us(), name)
 
 
 def _now_us() -> int:

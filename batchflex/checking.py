@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -10,8 +11,9 @@ from . import classify
 from .client import Client
 from .endpoint import Endpoint, resolve, serving
 from .errors import AttemptError, RunFault
-from .job import Job
+from .job import EndpointsEntry, Job
 from .model import Request
+from .ratelimit import Told
 
 _QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
 _MAX_TOKENS = 16
@@ -29,9 +31,15 @@ async def check(job: Job) -> Report:
 
     :raises EndpointError: if the endpoint cannot be set up.
     """
-    endpoint = resolve(job.endpoint)
+    reports = [await _check(job, entry) for entry in job.asked]
+    return Report("\n\n".join(report.text for report in reports), max(report.exit_code for report in reports))
+
+
+async def _check(job: Job, entry: EndpointsEntry) -> Report:
+    endpoint = resolve(entry)
     endpoint.require(job.models)
-    async with serving(job.endpoint, endpoint) as served, Client(served, connections=1) as client:
+    limits: list[Told] = []
+    async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
         key = f"key from {served.key_env}" if served.key else "no key"
         lines = [f"endpoint  {served.name}, {served.base_url} ({key})"]
         try:
@@ -41,7 +49,7 @@ async def check(job: Job) -> Report:
             if model is None:
                 lines.append("model     none is named: set params.model or --model")
                 return Report("\n".join(lines), 3)
-            lines.append(await _ask(client, model))
+            lines.append(await _ask(client, model, limits.append))
         except AttemptError as error:
             status = f" (HTTP {error.http_status})" if error.http_status else ""
             words = error.message + status
@@ -49,13 +57,17 @@ async def check(job: Job) -> Report:
                 words = classify.advice(error, with_key=client.has_key)
             lines.append(f"failed    {words}")
             return Report("\n".join(lines), 3)
-        told = [f"{name}: {value}" for name, value in sorted(client.limits.items())]
-        lines.append("limits    " + ("; ".join(told) or "none told"))
+        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
         return Report("\n".join(lines), 0)
 
 
 def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
-    return next(iter(job.models), None) or endpoint.default_model or (models[0] if len(models) == 1 else None)
+    return (
+        endpoint.model
+        or next(iter(job.models), None)
+        or endpoint.default_model
+        or (models[0] if len(models) == 1 else None)
+    )
 
 
 def _listed(models: list[str], wanted: str | None) -> str:
@@ -66,9 +78,21 @@ def _listed(models: list[str], wanted: str | None) -> str:
     return f"{shown}{missing}"
 
 
-async def _ask(client: Client, model: str) -> str:
+def _limits(told: Told) -> str:
+    """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
+    parts = []
+    for unit, level in told._asdict().items():
+        if level is not None:
+            limit = "some" if level.limit is None else f"{level.limit:,.0f}"
+            left = "" if level.remaining is None else f", {level.remaining:,.0f} left"
+            renewed = "" if level.reset_s is None else f", renewed in {level.reset_s:,.3g} s"
+            parts.append(f"{limit} {unit}{left}{renewed}")
+    return "; ".join(parts)
+
+
+async def _ask(client: Client, model: str, heard: Callable[[Told], None]) -> str:
     body = msgspec.json.encode({"max_tokens": _MAX_TOKENS, "messages": _QUESTION, "model": model})
-    answer = await client.attempt(Request(b"", b"", "check", 0, 0, 0, body, _MAX_TOKENS, None))
+    answer = await client.attempt(Request(b"", b"", "check", 0, 0, 0, body, _MAX_TOKENS, None), heard)
     said = " ".join((answer.content or "").split())[:60]
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
     return f"model     {model} answered {said!r} in {answer.latency_s:.2f} s ({tokens})"

@@ -25,12 +25,13 @@ from typing import Any
 
 import msgspec
 
-from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, Transient
+from .errors import AttemptError, Deferred, RateLimited, RowFault, RunFault, StopReason, Transient
 
 _CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_reached"}
 _NO_MODEL = {"model_not_found", "model_not_exist"}
 _RATE = {"429", "rate_limit_exceeded", "rate_limit_error", "throttling_error"}
 _ROW_BLAMED = {408, 409, 425, 500}
+_MAYBE_BILLED = {"timeout", "bad_answer", "empty_answer"}
 _KEPT_BODY = 64 << 10
 
 
@@ -143,13 +144,21 @@ def timed_out(message: str) -> Transient:
 
 def too_often(fault: RateLimited) -> RowFault:
     """A rate limit that refuses one row again and again while others pass: the row does not fit into it."""
-    return RowFault(
-        fault.message,
-        error_type=fault.error_type,
-        error_code=fault.error_code,
-        http_status=fault.http_status,
-        body=fault.body,
-    )
+    return RowFault(fault.message, **_facts(fault))
+
+
+def deferred(fault: AttemptError) -> Deferred:
+    """A fault of the endpoint, as the row sees it that waits for the endpoint to work again."""
+    return Deferred(fault.message, **_facts(fault))
+
+
+def may_be_billed(fault: AttemptError) -> bool:
+    """Whether the endpoint may have worked, and charge, for an attempt that gave no answer."""
+    return fault.error_type in _MAYBE_BILLED
+
+
+def _facts(fault: AttemptError) -> dict[str, Any]:
+    return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body")}
 
 
 _ADVICE: dict[StopReason, tuple[str, str]] = {

@@ -13,14 +13,16 @@ import httpx
 import httpx_sse
 import msgspec
 
-from . import __version__, classify, completion, transport
+from . import __version__, classify, completion, ratelimit, transport
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .model import Answer, Request
+from .ratelimit import Told
 
 _encode = msgspec.json.Encoder().encode
 _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
+_METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
@@ -54,7 +56,6 @@ class Client:
         self.has_key = bool(key)
         # A placeholder such as EMPTY is no secret, and may well stand in an answer.
         self._key = key if len(key) >= _SHORTEST_SECRET else ""
-        self._last_headers = httpx.Headers()
         self._key_in_json = _encode(self._key)[1:-1]
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
@@ -67,8 +68,8 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(self, request: Request) -> Answer:
-        """Send the request once and return its complete answer.
+    async def attempt(self, request: Request, heard: Callable[[Told], None] | None = None) -> Answer:
+        """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
         ``idle_timeout_s``, and one that belongs to the answer within each ``timeout_s``: a server that only pings is
@@ -77,9 +78,9 @@ class Client:
         :raises AttemptError: of the kind that :mod:`batchflex.classify` gives to what happened.
         """
         streamed = self._endpoint.streams(request.max_tokens)
-        body = request.body[:-1] + _STREAMING if streamed else request.body
+        body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
         try:
-            return await (self._streamed(body) if streamed else self._whole(body))
+            return await (self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard))
         except AttemptError as error:
             raise self._redacted(error) from None
         except TimeoutError:
@@ -113,17 +114,29 @@ class Client:
         models = listed if isinstance(listed, list) else []
         return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
 
-    async def _send(self, method: str, url: httpx.URL, body: bytes) -> httpx.Response:
+    async def metrics(self) -> str | None:
+        """The text of the server's ``/metrics``; ``None`` if it has none. The key is not sent there."""
+        url = self._url.copy_with(path="/metrics")
+        headers = {name: value for name, value in self._headers.items() if name != "authorization"}
+        request = httpx.Request("GET", url, headers=headers, extensions=self._extensions)
+        try:
+            with anyio.fail_after(_METRICS_S):
+                response = await self._transport.handle_async_request(request)
+                raw = await self._body(response)
+        except (TimeoutError, httpx.RequestError):
+            return None
+        return raw.decode(errors="replace") if response.status_code == 200 else None
+
+    async def _send(
+        self, method: str, url: httpx.URL, body: bytes, heard: Callable[[Told], None] | None = None
+    ) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         response.request = request
-        self._last_headers = response.headers
+        limited = heard is not None and any(b"ratelimit" in name.lower() for name, _ in response.headers.raw)
+        if limited and heard is not None and (told := ratelimit.read(response.headers, time.time())):
+            heard(told)
         return response
-
-    @property
-    def limits(self) -> dict[str, str]:
-        """The ``x-ratelimit-*`` headers of the latest answer, as they came."""
-        return {name: value for name, value in self._last_headers.items() if name.startswith("x-ratelimit-")}
 
     async def _body(self, response: httpx.Response) -> bytes:
         try:
@@ -131,10 +144,10 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, body: bytes) -> Answer:
+    async def _whole(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         with anyio.fail_after(self._endpoint.timeout_s):
-            response = await self._send("POST", self._url, body)
+            response = await self._send("POST", self._url, body, heard)
             raw = await self._body(response)
         return self._unstreamed(response, raw, time.perf_counter() - began)
 
@@ -144,14 +157,14 @@ class Client:
         data, raw = _object(raw)
         return _answer(data, raw, latency_s, None)
 
-    async def _streamed(self, body: bytes) -> Answer:
+    async def _streamed(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
         stream = completion.Stream()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
             with patience.scope:
-                response = await self._send("POST", self._url, body)
+                response = await self._send("POST", self._url, body, heard)
                 if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
                     raw = await self._body(response)
                     return self._unstreamed(response, raw, time.perf_counter() - began)
@@ -237,6 +250,10 @@ class _Lines(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _renamed(body: bytes, model: str) -> bytes:
+    return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
 
 
 def _object(raw: bytes) -> tuple[dict[str, Any], bytes]:

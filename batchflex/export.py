@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from . import keep, store
-from .endpoint import resolve
+from .endpoint import default_model, resolve
 from .errors import EndpointError, FolderError, InputError, JobError
 from .feed import Plan
 from .folder import Folder, replaced, storing
@@ -88,7 +88,7 @@ def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
     done = Done(folder.parts, job.job.retry_failed)
     try:
-        for block in Plan(job, resolve(job.endpoint, with_key=False).default_model).blocks():
+        for block in Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked])).blocks():
             done.sort_out(block)
     except (JobError, InputError, EndpointError):
         return None

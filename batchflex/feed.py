@@ -79,7 +79,7 @@ class Plan:
 class Feed:
     """Hands out what is still to be asked, one request at a time, to any number of tasks.
 
-    The input is read in a thread, at most some 2,000 requests ahead.
+    The input is read in a thread, at most some 2,000 requests ahead. ``starving`` tasks wait for it.
     """
 
     def __init__(self, plan: Plan, sort_out: Callable[[Sequence[Request]], list[Request]]) -> None:
@@ -89,6 +89,7 @@ class Feed:
         self._more = anyio.Event()
         self._low = anyio.Event()
         self.planned = 0
+        self.starving = 0
         self.ended = False
         self._closed = False
 
@@ -122,7 +123,11 @@ class Feed:
         while not self._ready:
             if self._closed:
                 return None
-            await self._more.wait()
+            self.starving += 1
+            try:
+                await self._more.wait()
+            finally:
+                self.starving -= 1
         if len(self._ready) <= _READ_AHEAD // 2:
             self._low.set()
         return self._ready.popleft()

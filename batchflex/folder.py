@@ -93,6 +93,7 @@ class Folder:
         self.state = path / "run.json"
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
+        self.telemetry = path / "telemetry.jsonl"
         self._lock = path / ".lock"
 
     def exists(self) -> bool:
@@ -188,11 +189,20 @@ class Folder:
 
     def add_history(self, line: Mapping[str, Any]) -> None:
         """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
-        with storing(self.history), self.history.open("a+b", buffering=0) as stream:
-            data = msgspec.json.encode(line) + b"\n"
-            end = stream.seek(0, os.SEEK_END)
-            if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
-                data = b"\n" + data
-            while data:
-                data = data[stream.write(data) or 0 :]
+        _append(self.history, line, sync=True)
+
+    def add_telemetry(self, line: Mapping[str, Any]) -> None:
+        """As :meth:`add_history`, but it may be lost with the power."""
+        _append(self.telemetry, line, sync=False)
+
+
+def _append(path: Path, line: Mapping[str, Any], *, sync: bool) -> None:
+    with storing(path), path.open("a+b", buffering=0) as stream:
+        data = msgspec.json.encode(line) + b"\n"
+        end = stream.seek(0, os.SEEK_END)
+        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
+            data = b"\n" + data
+        while data:
+            data = data[stream.write(data) or 0 :]
+        if sync:
             os.fsync(stream.fileno())

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from . import keep, render
-from .endpoint import resolve
+from .budget import price_usd
+from .endpoint import default_model, resolve
 from .feed import Plan
 from .folder import Folder
 from .job import Job, changes
 from .model import Outcome, Request, Usage
-from .pace import price_usd
 from .resume import Done
 
 _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
@@ -60,9 +60,10 @@ def forecast(job: Job) -> dict[str, Any]:
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
-    endpoint = resolve(job.endpoint, with_key=False)
-    endpoint.require(job.models)
-    plan = Plan(job, endpoint.default_model)
+    endpoints = [resolve(entry, with_key=False) for entry in job.asked]
+    for endpoint in endpoints:
+        endpoint.require(job.models)
+    plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
     done = Done(folder.parts, job.job.retry_failed)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
@@ -78,7 +79,7 @@ def forecast(job: Job) -> dict[str, Any]:
     return {
         "job": job.job.name,
         "out": str(job.out),
-        "endpoint": endpoint.base_url or endpoint.name,
+        "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "requests": found.requests,
         "done": found.requests - found.left - found.faults,
         "left": found.left,
@@ -91,7 +92,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "on_change": job.job.on_change,
         "sweep": job.sweep.grid,
         "samples": job.sweep.samples,
-        "streamed": example is not None and endpoint.streams(example.max_tokens),
+        "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": prompt,
         "completion_tokens_at_most": found.completion if bounded else None,

@@ -1,4 +1,4 @@
-"""Admission: holds the slots, and asks :mod:`batchflex.pace` when the next attempt may take one.
+"""Admission: holds the slots, and asks :mod:`batchflex.pace` and :mod:`batchflex.budget` when the next attempt may go.
 
 Nothing is awaited where a slot is free and the pace allows it. A row that waits for another attempt holds no slot.
 """
@@ -7,45 +7,75 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import anyio
 
+from .budget import GO, Budget, Cost
 from .errors import StopReason
-from .pace import Cost, Pace
+from .pace import Pace
+
+# What keeps more requests from being sent, as far as the gate can tell.
+Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
+
+
+class Lane:
+    """The way to one endpoint: how many requests are in flight there, and whether more may go.
+
+    ``proven`` tells that it answered as an endpoint does that works; until then, and while it is ``doubted`` again, requests go
+    one at a time. ``pauses`` are the reasons why nothing goes now. A lane that is ``closed`` is used no more.
+    """
+
+    def __init__(self, name: str, pace: Pace) -> None:
+        self.name = name
+        self.pace = pace
+        self.in_flight = 0
+        self.proven = False
+        self.doubted = False
+        self.closed = False
+        self.pauses: set[str] = set()
+
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight here now."""
+        return self.pace.concurrency.size if self.proven and not self.doubted else 1
+
+    @property
+    def is_open(self) -> bool:
+        return not self.pauses and not self.closed
 
 
 class _Waiter:
-    __slots__ = ("admitted", "cost", "decided")
+    __slots__ = ("cost", "decided", "lane")
 
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
         self.decided = anyio.Event()
-        self.admitted = False
+        self.lane: Lane | None = None
 
 
 class Gate:
-    """Bounds the attempts in flight.
+    """Bounds the attempts in flight; sends each where there is room.
 
-    Until :meth:`prove` is called requests go one at a time, and until :meth:`doubt_row` the very first row goes alone, however
-    often it has to be tried: one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that
-    wait for another attempt; beyond it no new row begins. ``on_stop`` is called once, when the pace says that the run must
-    end. Not thread-safe.
+    Until a lane is proven requests go there one at a time, and until :meth:`doubt_row` no other row begins while the first one
+    has to be tried again: one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait
+    for another attempt; beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end.
+    ``clock`` gives seconds and never goes back.
     """
 
     def __init__(
         self,
-        pace: Pace,
-        limit: int,
+        lanes: Sequence[Lane],
+        budget: Budget,
         most_backing_off: int,
         on_stop: Callable[[StopReason], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limit = limit
-        self.in_flight = 0
+        self.lanes = list(lanes)
         self.backing_off = 0
         self.closed = False
-        self._pace = pace
+        self._budget = budget
         self._most_backing_off = most_backing_off
         self._on_stop = on_stop
         self._clock = clock
@@ -56,32 +86,55 @@ class Gate:
         self._due = float("inf")
         self._nudge = anyio.Event()
         self._closing = anyio.Event()
+        self._bound: Bound = "concurrency"
 
-    async def enter(self, cost: Cost, *, again: bool = False) -> bool:
-        """Take a slot, waiting for it; ``again`` goes before new rows. False: nothing more is admitted."""
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self.lanes)
+
+    @property
+    def bound(self) -> Bound | None:
+        """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
+        if self._again or self._fresh:
+            return self._bound if self._may_begin(bool(self._again)) else "endpoint"
+        return self._bound_by_slots() if not any(self._has_room(lane) for lane in self.lanes) else None
+
+    async def enter(self, cost: Cost, *, again: bool = False) -> Lane | None:
+        """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
         if self.closed:
-            return False
+            return None
         queue = self._again if again else self._fresh
-        if not queue and self._fits(again) and self._admit(cost):
-            return True
+        if not queue and self._may_begin(again) and (lane := self._admit(cost)) is not None:
+            return lane
         if self.closed:
-            return False
+            return None
         waiter = _Waiter(cost)
         queue.append(waiter)
         try:
             await waiter.decided.wait()
         except BaseException:
-            if waiter.admitted:
-                self._pace.settled(self._clock(), cost, None, billed=False)
-                self.leave()
+            if waiter.lane is not None:
+                self._budget.settled(cost, None, billed=False, sent=False)
+                waiter.lane.pace.unsent(self._clock(), cost, waiter.lane.in_flight - 1)
+                self.leave(waiter.lane)
             elif waiter in queue:
                 queue.remove(waiter)
             raise
-        return waiter.admitted
+        return waiter.lane
 
-    def leave(self) -> None:
+    def enter_as_probe(self, lane: Lane, cost: Cost) -> bool:
+        """Take a slot of a lane at once, though it is paused. False: it is closed, or the budget is reserved to the last."""
+        now = self._clock()
+        if self.closed or lane.closed or not self._affordable(now, cost):
+            return False
+        self._budget.sent(cost)
+        lane.in_flight += 1
+        lane.pace.sent(now, cost)
+        return True
+
+    def leave(self, lane: Lane) -> None:
         """Give the slot back."""
-        self.in_flight -= 1
+        lane.in_flight -= 1
         self._pump()
 
     def begin_backing_off(self) -> None:
@@ -91,16 +144,34 @@ class Gate:
         self.backing_off -= 1
         self._pump()
 
-    def prove(self) -> None:
-        """The endpoint answered as one that works does: open to the limit."""
-        if not self._proven:
-            self._proven = True
+    def prove(self, lane: Lane) -> None:
+        """The endpoint answered as one that works does: open to its window."""
+        if not lane.proven:
+            lane.proven = self._proven = True
             self._pump()
 
     def doubt_row(self, rows: int) -> None:
-        """The failure may be the row's own: before the endpoint has proven itself, so many rows may be on trial."""
+        """The failure may be the row's own: before any endpoint has proven itself, so many rows may be on trial."""
         self._rows_on_trial = rows
         self._pump()
+
+    def pause(self, lane: Lane, why: str) -> None:
+        """Admit nothing to this endpoint until :meth:`resume` with the same reason."""
+        lane.pauses.add(why)
+
+    def resume(self, lane: Lane, why: str) -> None:
+        """That reason is gone; with the last one the endpoint is asked again."""
+        if why not in lane.pauses:
+            return
+        lane.pauses.discard(why)
+        if not lane.pauses:
+            lane.pace.concurrency.reset(self._clock())
+            self._pump()
+
+    def close_lane(self, lane: Lane) -> bool:
+        """Use this endpoint no more. False: it was the last one."""
+        lane.closed = True
+        return any(not other.closed for other in self.lanes)
 
     def close(self) -> None:
         """Admit nothing more; whoever waits is told so."""
@@ -125,34 +196,66 @@ class Gate:
                 self._due = float("inf")
                 self._pump()
 
-    def _fits(self, again: bool) -> bool:
-        if self.in_flight >= (self.limit if self._proven else 1):
-            return False
+    def _may_begin(self, again: bool) -> bool:
         if again:
             return True
         return not self._again and self.backing_off < (self._most_backing_off if self._proven else self._rows_on_trial)
 
-    def _admit(self, cost: Cost) -> bool:
+    def _has_room(self, lane: Lane) -> bool:
+        return lane.in_flight < lane.window and not lane.pauses and not lane.closed
+
+    def _bound_by_slots(self) -> Bound:
+        usable = [lane for lane in self.lanes if lane.is_open]
+        if not usable:
+            return "waiting"
+        return "concurrency" if any(lane.window >= lane.pace.concurrency.most for lane in usable) else "endpoint"
+
+    def _admit(self, cost: Cost) -> Lane | None:
+        """The lane on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
         now = self._clock()
-        verdict = self._pace.verdict(now, cost)
+        best: Lane | None = None
+        least, soonest, roomy = float("inf"), float("inf"), False
+        for lane in self.lanes:
+            if not self._has_room(lane):
+                continue
+            roomy = True
+            wait = lane.pace.wait_s(now, cost)
+            if wait > 0:
+                soonest = min(soonest, wait)
+            elif (load := lane.in_flight / lane.window) < least:
+                best, least = lane, load
+        if not roomy:
+            self._bound = self._bound_by_slots()
+            return None
+        if not self._affordable(now, cost):
+            self._bound = "budget"
+            return None
+        if best is None:
+            self._bound = "quota"
+            self._wake_at(now + min(soonest, self._budget.left_s(now)))
+            return None
+        self._budget.sent(cost)
+        best.in_flight += 1
+        best.pace.sent(now, cost)
+        return best
+
+    def _affordable(self, now: float, cost: Cost) -> bool:
+        verdict = self._budget.verdict(now, cost)
         if verdict.stop is not None:
             self.close()
             self._on_stop(verdict.stop)
-            return False
-        if verdict.wait_s > 0:
-            if now + verdict.wait_s < self._due:
-                self._due = now + verdict.wait_s
-                self._nudge.set()
-            return False
-        self._pace.sent(now, cost)
-        self.in_flight += 1
-        return True
+        return verdict is GO
+
+    def _wake_at(self, moment: float) -> None:
+        if moment < self._due:
+            self._due = moment
+            self._nudge.set()
 
     def _pump(self) -> None:
         while not self.closed:
             queue = self._again or self._fresh
-            if not queue or not self._fits(queue is self._again) or not self._admit(queue[0].cost):
+            if not queue or not self._may_begin(queue is self._again) or (lane := self._admit(queue[0].cost)) is None:
                 return
             waiter = queue.popleft()
-            waiter.admitted = True
+            waiter.lane = lane
             waiter.decided.set()

@@ -22,67 +22,21 @@ from . import tomltext
 from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import explained, found, redacted, sentences, wanted
+from .spans import Deadline, Duration, Hours
 
 OnChange = Literal["stop", "rerun", "keep"]
 Concurrency = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")
 ]
 
+MaxFailures = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, le=1)],
+    wanted("a whole number of rows, or a share such as 0.5"),
+]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-# ----------------------------------------------------------------------------------------------- spans and moments
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
-
-
-def parse_duration(text: str | float) -> float:
-    """Seconds in ``"90"``, ``"30s"``, ``"15m"``, ``"2h"``, ``"1d"`` or sums like ``"1h30m"``.
-
-    :raises ValueError: if it is none of these, or not positive.
-    """
-    plain = re.fullmatch(r"\d+(\.\d+)?", text) if isinstance(text, str) else not isinstance(text, bool)
-    if plain:
-        seconds = float(text)
-    elif isinstance(text, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
-        seconds = sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
-    else:
-        raise ValueError(f"{text!r:.80} is no duration; write for example '30s', '15m', '2h' or '1h30m'")
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"a duration must be more than 0 and finite; found {text!r:.80}")
-    return seconds
-
-
-def deadline_s(value: str | float, now: datetime.datetime) -> float:
-    """Seconds from ``now`` until a deadline: a duration, or the next time it is a time of day such as ``"06:30"``.
-
-    A time of day is in ``now``'s time zone, in the machine's if it has none; one that is now is tomorrow's.
-
-    :raises ValueError: if it is neither.
-    """
-    if not isinstance(value, str) or not (match := _TIME_OF_DAY.fullmatch(value)):
-        return parse_duration(value)
-    then = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
-    if then <= now:
-        then += datetime.timedelta(days=1)
-    # By way of UTC, because a day on which clocks are changed has not 24 hours.
-    return (then.astimezone(datetime.UTC) - now.astimezone(datetime.UTC)).total_seconds()
-
-
-def _check_deadline(value: str | float) -> str | float:
-    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
-        parse_duration(value)
-    return value
-
-
-Deadline = Annotated[
-    str | float,
-    AfterValidator(_check_deadline),
-    wanted("a duration such as '30s', '15m', '2h' or '1h30m', or a time of day such as '06:30'"),
-]
 
 
 # -------------------------------------------------------------------------------------------------------- the tables
@@ -151,6 +105,15 @@ class EndpointSection(_Section):
 _Path = Annotated[str, Field(min_length=1)]
 
 
+class EndpointsEntry(EndpointSection):
+    """One of several endpoints, with a quota and a model name of its own."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    concurrency: Concurrency | None = None
+    rpm: Annotated[float, Field(gt=0)] | None = None
+    tpm: Annotated[float, Field(gt=0)] | None = None
+
+
 class InputSection(_Section):
     path: Annotated[_Path | list[_Path], wanted("a path in quotes, or a list of them")] | None = None
     format: Literal["auto", "jsonl", "parquet", "csv"] = "auto"
@@ -191,13 +154,18 @@ class SweepSection(BaseModel):
 
 class LimitsSection(_Section):
     concurrency: Concurrency = "auto"
+    max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 1024
     rpm: Annotated[float, Field(gt=0)] | None = None
     tpm: Annotated[float, Field(gt=0)] | None = None
     budget_usd: Annotated[float, Field(gt=0)] | None = None
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
     budget_requests: Annotated[int, Field(ge=1)] | None = None
     deadline: Deadline | None = None
+    active_hours: Hours | None = None
     grace_s: Annotated[float, Field(ge=0)] = 30.0
+    on_no_credit: Literal["stop", "wait"] = "stop"
+    max_outage: Duration = "10m"
+    max_failures: MaxFailures = 0.5
 
 
 class PricesSection(_Section):
@@ -226,6 +194,7 @@ class Job(_Section):
 
     job: JobSection = JobSection()
     endpoint: EndpointSection = EndpointSection()
+    endpoints: list[EndpointsEntry] = Field(default_factory=list)
     input: InputSection = InputSection()
     prompt: PromptSection | None = None
     prompts: dict[str, PromptSection] = Field(default_factory=dict)
@@ -251,6 +220,15 @@ class Job(_Section):
         return {"": self.prompt} if self.prompt else {}
 
     @property
+    def asked(self) -> list[EndpointsEntry]:
+        """Where requests go: each of ``[[endpoints]]``, else the one endpoint with the limits of ``[limits]``."""
+        limits = self.limits
+        own = {name: getattr(limits, name) for name in ("concurrency", "rpm", "tpm")}
+        if not self.endpoints:
+            return [EndpointsEntry(**self.endpoint.model_dump(), **own)]
+        return [e.model_copy(update={n: v for n, v in own.items() if getattr(e, n) is None}) for e in self.endpoints]
+
+    @property
     def models(self) -> list[str]:
         """The models that the job itself names: overridden, else swept, else of ``[params]``."""
         if "model" in self.override:
@@ -270,10 +248,9 @@ class Job(_Section):
 
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
-        return {
-            name: {key: value for key, value in table.items() if value is not None}
-            for name, table in self.model_dump(exclude_none=True).items()
-        }
+        plain = self.model_dump(exclude_none=True)
+        del plain["endpoint" if self.endpoints else "endpoints"]
+        return plain
 
     def to_toml(self) -> str:
         """:meth:`resolved` as the text of a job file. Unlike other writers it keeps the order inside parameters."""
@@ -425,11 +402,16 @@ def _absolute_at(place: str, value: Any, folder: Path) -> Any:
 
 def _absolute(job: Job, folder: Path) -> Job:
     path = _absolute_at("input.path", job.input.path, folder)
-    model_path = _absolute_at("endpoint.model_path", job.endpoint.model_path, folder)
+
+    def placed(endpoint: EndpointSection) -> EndpointSection:
+        model_path = _absolute_at("endpoint.model_path", endpoint.model_path, folder)
+        return endpoint.model_copy(update={"model_path": model_path})
+
     return job.model_copy(
         update={
             "input": job.input.model_copy(update={"path": path}),
-            "endpoint": job.endpoint.model_copy(update={"model_path": model_path}),
+            "endpoint": placed(job.endpoint),
+            "endpoints": [placed(endpoint) for endpoint in job.endpoints],
         }
     )
 
@@ -452,8 +434,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def endpoint_of(resolved: Mapping[str, Any]) -> str:
     """Where a resolved job asks, in a word."""
-    section = resolved.get("endpoint", {})
-    return str(section.get("base_url") or section.get("model_path") or section.get("name") or "local")
+    sections = resolved.get("endpoints") or [resolved.get("endpoint", {})]
+    return " and ".join(str(s.get("base_url") or s.get("model_path") or s.get("name") or "local") for s in sections)
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

@@ -99,7 +99,7 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
     if kind == "invalid_key" or steps[-1:] == ("[key]",):
         return Mistake(place, "a key must be text")
     words = _WORDS[kind].format_map(context) if kind in _WORDS else error["msg"].removeprefix("Input should be ")
-    shown = "" if names_a_key(place) or place == "endpoint.base_url" else f"; {found(error['input'])}"
+    shown = "" if names_a_key(place) or place.endswith(".base_url") else f"; {found(error['input'])}"
     return Mistake(place, f"must be {words}{shown}")
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from .budget import price_usd
 from .errors import AttemptError
 from .job import PricesSection
 from .model import Answer, Outcome, Request, Status
-from .pace import price_usd
 
 _TRUNCATED = {"length", "max_tokens"}
 _FILTERED = {"content_filter", "safety"}
@@ -30,7 +30,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Frame(NamedTuple):
-    """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number."""
+    """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number.
+
+    ``endpoint`` is for rows that were never sent anywhere.
+    """
 
     run_id: str
     endpoint: str
@@ -39,11 +42,12 @@ class Frame(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What a row took: requests sent for it, and when the first began and the last ended (µs since the epoch, UTC)."""
+    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where."""
 
     attempts: int
     started_at: int
     finished_at: int
+    endpoint: str | None = None
 
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
@@ -110,7 +114,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         attempts=effort.attempts,
         started_at=effort.started_at,
         finished_at=effort.finished_at,
-        endpoint=frame.endpoint,
+        endpoint=effort.endpoint or frame.endpoint,
         run_id=frame.run_id,
         point=frame.labels[request.point],
         carry=request.carry,

@@ -102,6 +102,8 @@ class Quiet:
 def _facts(tally: Tally) -> str:
     text = f"{tally.in_flight} in flight, {tally.rows['failed']:,} failed, "
     text += f"{_short(tally.prompt_tokens + tally.completion_tokens)} tokens"
+    if tally.binding:
+        text += f", bound by {tally.binding}"
     if tally.backing_off:
         text += f", {tally.backing_off} waiting to retry"
     if tally.cost is not None:

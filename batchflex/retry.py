@@ -1,8 +1,8 @@
 """Which failures are worth another attempt, how often, and after what wait (tenacity).
 
-A rate limit costs neither an attempt nor time: it is the key's fault, and :mod:`batchflex.gate` makes all of its
-requests wait. Everything else transient is tried again after an exponentially growing wait with full jitter, or the wait
-the server asked for, until ``retry.attempts`` or ``retry.max_s`` is spent.
+A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and :mod:`batchflex.gate` makes
+all requests to that endpoint wait. Everything else transient is tried again after an exponentially growing wait with full
+jitter, or the wait the server asked for, until ``retry.attempts`` or ``retry.max_s`` is spent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import tenacity
 
-from .errors import RateLimited, Transient
+from .errors import Deferred, Transient
 from .job import RetrySection
 from .model import Answer
 
@@ -34,16 +34,21 @@ class Tries:
             self.seconds += seconds
 
 
+def costs(fault: BaseException) -> bool:
+    """Whether a failure uses up one of the attempts, and of the time, that a row has."""
+    return not isinstance(fault, Deferred)
+
+
 def exhausted(fault: BaseException | None, tries: Tries, policy: RetrySection) -> bool:
     """Whether this failure was the last one allowed."""
-    if isinstance(fault, RateLimited):
+    if fault is not None and not costs(fault):
         return False
     return tries.spent >= policy.attempts or tries.seconds >= policy.max_s
 
 
 def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
     """Seconds until the next attempt. ``jitter`` gives numbers from 0 to 1."""
-    if isinstance(fault, RateLimited):
+    if isinstance(fault, Deferred):
         return 0.0
     longest = min(policy.max_wait_s, policy.base_s * 2.0 ** min(max(0, tries.spent - 1), 32))
     wait = longest * jitter()

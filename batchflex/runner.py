@@ -7,33 +7,48 @@ import resource
 import secrets
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.to_thread
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
 
-from . import keep, store
+from . import keep, metrics, store
 from .asking import Asking
+from .budget import Budget
 from .client import Client
-from .endpoint import Endpoint, resolve, serving
+from .concurrency import Concurrency
+from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
+from .failures import Failures
 from .feed import Feed, Plan
 from .folder import Folder
-from .gate import Gate
-from .job import Job, deadline_s
+from .gate import Gate, Lane
+from .job import EndpointsEntry, Job
 from .keep import Keeper
+from .outage import Outage
 from .outcome import Frame
 from .pace import Pace
 from .prepare import Prepared, prepare
+from .spans import deadline_s, parse_duration, until_change_s
 from .tally import Tally
+from .telemetry import Telemetry, binding
+from .ways import Way, Ways
 
 if TYPE_CHECKING:
     import polars as pl
 
 _TICK_S = 0.5
 _STATE_EVERY_S = 1.0
+_TELEMETRY_EVERY_S = 5.0
+_HOURS_EVERY_S = 30.0
+_QUEUE_EVERY_S = 0.5
 _OTHER_FILES = 64
+_FIRST_WINDOW = 8
 
 
 class Observer(Protocol):
@@ -100,14 +115,15 @@ async def arun(
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises StorageError: if the output folder takes nothing from the start.
     """
-    endpoint = resolve(job.endpoint)
-    endpoint.require(job.models)
-    plan = await anyio.to_thread.run_sync(Plan, job, endpoint.default_model, frame)
+    endpoints = [resolve(entry) for entry in job.asked]
+    for endpoint in endpoints:
+        endpoint.require(job.models)
+    plan = await anyio.to_thread.run_sync(Plan, job, default_model(endpoints), frame)
     folder = Folder(job.out)
     with folder.held():
         prepared = await anyio.to_thread.run_sync(prepare, job, plan, folder)
         try:
-            return await _Conduct(job, endpoint, plan, folder, prepared, observer or _Nobody()).conduct(heed_signals)
+            return await _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody()).conduct(heed_signals)
         except BaseExceptionGroup as group:
             if fault := _sole_fault(group):
                 raise fault from None
@@ -125,10 +141,16 @@ class _Conduct:
     """One run in a folder it holds."""
 
     def __init__(
-        self, job: Job, endpoint: Endpoint, plan: Plan, folder: Folder, prepared: Prepared, observer: Observer
+        self,
+        job: Job,
+        endpoints: list[Endpoint],
+        plan: Plan,
+        folder: Folder,
+        prepared: Prepared,
+        observer: Observer,
     ) -> None:
         self._job = job
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._plan = plan
         self._folder = folder
         self._prepared = prepared
@@ -142,6 +164,7 @@ class _Conduct:
         self._feed = Feed(plan, prepared.done.sort_out)
         self._gate: Gate | None = None
         self._at_once = False
+        self._due: float | None = None
 
     async def conduct(self, heed_signals: bool) -> Run:
         self._greet()
@@ -197,9 +220,11 @@ class _Conduct:
             )
 
     async def _ask_all(self) -> None:
-        job, tally = self._job, self._tally
-        limits = job.limits
-        slots = self._slots(self._endpoint.auto_concurrency if limits.concurrency == "auto" else limits.concurrency)
+        job, tally, limits = self._job, self._tally, self._job.limits
+        windows = [
+            _window(entry, limits.max_concurrency, e.slots) for entry, e in zip(job.asked, self._endpoints, strict=True)
+        ]
+        slots = self._slots(sum(window.most for window in windows))
         keeper = Keeper(
             self._folder,
             self._prepared.segment,
@@ -209,25 +234,37 @@ class _Conduct:
         )
         try:
             due = None if limits.deadline is None else deadline_s(limits.deadline, datetime.datetime.now())
-            self._observer.note(
-                f"asking {self._endpoint.base_url or 'the local model'}, {slots} at a time at most; output in {self._folder.path}"
-            )
-            pace = Pace(limits, job.prices, None if due is None else time.monotonic() + due)
-            self._gate = Gate(pace, slots, max(256, 2 * slots), self._stop)
+            where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
+            self._observer.note(f"asking {where}, {slots} at a time at most; output in {self._folder.path}")
+            self._due = None if due is None else time.monotonic() + due
+            budget = Budget(limits, job.prices, self._due)
+            lanes = [
+                Lane(endpoint.name, Pace(window, entry.rpm, entry.tpm))
+                for entry, endpoint, window in zip(job.asked, self._endpoints, windows, strict=True)
+            ]
+            gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:
-                async with (
-                    serving(job.endpoint, self._endpoint) as endpoint,
-                    Client(endpoint, connections=slots) as client,
-                ):
-                    frame = Frame(tally.run_id, endpoint.name, self._plan.labels, job.prices)
-                    asking = Asking(job.retry, frame, client, self._gate, pace, keeper, tally, self._stop)
+                async with AsyncExitStack() as open_ways:
+                    ways = [await open_ways.enter_async_context(self._way(n, lane)) for n, lane in enumerate(lanes)]
+                    known = Ways(
+                        ways, gate, budget, tally, self._stop, self._observer.note,
+                        wait_for_credit=limits.on_no_credit == "wait",
+                    )  # fmt: skip
+                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices)
+                    failures = Failures(limits.max_failures)
+                    asking = Asking(job.retry, frame, known, gate, budget, keeper, failures, tally, self._stop)
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
-                        beside.start_soon(self._gate.keep_time)
+                        beside.start_soon(gate.keep_time)
                         beside.start_soon(self._fill)
                         beside.start_soon(self._count)
+                        beside.start_soon(self._measure, gate)
+                        for way in ways:
+                            beside.start_soon(self._look_at_queue, way)
                         if due is not None:
                             beside.start_soon(self._end_at, due)
+                        if limits.active_hours is not None:
+                            await beside.start(self._keep_hours, gate, limits.active_hours)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
         finally:
@@ -236,6 +273,60 @@ class _Conduct:
             else:
                 with anyio.CancelScope(shield=True):
                     await keeper.finish()
+
+    @asynccontextmanager
+    async def _way(self, number: int, lane: Lane) -> AsyncIterator[Way]:
+        entry = self._job.asked[number]
+        async with (
+            serving(entry, self._endpoints[number]) as endpoint,
+            Client(endpoint, connections=lane.pace.concurrency.most) as client,
+        ):
+            yield Way(lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)))
+
+    async def _look_at_queue(self, way: Way) -> None:
+        """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
+        if way.lane.pace.concurrency.fixed or way.endpoint.is_hosted:
+            return
+        while (text := await way.client.metrics()) is not None and (waiting := metrics.waiting(text)) is not None:
+            way.lane.pace.concurrency.queue(waiting)
+            await anyio.sleep(_QUEUE_EVERY_S)
+
+    async def _keep_hours(self, gate: Gate, hours: str, *, task_status: TaskStatus[None]) -> None:
+        """Pause outside of the hours. Looks at the clock often: it may be set, or the machine sleep."""
+        paused = False
+        while True:
+            active, change_s = until_change_s(hours, datetime.datetime.now())
+            if paused == active:
+                paused = not active
+                for lane in gate.lanes:
+                    if paused:
+                        gate.pause(lane, "hours")
+                    else:
+                        gate.resume(lane, "hours")
+                if paused:
+                    self._observer.note(f"it is not within limits.active_hours ({hours}): nothing is sent until then")
+            task_status.started()
+            task_status = TASK_STATUS_IGNORED
+            await anyio.sleep(min(change_s, _HOURS_EVERY_S))
+
+    async def _measure(self, gate: Gate) -> None:
+        """Find the word for what bounds the run, and write a line of telemetry now and then."""
+        telemetry = Telemetry(time.monotonic())
+        due = time.monotonic() + _TELEMETRY_EVERY_S
+        wall, cpu = time.monotonic(), time.thread_time()
+        while True:
+            await anyio.sleep(_TICK_S)
+            now, spent = time.monotonic(), time.thread_time()
+            starved = self._feed.starving > 0 and not self._feed.ended
+            self._tally.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
+            wall, cpu = now, spent
+            if now >= due:
+                due = now + _TELEMETRY_EVERY_S
+                line = telemetry.sample(now, time.time(), self._tally, gate)
+                try:
+                    await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
+                except StorageError as error:
+                    self._stop("disk", str(error))
 
     def _slots(self, wanted: int) -> int:
         """As many as this process may have connections; what the system allows it to is taken first."""
@@ -284,7 +375,11 @@ class _Conduct:
         self._feed.stop()
         if self._gate is not None:
             self._gate.close()
-        self._scope.deadline = anyio.current_time() + self._job.limits.grace_s
+        grace_s = self._job.limits.grace_s
+        if reason == "deadline" and self._due is not None:
+            # It stops admitting so early that answers may still come until then.
+            grace_s = max(grace_s, self._due - time.monotonic())
+        self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
         if reason == "signal" and in_flight:
             self._observer.note(
@@ -348,7 +443,16 @@ class _Conduct:
         return state
 
 
+def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:
+    """How many requests may be in flight at one endpoint: fixed, or to be found."""
+    if isinstance(entry.concurrency, int):
+        return Concurrency(entry.concurrency, fixed=True)
+    if slots is not None:
+        return Concurrency(slots, fixed=True)
+    return Concurrency(most, first=_FIRST_WINDOW)
+
+
 _WORDS: dict[StopReason, str] = {
     "budget": "the next request might use more than is left of the budget; raise it to go on",
-    "deadline": "the deadline has come",
+    "deadline": "the deadline leaves no time for another answer",
 }

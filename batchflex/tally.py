@@ -23,7 +23,7 @@ class Tally:
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
     ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again,
-    ``unstored`` the answers that came and could not be written.
+    ``unstored`` the answers that came and could not be written, ``binding`` the word for what bounds the run now.
     """
 
     def __init__(self, run_id: str, job: str, out: str, started_at: float, before: Mapping[str, int]) -> None:
@@ -50,6 +50,7 @@ class Tally:
         self.trouble: str | None = None
         self.unstored = 0
         self.refused_with: int | None = None
+        self.binding: str | None = None
 
     @property
     def done(self) -> int:
@@ -107,6 +108,7 @@ class Tally:
             "done_before": self.before,
             **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
+            "binding": None if ended else self.binding,
             "requests_sent": self.requests_sent,
             "retries": self.retries,
             "rate_limited": self.rate_limited,

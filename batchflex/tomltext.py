@@ -62,13 +62,19 @@ def _unquoted(key: str) -> str:
     return key.strip("'")
 
 
-def dumps(data: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables of plain values as TOML, a line a key; whatever is nested deeper is written inline."""
+def dumps(data: Mapping[str, Mapping[str, Any] | list[Mapping[str, Any]]]) -> str:
+    """Tables of plain values, or lists of such tables, as TOML, a line a key; what is nested deeper is written inline."""
     tables = []
-    for name, table in data.items():
-        lines = [f"[{_key(name)}]", *(f"{_key(key)} = {_value(value)}" for key, value in table.items())]
-        tables.append("\n".join(lines) + "\n")
+    for name, value in data.items():
+        if isinstance(value, list):
+            tables += [_table(f"[[{_key(name)}]]", table) for table in value]
+        else:
+            tables.append(_table(f"[{_key(name)}]", value))
     return "\n".join(tables)
+
+
+def _table(head: str, table: Mapping[str, Any]) -> str:
+    return "\n".join([head, *(f"{_key(key)} = {_value(value)}" for key, value in table.items())]) + "\n"
 
 
 def _key(name: str) -> str:

@@ -9,13 +9,18 @@ In a test (or take the fixture ``endpoint`` of conftest.py)::
         endpoint.log()                        # a dict for each request, in order of arrival: see Counter.arrived
         endpoint.reset()                      # forget counts, log and attempts; the knobs stay
         endpoint.stop()                       # also done by `with`
+        endpoint.kill()                       # die as a server does; CountingEndpoint(port=endpoint.port) is the next
+
+What a request gets, the first that applies: ``down``, no ``credit``, ``script``, a wrong ``key``, ``most_in_flight``,
+``rpm`` and ``tpm``, ``fail_after``, ``poison``, ``n``, ``faults``. Then it waits for one of ``slots``.
 
 By hand: ``python -m tests.counting_endpoint [--port 0] [--knobs '{"rpm": 60}'] [--forever]`` prints one line of JSON
 with ``base_url`` and ``control``. The process ends when its standard input does: it never outlives its parent, but it
 outlives a run that is killed. ``body_hash(body)`` is the identity of a request in the log; it ignores ``stream``.
 
 Fault names: ``sorted(FAULTS)``. Control over HTTP on the same port: ``POST /control/knobs`` (a JSON object of some
-knobs), ``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``.
+knobs), ``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
+``GET /v1/models`` and, with the knob ``metrics``, ``GET /metrics``.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import datetime
 import email.utils
 import gc
 import hashlib
@@ -40,11 +46,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+
+from tests.rate_limits import Rate, Slots
 
 run: Any = asyncio.run
 with contextlib.suppress(ImportError):
@@ -65,6 +73,7 @@ class Knobs:
     answer: str | None = None  # the content of each answer; else "echo: " and the last user message
     answer_bytes: int | None = None  # pad the content to so many bytes
     tokens: int | None = None  # completion_tokens to report; else the number of words
+    tokens_spread: float = 0.0  # completion_tokens differ by so large a share, up or down, by body; at least 1
     obey_max_tokens: bool = False  # cut the content to max_tokens words, with finish_reason "length"
     reasoning: str | None = None  # message.reasoning_content
     tool_calls: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # {"id", "name", "arguments": "…"} each
@@ -81,12 +90,21 @@ class Knobs:
     seed: int = 0
     retry_after_s: float = 1.0  # what 429, 429_date, 429_ms, 503_retry_after ask for
     redirect_to: str = "/elsewhere/v1/chat/completions"
-    # a rate limit: `rpm` requests in each window
+    down: str | None = None  # every request gets this fault, without latency and slot; nothing is generated
+    # rate limits: in each window `rpm` requests, and `tpm` tokens of prompts and the answers that they will have
     rpm: int | None = None
+    tpm: int | None = None
     window_s: float = 60.0
     limit_kind: str = "fixed"  # or "sliding", "bucket"
-    burst: int | None = None  # the size of the bucket; else rpm
-    reset_format: str = "unix"  # of x-ratelimit-reset-requests: or "seconds", "duration"
+    burst: int | None = None  # the size of the bucket of requests; else rpm. That of tokens is tpm
+    limit_headers: bool = True  # x-ratelimit-*; Retry-After comes anyway
+    reset_format: str = "unix"  # of x-ratelimit-reset-*: or "unix_ms", "iso", "seconds", "duration"
+    retry_after_exact: bool = True  # of 429_limit: to the millisecond; else rounded up to a second
+    # other limits
+    slots: int | None = None  # so many are answered at a time, the others wait in order; refusals (4xx) take none
+    most_in_flight: int | None = None  # "429_bare" for a request that finds so many in flight
+    credit: int | None = None  # so many more answers can begin; each takes 1 on arrival, at 0 everything gets "402"
+    metrics: str | None = None  # GET /metrics as "vllm" or "llamacpp" has it, of the slots
     # streams
     piece: int = 6  # characters in a content delta
     crlf: bool = False
@@ -125,7 +143,7 @@ REFUSALS: dict[str, tuple[int, Any]] = {
     "429_date": _error(429, *_RATE),
     "429_ms": _error(429, *_RATE),
     "429_bare": _error(429, *_RATE),
-    "429_limit": _error(429, *_RATE),  # what `rpm` answers
+    "429_limit": _error(429, *_RATE),  # what `rpm` and `tpm` answer
     "429_quota": _error(429, "You exceeded your current quota", "insufficient_quota", "insufficient_quota"),
     "500": _error(500, "Internal error", "server_error"),
     "500_json_429": _error(500, "litellm.RateLimitError: upstream is busy", "throttling_error", "429"),
@@ -151,7 +169,18 @@ WIRE = {
     *("reset_before", "close_before", "reset_inside", "close_inside", "truncated_json", "bad_status_line", "bad_chunk"),
     *("hang", "hang_inside", "drip", "pings", "stream_cut", "stream_error"),
 }
-FAULTS = (REFUSALS.keys() | ANSWERS | WIRE) - {"ok"}
+GENERATED = ANSWERS | WIRE
+FAULTS = (REFUSALS.keys() | GENERATED) - {"ok"}
+# The notations of x-ratelimit-reset-*, of the time now and the seconds until then.
+RESETS: dict[str, Callable[[float, float], str]] = {
+    "unix": lambda now, wait: f"{math.ceil(now + wait)}",
+    "unix_ms": lambda now, wait: f"{math.ceil((now + wait) * 1000)}",
+    "iso": lambda now, wait: (
+        f"{datetime.datetime.fromtimestamp(math.ceil(now + wait), datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    ),
+    "seconds": lambda now, wait: f"{wait:.3f}",
+    "duration": lambda now, wait: f"{wait * 1000:.0f}ms",
+}
 Step = bytes | float | str  # write these, wait so many seconds, hang up in this way
 
 
@@ -163,15 +192,12 @@ def body_hash(body: bytes | str | dict[str, Any]) -> str:
     return hashlib.sha1(_encode(data)).hexdigest()
 
 
-class Counter:
-    """What was asked and answered, and what the next request is due."""
+class Totals:
+    """What was asked and answered since the last reset. A request counts where it arrived, however late it ends."""
 
-    def __init__(self, knobs: Knobs) -> None:
-        self.knobs = knobs
-        self.reset()
-
-    def reset(self) -> None:
+    def __init__(self) -> None:
         self.requests = self.connections = self.in_flight = self.max_in_flight = self.good = self.abandoned = 0
+        self.refused = self.tokens = 0
         self.keys: set[str] = set()
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.asked: collections.Counter[str] = collections.Counter()
@@ -179,9 +205,70 @@ class Counter:
         self.answered: collections.Counter[str] = collections.Counter()
         self.elsewhere: list[str] = []
         self.records: list[dict[str, Any]] = []
+        self.first_at = 0.0
+        self.by_second: list[list[int]] = []
+
+    def second(self, now: float) -> list[int]:
+        """The row of this second in ``by_second``. To be asked for before ``in_flight`` changes."""
+        rows, number = self.by_second, int(now - self.first_at)
+        if not rows or rows[-1][0] < number:
+            if self.in_flight:
+                rows += ([idle, 0, 0, 0, self.in_flight] for idle in range(rows[-1][0] + 1, number))
+            rows.append([number, 0, 0, 0, self.in_flight])
+        return rows[-1]
+
+    def came(self, outcome: str, now: float) -> None:
+        refused = outcome in REFUSALS and REFUSALS[outcome][0] == 429
+        self.first_at = self.first_at or now
+        row = self.second(now)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        self.outcomes[outcome] += 1
+        self.refused += refused
+        row[1] += 1
+        row[3] += refused
+        row[4] = max(row[4], self.in_flight)
+
+    def went(self) -> None:
+        self.second(time.time())
+        self.in_flight -= 1
+
+
+@dataclasses.dataclass(slots=True)
+class Request:
+    """One that has arrived, and what it is due."""
+
+    record: dict[str, Any]  # see Counter.arrived
+    reply: dict[str, Any] | None  # the completion, if one is generated
+    tokens: int  # of that, or with `tpm` of the one that is refused
+    at_once: bool  # without latency and slot
+    paid: bool  # took 1 of `credit`
+    totals: Totals
+
+
+class Counter:
+    """What was asked and answered, and what the next request is due."""
+
+    def __init__(self, knobs: Knobs) -> None:
+        self.knobs = knobs
+        self.rates = {"requests": Rate(), "tokens": Rate()}
+        self.slots: Slots[Connection] = Slots()
+        self.reset()
+        self.heed()
+
+    def reset(self) -> None:
+        self.totals = Totals()
         self.script = collections.deque(self.knobs.script)
-        self.admitted: collections.deque[float] = collections.deque()
-        self.bucket, self.filled_at = float("inf"), 0.0
+        for rate in self.rates.values():
+            rate.forget()
+
+    def heed(self) -> None:
+        """The knobs were changed."""
+        knobs, now = self.knobs, time.time()
+        self.rates["requests"].agree(knobs.rpm, knobs.window_s, knobs.limit_kind, knobs.burst, now)
+        self.rates["tokens"].agree(knobs.tpm, knobs.window_s, knobs.limit_kind, None, now)
+        self.slots.most = knobs.slots
+        self.call_next()
 
     def control(self, what: str, raw: bytes) -> tuple[int, Any]:
         if what == "knobs":
@@ -189,124 +276,192 @@ class Counter:
                 setattr(self.knobs, name, value)
             if "script" in given:
                 self.script = collections.deque(self.knobs.script)
+            self.heed()
             return 200, dataclasses.asdict(self.knobs)
         if what == "reset":
             self.reset()
-        return (200, self.records) if what == "log" else (200, self.stats())
+        return (200, self.totals.records) if what == "log" else (200, self.stats())
 
     def stats(self) -> dict[str, Any]:
-        """``requests``; ``good``: whole answers; ``outcomes`` by name; ``in_flight`` and ``max_in_flight``;
-        ``connections`` that brought a request; ``bodies`` asked; ``answered`` bodies; ``repeats``: good answers to a
-        body that had one already; ``abandoned``: good answers that the client did not wait for; ``keys``: SHA-1 of
-        each Authorization header seen; ``elsewhere``: method and path of each request that was no chat completion.
+        """``requests``; ``good``: whole answers; ``outcomes`` by name; ``in_flight`` and ``max_in_flight``, the refused
+        and the queued among them; ``connections`` that brought a request; ``bodies`` asked; ``answered`` bodies;
+        ``repeats``: good answers to a body that had one already; ``abandoned``: good answers that were begun and that
+        the client did not wait for; ``keys``: SHA-1 of each Authorization header seen; ``elsewhere``: method and path
+        of each request that was no chat completion; ``refused``: those with status 429; ``tokens``: of prompt and
+        completion of every answer that was begun, also of those cut on the wire or abandoned: what is billed.
+
+        ``by_second``: ``[seconds since the first request, arrivals, good answers, refused, most in flight]`` for each
+        second; one with nothing in flight is left out. ``running`` and ``waiting``: those that have a slot (without
+        ``slots``: that would have one) and those in the queue, whatever was reset.
         """
+        totals = self.totals
+        if totals.in_flight:
+            totals.second(time.time())
         names = ("requests", "good", "in_flight", "max_in_flight", "connections", "abandoned", "elsewhere", "outcomes")
-        return {name: getattr(self, name) for name in names} | {
-            "bodies": len(self.asked),
-            "answered": len(self.answered),
-            "repeats": self.answered.total() - len(self.answered),
-            "keys": sorted(self.keys),
+        return {name: getattr(totals, name) for name in (*names, "refused", "tokens", "by_second")} | {
+            "bodies": len(totals.asked),
+            "answered": len(totals.answered),
+            "repeats": totals.answered.total() - len(totals.answered),
+            "keys": sorted(totals.keys),
+            "running": self.slots.running,
+            "waiting": len(self.slots.queue),
         }
+
+    def metrics(self) -> str:
+        running, waiting = self.slots.running, len(self.slots.queue)
+        if self.knobs.metrics == "vllm":
+            used = running / self.slots.most if self.slots.most else 0.0
+            gauges: list[tuple[str, str, float]] = [
+                ("vllm:num_requests_running", "Number of requests in model execution batches.", float(running)),
+                ("vllm:num_requests_waiting", "Number of requests waiting to be processed.", float(waiting)),
+                ("vllm:gpu_cache_usage_perc", "GPU KV-cache usage. 1 means 100 percent usage.", min(1.0, used)),
+            ]
+        else:
+            gauges = [
+                ("llamacpp:requests_processing", "Number of requests processing.", running),
+                ("llamacpp:requests_deferred", "Number of requests deferred.", waiting),
+            ]
+        labels = '{model_name="m"}' if self.knobs.metrics == "vllm" else ""
+        return "".join(f"# HELP {n} {told}\n# TYPE {n} gauge\n{n}{labels} {value}\n" for n, told, value in gauges)
 
     def draw(self, *what: object) -> float:
         digest = hashlib.sha1(repr((self.knobs.seed, *what)).encode()).digest()
         return int.from_bytes(digest[:6], "big") / 2**48
 
-    def arrived(
-        self, raw: bytes, body: dict[str, Any], authorization: str | None, conn: int | None
-    ) -> tuple[dict[str, Any], float]:
-        """The record of a request, and the seconds until its answer.
+    def arrived(self, raw: bytes, body: dict[str, Any], authorization: str | None, conn: int | None) -> Request:
+        """Count a request. Its record:
 
         ``seq`` (from 0), ``at``, ``conn``, ``hash`` (see :func:`body_hash`), ``attempt`` (of that body, from 0),
         ``stream``, ``key`` (SHA-1 of the Authorization header), ``outcome`` (``ok`` or the fault), ``status`` (``None``
         if there was no whole answer), ``answered_at`` (when its last byte was with the kernel; ``None`` if never),
         ``open`` (whether the connection was open then), ``later`` (another request came on that connection: so the
-        client has read this answer). Times are seconds since the epoch.
+        client has read this answer), ``in_flight`` (how many were, with this one, when it came), ``tokens`` (billed for
+        it; 0 if its answer never began). Times are seconds since the epoch.
         """
+        knobs, totals, now = self.knobs, self.totals, time.time()
         name = body_hash(body)
         key = None if authorization is None else hashlib.sha1(authorization.encode()).hexdigest()
         if key is not None:
-            self.keys.add(key)
-        attempt = self.asked[name]
-        outcome = self.outcome(raw, body, name, attempt, authorization)
-        record: dict[str, Any] = {
-            "seq": self.requests,
-            "at": time.time(),
-            "conn": conn,
-            "hash": name,
-            "attempt": attempt,
-            "key": key,
-        }
-        record |= {"stream": bool(body.get("stream")), "outcome": outcome, "status": None, "answered_at": None}
-        record |= {"open": False, "later": False}
-        self.requests += 1
-        self.in_flight += 1
-        self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        self.asked[name] += 1
-        self.outcomes[outcome] += 1
-        if self.knobs.keep_log:
-            self.records.append(record)
-        late = self.draw(name, attempt, "late") if self.knobs.jitter_s else 0.0
-        return record, self.knobs.latency_s + self.knobs.jitter_s * late
+            totals.keys.add(key)
+        seq, attempt = totals.requests, totals.asked[name]
+        totals.requests += 1
+        totals.asked[name] += 1
 
-    def outcome(self, raw: bytes, body: dict[str, Any], name: str, attempt: int, authorization: str | None) -> str:
-        """What this request gets."""
+        refusal = self.refusal(authorization)
+        outcome, drawn = (refusal, False) if refusal is not None else self.fate(raw, body, name, attempt)
+        reply = None
+        if outcome in GENERATED or knobs.tpm is not None:
+            reply = self.reply(body, name, outcome, authorization)
+        tokens = reply["usage"]["total_tokens"] if reply is not None else 0
+        if refusal is None and not self.admits(tokens, now):
+            outcome, drawn = "429_limit", False
+        if drawn:
+            totals.faulted[name] += 1
+        if outcome not in GENERATED:
+            reply = None
+        paid = False
+        if reply is not None:
+            if knobs.usage == "none":
+                reply["usage"] = None
+            if knobs.credit is not None and knobs.down is None:
+                knobs.credit -= 1
+                paid = True
+
+        totals.came(outcome, now)
+        record = {"seq": seq, "at": now, "conn": conn, "hash": name, "attempt": attempt, "key": key}
+        record |= {"stream": bool(body.get("stream")), "outcome": outcome, "status": None, "answered_at": None}
+        record |= {"open": False, "later": False, "in_flight": totals.in_flight, "tokens": 0}
+        if knobs.keep_log:
+            totals.records.append(record)
+        at_once = knobs.down is not None or (outcome in REFUSALS and 400 <= REFUSALS[outcome][0] < 500)
+        return Request(record, reply, tokens, at_once, paid, totals)
+
+    def begun(self, request: Request) -> float:
+        """It has its slot: what is generated is billed. The seconds that this takes."""
+        knobs, record = self.knobs, request.record
+        if request.reply is not None:
+            record["tokens"] = request.tokens
+            request.totals.tokens += request.tokens
+        late = self.draw(record["hash"], record["attempt"], "late") if knobs.jitter_s else 0.0
+        return knobs.latency_s + knobs.jitter_s * late
+
+    def ended(self, request: Request, connection: Connection) -> None:
+        request.totals.went()
+        if request.at_once:
+            return
+        if self.slots.leave(connection) and request.paid and self.knobs.credit is not None:
+            self.knobs.credit += 1  # what waited never began
+        self.call_next()
+
+    def call_next(self) -> None:
+        if self.slots.queue:
+            for connection in self.slots.due():  # not at once: each may make room for another
+                asyncio.get_running_loop().call_soon(connection.start)
+
+    def refusal(self, authorization: str | None) -> str | None:
+        """What this request gets whatever it asks."""
         knobs = self.knobs
+        if knobs.down is not None:
+            return knobs.down
+        if knobs.credit is not None and knobs.credit < 1:
+            return "402"
         if self.script:
             return self.script.popleft()
         if self.refuses(authorization):
             return "401"
-        if knobs.rpm is not None:
-            left, _ = self.limit(now := time.time())
-            if left < 1:
-                return "429_limit"
-            self.admitted.append(now)
-            self.bucket -= 1
-        if knobs.fail_after is not None and self.good >= knobs.fail_after:
-            return knobs.fail_with
+        if knobs.most_in_flight is not None and self.totals.in_flight >= knobs.most_in_flight:
+            return "429_bare"
+        return None
+
+    def fate(self, raw: bytes, body: dict[str, Any], name: str, attempt: int) -> tuple[str, bool]:
+        """What this request gets if the rate limits admit it, and whether it was drawn from ``faults``."""
+        knobs = self.knobs
+        if knobs.fail_after is not None and self.totals.good >= knobs.fail_after:
+            return knobs.fail_with, False
         for part, fault in knobs.poison.items():
             if part.encode() in raw:
-                return fault
+                return fault, False
         if (body.get("n") or 1) > 1:
-            return "n"
-        if knobs.faults and self.faulted[name] < knobs.fault_attempts:
+            return "n", False
+        if knobs.faults and self.totals.faulted[name] < knobs.fault_attempts:
             left_over = self.draw(name, attempt)
             for fault, share in knobs.faults.items():
                 left_over -= share
                 if left_over < 0:
-                    self.faulted[name] += 1
-                    return fault
-        return "ok"
+                    return fault, True
+        return "ok", False
 
     def refuses(self, authorization: str | None) -> bool:
         return self.knobs.key is not None and authorization != f"Bearer {self.knobs.key}"
 
-    def limit(self, now: float) -> tuple[int, float]:
-        """How many requests may come now, and the seconds until there are more."""
-        knobs, most = self.knobs, self.knobs.rpm or 0
-        if knobs.limit_kind == "bucket":
-            rate = most / knobs.window_s
-            self.bucket = min(float(knobs.burst or most), self.bucket + (now - self.filled_at) * rate)
-            self.filled_at = now
-            return int(self.bucket), max(0.0, (1 - self.bucket) / rate)
-        begin = now - now % knobs.window_s if knobs.limit_kind == "fixed" else now - knobs.window_s
-        while self.admitted and self.admitted[0] < begin:
-            self.admitted.popleft()
-        oldest = begin if knobs.limit_kind == "fixed" or not self.admitted else self.admitted[0]
-        return most - len(self.admitted), oldest + knobs.window_s - now
+    def admits(self, tokens: int, now: float) -> bool:
+        """Charge both rates, or neither."""
+        requests, of_tokens = self.rates.values()
+        if not (requests.fits(1, now) and of_tokens.fits(tokens, now)):
+            return False
+        requests.charge(1, now)
+        of_tokens.charge(tokens, now)
+        return True
 
-    def headers(self, outcome: str) -> str:
+    def headers(self, outcome: str, tokens: int) -> str:
         knobs, now = self.knobs, time.time()
         lines: dict[str, object] = {}
-        if knobs.rpm is not None:
-            left, wait = self.limit(now)
-            resets = {"unix": f"{math.ceil(now + wait)}", "seconds": f"{wait:.3f}", "duration": f"{wait * 1000:.0f}ms"}
-            lines["x-ratelimit-limit-requests"] = knobs.rpm
-            lines["x-ratelimit-remaining-requests"] = left
-            lines["x-ratelimit-reset-requests"] = resets[knobs.reset_format]
-            if outcome == "429_limit":
-                lines["retry-after"] = math.ceil(wait * 1000) / 1000
-        if outcome in ("429", "503_retry_after"):
+        waits: list[tuple[float, float]] = []
+        for (name, rate), units in zip(self.rates.items(), (1, tokens), strict=True):
+            if rate.most is None:
+                continue
+            wait = rate.fits_in(units, now) if outcome == "429_limit" else 0.0
+            waits.append((wait, reset := max(wait, rate.more_in(now))))
+            if knobs.limit_headers:
+                lines[f"x-ratelimit-limit-{name}"] = rate.most
+                lines[f"x-ratelimit-remaining-{name}"] = rate.left(now)
+                lines[f"x-ratelimit-reset-{name}"] = RESETS[knobs.reset_format](now, reset)
+        if outcome == "429_limit" and waits:
+            # From a script it may come though all would fit.
+            wait = max(wait for wait, _ in waits) or max(reset for _, reset in waits)
+            exact = f"{math.ceil(wait * 1000) / 1000:.3f}"
+            lines["retry-after"] = exact if knobs.retry_after_exact else math.ceil(wait)
+        elif outcome in ("429", "503_retry_after"):
             lines["Retry-After"] = f"{knobs.retry_after_s:g}"
         elif outcome == "429_date":
             lines["Retry-After"] = email.utils.formatdate(now + knobs.retry_after_s, usegmt=True)
@@ -318,7 +473,7 @@ class Counter:
             lines["x-large"] = "h" * knobs.header_bytes
         return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
 
-    def reply(self, body: dict[str, Any], outcome: str, authorization: str | None) -> dict[str, Any]:
+    def reply(self, body: dict[str, Any], name: str, outcome: str, authorization: str | None) -> dict[str, Any]:
         """The completion that this request gets when nothing goes wrong on the wire."""
         knobs = self.knobs
         said = [m.get("content") for m in body.get("messages", ()) if m.get("role") == "user"]
@@ -335,6 +490,10 @@ class Counter:
         elif outcome == "echo_key":
             content = f"your header was {authorization}"
         words = knobs.tokens if knobs.tokens is not None else len(content.split())
+        if knobs.tokens_spread:
+            words = max(1, round(words * (1 + knobs.tokens_spread * (2 * self.draw(name, "tokens") - 1))))
+            if knobs.obey_max_tokens and limit is not None:
+                words = min(words, limit)
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if knobs.reasoning is not None:
             message["reasoning_content"] = knobs.reasoning
@@ -346,14 +505,12 @@ class Counter:
             ]
         prompt = sum(len(str(m.get("content"))) for m in body.get("messages", ())) // 4 + 1
         return {
-            "id": f"chatcmpl-{self.requests}",
+            "id": f"chatcmpl-{self.totals.requests}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": body.get("model"),
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-            "usage": None
-            if knobs.usage == "none"
-            else {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words},
+            "usage": {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words},
         }
 
     def events(self, reply: dict[str, Any], outcome: str) -> list[bytes]:
@@ -400,17 +557,20 @@ class Connection(asyncio.Protocol):
         self.counter, self.knobs = counter, counter.knobs
         self.buffer = b""
         self.number: int | None = None
-        self.record: dict[str, Any] | None = None  # being answered
+        self.request: Request | None = None
+        self.record: dict[str, Any] | None = None  # of the request, until that is answered
         self.before: dict[str, Any] | None = None
         self.steps: Iterator[Step] = iter(())
+        self.full = False  # a step waits until all is with the kernel
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.transport.set_write_buffer_limits(high=0)  # what is written is with the kernel, or resume_writing will say
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.record is not None:
-            self.counter.abandoned += self.record["outcome"] in ANSWERS and self.record["answered_at"] is None
+        if self.record is not None and self.request is not None:
+            begun = self.record["outcome"] in ANSWERS and self.record["tokens"] > 0
+            self.request.totals.abandoned += begun and self.record["answered_at"] is None
             self.finish()
 
     def data_received(self, data: bytes) -> None:
@@ -437,13 +597,15 @@ class Connection(asyncio.Protocol):
         if " /control/" in place:
             return self.say(*self.counter.control(place.rpartition("/")[2], raw))
         if self.number is None:
-            self.number = self.counter.connections
-            self.counter.connections += 1
+            self.number = self.counter.totals.connections
+            self.counter.totals.connections += 1
         if self.before is not None:
             self.before["later"] = True
         if place == "POST /v1/chat/completions":
             return self.begin(raw, headers.get("authorization"))
-        self.counter.elsewhere.append(place)
+        self.counter.totals.elsewhere.append(place)
+        if place == "GET /metrics" and self.knobs.metrics is not None:
+            return self.say(200, self.counter.metrics())
         if place != "GET /v1/models":
             return self.say(*REFUSALS["404_url"])
         if self.counter.refuses(headers.get("authorization")):
@@ -451,20 +613,23 @@ class Connection(asyncio.Protocol):
         self.say(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 
     def begin(self, raw: bytes, authorization: str | None) -> None:
-        self.knobs = self.counter.knobs
         body = _decode(raw)
-        self.record, wait = self.counter.arrived(raw, body, authorization, self.number)
-        outcome = self.record["outcome"]
-        if outcome in REFUSALS:
-            status, said = REFUSALS[outcome]
-            if outcome == "echo_key_error":
-                said = _error(400, f"bad key: {authorization}", "invalid_request_error")[1]
-            self.record["status"] = status
-            self.steps = iter([wait if status < 400 or status >= 500 else 0.0, self.whole(status, said, outcome)])
+        self.request = request = self.counter.arrived(raw, body, authorization, self.number)
+        self.record = request.record
+        if request.reply is None:
+            self.steps = self.refused(authorization)
         else:
-            reply = self.counter.reply(body, outcome, authorization)
-            self.steps = itertools.chain([wait], self.streamed(reply) if body.get("stream") else self.unstreamed(reply))
-        self.play()
+            self.steps = self.streamed(request.reply) if body.get("stream") else self.unstreamed(request.reply)
+        if request.at_once:
+            self.play()
+        elif self.counter.slots.take(self):
+            self.start()
+
+    def start(self) -> None:
+        """There is a slot for the request."""
+        if self.record is not None and self.request is not None:  # or the client went meanwhile
+            self.steps = itertools.chain([self.counter.begun(self.request)], self.steps)
+            self.play()
 
     def whole(self, status: int, said: Any, outcome: str = "") -> bytes:
         kind = "application/json" if not isinstance(said, str) else "text/html" if "<" in said else "text/plain"
@@ -473,12 +638,22 @@ class Connection(asyncio.Protocol):
 
     def head(self, status: int, kind: str, length: str, outcome: str) -> bytes:
         first = f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}\r\ncontent-type: {kind}\r\n"
-        return f"{first}{self.counter.headers(outcome)}{length}\r\n\r\n".encode()
+        tokens = 0 if self.request is None else self.request.tokens
+        return f"{first}{self.counter.headers(outcome, tokens)}{length}\r\n\r\n".encode()
 
     def say(self, status: int, said: Any) -> None:
         self.transport.write(self.whole(status, said))
         if self.buffer:
             self.next()
+
+    def refused(self, authorization: str | None) -> Iterator[Step]:
+        assert self.record is not None
+        outcome = self.record["outcome"]
+        status, said = REFUSALS[outcome]
+        if outcome == "echo_key_error":
+            said = _error(400, f"bad key: {authorization}", "invalid_request_error")[1]
+        self.record["status"] = status
+        yield self.whole(status, said, outcome)
 
     def unstreamed(self, reply: dict[str, Any]) -> Iterator[Step]:
         assert self.record is not None
@@ -542,6 +717,7 @@ class Connection(asyncio.Protocol):
             if isinstance(step, bytes):
                 self.transport.write(step)
                 if self.transport.get_write_buffer_size():
+                    self.full = True
                     return  # resume_writing goes on
             elif isinstance(step, str):
                 if self.record["outcome"] in ANSWERS:
@@ -563,14 +739,19 @@ class Connection(asyncio.Protocol):
 
     def settle(self) -> None:
         """The last byte is with the kernel."""
-        assert self.record is not None
-        self.record["answered_at"], self.record["open"] = time.time(), not self.transport.is_closing()
+        assert self.record is not None and self.request is not None
+        now = time.time()
+        self.record["answered_at"], self.record["open"] = now, not self.transport.is_closing()
         if self.record["outcome"] in ANSWERS:
-            self.counter.good += 1
-            self.counter.answered[self.record["hash"]] += 1
+            totals = self.request.totals
+            totals.good += 1
+            totals.second(now)[2] += 1
+            totals.answered[self.record["hash"]] += 1
 
     def resume_writing(self) -> None:
-        self.play()
+        if self.full:  # and not before its time, because what was written before this request has gone
+            self.full = False
+            self.play()
 
     def hang_up(self, how: str) -> None:
         if how == "reset" and not self.transport.is_closing():
@@ -580,8 +761,9 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def finish(self) -> None:
+        assert self.request is not None
         self.before, self.record = self.record, None
-        self.counter.in_flight -= 1
+        self.counter.ended(self.request, self)
 
 
 def _chunk(data: bytes) -> bytes:
@@ -622,8 +804,9 @@ def main() -> None:
 class CountingEndpoint:
     """The endpoint in a process of its own, ended by ``stop()``, by ``with``, or with this process."""
 
-    def __init__(self, **knobs: Any) -> None:
-        command = [sys.executable, "-m", "tests.counting_endpoint", "--knobs", json.dumps(_checked(knobs))]
+    def __init__(self, *, port: int = 0, **knobs: Any) -> None:
+        command = [sys.executable, "-m", "tests.counting_endpoint", "--port", str(port)]
+        command += ["--knobs", json.dumps(_checked(knobs))]
         # A session of its own: a Ctrl-C that a test sends to a run's group must not reach it.
         self._process = subprocess.Popen(
             command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -653,7 +836,7 @@ class CountingEndpoint:
         return list(self._ask("GET", "log"))
 
     def reset(self) -> None:
-        """Forget counts, log, attempts and the rate limit's windows; the knobs stay."""
+        """Forget counts, log, attempts and the rate limits' windows; the knobs stay, and so does what is in a slot."""
         self._ask("POST", "reset")
 
     def stop(self) -> None:
@@ -661,6 +844,11 @@ class CountingEndpoint:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(10)
+
+    def kill(self) -> None:
+        """SIGKILL: every connection is lost and the port refuses others, until another takes it with ``port``."""
+        self._process.kill()
+        self.stop()
 
     def _ask(self, method: str, what: str, body: dict[str, Any] | None = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -674,11 +862,13 @@ class CountingEndpoint:
 def _checked(knobs: dict[str, Any]) -> dict[str, Any]:
     asked = {
         knobs.get("fail_with", "ok"),
+        knobs.get("down") or "ok",
         *knobs.get("faults", ()),
         *knobs.get("script", ()),
         *knobs.get("poison", {}).values(),
     }
     wrong = asked - FAULTS - {"ok"} | knobs.keys() - {field.name for field in dataclasses.fields(Knobs)}
+    wrong |= {knobs.get("down")} & ANSWERS
     if wrong:
         raise ValueError(f"no such knob or fault: {sorted(wrong)}")
     return knobs

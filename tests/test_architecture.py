@@ -18,10 +18,13 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "errors", "params", "model", "tomltext", "mistakes", "crosschecks", "job",
-    "source", "template", "items", "plan", "keyindex", "pace", "gate",
+    "errors", "params", "model", "tomltext", "mistakes", "spans", "crosschecks", "job",
+    "source", "template", "items", "plan", "keyindex",
+    "ratelimit", "metrics",
+    "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "transport", "client", "retry", "outcome",
-    "folder", "journal", "carried", "store", "resume", "feed", "keep", "tally", "prepare", "asking", "runner", "api",
+    "folder", "journal", "carried", "store", "resume", "feed", "keep", "tally",
+    "prepare", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 
@@ -29,7 +32,12 @@ ORDER = [
 FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server"}
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
-PURE = ["model", "params", "plan", "pace", "retry", "outcome", "classify", "completion", "template", "carried"]
+PURE = [
+    "model", "params", "spans", "plan", "template",
+    "ratelimit", "metrics",
+    "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
+    "classify", "completion", "retry", "outcome", "carried", "telemetry",
+]  # fmt: skip
 
 
 @functools.cache
@@ -122,7 +130,7 @@ def test_what_is_pure_reads_no_clock_and_no_file(module: str) -> None:
 
 
 def test_errors_of_attempts_are_made_in_one_place() -> None:
-    kinds = {"AttemptError", "Transient", "RateLimited", "RowFault", "RunFault"}
+    kinds = {"AttemptError", "Transient", "Deferred", "RateLimited", "RowFault", "RunFault"}
     assert {module for module in MODULES if calls(module, kinds)} == {"classify"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator
@@ -13,17 +14,19 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 
+from batchflex.budget import Budget, Cost
+from batchflex.concurrency import Concurrency
 from batchflex.errors import StopReason
-from batchflex.gate import Gate
+from batchflex.gate import Gate, Lane
 from batchflex.job import LimitsSection
 from batchflex.model import Usage
-from batchflex.pace import Cost, Pace
+from batchflex.pace import Pace
 
 pytestmark = pytest.mark.anyio
 
 
 def cost(most_tokens: int = 0) -> Cost:
-    return Cost(0.0, most_tokens, 0.0, 0)
+    return Cost(0, 0, most_tokens, 0.0)
 
 
 class Stops(list[StopReason]):
@@ -33,10 +36,17 @@ class Stops(list[StopReason]):
         self.append(reason)
 
 
-def gate(pace: Pace | None = None, *, limit: int = 3, most_backing_off: int = 100, proven: bool = True) -> Gate:
-    made = Gate(pace or Pace(LimitsSection()), limit, most_backing_off, Stops())
-    if proven:
-        made.prove()
+def lane(name: str = "a", *, limit: int = 3, rpm: float | None = None, tpm: float | None = None) -> Lane:
+    return Lane(name, Pace(Concurrency(limit, fixed=True), rpm, tpm))
+
+
+def gate(
+    *lanes: Lane, limit: int = 3, budget: Budget | None = None, most_backing_off: int = 100, proven: bool = True
+) -> Gate:
+    """Of these lanes, else of one for ``limit`` requests."""
+    made = Gate(lanes or [lane(limit=limit)], budget or Budget(LimitsSection()), most_backing_off, Stops())
+    for one in made.lanes if proven else ():
+        made.prove(one)
     return made
 
 
@@ -45,6 +55,8 @@ class Visitor:
 
     def __init__(self, gate: Gate, cost: Cost, *, again: bool = False) -> None:
         self.admitted: bool | None = None
+        self.lane: Lane | None = None
+        self.decided = anyio.Event()
         self.scope = anyio.CancelScope()
         self.cost = cost
         self._gate, self._again = gate, again
@@ -52,12 +64,14 @@ class Visitor:
 
     async def __call__(self) -> None:
         with self.scope:
-            self.admitted = await self._gate.enter(self.cost, again=self._again)
-            if self.admitted:
+            self.lane = await self._gate.enter(self.cost, again=self._again)
+            self.admitted = self.lane is not None
+            self.decided.set()
+            if self.lane is not None:
                 try:
                     await self._go.wait()
                 finally:
-                    self._gate.leave()
+                    self._gate.leave(self.lane)
 
     async def go(self) -> None:
         self._go.set()
@@ -98,7 +112,8 @@ async def test_never_more_in_flight_than_the_limit_and_no_slot_is_lost(seed: int
         nonlocal peak, inside, visits
         with anyio.move_on_after(patience):
             for turn, nap in enumerate(naps):
-                assert await subject.enter(cost(), again=turn > 0)
+                entered = await subject.enter(cost(), again=turn > 0)
+                assert entered is subject.lanes[0]
                 try:
                     inside += 1
                     visits += 1
@@ -108,7 +123,7 @@ async def test_never_more_in_flight_than_the_limit_and_no_slot_is_lost(seed: int
                         await anyio.lowlevel.checkpoint()
                 finally:
                     inside -= 1
-                    subject.leave()
+                    subject.leave(entered)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(300):
@@ -148,7 +163,7 @@ async def test_the_first_row_goes_alone_until_the_endpoint_is_proven() -> None:
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert [r.admitted for r in rows] == [True, None, None, None, None]
-        subject.prove()
+        subject.prove(subject.lanes[0])
         await settled()
         assert [r.admitted for r in rows] == [True, True, True, None, None]
         assert subject.in_flight == 3
@@ -166,7 +181,7 @@ async def test_while_the_first_row_backs_off_no_other_begins() -> None:
             assert [r.admitted for r in others] == [None, None, None]
             first = await visit(tasks, subject, again=True)
             assert first.admitted
-        subject.prove()
+        subject.prove(subject.lanes[0])
         subject.end_backing_off()
         await settled()
         assert [r.admitted for r in others] == [True, True, None]
@@ -224,16 +239,17 @@ async def test_one_that_is_cancelled_while_it_waits_takes_no_slot(again: bool) -
 
 
 async def test_one_that_is_cancelled_as_it_is_admitted_gives_slot_and_reservation_back() -> None:
-    pace = Pace(LimitsSection(budget_tokens=100))
-    subject = gate(pace, limit=5)
+    budget = Budget(LimitsSection(budget_tokens=100, budget_requests=2))
+    subject = gate(limit=5, budget=budget)
     inside = cost(90)
-    assert await subject.enter(inside)
+    lane = await subject.enter(inside)
+    assert lane is not None
     # anyio would deliver what the event brought first; a task of asyncio's own is cancelled at once.
     waiting = asyncio.ensure_future(subject.enter(cost(60)))
     next_one = asyncio.ensure_future(subject.enter(cost(70)))
     await settled()
-    pace.settled(0.0, inside, None, billed=False)
-    subject.leave()
+    budget.settled(inside, None, billed=False)
+    subject.leave(lane)
     assert subject.in_flight == 1
     assert waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -246,10 +262,11 @@ async def test_one_that_is_cancelled_as_it_is_admitted_gives_slot_and_reservatio
 async def test_a_scope_cancelled_in_the_moment_of_admission_leaks_nothing() -> None:
     subject = gate(limit=1)
     async with visiting() as tasks:
-        assert await subject.enter(cost())
+        lane = await subject.enter(cost())
+        assert lane is not None
         waiting = await visit(tasks, subject)
         next_one = await visit(tasks, subject)
-        subject.leave()
+        subject.leave(lane)
         waiting.scope.cancel()
         await settled()
         assert next_one.admitted
@@ -288,18 +305,18 @@ async def test_sleep_lasts_as_long_as_it_should_and_ends_at_close() -> None:
     assert time.monotonic() - began < 5
 
 
-async def test_when_the_pace_says_stop_it_is_told_once_and_nothing_more_is_admitted() -> None:
+async def test_when_the_budget_says_stop_it_is_told_once_and_nothing_more_is_admitted() -> None:
     stops = Stops()
-    pace = Pace(LimitsSection(budget_requests=2))
-    subject = Gate(pace, 2, 100, stops)
-    subject.prove()
+    budget = Budget(LimitsSection(budget_requests=2))
+    subject = Gate([lane(limit=2)], budget, 100, stops)
+    subject.prove(subject.lanes[0])
     async with visiting() as tasks:
         inside = [await visit(tasks, subject) for _ in range(2)]
         waiting = [await visit(tasks, subject) for _ in range(4)]
         assert not stops
         for row in inside:
             assert stops == []  # what is in flight might give room
-            pace.settled(0.0, row.cost, None, billed=True)
+            budget.settled(row.cost, None, billed=True)
             await row.go()
         assert stops == ["budget"]
         assert [r.admitted for r in waiting] == [False] * 4
@@ -310,20 +327,20 @@ async def test_when_the_pace_says_stop_it_is_told_once_and_nothing_more_is_admit
 
 async def test_a_stop_at_the_very_first_row() -> None:
     stops = Stops()
-    subject = Gate(Pace(LimitsSection(), deadline_s=10.0), 3, 100, stops, clock=lambda: 10.0)
+    subject = Gate([lane()], Budget(LimitsSection(), deadline_s=10.0), 100, stops, clock=lambda: 10.0)
     assert not await subject.enter(cost())
     assert not await subject.enter(cost())
     assert stops == ["deadline"]
 
 
 async def test_room_in_a_budget_is_used_as_soon_as_something_settles() -> None:
-    pace = Pace(LimitsSection(budget_tokens=100))
-    subject = gate(pace)
+    budget = Budget(LimitsSection(budget_tokens=100))
+    subject = gate(budget=budget)
     async with visiting() as tasks:
         first = await visit(tasks, subject, cost(80))
         second = await visit(tasks, subject, cost(80))
         assert second.admitted is None
-        pace.settled(0.0, first.cost, None, billed=False)
+        budget.settled(first.cost, None, billed=False)
         await first.go()
         assert second.admitted
 
@@ -332,7 +349,7 @@ async def test_room_in_a_budget_is_used_as_soon_as_something_settles() -> None:
 
 
 async def test_those_who_wait_for_a_moment_are_admitted_when_it_comes() -> None:
-    subject = gate(Pace(LimitsSection(rpm=600)), limit=100)
+    subject = gate(lane(limit=100, rpm=600))
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         began = time.monotonic()
@@ -343,31 +360,35 @@ async def test_those_who_wait_for_a_moment_are_admitted_when_it_comes() -> None:
 
 
 async def test_after_a_refusal_nothing_goes_before_the_time_the_server_gave() -> None:
-    pace = Pace(LimitsSection())
-    subject = gate(pace, limit=100)
+    subject = gate(limit=100)
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         began = time.monotonic()
-        pace.refused(began, began, 0.2)
+        subject.lanes[0].pace.refused(began, Cost(0, 0, 0, 0.0, sent_at=began), 0.2, 0)
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert not any(r.admitted for r in rows)
         assert await subject.enter(cost(), again=True)
         assert 0.2 <= time.monotonic() - began < 5
-        await settled()
+        for row in rows:
+            await row.decided.wait()
         assert all(r.admitted for r in rows)
+        # 100 may be in flight, and the ramp is as long as the wait was.
+        gaps = [later.cost.sent_at - earlier.cost.sent_at for earlier, later in itertools.pairwise(rows)]
+        assert min(gaps) >= 0.002 - 1e-6
 
 
 async def test_a_moment_that_moves_closer_is_not_slept_through() -> None:
-    pace = Pace(LimitsSection(tpm=60_000))
-    subject = gate(pace, limit=100)
+    subject = gate(lane(limit=100, tpm=60_000))
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
-        big = Cost(60_000.0, 0, 0.0, 0)
-        assert await subject.enter(big)
-        fresh = await visit(tasks, subject, Cost(1_000.0, 0, 0.0, 0))
+        big = Cost(177_000, 1_000, 0, 0.0)  # three bytes a token
+        entered = await subject.enter(big)
+        assert entered is not None
+        assert big.tokens == 60_000
+        fresh = await visit(tasks, subject, Cost(0, 1_000, 0, 0.0))
         assert fresh.admitted is None
-        pace.settled(time.monotonic(), big, Usage(0, 0, 0), billed=True)
-        subject.leave()
+        entered.pace.answered(time.monotonic(), big, Usage(0, 1_000, 1_000), 0)
+        subject.leave(entered)
         await settled()
         assert fresh.admitted
 
@@ -375,11 +396,281 @@ async def test_a_moment_that_moves_closer_is_not_slept_through() -> None:
 async def test_the_deadline_stops_a_run_that_waits_for_something_later() -> None:
     stops = Stops()
     now = time.monotonic()
-    pace = Pace(LimitsSection(), deadline_s=now + 0.1)
-    subject = Gate(pace, 3, 100, stops)
-    pace.refused(now, now, 3_600.0)
+    subject = Gate([lane()], Budget(LimitsSection(), deadline_s=now + 0.1), 100, stops)
+    subject.lanes[0].pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         assert not await subject.enter(cost())
     assert stops == ["deadline"]
     assert 0.1 <= time.monotonic() - now < 5
+
+
+# ------------------------------------------------------------------------------------------------- several endpoints
+
+
+def lanes(*limits: int) -> tuple[Lane, ...]:
+    return tuple(lane(name, limit=limit) for name, limit in zip("abc", limits, strict=False))
+
+
+def taken(gate: Gate) -> list[int]:
+    return [one.in_flight for one in gate.lanes]
+
+
+async def test_rows_are_shared_by_load() -> None:
+    subject = gate(*lanes(4, 2))
+    async with visiting() as tasks:
+        seen = []
+        rows = []
+        for _ in range(8):
+            rows.append(await visit(tasks, subject))
+            seen.append(taken(subject))
+        assert seen == [[1, 0], [1, 1], [2, 1], [3, 1], [3, 2], [4, 2], [4, 2], [4, 2]]
+        assert subject.in_flight == 6
+        assert [r.admitted for r in rows[6:]] == [None, None]
+        for leaving, then in zip([r for r in rows if r.lane is subject.lanes[1]], rows[6:], strict=True):
+            await leaving.go()
+            assert then.lane is subject.lanes[1]
+        assert taken(subject) == [4, 2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_window_is_passed_and_nothing_enters_a_paused_lane_whatever_happens(seed: int) -> None:
+    chance = random.Random(seed)
+    limits = [chance.randint(1, 5) for _ in range(3)]
+    subject = gate(*lanes(*limits))
+    most = dict(zip(subject.lanes, limits, strict=True))
+    served = dict.fromkeys(subject.lanes, 0)
+
+    async def row() -> None:
+        entered = await subject.enter(cost())
+        assert entered is not None
+        served[entered] += 1
+        assert all(one.in_flight <= most[one] for one in subject.lanes)
+        for _ in range(chance.randint(0, 5)):
+            await anyio.lowlevel.checkpoint()
+        most[entered] -= not entered.is_open  # what is in flight on a paused lane can only become less
+        subject.leave(entered)
+
+    async def weather() -> None:
+        for _ in range(60):
+            one, why = chance.choice(subject.lanes), chance.choice(["outage", "hours"])
+            if chance.random() < 0.5:
+                if one.is_open:
+                    most[one] = one.in_flight
+                subject.pause(one, why)
+            else:
+                if one.pauses <= {why}:
+                    most[one] = limits[subject.lanes.index(one)]
+                subject.resume(one, why)
+            await anyio.lowlevel.checkpoint()
+        most.update(zip(subject.lanes, limits, strict=True))
+        for one in subject.lanes:
+            for why in ("outage", "hours"):
+                subject.resume(one, why)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(weather)
+            for _ in range(300):
+                tasks.start_soon(row)
+    assert (sum(served.values()), subject.in_flight) == (300, 0)
+    assert min(served.values()) > 0
+
+
+async def test_a_lane_that_is_not_proven_gets_one_at_a_time() -> None:
+    subject = gate(*lanes(3, 3), proven=False)
+    a, b = subject.lanes
+    async with visiting() as tasks:
+        assert (await visit(tasks, subject)).lane is a
+        subject.prove(a)
+        rows = [await visit(tasks, subject) for _ in range(5)]
+        assert taken(subject) == [3, 1]
+        assert [r.admitted for r in rows] == [True, True, True, None, None]
+        subject.prove(b)
+        await settled()
+        assert taken(subject) == [3, 3]
+
+
+async def test_rows_go_where_the_quota_allows_it() -> None:
+    a, b = lane("a", limit=10, rpm=1), lane("b", limit=10)
+    subject = gate(a, b)
+    async with visiting() as tasks:
+        rows = [await visit(tasks, subject) for _ in range(5)]
+        assert [r.lane for r in rows] == [a, b, b, b, b]
+
+
+async def test_a_refusal_of_one_endpoint_holds_only_its_own_lane() -> None:
+    subject = gate(*lanes(3, 3))
+    a, b = subject.lanes
+    now = time.monotonic()
+    a.pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
+    async with visiting() as tasks:
+        rows = [await visit(tasks, subject) for _ in range(4)]
+        assert [r.lane for r in rows] == [b, b, b, None]
+        assert subject.bound == "quota"
+
+
+async def test_a_paused_lane_gets_nothing_and_the_other_goes_on() -> None:
+    subject = gate(*lanes(2, 2))
+    a, b = subject.lanes
+    async with visiting() as tasks:
+        rows = [await visit(tasks, subject) for _ in range(2)]
+        assert [r.lane for r in rows] == [a, b]
+        subject.pause(a, "outage")
+        waiting = [await visit(tasks, subject) for _ in range(4)]
+        assert [r.lane for r in waiting] == [b, None, None, None]
+        await rows[0].go()  # what is in flight there may end
+        await rows[1].go()
+        assert [r.lane for r in waiting] == [b, b, None, None]
+        assert taken(subject) == [0, 2]
+        subject.resume(a, "outage")
+        await settled()
+        assert [r.lane for r in waiting] == [b, b, a, a]
+
+
+async def test_a_lane_is_open_when_all_reasons_for_its_pauses_are_gone() -> None:
+    subject = gate()
+    (only,) = subject.lanes
+    async with visiting() as tasks:
+        for why in ("hours", "outage", "hours"):
+            subject.pause(only, why)
+        fresh, again = await visit(tasks, subject), await visit(tasks, subject, again=True)
+        assert not only.is_open
+        subject.resume(only, "hours")
+        subject.resume(only, "credit")
+        await settled()
+        assert (fresh.admitted, again.admitted) == (None, None)
+        subject.resume(only, "outage")
+        await settled()
+        assert only.is_open
+        assert (fresh.admitted, again.admitted) == (True, True)
+
+
+async def test_a_closed_lane_is_used_no_more() -> None:
+    subject = gate(*lanes(2, 2))
+    a, b = subject.lanes
+    async with visiting() as tasks:
+        first = await visit(tasks, subject)
+        assert first.lane is a
+        assert subject.close_lane(a)
+        rows = [await visit(tasks, subject) for _ in range(3)]
+        await first.go()
+        assert [r.lane for r in rows] == [b, b, None]
+        subject.resume(a, "outage")
+        await settled()
+        assert rows[2].admitted is None
+        assert not subject.enter_as_probe(a, cost())
+        assert not subject.close_lane(b)  # it was the last
+        await rows[0].go()
+        assert rows[2].admitted is None
+        subject.close()
+        await settled()
+        assert rows[2].admitted is False
+
+
+# ------------------------------------------------------------------------------------------------------------- probes
+
+
+async def test_a_probe_goes_through_a_pause_a_hold_and_a_full_lane() -> None:
+    stops = Stops()
+    only = lane(limit=1)
+    subject = Gate([only], Budget(LimitsSection()), 100, stops, clock=lambda: 50.0)
+    async with visiting() as tasks:
+        inside = await visit(tasks, subject)
+        subject.pause(only, "outage")
+        only.pace.refused(50.0, Cost(0, 0, 0, 0.0, sent_at=49.0), 3_600.0, 0)
+        waiting = await visit(tasks, subject)
+        probe = cost()
+        assert subject.enter_as_probe(only, probe)
+        assert (probe.sent_at, only.in_flight) == (50.0, 2)
+        await inside.go()
+        subject.leave(only)
+        assert (waiting.admitted, subject.in_flight, stops) == (None, 0, [])
+
+
+async def test_a_probe_does_not_go_through_a_budget_that_is_reserved_or_spent() -> None:
+    stops = Stops()
+    only = lane()
+    budget = Budget(LimitsSection(budget_tokens=100))
+    subject = Gate([only], budget, 100, stops)
+    inside = cost(95)
+    assert await subject.enter(inside)
+    subject.pause(only, "outage")
+    assert not subject.enter_as_probe(only, cost(6))
+    assert not subject.closed  # what is in flight might give room
+    probe = cost(5)
+    assert subject.enter_as_probe(only, probe)
+    for attempt in (inside, probe):
+        budget.settled(attempt, None, billed=True)
+        subject.leave(only)
+    assert not subject.enter_as_probe(only, cost(1))
+    assert (subject.closed, subject.in_flight, stops) == (True, 0, ["budget"])
+    assert not subject.enter_as_probe(only, cost())
+    assert stops == ["budget"]
+
+
+async def test_a_probe_reserves_what_it_may_use() -> None:
+    budget = Budget(LimitsSection(budget_requests=1))
+    subject = gate(budget=budget)
+    async with visiting() as tasks:
+        probe = cost()
+        assert subject.enter_as_probe(subject.lanes[0], probe)
+        fresh = await visit(tasks, subject)
+        assert (fresh.admitted, subject.bound) == (None, "budget")
+        budget.settled(probe, None, billed=False, sent=False)
+        subject.leave(subject.lanes[0])
+        await settled()
+        assert fresh.admitted
+
+
+async def test_no_probe_after_the_deadline_or_once_the_gate_is_closed() -> None:
+    stops = Stops()
+    subject = Gate([lane()], Budget(LimitsSection(), deadline_s=10.0), 100, stops, clock=lambda: 10.0)
+    assert not subject.enter_as_probe(subject.lanes[0], cost())
+    assert stops == ["deadline"]
+    other = gate()
+    other.close()
+    assert not other.enter_as_probe(other.lanes[0], cost())
+    assert other.in_flight == 0
+
+
+# ---------------------------------------------------------------------------------------------------- what bounds a run
+
+
+async def test_what_keeps_more_from_being_sent() -> None:
+    subject = gate(limit=2, most_backing_off=1, proven=False)
+    (only,) = subject.lanes
+    async with visiting() as tasks:
+        assert subject.bound is None
+        first = await visit(tasks, subject)
+        assert subject.bound == "endpoint"  # not proven
+        subject.prove(only)
+        assert subject.bound is None
+        second = await visit(tasks, subject)
+        assert subject.bound == "concurrency"
+        third = await visit(tasks, subject)
+        assert subject.bound == "concurrency"
+        subject.begin_backing_off()
+        await first.go()
+        assert (third.admitted, subject.bound) == (None, "endpoint")
+        subject.pause(only, "outage")
+        subject.end_backing_off()
+        assert subject.bound == "waiting"
+        subject.resume(only, "outage")
+        await settled()
+        assert third.admitted
+        for row in (second, third):
+            await row.go()
+        assert subject.bound is None
+
+
+async def test_a_quota_or_a_budget_that_keeps_rows_waiting_is_named() -> None:
+    async with visiting() as tasks:
+        slow = gate(lane(rpm=1))
+        for _ in range(2):
+            await visit(tasks, slow)
+        assert slow.bound == "quota"
+        poor = gate(budget=Budget(LimitsSection(budget_requests=1)))
+        for _ in range(2):
+            await visit(tasks, poor)
+        assert poor.bound == "budget"

@@ -3,7 +3,6 @@
 import datetime
 import json
 import string
-import time
 import tomllib
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchflex.errors import JobError
-from batchflex.job import Job, build, changes, deadline_s, load, parse_duration, parse_setting
+from batchflex.job import Job, build, changes, load, parse_setting
 from batchflex.mistakes import names_a_key
 
 MODERATE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -98,9 +97,9 @@ n = 2
             {"prompt": {"messages": [{"role": "assistant", "content": None}]}},
             "prompt.messages: holds a null, which a job file cannot; leave the key out",
         ),
-        ({"endpoint": {"rpm": 60}}, "endpoint.rpm: unknown key; did you mean limits.rpm? Allowed here: name, base_url"),
+        ({"endpoint": {"rpm": 60}}, "endpoint.rpm: unknown key; did you mean endpoints.rpm or limits.rpm? Allowed here: name, b"),
         ({"temperature": 0}, "temperature: unknown key; a request parameter belongs into [params]. Allowed here: job,"),
-        ({"promts": {}}, "promts: unknown key; did you mean 'prompts'? Allowed here: job, endpoint, input"),
+        ({"promts": {}}, "promts: unknown key; did you mean 'prompts'? Allowed here: job, endpoint, endpoints, input"),
         ({"prompts": {"a": {"usr": "x"}}, "sweep": {"prompt": ["a"]}}, "prompts.a.usr: unknown key; did you mean 'user'?"),
         ({"endpoint": {"name": "flexia"}}, "endpoint.name: no endpoint is named 'flexia'; did you mean 'flexai'?"),
         ({"endpoint": {"name": "local", "base_url": "http://h/v1"}}, "endpoint.base_url: the endpoint 'local' has an add"),
@@ -141,6 +140,21 @@ def test_a_misspelt_prompt_names_the_prompts_there_are():
 def test_prompt_and_swept_prompts_exclude_each_other():
     data = {"prompt": {"user": "x"}, "prompts": {"a": {"user": "x"}}, "sweep": {"prompt": ["a"]}}
     assert mistake(data).startswith("prompt: [prompt] and sweep.prompt exclude each other")
+
+
+def test_two_endpoints_on_one_host_need_names():
+    urls = [{"base_url": "http://h:1/v1"}, {"base_url": "http://h:1/v2"}]
+    told = "endpoints.1: is the second one called 'h:1'; give each a name of its own"
+    assert mistakes({"endpoints": urls}) == [told]
+    assert build({"endpoints": [urls[0], {"name": "second", **urls[1]}]}).endpoints[1].name == "second"
+    assert build({"endpoints": [urls[0], {"base_url": "http://h:2/v1"}]})
+
+
+def test_a_model_of_an_endpoint_and_swept_models_exclude_each_other():
+    endpoints = [{"base_url": "http://a/v1"}, {"base_url": "http://b/v1", "model": "m"}]
+    told = "endpoints.1.model: and sweep.model exclude each other: every point would be sent to the one model"
+    assert mistakes({"endpoints": endpoints, "sweep": {"model": ["m", "n"]}}) == [told]
+    assert build({"endpoints": endpoints, "params": {"model": "m"}, "sweep": {"seed": [1, 2]}})
 
 
 def test_a_value_from_outside_the_file_has_no_line(tmp_path):
@@ -304,58 +318,6 @@ def test_changes_name_what_shapes_the_requests():
     assert changes(one.resolved(), one.resolved()) == []
 
 
-# --------------------------------------------------------------------------------------------- spans and moments
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 90), (90, 90), (1.5, 1.5), ("30s", 30), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("0.5h", 1800)],
-)  # fmt: skip
-def test_durations(text, seconds):
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "h", "2 h", "-1", 0, -1, "0s", True, float("nan"), float("inf"), "9" * 400, "06:30"]
-)
-def test_no_duration(text):
-    with pytest.raises(ValueError, match="duration"):
-        parse_duration(text)
-
-
-@pytest.fixture
-def in_berlin(monkeypatch):
-    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-@pytest.mark.parametrize(
-    ("value", "now", "hours"),
-    [
-        ("2h", datetime.datetime(2026, 1, 5, 22, 0), 2),
-        ("06:30", datetime.datetime(2026, 1, 5, 22, 0), 8.5),
-        ("6:30", datetime.datetime(2026, 1, 5, 6, 0), 0.5),
-        ("06:30", datetime.datetime(2026, 1, 5, 6, 30), 24),
-        ("06:30", datetime.datetime(2026, 12, 31, 7, 30), 23),
-        ("06:30", datetime.datetime(2026, 3, 28, 22, 30), 7),  # the night in which an hour is missing
-        ("06:30", datetime.datetime(2026, 10, 24, 22, 30), 9),  # the night that has one more
-        ("00:00", datetime.datetime(2026, 1, 5, 23, 0, tzinfo=datetime.UTC), 1),
-    ],
-)
-def test_deadlines(in_berlin, value, now, hours):
-    assert build({"limits": {"deadline": value}}).limits.deadline == value
-    assert deadline_s(value, now) == hours * 3600
-
-
-def test_no_deadline():
-    for value in ("24:00", "12:60", "noon"):
-        with pytest.raises(ValueError, match="duration"):
-            deadline_s(value, datetime.datetime(2026, 1, 5))
-
-
 # ------------------------------------------------------------------------------------------------------ any data
 
 SECTIONS = list(Job.model_fields)
@@ -491,6 +453,30 @@ def test_a_valid_job_survives_being_written(data):
 
 def test_the_resolved_job_has_every_default():
     resolved = build({}).resolved()
-    assert resolved["limits"] == {"concurrency": "auto", "grace_s": 30.0}
+    assert resolved["limits"] == {
+        "concurrency": "auto",
+        "max_concurrency": 1024,
+        "grace_s": 30.0,
+        "on_no_credit": "stop",
+        "max_outage": "10m",
+        "max_failures": 0.5,
+    }
+    assert "endpoint" in resolved and "endpoints" not in resolved
     assert "prompt" not in resolved and "prices" not in resolved
     assert build(resolved) == build({})
+
+
+def test_a_job_with_several_endpoints_survives_being_written(tmp_path):
+    one = {"name": "one", "base_url": "http://h/v1", "api_key_env": "K_1", "model": "m", "rpm": 60, "tpm": 1e6}
+    two = {"base_url": "https://other/v1", "concurrency": 8, "stream": True}
+    job = build({"job": {"name": "several"}, "endpoints": [one, two], "limits": {"rpm": 5}})
+    assert_round_trip(job)
+    assert "endpoint" not in job.resolved()
+    path = tmp_path / "job.toml"
+    path.write_text(job.to_toml(), encoding="utf-8")
+    assert job.to_toml().count("[[endpoints]]") == 2
+    assert load(path) == job
+    assert [(e.name, e.rpm, e.tpm, e.concurrency) for e in load(path).asked] == [
+        ("one", 60, 1e6, "auto"),
+        (None, 5, None, 8),
+    ]

@@ -153,7 +153,7 @@ def test_a_failed_row_keeps_the_servers_words(kind: type[RowFault | Transient]) 
     )
     assert row.error_message == "This model's maximum context length is 4096 tokens."
     assert row.response == '{"error": {"message": "This model\'s �"}}'
-    assert (row.attempts, row.started_at, row.finished_at) == EFFORT
+    assert (row.attempts, row.started_at, row.finished_at) == EFFORT[:3]
     assert (row.content, row.total_tokens, row.cost, row.latency_s) == (None, None, None, None)
 
 
@@ -167,3 +167,15 @@ def test_a_row_that_cannot_be_asked_says_why_and_took_no_attempt() -> None:
     row = outcome.unaskable(FRAME, broken, 5)
     assert (row.status, row.error_type, row.error_message) == ("failed", "input", "a.jsonl, line 3: not JSON")
     assert (row.attempts, row.started_at, row.finished_at, row.http_status) == (0, 5, 5, None)
+
+
+def test_a_row_names_the_endpoint_that_it_was_sent_to_else_that_of_the_run() -> None:
+    assert EFFORT.endpoint is None
+    error = Transient("cannot connect", error_type="connect")
+    for effort, endpoint in (
+        (EFFORT, FRAME.endpoint),
+        (EFFORT._replace(endpoint="http://there/v1"), "http://there/v1"),
+    ):
+        assert outcome.answered(FRAME, request(), effort, answer()).endpoint == endpoint
+        assert outcome.failed(FRAME, request(), effort, error).endpoint == endpoint
+    assert outcome.unaskable(FRAME, msgspec.structs.replace(request(), fault="not JSON"), 5).endpoint == FRAME.endpoint

@@ -108,7 +108,7 @@ def test_an_endpoint_that_dies_on_the_way(fault: str, endpoint: CountingEndpoint
     """Answers to what was in flight come in while other rows fail already: that is no sign that these are to blame."""
     rows = write_rows(tmp_path / "rows.jsonl", 200)
     endpoint.knobs(fail_after=50, fail_with=fault, latency_s=0.02, jitter_s=0.2)
-    stopped = run(endpoint, rows)
+    stopped = run(endpoint, rows, "--set", "limits.max_outage=1s")
     assert (stopped.code, stopped.summary["stopped_by"]) == (3, "endpoint")
     assert (stopped.summary["ok"], stopped.summary["failed"]) == (endpoint.stats()["good"], 0)
     endpoint.knobs(fail_after=None, latency_s=0.0, jitter_s=0.0)
@@ -326,7 +326,7 @@ def test_the_key_is_in_no_file_and_in_no_output(stream: bool, endpoint: Counting
 def test_the_key_is_not_in_the_reason_why_a_run_stopped(endpoint: CountingEndpoint, rows: Path) -> None:
     endpoint.knobs(fail_after=0, fail_with="echo_key_error")
     ended = batchflex(*options(endpoint, rows), "--debug", env={"BATCHFLEX_API_KEY": "sk-VerySecret0123456789"})
-    assert ended.code == 1
+    assert (ended.code, ended.summary["stopped_by"]) == (3, "failures")
     assert "VerySecret" not in everything_in(rows.parent / "out") + ended.out + ended.err
 
 

@@ -15,11 +15,12 @@ import anyio
 import httpx
 import pytest
 
-from batchflex import transport
+from batchflex import metrics, transport
 from batchflex.client import Client
 from batchflex.endpoint import Endpoint, Secret
 from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.model import Answer, Request, Usage
+from batchflex.ratelimit import Told
 from tests.counting_endpoint import ANSWERS, FAULTS, CountingEndpoint
 
 pytestmark = pytest.mark.anyio
@@ -376,17 +377,74 @@ async def test_large_headers_requests_and_answers(via: Via, endpoint: CountingEn
     assert len(answer.content) >= 5_000_000
 
 
-async def test_limits_and_models_are_told(via: Via, endpoint: CountingEndpoint) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_limits_and_models_are_told(stream: bool, via: Via, endpoint: CountingEndpoint) -> None:
     endpoint.knobs(rpm=7, key=KEY)
-    async with _client(endpoint.base_url, via) as client:
-        assert client.limits == {}
+    told: list[Told] = []
+    async with _client(endpoint.base_url, via, stream=stream) as client:
         assert await client.models() == ["m"]
-        await client.attempt(_request())
-        assert client.limits["x-ratelimit-limit-requests"] == "7"
-        assert client.limits["x-ratelimit-remaining-requests"] == "6"
+        await client.attempt(_request(), told.append)
+        (first,) = told
+        assert first.requests is not None
+        assert (first.requests.limit, first.requests.remaining, first.tokens) == (7, 6, None)
+        assert first.requests.reset_s is not None
+        assert 0 <= first.requests.reset_s <= 60
+        await client.attempt(_request())  # nobody listens
+        for number in range(5):
+            await client.attempt(_request(f"{number}"), told.append)
+        assert [each.requests and each.requests.remaining for each in told[1:]] == [4, 3, 2, 1, 0]
+        with pytest.raises(RateLimited):
+            await client.attempt(_request("one more"), told.append)
+        assert len(told) == 7
+        assert told[-1].requests is not None
+        assert (told[-1].requests.limit, told[-1].requests.remaining) == (7, 0)
         endpoint.knobs(key="another")
         with pytest.raises(RunFault):
             await client.models()
+
+
+async def test_without_limits_nothing_is_told(via: Via, endpoint: CountingEndpoint) -> None:
+    told: list[Told] = []
+    async with _client(endpoint.base_url, via) as client:
+        await client.attempt(_request(), told.append)
+    assert told == []
+
+
+class _Recorder(httpx.AsyncBaseTransport):
+    """Keeps each request that goes through it."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+async def test_metrics_are_read_without_the_key(via: Via, endpoint: CountingEndpoint) -> None:
+    recorder = _Recorder(via())
+    async with _client(endpoint.base_url, lambda: recorder) as client:
+        assert await client.metrics() is None
+        endpoint.knobs(metrics="vllm", key=KEY)
+        text = await client.metrics()
+        assert text is not None
+        assert metrics.waiting(text) == 0
+        assert (await client.attempt(_request())).content is not None
+    *asked, attempt = recorder.requests
+    assert [request.url.path for request in asked] == ["/metrics"] * 2
+    for request in asked:
+        assert KEY.encode() not in b"".join(name + value for name, value in request.headers.raw)
+        assert "authorization" not in request.headers
+    assert attempt.headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_server_that_is_not_there_has_no_metrics(via: Via) -> None:
+    async with _client(f"http://127.0.0.1:{_unused_port()}/v1", via) as client:
+        assert await client.metrics() is None
 
 
 # -------------------------------------------------------------------------------------------------- no connection

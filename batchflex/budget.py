@@ -1,0 +1,210 @@
+"""What a run may spend: money, tokens, requests and time. All are reserved from before anything is sent.
+
+Decisions only: time is passed in, in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import StopReason
+from .job import LimitsSection, PricesSection
+from .model import Usage
+
+_UNTIL_SOMETHING_SETTLES = float("inf")
+# Until usage has been seen. Three bytes a token is on the careful side for prose in Latin script.
+_FIRST_TOKENS_PER_BYTE, _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION = 1 / 3, 256, 4096
+_SLOW_WEIGHT = 0.05
+_COUNTED = 20  # prompts, until what is usual is known
+
+
+@dataclass(slots=True)
+class Cost:
+    """What one attempt may use at the very most, and what it was expected to use when it was sent.
+
+    One attempt at a time has it. ``tokens``, ``mark`` and ``sent_at`` are of the attempt that is in flight.
+    """
+
+    body_bytes: int
+    max_tokens: int | None
+    most_tokens: int
+    most_usd: float
+    tokens: float = 0.0
+    sent_at: float = 0.0
+    requests_mark: float = 0.0
+    tokens_mark: float = 0.0
+
+
+class Verdict(NamedTuple):
+    """``wait_s`` is 0 to go now, infinite to wait for something in flight; ``stop`` ends the run."""
+
+    wait_s: float = 0.0
+    stop: StopReason | None = None
+
+
+GO = Verdict()
+
+
+class Purse:
+    """A ceiling that is reserved from before anything is spent. ``None`` is no ceiling."""
+
+    def __init__(self, ceiling: float | None) -> None:
+        self._ceiling = ceiling
+        self._reserved = 0.0
+        self._reservations = 0
+        self.spent = 0.0
+
+    def verdict(self, most: float) -> Verdict:
+        if self._ceiling is None or self.spent + self._reserved + most <= self._ceiling + 1e-9:
+            return GO
+        return Verdict(_UNTIL_SOMETHING_SETTLES) if self._reserved > 0 else Verdict(stop="budget")
+
+    def reserve(self, most: float) -> None:
+        self._reserved += most
+        self._reservations += 1
+
+    def settle(self, most: float, used: float) -> None:
+        self._reservations -= 1
+        # Sums of fractions leave a trace, which must not be taken for something in flight.
+        self._reserved = self._reserved - most if self._reservations else 0.0
+        self.spent += used
+
+
+def price_usd(prices: PricesSection, usage: Usage) -> float | None:
+    """What an answer cost; ``None`` if the server did not count its tokens."""
+    if usage.prompt_tokens is None and usage.completion_tokens is None:
+        return None
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    cached = min(usage.cache_read_input_tokens or 0, prompt)
+    cached_price = prices.input if prices.cached_input is None else prices.cached_input
+    return ((prompt - cached) * prices.input + cached * cached_price + completion * prices.output) / 1e6
+
+
+class TokenEstimate:
+    """What an attempt is expected to use: bytes times a ratio, and an answer as long as those seen. Learned from usage."""
+
+    def __init__(self) -> None:
+        self._answers = self._bytes = self._prompt = self._completion = 0
+
+    def __call__(self, cost: Cost) -> float:
+        if self._answers:
+            return cost.body_bytes * self._prompt / max(1, self._bytes) + self._completion / self._answers
+        completion = min(cost.max_tokens or _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION)
+        return cost.body_bytes * _FIRST_TOKENS_PER_BYTE + completion
+
+    def learn(self, cost: Cost, usage: Usage) -> None:
+        self._answers += 1
+        self._bytes += cost.body_bytes
+        self._prompt += usage.prompt_tokens or 0
+        self._completion += usage.completion_tokens or 0
+
+
+class Deadline:
+    """Nothing is sent that would probably not be answered in time: answers take as long as those before, and two deviations.
+
+    ``due`` is on the clock of every ``now``; ``None`` is none.
+    """
+
+    def __init__(self, due: float | None) -> None:
+        self.due = due
+        self._mean = self._variance = 0.0
+
+    @property
+    def answer_s(self) -> float:
+        """Seconds that an answer may well take; 0 until one came."""
+        return self._mean + 2 * math.sqrt(self._variance)
+
+    def answered(self, seconds: float) -> None:
+        """An answer took so long."""
+        off = seconds - self._mean
+        if not self._mean:
+            self._mean = seconds
+            return
+        self._mean += _SLOW_WEIGHT * off
+        self._variance += _SLOW_WEIGHT * (off * off - self._variance)
+
+    def left_s(self, now: float) -> float:
+        """Seconds in which requests may still be sent."""
+        return float("inf") if self.due is None else self.due - self.answer_s - now
+
+
+class Budget:
+    """Every ceiling on a run, asked together. A budget is for one run, whatever number of endpoints it asks.
+
+    The most a request can cost takes one token for each byte of its body, and ``max_tokens`` for the answer; an image that
+    is given by its URL alone can cost more than that. So much is reserved. An attempt that was lost on its way back, and may have
+    been charged for, counts with ``max_tokens`` and, once prompts have been counted, with twice the most tokens a byte seen.
+    """
+
+    def __init__(
+        self, limits: LimitsSection, prices: PricesSection | None = None, deadline_s: float | None = None
+    ) -> None:
+        self._prices = prices
+        self._deadline = Deadline(deadline_s)
+        self._usd = Purse(limits.budget_usd)
+        self._tokens = Purse(limits.budget_tokens)
+        self._requests = Purse(limits.budget_requests)
+        self._bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
+        self._limited = self._bounded or deadline_s is not None
+        self._counted = 0
+        self._densest = 0.0
+
+    def cost(self, body_bytes: int, max_tokens: int | None) -> Cost:
+        """What a request with this body may use at most."""
+        usd, completion = 0.0, max_tokens or 0
+        if self._prices is not None:
+            usd = (body_bytes * self._prices.input + completion * self._prices.output) / 1e6
+        return Cost(body_bytes, max_tokens, body_bytes + completion, usd)
+
+    def verdict(self, now: float, cost: Cost) -> Verdict:
+        """Whether an attempt may go now."""
+        if not self._limited:
+            return GO
+        if self._deadline.left_s(now) <= 0:
+            return Verdict(stop="deadline")
+        for purse, most in ((self._requests, 1.0), (self._tokens, float(cost.most_tokens)), (self._usd, cost.most_usd)):
+            if (verdict := purse.verdict(most)) is not GO:
+                return verdict
+        return GO
+
+    def left_s(self, now: float) -> float:
+        """Seconds until the deadline lets nothing more go; infinite without one."""
+        return self._deadline.left_s(now)
+
+    def sent(self, cost: Cost) -> None:
+        """An attempt goes: reserve the most it can use."""
+        if self._bounded:
+            self._requests.reserve(1.0)
+            self._tokens.reserve(cost.most_tokens)
+            self._usd.reserve(cost.most_usd)
+
+    def settled(self, cost: Cost, usage: Usage | None, took_s: float = 0.0, *, billed: bool, sent: bool = True) -> None:
+        """An attempt ended. One that was ``billed`` without telling its ``usage`` counts with the most it can have used.
+
+        One that was not even ``sent`` gives everything back.
+        """
+        if usage is not None:
+            self._deadline.answered(took_s)
+        if not self._bounded:
+            return
+        if usage is not None and usage.prompt_tokens is not None:
+            self._counted += 1
+            self._densest = max(self._densest, usage.prompt_tokens / max(1, cost.body_bytes))
+        tokens, usd = self._most(cost) if billed else (0.0, 0.0)
+        if usage is not None and usage.total_tokens is not None:
+            tokens = float(usage.total_tokens)
+        if self._prices and usage is not None and None not in (usage.prompt_tokens, usage.completion_tokens):
+            usd = price_usd(self._prices, usage) or 0.0
+        self._requests.settle(1.0, float(sent))
+        self._tokens.settle(cost.most_tokens, tokens)
+        self._usd.settle(cost.most_usd, usd)
+
+    def _most(self, cost: Cost) -> tuple[float, float]:
+        """Tokens and dollars that an attempt can have cost of which nothing was told."""
+        if self._counted < _COUNTED:
+            return float(cost.most_tokens), cost.most_usd
+        prompt = min(float(cost.body_bytes), 2 * self._densest * cost.body_bytes)
+        spared = cost.body_bytes - prompt
+        return cost.most_tokens - spared, cost.most_usd - spared * (self._prices.input if self._prices else 0.0) / 1e6

@@ -1,0 +1,316 @@
+"""How many requests may be in flight at one endpoint: a fixed number, or the fewest that get all it can give.
+
+Decisions only: time is passed in, in seconds of a monotonic clock.
+
+An endpoint with room answers twice as many requests a second when twice as many are in flight; one without makes them wait. So
+the window is judged by what it delivers: how many are in flight, divided by how long an answer takes (Little's law). It doubles
+while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more is
+kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or a quota, says
+nothing of the endpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+End = Literal["answer", "refusal", "failure"]
+
+# Growth is kept if throughput grows by this part of it; a smaller window, if throughput falls by less than this part.
+_PAYS, _COSTS = 0.25, 0.2
+_STEP, _LARGEST_STEP = 0.2, 1.0
+# A step is so large that what it must deliver stands out of what throughput varies by chance, times this.
+_OUT_OF_NOISE = 1.5
+_USUAL_NOISE, _NOISE_WEIGHT = 0.05, 0.25
+_STEADY_ERROR, _MOST_WINDOWS, _MOST_ANSWERS = 0.03, 4, 64
+_DOUBLING_ERROR, _MOST_DOUBLING = 0.1, 64
+_CHANGED, _RATE_WEIGHT = 0.15, 0.2
+_LONGEST_HOLD = 6
+_FULL, _USED = 0.95, 0.8
+_FAILING = 0.05
+# So many refusals, and such a share of the window, cut it: more where they name a time, as they then may be for the rate.
+_REFUSING, _TOLD_WHEN = (2, 0.15), (3, 0.25)
+# After a doubling the new requests are spread over this part of the time an answer takes.
+_SPREAD = 0.3
+_CUT = 0.7
+# Refused again with about as many in flight, so soon: a ceiling, which is tried again after a while, then ever later.
+_AGAIN_S, _ABOUT = 60.0, 1.5
+_CEILING_S, _LONGEST_CEILING_S = 30.0, 480.0
+_QUEUING = 0.1
+
+
+class _Round:
+    """What is seen while the window has one size, once ``unsettled`` answers to what was sent before have come."""
+
+    __slots__ = (
+        "answers",
+        "began",
+        "failed",
+        "full",
+        "in_flight",
+        "means",
+        "refused",
+        "squares",
+        "sum",
+        "unsettled",
+        "window",
+    )
+
+    def __init__(self, now: float, unsettled: int = 0) -> None:
+        self.began = now
+        self.unsettled = unsettled
+        self.answers = self.full = self.failed = self.refused = self.in_flight = 0
+        self.sum = self.squares = self.window = 0.0
+        self.means: list[float] = []
+
+    def count(self, took_s: float, in_flight: int, size: int) -> None:
+        """An answer came. As requests may have been sent in bursts, whole windows of ``size`` answers are looked at."""
+        self.answers += 1
+        self.full += in_flight >= _FULL * size
+        self.in_flight += in_flight
+        self.sum += took_s
+        self.squares += took_s * took_s
+        self.window += took_s
+        if not self.answers % size:
+            self.means.append(self.window / size)
+            self.window = 0.0
+
+    @property
+    def mean_s(self) -> float:
+        return self.sum / self.answers
+
+    @property
+    def rate(self) -> float:
+        """Answers a second, by Little's law."""
+        return self.in_flight / max(1e-9, self.sum)
+
+    @property
+    def variation(self) -> float:
+        """Of the single answers' times: their variance, divided by their mean's square."""
+        mean = max(1e-9, self.mean_s)
+        return max(0.0, self.squares / self.answers / mean**2 - 1)
+
+
+class Concurrency:
+    """The window of one endpoint. ``size`` is how many may be in flight now, never more than ``most``.
+
+    ``fixed`` keeps it at ``most``; else it begins with ``first``. ``last_reason`` tells in words why it has this size.
+    """
+
+    def __init__(self, most: int, *, first: int = 8, fixed: bool = False) -> None:
+        self.most = most
+        self.fixed = fixed
+        self.size = most if fixed else min(first, most)
+        self.last_reason = "fixed" if fixed else "begins small"
+        self._round = _Round(float("-inf"))
+        # While doubling: the size and the latency of the round before.
+        self._doubling = not fixed
+        self._before: tuple[int, float] | None = None
+        # Afterwards: the size that is held, and what it delivers.
+        self._base = self.size
+        self._rate: float | None = None
+        self._noise = _USUAL_NOISE
+        self._last_mean: float | None = None
+        self._hold, self._held = 1, 0
+        self._fewer_next = True
+        self._stride = 1.0
+        self._cut_at, self._cut_size = float("-inf"), 0
+        self._ceiling = most
+        self._ceiling_until = float("-inf")
+        self._ceiling_s = _CEILING_S
+        self._queued: int | None = None
+
+    def left(self, now: float, sent_at: float, in_flight: int, end: End, *, told_when: bool = False) -> None:
+        """A request sent then has ended; ``in_flight`` is how many there still are without it.
+
+        ``told_when`` is of a refusal that named a time to wait: it may well be for the rate, not for how many are in flight.
+        """
+        seen = self._round
+        if self.fixed:
+            return
+        of_this_round = sent_at >= seen.began
+        if end == "refusal" and of_this_round:
+            seen.refused += 1
+            fewest, share = _TOLD_WHEN if told_when else _REFUSING
+            if seen.refused >= max(fewest, share * self.size):
+                self._cut(now, told_when)
+        elif end == "failure":
+            seen.failed += of_this_round
+        elif end == "answer" and self._doubling and of_this_round:
+            seen.count(now - sent_at, in_flight + 1, self.size)
+            enough = min(_MOST_DOUBLING, seen.variation / _DOUBLING_ERROR**2)
+            if seen.answers >= max(self.size, enough) and not self._says_nothing(now):
+                self._doubled(now)
+        elif end == "answer" and not self._doubling:
+            if seen.unsettled:
+                seen.unsettled -= 1
+                return
+            seen.count(now - sent_at, in_flight + 1, self.size)
+            if len(seen.means) >= self._windows() and not seen.window:
+                self._judge(now)
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds that should pass between two requests while doubling, so that what a quota refuses is little."""
+        if not self._doubling or self._before is None:
+            return 0.0
+        return _SPREAD * self._before[1] / self.size
+
+    def queue(self, waiting: int) -> None:
+        """The endpoint itself says how many requests wait there until others end."""
+        self._queued = waiting
+
+    def reset(self, now: float) -> None:
+        """The endpoint is back after a pause: half of what it took before, then doubling again."""
+        if not self.fixed:
+            self._double(now, self.size // 2, "the endpoint is back")
+
+    def _set(self, now: float, size: int, why: str) -> None:
+        before, self.size = self.size, max(1, min(self._highest(now), size))
+        self.last_reason = why
+        self._round = _Round(now, 0 if self.size == before else max(before, self.size))
+        if self.size != before:
+            self._last_mean = None
+
+    def _highest(self, now: float) -> int:
+        return self._ceiling if now < self._ceiling_until else self.most
+
+    def _says_nothing(self, now: float) -> bool:
+        """Whether the round that ends is worth nothing; then it is begun again."""
+        seen = self._round
+        if seen.full < _USED * seen.answers:
+            self._set(now, self.size, "the window is not used")
+        elif seen.failed > _FAILING * (seen.answers + seen.failed):
+            self._set(now, self.size, "requests fail")
+        else:
+            return False
+        return True
+
+    @property
+    def _queues(self) -> bool:
+        return self._queued is not None and self._queued > max(1.0, _QUEUING * self.size)
+
+    # ------------------------------------------------------------------------------------------------------ doubling
+
+    def _double(self, now: float, size: int, why: str) -> None:
+        self._doubling, self._before = True, None
+        self._set(now, size, why)
+
+    def _doubled(self, now: float) -> None:
+        """A round has ended: did the larger window deliver more than the one before?"""
+        latency, before, self._before = self._round.mean_s, self._before, (self.size, self._round.mean_s)
+        enough = self.size
+        if before is not None and before[0] < self.size:
+            growth = self.size / before[0]
+            paid = growth * before[1] / latency >= growth**_COSTS
+            # What is delivered now, at the latency that there was before a queue.
+            enough = self.size if paid else math.ceil(self.size * before[1] / latency)
+        if enough == self.size < self._highest(now) and not self._queues:
+            self._set(now, 2 * self.size, "doubles: it has paid so far")
+        else:
+            self._steady(now, enough, "doubling does not pay any more")
+
+    # -------------------------------------------------------------------------------------------------------- steady
+
+    def _steady(self, now: float, size: int, why: str) -> None:
+        self._doubling = False
+        self._rate = None
+        self._hold, self._held, self._fewer_next, self._stride = 1, 0, True, 1.0
+        self._set(now, size, why)
+        self._base = self.size
+
+    def _windows(self) -> int:
+        """How many windows of answers a round takes."""
+        most = max(_MOST_WINDOWS, math.ceil(_MOST_ANSWERS / self.size))
+        return max(2, min(most, math.ceil((self._noise / _STEADY_ERROR) ** 2)))
+
+    def _judge(self, now: float) -> None:
+        seen = self._round
+        if self._says_nothing(now):
+            return
+        means = [self._last_mean, *seen.means] if self._last_mean is not None else seen.means
+        for one, other in itertools.pairwise(means):
+            # The mean distance of two draws is 2/√π deviations.
+            off = abs(one - other) / max(1e-9, one + other) * math.sqrt(math.pi)
+            self._noise += _NOISE_WEIGHT * (off - self._noise)
+        self._last_mean = seen.means[-1]
+        if self.size == self._base:
+            self._go_on(now, seen.rate)
+        elif self.size > self._base:
+            self._tried_more(now, seen.rate)
+        else:
+            self._tried_fewer(now, seen.rate)
+
+    def _go_on(self, now: float, rate: float) -> None:
+        usual = self._rate
+        if usual is not None and abs(rate - usual) > max(_CHANGED, 3 * self._error) * usual:
+            self._rate = rate
+            self._hold, self._held, self._fewer_next = 1, 0, rate < usual
+            self._set(now, self.size, "what the endpoint delivers has changed")
+            return
+        self._rate = rate if usual is None else usual + _RATE_WEIGHT * (rate - usual)
+        self._held += 1
+        if self._held < self._hold:
+            self._set(now, self.size, self.last_reason)
+        else:
+            self._try(now)
+
+    @property
+    def _error(self) -> float:
+        """By how much a round's rate is off by chance."""
+        return self._noise / math.sqrt(self._windows())
+
+    def _try(self, now: float) -> None:
+        self._held = 0
+        step = max(_STEP, _OUT_OF_NOISE * self._error / _PAYS)
+        fewer = min(self.size - 1, round(self.size / (1 + min(_LARGEST_STEP, step))))
+        more = max(self.size + 1, round(self.size * (1 + min(_LARGEST_STEP, step * self._stride))))
+        if (self._fewer_next or self._queues or self.size >= self._highest(now)) and fewer >= 1:
+            self._set(now, fewer, "tries fewer")
+        else:
+            self._set(now, more, "tries more")
+
+    def _tried_more(self, now: float, rate: float) -> None:
+        grown = self.size / self._base - 1
+        if rate >= (self._rate or 0.0) * (1 + _PAYS * grown) and not self._queues:
+            self._stride *= 1.5
+            self._rate = rate
+            self._accept(now)
+        else:
+            self._stride = 1.0
+            self._go_back(now, "more in flight would not deliver more")
+
+    def _tried_fewer(self, now: float, rate: float) -> None:
+        shrunk = 1 - self.size / self._base
+        if rate >= (self._rate or 0.0) * (1 - _COSTS * shrunk):
+            # What was delivered is remembered, lest many small losses add up.
+            self._accept(now)
+        else:
+            self._go_back(now, "fewer in flight would deliver less")
+
+    def _accept(self, now: float) -> None:
+        """Go on from here in the same direction, at once."""
+        self._fewer_next = self.size < self._base
+        self._base, self._hold = self.size, 1
+        self._try(now)
+
+    def _go_back(self, now: float, why: str) -> None:
+        self._fewer_next = self.size > self._base
+        self._hold = min(_LONGEST_HOLD, 2 * self._hold)
+        self._set(now, self._base, why)
+
+    # ------------------------------------------------------------------------------------------------------ refusals
+
+    def _cut(self, now: float, told_when: bool) -> None:
+        """So many are too many. Where the same was said before, not long ago: for a while."""
+        again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
+        self._cut_at, self._cut_size = now, self.size
+        if told_when and not again:
+            self._double(now, math.floor(_CUT * self.size), "refusals")
+            return
+        lasting = now < self._ceiling_until + _AGAIN_S
+        self._ceiling_s = min(_LONGEST_CEILING_S, 2 * self._ceiling_s) if lasting else _CEILING_S
+        self._ceiling, self._ceiling_until = max(1, math.floor(0.9 * self.size)), now + self._ceiling_s
+        self._steady(now, math.floor(_CUT * self.size), "refusals")
+        self._fewer_next = False

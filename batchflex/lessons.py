@@ -1,0 +1,244 @@
+"""What can be learned of a quota that nobody told the job: from headers, else from refusals alone.
+
+Decisions only: time is passed in, in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from .ratelimit import Level
+
+_USUAL_WINDOWS_S = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
+_ASSUMED_WINDOW_S = 60.0
+# What clocks, rounding and the way to the server may cost: a part of the quota that is not used.
+_SLACK = 1.005
+_ROUNDING_S = 1.0  # resets are often told in whole seconds
+
+
+def _usual(seconds: float) -> float:
+    """The usual window that is meant; resets are often rounded up to whole seconds."""
+    for window in _USUAL_WINDOWS_S:
+        if 0.9 * window <= seconds <= 1.02 * window + _ROUNDING_S:
+            return window
+    return seconds
+
+
+class HeaderLesson:
+    """A quota as the headers of each answer tell it.
+
+    Until its window is known, what is left is spread until the reset. Then units go at the constant rate that fixed windows,
+    sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Where no reset is
+    ever a second away it is a bucket: its rate is what came back while units were taken.
+    """
+
+    _BUCKET_AFTER, _MEASURED_S, _SPREAD_S = 10, 1.0, 2.0
+
+    def __init__(self) -> None:
+        self.limit: float | None = None
+        self.window_s: float | None = None
+        self._longest_s = 0.0
+        self._mark = -1.0
+        self._remaining = 0.0
+        self._left = 0.0
+        self._reset_at: float | None = None
+        self._heard = 0
+        # A moment at which the bucket was not full, and what had been taken and was left then.
+        self._anchor: tuple[float, float] | None = None
+        self._refill: float | None = None
+
+    def told(self, now: float, mark: float, taken: float, level: Level) -> None:
+        """Headers of the answer to what was taken at ``mark``; ``taken`` is all that was taken so far."""
+        if level.limit is None or level.remaining is None or mark < self._mark:
+            return
+        renewed = level.remaining > self._remaining + level.limit / 2 and self._mark >= 0
+        if self.limit != level.limit:
+            renewed, self._longest_s, self.window_s, self._heard, self._anchor = False, 0.0, None, 0, None
+        self.limit, self._mark, self._remaining = level.limit, mark, level.remaining
+        self._heard += 1
+        self._left = level.remaining - (taken - mark)
+        self._reset_at = None if level.reset_s is None else now + level.reset_s
+        if level.reset_s is None or level.reset_s < 0.9 > self._longest_s:
+            self._measure(now, mark + level.remaining, full=level.remaining >= 0.98 * level.limit)
+            return
+        if level.reset_s > self._longest_s:
+            self._longest_s = level.reset_s
+            if self.window_s is not None:
+                self.window_s = _usual(self._longest_s)
+        fresh = level.remaining >= 0.97 * level.limit - 1 and _usual(self._longest_s) in _USUAL_WINDOWS_S
+        if self.window_s is None and self._longest_s >= 0.9 and (renewed or (fresh and self._longest_s > 9.0)):
+            self.window_s = _usual(self._longest_s)
+
+    def _measure(self, now: float, ever: float, *, full: bool) -> None:
+        """``ever`` is all that the bucket has given or could give now."""
+        if full or self._anchor is None:
+            self._anchor = (now, ever)
+        elif now - self._anchor[0] >= self._MEASURED_S:
+            self._refill = max(0.0, ever - self._anchor[1]) / (now - self._anchor[0])
+
+    @property
+    def _is_bucket(self) -> bool:
+        return self.window_s is None and self._longest_s < 0.9 and self._heard >= self._BUCKET_AFTER
+
+    @property
+    def usual_rate(self) -> float | None:
+        """Units a second on the average; ``None`` if nothing was told."""
+        if self.limit is None:
+            return None
+        if self._is_bucket and self._refill:
+            return self._refill
+        return self.limit / (self.window_s or _ASSUMED_WINDOW_S)
+
+    def rate(self, now: float) -> float | None:
+        """Units a second that may go now; ``None`` if nothing was told."""
+        if self.limit is None:
+            return None
+        if self._is_bucket:
+            return max(0.0, self._left) / self._SPREAD_S + (self._refill or self.limit / _ASSUMED_WINDOW_S) / _SLACK
+        base = self.limit / (self.window_s or _ASSUMED_WINDOW_S) / _SLACK
+        if self._reset_at is None or now >= self._reset_at:
+            return base
+        until = self._reset_at - now
+        if self.window_s is None:
+            return max(base, self._left / max(until, 0.01)) if self._left >= 1 else base
+        if self._remaining < 0.9 * base * (until - _ROUNDING_S) - 1:
+            return max(self._remaining, 1.0) / until
+        return base
+
+    def empty_s(self, now: float, units: float) -> float:
+        """Seconds until the window is renewed, if what is left does not suffice; else 0."""
+        if self.limit is None or self._reset_at is None or now >= self._reset_at:
+            return 0.0
+        left = self._left if self.window_s is None else self._remaining
+        return self._reset_at - now if left < min(units, self.limit) else 0.0
+
+    def took(self, units: float) -> None:
+        self._left -= units
+
+
+class RefusalLesson:
+    """A quota as refusals alone show it.
+
+    A refusal that names a time says: until then nothing more. Between two such times the server accepts what its window allows.
+    So the first span gives a guess, the second is sent freely but for where the guess says that the limit is, and if that is
+    where it was, the limit is known, and everything goes at its constant rate. Where the spans don't agree (a window that
+    slides, a bucket, short waits), what was accepted over several refusals is the rate. A lesson that does not make refusals
+    rare was wrong: it is forgotten, and none is drawn for a while. What was learned grows slowly while nothing is refused.
+    """
+
+    _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends
+    _AGREE = 0.05
+    _CAREFUL_FROM, _CAREFUL_TO, _CAREFUL_S = 0.85, 1.15, 0.02
+    _HOLDS, _ELAPSED_S, _SHARE = 6, 5.0, 0.02
+    _BANNED_S, _LONGEST_BAN_S = 60.0, 3600.0
+    _PROVEN_S = 10.0
+    _GROWTH, _MOST_GROWTH = 0.005, 0.08
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self.limit: float | None = None
+        self.window_s: float | None = None
+        # The span since the last time that was named, and the one it ends with, if it was refused in already.
+        self._begin: float | None = None
+        self._end: float | None = None
+        self._units = 0.0
+        self._sent = 0.0
+        self._guess: float | None = None
+        # Over all spans since the first refusal, or since the lesson was drawn.
+        self._since: float | None = None
+        self._accepted = 0.0
+        self._holds = 0
+        self._held_until = float("-inf")
+        self._banned_until = float("-inf")
+        self._ban_s = self._BANNED_S
+        self._mended = False
+        self._growth = self._GROWTH
+
+    @property
+    def careful_s(self) -> float:
+        """Seconds that should pass between two units, near where the limit is guessed to be."""
+        if self.rate is not None or self._guess is None:
+            return 0.0
+        near = self._CAREFUL_FROM * self._guess <= self._sent <= self._CAREFUL_TO * self._guess + 1
+        return self._CAREFUL_S if near else 0.0
+
+    def took(self, now: float, units: float) -> None:
+        """``units`` are sent now."""
+        if self._end is not None and now >= self._end:
+            self._sent = 0.0
+        self._sent += units
+
+    def accepted(self, now: float, sent_at: float, units: float) -> None:
+        """What was sent then was not refused."""
+        if self._begin is None:
+            self._begin = sent_at
+        if self._end is not None and sent_at >= self._end:
+            self._span_is_over()
+        if sent_at >= self._begin:
+            self._units += units
+        if self._since is not None and sent_at >= self._since:
+            self._accepted += units
+            if self.rate is not None and now - self._since >= max(self.window_s or 0.0, self._PROVEN_S):
+                self._prove(now)
+
+    def refused(self, now: float, sent_at: float, retry_after_s: float | None) -> None:
+        """What was sent then was refused for its rate."""
+        self._begin = sent_at if self._begin is None else self._begin
+        if sent_at < self._held_until and now < self._held_until:
+            return  # sent before that wait was known
+        self._held_until = now + (retry_after_s or 0.0)
+        self._holds += 1
+        if self._since is None:
+            self._since, self._accepted = now, 0.0
+        if self._end is not None and sent_at >= self._end:
+            self._span_is_over()
+        if retry_after_s is not None and retry_after_s >= self._NAMED_S:
+            self._end = now + retry_after_s
+        if now >= self._banned_until and self._holds >= self._HOLDS and now - self._since >= self._ELAPSED_S:
+            self._look_back(now)
+
+    def _span_is_over(self) -> None:
+        begin, end, units = self._begin, self._end, self._units
+        if begin is None or end is None:
+            return
+        self._begin, self._end, self._units = end, None, 0.0
+        guess, self._guess = self._guess, units
+        if self.rate is not None or guess is None or begin < self._banned_until or units < 2:
+            return
+        if abs(units - guess) <= max(1.0, self._AGREE * guess):
+            self._learn(end, units, _usual(end - begin))
+
+    def _learn(self, now: float, units: float, window_s: float) -> None:
+        self.limit, self.window_s = units, window_s
+        self.rate = units / window_s / _SLACK
+        self._begin_proof(now)
+
+    def _begin_proof(self, now: float) -> None:
+        self._since, self._accepted, self._holds = now, 0.0, 0
+
+    def _look_back(self, now: float) -> None:
+        """Many refusals: what was accepted while they came is the rate. If they come all the same, it is something else."""
+        seen = self._accepted / (now - (self._since or 0.0))
+        self._begin_proof(now)
+        if self.rate is None or not self._mended:
+            self._mended = self.rate is not None
+            self.limit = self.window_s = None
+            self.rate = seen or None
+            return
+        self.rate = self.limit = self.window_s = self._guess = None
+        self._mended = False
+        self._banned_until = now + self._ban_s
+        self._ban_s = min(self._LONGEST_BAN_S, 2 * self._ban_s)
+
+    def _prove(self, now: float) -> None:
+        """A while has passed with this rate: a few refusals mean that it is a little too high, none that it may be more."""
+        if self.rate is None or self._since is None:
+            return
+        if self._holds > max(1.0, self._SHARE * self._accepted):
+            self._look_back(now)
+            return
+        if self._holds:
+            self.rate /= 1 + self._growth / 2
+            self._growth = self._GROWTH
+        elif self._accepted >= 0.95 * self.rate * (now - self._since):
+            self.rate *= 1 + self._growth
+            self._growth = min(self._MOST_GROWTH, 2 * self._growth)
+        self._begin_proof(now)

@@ -1,0 +1,190 @@
+"""One quota of one key, requests or tokens: what the job allows, what the endpoint tells, what its refusals show.
+
+Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from .lessons import HeaderLesson, RefusalLesson
+from .ratelimit import Level
+
+_CATCH_UP_S = 0.25
+_WINDOW_S = 60.0
+_TOKENS_CATCH_UP_S = 5.0
+
+
+class Spacing:
+    """At most ``per_minute`` units in any 60 s, evenly spread.
+
+    The generic cell rate algorithm (ITU-T I.371) with a tolerance of ``catch_up_s``, so that a late wake-up is caught up with.
+    The interval is stretched by the tolerance: unit n + ``per_minute`` never leaves within 60 s of unit n.
+    """
+
+    def __init__(self, per_minute: float, catch_up_s: float = _CATCH_UP_S) -> None:
+        self._catch_up_s = catch_up_s
+        self._interval = (_WINDOW_S + catch_up_s) / per_minute
+        self._next = -_WINDOW_S
+
+    def wait_s(self, now: float) -> float:
+        return max(0.0, self._next - self._catch_up_s - now)
+
+    def take(self, now: float, units: float = 1.0) -> None:
+        self._next = max(self._next, now) + units * self._interval
+
+    def untake(self, units: float) -> None:
+        """What was taken was not used, and can be used at any later time."""
+        self._next -= units * self._interval
+
+
+@dataclass(slots=True)
+class _Bin:
+    since: float
+    units: float
+
+
+class Window:
+    """Units of differing size: at most ``per_minute`` in any 60 s, as estimated when sent and corrected afterwards."""
+
+    _BIN_S = 0.25
+
+    def __init__(self, per_minute: float) -> None:
+        self._per_minute = per_minute
+        # The window is the ceiling; the spacing only spreads, and must not add to what the window costs.
+        self._spacing = Spacing(per_minute * (1 + _TOKENS_CATCH_UP_S / _WINDOW_S), _TOKENS_CATCH_UP_S)
+        self._bins: deque[_Bin] = deque()
+        self._sum = 0.0
+
+    def wait_s(self, now: float, units: float) -> float:
+        """Seconds until ``units`` fit. What is larger than the whole quota goes when nothing else is in the window."""
+        self._expire(now)
+        wait = self._spacing.wait_s(now)
+        if self._sum + units <= self._per_minute or not self._bins:
+            return wait
+        left, free_at = self._sum, now
+        for oldest in self._bins:
+            left, free_at = left - oldest.units, oldest.since + self._BIN_S + _WINDOW_S
+            if left + units <= self._per_minute:
+                break
+        return max(wait, free_at - now)
+
+    def take(self, now: float, units: float) -> None:
+        self._expire(now)
+        self._spacing.take(now, units)
+        self._sum += units
+        if self._bins and now - self._bins[-1].since < self._BIN_S:
+            self._bins[-1].units += units
+        else:
+            self._bins.append(_Bin(now, units))
+
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """Count what an attempt used beyond its estimate, or give back what it did not use.
+
+        What was not used leaves the window together with the estimate it is a part of; given back as of now, it would
+        still be missing from the sum when the estimate has left.
+        """
+        if units >= 0:
+            self.take(now, units)
+            return
+        self._expire(now)
+        self._spacing.take(now, units)
+        for estimated in reversed(self._bins):
+            if estimated.since <= sent_at:
+                estimated.units += units
+                self._sum += units
+                return
+
+    def _expire(self, now: float) -> None:
+        while self._bins and self._bins[0].since + self._BIN_S + _WINDOW_S <= now:
+            self._sum -= self._bins.popleft().units
+        if not self._bins:
+            self._sum = 0.0
+
+
+class Quota:
+    """When the next units of one quota may go. The strictest of three holds: the job's ceiling, headers, refusals.
+
+    ``per_minute`` is the job's ceiling. ``of_tokens`` tells that units differ in size, are estimated when taken and corrected
+    afterwards. Each unit is taken before it is sent; the mark that :meth:`take` returns goes with it and comes back with its
+    answer. While nothing is known nothing waits.
+    """
+
+    def __init__(self, per_minute: float | None = None, *, of_tokens: bool = False) -> None:
+        self._ceiling = per_minute
+        self._spacing = Spacing(per_minute) if per_minute and not of_tokens else None
+        self._window = Window(per_minute) if per_minute and of_tokens else None
+        self._catch_up_s = _TOKENS_CATCH_UP_S if of_tokens else _CATCH_UP_S
+        self._headers = HeaderLesson()
+        self._refusals = RefusalLesson()
+        self._learned = False
+        self._taken = 0.0
+        self._next = float("-inf")
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second that may go on the average; ``None`` if nothing bounds them."""
+        ceiling = self._ceiling / _WINDOW_S if self._ceiling else None
+        told = self._headers.usual_rate or self._refusals.rate
+        return min((rate for rate in (ceiling, told) if rate is not None), default=None)
+
+    @property
+    def learned_from(self) -> Literal["headers", "refusals"] | None:
+        """Where knowledge beyond the job's own ceiling comes from."""
+        if self._headers.limit is not None:
+            return "headers"
+        return "refusals" if self._refusals.rate is not None else None
+
+    def wait_s(self, now: float, units: float = 1.0) -> float:
+        """Seconds until ``units`` may go; 0 is now."""
+        wait = 0.0
+        if self._spacing is not None:
+            wait = self._spacing.wait_s(now)
+        elif self._window is not None:
+            wait = self._window.wait_s(now, units)
+        if not self._learned:
+            return wait
+        wait = max(wait, self._next - self._catch_up_s - now)
+        return max(wait, self._headers.empty_s(now, units))
+
+    def take(self, now: float, units: float = 1.0) -> float:
+        """``units`` are sent now; returns their mark."""
+        self._taken += units
+        if self._spacing is not None:
+            self._spacing.take(now, units)
+        elif self._window is not None:
+            self._window.take(now, units)
+        self._refusals.took(now, units)
+        if self._learned:
+            self._headers.took(units)
+            if (rate := self._headers.rate(now) or self._refusals.rate) is not None:
+                self._next = max(self._next, now) + units / rate
+            elif careful_s := self._refusals.careful_s:
+                self._next = now + self._catch_up_s + careful_s
+        return self._taken
+
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """What was sent then used so many units more (or, negative, less) than was taken for it."""
+        if self._window is not None:
+            self._window.correct(now, sent_at, units)
+        if self._learned and (rate := self._headers.rate(now) or self._refusals.rate):
+            self._next += units / rate
+
+    def accepted(self, now: float, sent_at: float, units: float = 1.0) -> None:
+        """What was sent then was not refused."""
+        if self._headers.limit is None:
+            self._refusals.accepted(now, sent_at, units)
+
+    def told(self, now: float, mark: float, level: Level) -> None:
+        """What the headers say that came for what was taken at ``mark``."""
+        if level.limit is not None:
+            self._headers.told(now, mark, self._taken, level)
+            self._learned = True
+
+    def refused(self, now: float, sent_at: float, retry_after_s: float | None) -> None:
+        """What was sent then was refused for its rate. Whoever calls waits until the time that the server named."""
+        if self._headers.limit is None:
+            self._refusals.refused(now, sent_at, retry_after_s)
+            self._learned = True

@@ -1,0 +1,102 @@
+"""Durations, deadlines and hours of the day, as people write them. Pure: the present moment is passed in."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from .mistakes import wanted
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds in ``"90"``, ``"30s"``, ``"15m"``, ``"2h"``, ``"1d"`` or sums like ``"1h30m"``.
+
+    :raises ValueError: if it is none of these, or not positive.
+    """
+    plain = re.fullmatch(r"\d+(\.\d+)?", text) if isinstance(text, str) else not isinstance(text, bool)
+    if plain:
+        seconds = float(text)
+    elif isinstance(text, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        seconds = sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
+    else:
+        raise ValueError(f"{text!r:.80} is no duration; write for example '30s', '15m', '2h' or '1h30m'")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"a duration must be more than 0 and finite; found {text!r:.80}")
+    return seconds
+
+
+def deadline_s(value: str | float, now: datetime.datetime) -> float:
+    """Seconds from ``now`` until a deadline: a duration, or the next time it is a time of day such as ``"06:30"``.
+
+    A time of day is in ``now``'s time zone, in the machine's if it has none; one that is now is tomorrow's.
+
+    :raises ValueError: if it is neither.
+    """
+    if not isinstance(value, str) or not (match := _TIME_OF_DAY.fullmatch(value)):
+        return parse_duration(value)
+    then = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+    if then <= now:
+        then += datetime.timedelta(days=1)
+    # By way of the epoch, because a day on which clocks are changed has not 24 hours. Before it is a day by the clock.
+    return then.timestamp() - now.timestamp()
+
+
+def _check_deadline(value: str | float) -> str | float:
+    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
+        parse_duration(value)
+    return value
+
+
+Deadline = Annotated[
+    str | float,
+    AfterValidator(_check_deadline),
+    wanted("a duration such as '30s', '15m', '2h' or '1h30m', or a time of day such as '06:30'"),
+]
+
+
+_HOURS = re.compile(rf"{_TIME_OF_DAY.pattern}-{_TIME_OF_DAY.pattern}")
+
+
+def until_change_s(hours: str, now: datetime.datetime) -> tuple[bool, float]:
+    """Whether ``now`` is within hours such as ``"22:00-06:00"``, and the seconds until that changes.
+
+    In ``now``'s time zone, as :func:`deadline_s`.
+
+    :raises ValueError: if they are no hours.
+    """
+    begin, end = _check_hours(hours).split("-")
+    until_begin, until_end = deadline_s(begin, now), deadline_s(end, now)
+    first, last, moment = (_minutes(text) for text in (begin, end, f"{now.hour}:{now.minute:02}"))
+    active = first <= moment < last if first < last else not last <= moment < first
+    return active, until_end if active else until_begin
+
+
+def _minutes(time_of_day: str) -> int:
+    hours, minutes = time_of_day.split(":")
+    return 60 * int(hours) + int(minutes)
+
+
+def _check_hours(value: str) -> str:
+    match = _HOURS.fullmatch(value)
+    if not match or match.group(1, 2) == match.group(3, 4):
+        raise ValueError(f"{value!r:.80} are no hours; write for example '22:00-06:00'")
+    return value
+
+
+Hours = Annotated[str, AfterValidator(_check_hours), wanted("hours of the day such as '22:00-06:00'")]
+
+
+def _check_duration(value: str | float) -> str | float:
+    parse_duration(value)
+    return value
+
+
+Duration = Annotated[
+    str | float, AfterValidator(_check_duration), wanted("a duration such as '30s', '15m', '2h' or '1h30m'")
+]
