@@ -27,7 +27,8 @@ _STEADY_ERROR, _MOST_WINDOWS, _MOST_ANSWERS = 0.03, 4, 64
 _DOUBLING_ERROR, _MOST_DOUBLING = 0.1, 64
 _CHANGED, _RATE_WEIGHT = 0.15, 0.2
 _LONGEST_HOLD = 6
-_FULL, _USED = 0.95, 0.8
+# The window is used if it was full at times, and never far from it: after answers that come at once it takes a moment to fill.
+_FULL, _USED = 0.95, 0.5
 _FAILING = 0.05
 # So many refusals, and such a share of the window, cut it: more where they name a time, as they then may be for the rate.
 _REFUSING, _TOLD_WHEN = (2, 0.15), (3, 0.25)
@@ -47,9 +48,9 @@ class _Round:
         "answers",
         "began",
         "failed",
-        "full",
         "in_flight",
         "means",
+        "peak",
         "refused",
         "squares",
         "sum",
@@ -60,14 +61,14 @@ class _Round:
     def __init__(self, now: float, unsettled: int = 0) -> None:
         self.began = now
         self.unsettled = unsettled
-        self.answers = self.full = self.failed = self.refused = self.in_flight = 0
+        self.answers = self.peak = self.failed = self.refused = self.in_flight = 0
         self.sum = self.squares = self.window = 0.0
         self.means: list[float] = []
 
     def count(self, took_s: float, in_flight: int, size: int) -> None:
         """An answer came. As requests may have been sent in bursts, whole windows of ``size`` answers are looked at."""
         self.answers += 1
-        self.full += in_flight >= _FULL * size
+        self.peak = max(self.peak, in_flight)
         self.in_flight += in_flight
         self.sum += took_s
         self.squares += took_s * took_s
@@ -179,7 +180,7 @@ class Concurrency:
     def _says_nothing(self, now: float) -> bool:
         """Whether the round that ends is worth nothing; then it is begun again."""
         seen = self._round
-        if seen.full < _USED * seen.answers:
+        if seen.peak < _FULL * self.size or seen.in_flight < _USED * self.size * seen.answers:
             self._set(now, self.size, "the window is not used")
         elif seen.failed > _FAILING * (seen.answers + seen.failed):
             self._set(now, self.size, "requests fail")

@@ -56,6 +56,7 @@ def command(rows: Path, out: Path, base_url: str, *more: str) -> list[str]:
 
 def run(folder: Path, endpoint: CountingEndpoint, rows: int, *more: str, for_s: float = 600.0) -> dict[str, Any]:
     """The summary of a run, which is interrupted after ``for_s``."""
+    folder.mkdir(exist_ok=True)
     source = folder / f"{rows}.jsonl"
     if not source.exists():
         write_rows(source, rows)
@@ -161,7 +162,7 @@ def _(folder: Path) -> None:
             with CountingEndpoint(latency_s=0.2, slots=slots, keep_log=False) as endpoint:
                 more = () if fixed is None else ("--concurrency", str(fixed))
                 rows = min(150_000, int(best * 40))
-                run(folder, endpoint, rows, *more, "--set", "limits.grace_s=2", for_s=32)
+                run(folder / f"{slots}-{fixed}", endpoint, rows, *more, "--set", "limits.grace_s=2", for_s=32)
                 seconds = [row for row in rates(endpoint) if 15 <= row[0] < 29]
             figures.append(
                 (sum(row[2] for row in seconds) / max(1, len(seconds)), max((row[4] for row in seconds), default=0))
@@ -301,8 +302,6 @@ def main() -> None:
     print("| case | goal | figure |\n| --- | --- | --- |")
     for name, run_ in chosen.items():
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
-            for sub in ("64", "128", "256", "auto", "503", "reset_before", "500", "401", "404_model", "400"):
-                (Path(folder) / sub).mkdir()
             run_(Path(folder))
 
 

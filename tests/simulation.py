@@ -34,7 +34,7 @@ class Ended:
     retry_after_s: float | None = None
 
 
-class Server(Protocol):
+class Server(Protocol):  # what Client asks
     def arrive(self, now: float, tokens: int) -> Ended: ...
 
 

@@ -207,14 +207,14 @@ def probe_times(until: float, began: float = 1_000.0) -> list[float]:
 
 
 def test_the_first_probes_come_soon_and_are_few() -> None:
-    assert probe_times(30) == pytest.approx([3, 7.5, 12, 16.5, 21, 25.5, 30])
+    assert probe_times(30) == pytest.approx([3.5, 8.2, 12.9, 17.6, 22.3, 27.0])
     assert len(probe_times(30)) <= 7
 
 
 def test_probes_grow_rarer_after_the_first_minute_up_to_30_s() -> None:
     times = probe_times(3_600)
     gaps = [(at, after - at) for at, after in itertools.pairwise(times)]
-    assert all(gap == pytest.approx(4.5) for at, gap in gaps if at < 56)
+    assert all(gap == pytest.approx(4.7) for at, gap in gaps if at < 56)
     growing = [gap for at, gap in gaps if 60 <= at < 370]
     assert len(growing) > 10 and all(one < two for one, two in itertools.pairwise(growing))
     assert all(gap == pytest.approx(30) for at, gap in gaps if at >= 376)
@@ -223,7 +223,7 @@ def test_probes_grow_rarer_after_the_first_minute_up_to_30_s() -> None:
 
 def test_a_probe_that_is_late_is_due_at_once() -> None:
     outage = failing_alone(Outage(600))
-    assert outage.probe_in_s(2.0) == pytest.approx(1.0)
+    assert outage.probe_in_s(2.0) == pytest.approx(1.5)
     assert outage.probe_in_s(500.0) == 0
 
 
@@ -235,7 +235,7 @@ def test_an_answered_probe_ends_it_and_all_begins_anew() -> None:
     assert (outage.on, outage.doubted, outage.lasted_s(101.0)) == (False, False, 0.0)
     assert outage.probe_in_s(101.0) == float("inf")
     assert [outage.failed(200.0, outage.sent(), row(n), 0) for n in range(4)] == [False, False, False, True]
-    assert outage.probe_in_s(200.0) == pytest.approx(3.0)
+    assert outage.probe_in_s(200.0) == pytest.approx(3.5)
     assert outage.lasted_s(207.0) == 7.0
 
 

@@ -1,0 +1,120 @@
+"""The window, by simulation: how much of what a server can give it gets, and with how many in flight."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from batchflex.concurrency import Concurrency
+from batchflex.pace import Pace
+from tests.simulation import Batching, Client, Ended, Slots, auto
+
+
+def client(server: Slots | Batching, **more: object) -> Client:
+    return Client(server, Pace(auto()), **more)  # type: ignore[arg-type]
+
+
+def test_a_fixed_window_stays_whatever_comes() -> None:
+    window = Concurrency(64, fixed=True)
+    for end in ("answer", "refusal", "failure"):
+        for moment in range(1_000):
+            window.left(moment / 100, moment / 100 - 1, 63, end)  # type: ignore[arg-type]
+    assert (window.size, window.last_reason) == (64, "fixed")
+
+
+@pytest.mark.parametrize("slots", [4, 32, 256, 800])
+@pytest.mark.parametrize("jitter_s", [0.0, 0.004, 0.1])
+def test_a_server_with_slots_gets_little_more_than_they_hold(slots: int, jitter_s: float) -> None:
+    chance = random.Random(slots)
+    asked = client(Slots(slots, lambda: 0.2 + jitter_s * chance.random())).run(45)
+    best = slots / (0.2 + jitter_s / 2)
+    assert asked.rate(15, 45) >= 0.93 * best
+    assert asked.largest(15, 45) <= 1.5 * slots + (2 if jitter_s > 0.01 else 0) + (slots < 8) * 4 * (jitter_s > 0.01)
+
+
+@pytest.mark.parametrize("slots", [32, 256])
+def test_times_that_vary_a_lot_are_seen_through(slots: int) -> None:
+    chance = random.Random(5)
+    asked = client(Slots(slots, lambda: chance.expovariate(5))).run(90)
+    assert asked.rate(40, 90) >= 0.85 * slots * 5
+
+
+def test_it_doubles_while_nothing_waits() -> None:
+    asked = client(Slots(100_000, 0.1)).run(1.5)
+    assert [size for _, size, _ in asked.sizes][:7] == [8, 16, 32, 64, 128, 256, 512]
+
+
+def test_it_follows_a_capacity_that_halves_and_doubles() -> None:
+    asked = client(Slots(lambda now: 64 if 30 <= now < 60 else 128)).run(90)
+    for begin, slots in ((15, 128), (45, 64), (75, 128)):
+        assert asked.rate(begin, begin + 15) >= 0.9 * slots / 0.2
+        assert asked.largest(begin, begin + 15) <= 1.75 * slots
+
+
+@pytest.mark.parametrize("slowdown", [0.3, 0.5])
+def test_a_server_that_gets_slower_with_each_and_yet_delivers_more_is_filled(slowdown: float) -> None:
+    asked = client(Batching(1.0, 256, slowdown)).run(400)
+    assert asked.rate(200, 400) >= 0.85 * 256 / 256**slowdown
+
+
+def test_a_slow_input_is_not_taken_for_a_slow_endpoint() -> None:
+    asked = client(Slots(1_000, 0.2), arrivals=lambda n: n / 20).run(30)
+    assert asked.pace.concurrency.size >= 8
+    assert asked.pace.concurrency.last_reason in ("the window is not used", "begins small")
+    asked.arrivals = None
+    asked.run(40)
+    assert asked.rate(35, 40) >= 4_000, "and once there is enough it goes on growing"
+
+
+class _Capped(Slots):
+    """Refuses what comes while ``most`` are in flight."""
+
+    def __init__(self, most: int, *, named: bool) -> None:
+        super().__init__(100_000, 0.2)
+        self.most, self.named = most, named
+        self.ends: list[float] = []
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        self.ends = [end for end in self.ends if end > now]
+        if len(self.ends) >= self.most:
+            return Ended(now + 0.002, "refusal", retry_after_s=1.0 if self.named else None)
+        self.ends.append(now + 0.2)
+        return super().arrive(now, tokens)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_refusals_of_too_many_at_a_time_cut_it(named: bool) -> None:
+    asked = client(_Capped(50, named=named)).run(120)
+    late = [at for at in asked.refusals if at > 30]
+    answers = asked.rate(30, 120) * 90
+    assert asked.pace.concurrency.size <= 75
+    assert answers >= 0.4 * 250 * 90
+    assert len(late) <= 0.03 * answers
+
+
+def test_failures_hold_it() -> None:
+    window = Concurrency(1024)
+    for n in range(400):
+        window.left(n / 40, n / 40 - 0.2, 7, "failure" if n % 5 == 0 else "answer")
+    assert (window.size, window.last_reason) == (8, "requests fail")
+
+
+def test_after_a_pause_it_begins_with_half() -> None:
+    asked = client(Slots(128)).run(20)
+    before = asked.pace.concurrency.size
+    asked.pace.concurrency.reset(20.0)
+    assert asked.pace.concurrency.size == before // 2
+
+
+def test_a_queue_that_the_server_tells_of_ends_the_doubling() -> None:
+    window = Concurrency(1024)
+    window.queue(7)
+    now = 0.0
+    for _ in range(4):
+        now += 0.2
+        for _ in range(window.size):
+            window.left(now, now - 0.2, window.size - 1, "answer")
+    assert window.size <= 8
+    assert math.isfinite(now)
