@@ -37,6 +37,8 @@ _SPREAD = 0.3
 _CUT = 0.7
 # Refused again with about as many in flight, so soon: a ceiling, which is tried again after a while, then ever later.
 _AGAIN_S, _ABOUT = 60.0, 1.5
+_SAME_LEVELS, _SAME = 3, 1.15
+_FEW, _MANY, _SHORT_S = 4, 0.6, 0.5
 _CEILING_S, _LONGEST_CEILING_S = 30.0, 480.0
 _QUEUING = 0.1
 
@@ -120,22 +122,26 @@ class Concurrency:
         self._ceiling = most
         self._ceiling_until = float("-inf")
         self._ceiling_s = _CEILING_S
+        self._refused_at = float("-inf")
+        self._levels: list[int] = []
         self._queued: int | None = None
 
-    def left(self, now: float, sent_at: float, in_flight: int, end: End, *, told_when: bool = False) -> None:
+    def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
         """A request sent then has ended; ``in_flight`` is how many there still are without it.
 
-        ``told_when`` is of a refusal that named a time to wait: it may well be for the rate, not for how many are in flight.
+        ``wait_s`` is what a refusal asked for, if it did: then it may well be for the rate, not for how many are in flight.
         """
         seen = self._round
         if self.fixed:
             return
         of_this_round = sent_at >= seen.began
-        if end == "refusal" and of_this_round:
+        if end == "refusal" and self._always_here(now, sent_at, in_flight + 1, wait_s):
+            self._limit(now, min(self._levels))
+        elif end == "refusal" and of_this_round:
             seen.refused += 1
-            fewest, share = _TOLD_WHEN if told_when else _REFUSING
+            fewest, share = _TOLD_WHEN if wait_s else _REFUSING
             if seen.refused >= max(fewest, share * self.size):
-                self._cut(now, told_when)
+                self._cut(now, told_when=bool(wait_s))
         elif end == "failure":
             seen.failed += of_this_round
         elif end == "answer" and self._doubling and of_this_round:
@@ -303,15 +309,33 @@ class Concurrency:
 
     # ------------------------------------------------------------------------------------------------------ refusals
 
-    def _cut(self, now: float, told_when: bool) -> None:
+    def _always_here(self, now: float, sent_at: float, in_flight: int, wait_s: float | None) -> bool:
+        """Whether this is one more refusal, after others were waited for, with as many in flight as at those.
+
+        A quota that is spent with few in flight, or that is refilled in no time, is something else.
+        """
+        if sent_at < self._refused_at or in_flight < max(_FEW, _MANY * self.size) or 0 < (wait_s or 0.0) < _SHORT_S:
+            return False
+        self._refused_at = now
+        self._levels = [*self._levels, in_flight][-_SAME_LEVELS:]
+        lowest = min(self._levels)
+        return len(self._levels) == _SAME_LEVELS and max(self._levels) <= _SAME * lowest
+
+    def _cut(self, now: float, *, told_when: bool) -> None:
         """So many are too many. Where the same was said before, not long ago: for a while."""
         again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
         self._cut_at, self._cut_size = now, self.size
         if told_when and not again:
             self._double(now, math.floor(_CUT * self.size), "refusals")
             return
+        self._limit(now, self.size)
+        self._set(now, math.floor(_CUT * self._cut_size), "refusals")
+        self._base = self.size
+
+    def _limit(self, now: float, refused: int) -> None:
+        """Stay below so many in flight for a while, the longer the more often that was so."""
         lasting = now < self._ceiling_until + _AGAIN_S
         self._ceiling_s = min(_LONGEST_CEILING_S, 2 * self._ceiling_s) if lasting else _CEILING_S
-        self._ceiling, self._ceiling_until = max(1, math.floor(0.9 * self.size)), now + self._ceiling_s
-        self._steady(now, math.floor(_CUT * self.size), "refusals")
+        self._ceiling, self._ceiling_until = max(1, math.floor(0.9 * refused)), now + self._ceiling_s
+        self._steady(now, self._ceiling, "refusals")
         self._fewer_next = False

@@ -126,7 +126,7 @@ class RefusalLesson:
 
     _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends
     _AGREE = 0.05
-    _CAREFUL_FROM, _CAREFUL_TO, _CAREFUL_S = 0.85, 1.15, 0.02
+    _CAREFUL, _MOST_CAREFUL, _CAREFUL_S = 0.15, 50.0, 0.02
     _HOLDS, _ELAPSED_S, _SHARE = 6, 5.0, 0.02
     _BANNED_S, _LONGEST_BAN_S = 60.0, 3600.0
     _PROVEN_S = 10.0
@@ -157,7 +157,7 @@ class RefusalLesson:
         """Seconds that should pass between two units, near where the limit is guessed to be."""
         if self.rate is not None or self._guess is None:
             return 0.0
-        near = self._CAREFUL_FROM * self._guess <= self._sent <= self._CAREFUL_TO * self._guess + 1
+        near = abs(self._sent - self._guess) <= min(self._CAREFUL * self._guess + 1, self._MOST_CAREFUL)
         return self._CAREFUL_S if near else 0.0
 
     def took(self, now: float, units: float) -> None:

@@ -98,7 +98,7 @@ class Pace:
         If it gave none, or one that is over already, until a jittered time that doubles with each refusal in a row.
         Refusals of what was sent before the wait began say nothing new.
         """
-        self.concurrency.left(now, cost.sent_at, in_flight, "refusal", told_when=bool(retry_after_s))
+        self.concurrency.left(now, cost.sent_at, in_flight, "refusal", retry_after_s)
         self.requests.refused(now, cost.sent_at, retry_after_s)
         self.tokens.correct(now, cost.sent_at, -cost.tokens)
         if retry_after_s:

@@ -201,8 +201,11 @@ def _(folder: Path) -> None:
         return sum(row[2] for row in rows) / max(1, len(rows)), max((row[4] for row in rows), default=0)
 
     parts = [(seen(15, 25), 128), (seen(40, 50), 64), (seen(65, 74), 128)]
-    say("128 slots, 64 after 25 s, 128 after 50 s", "follows within 15 s", "; ".join(
-        f"{rate:.0f}/s = {100 * rate / (5 * slots):.0f} %, in flight at most {most / slots:.2f} c" for (rate, most), slots in parts))  # fmt: skip
+    shown = [
+        f"{rate:.0f}/s = {100 * rate / (5 * slots):.0f} %, in flight at most {most / slots:.2f} c"
+        for (rate, most), slots in parts
+    ]
+    say("128 slots, 64 after 25 s, 128 after 50 s", "follows within 15 s", "; ".join(shown))
 
 
 @case("outage")
@@ -226,8 +229,9 @@ def _(folder: Path) -> None:
             (s for s in range(100) if sum(end + s / 10 <= r["at"] < end + s / 10 + 1 for r in log) >= 0.95 * 64 / 0.2),
             None,
         )
+        after = "never" if full is None else f"after {full / 10} s"
         say(f"outage of 30 s ({fault})", "≤ 10 sent, none failed, full rate within 5 s",
-            f"{during} sent, {ended['failed']} failed, {ended['ok']} ok, full rate after {'never' if full is None else full / 10} s")  # fmt: skip
+            f"{during} sent, {ended['failed']} failed, {ended['ok']} ok, full rate {after}")  # fmt: skip
 
 
 @case("useless")
@@ -258,8 +262,9 @@ def _(folder: Path) -> None:
         ended = run(folder, endpoint, 30_000, "--concurrency", "64", "--set", "retry.base_s=0.05",
                     "--set", "limits.budget_tokens=1000000", "--set", "max_tokens=150")  # fmt: skip
         billed = endpoint.stats()["tokens"]
+    how = f"exit {ended['code']}, stopped_by {ended['stopped_by']}, {ended['ok']:,} ok"
     say("budget of 1,000,000 tokens, failures mixed in", "spent ≤ budget, ≥ 97 % used",
-        f"the server counted {billed:,} tokens, exit {ended['code']}, stopped_by {ended['stopped_by']}, {ended['ok']:,} ok")  # fmt: skip
+        f"the server counted {billed:,} tokens, {how}")  # fmt: skip
 
 
 @case("two-endpoints")
