@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format bench clean
+.PHONY: help install demo test lint types check format bench bench-pace clean
 
 help:            ## show what can be made
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
 
 install: $(STAMP) ## create .venv and install batchflex, the local model and the development tools
 $(STAMP): pyproject.toml
@@ -41,6 +41,9 @@ format: $(STAMP) ## put the code into its format; edits files
 
 bench: $(STAMP)  ## measure CPU, wall time and memory of whole runs against a local endpoint
 	$(BIN)/python benchmarks/run.py
+
+bench-pace: $(STAMP) ## measure how quotas are used, capacity is found and ceilings hold; some 12 minutes
+	$(BIN)/python benchmarks/pace.py
 
 clean:           ## remove the virtual environment and the demo's output
 	rm -rf $(VENV) runs

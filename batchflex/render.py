@@ -97,6 +97,8 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         f"  started   {state['started_at']}",
         f"  updated   {state['updated_at']}{_speed(state) if held else ''}",
     ]
+    if held and state.get("binding"):
+        lines.append(f"  bound by  {state['binding']}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
     if state["message"]:

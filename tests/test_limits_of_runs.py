@@ -1,0 +1,206 @@
+"""Whole runs against limits: credit, budgets, outages, several endpoints, hours; and the word for what binds."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.counting_endpoint import CountingEndpoint
+from tests.test_cli import table, write_rows
+from tests.test_run_faults import run
+
+BINDINGS = {"quota", "endpoint", "concurrency", "input", "client", "budget", "waiting"}
+
+
+@pytest.fixture
+def other() -> Iterator[CountingEndpoint]:
+    with CountingEndpoint() as endpoint:
+        yield endpoint
+
+
+def later(seconds: float, endpoint: CountingEndpoint, **knobs: Any) -> threading.Timer:
+    timer = threading.Timer(seconds, lambda: endpoint.knobs(**knobs))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def run_job(path: Path, text: str) -> dict[str, Any]:
+    path.write_text(text)
+    command = [sys.executable, "-m", "batchflex.cli", "run", str(path), "--json"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout, ended.stderr
+    return json.loads(ended.stdout) | {"code": ended.returncode, "err": ended.stderr}
+
+
+def telemetry(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+
+
+def test_credit_that_ends_stops_the_run_and_a_top_up_lets_it_finish(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1_000)
+    endpoint.knobs(latency_s=0.02, jitter_s=0.02, credit=500)
+    stopped = run(endpoint, rows, "--concurrency", "64")
+    assert (stopped.code, stopped.summary["stopped_by"]) == (3, "credit")
+    assert (stopped.summary["ok"], stopped.summary["failed"]) == (500, 0)
+    assert endpoint.stats()["outcomes"]["402"] <= 64
+    endpoint.knobs(credit=10_000)
+    finished = run(endpoint, rows, "--concurrency", "64")
+    assert (finished.code, finished.summary["ok"], endpoint.stats()["repeats"]) == (0, 1_000, 0)
+
+
+def test_credit_may_be_waited_for(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 100)
+    endpoint.knobs(credit=50)
+    later(3, endpoint, credit=10_000)
+    ended = run(endpoint, rows, "--set", "limits.on_no_credit=wait")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, 100, 0)
+    assert "waiting for a top-up" in ended.err
+    assert "there is credit again" in ended.err
+
+
+@pytest.mark.parametrize("budget", ["tokens", "requests"])
+def test_no_budget_is_passed_whatever_fails(budget: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 2_000)
+    faults = {"500": 0.03, "503": 0.03, "close_inside": 0.02, "truncated_json": 0.02}
+    endpoint.knobs(latency_s=0.01, tokens=100, tokens_spread=0.5, faults=faults)
+    most = {"tokens": 100_000, "requests": 700}[budget]
+    settings = ["--set", f"limits.budget_{budget}={most}", "--set", "max_tokens=150", "--set", "retry.base_s=0.01"]
+    ended = run(endpoint, rows, "--concurrency", "64", *settings)
+    assert (ended.code, ended.summary["stopped_by"], ended.summary["failed"]) == (3, "budget", 0)
+    used = endpoint.stats()[budget]
+    assert 0.97 * most <= used <= most if budget == "tokens" else used == most
+
+
+@pytest.mark.parametrize("fault", ["503", "reset_before"])
+def test_an_outage_fails_no_row_and_costs_few_requests(fault: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1_500)
+    endpoint.knobs(latency_s=0.06, jitter_s=0.05)
+    later(1.5, endpoint, down=fault)
+    later(5.5, endpoint, down=None)
+    ended = run(endpoint, rows, "--concurrency", "32", "--set", "retry.base_s=0.5")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, 1_500, 0)
+    assert "does not answer" in ended.err
+    assert "answers again" in ended.err
+    # Those sent until the first failure was known, some to be certain, a probe or two.
+    assert endpoint.stats()["requests"] - 1_500 <= 32 + 4 + 2
+
+
+def test_an_outage_that_lasts_stops_the_run(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    endpoint.knobs(latency_s=0.01, fail_after=50, fail_with="503")
+    ended = run(endpoint, rows, "--set", "limits.max_outage=1s")
+    assert (ended.code, ended.summary["stopped_by"], ended.summary["failed"]) == (3, "endpoint", 0)
+    assert "limits.max_outage" in ended.summary["message"]
+
+
+def test_too_many_failures_end_a_run(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1_000)
+    endpoint.knobs(faults={"400": 0.3}, seed=3)
+    ended = run(endpoint, rows, "--set", "limits.max_failures=20")
+    assert (ended.code, ended.summary["stopped_by"]) == (3, "failures")
+    assert 21 <= ended.summary["failed"] <= 21 + 64
+    assert ended.summary["message"].count("the request is malformed") == 1
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_two_endpoints_share_the_rows(
+    dies: bool, endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 900)
+    endpoint.knobs(rpm=100, window_s=1.0, latency_s=0.05)
+    other.knobs(rpm=500, window_s=1.0, latency_s=0.05)
+    if dies:
+        killer = threading.Timer(2.0, other.kill)
+        killer.start()
+    ended = run_job(
+        tmp_path / "job.toml",
+        f"""
+        [job]
+        out = "{tmp_path / "out"}"
+        [input]
+        path = "{rows}"
+        [params]
+        model = "m"
+        [[endpoints]]
+        name = "small"
+        base_url = "{endpoint.base_url}"
+        model = "m-small"
+        [[endpoints]]
+        name = "large"
+        base_url = "{other.base_url}"
+        """,
+    )
+    assert (ended["code"], ended["ok"], ended["failed"]) == (0, 900, 0)
+    by = dict(table(tmp_path / "out")["endpoint"].value_counts().iter_rows())
+    assert by.keys() == {"small", "large"}
+    assert by["small"] == endpoint.stats()["good"]
+    if not dies:
+        assert by["large"] > by["small"]
+
+
+def test_a_key_that_one_endpoint_refuses_leaves_the_other(
+    endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 100)
+    endpoint.knobs(key="another")
+    one, two = (f'[[endpoints]]\nname = "{n}"\nbase_url = "{e.base_url}"\n' for n, e in (("a", endpoint), ("b", other)))
+    head = f'[job]\nout = "{tmp_path / "out"}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
+    ended = run_job(tmp_path / "job.toml", head + one + two)
+    assert (ended["code"], ended["ok"]) == (0, 100)
+    assert endpoint.stats()["requests"] == 1
+    assert "a is not used any more" in ended["err"]
+
+
+def test_nothing_is_sent_outside_of_the_hours(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 10)
+    soon = datetime.datetime.now() + datetime.timedelta(hours=2)
+    hours = f"{soon:%H:%M}-{soon + datetime.timedelta(hours=1):%H:%M}"
+    ended = run(endpoint, rows, "--set", f"limits.active_hours={hours}", "--deadline", "3s")
+    assert (ended.code, ended.summary["stopped_by"]) == (3, "deadline")
+    assert endpoint.stats()["requests"] == 0
+    assert "active_hours" in ended.err
+
+
+def test_a_deadline_lets_what_is_in_flight_end(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 2_000)
+    endpoint.knobs(latency_s=0.7)
+    began = time.time()
+    ended = run(endpoint, rows, "--deadline", "4s", "--set", "limits.grace_s=0.1", "--concurrency", "16")
+    assert (ended.code, ended.summary["stopped_by"]) == (3, "deadline")
+    assert endpoint.stats()["abandoned"] == 0
+    assert max(record["at"] for record in endpoint.log()) < began + 20
+    assert ended.summary["ok"] == endpoint.stats()["good"]
+
+
+def test_telemetry_says_what_binds(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 150)
+    endpoint.knobs(rpm=20, window_s=1.0)
+    ended = run(endpoint, rows)
+    assert ended.code == 0
+    lines = telemetry(rows.parent / "out")
+    assert lines
+    assert {line["binding"] for line in lines} <= BINDINGS
+    assert lines[-1]["binding"] == "quota"
+    assert lines[-1]["endpoints"][0]["requests_per_minute"] == pytest.approx(1_200, rel=0.05)
+    assert pl.DataFrame(lines)["run_id"].n_unique() == 1
+
+
+def test_the_queue_that_a_server_shows_bounds_what_it_gets(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1_500)
+    endpoint.knobs(slots=16, latency_s=0.05, metrics="vllm", keep_log=False)
+    ended = run(endpoint, rows, "--concurrency", "auto")
+    seen = endpoint.stats()
+    assert (ended.code, seen["good"]) == (0, 1_500)
+    assert "GET /metrics" in seen["elsewhere"]
+    assert max(row[4] for row in seen["by_second"][2:]) <= 32
