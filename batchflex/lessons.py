@@ -125,9 +125,10 @@ class RefusalLesson:
     """
 
     _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends
-    _AGREE = 0.05
+    _AGREE, _PASSED = 0.05, 0.8
     _CAREFUL, _MOST_CAREFUL, _CAREFUL_S = 0.15, 50.0, 0.02
-    _HOLDS, _ELAPSED_S, _SHARE = 6, 5.0, 0.02
+    # To look back takes so many refusals and so long: seconds, and times the longest wait that was named.
+    _HOLDS, _ELAPSED_S, _WINDOWS, _SHARE = 6, 5.0, 3.0, 0.02
     _BANNED_S, _LONGEST_BAN_S = 60.0, 3600.0
     _PROVEN_S = 10.0
     _GROWTH, _MOST_GROWTH = 0.005, 0.08
@@ -145,7 +146,10 @@ class RefusalLesson:
         # Over all spans since the first refusal, or since the lesson was drawn.
         self._since: float | None = None
         self._accepted = 0.0
+        self._first_refused: float | None = None
+        self._ever_accepted = 0.0
         self._holds = 0
+        self._longest_s = 0.0
         self._held_until = float("-inf")
         self._banned_until = float("-inf")
         self._ban_s = self._BANNED_S
@@ -174,6 +178,8 @@ class RefusalLesson:
             self._span_is_over()
         if sent_at >= self._begin:
             self._units += units
+        if self._first_refused is not None and sent_at >= self._first_refused:
+            self._ever_accepted += units
         if self._since is not None and sent_at >= self._since:
             self._accepted += units
             if self.rate is not None and now - self._since >= max(self.window_s or 0.0, self._PROVEN_S):
@@ -188,11 +194,15 @@ class RefusalLesson:
         self._holds += 1
         if self._since is None:
             self._since, self._accepted = now, 0.0
+        if self._first_refused is None:
+            self._first_refused = now
         if self._end is not None and sent_at >= self._end:
             self._span_is_over()
         if retry_after_s is not None and retry_after_s >= self._NAMED_S:
             self._end = now + retry_after_s
-        if now >= self._banned_until and self._holds >= self._HOLDS and now - self._since >= self._ELAPSED_S:
+        self._longest_s = max(self._longest_s, retry_after_s or 0.0)
+        long_enough = now - self._since >= max(self._ELAPSED_S, self._WINDOWS * self._longest_s)
+        if now >= self._banned_until and self._holds >= self._HOLDS and long_enough:
             self._look_back(now)
 
     def _span_is_over(self) -> None:
@@ -203,8 +213,11 @@ class RefusalLesson:
         guess, self._guess = self._guess, units
         if self.rate is not None or guess is None or begin < self._banned_until or units < 2:
             return
-        if abs(units - guess) <= max(1.0, self._AGREE * guess):
-            self._learn(end, units, _usual(end - begin))
+        window_s = _usual(end - begin)
+        seen = self._ever_accepted / max(1e-9, end - (self._first_refused or begin))
+        # A quota lets no more pass than it allows: if more has passed, these spans are no windows.
+        if abs(units - guess) <= max(1.0, self._AGREE * guess) and units / window_s >= self._PASSED * seen:
+            self._learn(end, units, window_s)
 
     def _learn(self, now: float, units: float, window_s: float) -> None:
         self.limit, self.window_s = units, window_s

@@ -57,6 +57,13 @@ def test_refusals_alone_of_other_kinds(kind: str, latency_s: float) -> None:
     assert share_refused(client) <= 0.04
 
 
+def test_what_is_hard_to_learn_is_at_least_not_learned_wrong() -> None:
+    """A sliding window whose answers take long: what was sent in bursts becomes free in bursts."""
+    server = Limit(300, 10, "sliding", headers=False, latency_s=0.5)
+    asked(server, 100)
+    assert server.used(10, 100) >= 0.7
+
+
 def test_tokens_by_headers() -> None:
     chance = random.Random(3)
     server = Limit(60_000, 10, of_tokens=True)
