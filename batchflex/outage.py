@@ -6,7 +6,7 @@ from __future__ import annotations
 _DOUBT_AFTER, _DOWN_AFTER, _DOWN_AFTER_ALONE = 2, 6, 4
 # Or so many of those that were sent since the first failure, and such a share of them, without an answer to any of them.
 _DOUBT_NEWER, _DOUBT_SHARE, _DOWN_SHARE = 3, 0.6, 0.8
-_ROWS, _ROWS_TO_BLAME = 2, 4
+_ROWS = 4
 _FIRST_PROBE_S, _NEXT_PROBE_S, _LONGEST_PROBE_S = 3.5, 4.7, 30.0
 _GROWTH = 0.08
 # After an outage that was none so many times more failures have to come; one more often than that, up to so many.
@@ -14,27 +14,23 @@ _WARIER, _WARIEST = 2, 16
 
 
 class _Failures:
-    """How many, and of which rows: those of one row say nothing of the endpoint, nor do those of few that may be to blame."""
+    """How many, and of which rows: those of few rows say nothing of the endpoint."""
 
-    __slots__ = ("count", "fewest_rows", "rows")
+    __slots__ = ("count", "rows")
 
     def __init__(self) -> None:
         self.count = 0
-        self.fewest_rows = _ROWS
         self.rows: set[bytes] = set()
 
-    def add(self, row: bytes, *, of_row: bool) -> None:
+    def add(self, row: bytes) -> None:
         self.count += 1
         self.rows.add(row)
-        if of_row:
-            self.fewest_rows = _ROWS_TO_BLAME
 
     def reach(self, count: int) -> bool:
-        return self.count >= count and len(self.rows) >= self.fewest_rows
+        return self.count >= count and len(self.rows) >= min(count, _ROWS)
 
     def clear(self) -> None:
         self.count = 0
-        self.fewest_rows = _ROWS
         self.rows.clear()
 
 
@@ -79,21 +75,19 @@ class Outage:
         self._sent += 1
         return self._sent
 
-    def failed(
-        self, now: float, number: int, row: bytes, in_flight: int, *, of_row: bool = False, timed_out: bool = False
-    ) -> bool:
+    def failed(self, now: float, number: int, row: bytes, in_flight: int, *, timed_out: bool = False) -> bool:
         """An attempt failed as it would if the endpoint were down; so many others are in flight.
 
         One that ``timed_out`` tells of when it was sent, not of now, so that it says nothing if a later one was answered.
-        ``of_row`` tells that it may as well be the row's fault. True: with this one the outage begins.
+        True: with this one the outage begins.
         """
         if self._since is not None or (timed_out and number < self._latest):
             return False
-        self._in_a_row.add(row, of_row=of_row)
+        self._in_a_row.add(row)
         if self._first is None:
             self._first = number
         if number >= self._first:
-            self._newer.add(row, of_row=of_row)
+            self._newer.add(row)
         enough = self._wary * (_DOWN_AFTER if in_flight else _DOWN_AFTER_ALONE)
         if not self._in_a_row.reach(enough) and not self._newer_fail(_DOWN_AFTER_ALONE, _DOWN_SHARE):
             return False

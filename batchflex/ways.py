@@ -101,9 +101,7 @@ class Ways:
             self.understood(way, number)
             return fault
         late = fault.error_type == "timeout"
-        begins = way.outage.failed(
-            time.monotonic(), number, request.key, way.lane.in_flight - 1, of_row=fault.blame == "row", timed_out=late
-        )
+        begins = way.outage.failed(time.monotonic(), number, request.key, way.lane.in_flight - 1, timed_out=late)
         way.lane.doubted = way.outage.doubted
         if begins:
             self._gate.pause(way.lane, _OUTAGE)
