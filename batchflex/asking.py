@@ -33,13 +33,18 @@ class _Halted(Exception):
 
 
 class _Row:
-    """A request being asked. ``refused`` counts its refusals by a rate limit, ``way`` is where it was sent last."""
+    """A request being asked. ``refused`` counts its refusals by a rate limit.
 
-    __slots__ = ("cost", "refused", "request", "started_at", "tries", "waiting", "way")
+    ``way`` is where it was sent last, as the request of that ``number``; ``outages`` is how many there had been by then.
+    """
+
+    __slots__ = ("cost", "number", "outages", "refused", "request", "started_at", "tries", "waiting", "way")
 
     def __init__(self, request: Request, cost: Cost) -> None:
         self.request = request
         self.cost = cost
+        self.number = 0
+        self.outages = 0
         self.refused = 0
         self.tries = Tries()
         self.started_at = 0
@@ -51,6 +56,7 @@ class _Suspect(NamedTuple):
     """A row given up at that moment, and where it was asked last."""
 
     made: Outcome
+    fault: AttemptError
     row: _Row
     way: Way
     at: float
@@ -90,16 +96,23 @@ class Asking:
         self._stop = stop
         self._suspects: list[_Suspect] = []
         self._judging = anyio.Lock()
+        self._persisting = 0
+        self._none_persists = anyio.Event()
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
-            self._ways.watch_in(watching)
-            async with anyio.create_task_group() as self._again, anyio.create_task_group() as tasks:
-                for _ in range(workers):
-                    tasks.start_soon(self._work, feed)
-            if self._suspects:
-                await self._judge_suspects()
+            self._ways.watch_in(watching, self._returned)
+            async with anyio.create_task_group() as self._again:
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(workers):
+                        tasks.start_soon(self._work, feed)
+                while self._tally.stopped_by is None and (self._persisting or self._suspects):
+                    if self._persisting:
+                        self._none_persists = anyio.Event()
+                        await self._none_persists.wait()
+                    else:
+                        await self._judge_suspects()
             watching.cancel_scope.cancel()
 
     async def _work(self, feed: Feed) -> None:
@@ -114,20 +127,35 @@ class Asking:
                 pass
             except AttemptError as fault:
                 if isinstance(fault, Transient) and row.waiting:
-                    self._again.start_soon(self._persist, row, fault)
+                    self._begin_persisting(row, fault)
                 else:
                     await self._give_up(row, fault)
+
+    def _begin_persisting(self, row: _Row, first: Transient) -> None:
+        self._persisting += 1
+        self._again.start_soon(self._persist, row, first)
 
     async def _persist(self, row: _Row, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
         try:
-            await retry.persist(lambda: self._attempt(row), first, row.tries, self._policy, self._gate.sleep)
+            await retry.persist(lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep)
         except _Halted:
             pass
         except AttemptError as fault:
             await self._give_up(row, fault)
         finally:
             self._gate.end_backing_off()
+            self._persisting -= 1
+            if not self._persisting:
+                self._none_persists.set()
+
+    async def _attempt_again(self, row: _Row) -> Answer:
+        """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
+        way = row.way
+        known = way is None or not self._ways.any_answered or way.outage.has_answered_since(row.number)
+        if not known and way is not None and retry.is_last(row.tries, self._policy):
+            await self._ways.works(way, row.request, row.tries.sent)
+        return await self._attempt(row)
 
     async def _attempt(self, row: _Row) -> Answer:
         """Send the row once, and keep its answer before anything else can happen.
@@ -144,6 +172,10 @@ class Asking:
         tally.requests_sent += 1
         tally.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, way.outage.sent()
+        row.number = number
+        if row.outages != self._ways.outages:
+            row.outages = self._ways.outages
+            row.tries.forgive()
         try:
             answer = await way.client.attempt(
                 row.request, lambda told: lane.pace.told(time.monotonic(), row.cost, told)
@@ -152,39 +184,34 @@ class Asking:
             row.tries.count(now - began, costs=True)
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             self._keep(made)
-            tally.use(answer.usage, made.cost)
-            self._budget.settled(row.cost, answer.usage, now - began, billed=True)
-            lane.pace.answered(now, row.cost, answer.usage, lane.in_flight - 1)
-            self._ways.answered(way, number, row.request)
+            self._ways.settle_answer(way, row.cost, answer.usage)
+            self._ways.answered(way, number, row.request, first=not row.waiting)
             if self._suspects:
                 self._clear_suspects(way, asked_before=began)
             return answer
         except AttemptError as fault:
-            raise self._failed_once(row, way, fault, began, number) from None
+            raise self._failed_once(row, way, fault, began) from None
         finally:
+            self._ways.ended(way, number)
             self._gate.leave(lane)
 
-    def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float, number: int) -> AttemptError:
+    def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
         now = time.monotonic()
-        lane = way.lane
-        self._budget.settled(row.cost, None, billed=classify.may_be_billed(fault))
-        of_row = isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row")
+        first = not row.waiting
+        of_row = classify.is_of_row(fault)
+        self._ways.settle_failure(way, row.cost, fault)
         if isinstance(fault, RateLimited):
-            self._tally.rate_limited += 1
-            lane.pace.refused(now, row.cost, fault.retry_after_s, lane.in_flight - 1)
-            self._ways.understood(way, number)
+            self._ways.understood(way, row.number, first=first)
             row.refused += 1
-        else:
-            lane.pace.failed(now, row.cost, lane.in_flight - 1, of_row=of_row)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
             fault = self._ways.refuses(way, fault, row.request)
         elif isinstance(fault, RowFault):
-            self._ways.understood(way, number)
-            self._gate.prove(lane)
+            self._ways.understood(way, row.number, first=first)
+            self._gate.prove(way.lane)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
-            fault = self._ways.failed(way, fault, number, row.request)
+            fault = self._ways.failed(way, fault, row.number, row.request, first=first)
         row.tries.count(now - began, costs=retry.costs(fault))
         if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
             return classify.too_often(fault)
@@ -201,7 +228,8 @@ class Asking:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
-        failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token.
+        failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
+        there turns out to be an outage, it is asked again.
         """
         made = outcome.failed(self._frame, row.request, self._effort(row), fault)
         if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
@@ -209,7 +237,7 @@ class Asking:
             return
         if self._tally.stopped_by is not None or row.way is None:
             return
-        self._suspects.append(_Suspect(made, row, row.way, time.monotonic()))
+        self._suspects.append(_Suspect(made, fault, row, row.way, time.monotonic()))
         self._gate.doubt_row(_MOST_SUSPECTS)
         never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
@@ -223,12 +251,28 @@ class Asking:
                 last = next(suspect for suspect in reversed(self._suspects) if suspect.way is way)
                 if await self._ways.works(way, last.row.request, last.row.tries.sent):
                     self._clear_suspects(way, asked_before=time.monotonic())
+                elif way.lane.closed:
+                    self._ask_suspects_again(way)
 
     def _clear_suspects(self, way: Way, asked_before: float) -> None:
         """This endpoint has answered what was sent after these were given up: so it was them."""
         for suspect in [s for s in self._suspects if s.way is way and s.at < asked_before]:
             self._suspects.remove(suspect)
             self._keep(suspect.made)
+
+    def _returned(self, way: Way, was_down: bool) -> None:
+        """This endpoint answers again: if it was down, what was given up meanwhile was not to blame."""
+        if not was_down:
+            self._clear_suspects(way, asked_before=time.monotonic())
+        else:
+            self._ask_suspects_again(way)
+
+    def _ask_suspects_again(self, way: Way) -> None:
+        for suspect in [s for s in self._suspects if s.way is way]:
+            self._suspects.remove(suspect)
+            suspect.row.waiting = True
+            self._gate.begin_backing_off()
+            self._begin_persisting(suspect.row, classify.deferred(suspect.fault))
 
     def _keep(self, made: Outcome) -> None:
         try:

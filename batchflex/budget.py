@@ -169,6 +169,10 @@ class Budget:
                 return verdict
         return GO
 
+    def price_usd(self, usage: Usage) -> float | None:
+        """What an answer cost, where prices are known."""
+        return None if self._prices is None else price_usd(self._prices, usage)
+
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""
         return self._deadline.left_s(now)

@@ -157,6 +157,11 @@ def may_be_billed(fault: AttemptError) -> bool:
     return fault.error_type in _MAYBE_BILLED
 
 
+def is_of_row(fault: AttemptError) -> bool:
+    """Whether it is the row that is at fault, and the endpoint works."""
+    return isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row")
+
+
 def _facts(fault: AttemptError) -> dict[str, Any]:
     return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body")}
 

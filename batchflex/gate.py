@@ -23,8 +23,9 @@ Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 class Lane:
     """The way to one endpoint: how many requests are in flight there, and whether more may go.
 
-    ``proven`` tells that it answered as an endpoint does that works; until then, and while it is ``doubted`` again, requests go
-    one at a time. ``pauses`` are the reasons why nothing goes now. A lane that is ``closed`` is used no more.
+    ``proven`` tells that it answered as an endpoint does that works; until then requests go one at a time. ``most_in_doubt`` is
+    how many may be in flight while it is doubted again. While it is ``failing``, rows that have not failed go before those that
+    have: they tell more. ``pauses`` are the reasons why nothing goes now. A lane that is ``closed`` is used no more.
     """
 
     def __init__(self, name: str, pace: Pace) -> None:
@@ -32,14 +33,18 @@ class Lane:
         self.pace = pace
         self.in_flight = 0
         self.proven = False
-        self.doubted = False
+        self.most_in_doubt: int | None = None
+        self.failing = False
         self.closed = False
         self.pauses: set[str] = set()
 
     @property
     def window(self) -> int:
         """How many requests may be in flight here now."""
-        return self.pace.concurrency.size if self.proven and not self.doubted else 1
+        if not self.proven:
+            return 1
+        size = self.pace.concurrency.size
+        return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
 
     @property
     def is_open(self) -> bool:
@@ -96,7 +101,7 @@ class Gate:
     def bound(self) -> Bound | None:
         """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
         if self._again or self._fresh:
-            return self._bound if self._may_begin(bool(self._again)) else "endpoint"
+            return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
         return self._bound_by_slots() if not any(self._has_room(lane) for lane in self.lanes) else None
 
     async def enter(self, cost: Cost, *, again: bool = False) -> Lane | None:
@@ -104,7 +109,7 @@ class Gate:
         if self.closed:
             return None
         queue = self._again if again else self._fresh
-        if not queue and self._may_begin(again) and (lane := self._admit(cost)) is not None:
+        if not queue and self._may_begin(again=again) and (lane := self._admit(cost)) is not None:
             return lane
         if self.closed:
             return None
@@ -196,10 +201,21 @@ class Gate:
                 self._due = float("inf")
                 self._pump()
 
-    def _may_begin(self, again: bool) -> bool:
+    def _may_begin(self, *, again: bool) -> bool:
         if again:
             return True
-        return not self._again and self.backing_off < (self._most_backing_off if self._proven else self._rows_on_trial)
+        most = self._most_backing_off if self._proven else self._rows_on_trial
+        return self.backing_off < most and (not self._again or self._failing)
+
+    @property
+    def _failing(self) -> bool:
+        return any(lane.failing for lane in self.lanes)
+
+    def _next(self) -> deque[_Waiter] | None:
+        """Those of whom the first may begin."""
+        if self._fresh and self._may_begin(again=False):
+            return self._fresh
+        return self._again or None
 
     def _has_room(self, lane: Lane) -> bool:
         return lane.in_flight < lane.window and not lane.pauses and not lane.closed
@@ -253,8 +269,8 @@ class Gate:
 
     def _pump(self) -> None:
         while not self.closed:
-            queue = self._again or self._fresh
-            if not queue or not self._may_begin(queue is self._again) or (lane := self._admit(queue[0].cost)) is None:
+            queue = self._next()
+            if queue is None or (lane := self._admit(queue[0].cost)) is None:
                 return
             waiter = queue.popleft()
             waiter.lane = lane

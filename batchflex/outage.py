@@ -1,117 +1,162 @@
-"""Whether an endpoint is down, and when to ask it again. Decisions only: time is passed in, nothing is sent here."""
+"""Whether an endpoint is down, and when to ask it again. Decisions only: time is passed in, nothing is sent here.
+
+The question is how surprising it would be if an endpoint that works failed so often without an answer in between (a sequential
+test; Wald 1945, "Sequential Tests of Statistical Hypotheses"). The share of requests that fail although it works is learned.
+"""
 
 from __future__ import annotations
 
-# Failures without any answer between them; fewer are enough when nothing is in flight that could still tell.
-_DOUBT_AFTER, _DOWN_AFTER, _DOWN_AFTER_ALONE = 2, 6, 4
-# Or so many of those that were sent since the first failure, and such a share of them, without an answer to any of them.
-_DOUBT_NEWER, _DOUBT_SHARE, _DOWN_SHARE = 3, 0.6, 0.8
-_ROWS = 4
+import math
+
+# What happens once in a million times to an endpoint that works means that it is down; once in ten thousand, a doubt.
+_DOWN, _DOUBT = 1e-6, 1e-4
+# The share that fails is taken to be 1 of 50 until more is known; of so many it is remembered.
+_FAIL_FIRST, _OF_FIRST, _MEMORY = 1.0, 50.0, 1_000.0
+_LEAST_SHARE, _MOST_SHARE = 0.002, 0.9
 _FIRST_PROBE_S, _NEXT_PROBE_S, _LONGEST_PROBE_S = 3.5, 4.7, 30.0
 _GROWTH = 0.08
-# After an outage that was none so many times more failures have to come; one more often than that, up to so many.
-_WARIER, _WARIEST = 2, 16
 
 
-class _Failures:
-    """How many, and of which rows: those of few rows say nothing of the endpoint."""
-
-    __slots__ = ("count", "rows")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.rows: set[bytes] = set()
-
-    def add(self, row: bytes) -> None:
-        self.count += 1
-        self.rows.add(row)
-
-    def reach(self, count: int) -> bool:
-        return self.count >= count and len(self.rows) >= min(count, _ROWS)
-
-    def clear(self) -> None:
-        self.count = 0
-        self.rows.clear()
+def _chance(failed: int, of: int, share: float) -> float:
+    """An upper bound of the probability that so many fail of so many that are independent, each with the same share."""
+    if failed <= 0:
+        return 1.0
+    ways = math.lgamma(of + 1) - math.lgamma(failed + 1) - math.lgamma(of - failed + 1)
+    return math.exp(min(0.0, ways + failed * math.log(share)))
 
 
 class Outage:
     """The breaker of one endpoint.
 
-    Failures in a row raise a doubt: then requests should go one at a time. More of them mean that it is down. A server that
-    dies may still finish what it has begun, so that requests sent since the first failure are looked at by themselves as well;
-    a server that works answers most of those. ``most_s`` is how long an outage may last.
+    Only first attempts are evidence: that a row fails again may be the row's own fault. One at least must have been sent after
+    a failure was known: a machine behind a balancer that dies takes all that it has in flight with it, and what is sent then is
+    answered by another. Two views are taken of the failures
+    since the last answer. Of those in a row, as if whatever is still in flight were to be answered: failures may come sooner
+    than answers. And of those sent since the first of them, whatever becomes of older ones: a server that dies may still finish
+    what it has begun. While there is a doubt, what is newly sent goes one at a time. ``most_s`` is how long an outage may last.
 
     Probes come after 3.5 s, then every 4.7 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
     """
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
-        self._sent = self._latest = 0
-        self._wary = 1
-        self._in_a_row = _Failures()
-        # Since the first failure that no answer to a later request has put right: its number, and the rows that failed.
+        self._sent = self._latest = self._in_flight = 0
+        self._seen_failing, self._seen = _FAIL_FIRST, _OF_FIRST
+        self._in_a_row = 0
+        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
+        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
         self._first: int | None = None
-        self._newer = _Failures()
+        self._known_at = self._newer = self._pending = 0
+        self._confirmed = False
+        self._doubted_at: int | None = None
+        self._older_in_flight = 0
         self._since: float | None = None
         self._last_probe = 0.0
         self._probes = 0
+        self._certain = False
 
     @property
     def on(self) -> bool:
         return self._since is not None
 
     @property
-    def doubted(self) -> bool:
-        """Whether requests should go one at a time, until it is clear."""
-        return self._in_a_row.reach(self._wary * _DOUBT_AFTER) or self._newer_fail(_DOUBT_NEWER, _DOUBT_SHARE)
+    def failing(self) -> bool:
+        """Whether a first attempt has failed and nothing that was sent later was answered."""
+        return self._first is not None
 
-    def _newer_fail(self, fewest: int, share: float) -> bool:
-        if self._first is None:
-            return False
-        return self._newer.reach(self._wary * fewest) and self._newer.count >= share * (self._sent - self._first + 1)
+    @property
+    def most_in_flight(self) -> int | None:
+        """How many requests may be in flight while there is a doubt: one besides those sent before. ``None``: no doubt."""
+        return None if self._doubted_at is None else self._older_in_flight + 1
+
+    @property
+    def usual_share(self) -> float:
+        """The share of first attempts that is taken to fail while the endpoint works: that seen, and one deviation."""
+        share = max(_LEAST_SHARE, self._seen_failing / self._seen)
+        return min(_MOST_SHARE, share + math.sqrt(share / self._seen))
+
+    def has_answered_since(self, number: int) -> bool:
+        """Whether anything was answered that was sent after this request."""
+        return self._latest > number
 
     def sent(self) -> int:
         """A request goes; returns its number."""
         self._sent += 1
+        self._in_flight += 1
         return self._sent
 
-    def failed(self, now: float, number: int, row: bytes, in_flight: int, *, timed_out: bool = False) -> bool:
-        """An attempt failed as it would if the endpoint were down; so many others are in flight.
+    def ended(self, number: int) -> None:
+        """Its end, whichever it was, after :meth:`failed` or :meth:`answered`."""
+        self._in_flight -= 1
+        if self._doubted_at is not None and number <= self._doubted_at:
+            self._older_in_flight -= 1
+
+    def failed(self, now: float, number: int, *, first: bool, timed_out: bool = False) -> bool:
+        """An attempt failed as it would if the endpoint were down; ``first`` if the row had not failed before.
 
         One that ``timed_out`` tells of when it was sent, not of now, so that it says nothing if a later one was answered.
         True: with this one the outage begins.
         """
-        if self._since is not None or (timed_out and number < self._latest):
+        if self._since is not None or not first:
             return False
-        self._in_a_row.add(row)
+        if timed_out and number < self._latest:
+            self._learn(1, 1)
+            return False
+        self._in_a_row += 1
+        self._pending += 1
         if self._first is None:
-            self._first = number
-        if number >= self._first:
-            self._newer.add(row)
-        enough = self._wary * (_DOWN_AFTER if in_flight else _DOWN_AFTER_ALONE)
-        if not self._in_a_row.reach(enough) and not self._newer_fail(_DOWN_AFTER_ALONE, _DOWN_SHARE):
+            self._first, self._known_at = number, self._sent
+        self._newer += number >= self._first
+        self._confirmed = self._confirmed or number > self._known_at
+        newer = self._chance_of_newer()
+        if self._doubted_at is None and min(newer, _chance(self._in_a_row, self._in_a_row, self.usual_share)) <= _DOUBT:
+            self._doubted_at, self._older_in_flight = self._sent, self._in_flight
+        others = self._in_flight - 1
+        in_a_row = _chance(self._in_a_row, self._in_a_row + others, self.usual_share)
+        if not self._confirmed or min(newer, in_a_row) > _DOWN:
             return False
-        self._since = self._last_probe = now
-        self._probes = 0
+        self._begin(now)
         return True
 
-    def answered(self, number: int) -> None:
+    def answered(self, number: int, *, first: bool) -> None:
         """An attempt was answered, by a completion, a refusal or words about the request itself."""
-        self._latest = max(self._latest, number)
-        self._wary = 1
-        if self._in_a_row.count:
-            self._in_a_row.clear()
-        if self._first is not None and number >= self._first:
-            self._first = None
-            self._newer.clear()
+        if number > self._latest:
+            self._latest = number
+        if first:
+            self._learn(0, 1)
+        if self._first is None or self._since is not None:
+            return
+        self._in_a_row = 0
+        if number >= self._first:
+            self._learn(self._pending, self._pending)
+            self._clear()
+        elif self._doubted_at is not None and self._chance_of_newer() > _DOUBT:
+            self._doubted_at = None
 
-    def over(self) -> None:
-        """A probe was answered. If it was the first, it may have been no outage, but rows that the endpoint cannot answer."""
-        self._wary = min(_WARIEST, _WARIER * self._wary) if self._probes <= 1 else 1
-        self._since = self._first = None
+    def probe_answered(self) -> None:
+        """A request of the run's own was answered, one that was sent after all others."""
+        self._sent += 1
+        self.answered(self._sent, first=False)
+
+    def begin(self, now: float) -> None:
+        """A request of the run's own failed as if the endpoint were down: no chance of a row."""
+        self._begin(now)
+        self._certain = True
+
+    def over(self) -> bool:
+        """A probe was answered. False: it was the first, so it may have been no outage, but rows that cannot be answered."""
+        real = self._certain or self._probes > 1
+        if not real:
+            # What was usual before is not usual now.
+            scale = min(1.0, _OF_FIRST / self._seen)
+            self._seen, self._seen_failing = self._seen * scale, self._seen_failing * scale
+            self._learn(self._pending, self._pending)
+        self._since = None
+        self._certain = False
+        self._sent += 1
         self._latest = self._sent
-        self._in_a_row.clear()
-        self._newer.clear()
+        self._clear()
+        return real
 
     def probe_in_s(self, now: float) -> float:
         """Seconds until the next probe."""
@@ -133,3 +178,23 @@ class Outage:
     def too_long(self, now: float) -> bool:
         """Whether to give up."""
         return self._since is not None and now - self._since >= self._most_s
+
+    def _chance_of_newer(self) -> float:
+        since_first = 0 if self._first is None else self._sent - self._first + 1
+        return _chance(self._newer, since_first, self.usual_share)
+
+    def _begin(self, now: float) -> None:
+        self._since = self._last_probe = now
+        self._probes = 0
+
+    def _clear(self) -> None:
+        self._first = self._doubted_at = None
+        self._in_a_row = self._newer = self._pending = 0
+        self._confirmed = False
+
+    def _learn(self, failing: int, of: int) -> None:
+        self._seen_failing += failing
+        self._seen += of
+        if self._seen > _MEMORY:
+            self._seen_failing /= 2
+            self._seen /= 2

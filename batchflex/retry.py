@@ -33,6 +33,11 @@ class Tries:
             self.spent += 1
             self.seconds += seconds
 
+    def forgive(self) -> None:
+        """What was used up so far does not count: the endpoint was to blame."""
+        self.spent = 0
+        self.seconds = 0.0
+
 
 def costs(fault: BaseException) -> bool:
     """Whether a failure uses up one of the attempts, and of the time, that a row has."""
@@ -44,6 +49,11 @@ def exhausted(fault: BaseException | None, tries: Tries, policy: RetrySection) -
     if fault is not None and not costs(fault):
         return False
     return tries.spent >= policy.attempts or tries.seconds >= policy.max_s
+
+
+def is_last(tries: Tries, policy: RetrySection) -> bool:
+    """Whether the next attempt, if it counts, is the last one allowed."""
+    return tries.spent >= policy.attempts - 1
 
 
 def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:

@@ -37,7 +37,7 @@ from .prepare import Prepared, prepare
 from .spans import deadline_s, parse_duration, until_change_s
 from .tally import Tally
 from .telemetry import Telemetry, binding
-from .ways import Way, Ways
+from .ways import HOURS, Way, Ways
 
 if TYPE_CHECKING:
     import polars as pl
@@ -300,9 +300,9 @@ class _Conduct:
                 paused = not active
                 for lane in gate.lanes:
                     if paused:
-                        gate.pause(lane, "hours")
+                        gate.pause(lane, HOURS)
                     else:
-                        gate.resume(lane, "hours")
+                        gate.resume(lane, HOURS)
                 if paused:
                     self._observer.note(f"it is not within limits.active_hours ({hours}): nothing is sent until then")
             task_status.started()

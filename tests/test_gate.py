@@ -206,6 +206,36 @@ async def test_a_doubted_row_lets_others_be_tried_one_at_a_time() -> None:
         assert [r.admitted for r in others] == [True, True, None]
 
 
+async def test_while_an_endpoint_fails_rows_that_have_not_failed_go_first() -> None:
+    subject = gate(limit=1)
+    only = subject.lanes[0]
+    async with visiting() as tasks:
+        first = await visit(tasks, subject)
+        again = await visit(tasks, subject, again=True)
+        fresh = [await visit(tasks, subject) for _ in range(2)]
+        only.failing = True
+        await first.go()
+        assert (again.admitted, [r.admitted for r in fresh]) == (None, [True, None])
+        only.failing = False
+        await fresh[0].go()
+        assert (again.admitted, [r.admitted for r in fresh]) == (True, [True, None])
+
+
+async def test_in_doubt_no_more_are_in_flight_than_it_allows() -> None:
+    subject = gate(limit=3)
+    only = subject.lanes[0]
+    async with visiting() as tasks:
+        older = [await visit(tasks, subject) for _ in range(2)]
+        only.most_in_doubt = 2
+        waiting = [await visit(tasks, subject) for _ in range(2)]
+        assert [r.admitted for r in waiting] == [None, None]
+        await older[0].go()
+        assert [r.admitted for r in waiting] == [True, None]
+        only.most_in_doubt = None
+        await older[1].go()
+        assert [r.admitted for r in waiting] == [True, True]
+
+
 async def test_many_that_back_off_hold_new_rows_back() -> None:
     subject = gate(limit=10, most_backing_off=2)
     async with visiting() as tasks:

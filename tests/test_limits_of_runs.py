@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,24 @@ def other() -> Iterator[CountingEndpoint]:
         yield endpoint
 
 
-def later(seconds: float, endpoint: CountingEndpoint, **knobs: Any) -> threading.Timer:
-    timer = threading.Timer(seconds, lambda: endpoint.knobs(**knobs))
-    timer.daemon = True
-    timer.start()
-    return timer
+Later = Callable[..., None]
+
+
+@pytest.fixture
+def later(endpoint: CountingEndpoint) -> Iterator[Later]:
+    """Sets knobs of the endpoint after so many seconds, unless the test has ended by then."""
+    timers: list[threading.Timer] = []
+
+    def set_later(seconds: float, **knobs: Any) -> None:
+        timer = threading.Timer(seconds, lambda: endpoint.knobs(**knobs))
+        timer.daemon = True
+        timers.append(timer)
+        timer.start()
+
+    yield set_later
+    for timer in timers:
+        timer.cancel()
+        timer.join()
 
 
 def run_job(path: Path, text: str) -> dict[str, Any]:
@@ -59,10 +72,10 @@ def test_credit_that_ends_stops_the_run_and_a_top_up_lets_it_finish(endpoint: Co
     assert (finished.code, finished.summary["ok"], endpoint.stats()["repeats"]) == (0, 1_000, 0)
 
 
-def test_credit_may_be_waited_for(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+def test_credit_may_be_waited_for(later: Later, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 100)
     endpoint.knobs(credit=50)
-    later(3, endpoint, credit=10_000)
+    later(3, credit=10_000)
     ended = run(endpoint, rows, "--set", "limits.on_no_credit=wait")
     assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, 100, 0)
     assert "waiting for a top-up" in ended.err
@@ -83,17 +96,37 @@ def test_no_budget_is_passed_whatever_fails(budget: str, endpoint: CountingEndpo
 
 
 @pytest.mark.parametrize("fault", ["503", "reset_before"])
-def test_an_outage_fails_no_row_and_costs_few_requests(fault: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+def test_an_outage_fails_no_row_and_costs_few_requests(
+    fault: str, later: Later, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 1_500)
     endpoint.knobs(latency_s=0.06, jitter_s=0.05)
-    later(1.5, endpoint, down=fault)
-    later(5.5, endpoint, down=None)
+    later(1.5, down=fault)
+    later(5.5, down=None)
     ended = run(endpoint, rows, "--concurrency", "32", "--set", "retry.base_s=0.5")
     assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, 1_500, 0)
     assert "does not answer" in ended.err
     assert "answers again" in ended.err
     # Those sent until the first failure was known, some to be certain, a probe or two.
     assert endpoint.stats()["requests"] - 1_500 <= 32 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("rows_left", "concurrency", "attempts"),
+    [(1, 1, 1), (1, 1, 6), (2, 1, 6), (2, 2, 1), (5, 1, 6), (5, 2, 2), (8, 3, 6)],
+)
+def test_an_outage_is_noticed_though_few_rows_are_left(
+    rows_left: int, concurrency: int, attempts: int, later: Later, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Too few to tell by their failures that it is not them, and their attempts are used up at once."""
+    answered = 4
+    rows = write_rows(tmp_path / "rows.jsonl", answered + rows_left)
+    endpoint.knobs(latency_s=0.02, fail_after=answered, fail_with="503")
+    later(2, fail_after=None)
+    settings = ["--set", "retry.base_s=0.001", "--set", f"retry.attempts={attempts}"]
+    ended = run(endpoint, rows, "--concurrency", str(concurrency), *settings)
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, answered + rows_left, 0)
+    assert "answers again" in ended.err
 
 
 def test_an_outage_that_lasts_stops_the_run(endpoint: CountingEndpoint, tmp_path: Path) -> None:

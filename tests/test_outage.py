@@ -10,204 +10,296 @@ import pytest
 
 from batchflex.outage import Outage
 
+# What is expected with no more known than at the start, and after a thousand answers.
+FRESH, PROVEN = 0, 1_000
 
-def row(number: int) -> bytes:
-    return f"row {number}".encode()
+
+def known(answers: int) -> Outage:
+    outage = Outage(600)
+    for _ in range(answers):
+        number = outage.sent()
+        outage.answered(number, first=True)
+        outage.ended(number)
+    return outage
+
+
+def fail_one(outage: Outage, now: float = 0.0) -> bool:
+    """One more is sent and fails, alone."""
+    number = outage.sent()
+    begins = outage.failed(now, number, first=True)
+    outage.ended(number)
+    return begins
+
+
+def answer_one(outage: Outage) -> None:
+    number = outage.sent()
+    outage.answered(number, first=True)
+    outage.ended(number)
 
 
 def failing_alone(outage: Outage, now: float = 0.0) -> Outage:
     """Down, by requests that went one at a time."""
-    for number in range(10):
-        if outage.failed(now, outage.sent(), row(number), 0):
+    for _ in range(10):
+        if fail_one(outage, now):
             return outage
     raise AssertionError
+
+
+def failures_until_it_begins(outage: Outage) -> int:
+    return next(count for count in range(1, 1_000) if fail_one(outage))
+
+
+class Window:
+    """So many in flight; what is sent takes the place of what ends, as far as the doubt allows."""
+
+    def __init__(self, outage: Outage, size: int) -> None:
+        self.outage = outage
+        self.size = size
+        self.open = [outage.sent() for _ in range(size)]
+        self.sent_since = 0
+
+    def refill(self) -> None:
+        most = self.outage.most_in_flight
+        while not self.outage.on and len(self.open) < (self.size if most is None else min(self.size, most)):
+            self.open.append(self.outage.sent())
+            self.sent_since += 1
+
+    def fail(self, number: int, **how: bool) -> bool:
+        begins = self.outage.failed(0.0, number, **{"first": True, **how})
+        self.open.remove(number)
+        self.outage.ended(number)
+        self.refill()
+        return begins
+
+    def answer(self, number: int) -> None:
+        self.outage.answered(number, first=True)
+        self.open.remove(number)
+        self.outage.ended(number)
+        self.refill()
 
 
 # ----------------------------------------------------------------------------------------------------- how it begins
 
 
-def events(table: str, in_flight: int = 64) -> int | None:
-    """``table``: which of 64 that are in flight (1 to 64) ends, in order: ``3x`` fails, ``3`` is answered.
-
-    Returns after how many of them the outage began.
-    """
-    outage = Outage(600)
-    for _ in range(in_flight):
-        outage.sent()
-    for count, event in enumerate(table.split(), 1):
-        number = int(event.rstrip("x"))
-        if not event.endswith("x"):
-            outage.answered(number)
-        elif outage.failed(0.0, number, row(number), in_flight - count):
-            assert outage.on
-            return count
-    assert not outage.on
-    return None
+@pytest.mark.parametrize(("answers", "needed"), [(FRESH, 5), (PROVEN, 3)])
+def test_one_at_a_time_a_few_in_a_row_are_enough(answers: int, needed: int) -> None:
+    assert failures_until_it_begins(known(answers)) == needed
 
 
-@pytest.mark.parametrize(
-    ("table", "after"),
-    [
-        ("1x", None),
-        ("1x 2x 3x 4x 5x", None),
-        ("1x 2x 3x 4x 5x 6x", 6),
-        ("6x 5x 4x 3x 2x 1x", 6),
-        ("9 1x 2x 3x 4x 5x 6x", 7),
-        ("1x 2x 3x 4x 5x 9", None),
-        ("1x 2x 3x 4x 5x 9 6x 7x 8x 10x 11x", None),
-        ("1x 2x 3x 4x 5x 9 6x 7x 8x 10x 11x 12x", 12),
-        ("1x 9 2x 10 3x 11 4x 12 5x 13 6x 14 7x 15 8x", None),
-        ("20x 1 21x 2 22x 3 23x 4 24x 5 25x 6 26x 7 27x 8", None),
-    ],
-)
-def test_six_in_a_row_of_many_in_flight(table: str, after: int | None) -> None:
-    assert events(table) == after
+@pytest.mark.parametrize("size", [2, 8, 64, 1_024])
+def test_a_server_that_dies_with_all_it_has_in_flight(size: int) -> None:
+    """What was in flight fails first; a few that were sent afterwards have to fail as well."""
+    outage = known(PROVEN)
+    window = Window(outage, size)
+    for number in list(window.open):
+        window.fail(number)
+    while not outage.on:
+        window.fail(window.open[0])
+    assert window.sent_since <= 4
 
 
-def test_alone_four_are_enough() -> None:
-    outage = Outage(600)
-    assert [outage.failed(0.0, outage.sent(), row(n), 0) for n in range(4)] == [False, False, False, True]
-    assert outage.on
-
-
-def test_with_none_left_in_flight_four_of_many_are_enough() -> None:
-    outage = Outage(600)
-    for _ in range(64):
-        outage.sent()
-    for number in range(1, 61):
-        outage.answered(number)
-    assert [outage.failed(0.0, 61 + n, row(n), 3 - n) for n in range(4)] == [False, False, False, True]
-
-
-@pytest.mark.parametrize("in_flight", [0, 1, 63])
-def test_the_same_row_again_and_again_is_no_outage(in_flight: int) -> None:
-    outage = Outage(600)
-    assert not any(outage.failed(0.0, outage.sent(), b"the row", in_flight) for _ in range(1_000))
-    assert not outage.on and not outage.doubted
-
-
-def test_three_rows_are_no_outage_however_often_they_fail() -> None:
-    outage = Outage(600)
-    assert not any(outage.failed(0.0, outage.sent(), row(n % 3), 0) for n in range(1_000))
-
-
-def test_after_a_false_outage_twice_as_many_failures_are_needed_until_something_is_answered() -> None:
-    outage = Outage(600)
-
-    def failures_until_it_begins() -> int:
-        for n in range(1, 1_000):
-            if outage.failed(0.0, outage.sent(), row(n), 0):
-                return n
-        raise AssertionError("it never begins")
-
-    needed = []
-    for _ in range(7):
-        needed.append(failures_until_it_begins())
-        outage.probed(3.5)
-        outage.over()
-    assert needed == [4, 8, 16, 32, 64, 64, 64]
-    outage.answered(outage.sent())
-    assert failures_until_it_begins() == 4
-
-
-@pytest.mark.parametrize("in_flight", [8, 64, 1_024])
+@pytest.mark.parametrize("size", [2, 8, 64, 1_024])
 @pytest.mark.parametrize("answers_between", [1, 2, 7])
-def test_a_server_that_finishes_what_it_has_begun_is_found_by_what_is_new(in_flight: int, answers_between: int) -> None:
-    """New requests fail at once, each after so many answers to old ones; an answer leaves the place of a new one."""
-    outage = Outage(600)
-    old = iter([outage.sent() for _ in range(in_flight)])
-    for new in range(1, 5):
-        for number in itertools.islice(old, answers_between):
-            outage.answered(number)
-        begins = outage.failed(0.0, outage.sent(), row(new), 1)
-        assert outage.doubted == (new >= 3)
-        if begins:
+def test_a_server_that_finishes_what_it_has_begun_is_found_by_what_is_new(size: int, answers_between: int) -> None:
+    """What is new fails at once, while old requests are still answered."""
+    outage = known(PROVEN)
+    window = Window(outage, size)
+    last_good = max(window.open)
+    for _ in range(10):
+        for number in [n for n in window.open if n <= last_good][:answers_between]:
+            window.answer(number)
+        for number in [n for n in window.open if n > last_good]:
+            window.fail(number)
+        if outage.on:
             break
     assert outage.on
-    assert new <= 4
+    assert window.sent_since <= max(4, answers_between + 2)
 
 
-def test_one_answer_to_what_is_new_is_enough_to_go_on() -> None:
-    outage = Outage(600)
-    old = [outage.sent() for _ in range(64)]
-    for number in range(3):
-        assert not outage.failed(0.0, outage.sent(), row(number), 64)
-        outage.answered(old.pop())
-    assert outage.doubted
-    outage.answered(outage.sent())
-    assert not outage.doubted
-    for number in range(3, 6):
-        assert not outage.failed(0.0, outage.sent(), row(number), 64)
-        outage.answered(old.pop())
-    assert not outage.on
+@pytest.mark.parametrize(("size", "dying"), [(16, 8), (64, 8), (64, 32), (1_024, 128)])
+def test_one_machine_of_several_that_dies_is_no_outage(size: int, dying: int) -> None:
+    """All that it had fails at once; whatever is sent then is answered."""
+    outage = known(PROVEN)
+    window = Window(outage, size)
+    last = max(window.open)
+    for number in window.open[:dying]:
+        assert not window.fail(number)
+    for number in [n for n in window.open if n > last]:
+        window.answer(number)
+    assert not outage.on and outage.most_in_flight is None
+
+
+def test_what_fails_again_is_no_evidence() -> None:
+    outage = known(PROVEN)
+    for _ in range(1_000):
+        number = outage.sent()
+        assert not outage.failed(0.0, number, first=False)
+        outage.ended(number)
+    assert not outage.on and not outage.failing and outage.most_in_flight is None
+
+
+def test_the_more_fails_usually_the_more_has_to_fail() -> None:
+    needed = []
+    for every in (100, 10, 5, 3, 2):
+        outage = Outage(600)
+        for n in range(1_000):
+            number = outage.sent()
+            if n % every:
+                outage.answered(number, first=True)
+            else:
+                assert not outage.failed(0.0, number, first=True)
+            outage.ended(number)
+        needed.append(failures_until_it_begins(outage))
+    assert needed == sorted(needed)
+    assert needed[0] <= 4 and needed[-1] >= 15
+
+
+def test_after_a_false_outage_more_failures_are_needed_until_it_is_forgotten() -> None:
+    outage = known(PROVEN)
+    needed = []
+    for _ in range(5):
+        needed.append(failures_until_it_begins(outage))
+        outage.probed(3.5)
+        assert not outage.over()
+    assert needed == sorted(set(needed)) and needed[-1] >= 4 * needed[0]
+    for _ in range(4_000):
+        answer_one(outage)
+    assert failures_until_it_begins(outage) == needed[0]
+
+
+def test_a_real_outage_does_not_make_failures_usual() -> None:
+    outage = failing_alone(known(PROVEN))
+    usual = outage.usual_share
+    outage.probed(3.5)
+    outage.probed(8.2)
+    assert outage.over()
+    assert outage.usual_share == usual
+
+
+def test_one_that_a_request_of_the_runs_own_has_found_is_real() -> None:
+    outage = known(PROVEN)
+    outage.begin(5.0)
+    assert outage.on
+    outage.probed(8.5)
+    assert outage.over()
+    failing_alone(outage).probed(9.0)
+    assert not outage.over()
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
-def test_failures_at_random_are_no_outage(seed: int, spread: float) -> None:
-    """A tenth of 20,000 fails, after as long as an answer takes; a failed row is tried again, as a new request."""
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.25])
+@pytest.mark.parametrize(("fails_after", "spread"), [(1.0, 0.0), (1.0, 0.5), (1.0, 3.0), (0.0, 1.0), (0.001, 30.0)])
+def test_failures_at_random_are_no_outage(seed: int, share: float, fails_after: float, spread: float) -> None:
+    """Of 20,000 that share fails, sooner or later than others are answered; a failed row is tried again, as a new request."""
     draw = random.Random(seed)
-    outage = Outage(600)
-    ends: list[tuple[float, int, bytes]] = []
-    rows = (row(n) for n in itertools.count())
-    doubts = 0
+    outage = known(FRESH)
+    ends: list[tuple[float, int, bool, bool]] = []
+    size, rows, false_ones, held = 64, 0, 0, 0
+    again: list[float] = []
+    now = 0.0
 
-    def send(now: float, which: bytes) -> None:
-        heapq.heappush(ends, (now + 1.0 + spread * draw.random(), outage.sent(), which))
+    def refill() -> None:
+        nonlocal rows, held
+        most = outage.most_in_flight
+        held += most is not None
+        while len(ends) < (size if most is None else min(size, most)):
+            first = not (again and again[0] <= now and heapq.heappop(again))
+            rows += first
+            fails = draw.random() < share
+            took = fails_after if fails else 1.0 + spread * draw.random()
+            heapq.heappush(ends, (now + took, outage.sent(), first, fails))
 
-    for number in range(64):
-        send(number / 64, next(rows))
-    for _ in range(20_000):
-        now, number, which = heapq.heappop(ends)
-        if draw.random() < 0.1:
-            assert not outage.failed(now, number, which, len(ends))
-            doubts += outage.doubted
-            send(now, which)
+    refill()
+    while rows < 20_000:
+        now, number, first, fails = heapq.heappop(ends)
+        if fails:
+            if outage.failed(now, number, first=first):
+                false_ones += 1
+                outage.probed(now)
+                outage.over()
+            heapq.heappush(again, now + 1.0)
         else:
-            outage.answered(number)
-            send(now, next(rows))
-    assert not outage.on
-    assert doubts < 20_000 * 0.02
+            outage.answered(number, first=first)
+        outage.ended(number)
+        refill()
+    assert false_ones <= (share > 0.1), "at first a quarter is unheard of"
+    assert held < 0.02 * rows
 
 
 # --------------------------------------------------------------------------------------------------------- time-outs
 
 
 def test_a_time_out_of_an_old_request_says_nothing() -> None:
-    outage = Outage(600)
+    outage = known(PROVEN)
     old = [outage.sent() for _ in range(20)]
-    outage.answered(outage.sent())
+    answer_one(outage)
     for number in old:
-        assert not outage.failed(0.0, number, row(number), 0, timed_out=True)
-    assert not outage.on and not outage.doubted
+        assert not outage.failed(0.0, number, first=True, timed_out=True)
+    assert not outage.on and not outage.failing
 
 
 def test_a_time_out_of_a_request_that_no_later_one_outran_counts() -> None:
-    outage = Outage(600)
-    outage.answered(outage.sent())
-    late = [outage.sent() for _ in range(64)]
-    assert [outage.failed(0.0, n, row(n), 60, timed_out=True) for n in late[:6]] == [*[False] * 5, True]
-
-
-def test_another_failure_of_an_old_request_counts() -> None:
-    outage = Outage(600)
-    old = [outage.sent() for _ in range(64)]
-    outage.answered(outage.sent())
-    assert [outage.failed(0.0, n, row(n), 60) for n in old[:6]] == [*[False] * 5, True]
+    outage = known(PROVEN)
+    window = Window(outage, 64)
+    for number in list(window.open):
+        window.fail(number, timed_out=True)
+    assert outage.failing and not outage.on
+    while not outage.on:
+        window.fail(window.open[0], timed_out=True)
+    assert window.sent_since <= 4
 
 
 # ------------------------------------------------------------------------------------------------------------- doubt
 
 
 def test_two_in_a_row_raise_a_doubt_and_an_answer_ends_it() -> None:
-    outage = Outage(600)
-    numbers = [outage.sent() for _ in range(64)]
-    outage.failed(0.0, numbers[0], row(0), 63)
-    assert not outage.doubted
-    outage.failed(0.0, numbers[1], row(1), 62)
-    assert outage.doubted and not outage.on
-    outage.answered(numbers[2])
-    assert not outage.doubted
+    outage = known(PROVEN)
+    window = Window(outage, 64)
+    older = list(window.open)
+    window.fail(older[5])
+    assert outage.failing and outage.most_in_flight is None
+    window.fail(older[6])
+    assert not outage.on
+    assert outage.most_in_flight == 64, "one besides those 63 that were sent before"
+    window.answer(older[0])
+    assert outage.failing and outage.most_in_flight is None, "two of 60 that were sent since the first are not many"
+    window.answer(older[7])
+    assert not outage.failing
+
+
+def test_an_answer_to_what_was_sent_before_ends_no_doubt_of_what_is_new() -> None:
+    outage = known(PROVEN)
+    window = Window(outage, 64)
+    older = list(window.open)
+    for count in range(2):
+        window.answer(older[count])
+        window.fail(max(window.open))
+    assert outage.most_in_flight is not None
+    window.answer(older[2])
+    assert outage.failing and outage.most_in_flight is not None
+
+
+def test_what_hangs_does_not_keep_what_is_new_from_being_tried() -> None:
+    outage = known(PROVEN)
+    window = Window(outage, 64)
+    hanging = window.open[2:]
+    for number in window.open[:2]:
+        window.fail(number)
+    while not outage.on:
+        window.fail(next(n for n in window.open if n not in hanging))
+    assert window.sent_since <= 4
+
+
+# ------------------------------------------------------------------------------------- what vouches for the endpoint
+
+
+def test_an_answer_vouches_for_what_was_sent_before_it() -> None:
+    outage = known(PROVEN)
+    one, two, three = (outage.sent() for _ in range(3))
+    outage.answered(two, first=True)
+    assert [outage.has_answered_since(number) for number in (one, two, three)] == [True, False, False]
+    outage.probe_answered()
+    assert outage.has_answered_since(three), "a probe is sent after all others"
 
 
 # ------------------------------------------------------------------------------------------------ probes, and the end
@@ -250,9 +342,9 @@ def test_an_answered_probe_ends_it_and_all_begins_anew() -> None:
     for at in (3.0, 7.5, 100.0):
         outage.probed(at)
     outage.over()
-    assert (outage.on, outage.doubted, outage.lasted_s(101.0)) == (False, False, 0.0)
+    assert (outage.on, outage.failing, outage.most_in_flight, outage.lasted_s(101.0)) == (False, False, None, 0.0)
     assert outage.probe_in_s(101.0) == float("inf")
-    assert [outage.failed(200.0, outage.sent(), row(n), 0) for n in range(4)] == [False, False, False, True]
+    assert [fail_one(outage, 200.0) for _ in range(5)] == [False, False, False, False, True]
     assert outage.probe_in_s(200.0) == pytest.approx(3.5)
     assert outage.lasted_s(207.0) == 7.0
 
@@ -260,9 +352,9 @@ def test_an_answered_probe_ends_it_and_all_begins_anew() -> None:
 def test_what_fails_meanwhile_begins_no_second_one_and_what_is_answered_does_not_end_it() -> None:
     outage = Outage(600)
     old = [outage.sent() for _ in range(64)]
-    assert [outage.failed(5.0, n, row(n), 60) for n in old[:6]][-1]
-    assert not any(outage.failed(6.0, n, row(n), 0) for n in old[6:30])
-    outage.answered(old[30])
+    failing_alone(outage, 5.0)
+    assert not any(outage.failed(6.0, n, first=True) for n in old[:30])
+    outage.answered(old[30], first=True)
     assert outage.on
     assert outage.lasted_s(9.0) == 4.0
 

@@ -9,7 +9,7 @@ import pytest
 from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.job import RetrySection
 from batchflex.model import Answer, Usage
-from batchflex.retry import Tries, exhausted, persist, wait_s
+from batchflex.retry import Tries, exhausted, is_last, persist, wait_s
 
 ANSWER = Answer("yes", None, None, "stop", "m", Usage(), b"{}", 200, 0.1, None)
 POLICY = RetrySection(attempts=4, max_s=100.0, base_s=1.0, max_wait_s=10.0)
@@ -77,6 +77,19 @@ def test_exhausted(fault: AttemptError, spent: int, seconds: float, is_last: boo
 )
 def test_wait(fault: AttemptError, spent: int, seconds: float, jitter: float, expected: float) -> None:
     assert wait_s(fault, tries(spent, seconds), POLICY, lambda: jitter) == pytest.approx(expected)
+
+
+def test_the_last_attempt_is_the_one_after_which_none_is_left_and_what_is_forgiven_does_not_count() -> None:
+    used = tries(0)
+    last = []
+    for _ in range(POLICY.attempts):
+        last.append(is_last(used, POLICY))
+        used.count(1.0, costs=True)
+    assert last == [False, False, False, True]
+    assert exhausted(transient(), used, POLICY)
+    used.forgive()
+    assert not exhausted(transient(), used, POLICY)
+    assert used.sent == POLICY.attempts
 
 
 def test_only_attempts_that_cost_are_counted_as_spent() -> None:
