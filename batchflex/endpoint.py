@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
@@ -73,6 +74,11 @@ class Endpoint(NamedTuple):
         """Whether it is a provider's, which shows no queue."""
         return self.name in _NAMED
 
+    @property
+    def account(self) -> tuple[str, str] | None:
+        """Server and key, which have a quota together; ``None`` without a key."""
+        return None if self.key is None else (urlsplit(self.base_url).netloc, self.key.reveal())
+
     def require(self, models: Sequence[str]) -> None:
         """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
         for model in [self.model] if self.model else models:
@@ -122,8 +128,9 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:
-    """The model that is asked where neither job nor row names one."""
-    return next((endpoint.default_model for endpoint in endpoints if endpoint.default_model), None)
+    """The model that is asked where neither job nor row names one; ``None`` if not every endpoint would know it."""
+    names = {endpoint.default_model for endpoint in endpoints if endpoint.model is None}
+    return names.pop() if len(names) == 1 else None
 
 
 def _key(environ: Mapping[str, str], variable: str) -> Secret | None:

@@ -1,4 +1,4 @@
-"""When the next request to one endpoint may go: its quotas, the waits it asked for, and how many may be in flight.
+"""When the next request to one endpoint may go: its key's quotas, the waits it asked for, and how many may be in flight.
 
 Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here:
 :mod:`batchflex.gate` carries out what is decided.
@@ -19,71 +19,55 @@ _LONGEST_RAMP_S = 2.0
 _SPREAD_CATCH_UP_S = 0.005
 
 
-class Pace:
-    """Every limit of one endpoint's key, asked together. ``rpm`` and ``tpm`` are ceilings that the job sets."""
+class Allowance:
+    """What a key may use, wherever it is used: quotas, and a time until which nothing goes.
 
-    def __init__(
-        self,
-        concurrency: Concurrency,
-        rpm: float | None = None,
-        tpm: float | None = None,
-        jitter: random.Random | None = None,
-    ) -> None:
-        self.concurrency = concurrency
+    ``rpm`` and ``tpm`` are ceilings that the job sets.
+    """
+
+    def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
-        self._estimate = TokenEstimate()
         self._jitter = jitter or random.Random()
         self._held_until = float("-inf")
         self._held_since = float("-inf")
         self._ramp_s = 0.0
         self._ramp_next = 0.0
-        self._spread_next = float("-inf")
         self._refusals = 0
 
-    def wait_s(self, now: float, cost: Cost) -> float:
-        """Seconds until an attempt may go; 0 is now."""
-        wait = max(0.0, self._held_until - now, self.requests.wait_s(now), self._spread_next - _SPREAD_CATCH_UP_S - now)
+    def wait_s(self, now: float, tokens: float) -> float:
+        """Seconds until an attempt that uses so many tokens may go; 0 is now."""
+        wait = max(0.0, self._held_until - now, self.requests.wait_s(now))
         if self._ramp_s:
             wait = max(wait, self._ramp_next - now)
-        return max(wait, self.tokens.wait_s(now, self._estimate(cost)))
+        return max(wait, self.tokens.wait_s(now, tokens))
 
     def held_s(self, now: float) -> float:
         """Seconds that the endpoint asked to wait and that are not over."""
         return max(0.0, self._held_until - now)
 
-    def sent(self, now: float, cost: Cost) -> None:
-        """An attempt goes."""
-        cost.sent_at = now
-        cost.tokens = self._estimate(cost)
+    def take(self, now: float, cost: Cost, window: int) -> None:
+        """An attempt goes that is expected to use ``cost.tokens``, to an endpoint that may have so many in flight."""
         cost.requests_mark = self.requests.take(now)
         cost.tokens_mark = self.tokens.take(now, cost.tokens)
-        if gap_s := self.concurrency.gap_s:
-            self._spread_next = max(self._spread_next, now) + gap_s
         if self._ramp_s:
-            self._ramp_next = now + self._ramp_s / self.concurrency.size
+            self._ramp_next = now + self._ramp_s / window
             if now >= self._held_until + self._ramp_s:
                 self._ramp_s = 0.0
 
-    def answered(self, now: float, cost: Cost, usage: Usage, in_flight: int) -> None:
-        """A completion came; so many are still in flight."""
+    def accepted(self, now: float, cost: Cost) -> None:
+        """An attempt was let through."""
+        self.requests.accepted(now, cost.sent_at)
+
+    def answered(self, now: float, cost: Cost, tokens: float) -> None:
+        """It was answered, and has used so many tokens."""
         self._refusals = 0
-        used = cost.tokens if usage.total_tokens is None else float(usage.total_tokens)
-        if usage.total_tokens is not None:
-            self._estimate.learn(cost, usage)
-            self.tokens.correct(now, cost.sent_at, used - cost.tokens)
-        self.requests.accepted(now, cost.sent_at)
-        self.concurrency.left(now, cost.sent_at, in_flight, "answer")
+        self.tokens.correct(now, cost.sent_at, tokens - cost.tokens)
+        self.accepted(now, cost)
 
-    def unsent(self, now: float, cost: Cost, in_flight: int) -> None:
-        """What was admitted was never sent."""
+    def unused(self, now: float, cost: Cost) -> None:
+        """It used no tokens."""
         self.tokens.correct(now, cost.sent_at, -cost.tokens)
-        self.concurrency.left(now, cost.sent_at, in_flight, "failure")
-
-    def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool) -> None:
-        """An attempt failed, ``of_row`` if the endpoint works and only this request does not."""
-        self.requests.accepted(now, cost.sent_at)
-        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
 
     def told(self, now: float, cost: Cost, told: Told) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
@@ -92,15 +76,14 @@ class Pace:
         if told.tokens is not None:
             self.tokens.told(now, cost.tokens_mark, told.tokens)
 
-    def refused(self, now: float, cost: Cost, retry_after_s: float | None, in_flight: int) -> None:
+    def refused(self, now: float, cost: Cost, retry_after_s: float | None) -> None:
         """A 429 came: every request of the key waits until the time the server gave, then they go one by one.
 
         If it gave none, or one that is over already, until a jittered time that doubles with each refusal in a row.
         Refusals of what was sent before the wait began say nothing new.
         """
-        self.concurrency.left(now, cost.sent_at, in_flight, "refusal", retry_after_s)
         self.requests.refused(now, cost.sent_at, retry_after_s)
-        self.tokens.correct(now, cost.sent_at, -cost.tokens)
+        self.unused(now, cost)
         if retry_after_s:
             hold = retry_after_s
         elif cost.sent_at >= self._held_since:
@@ -114,3 +97,54 @@ class Pace:
         # Afterwards as many as may be in flight leave over a while, not all at the same moment.
         self._ramp_s = min(_LONGEST_RAMP_S, hold)
         self._ramp_next = self._held_until
+
+
+class Pace:
+    """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key."""
+
+    def __init__(self, concurrency: Concurrency, allowance: Allowance | None = None) -> None:
+        self.concurrency = concurrency
+        self.allowance = allowance or Allowance()
+        self._estimate = TokenEstimate()
+        self._spread_next = float("-inf")
+
+    def wait_s(self, now: float, cost: Cost) -> float:
+        """Seconds until an attempt may go; 0 is now."""
+        return max(self._spread_next - _SPREAD_CATCH_UP_S - now, self.allowance.wait_s(now, self._estimate(cost)))
+
+    def sent(self, now: float, cost: Cost) -> None:
+        """An attempt goes."""
+        cost.sent_at = now
+        cost.tokens = self._estimate(cost)
+        self.allowance.take(now, cost, self.concurrency.size)
+        if gap_s := self.concurrency.gap_s:
+            self._spread_next = max(self._spread_next, now) + gap_s
+
+    def answered(self, now: float, cost: Cost, usage: Usage, in_flight: int) -> None:
+        """A completion came; so many are still in flight."""
+        if usage.total_tokens is None:
+            used = cost.tokens
+        else:
+            used = float(usage.total_tokens)
+            self._estimate.learn(cost, usage)
+        self.allowance.answered(now, cost, used)
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer")
+
+    def unsent(self, now: float, cost: Cost, in_flight: int) -> None:
+        """What was admitted was never sent."""
+        self.allowance.unused(now, cost)
+        self.concurrency.left(now, cost.sent_at, in_flight, "failure")
+
+    def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool) -> None:
+        """An attempt failed, ``of_row`` if the endpoint works and only this request does not."""
+        self.allowance.accepted(now, cost)
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
+
+    def told(self, now: float, cost: Cost, told: Told) -> None:
+        """What the headers of an answer, or of a refusal, say of the quotas."""
+        self.allowance.told(now, cost, told)
+
+    def refused(self, now: float, cost: Cost, retry_after_s: float | None, in_flight: int) -> None:
+        """A 429 came; so many are still in flight."""
+        self.concurrency.left(now, cost.sent_at, in_flight, "refusal", retry_after_s)
+        self.allowance.refused(now, cost, retry_after_s)

@@ -7,7 +7,7 @@ import resource
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,7 +32,7 @@ from .job import EndpointsEntry, Job
 from .keep import Keeper
 from .outage import Outage
 from .outcome import Frame
-from .pace import Pace
+from .pace import Allowance, Pace
 from .prepare import Prepared, prepare
 from .spans import deadline_s, parse_duration, until_change_s
 from .tally import Tally
@@ -239,8 +239,8 @@ class _Conduct:
             self._due = None if due is None else time.monotonic() + due
             budget = Budget(limits, job.prices, self._due)
             lanes = [
-                Lane(endpoint.name, Pace(window, entry.rpm, entry.tpm))
-                for entry, endpoint, window in zip(job.asked, self._endpoints, windows, strict=True)
+                Lane(endpoint.name, Pace(window, allowance))
+                for endpoint, window, allowance in zip(self._endpoints, windows, self._allowances(), strict=True)
             ]
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:
@@ -273,6 +273,18 @@ class _Conduct:
             else:
                 with anyio.CancelScope(shield=True):
                     await keeper.finish()
+
+    def _allowances(self) -> list[Allowance]:
+        """One for each endpoint; those that one server gives to one key share it, with the smallest ceilings set for any."""
+        limits: dict[object, list[EndpointsEntry]] = {}
+        accounts = [endpoint.account or number for number, endpoint in enumerate(self._endpoints)]
+        for account, entry in zip(accounts, self._job.asked, strict=True):
+            limits.setdefault(account, []).append(entry)
+        made = {
+            account: Allowance(_smallest(entry.rpm for entry in entries), _smallest(entry.tpm for entry in entries))
+            for account, entries in limits.items()
+        }
+        return [made[account] for account in accounts]
 
     @asynccontextmanager
     async def _way(self, number: int, lane: Lane) -> AsyncIterator[Way]:
@@ -441,6 +453,10 @@ class _Conduct:
         except StorageError as error:
             self._observer.note(str(error))
         return state
+
+
+def _smallest(ceilings: Iterable[float | None]) -> float | None:
+    return min((ceiling for ceiling in ceilings if ceiling is not None), default=None)
 
 
 def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:

@@ -58,8 +58,8 @@ class Telemetry:
                     "in_flight": lane.in_flight,
                     "window": lane.window,
                     "why": lane.pace.concurrency.last_reason,
-                    "requests_per_minute": _per_minute(lane.pace.requests.rate),
-                    "tokens_per_minute": _per_minute(lane.pace.tokens.rate),
+                    "requests_per_minute": _per_minute(lane.pace.allowance.requests.rate),
+                    "tokens_per_minute": _per_minute(lane.pace.allowance.tokens.rate),
                     "paused_for": sorted(lane.pauses),
                     "closed": lane.closed,
                 }

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any, get_args
 
 import pytest
 
-from batchflex.concurrency import Concurrency
+from batchflex.concurrency import Concurrency, End
 from batchflex.pace import Pace
 from tests.simulation import Batching, Client, Ended, Slots, auto
 
 
-def client(server: Slots | Batching, **more: object) -> Client:
-    return Client(server, Pace(auto()), **more)  # type: ignore[arg-type]
+def client(server: Slots | Batching, **more: Any) -> Client:
+    return Client(server, Pace(auto()), **more)
 
 
 def test_a_fixed_window_stays_whatever_comes() -> None:
     window = Concurrency(64, fixed=True)
-    for end in ("answer", "refusal", "failure"):
+    ends: tuple[End, ...] = get_args(End)
+    for end in ends:
         for moment in range(1_000):
-            window.left(moment / 100, moment / 100 - 1, 63, end)  # type: ignore[arg-type]
+            window.left(moment / 100, moment / 100 - 1, 63, end)
     assert (window.size, window.last_reason) == (64, "fixed")
 
 

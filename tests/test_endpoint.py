@@ -19,7 +19,7 @@ import pytest
 
 from batchflex import transport
 from batchflex.client import Client
-from batchflex.endpoint import Endpoint, Secret, resolve, serving
+from batchflex.endpoint import Endpoint, Secret, default_model, resolve, serving
 from batchflex.errors import AttemptError, EndpointError
 from batchflex.job import EndpointSection
 from batchflex.model import Request
@@ -34,6 +34,14 @@ def test_a_secret_does_not_show_itself() -> None:
     endpoint = Endpoint("a", "http://a/v1", secret)
     assert "sk-hidden" not in f"{secret} {secret!r} {secret!s} {endpoint} {endpoint!r} {[secret]} {vars(Secret)}"
     assert secret.reveal() == "sk-hidden"
+
+
+def test_a_model_that_is_not_named_is_one_that_every_endpoint_has() -> None:
+    local = Endpoint("local", "", default_model="small")
+    assert default_model([local]) == "small"
+    assert default_model([local, Endpoint("b", "http://b/v1", model="large")]) == "small"
+    assert default_model([local, Endpoint("b", "http://b/v1")]) is None
+    assert default_model([Endpoint("b", "http://b/v1")]) is None
 
 
 def test_the_hosted_api_needs_its_key() -> None:

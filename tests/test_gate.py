@@ -20,7 +20,7 @@ from batchflex.errors import StopReason
 from batchflex.gate import Gate, Lane
 from batchflex.job import LimitsSection
 from batchflex.model import Usage
-from batchflex.pace import Pace
+from batchflex.pace import Allowance, Pace
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ class Stops(list[StopReason]):
 
 
 def lane(name: str = "a", *, limit: int = 3, rpm: float | None = None, tpm: float | None = None) -> Lane:
-    return Lane(name, Pace(Concurrency(limit, fixed=True), rpm, tpm))
+    return Lane(name, Pace(Concurrency(limit, fixed=True), Allowance(rpm, tpm)))
 
 
 def gate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,8 @@ from batchflex.pace import Pace
 from tests.simulation import Client, Limit, auto
 
 
-def asked(server: Limit, until: float = 60.0, **more: object) -> Client:
-    return Client(server, Pace(auto()), **more).run(until)  # type: ignore[arg-type]
+def asked(server: Limit, until: float = 60.0, **more: Any) -> Client:
+    return Client(server, Pace(auto()), **more).run(until)
 
 
 def share_refused(client: Client) -> float:
@@ -27,8 +28,8 @@ def test_headers(kind: str, whole: bool, least: float, latency_s: float) -> None
     client = asked(server)
     assert server.used(10, 60) >= least
     assert share_refused(client) <= 0.005
-    assert client.pace.requests.learned_from == "headers"
-    assert client.pace.requests.rate == pytest.approx(30, rel=0.05)
+    assert client.pace.allowance.requests.learned_from == "headers"
+    assert client.pace.allowance.requests.rate == pytest.approx(30, rel=0.05)
 
 
 @pytest.mark.parametrize("latency_s", [0.05, 0.5])
@@ -38,8 +39,8 @@ def test_refusals_alone_of_a_fixed_window(latency_s: float, whole: bool) -> None
     client = asked(server, 100)
     assert server.used(10, 100) >= 0.95
     assert share_refused(client) <= 0.015
-    assert client.pace.requests.learned_from == "refusals"
-    assert client.pace.requests.rate == pytest.approx(30, rel=0.05)
+    assert client.pace.allowance.requests.learned_from == "refusals"
+    assert client.pace.allowance.requests.rate == pytest.approx(30, rel=0.05)
 
 
 def test_refusals_alone_of_a_minute() -> None:
@@ -74,7 +75,7 @@ def test_tokens_by_headers() -> None:
 
 def test_refusals_at_random_are_no_quota() -> None:
     client = asked(Limit(1e9, 10, headers=False, random_refusals=0.05, latency_s=0.05), 30)
-    assert client.pace.requests.rate is None
+    assert client.pace.allowance.requests.rate is None
     assert client.rate(5, 30) >= 300
 
 

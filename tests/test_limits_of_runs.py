@@ -182,6 +182,26 @@ def test_two_endpoints_share_the_rows(
         assert by["large"] > by["small"]
 
 
+def test_endpoints_with_one_key_share_its_quota(
+    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with a key for two models: what one of them uses of the quota is not there for the other."""
+    monkeypatch.setenv("SHARED_KEY", "sk-shared")
+    rows = write_rows(tmp_path / "rows.jsonl", 600)
+    endpoint.knobs(rpm=100, window_s=1.0, latency_s=0.05, limit_headers=True)
+    entries = "".join(
+        f'[[endpoints]]\nname = "{n}"\nbase_url = "{endpoint.base_url}"\napi_key_env = "SHARED_KEY"\nmodel = "{n}"\n'
+        for n in ("one", "two")
+    )
+    head = f'[job]\nout = "{tmp_path / "out"}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
+    ended = run_job(tmp_path / "job.toml", head + entries)
+    assert (ended["code"], ended["ok"]) == (0, 600)
+    assert set(table(tmp_path / "out")["endpoint"]) == {"one", "two"}
+    assert ended["rate_limited"] <= 6
+    rates = [[each["requests_per_minute"] for each in line["endpoints"]] for line in telemetry(tmp_path / "out")]
+    assert rates and all(one == two for one, two in rates)
+
+
 def test_a_key_that_one_endpoint_refuses_leaves_the_other(
     endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchflex.budget import Cost
 from batchflex.concurrency import Concurrency
 from batchflex.model import Usage
-from batchflex.pace import Pace
+from batchflex.pace import Allowance, Pace
 from tests.minutes import most_in_a_minute, patiently
 
 # The machine may be busy with other tests.
@@ -20,7 +20,7 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 
 def pace(rpm: float | None = None, tpm: float | None = None, *, window: int = 100, seed: int = 1) -> Pace:
-    return Pace(Concurrency(window, fixed=True), rpm, tpm, jitter=random.Random(seed))
+    return Pace(Concurrency(window, fixed=True), Allowance(rpm, tpm, random.Random(seed)))
 
 
 def cost(sent_at: float = 0.0) -> Cost:
@@ -156,7 +156,7 @@ class TestRefusals:
     def test_all_wait_exactly_until_the_time_the_server_gave(self, rpm: float | None, retry_after_s: float) -> None:
         subject = pace(rpm)
         subject.refused(100.0, cost(99.0), retry_after_s, 0)
-        for wait_s in (waits(subject), subject.held_s):
+        for wait_s in (waits(subject), subject.allowance.held_s):
             assert wait_s(100.0) == pytest.approx(retry_after_s)
             assert wait_s(100.0 + retry_after_s - 0.01) == pytest.approx(0.01)
             assert wait_s(100.0 + retry_after_s) == 0
