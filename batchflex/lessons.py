@@ -128,10 +128,11 @@ class RefusalLesson:
     _AGREE, _PASSED = 0.05, 0.8
     _CAREFUL, _MOST_CAREFUL, _CAREFUL_S = 0.15, 50.0, 0.02
     # To look back takes so many refusals and so long: seconds, and times the longest wait that was named.
-    _HOLDS, _ELAPSED_S, _WINDOWS, _SHARE = 6, 5.0, 3.0, 0.02
+    _HOLDS, _ELAPSED_S, _WINDOWS, _SHARE = 3, 5.0, 3.0, 0.02
     _BANNED_S, _LONGEST_BAN_S = 60.0, 3600.0
     _PROVEN_S = 10.0
-    _GROWTH, _MOST_GROWTH = 0.005, 0.08
+    # For every while without a refusal; of a rate that was found by looking back, which may have been of quota left unused.
+    _GROWTH, _MOST_GROWTH, _ROUGH_GROWTH, _MOST_ROUGH_GROWTH = 0.005, 0.08, 0.04, 0.25
 
     def __init__(self) -> None:
         self.rate: float | None = None
@@ -143,9 +144,13 @@ class RefusalLesson:
         self._units = 0.0
         self._sent = 0.0
         self._guess: float | None = None
-        # Over all spans since the first refusal, or since the lesson was drawn.
+        # Over all spans since the first refusal, or since the lesson was drawn; and until the quota was last used up, which a
+        # refusal after something was accepted tells.
         self._since: float | None = None
         self._accepted = 0.0
+        self._used_up: float | None = None
+        self._accepted_by_then = 0.0
+        self._accepted_since_hold = False
         self._first_refused: float | None = None
         self._ever_accepted = 0.0
         self._holds = 0
@@ -154,7 +159,7 @@ class RefusalLesson:
         self._banned_until = float("-inf")
         self._ban_s = self._BANNED_S
         self._mended = False
-        self._growth = self._GROWTH
+        self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
 
     @property
     def careful_s(self) -> float:
@@ -180,20 +185,26 @@ class RefusalLesson:
             self._units += units
         if self._first_refused is not None and sent_at >= self._first_refused:
             self._ever_accepted += units
+        self._accepted_since_hold = self._accepted_since_hold or sent_at >= self._held_until
         if self._since is not None and sent_at >= self._since:
             self._accepted += units
+            if self._used_up is not None and sent_at < self._used_up:
+                self._accepted_by_then += units
             if self.rate is not None and now - self._since >= max(self.window_s or 0.0, self._PROVEN_S):
                 self._prove(now)
 
-    def refused(self, now: float, sent_at: float, retry_after_s: float | None) -> None:
-        """What was sent then was refused for its rate."""
+    def refused(self, now: float, sent_at: float, retry_after_s: float | None, hold_s: float) -> None:
+        """What was sent then was refused for its rate; ``hold_s`` is how long nothing is sent now, whoever said so."""
         self._begin = sent_at if self._begin is None else self._begin
         if sent_at < self._held_until and now < self._held_until:
             return  # sent before that wait was known
-        self._held_until = now + (retry_after_s or 0.0)
-        self._holds += 1
+        self._held_until = now + hold_s
         if self._since is None:
-            self._since, self._accepted = now, 0.0
+            self._begin_proof(now)
+        elif self._accepted_since_hold:
+            self._holds += 1
+            self._used_up, self._accepted_by_then = now, self._accepted
+        self._accepted_since_hold = False
         if self._first_refused is None:
             self._first_refused = now
         if self._end is not None and sent_at >= self._end:
@@ -201,7 +212,8 @@ class RefusalLesson:
         if retry_after_s is not None and retry_after_s >= self._NAMED_S:
             self._end = now + retry_after_s
         self._longest_s = max(self._longest_s, retry_after_s or 0.0)
-        long_enough = now - self._since >= max(self._ELAPSED_S, self._WINDOWS * self._longest_s)
+        spanned_s = 0.0 if self._used_up is None or self._since is None else self._used_up - self._since
+        long_enough = spanned_s >= max(self._ELAPSED_S, self._WINDOWS * self._longest_s)
         if now >= self._banned_until and self._holds >= self._HOLDS and long_enough:
             self._look_back(now)
 
@@ -222,19 +234,23 @@ class RefusalLesson:
     def _learn(self, now: float, units: float, window_s: float) -> None:
         self.limit, self.window_s = units, window_s
         self.rate = units / window_s / _SLACK
+        self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
         self._begin_proof(now)
 
     def _begin_proof(self, now: float) -> None:
         self._since, self._accepted, self._holds = now, 0.0, 0
+        self._used_up = None
 
     def _look_back(self, now: float) -> None:
         """Many refusals: what was accepted while they came is the rate. If they come all the same, it is something else."""
-        seen = self._accepted / (now - (self._since or 0.0))
+        until, accepted = (now, self._accepted) if self._used_up is None else (self._used_up, self._accepted_by_then)
+        seen = accepted / (until - (self._since or 0.0))
         self._begin_proof(now)
         if self.rate is None or not self._mended:
             self._mended = self.rate is not None
             self.limit = self.window_s = None
             self.rate = seen or None
+            self._growth, self._most_growth = self._ROUGH_GROWTH, self._MOST_ROUGH_GROWTH
             return
         self.rate = self.limit = self.window_s = self._guess = None
         self._mended = False
@@ -250,8 +266,8 @@ class RefusalLesson:
             return
         if self._holds:
             self.rate /= 1 + self._growth / 2
-            self._growth = self._GROWTH
+            self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
         elif self._accepted >= 0.95 * self.rate * (now - self._since):
             self.rate *= 1 + self._growth
-            self._growth = min(self._MOST_GROWTH, 2 * self._growth)
+            self._growth = min(self._most_growth, 2 * self._growth)
         self._begin_proof(now)

@@ -82,7 +82,6 @@ class Allowance:
         If it gave none, or one that is over already, until a jittered time that doubles with each refusal in a row.
         Refusals of what was sent before the wait began say nothing new.
         """
-        self.requests.refused(now, cost.sent_at, retry_after_s)
         self.unused(now, cost)
         if retry_after_s:
             hold = retry_after_s
@@ -92,6 +91,7 @@ class Allowance:
             hold = longest * self._jitter.uniform(0.5, 1.0)
         else:
             return
+        self.requests.refused(now, cost.sent_at, retry_after_s, hold)
         self._held_since = now
         self._held_until = max(self._held_until, now + hold)
         # Afterwards as many as may be in flight leave over a while, not all at the same moment.

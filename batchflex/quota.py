@@ -120,6 +120,7 @@ class Quota:
         self._headers = HeaderLesson()
         self._refusals = RefusalLesson()
         self._learned = False
+        self._was_empty = False
         self._taken = 0.0
         self._next = float("-inf")
 
@@ -160,6 +161,11 @@ class Quota:
         if self._learned:
             self._headers.took(units)
             if (rate := self._headers.rate(now) or self._refusals.rate) is not None:
+                if (
+                    self._was_empty
+                ):  # in a window that slides, a burst now would leave it empty again in a window's time
+                    self._next = max(self._next, now + self._catch_up_s)
+                    self._was_empty = False
                 self._next = max(self._next, now) + units / rate
             elif careful_s := self._refusals.careful_s:
                 self._next = now + self._catch_up_s + careful_s
@@ -182,9 +188,10 @@ class Quota:
         if level.limit is not None:
             self._headers.told(now, mark, self._taken, level)
             self._learned = True
+            self._was_empty = self._was_empty or self._headers.empty_s(now, 1.0) > 0
 
-    def refused(self, now: float, sent_at: float, retry_after_s: float | None) -> None:
-        """What was sent then was refused for its rate. Whoever calls waits until the time that the server named."""
+    def refused(self, now: float, sent_at: float, retry_after_s: float | None, hold_s: float) -> None:
+        """What was sent then was refused for its rate. Whoever calls sends nothing for ``hold_s`` seconds."""
         if self._headers.limit is None:
-            self._refusals.refused(now, sent_at, retry_after_s)
-            self._learned = True
+            self._refusals.refused(now, sent_at, retry_after_s, hold_s)
+            self._learned = self._was_empty = True

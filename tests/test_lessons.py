@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.pace import Pace
+from batchflex.pace import Allowance, Pace
 from tests.simulation import Client, Limit, auto
 
 
@@ -21,7 +21,7 @@ def share_refused(client: Client) -> float:
 
 @pytest.mark.parametrize("latency_s", [0.05, 0.5])
 @pytest.mark.parametrize(("kind", "whole", "least"), [
-    ("fixed", False, 0.98), ("fixed", True, 0.96), ("sliding", False, 0.98), ("sliding", True, 0.87), ("bucket", False, 0.98),
+    ("fixed", False, 0.98), ("fixed", True, 0.96), ("sliding", False, 0.98), ("sliding", True, 0.95), ("bucket", False, 0.98),
 ])  # fmt: skip
 def test_headers(kind: str, whole: bool, least: float, latency_s: float) -> None:
     server = Limit(300, 10, kind, latency_s=latency_s, whole_seconds=whole)
@@ -56,6 +56,17 @@ def test_refusals_alone_of_other_kinds(kind: str, latency_s: float) -> None:
     client = asked(server, 100)
     assert server.used(10, 100) >= 0.9
     assert share_refused(client) <= 0.04
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_refusals_that_name_no_time(seed: int) -> None:
+    """How long to wait is guessed, and a guess that is too long leaves quota unused: the rate that is found grows quickly."""
+    server = Limit(300, 10, headers=False, retry_after=False)
+    client = Client(server, Pace(auto(), Allowance(jitter=random.Random(seed)))).run(200)
+    assert server.used(20, 200) >= 0.85
+    assert server.used(120, 200) >= 0.93
+    assert share_refused(client) <= 0.05
+    assert client.pace.allowance.requests.rate == pytest.approx(30, rel=0.35)
 
 
 def test_what_is_hard_to_learn_is_at_least_not_learned_wrong() -> None:
