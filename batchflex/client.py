@@ -13,9 +13,10 @@ import httpx
 import httpx_sse
 import msgspec
 
-from . import __version__, classify, completion, ratelimit, transport
+from . import __version__, classify, completion, http1, ratelimit, transport
 from .endpoint import Endpoint
 from .errors import AttemptError
+from .http1 import Header
 from .model import Answer, Request
 from .ratelimit import Told
 
@@ -52,6 +53,9 @@ class Client:
         if endpoint.key:
             headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
         self._headers = httpx.Headers(headers)
+        self._head = b"POST %b HTTP/1.1\r\n" % self._url.raw_path + b"".join(
+            b"%b: %b\r\n" % header for header in self._headers.raw
+        )
         key = endpoint.key.reveal() if endpoint.key else ""
         self.has_key = bool(key)
         # A placeholder such as EMPTY is no secret, and may well stand in an answer.
@@ -133,9 +137,7 @@ class Client:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         response.request = request
-        limited = heard is not None and any(b"ratelimit" in name.lower() for name, _ in response.headers.raw)
-        if limited and heard is not None and (told := ratelimit.read(response.headers, time.time())):
-            heard(told)
+        _tell(heard, response.headers.raw)
         return response
 
     async def _body(self, response: httpx.Response) -> bytes:
@@ -146,14 +148,23 @@ class Client:
 
     async def _whole(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
-        with anyio.fail_after(self._endpoint.timeout_s):
-            response = await self._send("POST", self._url, body, heard)
-            raw = await self._body(response)
-        return self._unstreamed(response, raw, time.perf_counter() - began)
+        if not isinstance(self._transport, http1.Connections):
+            with anyio.fail_after(self._endpoint.timeout_s):
+                response = await self._send("POST", self._url, body, heard)
+                raw = await self._body(response)
+            return self._unstreamed(response.status_code, response.headers.raw, raw, time.perf_counter() - began)
+        head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
+        status, headers, raw = await self._transport.fetch(
+            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
+        )
+        _tell(heard, headers)
+        if any(name.lower() == b"content-encoding" for name, _ in headers):
+            raw = httpx.Response(status, headers=headers, content=raw).content
+        return self._unstreamed(status, headers, self._clean(raw), time.perf_counter() - began)
 
-    def _unstreamed(self, response: httpx.Response, raw: bytes, latency_s: float) -> Answer:
-        if response.status_code != 200:
-            raise classify.http_fault(response.status_code, response.headers, raw, time.time())
+    def _unstreamed(self, status: int, headers: list[Header], raw: bytes, latency_s: float) -> Answer:
+        if status != 200:
+            raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
         data, raw = _object(raw)
         return _answer(data, raw, latency_s, None)
 
@@ -167,7 +178,8 @@ class Client:
                 response = await self._send("POST", self._url, body, heard)
                 if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
                     raw = await self._body(response)
-                    return self._unstreamed(response, raw, time.perf_counter() - began)
+                    latency_s = time.perf_counter() - began
+                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s)
                 response.stream = _Lines(response.stream, patience.heard)
                 async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
                     async for event in events:
@@ -250,6 +262,14 @@ class _Lines(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _tell(heard: Callable[[Told], None] | None, headers: list[Header]) -> None:
+    """What these headers say of rate limits, if anything."""
+    if heard is None or not any(b"ratelimit" in name.lower() for name, _ in headers):
+        return
+    if told := ratelimit.read(httpx.Headers(headers), time.time()):
+        heard(told)
 
 
 def _renamed(body: bytes, model: str) -> bytes:

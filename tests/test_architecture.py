@@ -22,7 +22,7 @@ ORDER = [
     "source", "template", "items", "plan", "keyindex",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "classify", "completion", "transport", "client", "retry", "outcome",
+    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
     "folder", "journal", "carried", "store", "resume", "feed", "keep", "tally",
     "prepare", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "cli",
@@ -105,12 +105,12 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
 
 
 def test_only_the_client_and_its_transport_know_httpx() -> None:
-    assert users_of("httpx") == {"client", "transport"}
+    assert users_of("httpx") == {"client", "transport", "http1"}
     assert users_of("httpx_sse") <= {"client"}
 
 
-def test_only_the_transport_knows_aiohttp() -> None:
-    assert users_of("aiohttp", "yarl") == {"transport"}
+def test_only_the_connections_know_their_parser() -> None:
+    assert users_of("httptools", "aiohappyeyeballs") == {"http1"}
 
 
 def test_only_the_terminal_has_tqdm() -> None:
@@ -119,7 +119,7 @@ def test_only_the_terminal_has_tqdm() -> None:
 
 @pytest.mark.parametrize("module", ["plan", "pace", "model"])
 def test_plan_pace_and_model_know_no_network_no_event_loop_and_no_table(module: str) -> None:
-    assert not loaded_by(f"batchflex.{module}") & {"httpx", "aiohttp", "anyio", "pyarrow", "polars"}
+    assert not loaded_by(f"batchflex.{module}") & {"httpx", "httptools", "anyio", "pyarrow", "polars"}
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -145,7 +145,7 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
 
 def test_importing_the_package_or_the_command_line_is_quick() -> None:
     """The heavy libraries are imported by what needs them, so that ``--help`` and ``status`` do not wait for them."""
-    heavy = {"polars", "pyarrow", "httpx", "aiohttp", "pydantic", "anyio", "jinja2", "tqdm", "msgspec"}
+    heavy = {"polars", "pyarrow", "httpx", "httptools", "pydantic", "anyio", "jinja2", "tqdm", "msgspec"}
     assert not loaded_by("batchflex", "batchflex.cli") & heavy
 
 

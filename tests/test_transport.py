@@ -1,4 +1,4 @@
-"""Attempts over real sockets: each fault, stream and connection, over aiohttp's connections and over httpx's own."""
+"""Attempts over real sockets: each fault, stream and connection, over our own connections and over httpx's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 
-from batchflex import metrics, transport
+from batchflex import http1, metrics
 from batchflex.client import Client
 from batchflex.endpoint import Endpoint, Secret
 from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
@@ -30,7 +30,7 @@ TEXT = 'Größe: 👩🏽‍🔬\u2028 \r\n and "quotes"'
 Via = Callable[[], httpx.AsyncBaseTransport]
 
 
-@pytest.fixture(params=["aiohttp", "aiohttp-uvloop", "httpx"])
+@pytest.fixture(params=["http1", "http1-uvloop", "httpx"])
 def stack(request: pytest.FixtureRequest) -> str:
     if request.param.endswith("uvloop"):
         pytest.importorskip("uvloop")
@@ -44,7 +44,9 @@ def anyio_backend(stack: str) -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture
 def via(stack: str) -> Via:
-    return httpx.AsyncHTTPTransport if stack == "httpx" else transport.AiohttpTransport
+    if stack.startswith("http1"):
+        return lambda: http1.Connections(httpx.create_ssl_context())
+    return httpx.AsyncHTTPTransport
 
 
 def _request(text: str = TEXT, **fields: Any) -> Request:

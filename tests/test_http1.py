@@ -1,0 +1,236 @@
+"""The connections themselves, against servers that send exactly these bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from batchflex.http1 import Connections, Whole
+
+pytestmark = pytest.mark.anyio
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
+class Server:
+    """Answers each request with the next of ``answers``, the last one again and again; hangs up after a ``None`` in it."""
+
+    def __init__(self, *answers: list[bytes | None]) -> None:
+        self.answers = answers
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0")
+                body = await reader.readexactly(length)
+                self.requests.append(head + body)
+                for piece in self.answers[min(len(self.requests), len(self.answers)) - 1]:
+                    if piece is None:
+                        return
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(*answers: list[bytes | None], tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(*answers)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+    host = "localhost" if tls else "127.0.0.1"
+    server.url = f"http{'s' if tls else ''}://{host}:{listener.sockets[0].getsockname()[1]}/x"
+    try:
+        yield server
+    finally:
+        listener.close()
+
+
+async def fetch(connections: Connections, server: Server, body: bytes = b"{}", total_s: float = 10.0) -> Whole:
+    url = httpx.URL(server.url)
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (url.raw_path, len(body))
+    return await connections.fetch(url, head, body, connect_s=5.0, total_s=total_s)
+
+
+async def test_one_connection_serves_one_request_after_another() -> None:
+    async with serving([OK]) as server, Connections() as connections:
+        for _ in range(5):
+            assert await fetch(connections, server) == Whole(200, [(b"content-length", b"2")], b"ok")
+        assert (server.connections, len(server.requests)) == (1, 5)
+
+
+async def test_both_ways_of_asking_share_connections() -> None:
+    async with serving([OK]) as server, Connections() as connections:
+        await fetch(connections, server)
+        response = await connections.handle_async_request(httpx.Request("POST", server.url, content=b"{}"))
+        assert (response.status_code, response.content) == (200, b"ok")
+        assert server.connections == 1
+
+
+async def test_as_many_connections_as_requests_at_a_time() -> None:
+    async with serving([OK]) as server, Connections() as connections:
+        for _ in range(3):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(20):
+                    tasks.start_soon(fetch, connections, server)
+        assert server.connections <= 20
+
+
+@pytest.mark.parametrize(
+    ("sent", "body"),
+    [
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", OK], b"ok"),
+        ([b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + OK], b"ok"),
+        ([*(OK[i : i + 1] for i in range(len(OK)))], b"ok"),
+        ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", b"3\r\n, a\r\n0\r\n\r\n"], b"ok, a"),
+        ([b"HTTP/1.1 200 OK\r\n\r\nuntil ", b"the end", None], b"until the end"),
+        ([b"HTTP/1.0 200 OK\r\n\r\nuntil the end", None], b"until the end"),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], b""),
+        ([b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n", b"data: 2", None], b"data: 1\n\ndata: 2"),
+    ],
+)  # fmt: skip
+async def test_an_answer_is_whole(sent: list[bytes | None], body: bytes) -> None:
+    async with serving(sent) as server, Connections() as connections:
+        assert (await fetch(connections, server)).body == body
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        ([None], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 200 OK\r\nconte", None], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok", None], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nok", None], httpx.RemoteProtocolError),
+        ([b"SSH-2.0-OpenSSH\r\n", None], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"], httpx.RemoteProtocolError),
+        ([b"HTTP/1.1 200 OK\r\nx: " + 70_000 * b"a" + b"\r\n\r\n"], httpx.RemoteProtocolError),
+    ],
+)
+async def test_an_answer_that_is_none(sent: list[bytes | None], error: type[Exception]) -> None:
+    """Nor is it asked again: whether it was sent is not known."""
+    async with serving(sent, [OK]) as server, Connections() as connections:
+        with pytest.raises(error):
+            await fetch(connections, server)
+        assert len(server.requests) == 1
+        assert (await fetch(connections, server)).body == b"ok"
+
+
+@pytest.mark.parametrize("more", [b"HTTP/1.1 200 OK\r\n", b"rubbish", OK])
+async def test_what_was_not_asked_for_ends_the_connection_not_the_answer(more: bytes) -> None:
+    for together in (True, False):
+        async with serving([OK + more] if together else [OK, more], [OK]) as server, Connections() as connections:
+            assert (await fetch(connections, server)).body == b"ok"
+            await anyio.sleep(0.05)
+            assert (await fetch(connections, server)).body == b"ok"
+            assert server.connections == 2
+
+
+@pytest.mark.parametrize("close", [b"connection: close\r\n", b""])
+async def test_a_connection_that_the_server_closes_is_not_used_again(close: bytes) -> None:
+    last: list[bytes | None] = [OK.replace(b"\r\n\r\n", b"\r\n%b\r\n" % close)]
+    async with serving(last if close else [*last, None], [OK]) as server, Connections() as connections:
+        await fetch(connections, server)
+        await anyio.sleep(0.05)
+        assert (await fetch(connections, server)).body == b"ok"
+        assert server.connections == 2
+
+
+async def test_the_time_is_up() -> None:
+    async with serving([b"HTTP/1.1 200 OK\r\n"], [OK]) as server, Connections() as connections:
+        with pytest.raises(TimeoutError):
+            await fetch(connections, server, total_s=0.1)
+        assert (await fetch(connections, server)).body == b"ok"
+        assert server.connections == 2
+
+
+async def test_a_cancelled_request_closes_its_connection() -> None:
+    async with serving([b"HTTP/1.1 200 OK\r\n"], [OK]) as server, Connections() as connections:
+        with anyio.move_on_after(0.1):
+            await fetch(connections, server)
+        assert (await fetch(connections, server)).body == b"ok"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 5_000_000])
+async def test_large_requests_and_answers(size: int) -> None:
+    body = size * b"x"
+    said = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (size, body)
+    async with serving([said]) as server, Connections() as connections:
+        for _ in range(2):
+            assert (await fetch(connections, server, body)).body == body
+        assert [request.endswith(b"\r\n\r\n" + body) for request in server.requests] == [True, True]
+        assert server.connections == 1
+
+
+async def test_a_stream_is_read_no_faster_than_it_is_taken() -> None:
+    """A server that sends much faster than it is read is made to wait, instead of filling the memory."""
+    piece = b"data: " + 100_000 * b"x" + b"\n\n"
+    sent: list[bytes | None] = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", *(300 * [piece]), None]
+    async with serving(sent) as server, Connections() as connections:
+        response = await connections.handle_async_request(httpx.Request("POST", server.url, content=b"{}"))
+        total = 0
+        async for data in response.aiter_raw():
+            total += len(data)
+            assert len(data) < 4 << 20
+            if total < 3 << 20:
+                await anyio.sleep(0.2)
+        assert total == 300 * len(piece)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed one for localhost, with its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    try:
+        subprocess.run(
+            [*command.split(), "-keyout", folder / "key", "-out", folder / "cert"], check=True, capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no openssl to make a certificate with")
+    (folder / "pem").write_bytes((folder / "key").read_bytes() + (folder / "cert").read_bytes())
+    return folder / "pem"
+
+
+async def test_tls_takes_one_handshake_a_connection(certificate: Path) -> None:
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    served.load_cert_chain(certificate)
+    handshakes = 0
+
+    def count(*_: object) -> None:
+        nonlocal handshakes
+        handshakes += 1
+
+    served.sni_callback = count
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with serving([OK], tls=served) as server, Connections(trusting) as connections:
+        for _ in range(5):
+            assert (await fetch(connections, server)).body == b"ok"
+        assert (server.connections, handshakes) == (1, 1)
+    make: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    async with serving([OK], tls=served) as server, Connections(make()) as connections:
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            await fetch(connections, server)
+        assert server.requests == []
