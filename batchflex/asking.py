@@ -9,6 +9,7 @@ from typing import NamedTuple
 import anyio
 
 from . import classify, outcome, retry
+from .accounts import Accounts
 from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .failures import Failures
@@ -18,14 +19,17 @@ from .job import RetrySection
 from .keep import Keeper
 from .model import Answer, Outcome, Request
 from .outcome import Frame
+from .probing import Way
 from .retry import Tries
 from .tally import Tally
-from .ways import Way, Ways
+from .ways import Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
-# After so many refusals by a rate limit: is the row too large for it, or does it let nothing pass?
+# After so many refusals by a rate limit that let others pass in between, the row is too large for it.
 _MOST_REFUSALS = 50
+# So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
+_MOST_EXCUSED = 10
 
 
 class _Halted(Exception):
@@ -33,18 +37,22 @@ class _Halted(Exception):
 
 
 class _Row:
-    """A request being asked. ``refused`` counts its refusals by a rate limit.
+    """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
 
-    ``way`` is where it was sent last, as the request of that ``number``; ``outages`` is how many there had been by then.
+    ``outages`` and ``completions`` are how many there had been there by then, ``failed_at`` is when it failed. ``refused``
+    counts refusals by a rate limit while others were answered, ``excused`` how often its failures were forgiven.
     """
 
-    __slots__ = ("cost", "number", "outages", "refused", "request", "started_at", "tries", "waiting", "way")
+    __slots__ = (
+        "completions", "cost", "excused", "failed_at", "number", "outages", "refused", "request", "started_at", "tries",
+        "waiting", "way",
+    )  # fmt: skip
 
     def __init__(self, request: Request, cost: Cost) -> None:
         self.request = request
         self.cost = cost
-        self.number = 0
-        self.outages = 0
+        self.number = self.outages = self.completions = self.excused = 0
+        self.failed_at = 0.0
         self.refused = 0
         self.tries = Tries()
         self.started_at = 0
@@ -64,7 +72,7 @@ class _Suspect(NamedTuple):
 
 def _maybe_of_a_row(fault: RunFault, way: Way) -> bool:
     """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
-    return way.has_answered and (fault.http_status == 403 or fault.reason in ("model", "url"))
+    return way.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
 class Asking:
@@ -80,6 +88,7 @@ class Asking:
         ways: Ways,
         gate: Gate,
         budget: Budget,
+        accounts: Accounts,
         keeper: Keeper,
         failures: Failures,
         tally: Tally,
@@ -90,19 +99,22 @@ class Asking:
         self._ways = ways
         self._gate = gate
         self._budget = budget
+        self._accounts = accounts
         self._keeper = keeper
         self._failures = failures
         self._tally = tally
         self._stop = stop
         self._suspects: list[_Suspect] = []
         self._judging = anyio.Lock()
+        self._too_many_suspects = anyio.Event()
         self._persisting = 0
         self._none_persists = anyio.Event()
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
-            self._ways.watch_in(watching, self._returned)
+            self._ways.watch_in(watching, self._ask_suspects_again)
+            watching.start_soon(self._judge_when_many)
             async with anyio.create_task_group() as self._again:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
@@ -152,10 +164,17 @@ class Asking:
     async def _attempt_again(self, row: _Row) -> Answer:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
-        known = way is None or not self._ways.any_answered or way.outage.has_answered_since(row.number)
-        if not known and way is not None and retry.is_last(row.tries, self._policy):
-            await self._ways.works(way, row.request, row.tries.sent)
+        if way is not None and retry.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
+            if self._ways.others_than(way):
+                self._excuse(row)
+            elif self._ways.any_answered:
+                await self._ways.works(way, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
+
+    def _excuse(self, row: _Row) -> None:
+        if row.excused < _MOST_EXCUSED:
+            row.excused += 1
+            row.tries.forgive()
 
     async def _attempt(self, row: _Row) -> Answer:
         """Send the row once, and keep its answer before anything else can happen.
@@ -166,16 +185,16 @@ class Asking:
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
             raise _Halted
+        if row.way is not None and row.outages != row.way.outage.past:
+            self._excuse(row)
         way = row.way = self._ways.of(lane)
+        row.outages = way.outage.past
         tally = self._tally
         row.started_at = row.started_at or _now_us()
         tally.requests_sent += 1
         tally.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, way.outage.sent()
         row.number = number
-        if row.outages != self._ways.outages:
-            row.outages = self._ways.outages
-            row.tries.forgive()
         try:
             answer = await way.client.attempt(
                 row.request, lambda told: lane.pace.told(time.monotonic(), row.cost, told)
@@ -184,10 +203,10 @@ class Asking:
             row.tries.count(now - began, costs=True)
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             self._keep(made)
-            self._ways.settle_answer(way, row.cost, answer.usage)
-            self._ways.answered(way, number, row.request, first=not row.waiting)
+            self._accounts.answered(lane, row.cost, answer.usage)
+            self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
-                self._clear_suspects(way, asked_before=began)
+                self._clear_suspects(way)
             return answer
         except AttemptError as fault:
             raise self._failed_once(row, way, fault, began) from None
@@ -197,26 +216,30 @@ class Asking:
 
     def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
-        now = time.monotonic()
+        now = row.failed_at = time.monotonic()
         first = not row.waiting
         of_row = classify.is_of_row(fault)
-        self._ways.settle_failure(way, row.cost, fault)
+        self._accounts.failed(way.lane, row.cost, fault)
         if isinstance(fault, RateLimited):
             self._ways.understood(way, row.number, first=first)
-            row.refused += 1
+            row.refused += row.completions != way.completions
+            row.completions = way.completions
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
             fault = self._ways.refuses(way, fault, row.request)
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
+            way.prove(began)
             self._gate.prove(way.lane)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
-            fault = self._ways.failed(way, fault, row.number, row.request, first=first)
+            told = self._ways.failed(way, fault, row.number, row.request, first=first)
+            fault = told if row.excused < _MOST_EXCUSED else fault
         row.tries.count(now - began, costs=retry.costs(fault))
         if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
             return classify.too_often(fault)
         if isinstance(fault, Transient):
-            self._tally.trouble = self._tally.trouble or fault.message
+            if retry.costs(fault):
+                self._tally.trouble = self._tally.trouble or fault.message
             if of_row:
                 self._gate.doubt_row(_MOST_SUSPECTS)
             if not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
@@ -229,7 +252,7 @@ class Asking:
 
         Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
         failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
-        there turns out to be an outage, it is asked again.
+        it was down, the row is asked again.
         """
         made = outcome.failed(self._frame, row.request, self._effort(row), fault)
         if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
@@ -241,35 +264,44 @@ class Asking:
         self._gate.doubt_row(_MOST_SUSPECTS)
         never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
+            self._gate.question(row.way.lane, True)
+            self._too_many_suspects.set()
+
+    async def _judge_when_many(self) -> None:
+        while True:
+            await self._too_many_suspects.wait()
+            self._too_many_suspects = anyio.Event()
             await self._judge_suspects()
+            for lane in self._gate.lanes:
+                self._gate.question(lane, False)
 
     async def _judge_suspects(self) -> None:
         async with self._judging:
-            if not self._suspects or self._tally.stopped_by is not None:
-                return
-            for way in {id(suspect.way): suspect.way for suspect in self._suspects}.values():
+            while self._suspects and self._tally.stopped_by is None:
+                way = self._suspects[0].way
                 last = next(suspect for suspect in reversed(self._suspects) if suspect.way is way)
-                if await self._ways.works(way, last.row.request, last.row.tries.sent):
-                    self._clear_suspects(way, asked_before=time.monotonic())
-                elif way.lane.closed:
+                if way.lane.closed or (way.lane.pauses and self._ways.others_than(way)):
                     self._ask_suspects_again(way)
+                elif way.lane.pauses:
+                    await self._ways.until_it_returns(way)
+                elif await self._ways.works(way, last.row.request, last.at, last.row.tries.sent):
+                    self._clear_suspects(way)
+                self._gate.question(way.lane, False)
 
-    def _clear_suspects(self, way: Way, asked_before: float) -> None:
+    def _clear_suspects(self, way: Way) -> None:
         """This endpoint has answered what was sent after these were given up: so it was them."""
-        for suspect in [s for s in self._suspects if s.way is way and s.at < asked_before]:
+        for suspect in [s for s in self._suspects if s.way is way and s.at < way.proof_at]:
             self._suspects.remove(suspect)
             self._keep(suspect.made)
 
-    def _returned(self, way: Way, was_down: bool) -> None:
-        """This endpoint answers again: if it was down, what was given up meanwhile was not to blame."""
-        if not was_down:
-            self._clear_suspects(way, asked_before=time.monotonic())
-        else:
-            self._ask_suspects_again(way)
-
     def _ask_suspects_again(self, way: Way) -> None:
+        """They were given up while this endpoint was down, and are not to blame."""
         for suspect in [s for s in self._suspects if s.way is way]:
             self._suspects.remove(suspect)
+            if suspect.row.excused >= _MOST_EXCUSED:
+                self._keep(suspect.made)
+                continue
+            self._excuse(suspect.row)
             suspect.row.waiting = True
             self._gate.begin_backing_off()
             self._begin_persisting(suspect.row, classify.deferred(suspect.fault))

@@ -38,20 +38,22 @@ class Cost:
 
 
 class Verdict(NamedTuple):
-    """``wait_s`` is 0 to go now, infinite to wait for something in flight; ``stop`` ends the run."""
+    """``wait_s`` is 0 to go now, infinite to wait for something in flight; ``stop`` ends the run, for what ``why`` says."""
 
     wait_s: float = 0.0
     stop: StopReason | None = None
+    why: str = ""
 
 
 GO = Verdict()
 
 
 class Purse:
-    """A ceiling that is reserved from before anything is spent. ``None`` is no ceiling."""
+    """A ceiling that is reserved from before anything is spent. ``None`` is no ceiling. ``name`` is what it is called."""
 
-    def __init__(self, ceiling: float | None) -> None:
+    def __init__(self, ceiling: float | None, name: str = "") -> None:
         self._ceiling = ceiling
+        self._name = name
         self._reserved = 0.0
         self._reservations = 0
         self.spent = 0.0
@@ -59,7 +61,14 @@ class Purse:
     def verdict(self, most: float) -> Verdict:
         if self._ceiling is None or self.spent + self._reserved + most <= self._ceiling + 1e-9:
             return GO
-        return Verdict(_UNTIL_SOMETHING_SETTLES) if self._reserved > 0 else Verdict(stop="budget")
+        if self._reserved > 0:
+            return Verdict(_UNTIL_SOMETHING_SETTLES)
+        used, ceiling, needed = (f"{amount:,.8g}" for amount in (self.spent, self._ceiling, most))
+        return Verdict(
+            stop="budget",
+            why=f"{used} of limits.{self._name} = {ceiling} are used, and the next request may use {needed}. "
+            "A budget is for one run: raise it, or run again",
+        )
 
     def reserve(self, most: float) -> None:
         self._reserved += most
@@ -143,9 +152,9 @@ class Budget:
     ) -> None:
         self._prices = prices
         self._deadline = Deadline(deadline_s)
-        self._usd = Purse(limits.budget_usd)
-        self._tokens = Purse(limits.budget_tokens)
-        self._requests = Purse(limits.budget_requests)
+        self._usd = Purse(limits.budget_usd, "budget_usd")
+        self._tokens = Purse(limits.budget_tokens, "budget_tokens")
+        self._requests = Purse(limits.budget_requests, "budget_requests")
         self._bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
         self._limited = self._bounded or deadline_s is not None
         self._counted = 0
@@ -163,7 +172,7 @@ class Budget:
         if not self._limited:
             return GO
         if self._deadline.left_s(now) <= 0:
-            return Verdict(stop="deadline")
+            return Verdict(stop="deadline", why="the deadline leaves no time for another answer")
         for purse, most in ((self._requests, 1.0), (self._tokens, float(cost.most_tokens)), (self._usd, cost.most_usd)):
             if (verdict := purse.verdict(most)) is not GO:
                 return verdict
@@ -184,12 +193,15 @@ class Budget:
             self._tokens.reserve(cost.most_tokens)
             self._usd.reserve(cost.most_usd)
 
-    def settled(self, cost: Cost, usage: Usage | None, took_s: float = 0.0, *, billed: bool, sent: bool = True) -> None:
+    def settled(
+        self, cost: Cost, usage: Usage | None, took_s: float | None = None, *, billed: bool, sent: bool = True
+    ) -> None:
         """An attempt ended. One that was ``billed`` without telling its ``usage`` counts with the most it can have used.
 
+        ``took_s`` is how long an answer took that others may take as well.
         One that was not even ``sent`` gives everything back.
         """
-        if usage is not None:
+        if took_s is not None:
             self._deadline.answered(took_s)
         if not self._bounded:
             return

@@ -31,7 +31,7 @@ _CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_rea
 _NO_MODEL = {"model_not_found", "model_not_exist"}
 _RATE = {"429", "rate_limit_exceeded", "rate_limit_error", "throttling_error"}
 _ROW_BLAMED = {408, 409, 425, 500}
-_MAYBE_BILLED = {"timeout", "bad_answer", "empty_answer"}
+_GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
 
 
@@ -64,11 +64,11 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
         return RunFault(message, **facts).because("model" if named_model else "url")
     if status == 429 or (status >= 500 and names & _RATE):
         return RateLimited(message, **facts)
-    if status in _ROW_BLAMED:
-        return Transient(message, **facts).blamed_on("row")
-    if 400 <= status < 500:
+    if 400 <= status < 500 and status not in _ROW_BLAMED:
         return RowFault(message, **facts)
-    return Transient(message, **facts)
+    fault = Transient(message, **facts)
+    fault.billed = status in _GAVE_UP_WAITING
+    return fault.blamed_on("row") if status in _ROW_BLAMED else fault
 
 
 def describe(body: bytes) -> tuple[str, str | None, str | None]:
@@ -126,12 +126,13 @@ def _float(text: str | None) -> float | None:
 
 def cut_short(message: str, body: bytes | None = None, status: int | None = None) -> Transient:
     """A broken connection, a body that ends early, or one that is not what it says it is."""
-    return Transient(message, error_type="bad_answer", http_status=status, body=body and body[:_KEPT_BODY])
+    return _billed(Transient(message, error_type="bad_answer", http_status=status, body=body and body[:_KEPT_BODY]))
 
 
 def empty(message: str, body: bytes, status: int) -> Transient:
     """A well-formed answer that answers nothing: asked again, but the endpoint works."""
-    return Transient(message, error_type="empty_answer", http_status=status, body=body[:_KEPT_BODY]).blamed_on("row")
+    fault = Transient(message, error_type="empty_answer", http_status=status, body=body[:_KEPT_BODY])
+    return _billed(fault.blamed_on("row"))
 
 
 def unreachable(message: str) -> Transient:
@@ -139,7 +140,7 @@ def unreachable(message: str) -> Transient:
 
 
 def timed_out(message: str) -> Transient:
-    return Transient(message, error_type="timeout")
+    return _billed(Transient(message, error_type="timeout"))
 
 
 def too_often(fault: RateLimited) -> RowFault:
@@ -152,14 +153,19 @@ def deferred(fault: AttemptError) -> Deferred:
     return Deferred(fault.message, **_facts(fault))
 
 
-def may_be_billed(fault: AttemptError) -> bool:
-    """Whether the endpoint may have worked, and charge, for an attempt that gave no answer."""
-    return fault.error_type in _MAYBE_BILLED
+def is_time_out(fault: AttemptError) -> bool:
+    """Whether the answer was not waited for any longer, here and not by the server."""
+    return fault.http_status is None and fault.error_type == "timeout"
 
 
 def is_of_row(fault: AttemptError) -> bool:
     """Whether it is the row that is at fault, and the endpoint works."""
     return isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row")
+
+
+def _billed(fault: Transient) -> Transient:
+    fault.billed = True
+    return fault
 
 
 def _facts(fault: AttemptError) -> dict[str, Any]:
@@ -201,4 +207,5 @@ def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> A
     told = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
     fault = http_fault(told, {}, raw, now)
     fault.http_status = status
+    fault.billed = True  # it had begun to answer
     return fault

@@ -386,6 +386,8 @@ def _check(options: argparse.Namespace) -> int:
 
     from . import checking
 
+    if options.spec is not None and not options.spec.lower().endswith(".toml"):
+        raise JobError(f"check takes a job file (.toml), or no file at all; found {options.spec!r}")
     job = _job(options)
     report = anyio.run(checking.check, job)
     print(report.text)

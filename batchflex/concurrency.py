@@ -164,9 +164,14 @@ class Concurrency:
             return 0.0
         return _SPREAD * self._before[1] / self.size
 
-    def queue(self, waiting: int) -> None:
-        """The endpoint itself says how many requests wait there until others end."""
+    def queue(self, waiting: int | None) -> None:
+        """The endpoint itself says how many requests wait there until others end; ``None``: it does not say any more."""
         self._queued = waiting
+
+    def at_most(self, most: int) -> None:
+        """No more than so many from the start, for want of connections."""
+        self.most = self._ceiling = most
+        self.size = self._base = min(self.size, most)
 
     def reset(self, now: float) -> None:
         """The endpoint is back after a pause: half of what it took before, then doubling again."""

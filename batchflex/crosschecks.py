@@ -113,8 +113,10 @@ def _no_prompt(value: Any, prompts: _Table) -> str | None:
 
 
 def _check_endpoints(endpoints: Any, endpoint: _Table, sweep: _Table) -> list[Mistake]:
-    if not isinstance(endpoints, list) or not endpoints:
+    if not isinstance(endpoints, list):
         return []
+    if not endpoints:
+        return [Mistake("endpoints", "is empty; write one [[endpoints]] for each, or leave it out")]
     tables = [each for each in endpoints if isinstance(each, Mapping)]
     mistakes = [m for number, each in enumerate(tables) for m in _check_endpoint(f"endpoints.{number}", each)]
     if any(value is not None for value in endpoint.values()):

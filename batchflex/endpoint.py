@@ -39,6 +39,12 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(***)"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
 
 class _Quirks(NamedTuple):
     base_url: str
@@ -48,6 +54,12 @@ class _Quirks(NamedTuple):
 
 # The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
 _NAMED = {"flexai": _Quirks("https://tokens.flex.ai/v1", "FLEXAI_API_KEY", 2048)}
+
+
+def _quirks_of(base_url: str) -> _Quirks | None:
+    """Those of a provider whose server this is, whatever the endpoint is called."""
+    host = urlsplit(base_url).hostname
+    return next((quirks for quirks in _NAMED.values() if urlsplit(quirks.base_url).hostname == host), None)
 
 
 class Endpoint(NamedTuple):
@@ -72,12 +84,15 @@ class Endpoint(NamedTuple):
     @property
     def is_hosted(self) -> bool:
         """Whether it is a provider's, which shows no queue."""
-        return self.name in _NAMED
+        return _quirks_of(self.base_url) is not None
 
     @property
-    def account(self) -> tuple[str, str] | None:
+    def account(self) -> tuple[str, int, Secret] | None:
         """Server and key, which have a quota together; ``None`` without a key."""
-        return None if self.key is None else (urlsplit(self.base_url).netloc, self.key.reveal())
+        if self.key is None:
+            return None
+        parts = urlsplit(self.base_url)
+        return (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80), self.key
 
     def require(self, models: Sequence[str]) -> None:
         """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
@@ -124,7 +139,11 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     key = _key(environ, variable) if with_key else None
     if key is None and with_key and section.api_key_env:
         raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
-    return Endpoint(endpoint_name(name, section.base_url), section.base_url, key, variable if key else None, **times)
+    quirks = _quirks_of(section.base_url)
+    return Endpoint(
+        endpoint_name(name, section.base_url), section.base_url, key, variable if key else None,
+        unstreamed_max_tokens=quirks.unstreamed_max_tokens if quirks else None, **times,
+    )  # fmt: skip
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:

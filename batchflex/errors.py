@@ -93,8 +93,11 @@ class AttemptError(Exception):
 
     ``message`` are the server's words where it said any. ``http_status`` is ``None`` when no answer arrived.
     ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
-    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …).
+    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``billed`` tells whether the
+    endpoint may have worked, and charge, for this attempt all the same.
     """
+
+    billed = False
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from .budget import GO, Budget, Cost
 from .errors import StopReason
 from .pace import Pace
 
+_LOOK_S = 0.05  # a probe looks so often whether it may go
 # What keeps more requests from being sent, as far as the gate can tell.
 Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
@@ -25,7 +26,9 @@ class Lane:
 
     ``proven`` tells that it answered as an endpoint does that works; until then requests go one at a time. ``most_in_doubt`` is
     how many may be in flight while it is doubted again. While it is ``failing``, rows that have not failed go before those that
-    have: they tell more. ``pauses`` are the reasons why nothing goes now. A lane that is ``closed`` is used no more.
+    have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell whether the endpoint or rows are
+    to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing goes now. A lane that is ``closed``
+    is used no more.
     """
 
     def __init__(self, name: str, pace: Pace) -> None:
@@ -35,6 +38,8 @@ class Lane:
         self.proven = False
         self.most_in_doubt: int | None = None
         self.failing = False
+        self.probe_waits = False
+        self.in_question = False
         self.closed = False
         self.pauses: set[str] = set()
 
@@ -65,7 +70,8 @@ class Gate:
 
     Until a lane is proven requests go there one at a time, and until :meth:`doubt_row` no other row begins while the first one
     has to be tried again: one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait
-    for another attempt; beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end.
+    for another attempt; beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end,
+    with a reason and a sentence.
     ``clock`` gives seconds and never goes back.
     """
 
@@ -74,7 +80,7 @@ class Gate:
         lanes: Sequence[Lane],
         budget: Budget,
         most_backing_off: int,
-        on_stop: Callable[[StopReason], None],
+        on_stop: Callable[[StopReason, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lanes = list(lanes)
@@ -127,15 +133,26 @@ class Gate:
             raise
         return waiter.lane
 
-    def enter_as_probe(self, lane: Lane, cost: Cost) -> bool:
-        """Take a slot of a lane at once, though it is paused. False: it is closed, or the budget is reserved to the last."""
-        now = self._clock()
-        if self.closed or lane.closed or not self._affordable(now, cost):
+    async def enter_as_probe(self, lane: Lane, cost: Cost) -> bool:
+        """Take the next slot of a lane, also of one that is paused, when every limit allows it. False: nothing is admitted."""
+        lane.probe_waits = True
+        try:
+            while not self.closed and not lane.closed:
+                now = self._clock()
+                wait_s = lane.pace.wait_s(now, cost)
+                if wait_s <= 0 and lane.in_flight < lane.window and self._affordable(now, cost):
+                    self._take(lane, cost, now)
+                    return True
+                await self.sleep(min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S)
             return False
+        finally:
+            lane.probe_waits = False
+            self._pump()
+
+    def _take(self, lane: Lane, cost: Cost, now: float) -> None:
         self._budget.sent(cost)
         lane.in_flight += 1
         lane.pace.sent(now, cost)
-        return True
 
     def leave(self, lane: Lane) -> None:
         """Give the slot back."""
@@ -160,6 +177,11 @@ class Gate:
         self._rows_on_trial = rows
         self._pump()
 
+    def question(self, lane: Lane, doubted: bool) -> None:
+        """Whether rows have to wait until it is known whom to blame."""
+        lane.in_question = doubted
+        self._pump()
+
     def pause(self, lane: Lane, why: str) -> None:
         """Admit nothing to this endpoint until :meth:`resume` with the same reason."""
         lane.pauses.add(why)
@@ -176,6 +198,8 @@ class Gate:
     def close_lane(self, lane: Lane) -> bool:
         """Use this endpoint no more. False: it was the last one."""
         lane.closed = True
+        lane.pauses.clear()
+        self._pump()
         return any(not other.closed for other in self.lanes)
 
     def close(self) -> None:
@@ -209,7 +233,7 @@ class Gate:
 
     @property
     def _failing(self) -> bool:
-        return any(lane.failing for lane in self.lanes)
+        return any(lane.failing for lane in self.lanes if lane.is_open)
 
     def _next(self) -> deque[_Waiter] | None:
         """Those of whom the first may begin."""
@@ -218,7 +242,7 @@ class Gate:
         return self._again or None
 
     def _has_room(self, lane: Lane) -> bool:
-        return lane.in_flight < lane.window and not lane.pauses and not lane.closed
+        return lane.in_flight < lane.window and lane.is_open and not (lane.probe_waits or lane.in_question)
 
     def _bound_by_slots(self) -> Bound:
         usable = [lane for lane in self.lanes if lane.is_open]
@@ -250,16 +274,14 @@ class Gate:
             self._bound = "quota"
             self._wake_at(now + min(soonest, self._budget.left_s(now)))
             return None
-        self._budget.sent(cost)
-        best.in_flight += 1
-        best.pace.sent(now, cost)
+        self._take(best, cost, now)
         return best
 
     def _affordable(self, now: float, cost: Cost) -> bool:
         verdict = self._budget.verdict(now, cost)
         if verdict.stop is not None:
             self.close()
-            self._on_stop(verdict.stop)
+            self._on_stop(verdict.stop, verdict.why)
         return verdict is GO
 
     def _wake_at(self, moment: float) -> None:

@@ -160,14 +160,14 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._broke(httpx.RemoteProtocolError("not HTTP: the server wants another protocol"))
         except httptools.HttpParserError as error:
-            self._broke(httpx.RemoteProtocolError(f"not HTTP: {error}"[:300]))
+            self._broke(httpx.RemoteProtocolError(f"not HTTP: {str(error).splitlines()[0]}"[:300]))
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._has_headers and not self._complete and not self._framed and error is None:
             self._complete = True  # a body without a length ends with its connection
         if self._lost is None:
             if error is not None:
-                self._lost = httpx.ReadError(str(error) or type(error).__name__)
+                self._lost = httpx.ReadError(_words(error))
             elif self._has_headers:
                 self._lost = httpx.RemoteProtocolError("the connection broke inside the answer")
             else:
@@ -381,7 +381,8 @@ class _Rest(httpx.AsyncByteStream):
         self._connections.give_back(self._origin, self._connection)
 
 
-def _words(error: OSError) -> str:
+def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {error.verify_message}"
-    return error.strerror or str(error) or type(error).__name__
+    words = error.strerror if isinstance(error, OSError) else None
+    return words or str(error) or type(error).__name__

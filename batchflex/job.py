@@ -371,7 +371,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
     The value is read as TOML (``0.7``, ``true``, ``["a", "b"]``), else taken as a string.
 
-    :raises JobError: if there is no ``=`` or no name.
+    :raises JobError: if there is no ``=`` or no name, or the name is one of a limit and would be sent to the server instead.
     """
     name, equals, raw = text.partition("=")
     name = name.strip()
@@ -384,7 +384,17 @@ def parse_setting(text: str) -> tuple[str, Any]:
     value = read["v"] if read.keys() == {"v"} else raw  # a line break in it may have begun another key
     if isinstance(value, datetime.date | datetime.time):
         value = raw
+    if "." not in name and not parameters.documented(name) and (section := _section_of(name)):
+        raise JobError(f"--set {name}: that is no request parameter; write --set {section}.{name}=…")
     return (name if "." in name else f"override.{name}"), value
+
+
+def _section_of(name: str) -> str | None:
+    """The table of a job file that alone has a key of this name, among those a request knows nothing of."""
+    sections: dict[str, type[BaseModel]] = {
+        "limits": LimitsSection, "retry": RetrySection, "journal": JournalSection, "endpoint": EndpointSection,
+    }  # fmt: skip
+    return next((section for section, fields in sections.items() if name in fields.model_fields), None)
 
 
 def _absolute_at(place: str, value: Any, folder: Path) -> Any:

@@ -80,12 +80,10 @@ class HeaderLesson:
 
     @property
     def usual_rate(self) -> float | None:
-        """Units a second on the average; ``None`` if nothing was told."""
-        if self.limit is None:
-            return None
-        if self._is_bucket and self._refill:
+        """Units a second on the average; ``None`` until that is known."""
+        if self._is_bucket:
             return self._refill
-        return self.limit / (self.window_s or _ASSUMED_WINDOW_S)
+        return None if self.limit is None or self.window_s is None else self.limit / self.window_s
 
     def rate(self, now: float) -> float | None:
         """Units a second that may go now; ``None`` if nothing was told."""
@@ -136,7 +134,6 @@ class RefusalLesson:
 
     def __init__(self) -> None:
         self.rate: float | None = None
-        self.limit: float | None = None
         self.window_s: float | None = None
         # The span since the last time that was named, and the one it ends with, if it was refused in already.
         self._begin: float | None = None
@@ -232,7 +229,7 @@ class RefusalLesson:
             self._learn(end, units, window_s)
 
     def _learn(self, now: float, units: float, window_s: float) -> None:
-        self.limit, self.window_s = units, window_s
+        self.window_s = window_s
         self.rate = units / window_s / _SLACK
         self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
         self._begin_proof(now)
@@ -248,11 +245,11 @@ class RefusalLesson:
         self._begin_proof(now)
         if self.rate is None or not self._mended:
             self._mended = self.rate is not None
-            self.limit = self.window_s = None
+            self.window_s = None
             self.rate = seen or None
             self._growth, self._most_growth = self._ROUGH_GROWTH, self._MOST_ROUGH_GROWTH
             return
-        self.rate = self.limit = self.window_s = self._guess = None
+        self.rate = self.window_s = self._guess = None
         self._mended = False
         self._banned_until = now + self._ban_s
         self._ban_s = min(self._LONGEST_BAN_S, 2 * self._ban_s)

@@ -94,6 +94,8 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
         return Mistake(place, _unknown([str(step) for step in steps], root))
     if kind == "value_error":
         return Mistake(place, str(context["error"]))
+    if kind == "list_type" and place == "endpoints":
+        return Mistake(place, "is a list: write each of them under [[endpoints]], in double brackets")
     if kind == "missing":
         return Mistake(place, "is missing")
     if kind == "invalid_key" or steps[-1:] == ("[key]",):
@@ -118,7 +120,7 @@ def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:
 
 
 def _names_at(steps: Sequence[str], root: type[BaseModel]) -> list[str]:
-    """The keys of the table at a place; of a table of tables (``prompts.NAME``) whatever its name is."""
+    """The keys of the table at a place; of a table or list of tables (``prompts.NAME``) whatever its name is."""
     at, left = root, list(steps)
     while left:
         field = at.model_fields.get(left.pop(0))
@@ -129,7 +131,7 @@ def _names_at(steps: Sequence[str], root: type[BaseModel]) -> list[str]:
         if not models:
             return []
         at = models[0]
-        if get_origin(field.annotation) is dict:
+        if get_origin(field.annotation) in (dict, list):
             left = left[1:]
     return list(at.model_fields)
 

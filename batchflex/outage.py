@@ -33,7 +33,8 @@ class Outage:
     answered by another. Two views are taken of the failures
     since the last answer. Of those in a row, as if whatever is still in flight were to be answered: failures may come sooner
     than answers. And of those sent since the first of them, whatever becomes of older ones: a server that dies may still finish
-    what it has begun. While there is a doubt, what is newly sent goes one at a time. ``most_s`` is how long an outage may last.
+    what it has begun. While there is a doubt, what is newly sent goes one at a time. ``most_s`` is how long an outage may last,
+    ``past`` counts those that are over.
 
     Probes come after 3.5 s, then every 4.7 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
     """
@@ -54,6 +55,7 @@ class Outage:
         self._last_probe = 0.0
         self._probes = 0
         self._certain = False
+        self.past = 0
 
     @property
     def on(self) -> bool:
@@ -74,10 +76,6 @@ class Outage:
         """The share of first attempts that is taken to fail while the endpoint works: that seen, and one deviation."""
         share = max(_LEAST_SHARE, self._seen_failing / self._seen)
         return min(_MOST_SHARE, share + math.sqrt(share / self._seen))
-
-    def has_answered_since(self, number: int) -> bool:
-        """Whether anything was answered that was sent after this request."""
-        return self._latest > number
 
     def sent(self) -> int:
         """A request goes; returns its number."""
@@ -143,10 +141,9 @@ class Outage:
         self._begin(now)
         self._certain = True
 
-    def over(self) -> bool:
-        """A probe was answered. False: it was the first, so it may have been no outage, but rows that cannot be answered."""
-        real = self._certain or self._probes > 1
-        if not real:
+    def over(self) -> None:
+        """A probe was answered. If it was the first, it may have been no outage, but rows that cannot be answered."""
+        if not self._certain and self._probes <= 1:
             # What was usual before is not usual now.
             scale = min(1.0, _OF_FIRST / self._seen)
             self._seen, self._seen_failing = self._seen * scale, self._seen_failing * scale
@@ -156,7 +153,13 @@ class Outage:
         self._sent += 1
         self._latest = self._sent
         self._clear()
-        return real
+        self.past += 1
+
+    def barred(self, seconds: float) -> None:
+        """Nothing could be asked for so long, for reasons of the run's own: the outage is not the longer for it."""
+        if self._since is not None:
+            self._since += seconds
+            self._last_probe += seconds
 
     def probe_in_s(self, now: float) -> float:
         """Seconds until the next probe."""
@@ -165,7 +168,10 @@ class Outage:
         distance = _FIRST_PROBE_S
         if self._probes:
             distance = min(_LONGEST_PROBE_S, max(_NEXT_PROBE_S, _GROWTH * (self._last_probe - self._since)))
-        return max(0.0, self._last_probe + distance - now)
+        due = self._last_probe + distance
+        # One more just when it has lasted too long, unless that is over already.
+        last = self._since + self._most_s
+        return max(0.0, (min(due, last) if self._last_probe < last else due) - now)
 
     def probed(self, now: float) -> None:
         """A probe goes."""

@@ -135,16 +135,26 @@ class Pace:
         self.allowance.unused(now, cost)
         self.concurrency.left(now, cost.sent_at, in_flight, "failure")
 
-    def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool) -> None:
-        """An attempt failed, ``of_row`` if the endpoint works and only this request does not."""
-        self.allowance.accepted(now, cost)
+    def probed(self, now: float, cost: Cost, usage: Usage | None) -> None:
+        """A request of the run's own ended. It is like no row, and says nothing of how many may be in flight."""
+        if usage is not None and usage.total_tokens is not None:
+            self.allowance.answered(now, cost, float(usage.total_tokens))
+
+    def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool, reached: bool) -> None:
+        """An attempt failed, ``of_row`` if the endpoint works and only this request does not.
+
+        ``reached`` tells whether the server answered at all, so that it has counted the request.
+        """
+        if reached:
+            self.allowance.accepted(now, cost)
         self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
 
     def told(self, now: float, cost: Cost, told: Told) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
         self.allowance.told(now, cost, told)
 
-    def refused(self, now: float, cost: Cost, retry_after_s: float | None, in_flight: int) -> None:
-        """A 429 came; so many are still in flight."""
-        self.concurrency.left(now, cost.sent_at, in_flight, "refusal", retry_after_s)
+    def refused(self, now: float, cost: Cost, retry_after_s: float | None, in_flight: int | None) -> None:
+        """A 429 came; so many are still in flight, ``None`` if that does not matter."""
+        if in_flight is not None:
+            self.concurrency.left(now, cost.sent_at, in_flight, "refusal", retry_after_s)
         self.allowance.refused(now, cost, retry_after_s)

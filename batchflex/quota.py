@@ -35,10 +35,6 @@ class Spacing:
     def take(self, now: float, units: float = 1.0) -> None:
         self._next = max(self._next, now) + units * self._interval
 
-    def untake(self, units: float) -> None:
-        """What was taken was not used, and can be used at any later time."""
-        self._next -= units * self._interval
-
 
 @dataclass(slots=True)
 class _Bin:
@@ -161,9 +157,8 @@ class Quota:
         if self._learned:
             self._headers.took(units)
             if (rate := self._headers.rate(now) or self._refusals.rate) is not None:
-                if (
-                    self._was_empty
-                ):  # in a window that slides, a burst now would leave it empty again in a window's time
+                if self._was_empty:
+                    # In a window that slides, a burst now would leave it empty again in a window's time.
                     self._next = max(self._next, now + self._catch_up_s)
                     self._was_empty = False
                 self._next = max(self._next, now) + units / rate

@@ -69,6 +69,7 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
         lines.append(f"  {count(state['truncated'], 'answer was', 'answers were')} cut off by max_tokens")
+    lines += [f"  {one_line(words)}" for words in state.get("given_up", [])]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
@@ -101,6 +102,7 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         lines.append(f"  bound by  {state['binding']}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
+    lines += [f"  endpoint  {one_line(words)}" for words in state.get("given_up", [])]
     if state["message"]:
         lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     return "\n".join(lines)

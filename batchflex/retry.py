@@ -18,17 +18,22 @@ from .model import Answer
 
 
 class Tries:
-    """What one row has used up: ``sent`` requests, ``spent`` attempts that count, ``seconds`` in attempts and waits."""
+    """What one row has used up: ``sent`` requests, ``spent`` attempts that count, ``seconds`` in attempts and waits.
 
-    __slots__ = ("seconds", "sent", "spent")
+    ``latest_s`` is how long the latest attempt took.
+    """
+
+    __slots__ = ("latest_s", "seconds", "sent", "spent")
 
     def __init__(self) -> None:
+        self.latest_s = 0.0
         self.sent = 0
         self.spent = 0
         self.seconds = 0.0
 
     def count(self, seconds: float, *, costs: bool) -> None:
         self.sent += 1
+        self.latest_s = seconds
         if costs:
             self.spent += 1
             self.seconds += seconds
@@ -48,12 +53,13 @@ def exhausted(fault: BaseException | None, tries: Tries, policy: RetrySection) -
     """Whether this failure was the last one allowed."""
     if fault is not None and not costs(fault):
         return False
-    return tries.spent >= policy.attempts or tries.seconds >= policy.max_s
+    return tries.spent >= policy.attempts or (tries.spent > 1 and tries.seconds >= policy.max_s)
 
 
 def is_last(tries: Tries, policy: RetrySection) -> bool:
-    """Whether the next attempt, if it counts, is the last one allowed."""
-    return tries.spent >= policy.attempts - 1
+    """Whether the next attempt, if it counts and takes as long as the latest, is the last one allowed, and not the first."""
+    enough = tries.spent >= policy.attempts - 1 or tries.seconds + tries.latest_s >= policy.max_s
+    return tries.spent > 0 and enough
 
 
 def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:

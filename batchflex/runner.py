@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
@@ -18,6 +18,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from . import keep, metrics, store
+from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
 from .client import Client
@@ -34,10 +35,11 @@ from .outage import Outage
 from .outcome import Frame
 from .pace import Allowance, Pace
 from .prepare import Prepared, prepare
+from .probing import HOURS, Prober, Way
 from .spans import deadline_s, parse_duration, until_change_s
 from .tally import Tally
 from .telemetry import Telemetry, binding
-from .ways import HOURS, Way, Ways
+from .ways import Ways
 
 if TYPE_CHECKING:
     import polars as pl
@@ -115,6 +117,7 @@ async def arun(
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises StorageError: if the output folder takes nothing from the start.
     """
+    end = _end_of(job)
     endpoints = [resolve(entry) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
@@ -123,11 +126,27 @@ async def arun(
     with folder.held():
         prepared = await anyio.to_thread.run_sync(prepare, job, plan, folder)
         try:
-            return await _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody()).conduct(heed_signals)
+            conduct = _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody(), end)
+            return await conduct.conduct(heed_signals)
         except BaseExceptionGroup as group:
             if fault := _sole_fault(group):
                 raise fault from None
             raise
+
+
+class _End(NamedTuple):
+    """The deadline as a moment, by the clock on the wall and by the monotonic one. That of the run, not of its preparation."""
+
+    at: datetime.datetime
+    due: float
+
+
+def _end_of(job: Job) -> _End | None:
+    if job.limits.deadline is None:
+        return None
+    now = datetime.datetime.now()
+    left_s = deadline_s(job.limits.deadline, now)
+    return _End(now + datetime.timedelta(seconds=left_s), time.monotonic() + left_s)
 
 
 def _sole_fault(error: BaseException) -> BatchflexError | None:
@@ -148,6 +167,7 @@ class _Conduct:
         folder: Folder,
         prepared: Prepared,
         observer: Observer,
+        end: _End | None,
     ) -> None:
         self._job = job
         self._endpoints = endpoints
@@ -164,7 +184,7 @@ class _Conduct:
         self._feed = Feed(plan, prepared.done.sort_out)
         self._gate: Gate | None = None
         self._at_once = False
-        self._due: float | None = None
+        self._end = end
 
     async def conduct(self, heed_signals: bool) -> Run:
         self._greet()
@@ -224,7 +244,10 @@ class _Conduct:
         windows = [
             _window(entry, limits.max_concurrency, e.slots) for entry, e in zip(job.asked, self._endpoints, strict=True)
         ]
-        slots = self._slots(sum(window.most for window in windows))
+        wanted = sum(window.most for window in windows)
+        slots = self._slots(wanted)
+        for window in windows if slots < wanted else ():
+            window.at_most(max(1, window.most * slots // wanted))
         keeper = Keeper(
             self._folder,
             self._prepared.segment,
@@ -233,11 +256,11 @@ class _Conduct:
             carry_schema=self._prepared.carry_schema,
         )
         try:
-            due = None if limits.deadline is None else deadline_s(limits.deadline, datetime.datetime.now())
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
-            self._observer.note(f"asking {where}, {slots} at a time at most; output in {self._folder.path}")
-            self._due = None if due is None else time.monotonic() + due
-            budget = Budget(limits, job.prices, self._due)
+            until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
+            self._observer.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
+            due = None if self._end is None else self._end.due
+            budget = Budget(limits, job.prices, due)
             lanes = [
                 Lane(endpoint.name, Pace(window, allowance))
                 for endpoint, window, allowance in zip(self._endpoints, windows, self._allowances(), strict=True)
@@ -246,13 +269,17 @@ class _Conduct:
             with self._scope:
                 async with AsyncExitStack() as open_ways:
                     ways = [await open_ways.enter_async_context(self._way(n, lane)) for n, lane in enumerate(lanes)]
+                    accounts = Accounts(budget, tally)
+                    prober = Prober(gate, budget, accounts, tally)
                     known = Ways(
-                        ways, gate, budget, tally, self._stop, self._observer.note,
+                        ways, gate, prober, tally, self._stop, self._observer.note,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
                     frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices)
                     failures = Failures(limits.max_failures)
-                    asking = Asking(job.retry, frame, known, gate, budget, keeper, failures, tally, self._stop)
+                    asking = Asking(
+                        job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop
+                    )
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
@@ -299,7 +326,13 @@ class _Conduct:
         """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
         if way.lane.pace.concurrency.fixed or way.endpoint.is_hosted:
             return
-        while (text := await way.client.metrics()) is not None and (waiting := metrics.waiting(text)) is not None:
+        told = False
+        while True:
+            text = await way.client.metrics()
+            waiting = None if text is None else metrics.waiting(text)
+            if waiting is None and not told:
+                return
+            told = True
             way.lane.pace.concurrency.queue(waiting)
             await anyio.sleep(_QUEUE_EVERY_S)
 
@@ -337,8 +370,9 @@ class _Conduct:
                 line = telemetry.sample(now, time.time(), self._tally, gate)
                 try:
                     await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
-                except StorageError as error:
-                    self._stop("disk", str(error))
+                except StorageError as error:  # nothing depends on it
+                    self._observer.note(f"no more telemetry: {error}")
+                    due = float("inf")
 
     def _slots(self, wanted: int) -> int:
         """As many as this process may have connections; what the system allows it to is taken first."""
@@ -355,8 +389,8 @@ class _Conduct:
         return wanted
 
     async def _end_at(self, due: float) -> None:
-        await anyio.sleep(due)
-        self._stop("deadline")
+        await anyio.sleep(due - time.monotonic())
+        self._stop("deadline", "the deadline has come")
 
     async def _store(self, keeper: Keeper) -> None:
         try:
@@ -383,14 +417,14 @@ class _Conduct:
         if self._tally.stopped_by is not None:
             return
         self._tally.stopped_by = reason
-        self._tally.message = message or _WORDS.get(reason)
+        self._tally.message = message or None
         self._feed.stop()
         if self._gate is not None:
             self._gate.close()
         grace_s = self._job.limits.grace_s
-        if reason == "deadline" and self._due is not None:
+        if reason == "deadline" and self._end is not None:
             # It stops admitting so early that answers may still come until then.
-            grace_s = max(grace_s, self._due - time.monotonic())
+            grace_s = max(grace_s, self._end.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
         if reason == "signal" and in_flight:
@@ -407,6 +441,12 @@ class _Conduct:
                     self._stop("signal", f"interrupted by {signal.Signals(number).name}")
                 else:
                     self._at_once = True
+                    lost = self._gate.in_flight if self._gate is not None else 0
+                    if lost:
+                        self._tally.message = (
+                            f"{self._tally.message}, twice: {lost:,} in flight were not waited for; they may be charged for, "
+                            "and will be asked again"
+                        )
                     self._scope.cancel()
 
     async def _report(self) -> None:
@@ -466,9 +506,3 @@ def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:
     if slots is not None:
         return Concurrency(slots, fixed=True)
     return Concurrency(most, first=_FIRST_WINDOW)
-
-
-_WORDS: dict[StopReason, str] = {
-    "budget": "the next request might use more than is left of the budget; raise it to go on",
-    "deadline": "the deadline leaves no time for another answer",
-}

@@ -23,7 +23,8 @@ class Tally:
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
     ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again,
-    ``unstored`` the answers that came and could not be written, ``binding`` the word for what bounds the run now.
+    ``unstored`` the answers that came and could not be written, ``binding`` the word for what bounds the run now,
+    ``given_up`` a sentence for each endpoint that is not used any more while others are.
     """
 
     def __init__(self, run_id: str, job: str, out: str, started_at: float, before: Mapping[str, int]) -> None:
@@ -51,6 +52,7 @@ class Tally:
         self.unstored = 0
         self.refused_with: int | None = None
         self.binding: str | None = None
+        self.given_up: list[str] = []
 
     @property
     def done(self) -> int:
@@ -109,6 +111,7 @@ class Tally:
             **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
             "binding": None if ended else self.binding,
+            "given_up": list(self.given_up),
             "requests_sent": self.requests_sent,
             "retries": self.retries,
             "rate_limited": self.rate_limited,

@@ -209,7 +209,7 @@ class Client:
             self.refusals.append(self.now)
             self.pace.refused(self.now, cost, ended.retry_after_s, left)
         else:
-            self.pace.failed(self.now, cost, left, of_row=False)
+            self.pace.failed(self.now, cost, left, of_row=False, reached=True)
         size = self.pace.concurrency.size
         if not self.sizes or self.sizes[-1][1] != size:
             self.sizes.append((self.now, size, left))

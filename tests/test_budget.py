@@ -64,7 +64,7 @@ def test_spent_and_reserved_together_never_exceed_a_budget(
                 flying.append((attempt, one, two))
             else:
                 fits = all(s + w <= c for s, w, c in zip(spent, worst, ceilings, strict=True))
-                assert verdict in (Verdict(INFINITE), Verdict(stop="budget"))
+                assert verdict == Verdict(INFINITE) or verdict.stop == "budget"
                 assert (verdict.stop == "budget") == (not flying)
                 assert flying or not fits
         elif flying:
@@ -93,7 +93,7 @@ def test_a_failed_attempt_that_may_have_been_billed_counts_with_its_worst_case()
     budget.sent(attempt)
     budget.settled(attempt, None, billed=True)
     assert budget.verdict(2.0, budget.cost(200, 200)) is GO
-    assert budget.verdict(2.0, budget.cost(200, 201)) == Verdict(stop="budget")
+    assert budget.verdict(2.0, budget.cost(200, 201)).stop == "budget"
 
 
 def test_an_answer_whose_tokens_are_not_split_up_costs_the_most_it_can() -> None:
@@ -112,7 +112,7 @@ def test_sums_of_fractions_do_not_keep_an_empty_purse_waiting() -> None:
         budget.sent(attempt)
     for attempt in (attempts[2], attempts[0], attempts[3], attempts[1]):
         budget.settled(attempt, None, billed=False)
-    assert budget.verdict(2.0, cost(most_usd=1_000.1)) == Verdict(stop="budget")
+    assert budget.verdict(2.0, cost(most_usd=1_000.1)).stop == "budget"
 
 
 def test_an_attempt_that_was_not_sent_gives_all_back() -> None:
@@ -127,20 +127,20 @@ def test_an_attempt_that_was_not_sent_gives_all_back() -> None:
         budget.settled(attempt, None, billed=False, sent=False)
     budget.sent(attempt)
     budget.settled(attempt, None, billed=False)
-    assert budget.verdict(1.0, budget.cost(1, 1)) == Verdict(stop="budget")
+    assert budget.verdict(1.0, budget.cost(1, 1)).stop == "budget"
 
 
 def test_a_purse() -> None:
     purse = Purse(10.0)
     assert purse.verdict(10.0) is GO
-    assert purse.verdict(10.1) == Verdict(stop="budget")
+    assert purse.verdict(10.1).stop == "budget"
     purse.reserve(6.0)
     assert purse.verdict(4.0) is GO
     assert purse.verdict(4.1) == Verdict(INFINITE)
     purse.settle(6.0, 5.0)
     assert purse.spent == 5.0
     assert purse.verdict(5.0) is GO
-    assert purse.verdict(5.1) == Verdict(stop="budget")
+    assert purse.verdict(5.1).stop == "budget"
     assert Purse(None).verdict(1e300) is GO
 
 
@@ -161,18 +161,18 @@ class TestDeadline:
     @pytest.mark.parametrize(("now", "expected"), [(0.0, GO), (99.9, GO), (100.0, "deadline"), (500.0, "deadline")])
     def test_after_it_nothing_is_sent(self, now: float, expected: object) -> None:
         verdict = Budget(LimitsSection(), deadline_s=100.0).verdict(now, cost())
-        assert verdict is expected or verdict == Verdict(stop="deadline")
+        assert verdict is expected or verdict.stop == "deadline"
         assert (verdict.stop == "deadline") == (expected == "deadline")
 
     def test_a_longer_wait_ends_at_it(self) -> None:
         budget = Budget(LimitsSection(), deadline_s=100.0)
         assert budget.left_s(10.0) == 90.0
-        assert budget.verdict(10.0 + budget.left_s(10.0), cost()) == Verdict(stop="deadline")
+        assert budget.verdict(10.0 + budget.left_s(10.0), cost()).stop == "deadline"
 
     def test_it_goes_before_a_budget(self) -> None:
         budget = Budget(LimitsSection(budget_tokens=1), deadline_s=100.0)
-        assert budget.verdict(99.0, cost(2)) == Verdict(stop="budget")
-        assert budget.verdict(100.0, cost(2)) == Verdict(stop="deadline")
+        assert budget.verdict(99.0, cost(2)).stop == "budget"
+        assert budget.verdict(100.0, cost(2)).stop == "deadline"
 
     def test_nothing_is_sent_that_takes_longer_than_what_is_left(self) -> None:
         budget = Budget(LimitsSection(), deadline_s=100.0)
@@ -182,13 +182,13 @@ class TestDeadline:
             budget.settled(cost(), Usage(), 10.0, billed=True)
         assert budget.verdict(89.9, cost()) is GO
         assert budget.left_s(80.0) == pytest.approx(10)
-        assert budget.verdict(90.1, cost()) == Verdict(stop="deadline")
+        assert budget.verdict(90.1, cost()).stop == "deadline"
 
     def test_what_was_not_answered_says_nothing_of_how_long_answers_take(self) -> None:
         budget = Budget(LimitsSection(), deadline_s=100.0)
         for billed in (True, False):
             budget.sent(cost())
-            budget.settled(cost(), None, 500.0, billed=billed)
+            budget.settled(cost(), None, billed=billed)
         budget.sent(cost())
         budget.settled(cost(), None, billed=False, sent=False)
         assert budget.left_s(10.0) == 90.0

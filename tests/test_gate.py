@@ -32,7 +32,8 @@ def cost(most_tokens: int = 0) -> Cost:
 class Stops(list[StopReason]):
     """What the gate says when the run must end."""
 
-    def __call__(self, reason: StopReason) -> None:
+    def __call__(self, reason: StopReason, why: str) -> None:
+        assert why
         self.append(reason)
 
 
@@ -589,7 +590,7 @@ async def test_a_closed_lane_is_used_no_more() -> None:
         subject.resume(a, "outage")
         await settled()
         assert rows[2].admitted is None
-        assert not subject.enter_as_probe(a, cost())
+        assert not await subject.enter_as_probe(a, cost())
         assert not subject.close_lane(b)  # it was the last
         await rows[0].go()
         assert rows[2].admitted is None
@@ -601,41 +602,74 @@ async def test_a_closed_lane_is_used_no_more() -> None:
 # ------------------------------------------------------------------------------------------------------------- probes
 
 
-async def test_a_probe_goes_through_a_pause_a_hold_and_a_full_lane() -> None:
-    stops = Stops()
+async def test_a_probe_goes_through_a_pause_but_not_through_the_limits() -> None:
+    now = [50.0]
     only = lane(limit=1)
-    subject = Gate([only], Budget(LimitsSection()), 100, stops, clock=lambda: 50.0)
+    subject = Gate([only], Budget(LimitsSection()), 100, Stops(), clock=lambda: now[0])
     async with visiting() as tasks:
         inside = await visit(tasks, subject)
         subject.pause(only, "outage")
-        only.pace.refused(50.0, Cost(0, 0, 0, 0.0, sent_at=49.0), 3_600.0, 0)
-        waiting = await visit(tasks, subject)
-        probe = cost()
-        assert subject.enter_as_probe(only, probe)
-        assert (probe.sent_at, only.in_flight) == (50.0, 2)
+        only.pace.refused(50.0, Cost(0, 0, 0, 0.0, sent_at=49.0), 30.0, 0)
+        probe, entered = cost(), []
+
+        async def enter() -> None:
+            entered.append(await subject.enter_as_probe(only, probe))
+
+        tasks.start_soon(enter)
+        await anyio.sleep(0.15)
+        assert not entered, "the lane is full"
         await inside.go()
+        await anyio.sleep(0.15)
+        assert not entered, "the key has to wait"
+        now[0] = 80.0
+        await anyio.sleep(0.15)
+        assert (entered, probe.sent_at, only.in_flight) == ([True], 80.0, 1)
         subject.leave(only)
-        assert (waiting.admitted, subject.in_flight, stops) == (None, 0, [])
 
 
-async def test_a_probe_does_not_go_through_a_budget_that_is_reserved_or_spent() -> None:
+async def test_a_probe_that_waits_gets_the_next_slot() -> None:
+    only = lane(limit=1)
+    subject = gate(only)
+    async with visiting() as tasks:
+        inside = await visit(tasks, subject)
+        waiting = await visit(tasks, subject)
+        entered: list[bool] = []
+
+        async def enter() -> None:
+            entered.append(await subject.enter_as_probe(only, cost()))
+
+        tasks.start_soon(enter)
+        await settled()
+        await inside.go()
+        assert waiting.admitted is None
+        await anyio.sleep(0.15)
+        assert (entered, waiting.admitted) == ([True], None)
+        subject.leave(only)
+        await settled()
+        assert waiting.admitted
+
+
+async def test_a_probe_waits_for_the_budget_and_ends_a_run_that_has_none_left() -> None:
     stops = Stops()
     only = lane()
     budget = Budget(LimitsSection(budget_tokens=100))
     subject = Gate([only], budget, 100, stops)
+    subject.prove(only)
     inside = cost(95)
     assert await subject.enter(inside)
     subject.pause(only, "outage")
-    assert not subject.enter_as_probe(only, cost(6))
-    assert not subject.closed  # what is in flight might give room
+    with anyio.move_on_after(0.15) as waiting:
+        await subject.enter_as_probe(only, cost(6))
+    assert waiting.cancelled_caught and not subject.closed, "what is in flight might give room"
+    assert not only.probe_waits
     probe = cost(5)
-    assert subject.enter_as_probe(only, probe)
+    assert await subject.enter_as_probe(only, probe)
     for attempt in (inside, probe):
         budget.settled(attempt, None, billed=True)
         subject.leave(only)
-    assert not subject.enter_as_probe(only, cost(1))
+    assert not await subject.enter_as_probe(only, cost(1))
     assert (subject.closed, subject.in_flight, stops) == (True, 0, ["budget"])
-    assert not subject.enter_as_probe(only, cost())
+    assert not await subject.enter_as_probe(only, cost())
     assert stops == ["budget"]
 
 
@@ -644,7 +678,7 @@ async def test_a_probe_reserves_what_it_may_use() -> None:
     subject = gate(budget=budget)
     async with visiting() as tasks:
         probe = cost()
-        assert subject.enter_as_probe(subject.lanes[0], probe)
+        assert await subject.enter_as_probe(subject.lanes[0], probe)
         fresh = await visit(tasks, subject)
         assert (fresh.admitted, subject.bound) == (None, "budget")
         budget.settled(probe, None, billed=False, sent=False)
@@ -656,11 +690,11 @@ async def test_a_probe_reserves_what_it_may_use() -> None:
 async def test_no_probe_after_the_deadline_or_once_the_gate_is_closed() -> None:
     stops = Stops()
     subject = Gate([lane()], Budget(LimitsSection(), deadline_s=10.0), 100, stops, clock=lambda: 10.0)
-    assert not subject.enter_as_probe(subject.lanes[0], cost())
+    assert not await subject.enter_as_probe(subject.lanes[0], cost())
     assert stops == ["deadline"]
     other = gate()
     other.close()
-    assert not other.enter_as_probe(other.lanes[0], cost())
+    assert not await other.enter_as_probe(other.lanes[0], cost())
     assert other.in_flight == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import subprocess
 import sys
@@ -127,6 +128,116 @@ def test_an_outage_is_noticed_though_few_rows_are_left(
     ended = run(endpoint, rows, "--concurrency", str(concurrency), *settings)
     assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, answered + rows_left, 0)
     assert "answers again" in ended.err
+
+
+def test_a_short_outage_and_then_a_refused_key_fail_no_row(
+    later: Later, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 2_000)
+    endpoint.knobs(latency_s=0.02)
+    later(1.0, down="503")
+    later(3.0, down="401")
+    ended = run(endpoint, rows, "--set", "retry.attempts=1")
+    assert (ended.code, ended.summary["stopped_by"], ended.summary["failed"]) == (3, "key", 0)
+
+
+def test_requests_that_hung_once_are_asked_again(later: Later, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """A row that was waited for as long as ``retry.max_s`` has had one attempt only."""
+    rows = write_rows(tmp_path / "rows.jsonl", 400)
+    endpoint.knobs(latency_s=0.05)
+    later(1.0, down="hang")
+    later(1.4, down=None)
+    settings = ["--set", "retry.max_s=2", "--set", "endpoint.timeout_s=2"]
+    ended = run(endpoint, rows, "--concurrency", "16", *settings)
+    assert (ended.code, ended.summary["ok"]) == (0, 400)
+    assert ended.summary["retries"] >= 16
+
+
+def test_a_rate_limit_that_lets_nothing_pass_fails_no_row(
+    later: Later, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 60)
+    endpoint.knobs(fail_after=20, fail_with="429_ms", retry_after_s=0.02)
+    later(5.0, fail_after=None)
+    ended = run(endpoint, rows)
+    assert ended.summary["rate_limited"] > 50
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (0, 60, 0)
+
+
+def test_probes_keep_to_the_limits(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 12)
+    endpoint.knobs(fail_after=3, fail_with="503")
+    settings = [
+        "--set",
+        "retry.attempts=2",
+        "--set",
+        "retry.base_s=0.001",
+        "--deadline",
+        "8s",
+        "--set",
+        "limits.rpm=120",
+    ]
+    ended = run(endpoint, rows, "--concurrency", "1", *settings)
+    assert (ended.code, ended.summary["failed"]) == (3, 0)
+    stats = endpoint.stats()
+    assert stats["max_in_flight"] == 1
+    sent = [record["at"] for record in endpoint.log()]
+    assert all(later - sooner >= 0.2 for sooner, later in itertools.pairwise(sent)), "0.5 s, less what may be caught up"
+
+
+def test_rows_that_fail_on_their_own_cost_few_probes(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 300)
+    endpoint.knobs(latency_s=0.02, poison={f"row {i}.": "500" for i in range(10, 300, 8)})
+    ended = run(endpoint, rows, "--concurrency", "32", "--set", "retry.attempts=2")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 263, 37)
+    stats = endpoint.stats()
+    assert stats["max_in_flight"] <= 32
+    assert stats["requests"] - 263 - 2 * 37 <= 10, "probes"
+
+
+def test_an_endpoint_that_dies_while_its_credit_is_waited_for(
+    later: Later, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 100)
+    endpoint.knobs(latency_s=0.02, credit=30)
+    later(3.0, down="reset_before")
+    ended = run(endpoint, rows, "--set", "limits.on_no_credit=wait", "--set", "limits.max_outage=2s")
+    assert (ended.code, ended.summary["stopped_by"], ended.summary["failed"]) == (3, "endpoint", 0)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_what_one_endpoint_waits_for_the_other_answers(
+    attempts: int, endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Rows that were given up at an endpoint without credit do not wait for its top-up."""
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    endpoint.knobs(latency_s=0.05, script=["ok"] * 10 + ["500"] * 2 + ["402"] * 1_000)
+    other.knobs(latency_s=0.05)
+    entries = (f'[[endpoints]]\nname = "{n}"\nbase_url = "{e.base_url}"\n' for n, e in (("a", endpoint), ("b", other)))
+    head = f'[job]\nout = "{tmp_path / "out"}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
+    limits = f'[limits]\nconcurrency = 2\non_no_credit = "wait"\n[retry]\nattempts = {attempts}\nbase_s = 0.3\n'
+    ended = run_job(tmp_path / "job.toml", head + limits + "".join(entries))
+    assert (ended["code"], ended["ok"]) == (0, 200)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_poison_on_two_endpoints_of_which_one_dies(
+    attempts: int, endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Whom to blame is asked of both at once, and one of them never answers that."""
+    rows = write_rows(tmp_path / "rows.jsonl", 900)
+    poison = {f"row {i}.": "500" for i in range(50, 900, 30)}
+    for each in (endpoint, other):
+        each.knobs(latency_s=0.02, poison=poison)
+    killer = threading.Timer(1.0, other.kill)
+    killer.start()
+    entries = (f'[[endpoints]]\nname = "{n}"\nbase_url = "{e.base_url}"\n' for n, e in (("a", endpoint), ("b", other)))
+    head = f'[job]\nout = "{tmp_path / "out"}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
+    limits = f"[limits]\nconcurrency = 4\n[retry]\nattempts = {attempts}\nbase_s = 0.05\n"
+    ended = run_job(tmp_path / "job.toml", head + limits + "".join(entries))
+    killer.join()
+    assert (ended["code"], ended["ok"], ended["failed"]) == (1, 900 - len(poison), len(poison))
+    assert "does not answer" in ended["err"]
 
 
 def test_an_outage_that_lasts_stops_the_run(endpoint: CountingEndpoint, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_after_a_false_outage_more_failures_are_needed_until_it_is_forgotten() -
     for _ in range(5):
         needed.append(failures_until_it_begins(outage))
         outage.probed(3.5)
-        assert not outage.over()
+        outage.over()
     assert needed == sorted(set(needed)) and needed[-1] >= 4 * needed[0]
     for _ in range(4_000):
         answer_one(outage)
@@ -172,18 +172,21 @@ def test_a_real_outage_does_not_make_failures_usual() -> None:
     usual = outage.usual_share
     outage.probed(3.5)
     outage.probed(8.2)
-    assert outage.over()
+    outage.over()
     assert outage.usual_share == usual
 
 
 def test_one_that_a_request_of_the_runs_own_has_found_is_real() -> None:
     outage = known(PROVEN)
+    usual = outage.usual_share
     outage.begin(5.0)
     assert outage.on
     outage.probed(8.5)
-    assert outage.over()
+    outage.over()
+    assert (outage.usual_share, outage.past) == (usual, 1)
     failing_alone(outage).probed(9.0)
-    assert not outage.over()
+    outage.over()
+    assert outage.usual_share > usual and outage.past == 2
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -290,18 +293,6 @@ def test_what_hangs_does_not_keep_what_is_new_from_being_tried() -> None:
     assert window.sent_since <= 4
 
 
-# ------------------------------------------------------------------------------------- what vouches for the endpoint
-
-
-def test_an_answer_vouches_for_what_was_sent_before_it() -> None:
-    outage = known(PROVEN)
-    one, two, three = (outage.sent() for _ in range(3))
-    outage.answered(two, first=True)
-    assert [outage.has_answered_since(number) for number in (one, two, three)] == [True, False, False]
-    outage.probe_answered()
-    assert outage.has_answered_since(three), "a probe is sent after all others"
-
-
 # ------------------------------------------------------------------------------------------------ probes, and the end
 
 
@@ -357,6 +348,25 @@ def test_what_fails_meanwhile_begins_no_second_one_and_what_is_answered_does_not
     outage.answered(old[30], first=True)
     assert outage.on
     assert outage.lasted_s(9.0) == 4.0
+
+
+def test_the_last_probe_goes_when_it_has_lasted_too_long() -> None:
+    outage = failing_alone(Outage(10.0), 100.0)
+    times, now = [], 100.0
+    for _ in range(4):
+        now += outage.probe_in_s(now)
+        outage.probed(now)
+        times.append(now - 100.0)
+    assert times[:3] == pytest.approx([3.5, 8.2, 10.0])
+    assert outage.too_long(now)
+
+
+def test_time_in_which_nothing_may_be_asked_does_not_count() -> None:
+    outage = failing_alone(Outage(600), 100.0)
+    outage.probed(103.5)
+    outage.barred(36_000.0)
+    assert outage.lasted_s(36_105.0) == 5.0
+    assert outage.probe_in_s(36_103.5) == pytest.approx(4.7)
 
 
 def test_too_long() -> None:

@@ -59,7 +59,7 @@ def test_without_limits_nothing_waits() -> None:
         attempt = Cost(1_000_000, 1_000_000, 2_000_000, 0.0)
         assert subject.wait_s(turn / 1e3, attempt) == 0
         subject.sent(turn / 1e3, attempt)
-        subject.failed(turn / 1e3, attempt, 0, of_row=turn % 2 == 0)
+        subject.failed(turn / 1e3, attempt, 0, of_row=turn % 2 == 0, reached=True)
 
 
 @unhurried
@@ -126,7 +126,7 @@ class TestTokens:
     @pytest.mark.parametrize("of_row", [False, True])
     def test_what_failed_may_have_used_all(self, of_row: bool) -> None:
         subject, attempt = self.sent()
-        subject.failed(2.0, attempt, 0, of_row=of_row)
+        subject.failed(2.0, attempt, 0, of_row=of_row, reached=True)
         assert patiently(waits(subject, sized(500)), 2.0) >= 60
 
     def test_estimates_are_learned_from_usage(self) -> None:
@@ -235,6 +235,6 @@ class TestRefusals:
             subject.refused(100.0 + 10 * turn, cost(100.0 + 10 * turn), None, 0)
         attempt = cost()
         subject.sent(150.0, attempt)
-        subject.failed(151.0, attempt, 0, of_row=False)
+        subject.failed(151.0, attempt, 0, of_row=False, reached=True)
         subject.refused(160.0, cost(160.0), None, 0)
         assert 8 <= subject.wait_s(160.0, cost()) <= 16

@@ -36,7 +36,8 @@ def tries(spent: int, seconds: float = 0.0) -> Tries:
         (transient(), 1, 0.0, False),
         (transient(), 3, 99.9, False),
         (transient(), 4, 0.0, True),
-        (transient(), 1, 100.0, True),
+        (transient(), 1, 100.0, False),  # one that was waited for so long is asked a second time
+        (transient(), 2, 100.0, True),
         (transient(), 9, 999.0, True),
         (rate_limited(), 0, 0.0, False),
         (rate_limited(30.0), 4, 0.0, False),
@@ -86,6 +87,10 @@ def test_the_last_attempt_is_the_one_after_which_none_is_left_and_what_is_forgiv
         last.append(is_last(used, POLICY))
         used.count(1.0, costs=True)
     assert last == [False, False, False, True]
+    late = tries(0)
+    assert not is_last(late, POLICY), "the first is not preceded by any"
+    late.count(60.0, costs=True)
+    assert is_last(late, POLICY), "another one like this takes up the time"
     assert exhausted(transient(), used, POLICY)
     used.forgive()
     assert not exhausted(transient(), used, POLICY)

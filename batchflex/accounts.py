@@ -1,0 +1,47 @@
+"""What an attempt that has ended means for the budget, for the pace of its endpoint and for the counts of the run."""
+
+from __future__ import annotations
+
+import time
+
+from . import classify
+from .budget import Budget, Cost
+from .errors import AttemptError, RateLimited
+from .gate import Lane
+from .model import Usage
+from .tally import Tally
+
+
+class Accounts:
+    """Settles attempts, each while its slot is still taken.
+
+    A ``probe`` is a request of the run's own, for one token: it costs like any other, but how long it takes and how long its
+    answer is say nothing of the rows.
+    """
+
+    def __init__(self, budget: Budget, tally: Tally) -> None:
+        self._budget = budget
+        self._tally = tally
+
+    def answered(self, lane: Lane, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
+        """An attempt was answered."""
+        now = time.monotonic()
+        self._tally.use(usage, self._budget.price_usd(usage))
+        self._budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
+        if probe:
+            lane.pace.probed(now, cost, usage)
+        else:
+            lane.pace.answered(now, cost, usage, lane.in_flight - 1)
+
+    def failed(self, lane: Lane, cost: Cost, fault: AttemptError, *, probe: bool = False) -> None:
+        """An attempt was refused, or failed."""
+        now, others = time.monotonic(), lane.in_flight - 1
+        self._budget.settled(cost, None, billed=fault.billed)
+        if isinstance(fault, RateLimited):
+            self._tally.rate_limited += not probe
+            lane.pace.refused(now, cost, fault.retry_after_s, None if probe else others)
+        elif probe:
+            lane.pace.probed(now, cost, None)
+        else:
+            reached = fault.http_status is not None
+            lane.pace.failed(now, cost, others, of_row=classify.is_of_row(fault), reached=reached)

@@ -1,0 +1,96 @@
+"""Requests of the run's own, for a single token: does an endpoint work?"""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+
+from . import classify
+from .accounts import Accounts
+from .budget import Budget
+from .client import Client
+from .endpoint import Endpoint
+from .errors import AttemptError
+from .gate import Gate, Lane
+from .model import Request
+from .outage import Outage
+from .tally import Tally
+
+HOURS = "hours"  # the pause of a lane outside of limits.active_hours
+_ANSWER_S = 60.0
+_LOOK_S = 1.0
+
+
+class NotSent(Exception):
+    """The run, or this endpoint, is asked nothing more."""
+
+
+class Way:
+    """One endpoint of a run: its lane of the gate, its client, its breaker.
+
+    ``proof_at`` is when the latest request was sent that the endpoint answered as one that works: with a completion, or with
+    words about the request. ``completions`` counts the former. Seconds of the monotonic clock.
+    """
+
+    def __init__(self, lane: Lane, endpoint: Endpoint, client: Client, outage: Outage) -> None:
+        self.lane = lane
+        self.endpoint = endpoint
+        self.client = client
+        self.outage = outage
+        self.completions = 0
+        self.proof_at = float("-inf")
+        self.probing = anyio.Lock()
+
+    def prove(self, sent_at: float) -> None:
+        """What was sent then was answered as by an endpoint that works."""
+        self.proof_at = max(self.proof_at, sent_at)
+
+
+class Prober:
+    """Sends probes: one at a time to an endpoint, within every limit that rows have."""
+
+    def __init__(self, gate: Gate, budget: Budget, accounts: Accounts, tally: Tally) -> None:
+        self._gate = gate
+        self._budget = budget
+        self._accounts = accounts
+        self._tally = tally
+
+    async def ask(self, way: Way, like: Request) -> AttemptError | None:
+        """Ask for one token, of the model that ``like`` asks; ``None`` if it came. To be called with ``way.probing`` held.
+
+        :raises NotSent: if nothing more is sent.
+        """
+        request = smallest(like)
+        cost = self._budget.cost(len(request.body), request.max_tokens)
+        while HOURS in way.lane.pauses and not (self._gate.closed or way.lane.closed):
+            await self._gate.sleep(_LOOK_S)
+        if not await self._gate.enter_as_probe(way.lane, cost):
+            raise NotSent
+        self._tally.requests_sent += 1
+        try:
+            try:
+                with anyio.fail_after(_ANSWER_S):
+                    answer = await way.client.attempt(request)
+            except TimeoutError:
+                raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
+            self._accounts.answered(way.lane, cost, answer.usage, probe=True)
+            way.prove(cost.sent_at)
+            return None
+        except AttemptError as fault:
+            self._accounts.failed(way.lane, cost, fault, probe=True)
+            return fault
+        finally:
+            self._gate.leave(way.lane)
+
+
+class _Body(msgspec.Struct):
+    model: str
+    max_completion_tokens: int | None = None
+
+
+def smallest(request: Request) -> Request:
+    """The smallest request to the same model, which limits its answer by the same name."""
+    body = msgspec.json.decode(request.body, type=_Body)
+    limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    asked = {limit: 1, "messages": [{"role": "user", "content": "ok"}], "model": body.model}
+    return msgspec.structs.replace(request, body=msgspec.json.encode(asked), max_tokens=1)
