@@ -13,7 +13,7 @@ _DOWN, _DOUBT = 1e-6, 1e-4
 # The share that fails is taken to be 1 of 50 until more is known; of so many it is remembered.
 _FAIL_FIRST, _OF_FIRST, _MEMORY = 1.0, 50.0, 1_000.0
 _LEAST_SHARE, _MOST_SHARE = 0.002, 0.9
-_FIRST_PROBE_S, _NEXT_PROBE_S, _LONGEST_PROBE_S = 3.5, 4.7, 30.0
+_FIRST_PROBE_S, _NEXT_PROBE_S, _LONGEST_PROBE_S = 3.6, 5.3, 30.0
 _GROWTH = 0.08
 
 
@@ -36,7 +36,7 @@ class Outage:
     what it has begun. While there is a doubt, what is newly sent goes one at a time. ``most_s`` is how long an outage may last,
     ``past`` counts those that are over.
 
-    Probes come after 3.5 s, then every 4.7 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
+    Probes come after 3.6 s, then every 5.3 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
     """
 
     def __init__(self, most_s: float) -> None:
