@@ -73,7 +73,7 @@ def bench(endpoint: CountingEndpoint, rows: int, concurrency: int, folder: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 200_000])
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 256, 1024, 4096])
     parser.add_argument("--latency", type=float, default=0.0, help="seconds until the endpoint answers")
     options = parser.parse_args()
     print("| rows | connections | wall s | CPU s | CPU µs a row | peak MB | run again: wall s | peak MB |")
