@@ -28,6 +28,8 @@ from .ways import Ways
 _MOST_SUSPECTS = 5
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it.
 _MOST_REFUSALS = 50
+# An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
+_LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
 
@@ -105,26 +107,24 @@ class Asking:
         self._tally = tally
         self._stop = stop
         self._suspects: list[_Suspect] = []
-        self._judging = anyio.Lock()
-        self._too_many_suspects = anyio.Event()
+        self._judged: set[int] = set()
         self._persisting = 0
-        self._none_persists = anyio.Event()
+        self._changed = anyio.Event()
 
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
+            self._watching = watching
             self._ways.watch_in(watching, self._ask_suspects_again)
-            watching.start_soon(self._judge_when_many)
             async with anyio.create_task_group() as self._again:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
                 while self._tally.stopped_by is None and (self._persisting or self._suspects):
-                    if self._persisting:
-                        self._none_persists = anyio.Event()
-                        await self._none_persists.wait()
-                    else:
-                        await self._judge_suspects()
+                    self._changed = anyio.Event()
+                    if not self._persisting:
+                        self._judge_suspects()
+                    await self._changed.wait()
             watching.cancel_scope.cancel()
 
     async def _work(self, feed: Feed) -> None:
@@ -159,7 +159,7 @@ class Asking:
             self._gate.end_backing_off()
             self._persisting -= 1
             if not self._persisting:
-                self._none_persists.set()
+                self._changed.set()
 
     async def _attempt_again(self, row: _Row) -> Answer:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
@@ -265,28 +265,32 @@ class Asking:
         never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
             self._gate.question(row.way.lane, True)
-            self._too_many_suspects.set()
+            self._judge_suspects()
 
-    async def _judge_when_many(self) -> None:
-        while True:
-            await self._too_many_suspects.wait()
-            self._too_many_suspects = anyio.Event()
-            await self._judge_suspects()
-            for lane in self._gate.lanes:
-                self._gate.question(lane, False)
+    def _judge_suspects(self) -> None:
+        """Find out whom to blame, for each endpoint in a task of its own: one may keep its probe waiting for long."""
+        for way in {id(suspect.way): suspect.way for suspect in self._suspects}.values():
+            if id(way) not in self._judged:
+                self._judged.add(id(way))
+                self._watching.start_soon(self._judge, way)
 
-    async def _judge_suspects(self) -> None:
-        async with self._judging:
-            while self._suspects and self._tally.stopped_by is None:
-                way = self._suspects[0].way
-                last = next(suspect for suspect in reversed(self._suspects) if suspect.way is way)
-                if way.lane.closed or (way.lane.pauses and self._ways.others_than(way)):
+    async def _judge(self, way: Way) -> None:
+        try:
+            while self._tally.stopped_by is None and (suspects := [s for s in self._suspects if s.way is way]):
+                held = way.lane.pauses or way.lane.pace.allowance.held_s(time.monotonic()) > _LONG_S
+                if way.lane.closed or (held and self._ways.others_than(way)):
                     self._ask_suspects_again(way)
                 elif way.lane.pauses:
+                    self._gate.question(way.lane, False)
                     await self._ways.until_it_returns(way)
-                elif await self._ways.works(way, last.row.request, last.at, last.row.tries.sent):
-                    self._clear_suspects(way)
-                self._gate.question(way.lane, False)
+                else:
+                    last = suspects[-1]
+                    if await self._ways.works(way, last.row.request, last.at, last.row.tries.sent):
+                        self._clear_suspects(way)
+        finally:
+            self._judged.discard(id(way))
+            self._gate.question(way.lane, False)
+            self._changed.set()
 
     def _clear_suspects(self, way: Way) -> None:
         """This endpoint has answered what was sent after these were given up: so it was them."""

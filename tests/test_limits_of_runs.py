@@ -220,6 +220,22 @@ def test_what_one_endpoint_waits_for_the_other_answers(
     assert (ended["code"], ended["ok"]) == (0, 200)
 
 
+def test_an_endpoint_under_a_long_rate_limit_holds_up_no_other(
+    endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Rows were given up at it, and it cannot be asked whether they were to blame."""
+    rows = write_rows(tmp_path / "rows.jsonl", 300)
+    poison = {f"row {i}.": "500" for i in range(30, 300, 10)}
+    endpoint.knobs(latency_s=0.05, script=["ok"] * 10 + ["500"] * 2 + ["429"] * 1_000, retry_after_s=40)
+    other.knobs(latency_s=0.05, poison=poison)
+    entries = (f'[[endpoints]]\nname = "{n}"\nbase_url = "{e.base_url}"\n' for n, e in (("a", endpoint), ("b", other)))
+    head = f'[job]\nout = "{tmp_path / "out"}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
+    limits = "[limits]\nconcurrency = 2\n[retry]\nattempts = 1\n"
+    ended = run_job(tmp_path / "job.toml", head + limits + "".join(entries))
+    assert (ended["code"], ended["ok"], ended["failed"]) == (1, 300 - len(poison), len(poison))
+    assert endpoint.stats()["requests"] <= 12 + 2, "it was asked nothing once it had asked to wait"
+
+
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_poison_on_two_endpoints_of_which_one_dies(
     attempts: int, endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
