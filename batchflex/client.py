@@ -53,9 +53,7 @@ class Client:
         if endpoint.key:
             headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
         self._headers = httpx.Headers(headers)
-        self._head = b"POST %b HTTP/1.1\r\n" % self._url.raw_path + b"".join(
-            b"%b: %b\r\n" % header for header in self._headers.raw
-        )
+        self._head = http1.head_of("POST", self._url, self._headers)
         key = endpoint.key.reveal() if endpoint.key else ""
         self.has_key = bool(key)
         # A placeholder such as EMPTY is no secret, and may well stand in an answer.

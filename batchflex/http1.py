@@ -87,11 +87,10 @@ class Connection(asyncio.Protocol):
 
         :raises httpx.ReadError, httpx.RemoteProtocolError: if it is broken.
         """
-        while not self._complete:
-            await self._news(None)
-            if self._paused:
-                self._chunks = deque((self.body(),))
-        return self.body()
+        pieces = []
+        while (piece := await self.more(None)) is not None:
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def body(self) -> bytes:
         """What has come of the body and was not taken yet."""
@@ -219,6 +218,12 @@ class Connection(asyncio.Protocol):
         self._wake()
 
 
+def head_of(method: str, url: httpx.URL, headers: httpx.Headers) -> bytes:
+    """The head of a request, without the empty line that ends it."""
+    lines = (b"%b: %b\r\n" % header for header in headers.raw)
+    return b"%b %b HTTP/1.1\r\n" % (method.encode(), url.raw_path) + b"".join(lines)
+
+
 class Whole(NamedTuple):
     """A complete answer, its body as it was sent."""
 
@@ -255,7 +260,7 @@ class Connections(httpx.AsyncBaseTransport):
         timer = loop.call_at(due, connection.expire)
         try:
             await connection.ask(head, body, None)
-            content = await connection.rest() if not connection.is_whole else connection.body()
+            content = await connection.rest()
         except BaseException:
             connection.abort()
             raise
@@ -276,13 +281,10 @@ class Connections(httpx.AsyncBaseTransport):
         url = request.url
         origin = (url.raw_scheme, url.raw_host, url.port)
         body = await request.aread()
-        head = bytearray(b"%b %b HTTP/1.1\r\n" % (request.method.encode(), url.raw_path))
-        for name, value in request.headers.raw:
-            head += b"%b: %b\r\n" % (name, value)
-        head += b"\r\n"
+        head = head_of(request.method, url, request.headers) + b"\r\n"
         connection = self._take(origin) or await self._connect(url, limits.get("connect"))
         try:
-            await connection.ask(bytes(head), body, read_s)
+            await connection.ask(head, body, read_s)
             if not connection.is_whole:
                 stream = _Rest(connection, self, origin, read_s)
                 return httpx.Response(connection.status, headers=connection.headers, stream=stream)
