@@ -54,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = _parser().parse_known_args(argv)
     if unknown:
         _refuse(options.parser, unknown)
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back, where the default keeps it
+    from . import allocation
+
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
+        allocation.give_back()
         return verb(options)
     except BatchflexError as error:
         if options.debug:

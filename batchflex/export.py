@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from . import keep, store
+from . import keep, store, table
 from .endpoint import default_model, resolve
 from .errors import EndpointError, FolderError, InputError, JobError
 from .feed import Plan
@@ -44,9 +44,9 @@ class Results:
             self.rows = int(file.metadata.num_rows)
             self._batches: Iterable[pa.RecordBatch] = file.iter_batches(batch_size=_BATCH_ROWS)
         else:
-            table = _assemble(folder)
-            self.schema, self.rows = table.schema, table.rows
-            self._batches = (batch for part in table.batches for batch in part.to_batches())
+            made = _assemble(folder)
+            self.schema, self.rows = made.schema, made.rows
+            self._batches = (batch for part in made.batches for batch in part.to_batches())
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows in input order. Once only."""
@@ -71,7 +71,7 @@ def _is_current(folder: Folder) -> bool:
     return all(path.stat().st_mtime_ns <= made for path in newer)
 
 
-def _assemble(folder: Folder) -> store.Assembled:
+def _assemble(folder: Folder) -> table.Assembled:
     data = folder.read_job()
     if data is None:
         raise FolderError(f"{folder.path} has no answers yet")
@@ -81,7 +81,7 @@ def _assemble(folder: Folder) -> store.Assembled:
     since = max(store.part_numbers(folder.parts), default=0) + 1
     # Only then can there be answers to requests that this job would send differently, and does not keep.
     planned = _planned(job, folder) if job.job.on_change == "rerun" else None
-    return store.assemble(folder.parts, job.sweep.grid, labels, planned=planned, since=since, pending=pending)
+    return table.assemble(folder.parts, job.sweep.grid, labels, planned=planned, since=since, pending=pending)
 
 
 def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
+from . import __version__
 from .items import Itemizer
 from .job import Job
 from .keyindex import KeySet
 from .model import Request
-from .plan import Planner, points
+from .plan import Passed, Planner, points
 from .source import Source
 
 _BLOCK_REQUESTS = 1_000
 _READ_AHEAD = 2_000
+_SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
 
 
 class Plan:
@@ -33,25 +37,40 @@ class Plan:
         self._job = job
         self._default_model = default_model
         self._source = Source(job.input.path, job.input.format, frame, without=job.out)
+        self._signature = self._source.signature()
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
 
-    def blocks(self) -> Iterator[list[Request]]:
-        """All requests, some 1,000 a block. Blocks the thread it runs in.
+    def identity(self) -> str | None:
+        """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
+        but one may end sooner than the other (``input.limit``).
+
+        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, of
+        files written a moment ago, and as soon as one has changed since this object was made.
+        """
+        if self._signature is None or self._source.signature() != self._signature:
+            return None
+        resolved = self._job.resolved()
+        shaping = {name: resolved.get(name) for name in _SHAPING}
+        shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name != "limit"}
+        made_of = [__version__, shaping, self._default_model, self._signature]
+        return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
+
+    def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
+        """All requests, or those of the rows not ``passed``, some 1,000 a block. Blocks the thread it runs in.
 
         :raises InputError: if a file is damaged beyond single rows.
         """
-        planner = Planner(self._job, KeySet(), self._default_model)
-        left = self._job.input.limit
-        for block in self._source.blocks(max(1, _BLOCK_REQUESTS // self.per_item)):
+        rows, seen = passed or (b"", KeySet())
+        planner = Planner(self._job, seen, self._default_model, partial=passed is not None)
+        limit = self._job.input.limit
+        for block in self._source.blocks(max(1, _BLOCK_REQUESTS // self.per_item), rows):
             items = self._itemizer.items(block)
-            if left is not None:
-                items = items[:left]
-                left -= len(items)
-            yield planner.requests(items)
-            if left == 0:
+            if limit is not None and items[-1].row >= limit:
+                yield planner.requests([item for item in items if item.row < limit])
                 return
+            yield planner.requests(items)
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.
@@ -77,18 +96,24 @@ class Plan:
 
 
 class Feed:
-    """Hands out what is still to be asked, one request at a time, to any number of tasks.
+    """Hands out what is still to be asked of the ``blocks`` of a plan, one request at a time, to any number of tasks.
 
-    The input is read in a thread, at most some 2,000 requests ahead. ``starving`` tasks wait for it.
+    They are read in a thread, at most some 2,000 requests ahead. ``starving`` tasks wait for that. ``planned`` counts the
+    requests, and begins with those of the rows that the blocks leave out.
     """
 
-    def __init__(self, plan: Plan, sort_out: Callable[[Sequence[Request]], list[Request]]) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        blocks: Iterator[list[Request]],
+        sort_out: Callable[[Sequence[Request]], list[Request]],
+        planned: int = 0,
+    ) -> None:
+        self._blocks = blocks
         self._sort_out = sort_out
         self._ready: deque[Request] = deque()
         self._more = anyio.Event()
         self._low = anyio.Event()
-        self.planned = 0
+        self.planned = planned
         self.starving = 0
         self.ended = False
         self._closed = False
@@ -98,9 +123,8 @@ class Feed:
 
         :raises InputError: if a file is damaged beyond single rows.
         """
-        blocks = self._plan.blocks()
         try:
-            while not self._closed and (block := await anyio.to_thread.run_sync(self._next, blocks)) is not None:
+            while not self._closed and (block := await anyio.to_thread.run_sync(self._next)) is not None:
                 if self._closed:
                     return
                 total, wanted = block
@@ -114,8 +138,8 @@ class Feed:
         finally:
             self.close()
 
-    def _next(self, blocks: Iterator[list[Request]]) -> tuple[int, list[Request]] | None:
-        block = next(blocks, None)
+    def _next(self) -> tuple[int, list[Request]] | None:
+        block = next(self._blocks, None)
         return None if block is None else (len(block), self._sort_out(block))
 
     async def take(self) -> Request | None:

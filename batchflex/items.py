@@ -80,7 +80,7 @@ class Itemizer:
         return [self._item(block, i, row) for i, row in enumerate(block.rows)]
 
     def _item(self, block: Block, index: int, row: Row | Fault) -> Item:
-        position = block.start + index
+        position = block.at[index]
         if isinstance(row, Fault):
             return Item(position, _digest(f"{position}:{row.text}".encode()), False, (), None, _told(block, index, row))
         identity: str | None = None

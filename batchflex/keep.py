@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -14,17 +15,18 @@ from .job import JournalSection
 from .model import Outcome
 
 
-def recover(folder: Folder, carry_schema: Any = None) -> int:
+def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -> int:
     """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
 
-    A segment whose part is there was sealed before it could be removed.
+    A segment whose part is there was sealed before it could be removed. ``plan`` is the identity of the plan that it
+    belongs to, if that is known.
 
     :raises StorageError: if the disk is full.
     """
     sealed = set(store.part_numbers(folder.parts))
     for number in journal.segments(folder.journal):
         if number not in sealed:
-            _seal(folder, number, carry_schema)
+            _seal(folder, number, carry_schema, plan)
             sealed.add(number)
         journal.drop(folder.journal, number)
     return max(sealed, default=0) + 1
@@ -43,10 +45,14 @@ def unsealed(folder: Folder) -> list[Outcome]:
     return found
 
 
-def _seal(folder: Folder, number: int, carry_schema: Any) -> None:
+def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None) -> None:
     outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
     if outcomes:
-        store.write_part(folder.parts, number, outcomes, carry_schema)
+        store.write_part(folder.parts, number, outcomes, carry_schema, plan)
+
+
+def _unknown() -> None:
+    return None
 
 
 _LIKELY_LINE = 8 << 10
@@ -55,17 +61,25 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 class Keeper:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
-    happens in threads.
+    happens in threads. ``plan`` tells the identity of the plan that they belong to, as far as it is known when it is called.
 
     :raises StorageError: if the journal cannot be begun.
     """
 
     def __init__(
-        self, folder: Folder, number: int, policy: JournalSection, *, slots: int = 1, carry_schema: Any = None
+        self,
+        folder: Folder,
+        number: int,
+        policy: JournalSection,
+        *,
+        slots: int = 1,
+        carry_schema: Any = None,
+        plan: Callable[[], str | None] = _unknown,
     ) -> None:
         self._folder = folder
         self._policy = policy
         self._carry_schema = carry_schema
+        self._plan = plan
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
         self._seal_bytes = int(policy.seal_mb * 2**20)
@@ -120,7 +134,7 @@ class Keeper:
                 await anyio.to_thread.run_sync(self._seal, number)
 
     def _seal(self, number: int) -> None:
-        _seal(self._folder, number, self._carry_schema)
+        _seal(self._folder, number, self._carry_schema, self._plan())
         journal.drop(self._folder.journal, number)
 
     async def finish(self) -> None:

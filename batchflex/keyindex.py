@@ -12,6 +12,13 @@ import polars as pl
 import pyarrow as pa
 
 
+def raw(series: pl.Series) -> memoryview:
+    """The bytes of a column of numbers without nulls."""
+    values = series.rechunk().to_arrow()
+    width = values.type.bit_width // 8
+    return memoryview(values.buffers()[1])[values.offset * width : (values.offset + len(values)) * width]
+
+
 def halves(keys: Sequence[bytes]) -> pl.DataFrame:
     """16-byte keys as a frame of ``hi`` and ``lo``."""
     joined = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(b"".join(keys))])
@@ -58,42 +65,61 @@ class SortedKeys:
 
 
 class KeySet:
-    """A growing set of keys: sorted runs, merged when a run is no longer much larger than what follows it.
+    """A growing set of keys: the newest in a Python set, the others in sorted runs.
 
-    Runs of millions are left alone: merging them would need their size again, twice.
+    Runs are merged when one is no longer much larger than what follows it. Those of millions are left alone: merging
+    them would need their size again, twice.
     """
 
+    _NEWEST = 1 << 15
     _RATIO = 4
     _LARGEST = 1 << 22
 
     def __init__(self) -> None:
+        self._newest: set[bytes] = set()
         self._runs: list[pl.DataFrame] = []
 
     def __len__(self) -> int:
-        return sum(run.height for run in self._runs)
+        return len(self._newest) + sum(run.height for run in self._runs)
 
     def add(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of ``keys`` were there already or come twice in this call; all are there afterwards."""
-        if not keys:
-            return []
-        fresh = halves(keys).with_row_index("at").sort("hi")  # sorted, they are found in memory near each other
-        answer = [False] * len(keys)
-        for run in self._runs:
-            near = run["hi"].search_sorted(fresh["hi"]).clip(upper_bound=run.height - 1)
-            hit = run["hi"].gather(near) == fresh["hi"]
-            if hit.any():
-                hit = hit & (run["lo"].gather(near) == fresh["lo"])
-                for at in fresh["at"].filter(hit):
-                    answer[at] = True
-        if len(set(keys)) < len(keys):
+        before = len(self._newest)
+        answer = self.find(keys)
+        self._newest.update(keys)
+        if len(self._newest) - before < len(keys):
             here: set[bytes] = set()
             for i, key in enumerate(keys):
                 answer[i] = answer[i] or key in here
                 here.add(key)
-        self._runs.append(fresh.drop("at"))
+        if len(self._newest) >= self._NEWEST:
+            # One that is in a run too is there twice, which does no harm.
+            self.add_all(halves(list(self._newest)))
+            self._newest = set()
+        return answer
+
+    def add_all(self, frame: pl.DataFrame) -> None:
+        """Add the keys whose ``hi`` and ``lo`` a frame has."""
+        if not frame.height:
+            return
+        self._runs.append(frame.select("hi", "lo").sort("hi"))
         while len(self._runs) > 1 and self._are_to_merge(*(run.height for run in self._runs[-2:])):
             last, before = self._runs.pop(), self._runs.pop()
             self._runs.append(pl.concat([before, last]).sort("hi"))
+
+    def find(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of ``keys`` are there."""
+        newest = self._newest
+        answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
+        if self._runs and keys:
+            wanted = halves(keys).with_row_index("at").sort("hi")  # sorted, they are found in memory near each other
+            for run in self._runs:
+                near = run["hi"].search_sorted(wanted["hi"]).clip(upper_bound=run.height - 1)
+                hit = run["hi"].gather(near) == wanted["hi"]
+                if hit.any():
+                    hit = hit & (run["lo"].gather(near) == wanted["lo"])
+                    for at in wanted["at"].filter(hit):
+                        answer[at] = True
         return answer
 
     def _are_to_merge(self, before: int, last: int) -> bool:

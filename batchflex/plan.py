@@ -46,6 +46,10 @@ class Seen(Protocol):
         """Which of ``keys`` were there already, in this call's order; all are there afterwards."""
         ...
 
+    def find(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of ``keys`` are there."""
+        ...
+
 
 def points(job: Job) -> list[Point]:
     """The grid of the sweep, the last variable moving fastest; a single empty point if nothing is swept."""
@@ -64,23 +68,40 @@ def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+def _numbered(key: bytes, number: int) -> bytes:
+    return _hash(key + number.to_bytes(8, "little"))
+
+
 def _framed(text: str) -> bytes:
     """The text with its length before it, so that it cannot run into what follows."""
     encoded = text.encode()
     return len(encoded).to_bytes(4, "little") + encoded
 
 
+class Passed(NamedTuple):
+    """Rows of the input that are passed over, as nothing of them is left to be asked for.
+
+    ``rows`` has a byte for each of the first rows, not zero for these; ``seen`` has the keys of their requests and the
+    first slot of each.
+    """
+
+    rows: bytes
+    seen: Seen
+
+
 class Planner:
     """Expands the items of one job, in order. ``seen`` must be new for each pass over the input.
 
-    ``seen`` gets a key for each request and one for each item. What comes more than once is counted besides, some
-    150 bytes for each such request or id.
+    ``seen`` gets the key of each request and the first slot of each item. What comes more than once is counted besides,
+    some 150 bytes for each such request or id. A pass that leaves out items (``partial``) begins with the keys and first
+    slots of these in ``seen``; the others then are numbered as in a whole pass.
     """
 
-    def __init__(self, job: Job, seen: Seen, default_model: str | None = None) -> None:
+    def __init__(self, job: Job, seen: Seen, default_model: str | None = None, *, partial: bool = False) -> None:
         self.points = points(job)
         self.samples = job.sweep.samples
         self._seen = seen
+        self._partial = partial
         self._repeats: dict[bytes, int] = {}
         self._dedupe = job.input.dedupe
         self._numbers_seeds = self.samples > 1 and "seed" not in job.sweep.grid
@@ -99,20 +120,30 @@ class Planner:
         With ``dedupe`` a request equal to one already planned is left out; otherwise it gets a key of its own.
         """
         planned = [request for item in items for request in self._expand(item)]
-        ids = [_hash(item.id.encode()) for item in items]
-        known = self._seen.add([*(request.key for request in planned), *ids])
+        places = [request.slot for request in planned[:: self.per_item]]
+        known = self._seen.add([*(request.key for request in planned), *places])
         if not any(known):
             return planned
         kept = []
-        for index, (item_id, shared) in enumerate(zip(ids, known[len(planned) :], strict=True)):
-            turn = self._count(item_id) if shared else 0
+        for index, (place, shared) in enumerate(zip(places, known[len(planned) :], strict=True)):
+            turn = self._count(place) if shared else 0
             for at in range(index * self.per_item, (index + 1) * self.per_item):
                 if not (known[at] and self._dedupe):
                     kept.append(self._told_apart(planned[at], turn, repeated=known[at]))
         return kept
 
     def _count(self, key: bytes) -> int:
-        number = self._repeats[key] = self._repeats.get(key, 0) + 1
+        """Which repetition of this key or slot it is: the first number that none before has."""
+        number = self._repeats.get(key, 0) + 1
+        step = 1
+        while self._partial:
+            taken = self._seen.find([_numbered(key, number + i) for i in range(step)])
+            if not all(taken):
+                number += taken.index(False)
+                break
+            number += step
+            step = min(2 * step, 1_000)
+        self._repeats[key] = number
         return number
 
     def _told_apart(self, request: Request, turn: int, *, repeated: bool) -> Request:
@@ -121,10 +152,10 @@ class Planner:
             return request
         key, slot, name = request.key, request.slot, request.id
         if turn:
-            slot = _hash(slot + turn.to_bytes(8, "little"))
+            slot = _numbered(slot, turn)
         if repeated:
             number = self._count(key)
-            key = _hash(key + number.to_bytes(8, "little"))
+            key = _numbered(key, number)
             name = f"{name}-{number}" if turn else name
         return msgspec.structs.replace(request, key=key, slot=slot, id=name)
 

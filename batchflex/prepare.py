@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from . import keep
+import msgspec
+
+from . import keep, store, table
 from .errors import InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
@@ -12,7 +16,9 @@ from .job import Job, changes, endpoint_of
 from .model import Request
 from .resume import Census, Done
 
+SETTLED = b"batchflex.settled"
 _PREFLIGHT_REQUESTS = 10_000
+_HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
 _SHOWN_FAULTS = 5
 _SHOWN_CHANGES = 12
 
@@ -20,14 +26,21 @@ _SHOWN_CHANGES = 12
 class Prepared(NamedTuple):
     """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers.
 
-    ``kept`` are answers to requests that the job would send differently now, which count as done all the same. ``empty`` tells
-    that the input has no rows. ``moved_from`` is the endpoint that gave earlier answers, if it is another now.
+    ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
+    to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where the table of results is there and
+    complete. ``placed`` tells that all parts have the row numbers that the input has now. ``kept`` are answers to requests that
+    the job would send differently now, which count as done all the same. ``empty`` tells that the input has no rows.
+    ``moved_from`` is the endpoint that gave earlier answers, if it is another now.
     """
 
     segment: int
-    done: Done
+    before: dict[str, int]
     census: Census | None
     carry_schema: Any
+    done: Done | None
+    blocks: Iterator[list[Request]]
+    passed: int = 0
+    placed: bool = False
     kept: int = 0
     empty: bool = False
     moved_from: str | None = None
@@ -38,37 +51,98 @@ class Prepared(NamedTuple):
         return self.empty or (self.census is not None and self.census.left == 0)
 
 
+class Settled(msgspec.Struct, frozen=True):
+    """What the table of results tells of the run that made it: the plan it was made for and its ``input.limit``, how many
+    requests that has, and of which parts the table was made. ``rows`` counts its rows of each status."""
+
+    plan: str
+    limit: int | None
+    planned: int
+    parts: str
+    rows: dict[str, int]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a further run has nothing to do."""
+        return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
+
+
+def settled(folder: Folder, identity: str | None, limit: int | None) -> Settled | None:
+    """What the table of results says of a plan; ``None`` if it was made for another, or of other parts."""
+    raw = table.told(folder.results).get(SETTLED)
+    if raw is None or identity is None:
+        return None
+    try:
+        found = msgspec.json.decode(raw, type=Settled)
+    except msgspec.DecodeError:
+        return None
+    wanted = (identity, limit, store.stamp(folder.parts))
+    return found if (found.plan, found.limit, found.parts) == wanted else None
+
+
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     """Seal the journal of earlier runs, find what is done, and refuse what must not be begun. Blocks.
 
-    A folder with answers costs a pass over the whole plan; without, only its beginning is looked at.
+    A folder with answers costs a pass over the whole plan, unless they are known to be answers to just this plan. In one
+    without, only its beginning is looked at.
 
     :raises JobChanged: if there are answers to other requests than this job makes, and ``on_change`` is ``stop``.
     :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
     """
-    carry_schema = plan.carry_schema()
-    segment = keep.recover(folder, carry_schema)
-    done = Done(folder.parts, job.job.retry_failed)
-    census = survey(job, plan, done) if len(done) else None
-    kept, empty = 0, False
-    if census is None:
-        empty = not preflight(job, plan)
+    carry_schema, identity = plan.carry_schema(), plan.identity()
+    journaled = folder.read_state().get("plan")
+    segment = keep.recover(folder, carry_schema, identity if identity == journaled else None)
+    job_before = folder.read_job()
+    known = settled(folder, identity, job.input.limit)
+    placed: Prepared | None = None
+    if known is not None and known.is_complete:
+        census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
+        prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), placed=True)
     else:
-        if job.job.on_change == "stop" and not census.planned:
-            raise InputError(
-                f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "
-                "if that is meant, say --on-change rerun"
-            )
-        if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
-            raise JobChanged(_what_changed(job, folder, census, concerned))
-        if job.job.on_change == "keep" and census.changed:
-            done.keep_changed()
-            kept = census.changed
-            census = census.keeping()._replace(orphans=census.orphans - kept)
-    before = endpoint_of(folder.read_job() or job.resolved())
-    moved_from = before if len(done) and before != endpoint_of(job.resolved()) else None
+        if identity is not None and segment > 1 and store.are_of(folder.parts, identity):
+            placed = _placed(job, plan, folder, known)
+        prepared = (placed or _surveyed(job, plan, folder))._replace(segment=segment, carry_schema=carry_schema)
+    before = endpoint_of(job_before or job.resolved())
+    moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
-    return Prepared(segment, done, census, carry_schema, kept, empty, moved_from)
+    return prepared._replace(moved_from=moved_from)
+
+
+def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prepared | None:
+    """All answers are to this very plan: what is left is found without going through it. ``None`` if some are beyond its
+    ``input.limit``."""
+    done = Done(folder.parts, job.job.retry_failed, plan.labels)
+    if job.input.limit is not None and done.end > job.input.limit:
+        return None
+    census = done.census()._replace(planned=known.planned if known is not None else None)
+    blocks: Iterator[list[Request]] = iter(())
+    passed = 0
+    if census.left != 0:
+        rows = done.passed(plan.per_item)
+        blocks, passed = plan.blocks(rows), rows.rows.count(1) * plan.per_item
+    return Prepared(0, done.statuses(), census, None, done, blocks, passed, placed=True)
+
+
+def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
+    """Hold the whole plan against the answers, and refuse what must not be begun."""
+    done = Done(folder.parts, job.job.retry_failed)
+    if not len(done):
+        blocks = preflight(job, plan)
+        return Prepared(0, done.statuses(), None, None, done, blocks or iter(()), empty=blocks is None)
+    census = survey(job, plan, done)
+    kept = 0
+    if job.job.on_change == "stop" and not census.planned:
+        raise InputError(
+            f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "
+            "if that is meant, say --on-change rerun"
+        )
+    if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
+        raise JobChanged(_what_changed(job, folder, census, concerned))
+    if job.job.on_change == "keep" and census.changed:
+        done.keep_changed()
+        kept = census.changed
+        census = census.keeping()._replace(orphans=census.orphans - kept)
+    return Prepared(0, done.statuses(), census, None, done, plan.blocks(), kept=kept)
 
 
 def _concerned(job: Job, folder: Folder, census: Census) -> int:
@@ -80,7 +154,7 @@ def _concerned(job: Job, folder: Folder, census: Census) -> int:
     if census.changed:
         return census.changed
     old = folder.read_job()
-    return min(census.orphans, census.left) if old and changes(old, job.resolved()) else 0
+    return min(census.orphans, census.left or 0) if old and changes(old, job.resolved()) else 0
 
 
 def survey(job: Job, plan: Plan, done: Done) -> Census:
@@ -95,19 +169,27 @@ def survey(job: Job, plan: Plan, done: Done) -> Census:
     return done.census()
 
 
-def preflight(job: Job, plan: Plan) -> bool:
-    """Look at the first 10,000 requests, so that a wrong template or column costs nothing. False if there is none.
+def preflight(job: Job, plan: Plan) -> Iterator[list[Request]] | None:
+    """Look at the first 10,000 requests, so that a wrong template or column costs nothing, and return all. ``None`` if
+    there is none.
 
     :raises InputError: as :func:`prepare`.
     """
     faulty = _Faults(job)
-    some = False
-    for block in plan.blocks():
+    blocks = plan.blocks()
+    held: list[list[Request]] = []
+    size, some = 0, False
+    for block in blocks:
         some = some or bool(block)
+        size += sum(len(request.body) for request in block)
+        if size <= _HELD_BYTES:
+            held.append(block)
         if not faulty.look_at(block, len(block)):
             break
     faulty.check()
-    return some
+    if not some:
+        return None
+    return plan.blocks() if size > _HELD_BYTES else itertools.chain(held, blocks)
 
 
 class _Faults:
@@ -158,7 +240,7 @@ def _what_changed(job: Job, folder: Folder, census: Census, concerned: int) -> s
         worth = ""
     return (
         f"the job has changed since the answers in {folder.path} were given:{told}\n"
-        f"{concerned:,} of {census.planned:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        f"{concerned:,} of {census.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
         "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"
         "  --out DIR           begin in another folder\n"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
 
 from . import store
-from .keyindex import SortedKeys, halves
+from .keyindex import KeySet, SortedKeys, halves, raw
 from .model import STATUSES, Request
+from .plan import Passed
 
 _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
@@ -25,12 +26,13 @@ def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
 
 
 class Census(NamedTuple):
-    """What a plan finds in a folder. ``changed`` slots have an answer to a different request; it cost what follows.
+    """What a plan finds in a folder. ``planned`` is how many requests it has, ``None`` if it was not gone through.
 
-    ``orphans`` are answers that belong to no request of the plan.
+    ``changed`` slots have an answer to a different request; it cost what follows. ``orphans`` are answers that belong to
+    no request of the plan.
     """
 
-    planned: int
+    planned: int | None
     done: int
     failed_again: int
     changed: int
@@ -39,9 +41,9 @@ class Census(NamedTuple):
     orphans: int
 
     @property
-    def left(self) -> int:
-        """Requests still to be asked."""
-        return self.planned - self.done
+    def left(self) -> int | None:
+        """Requests still to be asked; ``None`` if that is not known."""
+        return None if self.planned is None else self.planned - self.done
 
     def keeping(self) -> Census:
         """The census once the answers to changed requests count as done."""
@@ -52,13 +54,22 @@ class Done:
     """The final outcomes in a folder's parts, found by the block.
 
     ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
-    not. About 30 bytes an answer.
+    not. About 30 bytes an answer. With ``labels``, the sweep points in their order, the parts are taken to be answers to
+    just this plan: then they tell that themselves.
     """
 
-    def __init__(self, parts: Path, retry_failed: int) -> None:
+    def __init__(self, parts: Path, retry_failed: int, labels: Sequence[str] | None = None) -> None:
         self._parts = parts
-        frames = [f.select("hi", "lo", pl.col("status").cast(_STATUS)) for f in store.read_keys(parts, ["status"])]
-        index = pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}), *frames])
+        self._labels = labels
+        schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
+        wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
+        if labels is not None:
+            schema |= {"row": pl.Int64, "point": pl.Int32}
+            order = {label: number for number, label in enumerate(labels)}
+            wanted += [pl.col("row"), pl.col("point").replace_strict(order, return_dtype=pl.Int32)]
+        columns = [name for name in schema if name not in ("hi", "lo")]
+        frames = [part.select(wanted) for part in store.read_keys(parts, columns)]
+        index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
         index = store.last_of_each(index)
@@ -70,8 +81,12 @@ class Done:
         self._again = bytearray(len(self._keys))
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
-        self._row = array("q", [-1]) * len(self._keys)
-        self._point = array("i", [0]) * len(self._keys)
+        if labels is None:
+            self._row = array("q", [-1]) * len(self._keys)
+            self._point = array("i", [0]) * len(self._keys)
+        else:
+            self._row = array("q", bytes(raw(index["row"])))
+            self._point = array("i", bytes(raw(index["point"])))
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
@@ -111,8 +126,33 @@ class Done:
         kept = {request.key for request, at in found if at >= 0}
         return [request for request in wanted if request.key not in kept]
 
+    @property
+    def end(self) -> int:
+        """The number of rows up to the last that has an answer, as far as the places of answers are known."""
+        return max(self._row, default=-1) + 1
+
+    def passed(self, per_item: int) -> Passed:
+        """With ``labels``: the rows of which each of the ``per_item`` requests has its answer."""
+        again = _series("again", bytes(self._again), pa.uint8())
+        rows = self._rows().filter(again == 0)
+        if per_item > 1:
+            rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
+        end = self.end
+        mask = pl.zeros(end, dtype=pl.UInt8, eager=True).scatter(rows, 1)
+        seen = KeySet()
+        for part in store.read_keys(self._parts, ["slot", "row", "sample", "point"]):
+            inside = part.filter(pl.col("row") < end)
+            inside = inside.filter(mask.gather(inside["row"]) == 1)
+            seen.add_all(inside)
+            first = (pl.col("sample") == 0) & (pl.col("point") == (self._labels or ("",))[0])
+            seen.add_all(inside.filter(first).select(hi="slot_hi", lo="slot_lo"))
+        return Passed(bytes(raw(mask)), seen)
+
     def census(self) -> Census:
-        """After a whole pass with ``survey``: what the plan found."""
+        """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""
+        if self._labels is not None:
+            again = sum(self._again)
+            return Census(None, len(self) - again, again, 0, 0, None, 0)
         changed = self._changes = self._changed()
         if not changed.height:
             self._missing.clear()

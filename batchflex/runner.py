@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
+import msgspec
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import keep, metrics, store
+from . import keep, metrics, store, table
 from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
@@ -31,12 +32,14 @@ from .folder import Folder
 from .gate import Gate, Lane
 from .job import EndpointsEntry, Job
 from .keep import Keeper
+from .model import Outcome
 from .outage import Outage
 from .outcome import Frame
 from .pace import Allowance, Pace
-from .prepare import Prepared, prepare
+from .prepare import SETTLED, Prepared, Settled, prepare
 from .probing import HOURS, Prober, Way
 from .spans import deadline_s, parse_duration, until_change_s
+from .table import NO_PLAN
 from .tally import Tally
 from .telemetry import Telemetry, binding
 from .ways import Ways
@@ -177,11 +180,13 @@ class _Conduct:
         self._observer = observer
         self._started = time.time()
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._started))}-{secrets.token_hex(3)}"
-        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.done.statuses())
+        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.before)
+        self._tally.plan = plan.identity()
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned
         self._scope = anyio.CancelScope()
-        self._feed = Feed(plan, prepared.done.sort_out)
+        sort_out = prepared.done.sort_out if prepared.done is not None else list
+        self._feed = Feed(prepared.blocks, sort_out, prepared.passed)
         self._gate: Gate | None = None
         self._at_once = False
         self._end = end
@@ -226,9 +231,9 @@ class _Conduct:
             self._observer.note(f"all {census.planned:,} requests have their answers already; nothing is sent")
         elif census.done or census.failed_again:
             again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
-            self._observer.note(
-                f"resuming: {census.done:,} of {census.planned:,} are done, {census.left:,} to ask{again}"
-            )
+            of = f" of {census.planned:,}" if census.planned is not None else ""
+            left = f", {census.left:,} to ask" if census.left is not None else ""
+            self._observer.note(f"resuming: {census.done:,}{of} are done{left}{again}")
         if census.orphans > census.changed:
             self._observer.note(
                 f"earlier answers that belong to no row of this job now: {census.orphans - census.changed:,}; "
@@ -254,6 +259,7 @@ class _Conduct:
             job.journal,
             slots=slots,
             carry_schema=self._prepared.carry_schema,
+            plan=self._plan.identity,
         )
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
@@ -480,10 +486,37 @@ class _Conduct:
             self._stop("disk", f"the table of results could not be made: {error}")
 
     def _write_results(self) -> None:
-        folder, grid, labels, since = self._folder, self._job.sweep.grid, self._plan.labels, self._prepared.segment
-        planned, pending = self._prepared.done.planned(), keep.unsealed(self._folder)
-        if pending or not store.is_current(folder.results, folder.parts, grid, labels, planned, since):
-            store.write_results(folder.results, store.assemble(folder.parts, grid, labels, planned, since, pending))
+        done = self._prepared.done
+        if done is None:
+            return
+        folder, pending = self._folder, keep.unsealed(self._folder)
+        # Where all parts have the row numbers of this plan, none has to be looked up by its key.
+        since = 0 if self._prepared.placed or not len(done) else self._prepared.segment
+        made = table.assemble(
+            folder.parts, self._job.sweep.grid, self._plan.labels, done.planned() if since else NO_PLAN, since, pending
+        )
+        if pending or not table.is_current(folder.results, made):
+            table.write_results(folder.results, made, self._settled(pending))
+
+    def _settled(self, pending: list[Outcome]) -> dict[bytes, bytes]:
+        """For the next run: what it need not find out if nothing has changed."""
+        identity, planned = self._plan.identity(), self._planned_exactly
+        if identity is None or planned is None or pending or self._prepared.kept:
+            return {}
+        known = Settled(
+            identity,
+            self._job.input.limit,
+            planned,
+            store.stamp(self._folder.parts),
+            {str(status): rows for status, rows in self._tally.rows.items()},
+        )
+        return {SETTLED: msgspec.json.encode(known)}
+
+    @property
+    def _planned_exactly(self) -> int | None:
+        if self._feed.ended:
+            return self._feed.planned
+        return None if self._prepared.census is None else self._prepared.census.planned
 
     def _conclude(self) -> dict[str, Any]:
         state = self._tally.state(time.time(), ended=True)

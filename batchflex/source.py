@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -27,6 +28,8 @@ _FORMATS = {
 _PACKED = (".gz", ".zst")
 BLOCK_ROWS = 1_000
 BLOCK_BYTES = 4 << 20
+# How long a file system may give the same time to two changes: some keep seconds only.
+_FINE_NS, _COARSE_NS = 50_000_000, 3_000_000_000
 # What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
 _DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
 
@@ -38,24 +41,33 @@ class Fault(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Consecutive rows of one file. ``start`` is the position of the first in the whole input, from 0.
+    """Rows of one file, in their order. ``at`` are their positions in the whole input, from 0.
 
-    ``lines`` are the rows' line numbers where the file has lines, from 1; ``within`` is the position of the first
-    row in its file where it has none. ``file`` is empty for a frame.
+    ``lines`` are their line numbers, from 1, where the file has lines; ``first`` is the position of the file's first row.
+    ``file`` is empty for a frame.
     """
 
     file: str
-    start: int
     rows: list[Row | Fault]
+    at: Sequence[int]
     lines: list[int] | None
-    within: int | None = None
+    first: int = 0
 
     def where(self, index: int) -> str:
         """``reviews.jsonl, line 17`` for the row at ``index`` of this block."""
         if self.lines is not None:
             return f"{self.file}, line {self.lines[index]}"
-        row = (self.start if self.within is None else self.within) + index + 1
+        row = self.at[index] - self.first + 1
         return f"{self.file}, row {row}" if self.file else f"row {row}"
+
+
+class _Rows(NamedTuple):
+    """What a reader gives. ``end`` is the position after the last row it has passed, also of those passed over."""
+
+    end: int
+    rows: list[Row | Fault]
+    at: Sequence[int]
+    lines: list[int] | None = None
 
 
 class Source:
@@ -86,28 +98,55 @@ class Source:
             found = [p for p in found if not p.resolve().is_relative_to(without.resolve())]
         self.files = [(p, _format(p, format)) for p in found]
 
-    def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[Block]:
-        """All rows from the beginning, at most ``max_rows`` a block.
+    def blocks(self, max_rows: int = BLOCK_ROWS, skip: bytes = b"") -> Iterator[Block]:
+        """The rows from the beginning, at most ``max_rows`` a block.
+
+        ``skip`` has a byte for each of the first rows of the input. Those where it is not zero are passed over, which
+        costs a fraction of reading them.
 
         :raises InputError: if a file cannot be opened or is damaged beyond single rows.
         """
-        start = 0
         if self._frame is not None:
-            for part in self._frame.iter_slices(max_rows):
-                rows = part.to_dicts()
-                yield Block("", start, rows, None)
-                start += len(rows)
+            for begin in range(0, self._frame.height, max_rows):
+                at = _wanted(begin, min(begin + max_rows, self._frame.height), skip)
+                if at:
+                    yield Block("", self._frame[at].to_dicts(), at, None)
             return
+        first = 0
         for path, kind in self.files:
             reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}[kind]
-            within = 0
+            end = first
             try:
-                for rows, lines in reader(path, max_rows):
-                    yield Block(path.name, start, rows, lines, within)
-                    start += len(rows)
-                    within += len(rows)
+                for read in reader(path, max_rows, first, skip):
+                    end = read.end
+                    if read.rows:
+                        yield Block(path.name, read.rows, read.at, read.lines, first)
             except _DAMAGED as error:
-                raise InputError(f"{path} is damaged somewhere after row {within}: {error}") from error
+                raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
+            first = end
+
+    def signature(self) -> tuple[tuple[str | int, ...], ...] | None:
+        """What tells that the files are still those that were read, without reading them: names, inodes, sizes and times.
+
+        ``None`` if that cannot be told: of a frame, or while a file is so young that it might be written to again without
+        getting another time.
+
+        :raises InputError: if a file is gone.
+        """
+        if self._frame is not None:
+            return None
+        told: list[tuple[str | int, ...]] = []
+        now = time.time_ns()
+        for path, kind in self.files:
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+            newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
+            if newest > now - (_COARSE_NS if newest % 1_000_000_000 == 0 else _FINE_NS):
+                return None
+            told.append((str(path), kind, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        return tuple(told)
 
     def columns(self) -> list[str] | None:
         """The columns of a table input, known before its rows are; ``None`` for JSONL, where each line may differ."""
@@ -219,8 +258,18 @@ def _open(path: Path) -> IO[bytes]:
 _decode = msgspec.json.Decoder().decode
 
 
-def _read_jsonl(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], list[int]]]:
+def _wanted(begin: int, end: int, skip: bytes) -> Sequence[int]:
+    """The positions from ``begin`` to ``end`` that are not to be passed over."""
+    known = min(end, len(skip))
+    if known <= begin or skip.count(b"\0", begin, known) == known - begin:
+        return range(begin, end)
+    return [at for at in range(begin, end) if at >= known or not skip[at]]
+
+
+def _read_jsonl(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator[_Rows]:
+    known = len(skip)
     rows: list[Row | Fault] = []
+    at: list[int] = []
     lines: list[int] = []
     size = 0
     with _open(path) as stream:
@@ -229,14 +278,16 @@ def _read_jsonl(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], 
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line or line.isspace():
                 continue
-            rows.append(_parse(line))
-            lines.append(number)
-            size += len(line)
+            if position >= known or not skip[position]:
+                rows.append(_parse(line))
+                at.append(position)
+                lines.append(number)
+                size += len(line)
+            position += 1
             if len(rows) >= max_rows or size >= BLOCK_BYTES:
-                yield rows, lines
-                rows, lines, size = [], [], 0
-    if rows:
-        yield rows, lines
+                yield _Rows(position, rows, at, lines)
+                rows, at, lines, size = [], [], [], 0
+    yield _Rows(position, rows, at, lines)
 
 
 def _parse(line: bytes) -> Row | Fault:
@@ -284,11 +335,12 @@ def _is_utf8(cells: list[str]) -> bool:
     return True
 
 
-def _read_csv(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], list[int]]]:
+def _read_csv(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator[_Rows]:
     header = _csv_header(path)
     text, reader = _csv_cells(path)
     with text:
         rows: list[Row | Fault] = []
+        at: list[int] = []
         lines: list[int] = []
         size = 0
         next(reader)
@@ -302,19 +354,22 @@ def _read_csv(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], li
                 break
             if not cells:
                 continue
+            position += 1
+            if position <= len(skip) and skip[position - 1]:
+                continue
             if len(cells) != len(header):
                 rows.append(Fault(f"has {len(cells)} cells, the header {len(header)}"))
             elif not _is_utf8(cells):
                 rows.append(Fault("not valid UTF-8: save the file as UTF-8"))
             else:
                 rows.append(dict(zip(header, cells, strict=True)))
+            at.append(position - 1)
             lines.append(line)
             size += sum(map(len, cells))
             if len(rows) >= max_rows or size >= BLOCK_BYTES:
-                yield rows, lines
-                rows, lines, size = [], [], 0
-        if rows:
-            yield rows, lines
+                yield _Rows(position, rows, at, lines)
+                rows, at, lines, size = [], [], [], 0
+        yield _Rows(position, rows, at, lines)
 
 
 def _parquet_schema(path: Path) -> Any:
@@ -336,14 +391,40 @@ def _parquet_rows(path: Path) -> int:
     return rows
 
 
-def _read_parquet(path: Path, max_rows: int) -> Iterator[tuple[list[Row | Fault], None]]:
+def _read_parquet(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator[_Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         schema = pa.schema([field.with_type(_without_ns(field.type)) for field in file.schema_arrow])
-        for batch in file.iter_batches(batch_size=min(max_rows, _rows_of_block(file.metadata))):
-            yield (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist(), None
+        rows_of_block = min(max_rows, _rows_of_block(file.metadata))
+        for groups, end in _row_groups(file.metadata, position, skip):
+            for batch in file.iter_batches(batch_size=rows_of_block, row_groups=groups) if groups else ():
+                at = _wanted(position, position + len(batch), skip)
+                begin, position = position, position + len(batch)
+                if len(at) < len(batch):
+                    batch = batch.take(pa.array([row - begin for row in at], pa.int64()))
+                yield _Rows(
+                    position, (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist(), at
+                )
+            position = end
+    yield _Rows(position, [], [])
+
+
+def _row_groups(metadata: Any, position: int, skip: bytes) -> Iterator[tuple[list[int], int]]:
+    """Row groups that are to be read together, none where all rows are passed over, and the position after them."""
+    wanted: list[int] = []
+    for number in range(metadata.num_row_groups):
+        end = position + int(metadata.row_group(number).num_rows)
+        if end <= len(skip) and skip.find(b"\0", position, end) < 0:
+            if wanted:
+                yield wanted, position
+            wanted = []
+            yield [], end
+        else:
+            wanted.append(number)
+        position = end
+    yield wanted, position
 
 
 def _without_ns(kind: Any) -> Any:

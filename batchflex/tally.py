@@ -35,6 +35,7 @@ class Tally:
         self.rows = {status: before.get(status, 0) for status in STATUSES}
         self.before = sum(self.rows.values())
         self.planned: int | None = None
+        self.plan: str | None = None
         self.in_flight = 0
         self.backing_off = 0
         self.requests_sent = 0
@@ -105,6 +106,7 @@ class Tally:
             "started_at": timestamp(self.started_at),
             "updated_at": timestamp(now),
             "finished_at": timestamp(now) if ended else None,
+            "plan": self.plan,
             "planned": self.planned,
             "done": self.done,
             "done_before": self.before,

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from batchflex import store
+from batchflex import table
 from batchflex.model import STATUSES, Outcome, Request
 
 _COUNT = st.none() | st.integers(0, 2**62)
@@ -90,9 +90,9 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
     )
 
 
-def table(parts: Path, **options: Any) -> pa.Table:
+def assembled(parts: Path, **options: Any) -> pa.Table:
     """The results made of the parts in a folder."""
-    made = store.assemble(parts, options.pop("grid", {}), options.pop("labels", ["{}"]), **options)
+    made = table.assemble(parts, options.pop("grid", {}), options.pop("labels", ["{}"]), **options)
     found = pa.concat_tables([made.schema.empty_table(), *made.batches])
     assert found.num_rows == made.rows
     assert found.schema.equals(made.schema)

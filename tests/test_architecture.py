@@ -23,13 +23,13 @@ ORDER = [
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
-    "folder", "journal", "carried", "store", "resume", "feed", "keep", "tally",
+    "folder", "journal", "carried", "store", "table", "resume", "feed", "keep", "tally",
     "prepare", "accounts", "probing", "ways", "asking", "telemetry", "runner", "api",
-    "export", "checking", "render", "progress", "forecast", "local_server", "cli",
+    "export", "checking", "render", "progress", "forecast", "local_server", "allocation", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
-FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server"}
+FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server", "allocation"}
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [

@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchflex import store
+from batchflex import store, table
 from batchflex.model import Outcome
-from tests.outcomes import outcome, table
+from tests.outcomes import assembled, outcome
 
 
 def carrying(*rows: dict[str, Any], first: int = 0) -> list[Outcome]:
@@ -22,7 +22,7 @@ def carrying(*rows: dict[str, Any], first: int = 0) -> list[Outcome]:
 
 
 def columns_of(parts: Path, **options: Any) -> dict[str, tuple[pa.DataType, list[Any]]]:
-    found = table(parts, **options)
+    found = assembled(parts, **options)
     return {n: (found.schema.field(n).type, found[n].to_pylist()) for n in found.column_names[len(store.COLUMNS) :]}
 
 
@@ -83,11 +83,11 @@ def test_carried_columns_of_a_typed_input_keep_type_and_values(
     before = pa.array(values, kind)
     rows = carrying(*({"c": value} for value in before.to_pylist()))
     store.write_part(tmp_path, 1, rows, pa.schema([("c", kind), ("not carried", pa.int8())]))
-    found = table(tmp_path)
+    found = assembled(tmp_path)
     assert found["c"].combine_chunks().equals(before)
     assert columns_of(tmp_path, pending=rows)["c"][0] == kind
     # through a file too, as the other reader sees it
-    store.write_results(tmp_path / "r.parquet", store.assemble(tmp_path, {}, ["{}"]))
+    table.write_results(tmp_path / "r.parquet", table.assemble(tmp_path, {}, ["{}"]))
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].null_count() == before.null_count
 
 
@@ -225,6 +225,6 @@ def test_sweep_variables_of_mixed_types(
 def test_without_a_plan_points_of_an_earlier_sweep_come_last_and_fit(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")])
     store.write_part(tmp_path, 2, [outcome("new", row=0, point='{"t":0.5}')])
-    found = table(tmp_path, grid={"t": [0.5]}, labels=['{"t":0.5}'])
+    found = assembled(tmp_path, grid={"t": [0.5]}, labels=['{"t":0.5}'])
     assert found["id"].to_pylist() == ["id-new", "id-old", "id-older"]
     assert found["t"].to_pylist() == ["0.5", "auto", None]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import journal, store
+from batchflex import journal, store, table
 from batchflex.errors import StopReason
 from batchflex.folder import Folder
 from batchflex.model import STATUSES, Outcome
@@ -86,7 +86,7 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         kept = journal.Journal(folder.journal, 1, reserve_bytes=4096)
         kept.append(outcome(1))
         store.write_part(folder.parts, 1, [outcome(1)])
-        store.write_results(folder.results, store.assemble(folder.parts, {}, ["{}"]))
+        table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
         folder.write_state({})
         folder.write_job({})
         folder.add_history({})
@@ -116,5 +116,5 @@ def test_examples_of_names_that_are_taken(
 ) -> None:
     assert "`model` becomes `sweep_model`" in CONTRACT
     assert "`id` becomes `input_id`" in CONTRACT
-    made = store.assemble(tmp_path, grid, ["{}"], pending=[outcome(1, carry=carry)])
+    made = table.assemble(tmp_path, grid, ["{}"], pending=[outcome(1, carry=carry)])
     assert made.schema.names[len(store.COLUMNS) :] == expected

@@ -25,7 +25,7 @@ def plan(job: Job, rows: list, block: int = 3, default_model: str | None = None)
     for start in range(0, len(rows), block):
         part = rows[start : start + block]
         lines = list(range(start + 1, start + len(part) + 1))
-        requests += planner.requests(itemizer.items(Block("in.jsonl", start, part, lines)))
+        requests += planner.requests(itemizer.items(Block("in.jsonl", part, range(start, start + len(part)), lines)))
     return requests
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import journal, store
+from batchflex import journal, store, table
 from batchflex.model import Outcome, Request
 from batchflex.resume import Census, Done
 from tests.outcomes import digest, outcome, request
@@ -34,7 +34,7 @@ def names(requests: Sequence[Request]) -> list[str]:
 
 
 def results(parts: Path, done: Done, since: int) -> list[dict[str, Any]]:
-    made = store.assemble(parts, {}, ["{}"], planned=done.planned(), since=since)
+    made = table.assemble(parts, {}, ["{}"], planned=done.planned(), since=since)
     rows: list[dict[str, Any]] = pa.concat_tables([made.schema.empty_table(), *made.batches]).to_pylist()
     return rows
 

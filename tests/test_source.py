@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import random
+import time
 from pathlib import Path
 
 import polars as pl
@@ -76,7 +78,7 @@ def test_a_frame():
     source = Source(None, frame=pl.DataFrame(ROWS))
     blocks = list(source.blocks(10))
     assert [row for block in blocks for row in block.rows] == ROWS
-    assert [block.start for block in blocks] == [0, 10, 20]
+    assert [block.at for block in blocks] == [range(10), range(10, 20), range(20, 25)]
     assert blocks[1].where(2) == "row 13"
     assert (source.columns(), source.count()) == (["id", "text"], 25)
 
@@ -245,7 +247,7 @@ def test_huge_lines_and_cells(tmp_path):
     for name in ("in.jsonl", "in.csv"):
         blocks = list(Source(str(tmp_path / name)).blocks())
         assert [len(block.rows) for block in blocks] == [1, 2]  # a block ends when it is large
-        assert [block.start for block in blocks] == [0, 1]
+        assert [block.at[0] for block in blocks] == [0, 1]
     pl.DataFrame({"a": [NOISE.randbytes(50_000).hex() for _ in range(200)]}).write_parquet(tmp_path / "in.parquet")
     assert max(len(block.rows) for block in Source(str(tmp_path / "in.parquet")).blocks()) <= 50
 
@@ -254,15 +256,74 @@ def test_rows_are_numbered_in_their_file_and_placed_in_the_whole(tmp_path):
     for name in ("a", "b"):
         pl.DataFrame(ROWS).write_parquet(tmp_path / f"{name}.parquet")
     blocks = list(Source(str(tmp_path)).blocks(10))
-    assert [block.start for block in blocks] == [0, 10, 20, 25, 35, 45]
+    assert [block.at[0] for block in blocks] == [0, 10, 20, 25, 35, 45]
     assert blocks[4].where(1) == "b.parquet, row 12"
     assert Source(str(tmp_path)).count() == 50
 
 
 def test_where():
-    assert Block("a.jsonl", 10, [{}], [3]).where(0) == "a.jsonl, line 3"
-    assert Block("a.parquet", 10, [{}], None, 4).where(0) == "a.parquet, row 5"
-    assert Block("", 10, [{}], None).where(0) == "row 11"
+    assert Block("a.jsonl", [{}], [10], [3]).where(0) == "a.jsonl, line 3"
+    assert Block("a.parquet", [{}], [10], None, 6).where(0) == "a.parquet, row 5"
+    assert Block("", [{}], [10], None).where(0) == "row 11"
+
+
+SKIPS = {
+    "none": b"",
+    "some": bytes([1, 0, 1, 1, 0] * 8),
+    "the beginning": b"\1" * 23,
+    "whole row groups and files": b"\0" * 3 + b"\1" * 25 + b"\0" * 3,
+    "all but the last": b"\1" * 74,
+    "all": b"\1" * 75,
+    "more than there are": b"\1" * 100,
+}
+
+
+@pytest.mark.parametrize("skip", SKIPS.values(), ids=SKIPS)
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.csv.gz", "in.parquet", "frame"])
+def test_rows_that_are_passed_over(tmp_path, name, skip):
+    frame = pl.DataFrame([{"id": i, "text": f"Grüße {i}"} for i in range(75)])
+    if name != "frame":
+        for number in range(3):
+            part, path = frame.slice(25 * number, 25), tmp_path / f"{number}-{name}"
+            if name.endswith(".parquet"):
+                part.write_parquet(path, row_group_size=7)
+            else:
+                pack(path, csv(part.to_dicts()) if ".csv" in name else b"\n".join(jsonl([r]) for r in part.to_dicts()))
+    source = Source(None, frame=frame) if name == "frame" else Source(str(tmp_path))
+    whole = [
+        (at, row, b.where(i)) for b in source.blocks(10) for i, (at, row) in enumerate(zip(b.at, b.rows, strict=True))
+    ]
+    found = [
+        (at, row, b.where(i))
+        for b in source.blocks(10, skip)
+        for i, (at, row) in enumerate(zip(b.at, b.rows, strict=True))
+    ]
+    assert len(whole) == 75
+    assert found == [told for told in whole if told[0] >= len(skip) or not skip[told[0]]]
+    assert all(b.rows for b in source.blocks(10, skip))
+
+
+def test_a_signature_tells_whether_files_are_the_same(tmp_path):
+    def aged(path: Path) -> Source:
+        stat = path.stat()
+        while time.time_ns() - stat.st_ctime_ns < 100_000_000:
+            time.sleep(0.01)
+        return Source(str(path))
+
+    path = tmp_path / "in.jsonl"
+    pack(path, jsonl(ROWS))
+    assert Source(str(path)).signature() is None, "it may be written to again without getting another time"
+    source = aged(path)
+    before = source.signature()
+    assert before is not None and before == Source(str(path)).signature()
+    stat = path.stat()
+    pack(path, jsonl(ROWS).replace(b"3", b"4"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert aged(path).signature() not in (None, before), "same size and time of change, other content"
+    assert Source(None, frame=pl.DataFrame(ROWS)).signature() is None
+    path.unlink()
+    with pytest.raises(InputError, match=r"in\.jsonl cannot be read: No such file"):
+        source.signature()
 
 
 # --------------------------------------------------------------------------------------------------- damaged files

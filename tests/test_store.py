@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import store
+from batchflex import store, table
 from batchflex.errors import FolderError, StorageError
 from batchflex.model import Outcome
-from tests.outcomes import any_outcomes, outcome, run_python, small_disk, table
+from tests.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
 
 NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
 _settings = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,13 +93,13 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
     with pytest.raises(FolderError, match=r"000001\.parquet (is damaged \(.*\); move it away|cannot be read)"):
         list(store.read_keys(tmp_path, ["status"]))
     with pytest.raises(FolderError, match=r"000001\.parquet"):
-        store.assemble(tmp_path, {}, ["{}"])
+        table.assemble(tmp_path, {}, ["{}"])
 
 
 def test_a_foreign_file_among_the_parts_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), store.part_path(tmp_path, 1))
     with pytest.raises(FolderError, match=r"000001\.parquet is no part that batchflex wrote"):
-        store.assemble(tmp_path, {}, ["{}"])
+        table.assemble(tmp_path, {}, ["{}"])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
@@ -121,7 +121,7 @@ def test_a_later_answer_replaces_an_earlier_one(tmp_path: Path) -> None:
     store.write_part(tmp_path, 2, [outcome(0, status="failed", content="second")])
     store.write_part(tmp_path, 3, [outcome(0, content="third")])
     for options in ({}, {"planned": NO_PLAN, "since": 1}):
-        found = table(tmp_path, **options)
+        found = assembled(tmp_path, **options)
         assert found["id"].to_pylist() == ["id-0", "id-1"]
         assert found["status"].to_pylist() == ["ok", "ok"]
         assert found["content"].to_pylist() == ["third", None]
@@ -137,7 +137,7 @@ def test_rows_come_in_input_order_then_by_sweep_point_and_sample(tmp_path: Path)
     ]
     store.write_part(tmp_path, 1, answers[:5])
     store.write_part(tmp_path, 2, answers[5:])
-    found = table(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels)
+    found = assembled(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels)
     expected = [(row, t, sample) for row in (1, 2, 10) for t in (0.7, 0.0) for sample in (0, 1)]
     rows = zip(found["row"].to_pylist(), found["t"].to_pylist(), found["sample"].to_pylist(), strict=True)
     assert list(rows) == expected
@@ -148,7 +148,7 @@ def test_with_a_plan_older_answers_outside_it_are_left_out_and_the_others_have_i
     store.write_part(tmp_path, 1, old)
     store.write_part(tmp_path, 2, [outcome("new", row=1, content="new")])
     plan = planned((old[3], 0, 0), (old[0], 2, 0))
-    found = table(tmp_path, planned=plan, since=2)
+    found = assembled(tmp_path, planned=plan, since=2)
     assert found.select(["id", "row", "content"]).to_pylist() == [
         {"id": "id-3", "row": 0, "content": "old"},
         {"id": "id-new", "row": 1, "content": "new"},
@@ -160,7 +160,7 @@ def test_an_answer_of_this_run_replaces_the_older_one_in_the_plan(tmp_path: Path
     old = outcome(0, row=5, status="failed")
     store.write_part(tmp_path, 1, [old])
     store.write_part(tmp_path, 2, [outcome(0, row=7)])
-    found = table(tmp_path, planned=planned((old, 7, 0)), since=2)
+    found = assembled(tmp_path, planned=planned((old, 7, 0)), since=2)
     assert found.select(["row", "status"]).to_pylist() == [{"row": 7, "status": "ok"}]
 
 
@@ -170,36 +170,36 @@ def test_sweep_values_are_those_the_plan_gives_an_answer_now(tmp_path: Path) -> 
     store.write_part(tmp_path, 1, [old])
     labels = ['{"t":0.7}', '{"t":0.0}']
     store.write_part(tmp_path, 2, [outcome("other", row=0, point=labels[0])])
-    found = table(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels, planned=planned((old, 0, 1)), since=2)
+    found = assembled(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels, planned=planned((old, 0, 1)), since=2)
     assert found.select(["id", "t"]).to_pylist() == [{"id": "id-other", "t": 0.7}, {"id": "id-0", "t": 0.0}]
 
 
 def test_without_a_plan_a_changed_answer_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, [outcome(i, 1, content="old") for i in range(30)])
     store.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in range(20)])
-    assert table(tmp_path)["content"].to_pylist() == ["new"] * 20 + ["old"] * 10
+    assert assembled(tmp_path)["content"].to_pylist() == ["new"] * 20 + ["old"] * 10
 
 
 def test_the_same_answer_moved_by_a_reordered_input_is_one_row(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, [outcome(0, row=5, status="failed")])
     store.write_part(tmp_path, 2, [outcome(0, row=6)])
-    assert table(tmp_path)["row"].to_pylist() == [6]
+    assert assembled(tmp_path)["row"].to_pylist() == [6]
 
 
 def test_what_is_not_sealed_yet_is_there_once(tmp_path: Path) -> None:
     store.write_part(tmp_path, 3, [outcome(0, status="failed"), outcome(1)])
     pending = [outcome(1), outcome(0), outcome(2)]
     for options in ({}, {"planned": NO_PLAN, "since": 3}):
-        found = table(tmp_path, pending=pending, **options)
+        found = assembled(tmp_path, pending=pending, **options)
         assert found["id"].to_pylist() == ["id-0", "id-1", "id-2"]
         assert found["status"].to_pylist() == ["ok"] * 3
-    assert table(tmp_path / "none", pending=pending)["id"].to_pylist() == ["id-0", "id-1", "id-2"]
+    assert assembled(tmp_path / "none", pending=pending)["id"].to_pylist() == ["id-0", "id-1", "id-2"]
 
 
 def test_no_answers_give_an_empty_table_with_all_columns(tmp_path: Path) -> None:
     path = tmp_path / "results.parquet"
     for plan in (None, NO_PLAN):
-        store.write_results(path, store.assemble(tmp_path, {"t": [1, 2]}, ['{"t":1}', '{"t":2}'], planned=plan))
+        table.write_results(path, table.assemble(tmp_path, {"t": [1, 2]}, ['{"t":1}', '{"t":2}'], planned=plan))
         for schema in (pq.read_schema(path), pq.ParquetFile(path).schema_arrow):
             assert schema.remove_metadata().equals(pa.schema([*store.COLUMNS.items(), ("t", pa.int64())]))
         assert pl.read_parquet(path).height == 0
@@ -223,10 +223,10 @@ def test_whatever_the_windows_one_row_a_key_in_order(
             last[name] = f"{number}.{len(answers)}"
             answers.append(outcome(name, content=last[name], response="r" * 1000))
         store.write_part(parts, number, answers)
-    monkeypatch.setattr(store, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
-    monkeypatch.setattr(store, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
-    monkeypatch.setattr(store, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
-    found = table(parts)
+    monkeypatch.setattr(table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
+    monkeypatch.setattr(table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
+    monkeypatch.setattr(table, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
+    found = assembled(parts)
     assert dict(zip(found["row"].to_pylist(), found["content"].to_pylist(), strict=True)) == last
     assert found["row"].to_pylist() == sorted(last)
 
@@ -239,7 +239,7 @@ def test_results_are_read_alike_by_polars_and_pyarrow(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, rows, pa.schema([("when", pa.timestamp("us"))]))
     path = tmp_path / "out" / "results.parquet"
     path.parent.mkdir()
-    store.write_results(path, store.assemble(tmp_path, {}, ["{}"]))
+    table.write_results(path, table.assemble(tmp_path, {}, ["{}"]))
     assert pq.read_table(path).to_pylist() == pl.read_parquet(path).to_dicts()
     assert pq.read_table(path)["when"].to_pylist() == [datetime.datetime(2024, 2, 29, 12, 30, 15, 250_000)] * 50
     group = pq.read_metadata(path).row_group(0)
@@ -251,18 +251,18 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
     parts.mkdir()
     store.write_part(parts, 1, [outcome(i) for i in range(10)])
     path = tmp_path / "results.parquet"
-    store.write_results(path, store.assemble(parts, {}, ["{}"]))
+    table.write_results(path, table.assemble(parts, {}, ["{}"]))
     before = path.read_bytes()
-    made = store.assemble(parts, {}, ["{}"])
+    made = table.assemble(parts, {}, ["{}"])
 
     def broken(error: Exception) -> Any:
         yield from made.batches
         raise error
 
     with pytest.raises(StorageError, match=r"the disk is full: .*results\.parquet could not be written"):
-        store.write_results(path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device"))))
+        table.write_results(path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device"))))
     with pytest.raises(RuntimeError):
-        store.write_results(path, made._replace(batches=broken(RuntimeError())))
+        table.write_results(path, made._replace(batches=broken(RuntimeError())))
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "results.parquet"]
 
@@ -270,18 +270,18 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
 FILL = """
 import random, sys
 from pathlib import Path
-from batchflex import store
+from batchflex import store, table
 from batchflex.errors import StorageError
 from tests.outcomes import outcome
 folder = Path(sys.argv[1])
 parts = Path(sys.argv[2])
 noise = random.Random(0).randbytes(400_000).hex()
-store.write_results(folder / "results.parquet", store.assemble(parts, {}, ["{}"]))
+table.write_results(folder / "results.parquet", table.assemble(parts, {}, ["{}"]))
 for write in (
     lambda: store.write_part(folder, 1, [outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
-    lambda: store.write_results(
+    lambda: table.write_results(
         folder / "results.parquet",
-        store.assemble(parts, {}, ["{}"], pending=[outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
+        table.assemble(parts, {}, ["{}"], pending=[outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
     ),
 ):
     try:
@@ -304,17 +304,17 @@ def test_a_full_disk_leaves_no_part_and_the_older_results(tmp_path: Path) -> Non
         assert pl.read_parquet(folder / "results.parquet").height == 10
 
 
-def test_whether_results_are_current_is_told_without_reading_the_parts(tmp_path: Path) -> None:
+def test_whether_results_are_current(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
     path = tmp_path / "results.parquet"
     rows = [outcome(i) for i in range(5)]
 
     def write(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> None:
-        store.write_results(path, store.assemble(parts, {}, labels, planned=plan, since=since))
+        table.write_results(path, table.assemble(parts, {}, labels, planned=plan, since=since))
 
     def current(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> bool:
-        return store.is_current(path, parts, {}, labels, plan, since)
+        return table.is_current(path, table.assemble(parts, {}, labels, plan, since))
 
     whole = planned(*((o, o.row, 0) for o in rows))
     store.write_part(parts, 1, rows)
@@ -322,19 +322,20 @@ def test_whether_results_are_current_is_told_without_reading_the_parts(tmp_path:
     write(NO_PLAN, since=1)
     assert current(whole, 2), "the next run finds what the first one wrote"
     assert current(whole.reverse(), 2)
-    assert not current(whole, 1), "this run sealed a part"
+    assert current(NO_PLAN, 1), "the part has the row numbers of the plan"
     assert not current(whole.head(4), 2), "a row has left the plan"
     assert not current(whole.with_columns(row=pl.col("row").reverse()), 2), "rows have moved"
     assert not current(whole.with_columns(point=pl.lit(1)), 2), "its sweep point is another one now"
     assert not current(whole, 2, labels=["{ }"])
+    assert not current(whole, 2, labels=["{}", "{ }"])
     store.write_part(parts, 2, [outcome(0, content="again")])
     assert not current(whole, 3), "another run sealed a part and was killed before it wrote the results"
     write(whole, since=3)
     assert current(whole, 3)
     path.write_bytes(b"PAR1")
     assert not current(whole, 3)
-    store.write_results(path, store.assemble(parts, {}, ["{}"]))
-    assert not current(whole, 3), "results made without a plan are of no use"
+    table.write_results(path, table.assemble(parts, {}, ["{}"]))
+    assert current(whole, 3), "made without a plan, and the same"
 
 
 def test_memory_stays_bounded_while_the_table_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,11 +344,11 @@ def test_memory_stays_bounded_while_the_table_is_made(tmp_path: Path, monkeypatc
         rows = [outcome(number * each + i, response=f"{number * each + i:05}" * (size // 5)) for i in range(each)]
         store.write_part(tmp_path, number, rows)
     whole = each * parts * size
-    monkeypatch.setattr(store, "_CACHE_BYTES", whole // 20)
-    monkeypatch.setattr(store, "_WINDOW_BYTES", whole // 80)
+    monkeypatch.setattr(table, "_CACHE_BYTES", whole // 20)
+    monkeypatch.setattr(table, "_WINDOW_BYTES", whole // 80)
     before = pa.total_allocated_bytes()
     most, rows_seen = 0, 0
-    for batch in store.assemble(tmp_path, {}, ["{}"]).batches:
+    for batch in table.assemble(tmp_path, {}, ["{}"]).batches:
         assert batch.nbytes < 2 * whole // 80
         rows_seen += batch.num_rows
         most = max(most, pa.total_allocated_bytes() - before)

@@ -1,0 +1,340 @@
+"""The table of results: derived from the parts, and can be made again at any time.
+
+It is made window by window from an index of 12 bytes a row, so that memory hardly grows with it. CONTRACT.md is the
+reference of the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import carried, store
+from .folder import replaced, storing
+from .keyindex import SortedKeys, raw
+from .model import Outcome
+from .store import COLUMNS
+
+_MADE_OF = b"batchflex.made_of"
+_WINDOW_ROWS = 4_000
+_WINDOW_BYTES = 16 << 20
+_CACHE_BYTES = 32 << 20
+_GROUP_ROWS = 50_000
+_PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
+
+
+class Layout(NamedTuple):
+    """The columns a results table has beside the fixed ones: sweep variables and carried columns, by output name."""
+
+    sweep: dict[str, tuple[str, pa.DataType]]
+    carry: dict[str, tuple[str, pa.DataType]]
+
+    @property
+    def schema(self) -> pa.Schema:
+        more = [(name, kind) for side in (self.sweep, self.carry) for name, (_, kind) in side.items()]
+        return pa.schema([*COLUMNS.items(), *more])
+
+
+def _layout(
+    footers: Iterable[store.Footer],
+    grid: Mapping[str, list[Any]],
+    foreign: Iterable[str],
+    pending: Sequence[Outcome],
+) -> Layout:
+    """Name and type the columns of a job's results. ``foreign`` are sweep points that are none of the grid's."""
+    strays = [msgspec.json.decode(label) for label in foreign]
+    sweep = {}
+    for out, name in _named(grid, COLUMNS, "sweep_").items():
+        values = [*grid[name], *(point.get(name) for point in strays)]
+        sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
+    kinds: dict[str, set[str]] = {}
+    types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
+    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
+    for footer in footers:
+        for name, seen in footer.kinds.items():
+            kinds.setdefault(name, set()).update(seen)
+            kind = footer.types.field(name).type if name in footer.types.names else None
+            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
+    for name, values in carried.columns(o.carry for o in pending).items():
+        kinds.setdefault(name, set()).update(map(carried.kind_of, values))
+        if not all(carried.holds(kind, values) for kind in types.get(name, ())):
+            types[name] = {None}
+    carry = {}
+    for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
+        agreed = types.get(name) or nulls.get(name, set())
+        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried.type_of(kinds[name]))
+    return Layout(sweep, carry)
+
+
+def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:
+    """Output name to name, in order. A name that is taken gets the prefix, again until it is free."""
+    names = list(names)
+    held = {*taken, *names}
+    found = {}
+    for name in names:
+        out = name
+        if name in taken:
+            while out in held:
+                out = prefix + out
+            held.add(out)
+        found[out] = name
+    return found
+
+
+class Assembled(NamedTuple):
+    """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on."""
+
+    schema: pa.Schema
+    rows: int
+    batches: Iterator[pa.Table]
+    made_of: bytes
+
+
+def assemble(
+    folder: Path,
+    grid: Mapping[str, list[Any]],
+    labels: Sequence[str],
+    planned: pl.DataFrame | None = None,
+    since: int = 0,
+    pending: Sequence[Outcome] = (),
+) -> Assembled:
+    """The results in input order: one row a request, by row, sweep point, sample.
+
+    ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
+    numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
+    themselves. Without it all belong to the job, and of several outcomes for one slot the last counts. ``pending`` are
+    outcomes not sealed yet. Memory is bounded by some 100 MB, 12 bytes a row (without a plan 60), twice that while they
+    are sorted, and twice the largest part.
+    """
+    tables = _Parts(folder, pending)
+    places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
+    foreign = tables.points.difference(labels) if planned is None else ()
+    shape = _layout(tables.footers.values(), grid, foreign, pending)
+
+    def batches() -> Iterator[pa.Table]:
+        for at in range(0, places.index.height, _WINDOW_ROWS):
+            window = tables.located(places.index["where"].slice(at, _WINDOW_ROWS))
+            share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
+            each = max(1, int(window.height * share))
+            for begin in range(0, window.height, each):
+                rows, points = places.of(at + begin, min(each, window.height - begin))
+                yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
+
+    made_of = _digest([list(COLUMNS), tables.numbers, tables.sizes, dict(grid), list(labels)], places.index)
+    return Assembled(shape.schema, places.index.height, batches(), made_of)
+
+
+def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
+    """Write the table, atomically. ``told`` goes into its footer.
+
+    :raises StorageError: if it cannot be written; an older one stays as it is.
+    """
+    metadata: dict[bytes, bytes] = {_MADE_OF: assembled.made_of, **(told or {})}
+    schema = assembled.schema.with_metadata(metadata)
+    statistics = ["id", "row", "key", "status"]
+    with (
+        storing(path),
+        replaced(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
+    ):
+        for group in _grouped(assembled.batches):
+            writer.write_table(group.replace_schema_metadata(metadata))
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Windows put together to row groups: small ones make a large table slow to open."""
+    group: list[pa.Table] = []
+    for table in tables:
+        group.append(table)
+        if sum(t.num_rows for t in group) >= _GROUP_ROWS or sum(t.nbytes for t in group) >= _WINDOW_BYTES:
+            yield pa.concat_tables(group)
+            group = []
+    if group:
+        yield pa.concat_tables(group)
+
+
+def is_current(path: Path, assembled: Assembled) -> bool:
+    """Whether the table at ``path`` is this one already."""
+    return told(path).get(_MADE_OF) == assembled.made_of
+
+
+def told(path: Path) -> Mapping[bytes, bytes]:
+    """What the footer of a table of results tells; nothing if there is no such table."""
+    try:
+        return pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+
+
+def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
+    digest = hashlib.blake2b(msgspec.json.encode(known), digest_size=16)
+    for column in index.iter_columns():
+        digest.update(raw(column))
+    return digest.hexdigest().encode()
+
+
+class _Parts:
+    """Parts by number, the last few used kept in memory; outcomes not sealed yet count as the last.
+
+    ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
+    """
+
+    def __init__(self, folder: Path, pending: Sequence[Outcome]) -> None:
+        self._folder = folder
+        self.numbers = store.part_numbers(folder)
+        self.footers = {number: store.footer(folder, number) for number in self.numbers}
+        self.points: set[str] = set()
+        self._pending = store.to_table(pending)
+        self._order = [*self.numbers, *([_PENDING] if pending else [])]
+        self._begins: list[int] = []
+        self._row_bytes: list[int] = []
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    @property
+    def sizes(self) -> list[int]:
+        return [footer.size for footer in self.footers.values()]
+
+    def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """For each part: its number and some of its columns, as :func:`store.head` gives them, with ``where`` each row is.
+
+        To be called once.
+        """
+        end = 0
+        for number in self._order:
+            wanted = columns(number)
+            if number == _PENDING:
+                table, size = self._pending.select(wanted), self._pending.nbytes
+            else:
+                table, size = store.read_part(self._folder, number, wanted), self.footers[number].size
+            frame = store.head(table).with_columns(where=pl.int_range(end, end + len(table), dtype=pl.UInt32))
+            self._begins.append(end)
+            self._row_bytes.append(size // max(1, len(table)))
+            self.points.update(frame["point"].unique())
+            end += len(table)
+            yield number, frame
+
+    def located(self, where: pl.Series) -> pl.DataFrame:
+        """For each row in which part it is (``part``, counted from 0) and where there (``at``)."""
+        begins = pl.Series(self._begins, dtype=pl.UInt32)
+        part = begins.search_sorted(where, "right") - 1
+        return pl.DataFrame({"part": part, "at": where - begins.gather(part)})
+
+    def size(self, wanted: pl.DataFrame) -> int:
+        """About how much memory the rows of a window take, in bytes."""
+        return int(pl.Series(self._row_bytes, dtype=pl.Int64).gather(wanted["part"]).sum())
+
+    def gather(self, wanted: pl.DataFrame) -> pa.Table:
+        """The rows of a window, in its order; ``wanted`` has ``part`` and ``at`` of each."""
+        pieces, orders = [], []
+        for group in wanted.with_row_index("order").partition_by("part", maintain_order=True):
+            pieces.append(self._load(self._order[group["part"][0]]).take(group["at"].to_arrow()))
+            orders.append(group["order"])
+        if len(pieces) == 1:
+            return pieces[0]
+        return pa.concat_tables(pieces).take(pl.concat(orders).arg_sort().to_arrow())
+
+    def _load(self, number: int) -> pa.Table:
+        if number == _PENDING:
+            return self._pending
+        if number not in self._cache:
+            size = self.footers[number].size
+            while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
+                self._cache.popitem(last=False)
+            self._cache[number] = store.read_part(self._folder, number)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+
+class _Places:
+    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, and ``where`` each is."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._points, self._samples = (int(frame[n].max() or 0) + 1 for n in ("point", "sample"))  # type: ignore[arg-type]
+        place = (
+            pl.col("row").cast(pl.UInt64) * (self._points * self._samples)
+            + pl.col("point").cast(pl.UInt64) * self._samples
+            + pl.col("sample").cast(pl.UInt64)
+        )
+        self.index = frame.select(place=place, where="where")
+
+    def put_in_order(self) -> None:
+        """Sort. Of what comes twice at one place the last counts."""
+        place = self.index["place"]
+        if not (place.is_sorted() and place.n_unique() == len(place)):
+            ordered = self.index.sort("place", maintain_order=True)
+            self.index = ordered.filter((pl.col("place") != pl.col("place").shift(-1)).fill_null(True))
+
+    def of(self, begin: int, length: int) -> tuple[pl.Series, pl.Series]:
+        """Row and sweep point of some rows of the table."""
+        place = self.index["place"].slice(begin, length)
+        each = self._points * self._samples
+        return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
+
+
+# A plan that none of the earlier answers belong to.
+NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
+_PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
+_KEY: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64}
+_SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
+
+
+def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
+    """All answers; a sweep point that is none of ``labels`` comes last."""
+    columns = ["key", "slot", "row", "sample", "point"]
+    heads = [_pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
+    whole = store.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
+    whole = store.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
+    places = _Places(whole.sort("row", "point", "sample", "where"))
+    places.index = places.index.sort("place", "where")
+    return places
+
+
+def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since: int) -> _Places:
+    plan = SortedKeys(planned)
+    heads = []
+    placed = ["row", "sample", "point"]
+    for number, head in parts.heads(lambda number: ["key", *placed] if number < since else placed):
+        frame = _pointed(head, labels)
+        if number < since:
+            at = pl.Series(plan.find(frame), dtype=pl.Int64)
+            now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
+            frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
+        heads.append(frame.select(list(_PLACE)))
+    places = _Places(_concat(heads, _PLACE))
+    places.put_in_order()
+    return places
+
+
+def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
+    """The frames as one; the list is emptied, so that they do not stay in memory beside it."""
+    whole = pl.concat([pl.DataFrame(schema=schema), *(frame.select(list(schema)) for frame in frames)])
+    frames.clear()
+    return whole.rechunk()
+
+
+def _pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
+    """With the sweep points as their numbers."""
+    order = {label: i for i, label in enumerate(labels)}
+    return head.with_columns(pl.col("point").replace_strict(order, default=len(order), return_dtype=pl.Int32))
+
+
+def _finish(table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: Layout) -> pa.Table:
+    """The columns of the results, with these row numbers and sweep points."""
+    arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
+    if shape.sweep:
+        known = dict(enumerate(labels))
+        pairs = zip(points.to_list(), table.column("point").to_pylist(), strict=True)
+        values = [msgspec.json.decode(known.get(point, stored)) for point, stored in pairs]
+        arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.sweep.values()]
+    if shape.carry:
+        values = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
+        arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()]
+    return pa.Table.from_arrays(arrays, schema=shape.schema)
