@@ -43,7 +43,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
         key = f"key from {served.key_env}" if served.key else "no key"
         lines = [f"endpoint  {served.name}, {served.base_url} ({key})"]
         try:
-            models = await client.models()
+            models = (await client.models()).ids
             model = _model(job, endpoint, models)
             lines.append(f"models    {_listed(models, model)}")
             if model is None:

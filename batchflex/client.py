@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import anyio
 import httpx
@@ -29,6 +29,13 @@ _END_S = 1.0  # after [DONE], for the end of the body, without which the connect
 
 
 _SHORTEST_SECRET = 12
+
+
+class Listing(NamedTuple):
+    """The ids of the models that an endpoint lists, and whether it told of rate limits along with them."""
+
+    ids: list[str]
+    tells_limits: bool = False
 
 
 class Client:
@@ -96,8 +103,8 @@ class Client:
         except httpx.RequestError as error:
             raise self._redacted(classify.cut_short(_words(error))) from None
 
-    async def models(self) -> list[str]:
-        """The ids that ``GET /models`` lists; empty if the endpoint does not say.
+    async def models(self) -> Listing:
+        """What ``GET /models`` lists; nothing if the endpoint does not say.
 
         :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
         """
@@ -114,7 +121,8 @@ class Client:
             raise self._redacted(classify.http_fault(response.status_code, response.headers, raw, time.time()))
         listed = (completion.decode(raw)[0] or {}).get("data")
         models = listed if isinstance(listed, list) else []
-        return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
+        ids = [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
+        return Listing(ids, ratelimit.read(response.headers, time.time()) is not None)
 
     async def metrics(self) -> str | None:
         """The text of the server's ``/metrics``; ``None`` if it has none. The key is not sent there."""
@@ -163,6 +171,8 @@ class Client:
     def _unstreamed(self, status: int, headers: list[Header], raw: bytes, latency_s: float) -> Answer:
         if status != 200:
             raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
+        if (answer := completion.regular(raw, http_status=200, latency_s=latency_s)) is not None:
+            return answer
         data, raw = _object(raw)
         return _answer(data, raw, latency_s, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -133,6 +133,76 @@ def decode(raw: bytes) -> tuple[dict[str, Any] | None, bytes]:
         except (ValueError, RecursionError):
             return None, raw
     return (data if isinstance(data, dict) else None), raw
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message
+    finish_reason: str | None = None
+
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**62)] | None
+
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens = None
+
+
+class _CompletionDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: _Tokens = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: _Tokens = None
+    completion_tokens: _Tokens = None
+    total_tokens: _Tokens = None
+    cache_read_input_tokens: _Tokens = None
+    cache_creation_input_tokens: _Tokens = None
+    reasoning_tokens: _Tokens = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Completion(msgspec.Struct, gc=False):
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    usage: _Usage
+    model: str | None = None
+    error: None = None
+
+
+_decode_regular = msgspec.json.Decoder(_Completion).decode
+
+
+def regular(raw: bytes, *, http_status: int, latency_s: float) -> Answer | None:
+    """What :func:`read` gives, for an answer as nearly all are; ``None`` for any other. A fifth of the time."""
+    if b"\n" in raw:
+        return None
+    try:
+        data = _decode_regular(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    choice, counts = data.choices[0], data.usage
+    message = choice.message
+    total, cached, reasoning = counts.total_tokens, counts.cache_read_input_tokens, counts.reasoning_tokens
+    if total is None and counts.prompt_tokens is not None and counts.completion_tokens is not None:
+        total = counts.prompt_tokens + counts.completion_tokens
+    if cached is None and counts.prompt_tokens_details is not None:
+        cached = counts.prompt_tokens_details.cached_tokens
+    if reasoning is None and counts.completion_tokens_details is not None:
+        reasoning = counts.completion_tokens_details.reasoning_tokens
+    used = Usage(
+        counts.prompt_tokens, counts.completion_tokens, total, cached, counts.cache_creation_input_tokens, reasoning
+    )
+    return Answer(
+        message.content, message.reasoning_content or message.reasoning, None, choice.finish_reason, data.model, used,
+        raw, http_status, latency_s, None,
+    )  # fmt: skip
 
 
 def read(

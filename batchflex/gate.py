@@ -24,11 +24,11 @@ Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 class Lane:
     """The way to one endpoint: how many requests are in flight there, and whether more may go.
 
-    ``proven`` tells that it answered as an endpoint does that works; until then requests go one at a time. ``most_in_doubt`` is
-    how many may be in flight while it is doubted again. While it is ``failing``, rows that have not failed go before those that
-    have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell whether the endpoint or rows are
-    to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing goes now. A lane that is ``closed``
-    is used no more.
+    ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
+    ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
+    failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
+    whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
+    goes now. A lane that is ``closed`` is used no more.
     """
 
     def __init__(self, name: str, pace: Pace) -> None:
@@ -36,6 +36,7 @@ class Lane:
         self.pace = pace
         self.in_flight = 0
         self.proven = False
+        self.on_trial = 1
         self.most_in_doubt: int | None = None
         self.failing = False
         self.probe_waits = False
@@ -46,9 +47,9 @@ class Lane:
     @property
     def window(self) -> int:
         """How many requests may be in flight here now."""
-        if not self.proven:
-            return 1
         size = self.pace.concurrency.size
+        if not self.proven:
+            return min(self.on_trial, size)
         return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
 
     @property
@@ -68,11 +69,10 @@ class _Waiter:
 class Gate:
     """Bounds the attempts in flight; sends each where there is room.
 
-    Until a lane is proven requests go there one at a time, and until :meth:`doubt_row` no other row begins while the first one
-    has to be tried again: one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait
-    for another attempt; beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end,
-    with a reason and a sentence.
-    ``clock`` gives seconds and never goes back.
+    Until a lane is proven one request goes there at a time, or as many as :meth:`try_out` says. Until :meth:`doubt_row` no
+    other row begins while the first one has to be tried again: one request is enough to learn that a key is wrong.
+    ``most_backing_off`` bounds the rows that wait for another attempt; beyond it no new row begins. ``on_stop`` is called
+    once, when the budget says that the run must end, with a reason and a sentence. ``clock`` gives seconds and never goes back.
     """
 
     def __init__(
@@ -171,6 +171,11 @@ class Gate:
         if not lane.proven:
             lane.proven = self._proven = True
             self._pump()
+
+    def try_out(self, lane: Lane, requests: int) -> None:
+        """Let so many requests go at a time to an endpoint that is not proven yet."""
+        lane.on_trial = requests
+        self._pump()
 
     def doubt_row(self, rows: int) -> None:
         """The failure may be the row's own: before any endpoint has proven itself, so many rows may be on trial."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from typing import TextIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, TextIO
 
 from . import render
 from .tally import Tally
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _LINE_EVERY_S = 30.0
 
 
 class Bar:
-    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens."""
+    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens.
+
+    tqdm is imported with the first bar: a run without a terminal, as cron starts it, does without.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -24,6 +28,8 @@ class Bar:
 
     def tick(self, tally: Tally) -> None:
         if self._bar is None:
+            from tqdm import tqdm
+
             self._bar = tqdm(
                 desc=tally.job,
                 total=tally.planned,
@@ -44,7 +50,7 @@ class Bar:
         if self._bar is None:
             self._stream.write(f"{text}\n")
         else:
-            tqdm.write(text, file=self._stream)
+            self._bar.write(text, file=self._stream)
         self._stream.flush()
 
     def close(self) -> None:

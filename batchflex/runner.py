@@ -33,6 +33,7 @@ from .gate import Gate, Lane
 from .job import EndpointsEntry, Job
 from .keep import Keeper
 from .model import Outcome
+from .opening import open_early
 from .outage import Outage
 from .outcome import Frame
 from .pace import Allowance, Pace
@@ -294,6 +295,7 @@ class _Conduct:
                         beside.start_soon(self._measure, gate)
                         for way in ways:
                             beside.start_soon(self._look_at_queue, way)
+                            beside.start_soon(open_early, gate, way, job.models)
                         if due is not None:
                             beside.start_soon(self._end_at, due)
                         if limits.active_hours is not None:

@@ -104,6 +104,7 @@ class Knobs:
     slots: int | None = None  # so many are answered at a time, the others wait in order; refusals (4xx) take none
     most_in_flight: int | None = None  # "429_bare" for a request that finds so many in flight
     credit: int | None = None  # so many more answers can begin; each takes 1 on arrival, at 0 everything gets "402"
+    models: list[str] = dataclasses.field(default_factory=lambda: ["m"])  # that GET /v1/models lists
     metrics: str | None = None  # GET /metrics as "vllm" or "llamacpp" has it, of the slots
     # streams
     piece: int = 6  # characters in a content delta
@@ -610,7 +611,8 @@ class Connection(asyncio.Protocol):
             return self.say(*REFUSALS["404_url"])
         if self.counter.refuses(headers.get("authorization")):
             return self.say(*REFUSALS["401"])
-        self.say(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
+        listed = [{"id": model, "object": "model"} for model in self.knobs.models]
+        self.say(200, {"object": "list", "data": listed})
 
     def begin(self, raw: bytes, authorization: str | None) -> None:
         body = _decode(raw)

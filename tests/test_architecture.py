@@ -24,7 +24,7 @@ ORDER = [
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
     "folder", "journal", "carried", "store", "table", "resume", "feed", "keep", "tally",
-    "prepare", "accounts", "probing", "ways", "asking", "telemetry", "runner", "api",
+    "prepare", "accounts", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "allocation", "cli",
 ]  # fmt: skip
 

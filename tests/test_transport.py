@@ -384,7 +384,7 @@ async def test_limits_and_models_are_told(stream: bool, via: Via, endpoint: Coun
     endpoint.knobs(rpm=7, key=KEY)
     told: list[Told] = []
     async with _client(endpoint.base_url, via, stream=stream) as client:
-        assert await client.models() == ["m"]
+        assert await client.models() == (["m"], True)
         await client.attempt(_request(), told.append)
         (first,) = told
         assert first.requests is not None
