@@ -47,8 +47,10 @@ def test_a_refusal_that_comes_at_once_is_met_once(endpoint: CountingEndpoint, tm
     assert (ended.code, endpoint.stats()["requests"], ended.summary["failed"]) == (3, 1, 0)
 
 
-def test_a_first_row_that_fails_is_tried_again_before_others_go(endpoint: CountingEndpoint, tmp_path: Path) -> None:
-    endpoint.knobs(script=["500", "500"])
-    assert early(endpoint, tmp_path, "--set", "retry.base_s=0.5") == 3
+def test_a_first_row_that_is_turned_away_is_tried_again_before_others_go(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    endpoint.knobs(script=["429_ms", "429_ms"], retry_after_s=0.3)
+    assert early(endpoint, tmp_path) == 3
     first, second, third = endpoint.log()[:3]
     assert first["hash"] == second["hash"] == third["hash"]
