@@ -36,6 +36,10 @@ def halves_of_hex(keys: pl.Series) -> pl.DataFrame:
     )
 
 
+def _cut(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select("hi", (pl.col("lo") & pl.lit(2**32 - 1, dtype=pl.UInt64)).cast(pl.UInt32))
+
+
 class SortedKeys:
     """An immutable set of keys. Positions it answers are those of the frame it was made from.
 
@@ -65,15 +69,16 @@ class SortedKeys:
 
 
 class KeySet:
-    """A growing set of keys: the newest in a Python set, the others in sorted runs.
+    """A growing set of keys: the newest in a Python set, the others in sorted runs of 12 bytes a key.
 
-    Runs are merged when one is no longer much larger than what follows it. Those of millions are left alone: merging
-    them would need their size again, twice.
+    Runs are merged when one is no longer much larger than what follows it. Large ones are left alone: merging them would
+    need their size again. Keys are told apart by 96 of their bits: two of ten million are taken for one with a chance of
+    1 in 10^15.
     """
 
     _NEWEST = 1 << 15
     _RATIO = 4
-    _LARGEST = 1 << 22
+    _LARGEST = 1 << 20
 
     def __init__(self) -> None:
         self._newest: set[bytes] = set()
@@ -102,17 +107,19 @@ class KeySet:
         """Add the keys whose ``hi`` and ``lo`` a frame has."""
         if not frame.height:
             return
-        self._runs.append(frame.select("hi", "lo").sort("hi"))
+        self._runs.append(_cut(frame).sort("hi"))
         while len(self._runs) > 1 and self._are_to_merge(*(run.height for run in self._runs[-2:])):
             last, before = self._runs.pop(), self._runs.pop()
-            self._runs.append(pl.concat([before, last]).sort("hi"))
+            self._runs.append(before.merge_sorted(last, "hi").rechunk())
 
     def find(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of ``keys`` are there."""
         newest = self._newest
         answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
         if self._runs and keys:
-            wanted = halves(keys).with_row_index("at").sort("hi")  # sorted, they are found in memory near each other
+            wanted = (
+                _cut(halves(keys)).with_row_index("at").sort("hi")
+            )  # sorted, they are found in memory near each other
             for run in self._runs:
                 near = run["hi"].search_sorted(wanted["hi"]).clip(upper_bound=run.height - 1)
                 hit = run["hi"].gather(near) == wanted["hi"]

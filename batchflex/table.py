@@ -254,23 +254,27 @@ class _Parts:
 
 
 class _Places:
-    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, and ``where`` each is."""
+    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, and ``where`` each is.
 
-    def __init__(self, frame: pl.DataFrame) -> None:
-        self._points, self._samples = (int(frame[n].max() or 0) + 1 for n in ("point", "sample"))  # type: ignore[arg-type]
+    Of what comes twice at one place the last counts, unless ``all``. The list of ``frames`` is emptied, so that they do not
+    stay in memory beside the index.
+    """
+
+    def __init__(self, frames: list[pl.DataFrame], *, all: bool = False) -> None:
+        self._points, self._samples = (
+            max((int(frame[name].max() or 0) for frame in frames), default=0) + 1  # type: ignore[arg-type]
+            for name in ("point", "sample")
+        )
         place = (
             pl.col("row").cast(pl.UInt64) * (self._points * self._samples)
             + pl.col("point").cast(pl.UInt64) * self._samples
             + pl.col("sample").cast(pl.UInt64)
         )
-        self.index = frame.select(place=place, where="where")
-
-    def put_in_order(self) -> None:
-        """Sort. Of what comes twice at one place the last counts."""
-        place = self.index["place"]
-        if not (place.is_sorted() and place.n_unique() == len(place)):
-            ordered = self.index.sort("place", maintain_order=True)
-            self.index = ordered.filter((pl.col("place") != pl.col("place").shift(-1)).fill_null(True))
+        for number, frame in enumerate(frames):
+            frames[number] = frame.select(place=place, where=pl.col("where"))
+        index = _concat(frames, {"place": pl.UInt64, "where": pl.UInt32}).sort("place", maintain_order=True)
+        twice = index["place"] == index["place"].shift(-1)
+        self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
 
     def of(self, begin: int, length: int) -> tuple[pl.Series, pl.Series]:
         """Row and sweep point of some rows of the table."""
@@ -292,9 +296,7 @@ def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     heads = [_pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
     whole = store.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
     whole = store.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
-    places = _Places(whole.sort("row", "point", "sample", "where"))
-    places.index = places.index.sort("place", "where")
-    return places
+    return _Places([whole.sort("where")], all=True)
 
 
 def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since: int) -> _Places:
@@ -308,9 +310,7 @@ def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since:
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
             frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
         heads.append(frame.select(list(_PLACE)))
-    places = _Places(_concat(heads, _PLACE))
-    places.put_in_order()
-    return places
+    return _Places(heads)
 
 
 def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
