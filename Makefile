@@ -39,7 +39,7 @@ format: $(STAMP) ## put the code into its format; edits files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## measure CPU, wall time and memory of whole runs against a local endpoint
+bench: $(STAMP)  ## measure CPU, time and memory against their goals; some 20 minutes; takes nginx where it is installed
 	$(BIN)/python benchmarks/run.py
 
 bench-pace: $(STAMP) ## measure how quotas are used, capacity is found and ceilings hold; some 12 minutes
