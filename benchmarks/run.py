@@ -22,6 +22,7 @@ from pathlib import Path
 
 import asking
 import figures
+import finished
 import starting
 from figures import Figure
 from processes import Refused, open_many_files
@@ -37,9 +38,12 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "help": starting.help_text,
     "tls": asking.tls,
     "stall": asking.stall,
+    "results": finished.results,
+    "resume": finished.resume,
+    "resume10m": finished.resume_large,
 }
 # These take long, or need more than batchflex: only when named.
-APART: set[str] = set()
+APART = {"resume10m"}
 
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:
