@@ -6,11 +6,12 @@ import contextlib
 import os
 import resource
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 _LONGEST_S = 3600.0
@@ -74,13 +75,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(
-    command: Sequence[str], env: Mapping[str, str] | None = None, said: Path | None = None
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    said: Path | None = None,
+    complaints: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A client on its core; what it says on standard output goes to ``said``."""
+    """A client on its core; what it says on standard output goes to ``said``, on standard error to ``complaints``."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_core(client_core()))
         stdout = subprocess.DEVNULL if said is None else stack.enter_context(said.open("wb"))
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, env=env or environment())
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=complaints, env=env or environment()
+        )
 
 
 def measure(command: Sequence[str], env: Mapping[str, str] | None = None, said: Path | None = None) -> Spent:
@@ -88,8 +94,19 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None, said: 
 
     :raises Refused: if it fails or hangs.
     """
-    began = time.monotonic()
-    process = start(command, env, said)
+    with tempfile.TemporaryFile() as complaints:
+        began = time.monotonic()
+        process = start(command, env, said, complaints)
+        usage = _await(process)
+        wall_s = time.monotonic() - began
+        if process.returncode != 0:
+            complaints.seek(0)
+            last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise Refused(f"a client ended with {process.returncode}, saying {last!r}: {' '.join(command)}")
+    return Spent(began, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, _resident_kb())
+
+
+def _await(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
     watchdog = threading.Timer(_LONGEST_S, process.kill)
     watchdog.daemon = True
     watchdog.start()
@@ -101,11 +118,8 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None, said: 
         raise
     finally:
         watchdog.cancel()
-    wall_s = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise Refused(f"a client ended with {process.returncode}: {' '.join(command)}")
-    return Spent(began, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, _resident_kb())
+    return usage
 
 
 def _resident_kb() -> int:

@@ -24,6 +24,7 @@ import asking
 import figures
 import finished
 import starting
+import storing
 from figures import Figure
 from processes import Refused, open_many_files
 from workshop import Workshop
@@ -38,6 +39,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "help": starting.help_text,
     "tls": asking.tls,
     "stall": asking.stall,
+    "journal": storing.journal,
     "results": finished.results,
     "resume": finished.resume,
     "resume10m": finished.resume_large,
