@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import asking
+import comparison
 import figures
 import finished
 import starting
@@ -43,9 +44,10 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "results": finished.results,
     "resume": finished.resume,
     "resume10m": finished.resume_large,
+    "peers": comparison.peers,
 }
 # These take long, or need more than batchflex: only when named.
-APART = {"resume10m"}
+APART = {"resume10m", "peers"}
 
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:
