@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ def cpu(shop: Workshop) -> list[Figure]:
     for wanted in connections[1:]:
         found.append(Figure(f"{wanted:,} connections", "µs of CPU a row", costs[wanted], target=name))
         ratios = [one / other for one, other in zip(costs[wanted], base, strict=True)]
-        found.append(Figure(f"{wanted:,} connections", "× that at 64", ratios, 1.25, 1.1, target=name))
+        found.append(Figure(f"{wanted:,} connections over 64", "× the CPU of a row", ratios, 1.25, 1.1, target=name))
     return found
 
 
@@ -48,19 +47,21 @@ def ideal(shop: Workshop) -> list[Figure]:
     for latency_s, connections, goal, stretch in ((0.2, 256, 97, 99), (1.0, 1024, 97, 99), (1.0, 4096, 85, 92)):
         best_s = rows * latency_s / connections
         rounds = math.ceil(rows / connections)
-        asking, whole, took = [], [], []
+        asking, whole, took, alone = [], [], [], []
         with own(latency_s) as target:
             for _ in shop.runs(3):
                 spent, stats = _with_stats(shop, target, rows, connections)
-                if stats.first_request_at is None or stats.last_answer_at is None:
+                if stats.first_request_at is None or stats.second_request_at is None or stats.last_answer_at is None:
                     raise Refused("the target has not noted when it was asked")
                 asking.append(100 * best_s / (stats.last_answer_at - stats.first_request_at))
+                alone.append(stats.second_request_at - stats.first_request_at)
                 whole.append(100 * best_s / spent.wall_s)
                 took.append(1000 * stats.latency_s)
         what = f"{rows:,} rows, {latency_s:g} s × {connections:,}"
         note = (
             f"ideal {best_s:.2f} s; {rounds} whole rounds take {rounds * latency_s:.2f} s = "
-            f"{100 * best_s / (rounds * latency_s):.1f} %; the target took {min(took):.0f} to {max(took):.0f} ms an answer"
+            f"{100 * best_s / (rounds * latency_s):.1f} %; the target took {min(took):.0f} to {max(took):.0f} ms an answer; "
+            f"the second request came {min(alone):.2f} to {max(alone):.2f} s after the first"
         )
         found.append(Figure(f"{what}, first request to last answer", "% of ideal", asking, goal, stretch,
                             at_least=True, target=target.name, note=note))  # fmt: skip
@@ -105,11 +106,11 @@ def tls(shop: Workshop) -> list[Figure]:
             plain.append(_us(shop.ask(bare, rows, connections), rows))
             spent, stats = _with_stats(shop, encrypted, rows, connections, trusting)
             secure.append(_us(spent, rows))
-            handshakes.append(stats.handshakes / stats.connections)
+            handshakes.append(stats.handshakes)
             opened.append(stats.connections)
     ratios = [one / other for one, other in zip(secure, plain, strict=True)]
     return [
-        Figure(f"{rows:,} rows, {connections:,} connections", "handshakes a connection", handshakes, 1.0,
+        Figure(f"{rows:,} rows, {connections:,} connections", "handshakes", handshakes, connections,
                target=encrypted.name, note="connections: " + ", ".join(f"{each:,}" for each in opened)),
         Figure("over plain, same server", "× the CPU of a row", ratios, 1.4, target=encrypted.name),
         Figure("TLS", "µs of CPU a row", secure, target=encrypted.name),
@@ -120,15 +121,15 @@ def tls(shop: Workshop) -> list[Figure]:
 def stall(shop: Workshop) -> list[Figure]:
     """How long the event loop did not come back to a task that sleeps 5 ms at a time."""
     rows = shop.size(_MILLION)
-    source, out, said = shop.rows(rows), shop.folder / "out", shop.folder / "stalls.json"
+    source, said = shop.rows(rows), shop.folder / "stalls.json"
     script = str(Path(__file__).with_name("stalls.py"))
     seen = []
     with quick() as target:
         for _ in shop.runs(2):
+            out = shop.fresh("out")
             target.reset()
             measure([sys.executable, script, str(source), target.base_url, str(out), "256"], said=said)
             shop.check(target, out, rows)
-            shutil.rmtree(out)
             seen.append(json.loads(said.read_text()))
 
     def figure(what: str, phase: str, field: str, goal: float | None = None, note: str | None = None) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -62,14 +61,13 @@ def peers(shop: Workshop) -> list[Figure]:
 
 def _ask(shop: Workshop, target: Running, peer: Peer, rows: int) -> float:
     """µs of CPU a row, of the whole process."""
-    source, out = shop.rows(rows), shop.folder / "peer"
+    source, out = shop.rows(rows), shop.fresh("peer")
     command = [str(peer.python), str(_FOLDER / f"{peer.script}.py"), str(source), target.base_url, str(out)]
     target.reset()
     env = environment()
     del env["PYTHONPATH"]
     spent = measure([*command, str(_CONNECTIONS)], env)
     agree(rows, rows, target, _written(out))
-    shutil.rmtree(out)
     return 1e6 * spent.cpu_s / rows
 
 

@@ -79,6 +79,7 @@ def _short(value: float) -> str:
 
 
 def machine() -> dict[str, Any]:
+    """What the figures were measured on, and how busy it is now."""
     models = [
         text.partition(":")[2].strip()
         for text in Path("/proc/cpuinfo").read_text().splitlines()
@@ -89,15 +90,19 @@ def machine() -> dict[str, Any]:
         "cpu": models[0] if models else platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "load_1m": os.getloadavg()[0],
     }
 
 
-def keep(path: Path, case: str, measured: Sequence[Figure] | str, *, quick: bool) -> None:
-    """Put a case into the file in place of its earlier figures; the other cases stay. A text says why there are none."""
+def keep(path: Path, case: str, measured: Sequence[Figure] | str, on: dict[str, Any], *, quick: bool) -> None:
+    """Put a case into the file in place of its earlier figures; the other cases stay. A text says why there are none.
+
+    ``on`` is the machine as it was before.
+    """
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     entry: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": on,
         "full_size": not quick,
     }
     if isinstance(measured, str):

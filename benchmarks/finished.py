@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,13 +32,13 @@ def resume_large(shop: Workshop) -> list[Figure]:
     rows = shop.size(10 * _MILLION)
     with own() as target:
         source = shop.rows(rows, short=True)
-        whole, half = _finished(shop, target, source, rows), shop.folder / "half"
-        command = shop.command(source, half, target.base_url, 256)
+        whole = _finished(shop, target, source, rows)
         begun = []
         for _ in shop.runs(2):
+            half = shop.fresh("half")
             _script("halve", whole, half)
+            command = shop.command(source, half, target.base_url, 256)
             begun.append(shop.first_request_s(target, command, _HALF_WITHIN_S))
-            shutil.rmtree(half)
         again = _again(shop, target, source, rows, usual=2)
         note = "rows of 250 bytes"
         return [
@@ -82,8 +81,8 @@ def _again(shop: Workshop, target: Running, source: Path, rows: int, *, usual: i
 def _finished(shop: Workshop, target: Running, source: Path, rows: int) -> Path:
     """The folder of a finished job, made once."""
     out = shop.folder / f"{source.stem}-finished"
-    if not (out / "parts").exists():
-        _script("finish", source, target.base_url, out)
+    if not (out / "job.toml").exists():  # which is written last
+        _script("finish", source, target.base_url, shop.fresh(out.name))
     return out
 
 

@@ -37,12 +37,12 @@ def finish(source: Path, base_url: str, out: Path) -> None:
     plan, folder, answer = Plan(job), Folder(job.out), _answer()
     frame = outcome.Frame("20260101T000000Z-0123ab", base_url, plan.labels)
     with folder.held():
-        folder.write_job(job.resolved())
         for number, requests in enumerate(_by(job.journal.seal_rows, plan.blocks()), 1):
             now = time.time_ns() // 1000
             effort = outcome.Effort(1, now - _LATENCY_US, now)
             sealed = [outcome.answered(frame, request, effort, answer) for request in requests]
             store.write_part(folder.parts, number, sealed)
+        folder.write_job(job.resolved())
 
 
 def halve(whole: Path, half: Path) -> None:

@@ -14,6 +14,7 @@ case has no figures. ``results.json`` keeps the figures by case.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -52,7 +53,7 @@ APART = {"resume10m", "peers"}
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:
     """Print a case's figures, or why there are none; false then."""
-    began = time.monotonic()
+    began, machine = time.monotonic(), figures.machine()
     try:
         measured: list[Figure] | str = CASES[name](shop)
     except Refused as reason:
@@ -63,7 +64,7 @@ def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:
         for figure in measured:
             print(figures.line(name, figure), flush=True)
     if kept is not None:
-        figures.keep(kept, name, measured, quick=shop.quick)
+        figures.keep(kept, name, measured, machine, quick=shop.quick)
     print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return not isinstance(measured, str)
 
@@ -82,6 +83,7 @@ def main() -> None:
             print(f"{name:<10} {(case.__doc__ or '').splitlines()[0]}{' Only when named.' if name in APART else ''}")
         return
     open_many_files()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started goes on
     kept = options.json or (None if options.quick else _RESULTS)
     print(figures.HEADER, flush=True)
     with tempfile.TemporaryDirectory(prefix="batchflex-bench-") as name:

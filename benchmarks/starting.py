@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -26,11 +25,11 @@ def first(shop: Workshop) -> list[Figure]:
             if at is None:
                 raise Refused("the target has not noted when it was asked")
             one.append(at - spent.began)
-        source, out = shop.rows(rows, short=True), shop.folder / "out"
+        source = shop.rows(rows, short=True)
         for _ in shop.runs(5):
+            out = shop.fresh("out")
             command = shop.command(source, out, target.base_url, 256)
             many.append(shop.first_request_s(target, command, _PATIENCE_S))
-            shutil.rmtree(out)
     return [
         Figure("first request after start, 1 row", "s", one, 0.5, target=target.name),
         Figure(f"first request after start, {rows:,} rows of JSONL", "s", many, 1.0, target=target.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,11 +16,10 @@ _A_SECOND = 5_000
 def journal(shop: Workshop) -> list[Figure]:
     """CPU of the event loop's thread for each row that is kept."""
     seconds = 2 if shop.quick else 10
-    out, said, seen = shop.folder / "kept", shop.folder / "kept.json", []
+    said, seen = shop.folder / "kept.json", []
     script = str(Path(__file__).with_name("keeping.py"))
     for _ in shop.runs(3):
-        measure([sys.executable, script, str(out), str(_A_SECOND), str(seconds)], said=said)
-        shutil.rmtree(out)
+        measure([sys.executable, script, str(shop.fresh("kept")), str(_A_SECOND), str(seconds)], said=said)
         seen.append(json.loads(said.read_text()))
         if seen[-1]["rows"] != _A_SECOND * seconds:
             raise Refused(f"{_A_SECOND * seconds:,} rows were kept and {seen[-1]['rows']:,} are in the parts")

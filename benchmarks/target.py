@@ -73,6 +73,7 @@ class Stats:
     resumed: int = 0
     most_in_flight: int = 0
     first_request_at: float | None = None
+    second_request_at: float | None = None
     last_answer_at: float | None = None
     latency_s: float = 0.0
 
@@ -137,8 +138,10 @@ class Connection(asyncio.Protocol):
             stats.resumed += bool(session is not None and session.session_reused)
         stats.requests += 1
         stats.most_in_flight = max(stats.most_in_flight, stats.requests - stats.answers)
-        if stats.first_request_at is None:
+        if stats.requests == 1:
             stats.first_request_at = now
+        elif stats.requests == 2:
+            stats.second_request_at = now
         if target.latency_s:
             asyncio.get_running_loop().call_later(target.latency_s, self.answer, stats, now)
         else:

@@ -47,6 +47,12 @@ class Workshop:
                     )
         return path
 
+    def fresh(self, name: str) -> Path:
+        """The path of a folder that is not there, whatever an aborted case left."""
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
     def command(self, source: Path, out: Path, base_url: str, concurrency: int) -> list[str]:
         start = [sys.executable, "-m", "batchflex.cli", "run", str(source), "--base-url", base_url, "--model", "m"]
         return [*start, "--out", str(out), "--concurrency", str(concurrency), "--quiet"]
@@ -56,7 +62,7 @@ class Workshop:
 
         :raises Refused: if the target did not serve just these rows, or the results do not hold just them.
         """
-        source, out = self.rows(rows), self.folder / "out"
+        source, out = self.rows(rows), self.fresh("out")
         target.reset()
         spent = measure(self.command(source, out, target.base_url, concurrency), env)
         self.check(target, out, rows)
