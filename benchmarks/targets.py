@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from processes import on_core, target_core
+from processes import Refused, on_core, target_core
 from target import COMPLETION, MODELS, Stats
 
 _STARTS_WITHIN_S = 10.0
@@ -208,7 +208,12 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def certificate(folder: Path) -> Certificate:
-    """Make one with the openssl command."""
+    """Make one with the openssl command.
+
+    :raises Refused: if that is not installed.
+    """
+    if shutil.which("openssl") is None:
+        raise Refused("a certificate takes the openssl command, which is not installed")
     made = Certificate(folder / "target.crt", folder / "target.key")
     if not made.certificate.exists():
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
