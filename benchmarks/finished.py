@@ -13,7 +13,7 @@ from targets import Running, own
 from workshop import Workshop
 
 _MILLION = 1_000_000
-_HALF_WITHIN_S = 300.0
+_HALF_WITHIN_S = 900.0
 
 
 def resume(shop: Workshop) -> list[Figure]:
