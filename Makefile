@@ -42,7 +42,7 @@ format: $(STAMP) ## put the code into its format; edits files
 bench: $(STAMP)  ## measure CPU, time and memory against their goals; some 20 minutes; takes nginx where it is installed
 	$(BIN)/python benchmarks/run.py
 
-bench-large: $(STAMP) ## measure jobs of ten million rows run again; half an hour and 20 GB in the folder for temporary files
+bench-large: $(STAMP) ## measure jobs of ten million rows run again; half an hour and 5 GB for temporary files
 	$(BIN)/python benchmarks/run.py --only resume10m
 
 PEERS  := benchmarks/peers

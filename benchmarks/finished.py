@@ -28,7 +28,7 @@ def resume(shop: Workshop) -> list[Figure]:
 
 
 def resume_large(shop: Workshop) -> list[Figure]:
-    """Ten million rows, finished and half-done; takes half an hour and 20 GB."""
+    """Ten million rows, finished and half-done; takes half an hour and 5 GB."""
     rows = shop.size(10 * _MILLION)
     with own() as target:
         source = shop.rows(rows, short=True)
