@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format bench bench-pace clean
+.PHONY: help install demo test lint types check format bench bench-large bench-peers bench-pace clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -39,11 +39,25 @@ format: $(STAMP) ## put the code into its format; edits files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## measure CPU, wall time and memory of whole runs against a local endpoint
+bench: $(STAMP)  ## measure CPU, time and memory against their goals; some 20 minutes; takes nginx where it is installed
 	$(BIN)/python benchmarks/run.py
+
+bench-large: $(STAMP) ## measure jobs of ten million rows run again; half an hour and 5 GB for temporary files
+	$(BIN)/python benchmarks/run.py --only resume10m
+
+PEERS  := benchmarks/peers
+VENVS  := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))
+
+bench-peers: $(STAMP) $(VENVS) ## measure the CPU of other ways to ask beside ours; installs each in a venv of its own
+	$(BIN)/python benchmarks/run.py --only peers
+
+$(PEERS)/.venvs/%/.installed: $(PEERS)/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 bench-pace: $(STAMP) ## measure how quotas are used, capacity is found and ceilings hold; some 12 minutes
 	$(BIN)/python benchmarks/pace.py
 
 clean:           ## remove the virtual environment and the demo's output
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs $(PEERS)/.venvs

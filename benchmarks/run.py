@@ -1,92 +1,98 @@
-"""Whole runs of the command line against an endpoint on loopback: wall time, CPU time, peak memory.
+"""Measures what batchflex costs, each case against its goal: medians of several runs with their spread.
 
-    make bench                                  the table of README.md
-    python benchmarks/run.py --rows 10000 --concurrency 64 256 --latency 0.0
+    make bench                                     all cases but the large ones and the comparison; some 20 minutes
+    python benchmarks/run.py --only cpu tls        just these
+    python benchmarks/run.py --quick               few rows, one run: whether the cases work; no measure
+    python benchmarks/run.py --list                the cases
 
-Everything is counted that a user would wait or pay for: interpreter start, imports, planning, journal, Parquet parts,
-results. The endpoint is the tests' own, in a process of its own that takes the other core; each figure is of one run, so
-on a busy machine repeat it.
+Cases are whole processes of the command line where nothing else is said, everything included: interpreter start, imports,
+planning, journal, Parquet parts, results. 1 KB requests, 1.2 KB answers over loopback; clients on the first core, the target
+on the second. For each run the rows written and the requests served are held against the rows asked; where they differ the
+case has no figures. ``results.json`` keeps the figures by case.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import pyarrow.parquet as pq
+import asking
+import comparison
+import figures
+import finished
+import starting
+import storing
+from figures import Figure
+from processes import Refused, open_many_files
+from workshop import Workshop
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+_RESULTS = Path(__file__).with_name("results.json")
 
-from tests.counting_endpoint import CountingEndpoint
-
-_PROMPT = "Is this review positive or negative? " + "The kettle boils quickly and is quiet. " * 20
-
-
-class Figures(NamedTuple):
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
-
-
-def write_rows(path: Path, rows: int) -> None:
-    """Requests of about 1 KB."""
-    with path.open("w") as stream:
-        for i in range(rows):
-            messages = [{"role": "user", "content": f"{i}: {_PROMPT}"}]
-            stream.write(json.dumps({"id": f"r{i}", "messages": messages}) + "\n")
-
-
-def measure(command: list[str]) -> Figures:
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - began
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"the run ended with {os.waitstatus_to_exitcode(status)}: {' '.join(command)}")
-    return Figures(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
+    "cpu": asking.cpu,
+    "ideal": asking.ideal,
+    "memory": asking.memory,
+    "first": starting.first,
+    "help": starting.help_text,
+    "tls": asking.tls,
+    "stall": asking.stall,
+    "journal": storing.journal,
+    "results": finished.results,
+    "resume": finished.resume,
+    "resume10m": finished.resume_large,
+    "peers": comparison.peers,
+}
+# These take long, or need more than batchflex: only when named.
+APART = {"resume10m", "peers"}
 
 
-def bench(endpoint: CountingEndpoint, rows: int, concurrency: int, folder: Path) -> tuple[Figures, Figures]:
-    """The figures of a run, and of running the same command again when nothing is left to ask."""
-    source, out = folder / f"{rows}.jsonl", folder / f"{rows}-{concurrency}"
-    if not source.exists():
-        write_rows(source, rows)
-    endpoint.reset()
-    command = [sys.executable, "-m", "batchflex.cli", "run", str(source), "--base-url", endpoint.base_url]
-    command += ["--model", "m", "--out", str(out), "--concurrency", str(concurrency), "--quiet"]
-    first = measure(command)
-    asked = endpoint.stats()["requests"]
-    again = measure(command)
-    written = pq.read_metadata(out / "results.parquet").num_rows
-    if (asked, written, endpoint.stats()["requests"]) != (rows, rows, rows):
-        raise SystemExit(f"{rows} rows took {asked} requests and gave {written} rows: the figures mean nothing")
-    return first, again
+def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:
+    """Print a case's figures, or why there are none; false then."""
+    began, machine = time.monotonic(), figures.machine()
+    try:
+        measured: list[Figure] | str = CASES[name](shop)
+    except Refused as reason:
+        measured = str(reason)
+    if isinstance(measured, str):
+        print(f"| {name} | aborted: {measured} | | | | | |", flush=True)
+    else:
+        for figure in measured:
+            print(figures.line(name, figure), flush=True)
+    if kept is not None:
+        figures.keep(kept, name, measured, machine, quick=shop.quick)
+    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return not isinstance(measured, str)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 200_000])
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 256, 1024, 4096])
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds until the endpoint answers")
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="just these cases")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs of each case, in place of its own number")
+    parser.add_argument("--quick", action="store_true", help="few rows, one run, nothing kept: whether the cases work")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="a folder for inputs and outputs, kept afterwards")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures (benchmarks/results.json)")
+    parser.add_argument("--list", action="store_true", help="list the cases")
     options = parser.parse_args()
-    print("| rows | connections | wall s | CPU s | CPU µs a row | peak MB | run again: wall s | peak MB |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    with tempfile.TemporaryDirectory() as name, CountingEndpoint(latency_s=options.latency, keep_log=False) as endpoint:
-        for rows in options.rows:
-            for concurrency in options.concurrency:
-                first, again = bench(endpoint, rows, concurrency, Path(name))
-                print(
-                    f"| {rows:,} | {concurrency} | {first.wall_s:.1f} | {first.cpu_s:.1f} | {1e6 * first.cpu_s / rows:.0f} "
-                    f"| {first.peak_mb:.0f} | {again.wall_s:.1f} | {again.peak_mb:.0f} |",
-                    flush=True,
-                )
+    if options.list:
+        for name, case in CASES.items():
+            print(f"{name:<10} {(case.__doc__ or '').splitlines()[0]}{' Only when named.' if name in APART else ''}")
+        return
+    open_many_files()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started goes on
+    kept = options.json or (None if options.quick else _RESULTS)
+    print(figures.HEADER, flush=True)
+    with tempfile.TemporaryDirectory(prefix="batchflex-bench-") as name:
+        folder = options.work or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        shop = Workshop(folder.resolve(), options.runs, quick=options.quick)
+        wanted = options.only or [name for name in CASES if name not in APART]
+        whole = [measure_case(each, shop, kept) for each in wanted]
+    sys.exit(0 if all(whole) else 1)
 
 
 if __name__ == "__main__":

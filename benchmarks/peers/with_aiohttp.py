@@ -1,0 +1,40 @@
+"""The same requests asked in a loop over aiohttp as one writes it by hand: workers that share the input, JSON lines as output.
+
+python with_aiohttp.py REQUESTS.jsonl BASE_URL OUT CONCURRENCY
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import aiohttp
+
+
+async def ask_all(source: Path, base_url: str, out: Path, concurrency: int) -> None:
+    url = f"{base_url}/chat/completions"
+    with source.open() as stream, (out / "answers.jsonl").open("w") as answers:
+        lines = iter(stream)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as session:
+
+            async def work() -> None:
+                for line in lines:
+                    row = json.loads(line)
+                    async with session.post(url, json={"model": "m", "messages": row["messages"]}) as response:
+                        response.raise_for_status()
+                        said = await response.json()
+                    answers.write(json.dumps({"id": row["id"], "response": said}) + "\n")
+
+            await asyncio.gather(*(work() for _ in range(concurrency)))
+
+
+def main() -> None:
+    source, base_url, out, concurrency = sys.argv[1:]
+    Path(out).mkdir(parents=True)
+    asyncio.run(ask_all(Path(source), base_url, Path(out), int(concurrency)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A run of batchflex that watches its own event loop: how late a task comes back that sleeps 5 ms at a time.
+
+    python benchmarks/stalls.py REQUESTS.jsonl BASE_URL OUT CONCURRENCY
+
+Prints one line of JSON: for the time while rows are asked (``asking``) and after (``table``) the longest lateness in ms, the
+longest time that the loop's thread itself computed in such a gap, and the 99.9th percentile of lateness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from array import array
+from typing import Any
+
+import batchflex
+
+_SLEEP_S = 0.005
+
+
+class Watch:
+    """Observes a run as the progress bar does, and so is called on its event loop."""
+
+    def __init__(self) -> None:
+        self.phase = "asking"
+        self.late = {"asking": array("d"), "table": array("d")}
+        self.computed = {"asking": array("d"), "table": array("d")}
+        self._watching: asyncio.Task[None] | None = None
+
+    def note(self, text: str) -> None:
+        self._begin()
+
+    def tick(self, tally: Any) -> None:
+        self._begin()
+        if tally.planned is not None and tally.done >= tally.planned:
+            self.phase = "table"
+
+    def _begin(self) -> None:
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            phase, began, before = self.phase, time.perf_counter(), time.thread_time()
+            await asyncio.sleep(_SLEEP_S)
+            self.computed[phase].append(time.thread_time() - before)
+            self.late[phase].append(time.perf_counter() - began - _SLEEP_S)
+
+    def report(self) -> dict[str, dict[str, float]]:
+        return {phase: self._of(phase) for phase in self.late}
+
+    def _of(self, phase: str) -> dict[str, float]:
+        late = sorted(self.late[phase]) or [0.0]
+        return {
+            "longest_ms": 1000 * late[-1],
+            "longest_cpu_ms": 1000 * max(self.computed[phase], default=0.0),
+            "p999_ms": 1000 * late[int(0.999 * (len(late) - 1))],
+            "looks": len(self.late[phase]),
+        }
+
+
+def main() -> None:
+    source, base_url, out, concurrency = sys.argv[1:]
+    job = {
+        "job": {"out": out},
+        "input": {"path": source},
+        "endpoint": {"base_url": base_url},
+        "params": {"model": "m"},
+        "limits": {"concurrency": int(concurrency)},
+    }
+    watch = Watch()
+    ended = batchflex.run(job, observer=watch)
+    print(json.dumps(watch.report()))
+    sys.exit(ended.exit_code)
+
+
+if __name__ == "__main__":
+    main()
