@@ -12,6 +12,7 @@ import anyio.to_thread
 import msgspec
 
 from . import __version__
+from .courtesy import Courtesy
 from .items import Itemizer
 from .job import Job
 from .keyindex import KeySet
@@ -19,8 +20,9 @@ from .model import Request
 from .plan import Passed, Planner, points
 from .source import Source
 
-_BLOCK_REQUESTS = 1_000
+_BLOCK_REQUESTS = 400
 _READ_AHEAD = 2_000
+_PLENTY = 500
 _SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
 
 
@@ -58,7 +60,7 @@ class Plan:
         return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
-        """All requests, or those of the rows not ``passed``, some 1,000 a block. Blocks the thread it runs in.
+        """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
 
         :raises InputError: if a file is damaged beyond single rows.
         """
@@ -113,6 +115,7 @@ class Feed:
         self._ready: deque[Request] = deque()
         self._more = anyio.Event()
         self._low = anyio.Event()
+        self._courtesy = Courtesy()
         self.planned = planned
         self.starving = 0
         self.ended = False
@@ -139,8 +142,12 @@ class Feed:
             self.close()
 
     def _next(self) -> tuple[int, list[Request]] | None:
+        self._courtesy.begin()
         block = next(self._blocks, None)
-        return None if block is None else (len(block), self._sort_out(block))
+        found = None if block is None else (len(block), self._sort_out(block))
+        if len(self._ready) > _PLENTY:
+            self._courtesy()
+        return found
 
     async def take(self) -> Request | None:
         """The next request; ``None`` when there are no more."""

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from . import journal, store
+from .courtesy import Courtesy
 from .folder import Folder, storing
 from .job import JournalSection
 from .model import Outcome
@@ -45,10 +46,11 @@ def unsealed(folder: Folder) -> list[Outcome]:
     return found
 
 
-def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None) -> None:
-    outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
-    if outcomes:
-        store.write_part(folder.parts, number, outcomes, carry_schema, plan)
+def _seal(
+    folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None] | None = None
+) -> None:
+    outcomes = journal.read(journal.segment_path(folder.journal, number))
+    store.write_part(folder.parts, number, outcomes, carry_schema, plan, between)
 
 
 def _unknown() -> None:
@@ -80,6 +82,7 @@ class Keeper:
         self._policy = policy
         self._carry_schema = carry_schema
         self._plan = plan
+        self._courtesy = Courtesy()
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
         self._seal_bytes = int(policy.seal_mb * 2**20)
@@ -134,14 +137,20 @@ class Keeper:
                 await anyio.to_thread.run_sync(self._seal, number)
 
     def _seal(self, number: int) -> None:
-        _seal(self._folder, number, self._carry_schema, self._plan())
+        self._courtesy.begin()
+        _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
         journal.drop(self._folder.journal, number)
+
+    def hurry(self) -> None:
+        """Nothing more comes: what is being sealed is waited for."""
+        self._courtesy.hurry()
 
     async def finish(self) -> None:
         """Seal what is left.
 
         :raises StorageError: if the disk is full; then everything is still in the journal.
         """
+        self.hurry()
         number = self._journal.number
         await anyio.to_thread.run_sync(self._journal.close)
         if self._journal.rows:

@@ -22,7 +22,7 @@ def raw(series: pl.Series) -> memoryview:
 def halves(keys: Sequence[bytes]) -> pl.DataFrame:
     """16-byte keys as a frame of ``hi`` and ``lo``."""
     joined = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(b"".join(keys))])
-    flat = pl.Series("k", joined)
+    flat = pl.Series(joined)
     return pl.DataFrame({"hi": flat.gather_every(2), "lo": flat.gather_every(2, 1)})
 
 
@@ -117,15 +117,17 @@ class KeySet:
         newest = self._newest
         answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
         if self._runs and keys:
-            wanted = (
-                _cut(halves(keys)).with_row_index("at").sort("hi")
-            )  # sorted, they are found in memory near each other
+            wanted = halves(keys)
+            hi = wanted["hi"]
             for run in self._runs:
-                near = run["hi"].search_sorted(wanted["hi"]).clip(upper_bound=run.height - 1)
-                hit = run["hi"].gather(near) == wanted["hi"]
+                his = run["hi"]
+                near = his.search_sorted(hi)
+                if near.max() == len(his):
+                    near = near.clip(upper_bound=len(his) - 1)
+                hit = his.gather(near) == hi
                 if hit.any():
-                    hit = hit & (run["lo"].gather(near) == wanted["lo"])
-                    for at in wanted["at"].filter(hit):
+                    hit = hit & (run["lo"].gather(near) == _cut(wanted)["lo"])
+                    for at in hit.arg_true():
                         answer[at] = True
         return answer
 

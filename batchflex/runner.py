@@ -301,6 +301,7 @@ class _Conduct:
                         if limits.active_hours is not None:
                             await beside.start(self._keep_hours, gate, limits.active_hours)
                         await asking.everything(self._feed, slots)
+                        keeper.hurry()
                         beside.cancel_scope.cancel()
         finally:
             if self._at_once:

@@ -9,7 +9,8 @@ import base64
 import binascii
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 _PLAN = b"batchflex.plan"
-_SEALED_AT_ONCE = 2_000  # rows: converting a column holds the interpreter lock, and the event loop up
+_SEALED_AT_ONCE = 200  # rows: converting a column holds the interpreter lock, and the event loop up
 
 
 class Footer(NamedTuple):
@@ -64,19 +65,30 @@ def part_path(folder: Path, number: int) -> Path:
 def write_part(
     folder: Path,
     number: int,
-    outcomes: Sequence[Outcome],
+    outcomes: Iterable[Outcome],
     carry_schema: pa.Schema | None = None,
     plan: str | None = None,
+    between: Callable[[], None] | None = None,
 ) -> None:
-    """Seal outcomes into a part. ``carry_schema`` are the Arrow types of carried columns, if the input had any; ``plan`` is
-    the identity of the plan they belong to, if it is known.
+    """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
+    had any; ``plan`` is the identity of the plan they belong to, if it is known. ``between`` is called every few hundred
+    outcomes.
 
     :raises StorageError: if it cannot be written; then there is no such part.
     """
     path = part_path(folder, number)
-    slices = (outcomes[i : i + _SEALED_AT_ONCE] for i in range(0, len(outcomes), _SEALED_AT_ONCE))
-    table = pa.concat_tables([_PART_SCHEMA.empty_table(), *map(to_table, slices)])
-    kinds, types = carried.describe([o.carry for o in outcomes], carry_schema)
+    tables: list[pa.Table] = []
+    carries: list[str | None] = []
+    outcomes = iter(outcomes)
+    while some := list(itertools.islice(outcomes, _SEALED_AT_ONCE)):
+        tables.append(to_table(some))
+        carries += [outcome.carry for outcome in some]
+        if between is not None:
+            between()
+    if not tables:
+        return
+    table = pa.concat_tables(tables)
+    kinds, types = carried.describe(carries, carry_schema)
     told = {
         _KINDS: msgspec.json.encode(kinds),
         _TYPES: base64.b64encode(types.serialize().to_pybytes()),
@@ -102,7 +114,7 @@ def to_table(outcomes: Sequence[Outcome]) -> pa.Table:
     for field in _PART_SCHEMA:
         column = values.get(field.name, ())
         if field.type == _MOMENT:
-            arrays.append(pa.array(column, pa.int64()).cast(_MOMENT))
+            arrays.append(pa.array(column, pa.int64()).view(_MOMENT))
         else:
             arrays.append(pa.array(column, field.type))
     return pa.Table.from_arrays(arrays, schema=_PART_SCHEMA)

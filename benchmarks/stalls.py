@@ -1,4 +1,4 @@
-"""A run of batchflex that watches its own event loop: how late a task comes back that sleeps 5 ms at a time.
+"""A run of batchflex that watches its own event loop: how late it calls back what is due 5 ms later, time after time.
 
     python benchmarks/stalls.py REQUESTS.jsonl BASE_URL OUT CONCURRENCY
 
@@ -27,7 +27,7 @@ class Watch:
         self.phase = "asking"
         self.late = {"asking": array("d"), "table": array("d")}
         self.computed = {"asking": array("d"), "table": array("d")}
-        self._watching: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def note(self, text: str) -> None:
         self._begin()
@@ -38,15 +38,18 @@ class Watch:
             self.phase = "table"
 
     def _begin(self) -> None:
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().create_task(self._watch())
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._watch()
 
-    async def _watch(self) -> None:
-        while True:
-            phase, began, before = self.phase, time.perf_counter(), time.thread_time()
-            await asyncio.sleep(_SLEEP_S)
-            self.computed[phase].append(time.thread_time() - before)
-            self.late[phase].append(time.perf_counter() - began - _SLEEP_S)
+    def _watch(self) -> None:
+        assert self._loop is not None
+        self._loop.call_later(_SLEEP_S, self._look, self.phase, time.perf_counter(), time.thread_time())
+
+    def _look(self, phase: str, began: float, before: float) -> None:
+        self.computed[phase].append(time.thread_time() - before)
+        self.late[phase].append(time.perf_counter() - began - _SLEEP_S)
+        self._watch()
 
     def report(self) -> dict[str, dict[str, float]]:
         return {phase: self._of(phase) for phase in self.late}

@@ -23,7 +23,7 @@ ORDER = [
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
-    "folder", "journal", "carried", "store", "table", "resume", "feed", "keep", "tally",
+    "courtesy", "folder", "journal", "carried", "store", "table", "resume", "feed", "keep", "tally",
     "prepare", "accounts", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "allocation", "cli",
 ]  # fmt: skip

@@ -1,0 +1,40 @@
+"""Work in a thread that leaves the interpreter to the event loop most of the time.
+
+Python code in two threads takes turns of 5 ms each, and the loop gives its turn away with every system call: a thread that
+computes without a pause lets it answer a few connections in that time, not a hundred. So such work is done in small
+pieces, with a pause after each that is a few times as long.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+_TIMES = 3.0
+_LONGEST_S = 0.1
+
+
+class Courtesy:
+    """To be called in the thread that works, after each piece. Does not pause once :meth:`hurry` was called.
+
+    ``clock`` gives the seconds that the calling thread has computed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        self._hurry = threading.Event()
+        self._clock = clock
+        self._before = threading.local()
+
+    def hurry(self) -> None:
+        """Somebody waits for the work."""
+        self._hurry.set()
+
+    def begin(self) -> None:
+        """What follows is the work."""
+        self._before.s = self._clock()
+
+    def __call__(self) -> None:
+        spent_s = self._clock() - self._before.s
+        self._hurry.wait(min(_LONGEST_S, _TIMES * spent_s))
+        self._before.s = self._clock()
