@@ -15,6 +15,11 @@ _TIMES = 3.0
 _LONGEST_S = 0.1
 
 
+def pause_s(computed_s: float) -> float:
+    """How long to pause after so much work."""
+    return min(_LONGEST_S, _TIMES * computed_s)
+
+
 class Courtesy:
     """To be called in the thread that works, after each piece. Does not pause once :meth:`hurry` was called.
 
@@ -36,5 +41,5 @@ class Courtesy:
 
     def __call__(self) -> None:
         spent_s = self._clock() - self._before.s
-        self._hurry.wait(min(_LONGEST_S, _TIMES * spent_s))
+        self._hurry.wait(pause_s(spent_s))
         self._before.s = self._clock()
