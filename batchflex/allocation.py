@@ -10,12 +10,18 @@ import contextlib
 import ctypes
 import os
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _MAPPED_BYTES = 256 << 10
 _ENVIRONMENT = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "_RJEM_MALLOC_CONF": "dirty_decay_ms:500,muzzy_decay_ms:0",
+    "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
 }
+
+
+def trim() -> None:
+    """Give back what is free now between blocks that are not (malloc_trim(3)). Takes some milliseconds."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def give_back() -> None:
@@ -23,10 +29,14 @@ def give_back() -> None:
     already is left as it is.
 
     glibc moves the size from which on a block is mapped by itself, and so unmapped when it is freed, up to 32 MB as soon
-    as such a block is freed; given by hand, it stays (mallopt(3)).
+    as such a block is freed; given by hand, it stays (mallopt(3)). One arena is enough where the interpreter lock lets one
+    thread run at a time.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError):  # another libc
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        mallopt = ctypes.CDLL(None).mallopt
+        if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+            mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        if "MALLOC_ARENA_MAX" not in os.environ:
+            mallopt(_M_ARENA_MAX, 1)

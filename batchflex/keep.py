@@ -27,7 +27,7 @@ def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -
     sealed = set(store.part_numbers(folder.parts))
     for number in journal.segments(folder.journal):
         if number not in sealed:
-            _seal(folder, number, carry_schema, plan)
+            _seal(folder, number, carry_schema, plan, lambda: None)
             sealed.add(number)
         journal.drop(folder.journal, number)
     return max(sealed, default=0) + 1
@@ -46,9 +46,7 @@ def unsealed(folder: Folder) -> list[Outcome]:
     return found
 
 
-def _seal(
-    folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None] | None = None
-) -> None:
+def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None]) -> None:
     outcomes = journal.read(journal.segment_path(folder.journal, number))
     store.write_part(folder.parts, number, outcomes, carry_schema, plan, between)
 
@@ -83,6 +81,7 @@ class Keeper:
         self._carry_schema = carry_schema
         self._plan = plan
         self._courtesy = Courtesy()
+        self._ending = False
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
         self._seal_bytes = int(policy.seal_mb * 2**20)
@@ -106,6 +105,7 @@ class Keeper:
         self._journal.append(outcome)
         if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
             self._large.set()
+            self._courtesy.hurry()  # if one is being sealed still, it takes too long
 
     async def run(self) -> None:
         """Sync the journal every ``sync_s`` seconds and seal it when it is large. Runs until cancelled.
@@ -134,6 +134,8 @@ class Keeper:
                     number = self._journal.number
                     ended = self._journal.rotate(number + 1)
                     await anyio.to_thread.run_sync(_sync_and_close, ended)
+                if not self._ending:
+                    self._courtesy.relax()
                 await anyio.to_thread.run_sync(self._seal, number)
 
     def _seal(self, number: int) -> None:
@@ -143,6 +145,7 @@ class Keeper:
 
     def hurry(self) -> None:
         """Nothing more comes: what is being sealed is waited for."""
+        self._ending = True
         self._courtesy.hurry()
 
     async def finish(self) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import keep, metrics, store, table
+from . import allocation, keep, metrics, store, table
 from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
@@ -493,6 +493,7 @@ class _Conduct:
         if done is None:
             return
         folder, pending = self._folder, keep.unsealed(self._folder)
+        allocation.trim()
         # Where all parts have the row numbers of this plan, none has to be looked up by its key.
         since = 0 if self._prepared.placed or not len(done) else self._prepared.segment
         made = table.assemble(

@@ -10,9 +10,10 @@ import binascii
 import contextlib
 import hashlib
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -40,7 +41,7 @@ _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 _PLAN = b"batchflex.plan"
-_SEALED_AT_ONCE = 200  # rows: converting a column holds the interpreter lock, and the event loop up
+_AT_ONCE = 200  # rows
 
 
 class Footer(NamedTuple):
@@ -62,33 +63,37 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.parquet"
 
 
+def _nothing() -> None:
+    pass
+
+
 def write_part(
     folder: Path,
     number: int,
     outcomes: Iterable[Outcome],
     carry_schema: pa.Schema | None = None,
     plan: str | None = None,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], None] = _nothing,
 ) -> None:
     """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
-    had any; ``plan`` is the identity of the plan they belong to, if it is known. ``between`` is called every few hundred
-    outcomes.
+    had any; ``plan`` is the identity of the plan they belong to, if it is known. ``between`` is called every few
+    milliseconds of work.
 
     :raises StorageError: if it cannot be written; then there is no such part.
     """
     path = part_path(folder, number)
-    tables: list[pa.Table] = []
-    carries: list[str | None] = []
+    sealed: list[Outcome] = []
     outcomes = iter(outcomes)
-    while some := list(itertools.islice(outcomes, _SEALED_AT_ONCE)):
-        tables.append(to_table(some))
-        carries += [outcome.carry for outcome in some]
-        if between is not None:
-            between()
-    if not tables:
+    while some := list(itertools.islice(outcomes, _AT_ONCE)):
+        sealed += some
+        between()
+    if not sealed:
         return
-    table = pa.concat_tables(tables)
-    kinds, types = carried.describe(carries, carry_schema)
+    table = to_table(sealed, between)
+    kinds, types = carried.describe([outcome.carry for outcome in sealed], carry_schema)
+    while sealed:
+        del sealed[-_AT_ONCE:]
+        between()
     told = {
         _KINDS: msgspec.json.encode(kinds),
         _TYPES: base64.b64encode(types.serialize().to_pybytes()),
@@ -106,18 +111,26 @@ def write_part(
         )
 
 
-def to_table(outcomes: Sequence[Outcome]) -> pa.Table:
+def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing) -> pa.Table:
     """Outcomes as an Arrow table with the columns of a part."""
-    rows = map(msgspec.structs.astuple, outcomes)
-    values = dict(zip(Outcome.__struct_fields__, zip(*rows, strict=True), strict=bool(outcomes)))
     arrays = []
     for field in _PART_SCHEMA:
-        column = values.get(field.name, ())
+        column = list(map(operator.attrgetter(field.name), outcomes))
         if field.type == _MOMENT:
-            arrays.append(pa.array(column, pa.int64()).view(_MOMENT))
+            arrays.append(_array(column, pa.int64(), between).view(_MOMENT))
         else:
-            arrays.append(pa.array(column, field.type))
+            arrays.append(_array(column, field.type, between))
     return pa.Table.from_arrays(arrays, schema=_PART_SCHEMA)
+
+
+def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array:
+    """A column in one block of memory, which goes back to the system when it is freed; made piece by piece, as that holds
+    the interpreter lock."""
+    pieces = []
+    for begin in range(0, len(column), _AT_ONCE):
+        pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
+        between()
+    return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
 
 
 def read_keys(folder: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:

@@ -41,7 +41,7 @@ def finish(source: Path, base_url: str, out: Path) -> None:
             now = time.time_ns() // 1000
             effort = outcome.Effort(1, now - _LATENCY_US, now)
             sealed = [outcome.answered(frame, request, effort, answer) for request in requests]
-            store.write_part(folder.parts, number, sealed)
+            store.write_part(folder.parts, number, sealed, plan=plan.identity())
         folder.write_job(job.resolved())
 
 

@@ -18,18 +18,18 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "errors", "params", "model", "tomltext", "mistakes", "spans", "crosschecks", "job",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "crosschecks", "job",
     "source", "template", "items", "plan", "keyindex",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
     "courtesy", "folder", "journal", "carried", "store", "table", "resume", "feed", "keep", "tally",
     "prepare", "accounts", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
-    "export", "checking", "render", "progress", "forecast", "local_server", "allocation", "cli",
+    "export", "checking", "render", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
-FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server", "allocation"}
+FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server"}
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [

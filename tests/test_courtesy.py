@@ -9,7 +9,9 @@ import pytest
 from batchflex.courtesy import Courtesy, pause_s
 
 
-@pytest.mark.parametrize(("computed_s", "pause"), [(0.0, 0.0), (0.01, 0.03), (0.02, 0.06), (0.05, 0.1), (5.0, 0.1)])
+@pytest.mark.parametrize(
+    ("computed_s", "pause"), [(0.0, 0.0), (0.003, 0.0), (0.01, 0.03), (0.02, 0.06), (0.05, 0.1), (5.0, 0.1)]
+)
 def test_the_pause_is_three_times_as_long_as_what_was_computed_and_no_longer_than_a_moment(
     computed_s: float, pause: float
 ) -> None:
