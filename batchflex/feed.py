@@ -15,7 +15,7 @@ from . import __version__
 from .courtesy import Courtesy
 from .items import Itemizer
 from .job import Job
-from .keyindex import KeySet
+from .keyset import KeySet
 from .model import Request
 from .plan import Passed, Planner, points
 from .source import Source

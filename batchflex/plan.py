@@ -89,6 +89,31 @@ class Passed(NamedTuple):
     seen: Seen
 
 
+class Census(NamedTuple):
+    """What a plan finds in a folder. ``planned`` is how many requests it has, ``None`` if it was not gone through.
+
+    ``changed`` slots have an answer to a different request; it cost what follows. ``orphans`` are answers that belong to
+    no request of the plan.
+    """
+
+    planned: int | None
+    done: int
+    failed_again: int
+    changed: int
+    changed_tokens: int
+    changed_cost: float | None
+    orphans: int
+
+    @property
+    def left(self) -> int | None:
+        """Requests still to be asked; ``None`` if that is not known."""
+        return None if self.planned is None else self.planned - self.done
+
+    def keeping(self) -> Census:
+        """The census once the answers to changed requests count as done."""
+        return self._replace(done=self.done + self.changed, changed=0)
+
+
 class Planner:
     """Expands the items of one job, in order. ``seen`` must be new for each pass over the input.
 

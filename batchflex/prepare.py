@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from . import keep, store, table
+from . import keep, store
 from .errors import InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
 from .job import Job, changes, endpoint_of
 from .model import Request
-from .resume import Census, Done
+from .plan import Census
+
+if TYPE_CHECKING:
+    from .resume import Done
 
 SETTLED = b"batchflex.settled"
 _PREFLIGHT_REQUESTS = 10_000
@@ -27,10 +30,11 @@ class Prepared(NamedTuple):
     """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers.
 
     ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
-    to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where the table of results is there and
-    complete. ``placed`` tells that all parts have the row numbers that the input has now. ``kept`` are answers to requests that
-    the job would send differently now, which count as done all the same. ``empty`` tells that the input has no rows.
-    ``moved_from`` is the endpoint that gave earlier answers, if it is another now.
+    to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
+    there are none, or the table of results is there and ``complete``. ``placed`` tells that all parts have the row numbers
+    that the input has now. ``kept`` are answers to requests that the job would send differently now, which count as done
+    all the same. ``empty`` tells that the input has no rows. ``moved_from`` is the endpoint that gave earlier answers, if
+    it is another now.
     """
 
     segment: int
@@ -41,6 +45,7 @@ class Prepared(NamedTuple):
     blocks: Iterator[list[Request]]
     passed: int = 0
     placed: bool = False
+    complete: bool = False
     kept: int = 0
     empty: bool = False
     moved_from: str | None = None
@@ -69,7 +74,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 def settled(folder: Folder, identity: str | None, limit: int | None) -> Settled | None:
     """What the table of results says of a plan; ``None`` if it was made for another, or of other parts."""
-    raw = table.told(folder.results).get(SETTLED)
+    raw = store.told(folder.results).get(SETTLED)
     if raw is None or identity is None:
         return None
     try:
@@ -97,7 +102,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     placed: Prepared | None = None
     if known is not None and known.is_complete:
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
-        prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), placed=True)
+        prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
         if identity is not None and segment > 1 and store.are_of(folder.parts, identity):
             placed = _placed(job, plan, folder, known)
@@ -111,6 +116,8 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
 def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prepared | None:
     """All answers are to this very plan: what is left is found without going through it. ``None`` if some are beyond its
     ``input.limit``."""
+    from .resume import Done
+
     done = Done(folder.parts, job.job.retry_failed, plan.labels)
     if job.input.limit is not None and done.end > job.input.limit:
         return None
@@ -125,10 +132,12 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
 
 def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
     """Hold the whole plan against the answers, and refuse what must not be begun."""
-    done = Done(folder.parts, job.job.retry_failed)
-    if not len(done):
+    if not store.part_numbers(folder.parts):
         blocks = preflight(job, plan)
-        return Prepared(0, done.statuses(), None, None, done, blocks or iter(()), empty=blocks is None)
+        return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
+    from .resume import Done
+
+    done = Done(folder.parts, job.job.retry_failed)
     census = survey(job, plan, done)
     kept = 0
     if job.job.on_change == "stop" and not census.planned:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from . import store
-from .keyindex import KeySet, SortedKeys, halves, raw
+from . import keyindex
+from .keyindex import SortedKeys, halves, raw
+from .keyset import KeySet
 from .model import STATUSES, Request
-from .plan import Passed
+from .plan import Census, Passed
 
 _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
@@ -23,31 +24,6 @@ _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": p
 def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
     length = 8 * len(data) // kind.bit_width
     return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
-
-
-class Census(NamedTuple):
-    """What a plan finds in a folder. ``planned`` is how many requests it has, ``None`` if it was not gone through.
-
-    ``changed`` slots have an answer to a different request; it cost what follows. ``orphans`` are answers that belong to
-    no request of the plan.
-    """
-
-    planned: int | None
-    done: int
-    failed_again: int
-    changed: int
-    changed_tokens: int
-    changed_cost: float | None
-    orphans: int
-
-    @property
-    def left(self) -> int | None:
-        """Requests still to be asked; ``None`` if that is not known."""
-        return None if self.planned is None else self.planned - self.done
-
-    def keeping(self) -> Census:
-        """The census once the answers to changed requests count as done."""
-        return self._replace(done=self.done + self.changed, changed=0)
 
 
 class Done:
@@ -68,11 +44,11 @@ class Done:
             order = {label: number for number, label in enumerate(labels)}
             wanted += [pl.col("row"), pl.col("point").replace_strict(order, return_dtype=pl.Int32)]
         columns = [name for name in schema if name not in ("hi", "lo")]
-        frames = [part.select(wanted) for part in store.read_keys(parts, columns)]
+        frames = [part.select(wanted) for part in keyindex.read_keys(parts, columns)]
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
-        index = store.last_of_each(index)
+        index = keyindex.last_of_each(index)
         self._keys = index.select("hi", "lo")
         self._status = index["status"]
         self._sorted = SortedKeys(self._keys)
@@ -140,7 +116,7 @@ class Done:
         end = self.end
         mask = pl.zeros(end, dtype=pl.UInt8, eager=True).scatter(rows, 1)
         seen = KeySet()
-        for part in store.read_keys(self._parts, ["slot", "row", "sample", "point"]):
+        for part in keyindex.read_keys(self._parts, ["slot", "row", "sample", "point"]):
             inside = part.filter(pl.col("row") < end)
             inside = inside.filter(mask.gather(inside["row"]) == 1)
             seen.add_all(inside)
@@ -203,7 +179,7 @@ class Done:
             again = pl.all_horizontal(pl.col("hi", "lo") == pl.col("hi", "lo").shift(1)).fill_null(False)
             missing = missing.filter(~(again | again.shift(-1, fill_value=False)))
             slots, places = SortedKeys(missing), missing.select("row", "point")
-            for part in store.read_keys(self._parts, ["slot", "total_tokens", "cost"]):
+            for part in keyindex.read_keys(self._parts, ["slot", "total_tokens", "cost"]):
                 frame = part.with_columns(
                     at=pl.Series(self._sorted.find(part), dtype=pl.Int64),
                     place=pl.Series(slots.find(part.select(hi="slot_hi", lo="slot_lo")), dtype=pl.Int64),
@@ -215,11 +191,11 @@ class Done:
         if changed.height:
             changed = changed.join(self._shared(), on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
         together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
-        return store.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
+        return keyindex.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
 
     def _shared(self) -> pl.DataFrame:
         """The slots of rows that had their id in common: which of them an answer belonged to cannot be told."""
         place = pl.struct("id", "point", "sample").hash().alias("place")
-        parts = store.read_keys(self._parts, ["slot", "id", "point", "sample"])
+        parts = keyindex.read_keys(self._parts, ["slot", "id", "point", "sample"])
         slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
         return slots.filter(pl.len().over("place") > 1).select("slot_hi", "slot_lo")

@@ -18,7 +18,7 @@ import msgspec
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import allocation, keep, metrics, store, table
+from . import allocation, keep, metrics, store
 from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
@@ -40,7 +40,6 @@ from .pace import Allowance, Pace
 from .prepare import SETTLED, Prepared, Settled, prepare
 from .probing import HOURS, Prober, Way
 from .spans import deadline_s, parse_duration, until_change_s
-from .table import NO_PLAN
 from .tally import Tally
 from .telemetry import Telemetry, binding
 from .ways import Ways
@@ -293,6 +292,7 @@ class _Conduct:
                         beside.start_soon(self._fill)
                         beside.start_soon(self._count)
                         beside.start_soon(self._measure, gate)
+                        beside.start_soon(anyio.to_thread.run_sync, _get_table_ready)
                         for way in ways:
                             beside.start_soon(self._look_at_queue, way)
                             beside.start_soon(open_early, gate, way, job.models)
@@ -489,16 +489,18 @@ class _Conduct:
             self._stop("disk", f"the table of results could not be made: {error}")
 
     def _write_results(self) -> None:
-        done = self._prepared.done
-        if done is None:
+        if self._prepared.complete:
             return
+        from . import table
+
+        done = self._prepared.done
         folder, pending = self._folder, keep.unsealed(self._folder)
         allocation.trim()
         # Where all parts have the row numbers of this plan, none has to be looked up by its key.
-        since = 0 if self._prepared.placed or not len(done) else self._prepared.segment
-        made = table.assemble(
-            folder.parts, self._job.sweep.grid, self._plan.labels, done.planned() if since else NO_PLAN, since, pending
-        )
+        planned, since = table.NO_PLAN, 0
+        if done is not None and not self._prepared.placed:
+            planned, since = done.planned(), self._prepared.segment
+        made = table.assemble(folder.parts, self._job.sweep.grid, self._plan.labels, planned, since, pending)
         if pending or not table.is_current(folder.results, made):
             table.write_results(folder.results, made, self._settled(pending))
 
@@ -530,6 +532,11 @@ class _Conduct:
         except StorageError as error:
             self._observer.note(str(error))
         return state
+
+
+def _get_table_ready() -> None:
+    """Import what makes the table of results while the first answers are awaited."""
+    from . import table  # noqa: F401
 
 
 def _smallest(ceilings: Iterable[float | None]) -> float | None:

@@ -6,7 +6,6 @@ Of several outcomes with one key the last counts. CONTRACT.md is the reference o
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import itertools
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -133,50 +131,11 @@ def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) ->
     return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
 
 
-def read_keys(folder: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """For each part: ``hi`` and ``lo`` of its keys, and the given columns; ``slot`` as ``slot_hi`` and ``slot_lo``.
-
-    :raises FolderError: if a part is damaged.
-    """
-    for number in part_numbers(folder):
-        yield head(read_part(folder, number, ["key", *columns]))
-
-
-def head(table: pa.Table) -> pl.DataFrame:
-    """As :func:`read_keys`, for columns of one part."""
-    rest = [name for name in table.column_names if name not in ("key", "slot")]
-    frame = pl.DataFrame(table.select(rest))
-    if "slot" in table.column_names:
-        frame = _halves(table["slot"], "slot_").hstack(frame)
-    return _halves(table["key"], "").hstack(frame) if "key" in table.column_names else frame
-
-
-def _halves(keys: pa.ChunkedArray, prefix: str) -> pl.DataFrame:
-    """As :func:`~batchflex.keyindex.halves_of_hex`, for keys that lie side by side: ten times as fast."""
-    text = b"".join(memoryview(c.buffers()[2])[32 * c.offset : 32 * (c.offset + len(c))] for c in keys.chunks if len(c))
-    whole = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(binascii.unhexlify(text))])
-    flat = pl.Series(whole)
-    return pl.DataFrame({f"{prefix}hi": flat.gather_every(2), f"{prefix}lo": flat.gather_every(2, 1)})
-
-
-def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:
-    """The last row of each key (``hi``, ``lo``), sorted by ``hi``. A fraction of what ``unique`` takes."""
-    ordered = frame.sort("hi", maintain_order=True)
-    del frame  # at ten million rows each copy counts
-    same_hi, same_lo = (ordered[n] == ordered[n].shift(-1) for n in ("hi", "lo"))
-    if (same_hi & ~same_lo).any():
-        ordered = ordered.sort("hi", "lo", maintain_order=True)
-        same_hi, same_lo = (ordered[n] == ordered[n].shift(-1) for n in ("hi", "lo"))
-    if (same_hi & same_lo).any():
-        ordered = ordered.filter(~(same_hi & same_lo).fill_null(False))
-    return ordered.with_columns(pl.col("hi").set_sorted())
-
-
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException, binascii.Error) as error:
+    except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
             raise FolderError(f"{path} cannot be read: {error.strerror or error}") from None
         raise FolderError(f"{path} is damaged ({error}); move it away, and its rows are asked again") from None
@@ -208,6 +167,14 @@ def stamp(folder: Path) -> str:
     """What tells these parts from others without reading them: their numbers and sizes, as a digest."""
     sizes = [(number, part_path(folder, number).stat().st_size) for number in part_numbers(folder)]
     return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest()
+
+
+def told(path: Path) -> Mapping[bytes, bytes]:
+    """What the footer of any Parquet file tells; nothing if there is no such file, or it is none."""
+    try:
+        return pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
 
 
 def are_of(folder: Path, plan: str) -> bool:

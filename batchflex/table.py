@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import carried, store
+from . import carried, keyindex, store
 from .folder import replaced, storing
 from .keyindex import SortedKeys, raw
 from .model import Outcome
@@ -163,15 +163,7 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def is_current(path: Path, assembled: Assembled) -> bool:
     """Whether the table at ``path`` is this one already."""
-    return told(path).get(_MADE_OF) == assembled.made_of
-
-
-def told(path: Path) -> Mapping[bytes, bytes]:
-    """What the footer of a table of results tells; nothing if there is no such table."""
-    try:
-        return pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException):
-        return {}
+    return store.told(path).get(_MADE_OF) == assembled.made_of
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
@@ -203,7 +195,7 @@ class _Parts:
         return [footer.size for footer in self.footers.values()]
 
     def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """For each part: its number and some of its columns, as :func:`store.head` gives them, with ``where`` each row is.
+        """For each part: its number and some of its columns, as :func:`keyindex.head` gives them, with ``where`` each row is.
 
         To be called once.
         """
@@ -214,7 +206,7 @@ class _Parts:
                 table, size = self._pending.select(wanted), self._pending.nbytes
             else:
                 table, size = store.read_part(self._folder, number, wanted), self.footers[number].size
-            frame = store.head(table).with_columns(where=pl.int_range(end, end + len(table), dtype=pl.UInt32))
+            frame = keyindex.head(table).with_columns(where=pl.int_range(end, end + len(table), dtype=pl.UInt32))
             self._begins.append(end)
             self._row_bytes.append(size // max(1, len(table)))
             self.points.update(frame["point"].unique())
@@ -271,7 +263,7 @@ class _Places:
             + pl.col("sample").cast(pl.UInt64)
         )
         for number, frame in enumerate(frames):
-            frames[number] = frame.select(place=place, where=pl.col("where"))
+            frames[number] = frame.select(place=place, where=pl.col("where").cast(pl.UInt32))
         index = _concat(frames, {"place": pl.UInt64, "where": pl.UInt32}).sort("place", maintain_order=True)
         twice = index["place"] == index["place"].shift(-1)
         self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
@@ -294,8 +286,8 @@ def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
     columns = ["key", "slot", "row", "sample", "point"]
     heads = [_pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
-    whole = store.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
-    whole = store.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
+    whole = keyindex.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
+    whole = keyindex.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
 
 
@@ -309,7 +301,7 @@ def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since:
             at = pl.Series(plan.find(frame), dtype=pl.Int64)
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
             frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
-        heads.append(frame.select(list(_PLACE)))
+        heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))  # a third of the size
     return _Places(heads)
 
 

@@ -19,11 +19,11 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 # The way of the data. A module imports only from those before it.
 ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "crosschecks", "job",
-    "source", "template", "items", "plan", "keyindex",
+    "source", "template", "items", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
-    "courtesy", "folder", "journal", "carried", "store", "table", "resume", "feed", "keep", "tally",
+    "courtesy", "folder", "journal", "carried", "store", "keyindex", "keyset", "table", "resume", "feed", "keep", "tally",
     "prepare", "accounts", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip

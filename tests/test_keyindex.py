@@ -7,7 +7,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchflex.keyindex import KeySet, SortedKeys, halves, halves_of_hex
+from batchflex.keyindex import SortedKeys, halves, halves_of_hex
+from batchflex.keyset import KeySet
 
 MODERATE = settings(deadline=None, max_examples=60)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchflex import store
+from batchflex import keyindex
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, begun, called, state, table, wait_until
 
@@ -118,7 +118,7 @@ def test_rerun_asks_again_what_changed_and_shows_only_that(
     assert contents(tmp_path) == answers(TEXTS, "Tag")
     assert not old & set(table(tmp_path / "out")["key"])
     parts = tmp_path / "out" / "parts"
-    assert sum(frame.height for frame in store.read_keys(parts, [])) == 8, "the old answers stay in parts/"
+    assert sum(frame.height for frame in keyindex.read_keys(parts, [])) == 8, "the old answers stay in parts/"
     assert (again.summary["planned"], again.summary["ok"]) == (4, 4)
 
     back = ask("--on-change", "rerun")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batchflex.items import Itemizer
 from batchflex.job import Job, build
-from batchflex.keyindex import KeySet
+from batchflex.keyset import KeySet
 from batchflex.model import Item, Request
 from batchflex.plan import Planner, points
 from batchflex.source import Block, Fault

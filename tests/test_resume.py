@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import journal, store, table
+from batchflex import journal, keyindex, store, table
 from batchflex.model import Outcome, Request
-from batchflex.resume import Census, Done
+from batchflex.plan import Census
+from batchflex.resume import Done
 from tests.outcomes import digest, outcome, request
 
 
@@ -95,7 +96,7 @@ def test_rows_and_sweep_points_are_those_of_the_plan_now(tmp_path: Path) -> None
     moved = [request("new"), *(request(i, row=9 - i, point=i) for i in range(4))]
     done, asked = surveyed(tmp_path, moved)
     assert names(asked) == ["new"]
-    keys = {store._halves(pa.chunked_array([[outcome(i).key]]), "").row(0): i for i in range(4)}
+    keys = {keyindex._halves(pa.chunked_array([[outcome(i).key]]), "").row(0): i for i in range(4)}
     places = {keys[hi, lo]: (row, point) for hi, lo, row, point in done.planned().iter_rows()}
     assert places == {i: (9 - i, i) for i in range(4)}
     assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == [(f"id-{i}", 9 - i) for i in (3, 2, 1, 0)]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import store, table
+from batchflex import keyindex, store, table
 from batchflex.errors import FolderError, StorageError
 from batchflex.model import Outcome
 from tests.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
@@ -27,7 +27,7 @@ _settings = settings(max_examples=30, deadline=None, suppress_health_check=[Heal
 
 def planned(*places: tuple[Outcome, int, int]) -> pl.DataFrame:
     """What ``Done.planned`` gives: the answers that belong to the plan, each with its present row and sweep point."""
-    keys = [store._halves(pa.chunked_array([[o.key]]), "") for o, _, _ in places]
+    keys = [keyindex._halves(pa.chunked_array([[o.key]]), "") for o, _, _ in places]
     rows = pl.DataFrame({"row": [p[1] for p in places], "point": [p[2] for p in places]})
     return pl.concat([NO_PLAN, pl.concat(keys).hstack(rows.cast({"point": pl.Int32}))])
 
@@ -91,7 +91,7 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
         path.unlink()
         path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FolderError, match=r"000001\.parquet (is damaged \(.*\); move it away|cannot be read)"):
-        list(store.read_keys(tmp_path, ["status"]))
+        list(keyindex.read_keys(tmp_path, ["status"]))
     with pytest.raises(FolderError, match=r"000001\.parquet"):
         table.assemble(tmp_path, {}, ["{}"])
 
@@ -106,7 +106,7 @@ def test_a_foreign_file_among_the_parts_is_named(tmp_path: Path) -> None:
 def test_last_of_each_keeps_the_last_also_where_keys_share_their_first_half(keys: list[tuple[int, int]]) -> None:
     schema = {"hi": pl.UInt64, "lo": pl.UInt64}
     frame = pl.DataFrame(keys, schema=schema, orient="row").with_row_index("n")
-    found = store.last_of_each(frame)
+    found = keyindex.last_of_each(frame)
     assert found["hi"].is_sorted()
     expected = {key: n for n, key in enumerate(keys)}
     assert {(hi, lo): n for n, hi, lo in found.iter_rows()} == expected
