@@ -23,6 +23,7 @@ class Peer(NamedTuple):
     script: str
     package: str
     goal: float
+    manner: str = ""
 
     @property
     def python(self) -> Path:
@@ -31,10 +32,15 @@ class Peer(NamedTuple):
     def version(self) -> str:
         code = f"import importlib.metadata as m; print(m.version({self.package!r}))"
         said = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True)
-        return f"{self.package} {said.stdout.strip()}"
+        return f"{self.package} {said.stdout.strip()} {self.manner}".strip()
 
 
-_PEERS = (Peer("with_saturate", "saturate", 8), Peer("with_openai", "openai", 12), Peer("with_aiohttp", "aiohttp", 2))
+_PEERS = (
+    Peer("with_saturate", "saturate", 8),
+    Peer("with_openai", "openai", 12),
+    Peer("with_cookbook", "aiohttp", 2, "in the manner of OpenAI's cookbook"),
+    Peer("with_aiohttp", "aiohttp", 2, "as lean as it can be"),
+)
 
 
 def peers(shop: Workshop) -> list[Figure]:
