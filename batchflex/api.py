@@ -206,7 +206,6 @@ def _wait(event: threading.Event) -> None:
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
     before = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     try:

@@ -6,7 +6,10 @@ Standard output carries results only. Heavy modules are imported by the verb tha
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import difflib
+import gc
 import io
 import os
 import re
@@ -14,7 +17,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -56,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse(options.parser, unknown)
     from . import allocation
 
+    atexit.register(gc.freeze)  # a collection of everything, as the last thing a process does, is in vain
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         allocation.give_back()
@@ -299,10 +303,22 @@ def _job(options: argparse.Namespace) -> Job:
 # ----------------------------------------------------------------------------------------------------------- verbs
 
 
-def _run(options: argparse.Namespace) -> int:
-    from . import progress, render
-    from .api import execute
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """For imports: they leave hardly any garbage, and looking for it takes as long as some of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
+
+def _run(options: argparse.Namespace) -> int:
+    with _no_collections():
+        from . import progress, render
+        from .api import execute
     job = _job(options)
     observer = progress.choose(quiet=options.quiet)
     for warning in job.warnings():
