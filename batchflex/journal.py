@@ -74,7 +74,7 @@ def read(path: Path) -> Iterator[Outcome]:
         raise FolderError(f"{path} was written by another version of batchflex: {error}") from None
 
 
-class _Segment:
+class Segment:
     """One file being appended to. Its length is kept here, so that a line half written can be cut off again."""
 
     __slots__ = ("_torn", "bytes", "descriptor", "number", "path", "rows", "synced")
@@ -128,8 +128,8 @@ class _Segment:
 
 
 class Journal:
-    """Appends to one segment at a time. ``append`` and ``rotate`` are for the event loop; ``sync`` and ``close`` block
-    and are for a thread, any thread.
+    """Appends to one segment at a time. ``append`` and ``rotate`` are for the event loop; ``prepare``, ``sync`` and
+    ``close`` block and are for a thread, any thread.
 
     A reserve of ``reserve_bytes`` lies on the disk from the start. When the disk fills up it is given back, so that the
     answers still on their way can be written; ``full`` then tells that the run must end. ``longest`` is the longest line
@@ -142,7 +142,7 @@ class Journal:
         self._folder = folder
         self._reserve = folder / "reserve"
         self._syncing = threading.Lock()
-        self._ended: deque[_Segment] = deque()
+        self._ended: deque[Segment] = deque()
         self.full = False
         self._reserved = 0
         self.longest = 0
@@ -150,7 +150,7 @@ class Journal:
             with storing(self._reserve):
                 self._keep(reserve_bytes)
         try:
-            self._segment = _Segment(folder, number)
+            self._segment = Segment(folder, number)
         except BaseException:
             self._reserve.unlink(missing_ok=True)
             raise
@@ -229,17 +229,23 @@ class Journal:
             self._ended.popleft().end()
         self._segment.sync()
 
-    def rotate(self, number: int) -> int:
-        """End this segment, begin the next, and return a descriptor of the ended one, for the caller to sync and close.
+    def prepare(self, number: int) -> Segment:
+        """Begin another segment, for :meth:`rotate`. Blocks.
 
-        :raises StorageError: if the next cannot be begun; then this one goes on.
+        :raises StorageError: if it cannot be begun.
         """
-        with storing(self._segment.path):
-            descriptor = os.dup(self._segment.descriptor)
+        return Segment(self._folder, number)
+
+    def rotate(self, fresh: Segment) -> int:
+        """Go on in a fresh segment, and return a descriptor of the ended one, for the caller to sync and close.
+
+        :raises StorageError: if there are too many descriptors; then the present one goes on.
+        """
         try:
-            fresh = _Segment(self._folder, number)
+            with storing(self._segment.path):
+                descriptor = os.dup(self._segment.descriptor)
         except BaseException:
-            os.close(descriptor)
+            fresh.end()
             raise
         self._ended.append(self._segment)  # a sync may be under way in it: the next one closes it
         self._segment = fresh

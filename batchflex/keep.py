@@ -132,7 +132,8 @@ class Keeper:
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
                     number = self._journal.number
-                    ended = self._journal.rotate(number + 1)
+                    fresh = await anyio.to_thread.run_sync(self._journal.prepare, number + 1)
+                    ended = self._journal.rotate(fresh)
                     await anyio.to_thread.run_sync(_sync_and_close, ended)
                 if not self._ending:
                     self._courtesy.relax()

@@ -171,10 +171,10 @@ def test_a_segment_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
 def test_segments_are_numbered_and_end_where_the_next_begins(tmp_path: Path) -> None:
     kept = Journal(tmp_path, 7)
     kept.append(outcome(1))
-    os.close(kept.rotate(8))
+    os.close(kept.rotate(kept.prepare(8)))
     assert (kept.number, kept.rows, kept.bytes) == (8, 0, 0)
     kept.append(outcome(2))
-    os.close(kept.rotate(1_000_000))
+    os.close(kept.rotate(kept.prepare(1_000_000)))
     kept.append(outcome(3))
     kept.close()
     (tmp_path / "notes.journal").write_text("")
@@ -210,7 +210,7 @@ def test_a_rotation_that_fails_goes_on_with_the_segment_there_is(tmp_path: Path)
     kept = Journal(tmp_path, 1)
     kept.append(outcome(0))
     with pytest.raises(StorageError):
-        kept.rotate(2)
+        kept.rotate(kept.prepare(2))
     kept.append(outcome(1))
     assert (kept.number, kept.rows) == (1, 2)
     kept.close()
@@ -257,7 +257,7 @@ def test_after_a_rotation_both_segments_are_synced_however_long_the_first_was(
     for i in range(10):
         kept.append(outcome(i))
     first = kept.bytes
-    os.close(kept.rotate(2))
+    os.close(kept.rotate(kept.prepare(2)))
     kept.append(outcome(10))
     kept.sync()
     assert synced.sizes == {"000001.journal": first, "000002.journal": kept.bytes}
@@ -282,7 +282,7 @@ def test_a_sync_under_way_while_the_segment_ends_does_no_harm(tmp_path: Path, mo
     assert inside.wait(10)
     kept.append(outcome(10))
     first = kept.bytes
-    os.close(kept.rotate(2))
+    os.close(kept.rotate(kept.prepare(2)))
     kept.append(outcome(11))
     go_on.set()
     thread.join()
@@ -310,7 +310,7 @@ def test_threads_sync_while_the_loop_appends_and_rotates(tmp_path: Path) -> None
     for i in range(600):
         kept.append(outcome(i))
         if i % 20 == 19:
-            os.close(kept.rotate(kept.number + 1))
+            os.close(kept.rotate(kept.prepare(kept.number + 1)))
     stop.set()
     for thread in threads:
         thread.join()
@@ -331,7 +331,7 @@ for i in itertools.count():
     journal.append(outcome(i, content="x" * (i % 5000)))
     os.write(1, b"%d\\n" % i)
     if i % 50 == 49:
-        os.close(journal.rotate(journal.number + 1))
+        os.close(journal.rotate(journal.prepare(journal.number + 1)))
 """
 
 
