@@ -11,7 +11,6 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from . import __version__
 from .courtesy import Courtesy
 from .items import Itemizer
 from .job import Job
@@ -23,6 +22,7 @@ from .source import Source
 _BLOCK_REQUESTS = 400
 _READ_AHEAD = 2_000
 _PLENTY = 500
+_WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
 
 
@@ -56,7 +56,7 @@ class Plan:
         resolved = self._job.resolved()
         shaping = {name: resolved.get(name) for name in _SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name != "limit"}
-        made_of = [__version__, shaping, self._default_model, self._signature]
+        made_of = [_WAY_OF_PLANNING, shaping, self._default_model, self._signature]
         return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
@@ -64,7 +64,7 @@ class Plan:
 
         :raises InputError: if a file is damaged beyond single rows.
         """
-        rows, seen = passed or (b"", KeySet())
+        rows, seen = (passed.rows, passed.seen) if passed is not None else (b"", KeySet())
         planner = Planner(self._job, seen, self._default_model, partial=passed is not None)
         limit = self._job.input.limit
         for block in self._source.blocks(max(1, _BLOCK_REQUESTS // self.per_item), rows):

@@ -82,11 +82,12 @@ class Passed(NamedTuple):
     """Rows of the input that are passed over, as nothing of them is left to be asked for.
 
     ``rows`` has a byte for each of the first rows, not zero for these; ``seen`` has the keys of their requests and the
-    first slot of each.
+    first slot of each. ``requests`` is how many these are.
     """
 
     rows: bytes
     seen: Seen
+    requests: int = 0
 
 
 class Census(NamedTuple):

@@ -13,8 +13,9 @@ from .errors import InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
 from .job import Job, changes, endpoint_of
+from .keyset import KeySet
 from .model import Request
-from .plan import Census
+from .plan import Census, Passed
 
 if TYPE_CHECKING:
     from .resume import Done
@@ -126,7 +127,7 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
     passed = 0
     if census.left != 0:
         rows = done.passed(plan.per_item)
-        blocks, passed = plan.blocks(rows), rows.rows.count(1) * plan.per_item
+        blocks, passed = plan.blocks(rows), rows.requests
     return Prepared(0, done.statuses(), census, None, done, blocks, passed, placed=True)
 
 
@@ -138,7 +139,7 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
     from .resume import Done
 
     done = Done(folder.parts, job.job.retry_failed)
-    census = survey(job, plan, done)
+    census, passed = survey(job, plan, done)
     kept = 0
     if job.job.on_change == "stop" and not census.planned:
         raise InputError(
@@ -151,7 +152,8 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
         done.keep_changed()
         kept = census.changed
         census = census.keeping()._replace(orphans=census.orphans - kept)
-    return Prepared(0, done.statuses(), census, None, done, plan.blocks(), kept=kept)
+    left = plan.blocks(passed) if census.left else iter(())
+    return Prepared(0, done.statuses(), census, None, done, left, passed.requests, kept=kept)
 
 
 def _concerned(job: Job, folder: Folder, census: Census) -> int:
@@ -166,16 +168,27 @@ def _concerned(job: Job, folder: Folder, census: Census) -> int:
     return min(census.orphans, census.left or 0) if old and changes(old, job.resolved()) else 0
 
 
-def survey(job: Job, plan: Plan, done: Done) -> Census:
-    """Hold the whole plan against what is done.
+def survey(job: Job, plan: Plan, done: Done) -> tuple[Census, Passed]:
+    """Hold the whole plan against what is done. Tells also the rows of which nothing is left to ask.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """
     faulty = _Faults(job)
+    rows, seen, requests = bytearray(), KeySet(), 0
     for block in plan.blocks():
-        faulty.look_at(done.sort_out(block, survey=True), len(block))
+        left = done.sort_out(block, survey=True)
+        faulty.look_at(left, len(block))
+        unfinished = {request.row for request in left}
+        finished = [request for request in block if request.row not in unfinished]
+        if finished:
+            rows.extend(bytes(finished[-1].row + 1 - len(rows)))
+            requests += len(finished)
+            for request in finished:
+                rows[request.row] = 1
+            seen.add([request.key for request in finished])
+            seen.add([request.slot for request in finished if request.point == request.sample == 0])
     faulty.check()
-    return done.census()
+    return done.census(), Passed(bytes(rows), seen, requests)
 
 
 def preflight(job: Job, plan: Plan) -> Iterator[list[Request]] | None:

@@ -122,7 +122,7 @@ class Done:
             seen.add_all(inside)
             first = (pl.col("sample") == 0) & (pl.col("point") == (self._labels or ("",))[0])
             seen.add_all(inside.filter(first).select(hi="slot_hi", lo="slot_lo"))
-        return Passed(bytes(raw(mask)), seen)
+        return Passed(bytes(raw(mask)), seen, int(mask.sum()) * per_item)
 
     def census(self) -> Census:
         """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""

@@ -145,7 +145,7 @@ class Source:
             newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
             if newest > now - (_COARSE_NS if newest % 1_000_000_000 == 0 else _FINE_NS):
                 return None
-            told.append((str(path), kind, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            told.append((str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         return tuple(told)
 
     def columns(self) -> list[str] | None:

@@ -21,7 +21,7 @@ from batchflex.feed import Plan
 from batchflex.folder import Folder
 from batchflex.job import Job, build
 from batchflex.model import Outcome, Request
-from batchflex.prepare import Prepared, prepare
+from batchflex.prepare import Prepared, prepare, survey
 from batchflex.resume import Done
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called, write_rows
@@ -86,7 +86,8 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     folder = tmp_path_factory.mktemp("places")
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = {"params": {"model": "m"}, "sweep": sweep, "input": {"path": str(folder / "in.jsonl"), "dedupe": dedupe}}
-    plan = Plan(build(tables))
+    job = build(tables)
+    plan = Plan(job)
     chance = random.Random(seed)
     answers = [
         answer(plan, request, chance.choice(["ok", "ok", "ok", "truncated", "failed"]))
@@ -97,11 +98,16 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     parts.mkdir()
     for number in range(0, len(answers), 7):
         store.write_part(parts, number, answers[number : number + 7])
-    surveyed, placed = Done(parts, 1), Done(parts, 1, plan.labels)
-    left = [request for block in plan.blocks() for request in surveyed.sort_out(block, survey=True)]
+    whole, surveyed, placed = Done(parts, 1), Done(parts, 1), Done(parts, 1, plan.labels)
+    left = [request for block in plan.blocks() for request in whole.sort_out(block)]
+    census, after = survey(job, plan, surveyed)
+    again = list(plan.blocks(after))
+    assert [request for block in again for request in surveyed.sort_out(block)] == left
+    assert after.requests + sum(map(len, again)) == census.planned == len(everything(plan))
     passed = placed.passed(plan.per_item)
     read = list(plan.blocks(passed))
     assert [request for block in read for request in placed.sort_out(block)] == left
+    assert passed.requests + sum(map(len, read)) == census.planned
     assert placed.statuses() == surveyed.statuses()
     assert placed.planned().sort("row", "point", "hi").equals(surveyed.planned().sort("row", "point", "hi"))
     one, other = placed.census(), surveyed.census()
