@@ -44,8 +44,11 @@ class Courtesy:
         """What this thread does from now on is the work."""
         self._before.s = self._clock()
 
+    def due_s(self) -> float:
+        """How long it would pause now."""
+        return 0.0 if self._hurry.is_set() else pause_s(self._clock() - self._before.s)
+
     def __call__(self) -> None:
-        wait_s = pause_s(self._clock() - self._before.s)
-        if wait_s:
+        if wait_s := self.due_s():
             self._hurry.wait(wait_s)
             self._before.s = self._clock()

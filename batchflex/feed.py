@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,18 +13,18 @@ import anyio.to_thread
 import msgspec
 
 from .courtesy import Courtesy
+from .errors import InputError
 from .items import Itemizer
-from .job import Job
+from .job import SHAPING, Job
 from .keyset import KeySet
 from .model import Request
 from .plan import Passed, Planner, points
-from .source import Source
+from .source import FINE_S, Signature, Source
 
 _BLOCK_REQUESTS = 400
 _READ_AHEAD = 2_000
 _PLENTY = 500
 _WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
-_SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
 
 
 class Plan:
@@ -40,6 +41,9 @@ class Plan:
         self._default_model = default_model
         self._source = Source(job.input.path, job.input.format, frame, without=job.out)
         self._signature = self._source.signature()
+        if self._signature is None and frame is None:
+            time.sleep(FINE_S)  # written just now, as it is when a program makes an input and asks it
+            self._signature = self._source.signature()
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
@@ -51,13 +55,19 @@ class Plan:
         The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, of
         files written a moment ago, and as soon as one has changed since this object was made.
         """
-        if self._signature is None or self._source.signature() != self._signature:
+        if self._signature is None or self._seen_now() != self._signature:
             return None
         resolved = self._job.resolved()
-        shaping = {name: resolved.get(name) for name in _SHAPING}
+        shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name != "limit"}
         made_of = [_WAY_OF_PLANNING, shaping, self._default_model, self._signature]
         return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
+
+    def _seen_now(self) -> Signature | None:
+        try:
+            return self._source.signature()
+        except InputError:  # one is gone
+            return None
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
         """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.

@@ -429,10 +429,13 @@ def _absolute(job: Job, folder: Path) -> Job:
 # ----------------------------------------------------------------------------------------------- between two jobs
 
 
+# The sections that shape what is sent; the others say how, and what becomes of it.
+SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
+
+
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two resolved jobs in anything that shapes the requests, as ``place: old → new``."""
-    shaping = ("params", "override", "prompt", "prompts", "sweep", "input")
-    one, two = (_flat({k: job[k] for k in shaping if job.get(k)}) for job in (old, new))
+    one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
         shapes = not place.startswith("input.") or place in ("input.id", "input.dedupe")

@@ -117,12 +117,17 @@ class Keeper:
             tasks.start_soon(self._keep_sealed)
 
     async def _keep_synced(self) -> None:
-        while True:
-            due = anyio.current_time() + self._policy.sync_s
-            async with self._descriptor:
-                await anyio.to_thread.run_sync(self._journal.sync)
-                await anyio.to_thread.run_sync(self._journal.hold, self._reserve_bytes(self._journal.longest))
-            await anyio.sleep_until(due)
+        try:
+            while True:
+                due = anyio.current_time() + self._policy.sync_s
+                async with self._descriptor:
+                    await anyio.to_thread.run_sync(self._journal.sync)
+                    await anyio.to_thread.run_sync(self._journal.hold, self._reserve_bytes(self._journal.longest))
+                await anyio.sleep_until(due)
+        finally:
+            # Cancelled: whatever is being sealed is waited for.
+            self._ending = True
+            self._courtesy.hurry()
 
     async def _keep_sealed(self) -> None:
         while True:
@@ -144,17 +149,13 @@ class Keeper:
         _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
         journal.drop(self._folder.journal, number)
 
-    def hurry(self) -> None:
-        """Nothing more comes: what is being sealed is waited for."""
-        self._ending = True
-        self._courtesy.hurry()
-
     async def finish(self) -> None:
         """Seal what is left.
 
         :raises StorageError: if the disk is full; then everything is still in the journal.
         """
-        self.hurry()
+        self._ending = True
+        self._courtesy.hurry()
         number = self._journal.number
         await anyio.to_thread.run_sync(self._journal.close)
         if self._journal.rows:

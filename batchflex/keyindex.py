@@ -30,16 +30,6 @@ def halves(keys: Sequence[bytes]) -> pl.DataFrame:
     return pl.DataFrame({"hi": flat.gather_every(2), "lo": flat.gather_every(2, 1)})
 
 
-def halves_of_hex(keys: pl.Series) -> pl.DataFrame:
-    """Keys written as 32 hexadecimal digits, as :func:`halves` gives them."""
-    return pl.DataFrame(
-        {
-            "hi": keys.str.slice(0, 16).str.decode("hex").bin.reinterpret(dtype=pl.UInt64, endianness="little"),
-            "lo": keys.str.slice(16, 16).str.decode("hex").bin.reinterpret(dtype=pl.UInt64, endianness="little"),
-        }
-    )
-
-
 def cut(frame: pl.DataFrame) -> pl.DataFrame:
     """Keys with 32 bits of ``lo`` in place of 64."""
     return frame.select("hi", (pl.col("lo") & pl.lit(2**32 - 1, dtype=pl.UInt64)).cast(pl.UInt32))
@@ -92,7 +82,7 @@ def head(table: pa.Table) -> pl.DataFrame:
 
 
 def _halves(keys: pa.ChunkedArray, prefix: str) -> pl.DataFrame:
-    """As :func:`~batchflex.keyindex.halves_of_hex`, for keys that lie side by side: ten times as fast."""
+    """Keys written as 32 hexadecimal digits, as :func:`halves` gives them; they lie side by side."""
     text = b"".join(memoryview(c.buffers()[2])[32 * c.offset : 32 * (c.offset + len(c))] for c in keys.chunks if len(c))
     whole = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(binascii.unhexlify(text))])
     flat = pl.Series(whole)

@@ -1,10 +1,10 @@
 """How many requests go to an endpoint before it has answered a row.
 
 The first one goes alone: it is enough to learn that a key, an address or a model is wrong. Where an answer takes long that
-would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that address and key
-are right. What it may refuse all the same, for want of credit say, it refuses in about the time that the list took, and
-it gets a few times that; then each step lets eight times as many go. An endpoint that tells of rate limits is not
-opened: how many it takes is in its first answer.
+would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that the address and
+the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
+the list took, and it gets a few times that; then each step lets eight times as many go. An endpoint that tells of rate
+limits is not opened: how many it takes is in its first answer.
 """
 
 from __future__ import annotations

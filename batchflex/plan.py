@@ -31,6 +31,9 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _NO_MODEL = "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
 
 
+_AHEAD, _MOST_AHEAD = 8, 1_024  # repetitions looked up at once
+
+
 class Point(NamedTuple):
     """One combination of swept values. ``label`` is its JSON object, in the order of the sweep."""
 
@@ -129,6 +132,7 @@ class Planner:
         self._seen = seen
         self._partial = partial
         self._repeats: dict[bytes, int] = {}
+        self._ahead: dict[bytes, tuple[int, list[bool]]] = {}
         self._dedupe = job.input.dedupe
         self._numbers_seeds = self.samples > 1 and "seed" not in job.sweep.grid
         self._base = ({"model": default_model} if default_model else {}) | job.params
@@ -150,6 +154,9 @@ class Planner:
         known = self._seen.add([*(request.key for request in planned), *places])
         if not any(known):
             return planned
+        if self._partial:
+            again = {key for key, shared in zip((r.key for r in planned), known, strict=False) if shared}
+            self._look_ahead([*again, *{p for p, shared in zip(places, known[len(planned) :], strict=True) if shared}])
         kept = []
         for index, (place, shared) in enumerate(zip(places, known[len(planned) :], strict=True)):
             turn = self._count(place) if shared else 0
@@ -161,16 +168,26 @@ class Planner:
     def _count(self, key: bytes) -> int:
         """Which repetition of this key or slot it is: the first number that none before has."""
         number = self._repeats.get(key, 0) + 1
-        step = 1
-        while self._partial:
-            taken = self._seen.find([_numbered(key, number + i) for i in range(step)])
-            if not all(taken):
-                number += taken.index(False)
-                break
-            number += step
-            step = min(2 * step, 1_000)
+        while self._partial and self._is_taken(key, number):
+            number += 1
         self._repeats[key] = number
         return number
+
+    def _is_taken(self, key: bytes, number: int) -> bool:
+        """Whether an item that was left out has this repetition."""
+        first, taken = self._ahead.get(key, (0, []))
+        if not first <= number < first + len(taken):
+            step = max(1, min(2 * len(taken), _MOST_AHEAD))
+            first, taken = number, self._seen.find([_numbered(key, number + i) for i in range(step)])
+            self._ahead[key] = first, taken
+        return taken[number - first]
+
+    def _look_ahead(self, keys: list[bytes]) -> None:
+        """Look up the next repetitions of all these at once."""
+        firsts = [self._repeats.get(key, 0) + 1 for key in keys]
+        pairs = list(zip(keys, firsts, strict=True))
+        taken = self._seen.find([_numbered(key, first + i) for key, first in pairs for i in range(_AHEAD)])
+        self._ahead = {key: (first, taken[_AHEAD * at : _AHEAD * (at + 1)]) for at, (key, first) in enumerate(pairs)}
 
     def _told_apart(self, request: Request, turn: int, *, repeated: bool) -> Request:
         """``turn`` is how many rows before had the same id; ``repeated`` whether one of any id made the same request."""

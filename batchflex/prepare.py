@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from . import keep, store
-from .errors import InputError, JobChanged
+from .errors import FolderError, InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
 from .job import Job, changes, endpoint_of
@@ -59,7 +59,7 @@ class Prepared(NamedTuple):
 
 class Settled(msgspec.Struct, frozen=True):
     """What the table of results tells of the run that made it: the plan it was made for and its ``input.limit``, how many
-    requests that has, and of which parts the table was made. ``rows`` counts its rows of each status."""
+    requests that has, and of which parts the table was made. ``rows`` counts those of each status that were done."""
 
     plan: str
     limit: int | None
@@ -96,8 +96,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
     """
     carry_schema, identity = plan.carry_schema(), plan.identity()
-    journaled = folder.read_state().get("plan")
-    segment = keep.recover(folder, carry_schema, identity if identity == journaled else None)
+    segment = keep.recover(folder, carry_schema, identity if identity == _plan_of_last_run(folder) else None)
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     placed: Prepared | None = None
@@ -114,6 +113,15 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     return prepared._replace(moved_from=moved_from)
 
 
+def _plan_of_last_run(folder: Folder) -> str | None:
+    """As its state tells, which can be made again and so may be damaged."""
+    try:
+        told = folder.read_state().get("plan")
+    except FolderError:
+        return None
+    return told if isinstance(told, str) else None
+
+
 def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prepared | None:
     """All answers are to this very plan: what is left is found without going through it. ``None`` if some are beyond its
     ``input.limit``."""
@@ -123,18 +131,20 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     census = done.census()._replace(planned=known.planned if known is not None else None)
-    blocks: Iterator[list[Request]] = iter(())
+    blocks: Iterator[list[Request]] | None = None
     passed = 0
     if census.left != 0:
         rows = done.passed(plan.per_item)
-        blocks, passed = plan.blocks(rows), rows.requests
-    return Prepared(0, done.statuses(), census, None, done, blocks, passed, placed=True)
+        blocks, passed = preflight(job, lambda: plan.blocks(rows), done.sort_out), rows.requests
+        if blocks is None:
+            census = census._replace(planned=passed)
+    return Prepared(0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=True)
 
 
 def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
     """Hold the whole plan against the answers, and refuse what must not be begun."""
     if not store.part_numbers(folder.parts):
-        blocks = preflight(job, plan)
+        blocks = preflight(job, plan.blocks)
         return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
     from .resume import Done
 
@@ -191,14 +201,18 @@ def survey(job: Job, plan: Plan, done: Done) -> tuple[Census, Passed]:
     return done.census(), Passed(bytes(rows), seen, requests)
 
 
-def preflight(job: Job, plan: Plan) -> Iterator[list[Request]] | None:
+def preflight(
+    job: Job,
+    begin: Callable[[], Iterator[list[Request]]],
+    sort_out: Callable[[list[Request]], list[Request]] = list,
+) -> Iterator[list[Request]] | None:
     """Look at the first 10,000 requests, so that a wrong template or column costs nothing, and return all. ``None`` if
-    there is none.
+    there is none. ``begin`` gives the blocks from their beginning, ``sort_out`` what is still to be asked of one.
 
     :raises InputError: as :func:`prepare`.
     """
     faulty = _Faults(job)
-    blocks = plan.blocks()
+    blocks = begin()
     held: list[list[Request]] = []
     size, some = 0, False
     for block in blocks:
@@ -206,12 +220,12 @@ def preflight(job: Job, plan: Plan) -> Iterator[list[Request]] | None:
         size += sum(len(request.body) for request in block)
         if size <= _HELD_BYTES:
             held.append(block)
-        if not faulty.look_at(block, len(block)):
+        if not faulty.look_at(sort_out(block), len(block)) and some:
             break
     faulty.check()
     if not some:
         return None
-    return plan.blocks() if size > _HELD_BYTES else itertools.chain(held, blocks)
+    return begin() if size > _HELD_BYTES else itertools.chain(held, blocks)
 
 
 class _Faults:

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from . import keyindex
+from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Request
@@ -36,17 +37,21 @@ class Done:
 
     def __init__(self, parts: Path, retry_failed: int, labels: Sequence[str] | None = None) -> None:
         self._parts = parts
-        self._labels = labels
+        self._is_placed = labels is not None
+        self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
         wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
         if labels is not None:
             schema |= {"row": pl.Int64, "point": pl.Int32}
             order = {label: number for number, label in enumerate(labels)}
-            wanted += [pl.col("row"), pl.col("point").replace_strict(order, return_dtype=pl.Int32)]
+            point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
+            wanted += [pl.col("row"), point]
         columns = [name for name in schema if name not in ("hi", "lo")]
         frames = [part.select(wanted) for part in keyindex.read_keys(parts, columns)]
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
+        if labels is not None and index["point"].null_count():
+            raise FolderError(f"a part in {parts} names a sweep point that its plan does not have; move it away")
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
         index = keyindex.last_of_each(index)
         self._keys = index.select("hi", "lo")
@@ -105,7 +110,8 @@ class Done:
     @property
     def end(self) -> int:
         """The number of rows up to the last that has an answer, as far as the places of answers are known."""
-        return max(self._row, default=-1) + 1
+        last = self._rows().max()
+        return 0 if last is None else int(last) + 1  # type: ignore[arg-type]
 
     def passed(self, per_item: int) -> Passed:
         """With ``labels``: the rows of which each of the ``per_item`` requests has its answer."""
@@ -117,17 +123,16 @@ class Done:
         mask = pl.zeros(end, dtype=pl.UInt8, eager=True).scatter(rows, 1)
         seen = KeySet()
         for part in keyindex.read_keys(self._parts, ["slot", "row", "sample", "point"]):
-            inside = part.filter(pl.col("row") < end)
-            inside = inside.filter(mask.gather(inside["row"]) == 1)
+            inside = part.filter(mask.gather(part["row"]) == 1)
             seen.add_all(inside)
-            first = (pl.col("sample") == 0) & (pl.col("point") == (self._labels or ("",))[0])
+            first = (pl.col("sample") == 0) & (pl.col("point") == self._first_label)
             seen.add_all(inside.filter(first).select(hi="slot_hi", lo="slot_lo"))
         return Passed(bytes(raw(mask)), seen, int(mask.sum()) * per_item)
 
     def census(self) -> Census:
         """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""
-        if self._labels is not None:
-            again = sum(self._again)
+        if self._is_placed:
+            again = self._again.count(1)
             return Census(None, len(self) - again, again, 0, 0, None, 0)
         changed = self._changes = self._changed()
         if not changed.height:

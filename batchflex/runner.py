@@ -301,7 +301,6 @@ class _Conduct:
                         if limits.active_hours is not None:
                             await beside.start(self._keep_hours, gate, limits.active_hours)
                         await asking.everything(self._feed, slots)
-                        keeper.hurry()
                         beside.cancel_scope.cancel()
         finally:
             if self._at_once:
@@ -501,8 +500,9 @@ class _Conduct:
         if done is not None and not self._prepared.placed:
             planned, since = done.planned(), self._prepared.segment
         made = table.assemble(folder.parts, self._job.sweep.grid, self._plan.labels, planned, since, pending)
-        if pending or not table.is_current(folder.results, made):
-            table.write_results(folder.results, made, self._settled(pending))
+        settled = self._settled(pending)
+        if pending or not table.is_current(folder.results, made, settled):
+            table.write_results(folder.results, made, settled)
 
     def _settled(self, pending: list[Outcome]) -> dict[bytes, bytes]:
         """For the next run: what it need not find out if nothing has changed."""

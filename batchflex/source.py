@@ -28,8 +28,12 @@ _FORMATS = {
 _PACKED = (".gz", ".zst")
 BLOCK_ROWS = 1_000
 BLOCK_BYTES = 4 << 20
+_TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
 # How long a file system may give the same time to two changes: some keep seconds only.
-_FINE_NS, _COARSE_NS = 50_000_000, 3_000_000_000
+FINE_S = 0.05
+_COARSE_S = 3.0
+# What :meth:`Source.signature` tells of each file.
+Signature = tuple[tuple[str | int, ...], ...]
 # What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
 _DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
 
@@ -125,7 +129,7 @@ class Source:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
             first = end
 
-    def signature(self) -> tuple[tuple[str | int, ...], ...] | None:
+    def signature(self) -> Signature | None:
         """What tells that the files are still those that were read, without reading them: names, inodes, sizes and times.
 
         ``None`` if that cannot be told: of a frame, or while a file is so young that it might be written to again without
@@ -143,7 +147,7 @@ class Source:
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
             newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
-            if newest > now - (_COARSE_NS if newest % 1_000_000_000 == 0 else _FINE_NS):
+            if newest > now - 1e9 * (_COARSE_S if newest % 1_000_000_000 == 0 else FINE_S):
                 return None
             told.append((str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         return tuple(told)
@@ -284,7 +288,7 @@ def _read_jsonl(path: Path, max_rows: int, position: int, skip: bytes) -> Iterat
                 lines.append(number)
                 size += len(line)
             position += 1
-            if len(rows) >= max_rows or size >= BLOCK_BYTES:
+            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % _TOLD_ROWS == 0:
                 yield _Rows(position, rows, at, lines)
                 rows, at, lines, size = [], [], [], 0
     yield _Rows(position, rows, at, lines)
@@ -356,6 +360,8 @@ def _read_csv(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator
                 continue
             position += 1
             if position <= len(skip) and skip[position - 1]:
+                if position % _TOLD_ROWS == 0:
+                    yield _Rows(position, [], [])
                 continue
             if len(cells) != len(header):
                 rows.append(Fault(f"has {len(cells)} cells, the header {len(header)}"))

@@ -39,6 +39,7 @@ _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 _PLAN = b"batchflex.plan"
+_LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
 _AT_ONCE = 200  # rows
 
 
@@ -121,13 +122,15 @@ def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing
     return pa.Table.from_arrays(arrays, schema=_PART_SCHEMA)
 
 
-def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array:
+def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
     """A column in one block of memory, which goes back to the system when it is freed; made piece by piece, as that holds
     the interpreter lock."""
     pieces = []
     for begin in range(0, len(column), _AT_ONCE):
         pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
         between()
+    if sum(piece.nbytes for piece in pieces) >= _LARGEST_ARRAY:
+        return pa.chunked_array(pieces)
     return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
 
 
@@ -164,8 +167,9 @@ def footer(folder: Path, number: int) -> Footer:
 
 
 def stamp(folder: Path) -> str:
-    """What tells these parts from others without reading them: their numbers and sizes, as a digest."""
-    sizes = [(number, part_path(folder, number).stat().st_size) for number in part_numbers(folder)]
+    """What tells these parts from others without reading them: their numbers, sizes and times, as a digest."""
+    stats = [(number, part_path(folder, number).stat()) for number in part_numbers(folder)]
+    sizes = [(number, stat.st_size, stat.st_mtime_ns) for number, stat in stats]
     return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest()
 
 

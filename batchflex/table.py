@@ -128,7 +128,8 @@ def assemble(
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
 
-    made_of = _digest([list(COLUMNS), tables.numbers, tables.sizes, dict(grid), list(labels)], places.index)
+    known = [list(COLUMNS), store.stamp(folder), [o.key for o in pending], dict(grid), list(labels)]
+    made_of = _digest(known, places.index)
     return Assembled(shape.schema, places.index.height, batches(), made_of)
 
 
@@ -161,9 +162,10 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(group)
 
 
-def is_current(path: Path, assembled: Assembled) -> bool:
-    """Whether the table at ``path`` is this one already."""
-    return store.told(path).get(_MADE_OF) == assembled.made_of
+def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
+    """Whether the table at ``path`` is this one already, and tells the same."""
+    there = store.told(path)
+    return there.get(_MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
@@ -189,10 +191,6 @@ class _Parts:
         self._begins: list[int] = []
         self._row_bytes: list[int] = []
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-
-    @property
-    def sizes(self) -> list[int]:
-        return [footer.size for footer in self.footers.values()]
 
     def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
         """For each part: its number and some of its columns, as :func:`keyindex.head` gives them, with ``where`` each row is.

@@ -4,13 +4,25 @@ import hashlib
 import random
 
 import polars as pl
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchflex.keyindex import SortedKeys, halves, halves_of_hex
+from batchflex import keyindex
+from batchflex.keyindex import SortedKeys, halves
 from batchflex.keyset import KeySet
 
 MODERATE = settings(deadline=None, max_examples=60)
+
+
+def halves_of_hex(keys: pl.Series) -> pl.DataFrame:
+    """Keys written as 32 hexadecimal digits, as :func:`halves` gives them."""
+    return pl.DataFrame(
+        {
+            "hi": keys.str.slice(0, 16).str.decode("hex").bin.reinterpret(dtype=pl.UInt64, endianness="little"),
+            "lo": keys.str.slice(16, 16).str.decode("hex").bin.reinterpret(dtype=pl.UInt64, endianness="little"),
+        }
+    )
 
 
 def key(number: int) -> bytes:
@@ -61,5 +73,7 @@ def test_sorted_keys_find_the_position(members, wanted):
 
 def test_both_ways_of_writing_a_key_are_one():
     keys = [key(number) for number in range(100)]
-    assert halves_of_hex(pl.Series([k.hex() for k in keys])).equals(halves(keys))
+    written = [k.hex() for k in keys]
+    assert keyindex._halves(pa.chunked_array([written[:30], written[30:]]), "").equals(halves(keys))
+    assert halves_of_hex(pl.Series(written)).equals(halves(keys))
     assert halves([]).equals(halves_of_hex(pl.Series([], dtype=pl.String)))

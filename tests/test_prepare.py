@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchflex import journal, keep, store
-from batchflex.errors import JobChanged
+from batchflex.errors import FolderError, InputError, JobChanged
 from batchflex.feed import Plan
 from batchflex.folder import Folder
-from batchflex.job import Job, build
+from batchflex.job import SHAPING, Job, build
 from batchflex.model import Outcome, Request
 from batchflex.prepare import Prepared, prepare, survey
 from batchflex.resume import Done
@@ -71,6 +73,7 @@ ROW = st.builds(
     rows=st.lists(ROW, min_size=1, max_size=25),
     sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}, {"seed": [1, 2], "samples": 2}]),
     dedupe=st.booleans(),
+    limit=st.none() | st.integers(1, 30),
     seed=st.integers(0, 1_000),
     share=st.sampled_from([0.2, 0.7, 0.95, 1.0]),
 )
@@ -80,12 +83,15 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     rows: list[dict[str, Any]],
     sweep: dict[str, Any],
     dedupe: bool,
+    limit: int | None,
     seed: int,
     share: float,
 ) -> None:
     folder = tmp_path_factory.mktemp("places")
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = {"params": {"model": "m"}, "sweep": sweep, "input": {"path": str(folder / "in.jsonl"), "dedupe": dedupe}}
+    if limit is not None:
+        tables["input"]["limit"] = limit
     job = build(tables)
     plan = Plan(job)
     chance = random.Random(seed)
@@ -175,6 +181,41 @@ def test_an_input_that_was_written_to_is_gone_through(half: Job, tmp_path: Path)
     assert not found.placed and left(found) == ["s2", "r5", "r6", "r7", "r8", "r9"]
 
 
+def test_a_bad_row_beyond_what_was_answered_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+    rows = [asked(str(i), id=f"r{i}") for i in range(6)]
+    job = job_of(tmp_path, [*rows[:5], {"id": "bad"}])
+    plan, folder = Plan(job), Folder(job.out)
+    with folder.held():
+        store.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
+    with pytest.raises(InputError, match=r"in\.jsonl, line 6: has neither 'messages' nor 'body'"):
+        prepared(job)
+
+
+def test_when_all_is_answered_and_there_is_no_table_nothing_is_asked(half: Job) -> None:
+    plan, folder = Plan(half), Folder(half.out)
+    store.write_part(folder.parts, 2, [answer(plan, r) for r in everything(plan)[5:]], plan=plan.identity())
+    found = prepared(half)
+    assert found.placed and found.finished and not found.complete and left(found) == []
+
+
+def test_a_state_that_cannot_be_read_is_no_reason_to_stop(half: Job) -> None:
+    Folder(half.out).state.write_text('{"plan"')
+    assert left(prepared(half)) == ["r5", "r6", "r7", "r8", "r9"]
+
+
+def test_a_part_with_a_sweep_point_that_its_plan_does_not_have_is_damaged(half: Job) -> None:
+    plan, folder = Plan(half), Folder(half.out)
+    odd = msgspec.structs.replace(answer(plan, everything(plan)[5]), point='{"seed":1}')
+    store.write_part(folder.parts, 2, [odd], plan=plan.identity())
+    with pytest.raises(FolderError, match="names a sweep point that its plan does not have"):
+        prepared(half)
+
+
+def test_every_section_of_a_job_shapes_the_requests_or_does_not() -> None:
+    others = {"job", "endpoint", "endpoints", "prices", "limits", "retry", "journal"}
+    assert set(Job.model_fields) == {*SHAPING, *others}
+
+
 @pytest.mark.parametrize("told", ["the same", "another", None])
 def test_answers_in_a_journal_belong_to_the_plan_that_the_killed_run_told(half: Job, told: str | None) -> None:
     folder = Folder(half.out)
@@ -239,14 +280,51 @@ def test_a_finished_job_is_known_by_the_foot_of_its_table(
     results = tmp_path / "out" / "results.parquet"
     made = results.stat().st_mtime_ns
     with monkeypatch.context() as patched:
-        for name in ("read_part",):
-            patched.setattr(store, name, lambda *args: pytest.fail("a part was read"))
+        patched.setattr(store, "read_part", lambda *given: pytest.fail("a part was read"))
         again = run()
     assert (again["planned"], again["done"], again["ok"], again["requests_sent"]) == (40, 40, 40, 0)
     assert results.stat().st_mtime_ns == made and endpoint.stats()["requests"] == 40
 
+    before = results.read_bytes()
     store.part_path(tmp_path / "out" / "parts", 1).unlink()
-    assert run()["requests_sent"] == 40, "its answers are gone, whatever the table says"
+    again = run()
+    assert again["requests_sent"] == 40, "its answers are gone, whatever the table says"
+    assert results.read_bytes() != before
+    assert set(pl.read_parquet(results)["run_id"]) == {again["run_id"]}
+
+
+def test_an_input_that_was_touched_is_gone_through_once(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    (tmp_path / "in.jsonl").touch()
+    passes = []
+    monkeypatch.setattr("batchflex.prepare.survey", lambda *given: passes.append(given) or survey(*given))
+    for _ in range(3):
+        assert run()["requests_sent"] == 0
+    assert len(passes) == 1
+
+
+def test_an_input_that_goes_away_while_it_is_asked_does_no_harm(
+    run: Any, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    endpoint.knobs(latency_s=0.5)
+    path = tmp_path / "in.jsonl"
+
+    def move_once_asked() -> None:
+        for _ in range(500):
+            if endpoint.stats()["requests"]:
+                path.rename(tmp_path / "done.jsonl")
+                return
+            time.sleep(0.02)
+
+    mover = threading.Thread(target=move_once_asked)
+    mover.start()
+    ended = run("--concurrency", 40)
+    mover.join()
+    assert not path.exists()
+    assert (ended["exit_code"], ended["ok"]) == (0, 40)
+    assert pl.read_parquet(tmp_path / "out" / "results.parquet").height == 40
 
 
 def test_a_finished_job_whose_rows_failed_is_tried_again(run: Any, endpoint: CountingEndpoint) -> None:
