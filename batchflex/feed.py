@@ -80,7 +80,8 @@ class Plan:
         for block in self._source.blocks(max(1, _BLOCK_REQUESTS // self.per_item), rows):
             items = self._itemizer.items(block)
             if limit is not None and items[-1].row >= limit:
-                yield planner.requests([item for item in items if item.row < limit])
+                if within := [item for item in items if item.row < limit]:
+                    yield planner.requests(within)
                 return
             yield planner.requests(items)
 
