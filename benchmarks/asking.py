@@ -119,7 +119,7 @@ def tls(shop: Workshop) -> list[Figure]:
 
 
 def stall(shop: Workshop) -> list[Figure]:
-    """How long the event loop did not come back to a task that sleeps 5 ms at a time."""
+    """How late the event loop calls back what is due every 5 ms."""
     rows = shop.size(_MILLION)
     source, said = shop.rows(rows), shop.folder / "stalls.json"
     script = str(Path(__file__).with_name("stalls.py"))

@@ -38,14 +38,15 @@ def resume_large(shop: Workshop) -> list[Figure]:
             half = shop.fresh("half")
             _script("halve", whole, half)
             command = shop.command(source, half, target.base_url, 256)
-            begun.append(shop.first_request_s(target, command, _HALF_WITHIN_S))
+            begun.append(shop.first_request(target, command, _HALF_WITHIN_S))
         again = _again(shop, target, source, rows, usual=2)
         note = "rows of 250 bytes"
         return [
             Figure(f"finished, {rows:,} rows: until the exit", "s", [e.wall_s for e in again], 15, 5, note=note),
             Figure("peak", "MB of RSS", [each.peak_mb for each in again], 1024, note=note),
-            Figure(f"half-done, {rows:,} rows: first request after start", "s", begun, 20, note=note,
-                   target=target.name),
+            Figure(f"half-done, {rows:,} rows: first request after start", "s", [each.seconds for each in begun], 20,
+                   note=note, target=target.name),
+            Figure("peak until then", "MB of RSS", [each.peak_mb for each in begun], note=note),
         ]  # fmt: skip
 
 

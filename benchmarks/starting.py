@@ -29,7 +29,7 @@ def first(shop: Workshop) -> list[Figure]:
         for _ in shop.runs(5):
             out = shop.fresh("out")
             command = shop.command(source, out, target.base_url, 256)
-            many.append(shop.first_request_s(target, command, _PATIENCE_S))
+            many.append(shop.first_request(target, command, _PATIENCE_S).seconds)
     return [
         Figure("first request after start, 1 row", "s", one, 0.5, target=target.name),
         Figure(f"first request after start, {rows:,} rows of JSONL", "s", many, 1.0, target=target.name,

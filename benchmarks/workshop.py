@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from processes import Refused, Spent, measure, start
@@ -17,6 +18,13 @@ _PROMPT = "Is this review positive or negative? " + "The kettle boils quickly an
 _SHORT_PROMPT = "Is this review positive or negative? " + "The kettle boils quickly and is quiet. " * 3
 _WRITTEN_AT_ONCE = 10_000
 _LOOK_EVERY_S = 0.05
+
+
+class Begun(NamedTuple):
+    """Seconds from the start of a client to its first request, and the most memory it had until then."""
+
+    seconds: float
+    peak_mb: float
 
 
 class Workshop:
@@ -74,8 +82,8 @@ class Workshop:
         written = pq.read_metadata(out / "results.parquet").num_rows
         agree(rows, rows if asked is None else asked, target, written)
 
-    def first_request_s(self, target: Running, command: Sequence[str], within_s: float) -> float:
-        """Seconds from the start of a client to its first request; then the client is killed.
+    def first_request(self, target: Running, command: Sequence[str], within_s: float) -> Begun:
+        """Start a client, and kill it when its first request has come.
 
         :raises Refused: if none came within ``within_s`` seconds.
         """
@@ -87,10 +95,12 @@ class Workshop:
                 if process.poll() is not None or time.monotonic() > began + within_s:
                     raise Refused(f"no request came within {time.monotonic() - began:.0f} s of the start")
                 time.sleep(_LOOK_EVERY_S)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
         finally:
             process.kill()
             process.wait()
-        return first - began
+        return Begun(first - began, peak / 1024)
 
 
 def agree(rows: int, asked: int, target: Running, written: int) -> None:
