@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -72,12 +73,23 @@ class Plan:
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
         """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
 
-        :raises InputError: if a file is damaged beyond single rows.
+        :raises InputError: if a file is damaged beyond single rows; with ``passed`` also if it is not the one any more
+            that this plan was made of.
         """
         rows, seen = (passed.rows, passed.seen) if passed is not None else (b"", KeySet())
         planner = Planner(self._job, seen, self._default_model, partial=passed is not None)
         limit = self._job.input.limit
-        for block in self._source.blocks(max(1, _BLOCK_REQUESTS // self.per_item), rows):
+
+        def heed(path: Path) -> None:
+            if passed is not None:
+                raise InputError(
+                    f"{path} was changed while it was being asked, so which of its rows are done cannot be told; "
+                    "run the same command again"
+                )
+            self._signature = None
+
+        size = max(1, _BLOCK_REQUESTS // self.per_item)
+        for block in self._source.blocks(size, rows, self._signature, heed):
             items = self._itemizer.items(block)
             if limit is not None and items[-1].row >= limit:
                 if within := [item for item in items if item.row < limit]:

@@ -75,7 +75,8 @@ class Settled(msgspec.Struct, frozen=True):
 
 def settled(folder: Folder, identity: str | None, limit: int | None) -> Settled | None:
     """What the table of results says of a plan; ``None`` if it was made for another, or of other parts."""
-    raw = store.told(folder.results).get(SETTLED)
+    told, rows = store.told(folder.results)
+    raw = told.get(SETTLED)
     if raw is None or identity is None:
         return None
     try:
@@ -83,7 +84,8 @@ def settled(folder: Folder, identity: str | None, limit: int | None) -> Settled 
     except msgspec.DecodeError:
         return None
     wanted = (identity, limit, store.stamp(folder.parts))
-    return found if (found.plan, found.limit, found.parts) == wanted else None
+    is_whole = rows >= sum(found.rows.values())
+    return found if is_whole and (found.plan, found.limit, found.parts) == wanted else None
 
 
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
@@ -162,8 +164,11 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
         done.keep_changed()
         kept = census.changed
         census = census.keeping()._replace(orphans=census.orphans - kept)
-    left = plan.blocks(passed) if census.left else iter(())
-    return Prepared(0, done.statuses(), census, None, done, left, passed.requests, kept=kept)
+    if not census.left:
+        return Prepared(0, done.statuses(), census, None, done, iter(()), kept=kept)
+    if plan.identity() is None:  # it might be changed before it is read again
+        return Prepared(0, done.statuses(), census, None, done, plan.blocks(), kept=kept)
+    return Prepared(0, done.statuses(), census, None, done, plan.blocks(passed), passed.requests, kept=kept)
 
 
 def _concerned(job: Job, folder: Folder, census: Census) -> int:

@@ -11,7 +11,7 @@ import gzip
 import io
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -32,8 +32,8 @@ _TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
 # How long a file system may give the same time to two changes: some keep seconds only.
 FINE_S = 0.05
 _COARSE_S = 3.0
-# What :meth:`Source.signature` tells of each file.
-Signature = tuple[tuple[str | int, ...], ...]
+# What :meth:`Source.signature` tells of each file: path, format, inode, size, times of change.
+Signature = tuple[tuple[str, str, int, int, int, int], ...]
 # What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
 _DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
 
@@ -102,11 +102,18 @@ class Source:
             found = [p for p in found if not p.resolve().is_relative_to(without.resolve())]
         self.files = [(p, _format(p, format)) for p in found]
 
-    def blocks(self, max_rows: int = BLOCK_ROWS, skip: bytes = b"") -> Iterator[Block]:
+    def blocks(
+        self,
+        max_rows: int = BLOCK_ROWS,
+        skip: bytes = b"",
+        signed: Signature | None = None,
+        on_change: Callable[[Path], None] | None = None,
+    ) -> Iterator[Block]:
         """The rows from the beginning, at most ``max_rows`` a block.
 
         ``skip`` has a byte for each of the first rows of the input. Those where it is not zero are passed over, which
-        costs a fraction of reading them.
+        costs a fraction of reading them. ``on_change`` is called before a block of a file is given that is not, or no
+        more, as it was ``signed``.
 
         :raises InputError: if a file cannot be opened or is damaged beyond single rows.
         """
@@ -117,13 +124,20 @@ class Source:
                     yield Block("", self._frame[at].to_dicts(), at, None)
             return
         first = 0
-        for path, kind in self.files:
+        for number, (path, kind) in enumerate(self.files):
             reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}[kind]
             end = first
+
+            def heed_changes(path: Path = path, kind: str = kind, number: int = number) -> None:
+                if signed is not None and on_change is not None and _signed(path, kind) != signed[number]:
+                    on_change(path)
+
+            heed_changes()
             try:
                 for read in reader(path, max_rows, first, skip):
                     end = read.end
                     if read.rows:
+                        heed_changes()
                         yield Block(path.name, read.rows, read.at, read.lines, first)
             except _DAMAGED as error:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
@@ -139,18 +153,13 @@ class Source:
         """
         if self._frame is not None:
             return None
-        told: list[tuple[str | int, ...]] = []
         now = time.time_ns()
-        for path, kind in self.files:
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-            newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
+        found = tuple(_signed(path, kind) for path, kind in self.files)
+        for _, _, _, _, modified, changed in found:
+            newest = max(modified, changed)
             if newest > now - 1e9 * (_COARSE_S if newest % 1_000_000_000 == 0 else FINE_S):
                 return None
-            told.append((str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-        return tuple(told)
+        return found
 
     def columns(self) -> list[str] | None:
         """The columns of a table input, known before its rows are; ``None`` for JSONL, where each line may differ."""
@@ -181,6 +190,14 @@ class Source:
         if all(kind == "jsonl" and path.suffix.lower() not in _PACKED for path, kind in self.files):
             return sum(_count_lines(path) for path, _ in self.files)
         return None
+
+
+def _signed(path: Path, kind: str) -> tuple[str, str, int, int, int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    return str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _expand(patterns: list[str]) -> list[Path]:
@@ -408,11 +425,8 @@ def _read_parquet(path: Path, max_rows: int, position: int, skip: bytes) -> Iter
             for batch in file.iter_batches(batch_size=rows_of_block, row_groups=groups) if groups else ():
                 at = _wanted(position, position + len(batch), skip)
                 begin, position = position, position + len(batch)
-                if len(at) < len(batch):
-                    batch = batch.take(pa.array([row - begin for row in at], pa.int64()))
-                yield _Rows(
-                    position, (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist(), at
-                )
+                rows = (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist()
+                yield _Rows(position, rows if len(at) == len(rows) else [rows[row - begin] for row in at], at)
             position = end
     yield _Rows(position, [], [])
 

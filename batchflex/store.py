@@ -173,12 +173,13 @@ def stamp(folder: Path) -> str:
     return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest()
 
 
-def told(path: Path) -> Mapping[bytes, bytes]:
-    """What the footer of any Parquet file tells; nothing if there is no such file, or it is none."""
+def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
+    """What the footer of any Parquet file tells, and its number of rows; nothing if there is no such file, or it is none."""
     try:
-        return pq.read_schema(path).metadata or {}
+        footer = pq.read_metadata(path)
     except (OSError, pa.ArrowException):
-        return {}
+        return {}, 0
+    return footer.metadata or {}, int(footer.num_rows)
 
 
 def are_of(folder: Path, plan: str) -> bool:

@@ -164,7 +164,7 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
-    there = store.told(path)
+    there, _ = store.told(path)
     return there.get(_MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
 
 

@@ -22,7 +22,9 @@ from batchflex.errors import FolderError, InputError, JobChanged
 from batchflex.feed import Plan
 from batchflex.folder import Folder
 from batchflex.job import SHAPING, Job, build
+from batchflex.keyset import KeySet
 from batchflex.model import Outcome, Request
+from batchflex.plan import Passed
 from batchflex.prepare import Prepared, prepare, survey
 from batchflex.resume import Done
 from tests.counting_endpoint import CountingEndpoint
@@ -303,6 +305,37 @@ def test_an_input_that_was_touched_is_gone_through_once(
     for _ in range(3):
         assert run()["requests_sent"] == 0
     assert len(passes) == 1
+
+
+def inserted(path: Path) -> None:
+    """Another row becomes the first of a file."""
+    path.write_text(json.dumps(asked("new", id="new")) + "\n" + path.read_text())
+
+
+def test_rows_are_not_passed_over_in_a_file_that_has_changed_since(half: Job, tmp_path: Path) -> None:
+    plan = Plan(half)
+    inserted(tmp_path / "in.jsonl")
+    with pytest.raises(InputError, match=r"in\.jsonl was changed while it was being asked"):
+        list(plan.blocks(Passed(b"\1" * 5, KeySet())))
+
+
+def test_answers_to_a_file_that_was_another_for_a_while_name_no_plan(tmp_path: Path) -> None:
+    link = tmp_path / "in.jsonl"
+    for name in ("v1", "v2"):
+        write_rows(tmp_path / name, 1_000)
+        aged(tmp_path / name)
+    link.symlink_to(tmp_path / "v1")
+    plan = Plan(build({"params": {"model": "m"}, "input": {"path": str(link)}}))
+    identity = plan.identity()
+    blocks = plan.blocks()
+    next(blocks)
+    assert plan.identity() == identity is not None
+    link.unlink()
+    link.symlink_to(tmp_path / "v2")
+    next(blocks)
+    link.unlink()
+    link.symlink_to(tmp_path / "v1")
+    assert plan.identity() is None, "though its file is now the one that it was made of"
 
 
 def test_an_input_that_goes_away_while_it_is_asked_does_no_harm(

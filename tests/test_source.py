@@ -303,6 +303,30 @@ def test_rows_that_are_passed_over(tmp_path, name, skip):
     assert all(b.rows for b in source.blocks(10, skip))
 
 
+def test_types_that_arrow_cannot_pick_rows_of_are_passed_over_too(tmp_path):
+    kinds = [pa.string_view(), pa.binary_view(), pa.list_(pa.string_view()), pa.struct([("a", pa.string_view())])]
+    values = ["x", b"x", ["x"], {"a": "x"}]
+    table = pa.table({f"c{i}": pa.array([v] * 20, k) for i, (k, v) in enumerate(zip(kinds, values, strict=True))})
+    pq.write_table(table, tmp_path / "in.parquet")
+    source = Source(str(tmp_path / "in.parquet"))
+    (whole,), (rest,) = source.blocks(), source.blocks(skip=b"\1" * 13)
+    assert rest.rows == whole.rows[13:] and list(rest.at) == list(range(13, 20))
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "in.jsonl"
+    pack(path, jsonl(ROWS))
+    time.sleep(0.06)
+    source = Source(str(path))
+    told: list[Path] = []
+    blocks = source.blocks(10, signed=source.signature(), on_change=told.append)
+    next(blocks)
+    assert told == []
+    path.touch()
+    next(blocks)
+    assert told == [path]
+
+
 def test_a_signature_tells_whether_files_are_the_same(tmp_path):
     def aged(path: Path) -> Source:
         stat = path.stat()
