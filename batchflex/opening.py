@@ -3,42 +3,65 @@
 The first one goes alone: it is enough to learn that a key, an address or a model is wrong. Where an answer takes long that
 would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that the address and
 the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
-the list took, and it gets a few times that; then each step lets eight times as many go. An endpoint that tells of rate
+the list took, and it gets a few times that; then each step lets 64 times as many go. An endpoint that tells of rate
 limits is not opened: how many it takes is in its first answer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
 
 from .errors import AttemptError
 from .gate import Gate
 from .probing import Way
 
+_MOMENT_S = 0.01
 _LEAST_STEP_S = 0.02
 _AS_LONG = 3.0
-_FACTOR = 8
+_FACTOR = 64
+_LOOK_S = 0.005
+_FIRST_WITHIN_S = 1.0
 
 
-async def open_early(gate: Gate, way: Way, models: Collection[str]) -> None:
-    """Open an endpoint step by step until it has answered a row, if it lists ``models``; else leave it as it is."""
-    wanted = {way.endpoint.model} if way.endpoint.model else set(models)
-    most = way.lane.pace.concurrency.most
-    if not wanted or most <= 1 or way.endpoint.is_hosted:
-        return
-    began = time.monotonic()
+async def open_early(tasks: TaskGroup, gate: Gate, ways: Sequence[Way], models: Collection[str]) -> None:
+    """Begin to open endpoints that list ``models``, each step by step until it has answered a row; the others are left as
+    they are. Returns when the lists have come, or after a moment: nothing is sent meanwhile, and so they come quickly."""
+    listed = []
+    for way in ways:
+        wanted = {way.endpoint.model} if way.endpoint.model else set(models)
+        if wanted and way.lane.pace.concurrency.most > 1 and not way.endpoint.is_hosted:
+            listed.append(anyio.Event())
+            tasks.start_soon(_open, gate, way, wanted, listed[-1])
+    with anyio.move_on_after(_MOMENT_S):
+        for event in listed:
+            await event.wait()
+
+
+async def _open(gate: Gate, way: Way, wanted: set[str], listed: anyio.Event) -> None:
+    lane, began = way.lane, time.monotonic()
     try:
         listing = await way.client.models()
     except AttemptError:
         return
+    finally:
+        listed.set()
     if listing.tells_limits or not wanted <= set(listing.ids):
         return
     step_s = max(_LEAST_STEP_S, _AS_LONG * (time.monotonic() - began))
+    for _ in range(int(_FIRST_WITHIN_S / _LOOK_S)):
+        if lane.in_flight:
+            break
+        await gate.sleep(_LOOK_S)
     on_trial = 1
-    while on_trial < most:
+    while on_trial < lane.pace.concurrency.most:
         await gate.sleep(step_s)
-        if way.lane.proven or way.lane.in_flight == 0 or gate.closed:
+        for _ in range(3):  # so that what has come by now is read
+            await anyio.sleep(0)
+        if lane.proven or lane.in_flight == 0 or gate.closed:
             return
         on_trial *= _FACTOR
-        gate.try_out(way.lane, on_trial)
+        gate.try_out(lane, on_trial)

@@ -295,11 +295,11 @@ class _Conduct:
                         beside.start_soon(anyio.to_thread.run_sync, _get_table_ready)
                         for way in ways:
                             beside.start_soon(self._look_at_queue, way)
-                            beside.start_soon(open_early, gate, way, job.models)
                         if due is not None:
                             beside.start_soon(self._end_at, due)
                         if limits.active_hours is not None:
                             await beside.start(self._keep_hours, gate, limits.active_hours)
+                        await open_early(beside, gate, ways, job.models)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
         finally:
