@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Sequence
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from .errors import AttemptError
@@ -60,7 +61,7 @@ async def _open(gate: Gate, way: Way, wanted: set[str], listed: anyio.Event) -> 
     while on_trial < lane.pace.concurrency.most:
         await gate.sleep(step_s)
         for _ in range(3):  # so that what has come by now is read
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         if lane.proven or lane.in_flight == 0 or gate.closed:
             return
         on_trial *= _FACTOR

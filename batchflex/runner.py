@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import resource
 import secrets
 import signal
@@ -292,7 +293,7 @@ class _Conduct:
                         beside.start_soon(self._fill)
                         beside.start_soon(self._count)
                         beside.start_soon(self._measure, gate)
-                        beside.start_soon(anyio.to_thread.run_sync, _get_table_ready)
+                        beside.start_soon(self._get_table_ready)
                         for way in ways:
                             beside.start_soon(self._look_at_queue, way)
                         if due is not None:
@@ -399,6 +400,11 @@ class _Conduct:
     async def _end_at(self, due: float) -> None:
         await anyio.sleep(due - time.monotonic())
         self._stop("deadline", "the deadline has come")
+
+    async def _get_table_ready(self) -> None:
+        """Import what makes the table of results while answers are awaited, once the first requests have gone."""
+        await anyio.sleep(_TICK_S)
+        await anyio.to_thread.run_sync(importlib.import_module, f"{__package__}.table")
 
     async def _store(self, keeper: Keeper) -> None:
         try:
@@ -532,11 +538,6 @@ class _Conduct:
         except StorageError as error:
             self._observer.note(str(error))
         return state
-
-
-def _get_table_ready() -> None:
-    """Import what makes the table of results while the first answers are awaited."""
-    from . import table  # noqa: F401
 
 
 def _smallest(ceilings: Iterable[float | None]) -> float | None:
