@@ -23,6 +23,7 @@ _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connect
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered
 _OTHER_FAMILY_S = 0.25  # until an address of the other family is tried as well (RFC 8305)
 _MOST_UNREAD = 1 << 20  # of a streamed body, before the server is made to wait
+_CONNECTING = 256  # at a time: more would only wait for each other, and overrun the queue of a listening socket
 _COPIED = 64 << 10  # a larger body is not copied to be sent together with its headers
 
 Header = tuple[bytes, bytes]
@@ -245,6 +246,7 @@ class Connections(httpx.AsyncBaseTransport):
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]]] = {}
         self._looking_up = asyncio.Lock()
+        self._connecting = asyncio.Semaphore(_CONNECTING)
 
     async def fetch(
         self, url: httpx.URL, head: bytes, body: bytes, *, connect_s: float | None, total_s: float
@@ -329,7 +331,7 @@ class Connections(httpx.AsyncBaseTransport):
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(connect_s):
+            async with self._connecting, asyncio.timeout(connect_s):
                 found = await self._look_up(loop, host, port)
                 context = self._ssl if url.scheme == "https" else None
                 name = host if context else None

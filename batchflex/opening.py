@@ -3,8 +3,8 @@
 The first one goes alone: it is enough to learn that a key, an address or a model is wrong. Where an answer takes long that
 would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that the address and
 the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
-the list took, and it gets a few times that; then each step lets 64 times as many go. An endpoint that tells of rate
-limits is not opened: how many it takes is in its first answer.
+the list took, and it gets a few times that. An endpoint that tells of rate limits is not opened: how many it takes is in
+its first answer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from .gate import Gate
 from .probing import Way
 
 _MOMENT_S = 0.01
-_LEAST_STEP_S = 0.02
+_LEAST_S = 0.02
 _AS_LONG = 3.0
-_FACTOR = 64
 _LOOK_S = 0.005
 _FIRST_WITHIN_S = 1.0
 
 
 async def open_early(tasks: TaskGroup, gate: Gate, ways: Sequence[Way], models: Collection[str]) -> None:
-    """Begin to open endpoints that list ``models``, each step by step until it has answered a row; the others are left as
-    they are. Returns when the lists have come, or after a moment: nothing is sent meanwhile, and so they come quickly."""
+    """Begin to open the endpoints that list ``models``; the others stay as they are until they have answered a row.
+
+    Returns when the lists have come, or after a moment: nothing else is sent meanwhile, so that the time they take is theirs.
+    """
     listed = []
     for way in ways:
         wanted = {way.endpoint.model} if way.endpoint.model else set(models)
@@ -52,17 +53,13 @@ async def _open(gate: Gate, way: Way, wanted: set[str], listed: anyio.Event) -> 
         listed.set()
     if listing.tells_limits or not wanted <= set(listing.ids):
         return
-    step_s = max(_LEAST_STEP_S, _AS_LONG * (time.monotonic() - began))
+    refusal_s = max(_LEAST_S, _AS_LONG * (time.monotonic() - began))
     for _ in range(int(_FIRST_WITHIN_S / _LOOK_S)):
         if lane.in_flight:
             break
         await gate.sleep(_LOOK_S)
-    on_trial = 1
-    while on_trial < lane.pace.concurrency.most:
-        await gate.sleep(step_s)
-        for _ in range(3):  # so that what has come by now is read
-            await anyio.lowlevel.checkpoint()
-        if lane.proven or lane.in_flight == 0 or gate.closed:
-            return
-        on_trial *= _FACTOR
-        gate.try_out(lane, on_trial)
+    await gate.sleep(refusal_s)
+    for _ in range(3):  # so that what has come by now is read
+        await anyio.lowlevel.checkpoint()
+    if not lane.proven and lane.in_flight and not gate.closed:
+        gate.try_out(lane, lane.pace.concurrency.most)
