@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from . import keep, store
 from .errors import FolderError, InputError, JobChanged
 from .feed import Plan
@@ -16,11 +14,11 @@ from .job import Job, changes, endpoint_of
 from .keyset import KeySet
 from .model import Request
 from .plan import Census, Passed
+from .results import Settled, settled
 
 if TYPE_CHECKING:
     from .resume import Done
 
-SETTLED = b"batchflex.settled"
 _PREFLIGHT_REQUESTS = 10_000
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
 _SHOWN_FAULTS = 5
@@ -55,37 +53,6 @@ class Prepared(NamedTuple):
     def finished(self) -> bool:
         """Whether nothing is left to ask."""
         return self.empty or (self.census is not None and self.census.left == 0)
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What the table of results tells of the run that made it: the plan it was made for and its ``input.limit``, how many
-    requests that has, and of which parts the table was made. ``rows`` counts those of each status that were done."""
-
-    plan: str
-    limit: int | None
-    planned: int
-    parts: str
-    rows: dict[str, int]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a further run has nothing to do."""
-        return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
-
-
-def settled(folder: Folder, identity: str | None, limit: int | None) -> Settled | None:
-    """What the table of results says of a plan; ``None`` if it was made for another, or of other parts."""
-    told, rows = store.told(folder.results)
-    raw = told.get(SETTLED)
-    if raw is None or identity is None:
-        return None
-    try:
-        found = msgspec.json.decode(raw, type=Settled)
-    except msgspec.DecodeError:
-        return None
-    wanted = (identity, limit, store.stamp(folder.parts))
-    is_whole = rows >= sum(found.rows.values())
-    return found if is_whole and (found.plan, found.limit, found.parts) == wanted else None
 
 
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
@@ -136,8 +103,9 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
     blocks: Iterator[list[Request]] | None = None
     passed = 0
     if census.left != 0:
-        rows = done.passed(plan.per_item)
-        blocks, passed = preflight(job, lambda: plan.blocks(rows), done.sort_out), rows.requests
+        # The planner adds to what has been seen: each pass gets its own.
+        blocks = preflight(job, lambda: plan.blocks(done.passed(plan.per_item)), done.sort_out)
+        passed = done.finished(plan.per_item).count(1) * plan.per_item
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=True)

@@ -113,21 +113,25 @@ class Done:
         last = self._rows().max()
         return 0 if last is None else int(last) + 1  # type: ignore[arg-type]
 
-    def passed(self, per_item: int) -> Passed:
-        """With ``labels``: the rows of which each of the ``per_item`` requests has its answer."""
+    def finished(self, per_item: int) -> bytes:
+        """With ``labels``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has."""
         again = _series("again", bytes(self._again), pa.uint8())
         rows = self._rows().filter(again == 0)
         if per_item > 1:
             rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
-        end = self.end
-        mask = pl.zeros(end, dtype=pl.UInt8, eager=True).scatter(rows, 1)
+        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
+
+    def passed(self, per_item: int) -> Passed:
+        """With ``labels``: the finished rows, for a pass over the others."""
+        rows = self.finished(per_item)
+        mask = _series("finished", rows, pa.uint8())
         seen = KeySet()
         for part in keyindex.read_keys(self._parts, ["slot", "row", "sample", "point"]):
             inside = part.filter(mask.gather(part["row"]) == 1)
             seen.add_all(inside)
             first = (pl.col("sample") == 0) & (pl.col("point") == self._first_label)
             seen.add_all(inside.filter(first).select(hi="slot_hi", lo="slot_lo"))
-        return Passed(bytes(raw(mask)), seen, int(mask.sum()) * per_item)
+        return Passed(rows, seen, rows.count(1) * per_item)
 
     def census(self) -> Census:
         """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""

@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import resource
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
-import msgspec
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import allocation, keep, metrics, store
+from . import metrics, results, store
 from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
 from .client import Client
-from .concurrency import Concurrency
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
 from .failures import Failures
 from .feed import Feed, Plan
 from .folder import Folder
 from .gate import Gate, Lane
-from .job import EndpointsEntry, Job
+from .job import Job
 from .keep import Keeper
-from .model import Outcome
+from .lanes import lanes_of
 from .opening import open_early
 from .outage import Outage
 from .outcome import Frame
-from .pace import Allowance, Pace
-from .prepare import SETTLED, Prepared, Settled, prepare
+from .prepare import Prepared, prepare
 from .probing import HOURS, Prober, Way
+from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
 from .tally import Tally
 from .telemetry import Telemetry, binding
@@ -53,8 +50,6 @@ _STATE_EVERY_S = 1.0
 _TELEMETRY_EVERY_S = 5.0
 _HOURS_EVERY_S = 30.0
 _QUEUE_EVERY_S = 0.5
-_OTHER_FILES = 64
-_FIRST_WINDOW = 8
 
 
 class Observer(Protocol):
@@ -247,13 +242,9 @@ class _Conduct:
 
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits
-        windows = [
-            _window(entry, limits.max_concurrency, e.slots) for entry, e in zip(job.asked, self._endpoints, strict=True)
-        ]
-        wanted = sum(window.most for window in windows)
-        slots = self._slots(wanted)
-        for window in windows if slots < wanted else ():
-            window.at_most(max(1, window.most * slots // wanted))
+        lanes, slots, fewer = lanes_of(job, self._endpoints)
+        if fewer is not None:
+            self._observer.note(fewer)
         keeper = Keeper(
             self._folder,
             self._prepared.segment,
@@ -268,10 +259,6 @@ class _Conduct:
             self._observer.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
             budget = Budget(limits, job.prices, due)
-            lanes = [
-                Lane(endpoint.name, Pace(window, allowance))
-                for endpoint, window, allowance in zip(self._endpoints, windows, self._allowances(), strict=True)
-            ]
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:
                 async with AsyncExitStack() as open_ways:
@@ -309,18 +296,6 @@ class _Conduct:
             else:
                 with anyio.CancelScope(shield=True):
                     await keeper.finish()
-
-    def _allowances(self) -> list[Allowance]:
-        """One for each endpoint; those that one server gives to one key share it, with the smallest ceilings set for any."""
-        limits: dict[object, list[EndpointsEntry]] = {}
-        accounts = [endpoint.account or number for number, endpoint in enumerate(self._endpoints)]
-        for account, entry in zip(accounts, self._job.asked, strict=True):
-            limits.setdefault(account, []).append(entry)
-        made = {
-            account: Allowance(_smallest(entry.rpm for entry in entries), _smallest(entry.tpm for entry in entries))
-            for account, entries in limits.items()
-        }
-        return [made[account] for account in accounts]
 
     @asynccontextmanager
     async def _way(self, number: int, lane: Lane) -> AsyncIterator[Way]:
@@ -382,20 +357,6 @@ class _Conduct:
                 except StorageError as error:  # nothing depends on it
                     self._observer.note(f"no more telemetry: {error}")
                     due = float("inf")
-
-    def _slots(self, wanted: int) -> int:
-        """As many as this process may have connections; what the system allows it to is taken first."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        enough = wanted + _OTHER_FILES
-        if soft != resource.RLIM_INFINITY and soft < enough:
-            soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            if soft < enough:
-                self._observer.note(
-                    f"this process may open {soft} files, so at most {soft - _OTHER_FILES} requests go at a time"
-                )
-                return max(1, soft - _OTHER_FILES)
-        return wanted
 
     async def _end_at(self, due: float) -> None:
         await anyio.sleep(due - time.monotonic())
@@ -494,41 +455,19 @@ class _Conduct:
             self._stop("disk", f"the table of results could not be made: {error}")
 
     def _write_results(self) -> None:
-        if self._prepared.complete:
-            return
-        from . import table
+        prepared = self._prepared
+        if not prepared.complete:
+            since = 0 if prepared.placed else prepared.segment
+            results.make(self._folder, self._job.sweep.grid, self._plan.labels, prepared.done, since, self._settled())
 
-        done = self._prepared.done
-        folder, pending = self._folder, keep.unsealed(self._folder)
-        allocation.trim()
-        # Where all parts have the row numbers of this plan, none has to be looked up by its key.
-        planned, since = table.NO_PLAN, 0
-        if done is not None and not self._prepared.placed:
-            planned, since = done.planned(), self._prepared.segment
-        made = table.assemble(folder.parts, self._job.sweep.grid, self._plan.labels, planned, since, pending)
-        settled = self._settled(pending)
-        if pending or not table.is_current(folder.results, made, settled):
-            table.write_results(folder.results, made, settled)
-
-    def _settled(self, pending: list[Outcome]) -> dict[bytes, bytes]:
+    def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""
-        identity, planned = self._plan.identity(), self._planned_exactly
-        if identity is None or planned is None or pending or self._prepared.kept:
-            return {}
-        known = Settled(
-            identity,
-            self._job.input.limit,
-            planned,
-            store.stamp(self._folder.parts),
-            {str(status): rows for status, rows in self._tally.rows.items()},
-        )
-        return {SETTLED: msgspec.json.encode(known)}
-
-    @property
-    def _planned_exactly(self) -> int | None:
-        if self._feed.ended:
-            return self._feed.planned
-        return None if self._prepared.census is None else self._prepared.census.planned
+        identity, census = self._plan.identity(), self._prepared.census
+        planned = self._feed.planned if self._feed.ended else census and census.planned
+        if identity is None or planned is None or self._prepared.kept:
+            return None
+        rows = {str(status): rows for status, rows in self._tally.rows.items()}
+        return Settled(identity, self._job.input.limit, planned, store.stamp(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
         state = self._tally.state(time.time(), ended=True)
@@ -538,16 +477,3 @@ class _Conduct:
         except StorageError as error:
             self._observer.note(str(error))
         return state
-
-
-def _smallest(ceilings: Iterable[float | None]) -> float | None:
-    return min((ceiling for ceiling in ceilings if ceiling is not None), default=None)
-
-
-def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:
-    """How many requests may be in flight at one endpoint: fixed, or to be found."""
-    if isinstance(entry.concurrency, int):
-        return Concurrency(entry.concurrency, fixed=True)
-    if slots is not None:
-        return Concurrency(slots, fixed=True)
-    return Concurrency(most, first=_FIRST_WINDOW)

@@ -24,7 +24,7 @@ ORDER = [
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
     "courtesy", "folder", "journal", "carried", "store", "keyindex", "keyset", "table", "resume", "feed", "keep", "tally",
-    "prepare", "accounts", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
+    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 

@@ -200,6 +200,14 @@ def test_when_all_is_answered_and_there_is_no_table_nothing_is_asked(half: Job) 
     assert found.placed and found.finished and not found.complete and left(found) == []
 
 
+def test_requests_that_are_too_large_to_be_held_are_planned_again_alike(
+    half: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [msgspec.structs.asdict(request) for block in prepared(half).blocks for request in block]
+    monkeypatch.setattr("batchflex.prepare._HELD_BYTES", 0)
+    assert [msgspec.structs.asdict(request) for block in prepared(half).blocks for request in block] == whole != []
+
+
 def test_a_state_that_cannot_be_read_is_no_reason_to_stop(half: Job) -> None:
     Folder(half.out).state.write_text('{"plan"')
     assert left(prepared(half)) == ["r5", "r6", "r7", "r8", "r9"]

@@ -1,0 +1,77 @@
+"""The table of results when a run ends, and what it tells the next run: a finished job is known by its footer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import allocation, keep, store
+from .folder import Folder
+
+if TYPE_CHECKING:
+    from .resume import Done
+
+_SETTLED = b"batchflex.settled"
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What the table tells of the run that made it: the plan it was made for and its ``input.limit``, how many requests that
+    has, and of which parts the table was made. ``rows`` counts those of each status that were done."""
+
+    plan: str
+    limit: int | None
+    planned: int
+    parts: str
+    rows: dict[str, int]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a further run has nothing to do."""
+        return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
+
+
+def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | None:
+    """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
+    told, rows = store.told(folder.results)
+    raw = told.get(_SETTLED)
+    if raw is None or plan is None:
+        return None
+    try:
+        found = msgspec.json.decode(raw, type=Settled)
+    except msgspec.DecodeError:
+        return None
+    is_whole = rows >= sum(found.rows.values())
+    return (
+        found
+        if is_whole and (found.plan, found.limit, found.parts) == (plan, limit, store.stamp(folder.parts))
+        else None
+    )
+
+
+def make(
+    folder: Folder,
+    grid: Mapping[str, list[Any]],
+    labels: Sequence[str],
+    done: Done | None,
+    since: int,
+    known: Settled | None,
+) -> None:
+    """Make the table from the parts, unless it is there. Blocks.
+
+    ``done`` has the places of answers in parts numbered below ``since``; the others are where they say themselves. ``known``
+    is what to tell the next run.
+
+    :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
+    """
+    from . import table
+
+    pending = keep.unsealed(folder)
+    allocation.trim()
+    # Where all parts have the row numbers of the plan, none has to be looked up by its key.
+    planned = table.NO_PLAN if done is None or not since else done.planned()
+    made = table.assemble(folder.parts, grid, labels, planned, since if done is not None else 0, pending)
+    told = {} if known is None or pending else {_SETTLED: msgspec.json.encode(known)}
+    if pending or not table.is_current(folder.results, made, told):
+        table.write_results(folder.results, made, told)
