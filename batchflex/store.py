@@ -40,16 +40,19 @@ _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 _PLAN = b"batchflex.plan"
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
+_GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
 _AT_ONCE = 200  # rows
 
 
 class Footer(NamedTuple):
-    """What a part tells of itself: the kinds and Arrow types of its carried columns, its size in memory in bytes, and the
-    plan that its row numbers are those of, if that is known (see :meth:`~batchflex.feed.Plan.identity`)."""
+    """What a part tells of itself: the kinds and Arrow types of its carried columns, its size in memory in bytes, the rows of
+    each of its row groups, and the plan that its row numbers are those of, if that is known (see
+    :meth:`~batchflex.feed.Plan.identity`)."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
     size: int
+    groups: list[int]
     plan: str | None
 
 
@@ -107,6 +110,7 @@ def write_part(
             compression="zstd",
             write_statistics=["key", "id", "row"],
             write_page_checksum=True,
+            row_group_size=_GROUP_ROWS,
         )
 
 
@@ -154,16 +158,28 @@ def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa
         return file.read(columns=columns, use_threads=columns is None)  # for a few columns threads cost more
 
 
+def read_group(folder: Path, number: int, group: int) -> pa.Table:
+    """A row group of a part.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read_row_group(group, use_threads=False)
+
+
 def footer(folder: Path, number: int) -> Footer:
     """:raises FolderError: if the part is damaged, or none of batchflex's."""
     path = part_path(folder, number)
     with _reading(path):
-        told: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
+        metadata = pq.read_metadata(path)
+    told: Mapping[bytes, bytes] = metadata.metadata or {}
     if not {_KINDS, _TYPES, _SIZE} <= told.keys():
         raise FolderError(f"{path} is no part that batchflex wrote; move it away")
     types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
     plan = told[_PLAN].decode() if _PLAN in told else None
-    return Footer(msgspec.json.decode(told[_KINDS]), types, int(told[_SIZE]), plan)
+    groups = [int(metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+    return Footer(msgspec.json.decode(told[_KINDS]), types, int(told[_SIZE]), groups, plan)
 
 
 def stamp(folder: Path) -> str:

@@ -26,7 +26,7 @@ from .store import COLUMNS
 _MADE_OF = b"batchflex.made_of"
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 16 << 20
-_CACHE_BYTES = 32 << 20
+_CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 
@@ -111,8 +111,8 @@ def assemble(
     ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
     numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
     themselves. Without it all belong to the job, and of several outcomes for one slot the last counts. ``pending`` are
-    outcomes not sealed yet. Memory is bounded by some 100 MB, 12 bytes a row (without a plan 60), twice that while they
-    are sorted, and twice the largest part.
+    outcomes not sealed yet. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while they
+    are sorted, and twice the largest row group.
     """
     tables = _Parts(folder, pending)
     places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
@@ -176,7 +176,8 @@ def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
 
 
 class _Parts:
-    """Parts by number, the last few used kept in memory; outcomes not sealed yet count as the last.
+    """Parts by number, their row groups being read as they are needed and the last few kept in memory; outcomes not sealed
+    yet count as the last.
 
     ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
     """
@@ -187,8 +188,9 @@ class _Parts:
         self.footers = {number: store.footer(folder, number) for number in self.numbers}
         self.points: set[str] = set()
         self._pending = store.to_table(pending)
-        self._order = [*self.numbers, *([_PENDING] if pending else [])]
+        self._groups: list[tuple[int, int]] = []  # part and row group
         self._begins: list[int] = []
+        self._end = 0
         self._row_bytes: list[int] = []
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
@@ -197,50 +199,60 @@ class _Parts:
 
         To be called once.
         """
-        end = 0
-        for number in self._order:
-            wanted = columns(number)
-            if number == _PENDING:
-                table, size = self._pending.select(wanted), self._pending.nbytes
-            else:
-                table, size = store.read_part(self._folder, number, wanted), self.footers[number].size
-            frame = keyindex.head(table).with_columns(where=pl.int_range(end, end + len(table), dtype=pl.UInt32))
+        for number in self.numbers:
+            footer = self.footers[number]
+            yield (
+                number,
+                self._head(number, store.read_part(self._folder, number, columns(number)), footer.groups, footer.size),
+            )
+        if pending := self._pending.num_rows:
+            table = self._pending.select(columns(_PENDING))
+            yield _PENDING, self._head(_PENDING, table, [pending], self._pending.nbytes)
+
+    def _head(self, number: int, table: pa.Table, groups: Sequence[int], size: int) -> pl.DataFrame:
+        end = first = self._end
+        for group, rows in enumerate(groups):
+            self._groups.append((number, group))
             self._begins.append(end)
             self._row_bytes.append(size // max(1, len(table)))
-            self.points.update(frame["point"].unique())
-            end += len(table)
-            yield number, frame
+            end += rows
+        self._end = end
+        frame = keyindex.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+        self.points.update(frame["point"].unique())
+        return frame
 
     def located(self, where: pl.Series) -> pl.DataFrame:
-        """For each row in which part it is (``part``, counted from 0) and where there (``at``)."""
+        """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
         begins = pl.Series(self._begins, dtype=pl.UInt32)
-        part = begins.search_sorted(where, "right") - 1
-        return pl.DataFrame({"part": part, "at": where - begins.gather(part)})
+        group = begins.search_sorted(where, "right") - 1
+        return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
 
     def size(self, wanted: pl.DataFrame) -> int:
         """About how much memory the rows of a window take, in bytes."""
-        return int(pl.Series(self._row_bytes, dtype=pl.Int64).gather(wanted["part"]).sum())
+        return int(pl.Series(self._row_bytes, dtype=pl.Int64).gather(wanted["group"]).sum())
 
     def gather(self, wanted: pl.DataFrame) -> pa.Table:
-        """The rows of a window, in its order; ``wanted`` has ``part`` and ``at`` of each."""
+        """The rows of a window, in its order; ``wanted`` has ``group`` and ``at`` of each."""
         pieces, orders = [], []
-        for group in wanted.with_row_index("order").partition_by("part", maintain_order=True):
-            pieces.append(self._load(self._order[group["part"][0]]).take(group["at"].to_arrow()))
-            orders.append(group["order"])
+        for rows in wanted.with_row_index("order").partition_by("group", maintain_order=True):
+            pieces.append(self._load(rows["group"][0]).take(rows["at"].to_arrow()))
+            orders.append(rows["order"])
         if len(pieces) == 1:
             return pieces[0]
         return pa.concat_tables(pieces).take(pl.concat(orders).arg_sort().to_arrow())
 
-    def _load(self, number: int) -> pa.Table:
+    def _load(self, group: int) -> pa.Table:
+        number, at = self._groups[group]
         if number == _PENDING:
             return self._pending
-        if number not in self._cache:
-            size = self.footers[number].size
+        if group not in self._cache:
+            footer = self.footers[number]
+            size = footer.size * footer.groups[at] // max(1, sum(footer.groups))
             while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
-            self._cache[number] = store.read_part(self._folder, number)
-        self._cache.move_to_end(number)
-        return self._cache[number]
+            self._cache[group] = store.read_group(self._folder, number, at)
+        self._cache.move_to_end(group)
+        return self._cache[group]
 
 
 class _Places:

@@ -55,7 +55,7 @@ def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
     store.write_part(tmp_path, 12, outcomes)
     assert store.part_numbers(tmp_path) == [12]
     metadata = pq.read_metadata(tmp_path / "000012.parquet")
-    assert metadata.num_row_groups == 1
+    assert metadata.num_row_groups == 3
     group = metadata.row_group(0)
     chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
