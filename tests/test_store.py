@@ -59,8 +59,8 @@ def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
     group = metadata.row_group(0)
     chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
-    assert chunks["key"].statistics.min == min(o.key for o in outcomes)
-    assert chunks["key"].statistics.max == max(o.key for o in outcomes)
+    assert chunks["key"].statistics.min == min(o.key for o in outcomes[:2_000])
+    assert chunks["key"].statistics.max == max(o.key for o in outcomes[:2_000])
     assert (chunks["id"].statistics.min, chunks["id"].statistics.max) == ("id-0", "id-999")
 
 
