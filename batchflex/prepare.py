@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -198,7 +197,15 @@ def preflight(
     faulty.check()
     if not some:
         return None
-    return begin() if size > _HELD_BYTES else itertools.chain(held, blocks)
+    return begin() if size > _HELD_BYTES else _emptying(held, blocks)
+
+
+def _emptying(held: list[list[Request]], rest: Iterator[list[Request]]) -> Iterator[list[Request]]:
+    """All blocks; those held are let go one by one."""
+    held.reverse()
+    while held:
+        yield held.pop()
+    yield from rest
 
 
 class _Faults:
