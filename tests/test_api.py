@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 import batchflex
+from batchflex.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, body_hash
 from tests.test_cli import environment, message, state, wait_until, write_rows
 
@@ -131,7 +132,8 @@ async def test_two_runs_in_one_loop(endpoint: CountingEndpoint, job: dict[str, A
     busy: list[BaseException] = []
 
     async def same_folder() -> None:
-        await anyio.sleep(0.05)
+        while not Folder(tmp_path / "out").is_held():
+            await anyio.sleep(0.01)
         try:
             await batchflex.arun(job | {"limits": {"concurrency": 1}})
         except batchflex.FolderBusy as error:
