@@ -132,7 +132,7 @@ async def test_two_runs_in_one_loop(endpoint: CountingEndpoint, job: dict[str, A
     busy: list[BaseException] = []
 
     async def same_folder() -> None:
-        while not Folder(tmp_path / "out").is_held():
+        while not Folder(tmp_path / "out").is_held():  # noqa: ASYNC110  another object tells
             await anyio.sleep(0.01)
         try:
             await batchflex.arun(job | {"limits": {"concurrency": 1}})
