@@ -25,7 +25,7 @@ from .store import COLUMNS
 
 _MADE_OF = b"batchflex.made_of"
 _WINDOW_ROWS = 4_000
-_WINDOW_BYTES = 16 << 20
+_WINDOW_BYTES = 10 << 20
 _CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
