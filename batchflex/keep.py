@@ -125,9 +125,7 @@ class Keeper:
                     await anyio.to_thread.run_sync(self._journal.hold, self._reserve_bytes(self._journal.longest))
                 await anyio.sleep_until(due)
         finally:
-            # Cancelled: whatever is being sealed is waited for.
-            self._ending = True
-            self._courtesy.hurry()
+            self._hurry()  # cancelled: whatever is being sealed is waited for
 
     async def _keep_sealed(self) -> None:
         while True:
@@ -149,13 +147,17 @@ class Keeper:
         _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
         journal.drop(self._folder.journal, number)
 
+    def _hurry(self) -> None:
+        """Nothing more comes: no pauses from now on."""
+        self._ending = True
+        self._courtesy.hurry()
+
     async def finish(self) -> None:
         """Seal what is left.
 
         :raises StorageError: if the disk is full; then everything is still in the journal.
         """
-        self._ending = True
-        self._courtesy.hurry()
+        self._hurry()
         number = self._journal.number
         await anyio.to_thread.run_sync(self._journal.close)
         if self._journal.rows:

@@ -129,7 +129,7 @@ class Source:
             end = first
 
             def heed_changes(path: Path = path, kind: str = kind, number: int = number) -> None:
-                if signed is not None and on_change is not None and _signed(path, kind) != signed[number]:
+                if signed is not None and on_change is not None and not _is_still(path, kind, signed[number]):
                     on_change(path)
 
             heed_changes()
@@ -198,6 +198,14 @@ def _signed(path: Path, kind: str) -> tuple[str, str, int, int, int, int]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     return str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _is_still(path: Path, kind: str, signed: tuple[str, str, int, int, int, int]) -> bool:
+    """Whether a file is as it was; one that is gone is not, though what is open can be read to its end."""
+    try:
+        return _signed(path, kind) == signed
+    except InputError:
+        return False
 
 
 def _expand(patterns: list[str]) -> list[Path]:

@@ -327,6 +327,20 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
     assert told == [path]
 
 
+def test_a_file_that_goes_away_while_it_is_read_is_read_to_its_end(tmp_path):
+    path = tmp_path / "in.jsonl"
+    pack(path, jsonl(ROWS))
+    time.sleep(0.06)
+    source = Source(str(path))
+    told: list[Path] = []
+    blocks = source.blocks(10, signed=source.signature(), on_change=told.append)
+    found = list(next(blocks).rows)
+    path.unlink()
+    for block in blocks:
+        found += block.rows
+    assert found == ROWS and told == [path, path]
+
+
 def test_a_signature_tells_whether_files_are_the_same(tmp_path):
     def aged(path: Path) -> Source:
         stat = path.stat()
