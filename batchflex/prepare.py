@@ -102,9 +102,10 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
     blocks: Iterator[list[Request]] | None = None
     passed = 0
     if census.left != 0:
+        rows = done.finished(plan.per_item)
         # The planner adds to what has been seen: each pass gets its own.
-        blocks = preflight(job, lambda: plan.blocks(done.passed(plan.per_item)), done.sort_out)
-        passed = done.finished(plan.per_item).count(1) * plan.per_item
+        blocks = preflight(job, lambda: plan.blocks(done.passed(rows, plan.per_item)), done.sort_out)
+        passed = rows.count(1) * plan.per_item
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=True)

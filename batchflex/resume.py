@@ -121,9 +121,8 @@ class Done:
             rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
         return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
 
-    def passed(self, per_item: int) -> Passed:
-        """With ``labels``: the finished rows, for a pass over the others."""
-        rows = self.finished(per_item)
+    def passed(self, rows: bytes, per_item: int) -> Passed:
+        """With ``labels``: the :meth:`finished` rows, for a pass over the others."""
         mask = _series("finished", rows, pa.uint8())
         seen = KeySet()
         for part in keyindex.read_keys(self._parts, ["slot", "row", "sample", "point"]):

@@ -112,7 +112,7 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     again = list(plan.blocks(after))
     assert [request for block in again for request in surveyed.sort_out(block)] == left
     assert after.requests + sum(map(len, again)) == census.planned == len(everything(plan))
-    passed = placed.passed(plan.per_item)
+    passed = placed.passed(placed.finished(plan.per_item), plan.per_item)
     read = list(plan.blocks(passed))
     assert [request for block in read for request in placed.sort_out(block)] == left
     assert passed.requests + sum(map(len, read)) == census.planned
