@@ -61,5 +61,5 @@ async def _open(gate: Gate, way: Way, wanted: set[str], listed: anyio.Event) -> 
     await gate.sleep(refusal_s)
     for _ in range(3):  # so that what has come by now is read
         await anyio.lowlevel.checkpoint()
-    if not lane.proven and lane.in_flight and not gate.closed:
+    if lane.in_flight and not (lane.proven or gate.backing_off or gate.closed):  # the first one is still out
         gate.try_out(lane, lane.pace.concurrency.most)
