@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -22,23 +21,10 @@ from . import tomltext
 from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import explained, found, redacted, sentences, wanted
-from .spans import Deadline, Duration, Hours
+from .scorespec import ScoreSection
+from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
 
 OnChange = Literal["stop", "rerun", "keep"]
-Concurrency = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")
-]
-
-MaxFailures = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, le=1)],
-    wanted("a whole number of rows, or a share such as 0.5"),
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 # -------------------------------------------------------------------------------------------------------- the tables
 
 
@@ -51,55 +37,11 @@ def _check_name(name: str) -> str:
     return name
 
 
-class JobSection(_Section):
+class JobSection(Section):
     name: Annotated[str, AfterValidator(_check_name)] = "job"
     out: Annotated[str, Field(min_length=1)] | None = None
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0)] = 3
-
-
-class EndpointSection(_Section):
-    name: Annotated[str, Field(min_length=1)] | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    stream: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    model_path: Annotated[str, Field(min_length=1)] | None = None
-    n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
-    context: Annotated[int, Field(ge=256)] = 2048
-
-    # What was found may hold a secret in these two, so it is not repeated.
-
-    @pydantic.field_validator("base_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_url = False
-        if not is_url or not value.isprintable() or " " in value:
-            raise ValueError("must be a URL such as 'https://host/v1' or 'http://127.0.0.1:8000/v1'")
-        if "@" in parts.netloc:
-            raise ValueError("must be a URL without user or password; put the key into the variable api_key_env names")
-        if "?" in value or "#" in value:
-            raise ValueError("must be a URL without '?' and '#'; the path of the chat completions is added to it")
-        while value != (shorter := value.rstrip("/").removesuffix("/chat/completions")):
-            value = shorter
-        return value
-
-    @pydantic.field_validator("api_key_env")
-    @classmethod
-    def _is_variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise ValueError(
-                "must be the name of an environment variable in capitals, such as 'MY_API_KEY', never the key itself"
-            )
-        return value
 
 
 _Path = Annotated[str, Field(min_length=1)]
@@ -114,7 +56,7 @@ class EndpointsEntry(EndpointSection):
     tpm: Annotated[float, Field(gt=0)] | None = None
 
 
-class InputSection(_Section):
+class InputSection(Section):
     path: Annotated[_Path | list[_Path], wanted("a path in quotes, or a list of them")] | None = None
     format: Literal["auto", "jsonl", "parquet", "csv"] = "auto"
     id: Annotated[str, Field(min_length=1)] | None = None
@@ -126,7 +68,7 @@ class InputSection(_Section):
     on_bad_row: Literal["stop", "fail"] = "stop"
 
 
-class PromptSection(_Section):
+class PromptSection(Section):
     system: str | None = None
     user: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
@@ -152,44 +94,20 @@ class SweepSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-class LimitsSection(_Section):
-    concurrency: Concurrency = "auto"
-    max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 1024
-    rpm: Annotated[float, Field(gt=0)] | None = None
-    tpm: Annotated[float, Field(gt=0)] | None = None
-    budget_usd: Annotated[float, Field(gt=0)] | None = None
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    budget_requests: Annotated[int, Field(ge=1)] | None = None
-    deadline: Deadline | None = None
-    active_hours: Hours | None = None
-    grace_s: Annotated[float, Field(ge=0)] = 30.0
-    on_no_credit: Literal["stop", "wait"] = "stop"
-    max_outage: Duration = "10m"
-    max_failures: MaxFailures = 0.5
-
-
-class PricesSection(_Section):
-    """US dollars for a million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    cached_input: Annotated[float, Field(ge=0)] | None = None
-
-
-class RetrySection(_Section):
+class RetrySection(Section):
     attempts: Annotated[int, Field(ge=1, le=1000)] = 6
     max_s: Annotated[float, Field(gt=0)] = 600.0
     base_s: Annotated[float, Field(gt=0)] = 1.0
     max_wait_s: Annotated[float, Field(gt=0)] = 60.0
 
 
-class JournalSection(_Section):
+class JournalSection(Section):
     sync_s: Annotated[float, Field(gt=0, le=3600)] = 1.0
     seal_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     seal_mb: Annotated[float, Field(gt=0, le=4096)] = 16.0
 
 
-class Job(_Section):
+class Job(Section):
     """A whole job. Each field is a table of the job file. Made by :func:`load` or :func:`build`, which check it all."""
 
     job: JobSection = JobSection()
@@ -205,6 +123,7 @@ class Job(_Section):
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    score: list[ScoreSection] = Field(default_factory=list)
 
     @property
     def out(self) -> Path:

@@ -8,8 +8,8 @@ import msgspec
 
 from .budget import price_usd
 from .errors import AttemptError
-from .job import PricesSection
 from .model import Answer, Outcome, Request, Status
+from .sections import PricesSection
 
 _TRUNCATED = {"length", "max_tokens"}
 _FILTERED = {"content_filter", "safety"}
