@@ -80,7 +80,9 @@ def numbers(column: pl.Series, take: str = "last") -> pl.Series:
     ``1,234.5``, ``-3``, ``.5``, ``2e-3``; signs as of money or percent count for nothing. A dash between two numbers is no
     sign: in ``3-5`` the last is 5.
     """
-    plain = column.str.replace_all("\u2212", "-", literal=True).str.replace_all(r"(\d)\s*[-–—]\s*(\d)", "$1 $2")
+    # Only the word with the last digit is looked at: a pattern that ends with the text is sought from its end.
+    word = column.str.extract(r"(\S*\d)\D*$" if take == "last" else r"(\S*\d\S*)")
+    plain = word.str.replace_all("\u2212", "-", literal=True).str.replace_all(r"(\d)[-–—](\d)", "$1 $2")
     found = plain.str.extract(f"({_NUMBER})") if take == "first" else plain.str.extract_all(_NUMBER).list.last()
     return found.str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
 
@@ -105,11 +107,15 @@ def chosen(column: pl.Series, choices: Sequence[str]) -> pl.Series:
     Letters stand for the choices in their order, unless a choice is itself a single letter. Upper and lower case of choices
     are the same.
     """
-    different = column.drop_nulls().unique()
-    if not len(different):
-        return pl.Series(column.name, [None] * len(column), pl.String)
-    found = pl.DataFrame({"text": different}).select("text", choice=_Choices(choices).named_in("text"))
-    return column.to_frame("text").join(found, on="text", how="left", maintain_order="left")["choice"]
+    left = column.drop_nulls().unique().to_frame("text")
+    named = _Choices(choices).ways_to_name(pl.col("text"))
+    found = [pl.DataFrame(schema={"text": pl.String, "choice": pl.String})]
+    for way in named:
+        if left.height:
+            read = left.with_columns(choice=way)
+            found.append(read.filter(pl.col("choice").is_not_null()))
+            left = read.filter(pl.col("choice").is_null()).select("text")
+    return column.to_frame("text").join(pl.concat(found), on="text", how="left", maintain_order="left")["choice"]
 
 
 class _Choices:
@@ -122,23 +128,25 @@ class _Choices:
         longest_first = sorted((choice.strip() for choice in choices), key=len, reverse=True)
         self._any = "|".join(_bounded(choice) for choice in longest_first)
 
-    def named_in(self, name: str) -> pl.Expr:
-        text = pl.col(name)
+    def ways_to_name(self, text: pl.Expr) -> list[pl.Expr]:
+        """The surest first."""
         trimmed = text.str.strip_chars(_AROUND)
         designated = rf"(?:answer|choice|option)\b\W*(?:is\b|:|=)?\W*?(?:(?-i:{self._letters})\b|{self._any})"
         after = text.str.extract_all(f"(?i){designated}").list.last()
         words = "AI"  # as letters only where a sentence would not have them
         alone = "".join(letter for letter in self._lettered if letter not in words) or "\n"
-        return pl.coalesce(
+        return [
             self._of(text.str.strip_chars(), self._whole),
             self._of(trimmed, self._trimmed),
             self._of(trimmed.str.to_uppercase(), self._lettered, lower=False),
-            self._only(after.str.extract_all(f"(?i){self._any}")),
-            self._only_letter(after, rf"({self._letters})$"),
+            pl.coalesce(
+                self._only(after.str.extract_all(f"(?i){self._any}")),
+                self._only_letter(after, rf"({self._letters})$"),
+            ),
             self._only_letter(text, rf"(?i:[(\[]{self._letters}[)\]])|(?m:^)\s*[*_]*{self._letters}[).:]"),
             self._only(text.str.extract_all(f"(?i){self._any}")),
             self._only_letter(text, rf"\b[{alone}]\b|\b[{words}](?:[)\].:]|\W*$)"),
-        )
+        ]
 
     def _of(self, text: pl.Expr, names: Mapping[str, str], *, lower: bool = True) -> pl.Expr:
         text = text.str.to_lowercase() if lower else text

@@ -59,12 +59,18 @@ _Constant = Annotated[
 ]
 
 
+def _scale_of_five() -> list[int | float]:
+    return [1, 5]
+
+
 class JudgeSection(Section):
     """Another model that grades by a rubric. Whom it asks and at what prices is the job's own, where left out."""
 
     rubric: _Text
     system: str | None = None
-    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade")] = [1, 5]
+    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade")] = Field(
+        default_factory=_scale_of_five
+    )
     endpoint: EndpointSection | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     limits: LimitsSection | None = None

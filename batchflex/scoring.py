@@ -192,17 +192,19 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
 def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     answered = reading.numbers(_answers(frame, spec), spec.take)
     expected = _expectations(frame, spec)
-    single = _one_each(expected)
-    flat = pl.DataFrame([answered.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
-    flat = flat.with_columns(reading.numbers(flat["expected"], spec.take).alias("expected"))
     margin = pl.max_horizontal(pl.lit(spec.tolerance), spec.relative_tolerance * pl.col("expected").abs())
     # What was meant as 0.1 is not held to be 0.1 away by a bit more than 0.1.
-    near = (pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)
+    near = ((pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)).fill_null(False)
+    if (single := _one_each(expected)) is not None:
+        pairs = pl.DataFrame([answered.alias("answer"), reading.numbers(single, spec.take).alias("expected")])
+        right = pairs.select(pl.when(pl.col("expected").is_not_null()).then(near)).to_series()
+        return Scored(right, reading.number_texts(answered), reading.number_texts(pairs["expected"]))
+    flat = pl.DataFrame([answered.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
+    flat = flat.with_columns(reading.numbers(flat["expected"], spec.take).alias("expected"))
     verdicts = flat.group_by("at", maintain_order=True).agg(
-        right=pl.when(pl.col("expected").is_not_null().any()).then(near.fill_null(False).any())
+        right=pl.when(pl.col("expected").is_not_null().any()).then(near.any())
     )
-    labels = None if single is None else reading.number_texts(flat["expected"])
-    return Scored(verdicts["right"], reading.number_texts(answered), labels)
+    return Scored(verdicts["right"], reading.number_texts(answered))
 
 
 # ----------------------------------------------------------------------------------------------------- choices
