@@ -166,6 +166,7 @@ def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
 def _check_scores(scores: Any, given: _Table, sweep: _Table) -> list[Mistake]:
     if not isinstance(scores, list):
         return []
+    has_input = given.get("path") is not None
     tables = {f"score.{number}": each for number, each in enumerate(scores) if isinstance(each, Mapping)}
     names = [each.get("name") for each in tables.values()]
     mistakes = [
@@ -175,7 +176,12 @@ def _check_scores(scores: Any, given: _Table, sweep: _Table) -> list[Mistake]:
     ]
     for place, each in tables.items():
         expected, carry = each.get("expected"), given.get("carry", [])
-        if isinstance(expected, str) and isinstance(carry, list) and not _will_be_there(expected, carry, sweep):
+        if (
+            has_input
+            and isinstance(expected, str)
+            and isinstance(carry, list)
+            and not _will_be_there(expected, carry, sweep)
+        ):
             what = f"the results will have no column {expected!r:.80}; if the input has it, name it in input.carry"
             mistakes.append(Mistake(f"{place}.expected", what))
         judge = each.get("judge")

@@ -20,7 +20,7 @@ from . import params as parameters
 from . import tomltext
 from .crosschecks import cross_checks
 from .errors import JobError
-from .mistakes import explained, found, redacted, sentences, wanted
+from .mistakes import choice, explained, found, redacted, sentences, wanted
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
 
@@ -169,6 +169,8 @@ class Job(Section):
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
         plain = self.model_dump(exclude_none=True)
         del plain["endpoint" if self.endpoints else "endpoints"]
+        if not self.score:
+            del plain["score"]
         return plain
 
     def to_toml(self) -> str:
@@ -277,8 +279,12 @@ def _plain(value: Any) -> Any:
 def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     at = data
-    for name in parents:
+    for number, name in enumerate(parents):
         inside = at.setdefault(name, {})
+        if name == "score" and not number and isinstance(inside, list):
+            inside = {str(each.get("name")): each for each in inside if isinstance(each, dict)}
+            if parents[1:2] and parents[1] not in inside:
+                raise JobError(f"--set {dotted}: there is no score {parents[1]!r}; {choice(parents[1], list(inside))}")
         if not isinstance(inside, dict):
             raise JobError(f"--set {dotted}: '{name}' is a value, not a table")
         at = inside
@@ -336,8 +342,14 @@ def _absolute(job: Job, folder: Path) -> Job:
         model_path = _absolute_at("endpoint.model_path", endpoint.model_path, folder)
         return endpoint.model_copy(update={"model_path": model_path})
 
+    def scored(score: ScoreSection) -> ScoreSection:
+        if not score.is_function:
+            return score
+        return score.model_copy(update={"folder": str((folder / (score.folder or "")).resolve())})
+
     return job.model_copy(
         update={
+            "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
             "endpoint": placed(job.endpoint),
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],

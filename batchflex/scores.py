@@ -5,6 +5,7 @@ Derived from the results and made anew each time, block by block: memory holds a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import functions, scoring, store, summary
+from . import __version__, functions, scoring, store, summary
 from .errors import FolderError, JobError
 from .folder import Folder, replaced, storing
 from .job import Job
@@ -59,7 +60,7 @@ def make(
     for point in found["points"]:
         values = point["point"]
         point["point"] = {name: values[column] for column, name in sweep.items() if values.get(column) is not None}
-    whole = {"level": found.pop("level"), "results": stamp, **found, "judges": list(judges)}
+    whole = {"level": found.pop("level"), "results": stamp, "made_by": _digest(specs), **found, "judges": list(judges)}
     with storing(folder.scores_json), replaced(folder.scores_json) as stream:
         stream.write(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     return whole
@@ -114,6 +115,28 @@ def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None
     if spec.missing == "zero":
         score = frame.select(pl.when(pl.col("status") == "failed").then(0.0).otherwise(score)).to_series()
     return scoring.Scored(score)
+
+
+def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | None:
+    """What ``scores.json`` holds, if these very scores were made of the results there are; ``None`` if they have to be made.
+
+    Of a judge or a function of one's own that cannot be told.
+    """
+    told, _ = store.told(folder.results)
+    stamp = told.get(b"batchflex.made_of")
+    if stamp is None or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
+        return None
+    try:
+        there = read(folder)
+    except FolderError:
+        return None
+    known = there is not None and (there.get("results"), there.get("made_by")) == (stamp.decode(), _digest(specs))
+    return there if known else None
+
+
+def _digest(specs: Sequence[ScoreSection]) -> str:
+    text = msgspec.json.encode([__version__, *(spec.model_dump() for spec in specs)])
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
