@@ -110,7 +110,7 @@ def _fits(kind: pl.DataType, wanted: pl.DataType | type[pl.DataType]) -> bool:
 
 def _shortened(answered: pl.Series) -> pl.Series:
     text = pl.col("x")
-    short = pl.when(text.str.len_bytes() <= 4 * _LONGEST_LABEL).then(text).when(text.is_not_null()).then(pl.lit(OTHER))
+    short = pl.when(text.str.len_chars() <= _LONGEST_LABEL).then(text).when(text.is_not_null()).then(pl.lit(OTHER))
     return answered.to_frame("x").select(short).to_series()
 
 

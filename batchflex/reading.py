@@ -82,7 +82,7 @@ def numbers(column: pl.Series, take: str = "last") -> pl.Series:
     """
     # Only the word with the last digit is looked at: a pattern that ends with the text is sought from its end.
     word = column.str.extract(r"(\S*\d)\D*$" if take == "last" else r"(\S*\d\S*)")
-    plain = word.str.replace_all("\u2212", "-", literal=True).str.replace_all(r"(\d)[-–—](\d)", "$1 $2")
+    plain = word.str.replace_all("\u2212", "-", literal=True).str.replace_all(r"(\d)[-–—]", "$1 ")
     found = plain.str.extract(f"({_NUMBER})") if take == "first" else plain.str.extract_all(_NUMBER).list.last()
     return found.str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
 
