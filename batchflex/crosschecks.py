@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import params as parameters
+from . import structured
 from .mistakes import KEY_HINT, Mistake, choice, found, names_a_key
 
 _Table = Mapping[str, Any]
@@ -28,6 +29,7 @@ def cross_checks(data: _Table) -> list[Mistake]:
     mistakes += _check_endpoint("endpoint", table("endpoint")) + _check_endpoints(
         data.get("endpoints"), table("endpoint"), table("sweep")
     )
+    mistakes += _check_schema("answer.json_schema", table("answer").get("json_schema"))
     limits = table("limits")
     if limits.get("budget_usd") is not None and data.get("prices") is None:
         mistakes.append(
@@ -55,7 +57,24 @@ def _check_params(section: str, table: _Table) -> list[Mistake]:
             mistakes.append(Mistake(place, KEY_HINT))
         elif why := parameters.unsayable(value) or _out_of_range(name, value):
             mistakes.append(Mistake(place, why))
+        elif name == "response_format":
+            mistakes += _check_format(place, value)
     return mistakes
+
+
+def _check_format(place: str, value: Any) -> list[Mistake]:
+    schema = structured.schema_of(value)
+    inside = f"{place}.json_schema.schema" if "json_schema" in value else f"{place}.schema"
+    return _check_schema(inside, schema)
+
+
+def _check_schema(place: str, schema: Any) -> list[Mistake]:
+    if schema is None:
+        return []
+    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
+        return [Mistake(place, "should be the JSON Schema itself: what stands in its key 'schema'")]
+    why = parameters.unsayable(schema) or structured.unusable(schema)
+    return [Mistake(place, f"answers cannot be held against this schema: {why}")] if why else []
 
 
 def _out_of_range(name: str, value: Any) -> str | None:
@@ -102,6 +121,8 @@ def _check_sweep(sweep: _Table, prompts: _Table, override: _Table) -> list[Mista
             mistakes.append(Mistake(place, what))
         else:
             mistakes += [Mistake(place, why) for value in values if (why := _out_of_range(name, value))]
+            if name == "response_format":
+                mistakes += [m for value in values if isinstance(value, dict) for m in _check_format(place, value)]
     return mistakes
 
 

@@ -19,6 +19,7 @@ from .errors import EndpointError, FolderError, InputError, JobError
 from .feed import Plan
 from .folder import Folder, replaced, storing
 from .job import Job, build
+from .parsed import declared
 from .plan import points
 from .resume import Done
 
@@ -81,12 +82,12 @@ def _assemble(folder: Folder) -> table.Assembled:
     since = max(store.part_numbers(folder.parts), default=0) + 1
     # Only then can there be answers to requests that this job would send differently, and does not keep.
     planned = _planned(job, folder) if job.job.on_change == "rerun" else None
-    return table.assemble(folder.parts, job.sweep.grid, labels, planned=planned, since=since, pending=pending)
+    return table.assemble(folder.parts, job.sweep.grid, labels, planned, since, pending, declared(job.schemas))
 
 
 def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     try:
         for block in Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked])).blocks():
             done.sort_out(block)

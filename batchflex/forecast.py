@@ -65,7 +65,7 @@ def forecast(job: Job) -> dict[str, Any]:
         endpoint.require(job.models)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
-    done = Done(folder.parts, job.job.retry_failed)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
     found = _Pass(plan, done, pending)
     census = done.census()

@@ -23,6 +23,7 @@ from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import explained, found, redacted, sentences, wanted
 from .spans import Deadline, Duration, Hours
+from .structured import schema_of
 
 OnChange = Literal["stop", "rerun", "keep"]
 Concurrency = Annotated[
@@ -152,6 +153,14 @@ class SweepSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class AnswerSection(_Section):
+    """What structured answers are held against, and what happens when one does not fit."""
+
+    max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
+    lenient: bool = False
+    json_schema: dict[str, Any] | None = None
+
+
 class LimitsSection(_Section):
     concurrency: Concurrency = "auto"
     max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 1024
@@ -201,6 +210,7 @@ class Job(_Section):
     params: dict[str, Any] = Field(default_factory=dict)
     override: dict[str, Any] = Field(default_factory=dict)
     sweep: SweepSection = SweepSection()
+    answer: AnswerSection = AnswerSection()
     limits: LimitsSection = LimitsSection()
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
@@ -235,6 +245,16 @@ class Job(_Section):
             return [str(self.override["model"])]
         named = self.sweep.grid.get("model") or [m for m in (self.params.get("model"),) if m is not None]
         return [str(model) for model in named]
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """The JSON Schemas that the job itself holds its answers against; several if they are swept."""
+        if self.answer.json_schema is not None:
+            return [self.answer.json_schema]
+        name = "response_format"
+        formats = [self.override.get(name)] if name in self.override else self.sweep.grid.get(name)
+        found = [schema_of(each) for each in formats or [self.params.get(name)]]
+        return [schema for schema in found if isinstance(schema, dict)]
 
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""

@@ -54,14 +54,15 @@ def make(
     folder: Folder,
     grid: Mapping[str, list[Any]],
     labels: Sequence[str],
+    declared: Mapping[str, list[str]],
     done: Done | None,
     since: int,
     known: Settled | None,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
-    ``done`` has the places of answers in parts numbered below ``since``; the others are where they say themselves. ``known``
-    is what to tell the next run.
+    ``declared`` are the fields of structured answers that the job's schema names. ``done`` has the places of answers in parts
+    numbered below ``since``; the others are where they say themselves. ``known`` is what to tell the next run.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
@@ -71,7 +72,8 @@ def make(
     allocation.trim()
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
     planned = table.NO_PLAN if done is None or not since else done.planned()
-    made = table.assemble(folder.parts, grid, labels, planned, since if done is not None else 0, pending)
+    since = since if done is not None else 0
+    made = table.assemble(folder.parts, grid, labels, planned, since, pending, declared)
     told = {} if known is None or pending else {_SETTLED: msgspec.json.encode(known)}
     if pending or not table.is_current(folder.results, made, told):
         table.write_results(folder.results, made, told)

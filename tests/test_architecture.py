@@ -18,12 +18,13 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "crosschecks", "job",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "structured", "crosschecks", "job",
     "source", "template", "items", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
-    "courtesy", "folder", "journal", "carried", "store", "keyindex", "keyset", "table", "resume", "feed", "keep", "tally",
+    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
+    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
+    "keep", "tally",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
     "export", "checking", "render", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
@@ -36,7 +37,7 @@ PURE = [
     "model", "params", "spans", "plan", "template",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
-    "classify", "completion", "retry", "outcome", "carried", "telemetry",
+    "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
 ]  # fmt: skip
 
 
