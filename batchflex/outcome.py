@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
+
 from .budget import price_usd
 from .errors import AttemptError
 from .job import PricesSection
@@ -68,6 +70,17 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         response=answer.response.decode("utf-8", "replace"),
     )
     return made if request.before is None else carried_on(made, request.before)
+
+
+def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Outcome:
+    """The row of an answer that is there, judged anew."""
+    return msgspec.structs.replace(
+        outcome,
+        status="ok" if complaint is None else "invalid",
+        parsed=parsed,
+        error_type="invalid_answer" if complaint else None,
+        error_message=complaint,
+    )
 
 
 def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) -> Outcome:

@@ -32,6 +32,25 @@ class Settled(msgspec.Struct, frozen=True):
         return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
 
 
+def last_settled(folder: Folder) -> Settled | None:
+    """What the table says, if it was made of the parts that are there now."""
+    told, _ = store.told(folder.results)
+    try:
+        found = msgspec.json.decode(told.get(_SETTLED, b""), type=Settled)
+    except msgspec.DecodeError:
+        return None
+    return found if found.parts == store.stamp(folder.parts) else None
+
+
+def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
+    """The same for the parts as they are now, of which so many more are ``ok`` in place of ``invalid``."""
+    if known is None:
+        return {}
+    counts = {"ok": known.rows.get("ok", 0) + more_ok, "invalid": known.rows.get("invalid", 0) - more_ok}
+    now = msgspec.structs.replace(known, parts=store.stamp(folder.parts), rows=known.rows | counts)
+    return {_SETTLED: msgspec.json.encode(now)}
+
+
 def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
     told, rows = store.told(folder.results)

@@ -26,7 +26,7 @@ ORDER = [
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
     "keep", "tally",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
-    "export", "checking", "render", "progress", "forecast", "local_server", "cli",
+    "assembly", "reparse", "export", "checking", "render", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
