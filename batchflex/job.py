@@ -14,11 +14,12 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from . import models, tomltext
 from . import params as parameters
-from . import tomltext
 from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import explained, found, redacted, sentences, wanted
@@ -215,6 +216,15 @@ class Job(_Section):
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    _models: tuple[models.Model, ...] = PrivateAttr(())
+
+    @property
+    def models_by_format(self) -> dict[bytes, models.Model]:
+        """The pydantic models that the job was given in place of formats, by the ``response_format`` that stands for each.
+
+        They are not in the job file: what they demand beyond their JSON Schema holds in this process only.
+        """
+        return {msgspec.json.encode(models.response_format(model)): model for model in self._models}
 
     @property
     def out(self) -> Path:
@@ -347,13 +357,15 @@ def build(
     text: str = "",
     folder: Path | None = None,
 ) -> Job:
-    """Validate a job given as nested values; ``text`` is the file they were read from, if any.
+    """Validate a job given as nested values; ``text`` is the file they were read from, if any. A pydantic model stands for
+    the ``response_format`` that asks for its JSON.
 
     :raises JobError: naming every mistake at once.
     """
-    merged: dict[str, Any] = {name: _plain(value) for name, value in data.items()}
+    met: list[models.Model] = []
+    merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
-        _put(merged, dotted, _plain(value))
+        _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
     job: Job | None = None
     mistakes = cross_checks(merged)
     try:
@@ -363,15 +375,19 @@ def build(
     if mistakes or job is None:
         outside = [dotted for dotted, _ in settings]
         raise JobError(sentences(mistakes, tomltext.key_lines(text), outside), place=place)
+    job._models = tuple(met)
     return _absolute(job, folder) if folder is not None else job
 
 
-def _plain(value: Any) -> Any:
-    """A copy that nobody else changes, of the types that TOML gives."""
+def _plain(value: Any, met: list[models.Model], name: str = "") -> Any:
+    """A copy that nobody else changes, of the types that TOML gives. Pydantic models in it are added to ``met``."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner, met, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, met) for inner in value]
+    if models.is_model(value):
+        met.append(value)
+        return models.schema(value) if name == "json_schema" else models.response_format(value)
     return str(value) if isinstance(value, PurePath) else value
 
 

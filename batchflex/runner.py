@@ -271,7 +271,7 @@ class _Conduct:
                         ways, gate, prober, tally, self._stop, self._observer.note,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
-                    shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
+                    shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
                     frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices, shapes)
                     failures = Failures(limits.max_failures)
                     asking = Asking(

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
+from pydantic import BaseModel, ValidationError
 
 _WANTS_JSON = {"json_object", "json_schema"}
 _SHOWN_FAULTS = 5
@@ -43,13 +44,15 @@ class Judged(NamedTuple):
 
 
 class Shape:
-    """What JSON an answer has to be. ``schema`` is a JSON Schema; without one any JSON will do, or any object.
+    """What JSON an answer has to be. ``schema`` is a JSON Schema; without one any JSON will do, or any object. ``model`` is a
+    pydantic model that it must satisfy besides.
 
     A schema that cannot be used (see :func:`unusable`) is passed over.
     """
 
-    def __init__(self, schema: Any = None, *, any_object: bool = False) -> None:
+    def __init__(self, schema: Any = None, *, any_object: bool = False, model: type[BaseModel] | None = None) -> None:
         self._any_object = any_object
+        self._model = model
         self._validator: Any = None
         if schema is not None:
             with contextlib.suppress(ValueError, RecursionError):
@@ -71,7 +74,7 @@ class Shape:
         if self._any_object and not isinstance(value, dict):
             return f"a JSON object was asked for, and the answer is {_kind(value)}"
         if self._validator is None or self._validator.is_valid(value):
-            return None
+            return None if self._model is None else _complaint_of(self._model, value)
         told: list[str] = []
         for fault in self._validator.iter_errors(value):
             if len(told) == _SHOWN_FAULTS:
@@ -99,21 +102,28 @@ class Shapes:
     """The shapes that the answers of a job must have.
 
     ``schema``, a JSON Schema, holds for every answer; without it the ``response_format`` of each request says what its
-    answer must be.
+    answer must be. ``models`` are pydantic models that answers to these formats must satisfy besides.
     """
 
-    def __init__(self, schema: Mapping[str, Any] | None = None, *, lenient: bool = False) -> None:
-        self._shape = None if schema is None else Shape(dict(schema))
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        lenient: bool = False,
+        models: Mapping[bytes, type[BaseModel]] | None = None,
+    ) -> None:
+        of = next((m for asked, m in (models or {}).items() if schema_of(_decode(asked)) == schema), None)
+        self._shape = None if schema is None else Shape(dict(schema), model=of)
         self._lenient = lenient
+        self._of_models = {asked: _shape_of(asked, model) for asked, model in (models or {}).items()}
 
     def judge(self, body: bytes, content: str | None) -> Judged:
         """Judge the answer to the request of this ``body``."""
-        shape = self._shape or shape_of(asked_format(body))
-        return Judged() if shape is None else shape.judge(content or "", lenient=self._lenient)
+        return self.judge_format(asked_format(body), content)
 
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:
         """As :meth:`judge`, for a request of which only the ``response_format`` is known, as JSON."""
-        shape = self._shape or shape_of(response_format)
+        shape = self._shape or self._of_models.get(response_format or b"") or shape_of(response_format)
         return Judged() if shape is None else shape.judge(content or "", lenient=self._lenient)
 
 
@@ -127,11 +137,15 @@ def asked_format(body: bytes) -> bytes | None:
 @lru_cache(maxsize=256)
 def shape_of(response_format: bytes | None) -> Shape | None:
     """What a ``response_format``, as JSON, asks for; ``None`` if that is no JSON."""
+    return _shape_of(response_format, None)
+
+
+def _shape_of(response_format: bytes | None, model: type[BaseModel] | None) -> Shape | None:
     asked = None if response_format is None else _decode(response_format)
     if not isinstance(asked, dict) or asked.get("type") not in _WANTS_JSON:
         return None
     schema = schema_of(asked)
-    return Shape(schema, any_object=schema is None and asked["type"] == "json_object")
+    return Shape(schema, any_object=schema is None and asked["type"] == "json_object", model=model)
 
 
 def schema_of(response_format: Any) -> Any:
@@ -166,6 +180,15 @@ def _read(text: str) -> tuple[Any, str | None]:
         return None, f"JSON was asked for, and the answer is not JSON: {error}"
     except RecursionError:
         return None, "JSON was asked for, and the answer is nested too deeply to be read"
+
+
+def _complaint_of(model: type[BaseModel], value: Any) -> str | None:
+    try:
+        model.model_validate_json(_encode(value))
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors(include_url=False)]
+        return _shortened(f"the answer does not fit {model.__name__}: " + "; ".join(told[:_SHOWN_FAULTS]))
+    return None
 
 
 def _candidates(content: str) -> Iterator[str]:
