@@ -458,7 +458,9 @@ class _Conduct:
         prepared = self._prepared
         if not prepared.complete:
             since = 0 if prepared.placed else prepared.segment
-            results.make(self._folder, self._job.sweep.grid, self._plan.labels, prepared.done, since, self._settled())
+            results.make(
+                self._folder, self._job.sweep.variables, self._plan.labels, prepared.done, since, self._settled()
+            )
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""
