@@ -48,7 +48,7 @@ def assemble(folder: Folder) -> table.Assembled:
     since = max(store.part_numbers(folder.parts), default=0) + 1
     # Only then can there be answers to requests that this job would send differently, and does not keep.
     planned = _planned(job, folder) if job.job.on_change == "rerun" else None
-    return table.assemble(folder.parts, job.sweep.grid, labels, planned, since, pending, declared(job.schemas))
+    return table.assemble(folder.parts, job.sweep.variables, labels, planned, since, pending, declared(job.schemas))
 
 
 def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:

@@ -25,6 +25,7 @@ from .errors import JobError
 from .mistakes import explained, found, redacted, sentences, wanted
 from .spans import Deadline, Duration, Hours
 from .structured import schema_of
+from .sweep import Forms, always_set, variables
 
 OnChange = Literal["stop", "rerun", "keep"]
 Concurrency = Annotated[
@@ -147,11 +148,19 @@ class PromptSection(_Section):
 class SweepSection(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     samples: Annotated[int, Field(ge=1, le=100_000)] = 1
+    zip: dict[str, Any] | None = None
+    points: list[dict[str, Any]] | None = None
+    order: Literal["prefix", "row"] = "prefix"
 
     @property
-    def grid(self) -> dict[str, list[Any]]:
-        """Each swept variable with its values, in the order of the file."""
-        return dict(self.model_extra or {})
+    def forms(self) -> Forms:
+        """What is swept: the grid (every other key of the table), zip and points."""
+        return Forms(self.model_extra or {}, self.zip or {}, self.points or [])
+
+    @property
+    def variables(self) -> dict[str, list[Any]]:
+        """Each swept variable with its distinct values, in order of first appearance: those of points, of zip, of the grid."""
+        return variables(self.forms)
 
 
 class AnswerSection(_Section):
@@ -234,7 +243,7 @@ class Job(_Section):
     @property
     def templates(self) -> dict[str, PromptSection]:
         """Prompt variants by name, in sweep order; the one prompt under ``""``; empty if rows bring their messages."""
-        swept = self.sweep.grid.get("prompt")
+        swept = self.sweep.variables.get("prompt")
         if swept:
             return {name: self.prompts[name] for name in swept}
         return {"": self.prompt} if self.prompt else {}
@@ -253,7 +262,9 @@ class Job(_Section):
         """The models that the job itself names: overridden, else swept, else of ``[params]``."""
         if "model" in self.override:
             return [str(self.override["model"])]
-        named = self.sweep.grid.get("model") or [m for m in (self.params.get("model"),) if m is not None]
+        named = list(self.sweep.variables.get("model", ()))
+        if "model" not in always_set(self.sweep.forms):
+            named += [m for m in (self.params.get("model"),) if m is not None and m not in named]
         return [str(model) for model in named]
 
     @property
@@ -262,13 +273,13 @@ class Job(_Section):
         if self.answer.json_schema is not None:
             return [self.answer.json_schema]
         name = "response_format"
-        formats = [self.override.get(name)] if name in self.override else self.sweep.grid.get(name)
-        found = [schema_of(each) for each in formats or [self.params.get(name)]]
+        swept = [*self.sweep.variables.get(name, ()), self.params.get(name)]
+        found = [schema_of(each) for each in ([self.override[name]] if name in self.override else swept)]
         return [schema for schema in found if isinstance(schema, dict)]
 
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
-        sections = {"params": self.params, "override": self.override, "sweep": self.sweep.grid}
+        sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
         return [
             f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
             for section, names in sections.items()
@@ -279,6 +290,8 @@ class Job(_Section):
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
         plain = self.model_dump(exclude_none=True)
+        if self.sweep.order == "prefix":
+            del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
         return plain
 
@@ -474,7 +487,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
-        shapes = not place.startswith("input.") or place in ("input.id", "input.dedupe")
+        shapes = place != "sweep.order" and (not place.startswith("input.") or place in ("input.id", "input.dedupe"))
         if shapes and one.get(place) != two.get(place):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
             lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")

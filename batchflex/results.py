@@ -71,7 +71,7 @@ def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | No
 
 def make(
     folder: Folder,
-    grid: Mapping[str, list[Any]],
+    variables: Mapping[str, list[Any]],
     labels: Sequence[str],
     declared: Mapping[str, list[str]],
     done: Done | None,
@@ -92,7 +92,7 @@ def make(
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
     planned = table.NO_PLAN if done is None or not since else done.planned()
     since = since if done is not None else 0
-    made = table.assemble(folder.parts, grid, labels, planned, since, pending, declared)
+    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared)
     told = {} if known is None or pending else {_SETTLED: msgspec.json.encode(known)}
     if pending or not table.is_current(folder.results, made, told):
         table.write_results(folder.results, made, told)

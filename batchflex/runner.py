@@ -462,8 +462,8 @@ class _Conduct:
         prepared = self._prepared
         if not prepared.complete:
             since = 0 if prepared.placed else prepared.segment
-            grid, fields = self._job.sweep.grid, declared(self._job.schemas)
-            results.make(self._folder, grid, self._plan.labels, fields, prepared.done, since, self._settled())
+            variables, fields = self._job.sweep.variables, declared(self._job.schemas)
+            results.make(self._folder, variables, self._plan.labels, fields, prepared.done, since, self._settled())
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""

@@ -47,18 +47,18 @@ class Layout(NamedTuple):
 
 def _layout(
     footers: Iterable[store.Footer],
-    grid: Mapping[str, list[Any]],
+    variables: Mapping[str, list[Any]],
     foreign: Iterable[str],
     pending: Sequence[Outcome],
     declared: Mapping[str, list[str]],
 ) -> Layout:
-    """Name and type the columns of a job's results. ``foreign`` are sweep points that are none of the grid's, ``declared`` the
-    fields that the job's schema names."""
+    """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
+    fields that its schema names."""
     footers = list(footers)
     strays = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
-    for out, name in _named(grid, COLUMNS, "sweep_").items():
-        values = [*grid[name], *(point.get(name) for point in strays)]
+    for out, name in _named(variables, COLUMNS, "sweep_").items():
+        values = [*variables[name], *(point.get(name) for point in strays)]
         sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
     kinds: dict[str, set[str]] = {}
     types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
@@ -120,7 +120,7 @@ class Assembled(NamedTuple):
 
 def assemble(
     folder: Path,
-    grid: Mapping[str, list[Any]],
+    variables: Mapping[str, list[Any]],
     labels: Sequence[str],
     planned: pl.DataFrame | None = None,
     since: int = 0,
@@ -138,7 +138,7 @@ def assemble(
     tables = _Parts(folder, pending)
     places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
     foreign = tables.points.difference(labels) if planned is None else ()
-    shape = _layout(tables.footers.values(), grid, foreign, pending, declared or {})
+    shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
 
     def batches() -> Iterator[pa.Table]:
         for at in range(0, places.index.height, _WINDOW_ROWS):
@@ -149,7 +149,14 @@ def assemble(
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
 
-    known = [list(COLUMNS), store.stamp(folder), [o.key for o in pending], dict(grid), list(labels), declared or {}]
+    known = [
+        list(COLUMNS),
+        store.stamp(folder),
+        [o.key for o in pending],
+        dict(variables),
+        list(labels),
+        declared or {},
+    ]
     made_of = _digest(known, places.index)
     return Assembled(shape.schema, places.index.height, batches(), made_of)
 

@@ -18,7 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "models", "structured", "crosschecks", "job",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "models", "structured", "schemachecks", "sweep",
+    "sweepchecks", "crosschecks", "job",
     "source", "template", "items", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
@@ -34,7 +35,7 @@ FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", 
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "models", "params", "spans", "plan", "template",
+    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "plan", "template",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",

@@ -791,6 +791,26 @@ def test_plan_tells_what_would_be_sent_and_sends_nothing(endpoint: CountingEndpo
     assert not (tmp_path / "runs").exists()
 
 
+def test_plan_tells_the_forms_of_a_sweep(asks: list[object], tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 2)
+    sweep = [
+        "--set", "sweep.seed=[1, 2]",
+        "--set", "sweep.zip={ temperature = [0.0, 0.7], top_p = [1.0, 0.9] }",
+        "--set", 'sweep.points=[{ model = "a" }, { max_tokens = 9, model = "b" }, {}]',
+    ]  # fmt: skip
+    plan = called("plan", rows, *asks[:2], "--out", tmp_path / "out", *sweep, "--set", 'params.model="m"')
+    assert plan.code == 0, plan.err
+    told = plan.out.splitlines()
+    at = next(number for number, line in enumerate(told) if line.startswith("  sweep"))
+    assert [line.removeprefix("  sweep").strip() for line in told[at : at + 4]] == [
+        "3 points: model = 'a'; max_tokens = 9, model = 'b'; (nothing set)",
+        "together: temperature = [0.0, 0.7], top_p = [1.0, 0.9]",
+        "seed = [1, 2]",
+        "12 points in all",
+    ]
+    assert "24 to send" in plan.out
+
+
 def test_plan_tells_what_is_done_and_what_has_changed(
     endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
 ) -> None:
