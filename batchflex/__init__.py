@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RunStopped,
         StorageError,
     )
+    from .frames import score, summarise
     from .job import Job
     from .job import load as load_job
     from .runner import Observer, Run
@@ -48,12 +49,16 @@ __all__ = [
     "complete",
     "load_job",
     "run",
+    "score",
+    "summarise",
 ]
 
 _HOMES = {
     "arun": "api",
     "complete": "api",
     "run": "api",
+    "score": "frames",
+    "summarise": "frames",
     "Job": "job",
     "load_job": "job",
     "Observer": "runner",

@@ -17,7 +17,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -200,6 +200,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     results.add_argument("--rows", type=_positive, default=20, metavar="N", help="how many rows to show (20)")
 
+    score = verb(
+        "score",
+        _score,
+        "score the answers of a folder, again or in another way",
+        "By the [[score]] tables of the folder's job, or of another job file. No answer is asked again; only a judge's own "
+        "grades are asked, those that are missing.",
+    )
+    score.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    score.add_argument("spec", nargs="?", metavar="JOB", help="a job file (.toml) whose [[score]] tables to take")
+    score.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="a place in a score (score.accuracy.ignore_case=true); may be repeated",
+    )  # fmt: skip
+    score.add_argument("-q", "--quiet", action="store_true", help="no progress of a judge")
+    score.add_argument("--json", action="store_true", help="print scores.json as one line")
+
     check = verb(
         "check",
         _check,
@@ -341,12 +357,61 @@ def _run(options: argparse.Namespace) -> int:
         _print_json(run.summary)
     if not options.quiet:
         _say(render.summary(run.summary))
+        _say_scores(run.scores, run.unscored)
+    elif run.unscored is not None:
+        _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {job.job.name} {run.summary['status']}: {run.summary['message']}")
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
+
+
+def _say_scores(found: Mapping[str, Any] | None, missing: str | None) -> None:
+    from . import scoretext
+
+    if found is not None:
+        _say(scoretext.text(found))
+    if missing is not None:
+        _say(missing)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from functools import partial
+
+    from . import evaluation, progress, scoretext
+    from .api import on_a_loop
+    from .folder import Folder
+    from .job import build, load, parse_setting
+
+    folder = Folder(options.out)
+    folder.require()
+    settings = [parse_setting(text) for text in options.set]
+    if wrong := [place for place, _ in settings if not place.startswith("score.")]:
+        raise JobError(f"score changes nothing but scores: --set score.NAME.KEY=VALUE; found {wrong[0]!r}")
+    data = folder.read_job()
+    if data is None:
+        raise JobError(f"{options.out} has no job.toml: its run has not begun, or was refused")
+    if options.spec is None:
+        job = build(data, settings)
+        specs = job.score
+    else:
+        job, specs = build(data), load(options.spec, settings).score
+    if not specs:
+        raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
+    observer = progress.choose(quiet=options.quiet)
+    try:
+        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer))
+    finally:
+        observer.close()
+    if options.json:
+        _print_json(made.summary)
+    else:
+        print(scoretext.text(made.summary))
+    if made.unfinished is not None:
+        _say(made.unfinished)
+    return 0 if made.unfinished is None else 3
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -8,9 +8,9 @@ import msgspec
 
 from .budget import price_usd
 from .errors import AttemptError
-from .job import PricesSection
 from .model import Answer, Outcome, Request, Status
 from .reask import carried_on, given_up
+from .sections import PricesSection
 from .structured import Shapes
 
 _TRUNCATED = {"length", "max_tokens"}

@@ -72,19 +72,27 @@ class _Nobody:
 
 
 class Run:
-    """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning."""
+    """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
+
+    Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
+    anything.
+    """
 
     def __init__(self, out: Path, summary: dict[str, Any]) -> None:
         self.out = out
         self.summary = summary
+        self.scores: dict[str, Any] | None = None
+        self.unscored: str | None = None
 
     def __repr__(self) -> str:
         return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"
 
     @property
     def exit_code(self) -> int:
-        """What the command line would exit with: 0 every row answered, 1 some failed or invalid, 3 stopped early."""
-        return int(self.summary["exit_code"])
+        """What the command line would exit with: 0 every row answered, 1 some failed or invalid, 3 stopped early, or with
+        scores missing."""
+        code = int(self.summary["exit_code"])
+        return 3 if code in (0, 1) and self.unscored is not None else code
 
     @property
     def stopped_by(self) -> str | None:

@@ -57,7 +57,7 @@ def _layout(
     footers = list(footers)
     strays = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
-    for out, name in _named(variables, COLUMNS, "sweep_").items():
+    for out, name in sweep_columns(variables).items():
         values = [*variables[name], *(point.get(name) for point in strays)]
         sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
     kinds: dict[str, set[str]] = {}
@@ -92,6 +92,11 @@ def _fields(
                 seen.setdefault(name, set()).update(kinds)
     names = _named(seen, taken, "parsed_")
     return {out: (name, parsed.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
+
+
+def sweep_columns(variables: Iterable[str]) -> dict[str, str]:
+    """The column of each swept variable, with the variable's name, in their order."""
+    return _named(variables, COLUMNS, "sweep_")
 
 
 def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:

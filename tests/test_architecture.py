@@ -18,20 +18,20 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "models", "structured", "schemachecks", "sweep",
-    "sweepchecks", "crosschecks", "job",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
+    "schemachecks", "sweep", "sweepchecks", "crosschecks", "job",
     "source", "template", "items", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
-    "keep", "tally",
-    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
-    "assembly", "reparse", "export", "checking", "render", "progress", "forecast", "local_server", "cli",
+    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "scores",
+    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "evaluation", "api",
+    "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
-FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server"}
+FACING_PEOPLE = {"cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server"}
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
@@ -39,6 +39,7 @@ PURE = [
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
+    "scorespec", "stats", "reading", "ledger", "summary",
 ]  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
 
 def test_importing_the_package_or_the_command_line_is_quick() -> None:
     """The heavy libraries are imported by what needs them, so that ``--help`` and ``status`` do not wait for them."""
-    heavy = {"polars", "pyarrow", "httpx", "httptools", "pydantic", "anyio", "jinja2", "tqdm", "msgspec"}
+    heavy = {"polars", "pyarrow", "httpx", "httptools", "pydantic", "anyio", "jinja2", "tqdm", "msgspec", "numpy"}
     assert not loaded_by("batchflex", "batchflex.cli") & heavy
 
 
