@@ -114,7 +114,7 @@ def complete(
         folder = out if out is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflex-"))
         data["job"]["out"] = str(folder)
         job = jobs.build(data, list((settings or {}).items()))
-        if job.sweep.grid or job.sweep.samples > 1 or job.input.limit or job.input.dedupe:
+        if job.sweep.variables or job.sweep.samples > 1 or job.input.limit or job.input.dedupe:
             raise JobError(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
             )

@@ -188,6 +188,16 @@ def _parser() -> argparse.ArgumentParser:
         choices=["openai-batch"],
         help="the lines of an OpenAI batch output file, failures in FILE_errors.jsonl",
     )
+    results.add_argument(
+        "--reparse", action="store_true", help="read the answers there are anew, by [answer] of the job; sends nothing"
+    )
+    results.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="with --reparse: a place in [answer], such as answer.lenient=true; may be repeated",
+    )
     results.add_argument("--rows", type=_positive, default=20, metavar="N", help="how many rows to show (20)")
 
     score = verb(
@@ -448,6 +458,17 @@ def _results(options: argparse.Namespace) -> int:
     from . import export, render
     from .folder import Folder
 
+    if options.set and not options.reparse:
+        raise JobError("--set goes with --reparse")
+    if options.reparse:
+        from .job import parse_setting
+        from .reparse import reparse
+
+        read, fit, fit_no_more = reparse(Folder(options.out), [parse_setting(text) for text in options.set])
+        _say(
+            f"{read:,} answers read anew: {fit:,} fit now that did not before, {fit_no_more:,} do not fit any more; "
+            "nothing was sent"
+        )
     results = export.Results(Folder(options.out))
     if options.format == "openai-batch":
         if options.output in (None, "-"):

@@ -6,12 +6,15 @@ Works on the values as they were given, so that these mistakes are told together
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from . import params as parameters
-from .mistakes import KEY_HINT, Mistake, choice, found, names_a_key
+from . import sweep
+from .mistakes import KEY_HINT, Mistake, choice, names_a_key
 from .model import Outcome
+from .schemachecks import check_format, check_schema
+from .sweepchecks import check_sweep
 
 _Table = Mapping[str, Any]
 
@@ -23,20 +26,22 @@ def cross_checks(data: _Table) -> list[Mistake]:
         value = data.get(name)
         return value if isinstance(value, Mapping) else {}
 
+    forms = sweep.forms(table("sweep"))
+    swept = sweep.variables(forms).keys()
     mistakes = _check_params("params", table("params")) + _check_params("override", table("override"))
-    mistakes += _check_prompts(data, table("prompts"), table("sweep"))
-    mistakes += _check_sweep(table("sweep"), table("prompts"), table("override"))
+    mistakes += _check_prompts(data, table("prompts"), swept)
+    mistakes += check_sweep(table("sweep"), table("prompts"), table("override"))
     mistakes += _check_endpoint("endpoint", table("endpoint")) + _check_endpoints(
-        data.get("endpoints"), table("endpoint"), table("sweep")
+        data.get("endpoints"), table("endpoint"), swept
     )
-    mistakes += _check_scores(data.get("score"), table("input"), table("sweep"))
+    mistakes += check_schema("answer.json_schema", table("answer").get("json_schema"))
+    mistakes += _check_scores(data.get("score"), table("input"), swept)
     limits = table("limits")
     if limits.get("budget_usd") is not None and data.get("prices") is None:
         mistakes.append(
             Mistake("limits.budget_usd", "needs [prices]: input and output, in dollars for a million tokens")
         )
-    bounds = {"max_tokens", "max_completion_tokens"}
-    if not any(bounds & table(section).keys() for section in ("params", "override", "sweep")):
+    if not {"max_tokens", "max_completion_tokens"} & {*table("params"), *table("override"), *sweep.always_set(forms)}:
         mistakes += [
             Mistake(f"limits.{name}", "needs params.max_tokens, so that the dearest answer is known before it is sent")
             for name in ("budget_usd", "budget_tokens")
@@ -55,66 +60,29 @@ def _check_params(section: str, table: _Table) -> list[Mistake]:
             mistakes.append(Mistake(place, "set endpoint.stream to true, false or 'auto' instead"))
         elif names_a_key(str(name)):
             mistakes.append(Mistake(place, KEY_HINT))
-        elif why := parameters.unsayable(value) or _out_of_range(name, value):
+        elif why := parameters.unsayable(value) or parameters.out_of_range(name, value):
             mistakes.append(Mistake(place, why))
+        elif name == "response_format":
+            mistakes += check_format(place, value)
     return mistakes
 
 
-def _out_of_range(name: str, value: Any) -> str | None:
-    why = parameters.check(name, value)
-    return why and why.removeprefix(f"{name} ")  # the place says the name
-
-
-def _check_prompts(data: _Table, prompts: _Table, sweep: _Table) -> list[Mistake]:
+def _check_prompts(data: _Table, prompts: _Table, swept: Collection[str]) -> list[Mistake]:
     mistakes = []
     for place, prompt in [("prompt", data.get("prompt")), *((f"prompts.{n}", p) for n, p in prompts.items())]:
         messages = prompt.get("messages") if isinstance(prompt, Mapping) else None
         if messages is not None and (why := parameters.unsayable(messages)):
             mistakes.append(Mistake(f"{place}.messages", why))
-    if prompts and "prompt" not in sweep:
+    if prompts and "prompt" not in swept:
         mistakes.append(Mistake("prompts", "sweep.prompt does not name which of these prompts to try"))
-    if "prompt" in sweep and data.get("prompt") is not None:
+    if "prompt" in swept and data.get("prompt") is not None:
         mistakes.append(
             Mistake("prompt", "[prompt] and sweep.prompt exclude each other; make it one of [prompts.NAME]")
         )
     return mistakes
 
 
-def _check_sweep(sweep: _Table, prompts: _Table, override: _Table) -> list[Mistake]:
-    mistakes = []
-    for name, values in sweep.items():
-        place = f"sweep.{name}"
-        if name == "samples":
-            continue
-        if name == "messages" or name in parameters.TRANSPORT:
-            mistakes.append(Mistake(place, "cannot be swept"))
-        elif names_a_key(str(name)):
-            mistakes.append(Mistake(place, KEY_HINT))
-        elif not isinstance(values, list) or not values:
-            mistakes.append(Mistake(place, f"must be a list of the values to try; {found(values)}"))
-        elif why := parameters.unsayable(values):
-            mistakes.append(Mistake(place, why))
-        elif len({repr(value) for value in values}) < len(values):
-            what = "has the same value twice; for repeated answers set sweep.samples"
-            mistakes.append(Mistake(place, f"{what}; {found(values)}"))
-        elif name == "prompt":
-            mistakes += [Mistake(place, why) for value in values if (why := _no_prompt(value, prompts))]
-        elif name in override:
-            what = f"override.{name} (also: --set {name}=…) would make all points the same; leave out one of the two"
-            mistakes.append(Mistake(place, what))
-        else:
-            mistakes += [Mistake(place, why) for value in values if (why := _out_of_range(name, value))]
-    return mistakes
-
-
-def _no_prompt(value: Any, prompts: _Table) -> str | None:
-    if isinstance(value, str) and value in prompts:
-        return None
-    there = choice(str(value), [str(name) for name in prompts]) if prompts else "write it as [prompts.NAME]"
-    return f"no prompt is named {value!r:.80}; {there}"
-
-
-def _check_endpoints(endpoints: Any, endpoint: _Table, sweep: _Table) -> list[Mistake]:
+def _check_endpoints(endpoints: Any, endpoint: _Table, swept: Collection[str]) -> list[Mistake]:
     if not isinstance(endpoints, list):
         return []
     if not endpoints:
@@ -137,7 +105,7 @@ def _check_endpoints(endpoints: Any, endpoint: _Table, sweep: _Table) -> list[Mi
             "and sweep.model exclude each other: every point would be sent to the one model",
         )
         for number, each in enumerate(tables)
-        if each.get("model") is not None and "model" in sweep
+        if each.get("model") is not None and "model" in swept
     ]
     return mistakes
 
@@ -163,7 +131,7 @@ def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
     return mistakes
 
 
-def _check_scores(scores: Any, given: _Table, sweep: _Table) -> list[Mistake]:
+def _check_scores(scores: Any, given: _Table, swept: Collection[str]) -> list[Mistake]:
     if not isinstance(scores, list):
         return []
     has_input = given.get("path") is not None
@@ -180,7 +148,7 @@ def _check_scores(scores: Any, given: _Table, sweep: _Table) -> list[Mistake]:
             has_input
             and isinstance(expected, str)
             and isinstance(carry, list)
-            and not _will_be_there(expected, carry, sweep)
+            and not _will_be_there(expected, carry, swept)
         ):
             what = f"the results will have no column {expected!r:.80}; if the input has it, name it in input.carry"
             mistakes.append(Mistake(f"{place}.expected", what))
@@ -190,13 +158,8 @@ def _check_scores(scores: Any, given: _Table, sweep: _Table) -> list[Mistake]:
     return mistakes
 
 
-def _will_be_there(name: str, carry: list[Any], sweep: _Table) -> bool:
+def _will_be_there(name: str, carry: list[Any], swept: Collection[str]) -> bool:
     """Whether a run's results have this column, or the one before its first point; those of answers can not be foreseen."""
-    zipped, listed = sweep.get("zip"), sweep.get("points")
-    swept = {*sweep, *(zipped if isinstance(zipped, Mapping) else ())}
-    swept |= {
-        key for point in (listed if isinstance(listed, list) else ()) if isinstance(point, Mapping) for key in point
-    }
     there = {*Outcome.__struct_fields__, *map(str, carry), *(f"input_{column}" for column in carry)}
     there |= {*map(str, swept), *(f"sweep_{variable}" for variable in swept)}
     return name in there or name.partition(".")[0] in there

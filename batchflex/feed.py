@@ -61,6 +61,7 @@ class Plan:
         resolved = self._job.resolved()
         shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name != "limit"}
+        shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
         made_of = [_WAY_OF_PLANNING, shaping, self._default_model, self._signature]
         return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
 

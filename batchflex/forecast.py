@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from .resume import Done
 
 _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
 _SHOWN_CHANGES = 12
+_SHOWN_POINTS = 6
 
 
 class _Pass:
@@ -55,7 +57,8 @@ def forecast(job: Job) -> dict[str, Any]:
 
     The result has ``requests``, ``done``, ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose
     requests the job would send differently now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each),
-    ``sweep``, ``samples``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
+    ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``example`` (a
+    body in full), ``prompt_tokens`` (an estimate, of what is left),
     ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices).
 
     :raises JobError, InputError: if the job or the input is wrong.
@@ -65,7 +68,7 @@ def forecast(job: Job) -> dict[str, Any]:
         endpoint.require(job.models)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
-    done = Done(folder.parts, job.job.retry_failed)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
     found = _Pass(plan, done, pending)
     census = done.census()
@@ -90,7 +93,9 @@ def forecast(job: Job) -> dict[str, Any]:
         "changed_tokens": changed_tokens,
         "changes": changes(old, job.resolved()) if old else [],
         "on_change": job.job.on_change,
-        "sweep": job.sweep.grid,
+        "sweep": job.sweep.variables,
+        "forms": _forms(job),
+        "points": len(plan.labels),
         "samples": job.sweep.samples,
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
@@ -98,6 +103,23 @@ def forecast(job: Job) -> dict[str, Any]:
         "completion_tokens_at_most": found.completion if bounded else None,
         "cost_at_most": price_usd(job.prices, Usage(prompt, found.completion)) if job.prices and bounded else None,
     }
+
+
+def _forms(job: Job) -> list[str]:
+    """What the sweep crosses, a line for each list of points, zip and variable of the grid."""
+    swept = job.sweep.forms
+    lines = []
+    if swept.points:
+        told = "; ".join(_assigned(point) or "(nothing set)" for point in swept.points[:_SHOWN_POINTS])
+        more = "; …" if len(swept.points) > _SHOWN_POINTS else ""
+        lines.append(f"{render.count(len(swept.points), 'point')}: {told}{more}")
+    if swept.zip:
+        lines.append(f"together: {_assigned(swept.zip)}")
+    return lines + [_assigned({name: values}) for name, values in swept.grid.items()]
+
+
+def _assigned(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.100}" for name, value in values.items())
 
 
 _ON_CHANGE = {
@@ -113,10 +135,12 @@ def text(found: dict[str, Any]) -> str:
         f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
     ]
-    grid = [f"{name} = {values!r:.100}" for name, values in found["sweep"].items()]
+    swept = list(found["forms"])
+    if len(swept) > 1:
+        swept.append(f"{found['points']:,} points in all")
     if found["samples"] > 1:
-        grid.append(f"{found['samples']} samples each")
-    lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(grid)]
+        swept.append(f"{found['samples']} samples each")
+    lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(swept)]
     if found["changed"]:
         answers = render.count(found["changed"], "answer")
         lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")

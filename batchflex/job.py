@@ -13,16 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
+import msgspec
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from . import models, tomltext
 from . import params as parameters
-from . import tomltext
 from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import choice, explained, found, redacted, sentences, wanted
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .structured import schema_of
+from .sweep import Forms, always_set, variables
 
 OnChange = Literal["stop", "rerun", "keep"]
 # -------------------------------------------------------------------------------------------------------- the tables
@@ -87,11 +90,27 @@ class PromptSection(Section):
 class SweepSection(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     samples: Annotated[int, Field(ge=1, le=100_000)] = 1
+    zip: dict[str, Any] | None = None
+    points: list[dict[str, Any]] | None = None
+    order: Literal["prefix", "row"] = "prefix"
 
     @property
-    def grid(self) -> dict[str, list[Any]]:
-        """Each swept variable with its values, in the order of the file."""
-        return dict(self.model_extra or {})
+    def forms(self) -> Forms:
+        """What is swept: the grid (every other key of the table), zip and points."""
+        return Forms(self.model_extra or {}, self.zip or {}, self.points or [])
+
+    @property
+    def variables(self) -> dict[str, list[Any]]:
+        """Each swept variable with its distinct values, in order of first appearance: those of points, of zip, of the grid."""
+        return variables(self.forms)
+
+
+class AnswerSection(Section):
+    """What structured answers are held against, and what happens when one does not fit."""
+
+    max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
+    lenient: bool = False
+    json_schema: dict[str, Any] | None = None
 
 
 class RetrySection(Section):
@@ -119,11 +138,21 @@ class Job(Section):
     params: dict[str, Any] = Field(default_factory=dict)
     override: dict[str, Any] = Field(default_factory=dict)
     sweep: SweepSection = SweepSection()
+    answer: AnswerSection = AnswerSection()
     limits: LimitsSection = LimitsSection()
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
     score: list[ScoreSection] = Field(default_factory=list)
+    _models: tuple[models.Model, ...] = PrivateAttr(())
+
+    @property
+    def models_by_format(self) -> dict[bytes, models.Model]:
+        """The pydantic models that the job was given in place of formats, by the ``response_format`` that stands for each.
+
+        They are not in the job file: what they demand beyond their JSON Schema holds in this process only.
+        """
+        return {msgspec.json.encode(models.response_format(model)): model for model in self._models}
 
     @property
     def out(self) -> Path:
@@ -133,7 +162,7 @@ class Job(Section):
     @property
     def templates(self) -> dict[str, PromptSection]:
         """Prompt variants by name, in sweep order; the one prompt under ``""``; empty if rows bring their messages."""
-        swept = self.sweep.grid.get("prompt")
+        swept = self.sweep.variables.get("prompt")
         if swept:
             return {name: self.prompts[name] for name in swept}
         return {"": self.prompt} if self.prompt else {}
@@ -152,12 +181,24 @@ class Job(Section):
         """The models that the job itself names: overridden, else swept, else of ``[params]``."""
         if "model" in self.override:
             return [str(self.override["model"])]
-        named = self.sweep.grid.get("model") or [m for m in (self.params.get("model"),) if m is not None]
+        named = list(self.sweep.variables.get("model", ()))
+        if "model" not in always_set(self.sweep.forms):
+            named += [m for m in (self.params.get("model"),) if m is not None and m not in named]
         return [str(model) for model in named]
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """The JSON Schemas that the job itself holds its answers against; several if they are swept."""
+        if self.answer.json_schema is not None:
+            return [self.answer.json_schema]
+        name = "response_format"
+        swept = [*self.sweep.variables.get(name, ()), self.params.get(name)]
+        found = [schema_of(each) for each in ([self.override[name]] if name in self.override else swept)]
+        return [schema for schema in found if isinstance(schema, dict)]
 
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
-        sections = {"params": self.params, "override": self.override, "sweep": self.sweep.grid}
+        sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
         return [
             f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
             for section, names in sections.items()
@@ -168,6 +209,8 @@ class Job(Section):
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
         plain = self.model_dump(exclude_none=True)
+        if self.sweep.order == "prefix":
+            del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
         if not self.score:
             del plain["score"]
@@ -248,13 +291,15 @@ def build(
     text: str = "",
     folder: Path | None = None,
 ) -> Job:
-    """Validate a job given as nested values; ``text`` is the file they were read from, if any.
+    """Validate a job given as nested values; ``text`` is the file they were read from, if any. A pydantic model stands for
+    the ``response_format`` that asks for its JSON.
 
     :raises JobError: naming every mistake at once.
     """
-    merged: dict[str, Any] = {name: _plain(value) for name, value in data.items()}
+    met: list[models.Model] = []
+    merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
-        _put(merged, dotted, _plain(value))
+        _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
     job: Job | None = None
     mistakes = cross_checks(merged)
     try:
@@ -264,15 +309,19 @@ def build(
     if mistakes or job is None:
         outside = [dotted for dotted, _ in settings]
         raise JobError(sentences(mistakes, tomltext.key_lines(text), outside), place=place)
+    job._models = tuple(met)
     return _absolute(job, folder) if folder is not None else job
 
 
-def _plain(value: Any) -> Any:
-    """A copy that nobody else changes, of the types that TOML gives."""
+def _plain(value: Any, met: list[models.Model], name: str = "") -> Any:
+    """A copy that nobody else changes, of the types that TOML gives. Pydantic models in it are added to ``met``."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner, met, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, met) for inner in value]
+    if models.is_model(value):
+        met.append(value)
+        return models.schema(value) if name == "json_schema" else models.response_format(value)
     return str(value) if isinstance(value, PurePath) else value
 
 
@@ -369,7 +418,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
-        shapes = not place.startswith("input.") or place in ("input.id", "input.dedupe")
+        shapes = place != "sweep.order" and (not place.startswith("input.") or place in ("input.id", "input.dedupe"))
         if shapes and one.get(place) != two.get(place):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
             lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")

@@ -102,6 +102,12 @@ def check(name: str, value: Any) -> str | None:
     return f"{name} must be {rule.allowed}; found {value!r:.80}"
 
 
+def out_of_range(name: str, value: Any) -> str | None:
+    """As :func:`check`, without the name: for a message whose place says it."""
+    why = check(name, value)
+    return why and why.removeprefix(f"{name} ")
+
+
 def faults(params: Mapping[str, Any]) -> list[str]:
     """A sentence for each parameter out of its range."""
     return [fault for name, value in params.items() if (fault := check(name, value))]

@@ -17,7 +17,6 @@ numbered in their order. Their keys are not, as long as their bodies differ: mov
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +24,7 @@ import msgspec
 
 from .job import Job
 from .model import Item, Request
+from .sweep import combinations
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -55,16 +55,12 @@ class Seen(Protocol):
 
 
 def points(job: Job) -> list[Point]:
-    """The grid of the sweep, the last variable moving fastest; a single empty point if nothing is swept."""
-    grid = job.sweep.grid
-    names = list(grid)
-    prompts = grid.get("prompt", [])
-    found = []
-    for combination in itertools.product(*grid.values()):
-        values = dict(zip(names, combination, strict=True))
-        variant = prompts.index(values["prompt"]) if "prompt" in values else 0
-        found.append(Point(values, _encode(values).decode(), variant))
-    return found
+    """The sweep points of a job in their order; a single empty one if nothing is swept."""
+    prompts = job.sweep.variables.get("prompt", [])
+    return [
+        Point(values, _encode(values).decode(), prompts.index(values["prompt"]) if "prompt" in values else 0)
+        for values in combinations(job.sweep.forms)
+    ]
 
 
 def _hash(data: bytes) -> bytes:
@@ -134,7 +130,7 @@ class Planner:
         self._repeats: dict[bytes, int] = {}
         self._ahead: dict[bytes, tuple[int, list[bool]]] = {}
         self._dedupe = job.input.dedupe
-        self._numbers_seeds = self.samples > 1 and "seed" not in job.sweep.grid
+        self._numbers_seeds = [self.samples > 1 and "seed" not in point.values for point in self.points]
         self._base = ({"model": default_model} if default_model else {}) | job.params
         self._over = [{k: v for k, v in p.values.items() if k != "prompt"} | job.override for p in self.points]
         # By the values alone: the order of the variables in [sweep] says nothing about what a point is.
@@ -221,7 +217,7 @@ class Planner:
             limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
             limit = max(limits, default=None)
             for sample in range(self.samples):
-                if self._numbers_seeds and fault is None:
+                if self._numbers_seeds[index] and fault is None:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)
                     body = hashed = _encode(dict(sorted(merged.items())))
                 tail = sample.to_bytes(4, "little")

@@ -34,10 +34,12 @@ from .lanes import lanes_of
 from .opening import open_early
 from .outage import Outage
 from .outcome import Frame
+from .parsed import declared
 from .prepare import Prepared, prepare
 from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
+from .structured import Shapes
 from .tally import Tally
 from .telemetry import Telemetry, binding
 from .ways import Ways
@@ -277,11 +279,13 @@ class _Conduct:
                         ways, gate, prober, tally, self._stop, self._observer.note,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
-                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices)
+                    shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
+                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices, shapes)
                     failures = Failures(limits.max_failures)
                     asking = Asking(
-                        job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop
-                    )
+                        job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
+                        job.answer.max_reasks,
+                    )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
@@ -466,7 +470,8 @@ class _Conduct:
         prepared = self._prepared
         if not prepared.complete:
             since = 0 if prepared.placed else prepared.segment
-            results.make(self._folder, self._job.sweep.grid, self._plan.labels, prepared.done, since, self._settled())
+            variables, fields = self._job.sweep.variables, declared(self._job.schemas)
+            results.make(self._folder, variables, self._plan.labels, fields, prepared.done, since, self._settled())
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""

@@ -47,13 +47,13 @@ def make(
     try:
         with pq.ParquetFile(folder.results) as file:
             names = file.schema_arrow.names
-            sweep = sweep_columns(job.sweep.grid)
+            sweep = sweep_columns(job.sweep.variables)
             wanted = _wanted(specs, names, [*sweep])
             ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
             _write(folder, file, specs, wanted, known, grades or {}, ledger)
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{folder.results} cannot be read: {error}") from None
-    variables = {column: job.sweep.grid[name] for column, name in sweep.items()}
+    variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
     told, _ = store.told(folder.results)
     stamp = told.get(b"batchflex.made_of", b"").decode() or None
     found = summary.summarise(ledger, variables)

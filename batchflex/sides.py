@@ -48,7 +48,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
         raise FolderError(
             f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
         )
-    sweep = {variable: column for column, variable in sweep_columns(job.sweep.grid).items()}
+    sweep = {variable: column for column, variable in sweep_columns(job.sweep.variables).items()}
     if unknown := [variable for variable in given if variable not in sweep]:
         raise JobError(f"{name}: {unknown[0]!r} is not swept in {path}; {choice(unknown[0], list(sweep), 'swept are')}")
     frame = _rows(folder)
@@ -101,7 +101,7 @@ def _rows(folder: Folder) -> pl.DataFrame:
     """The results with their scores beside them; only what a comparison looks at."""
     results = pl.scan_parquet(folder.results)
     names = results.collect_schema().names()
-    sweep = sweep_columns(_job(folder).sweep.grid)
+    sweep = sweep_columns(_job(folder).sweep.variables)
     wanted = [name for name in names if name in {"id", "key", *MEASURES, *_SHOWN, *sweep}]
     scored = pl.read_parquet(folder.scores)
     frame = results.select(wanted).collect()

@@ -24,23 +24,34 @@ _TOKENS = re.compile(
 
 
 def key_lines(text: str) -> dict[str, int]:
-    """The line of each key of a valid TOML text, by its dotted place; those inside inline values are left out."""
+    """The line of each key of a valid TOML text, by its dotted place.
+
+    Of inline values only the tables in a list have theirs, by their number: ``sweep.points.0``.
+    """
     places: dict[str, int] = {}
     counts: dict[str, int] = {}
     names: list[str] = []
-    table, state, depth, line = "", "key", 0, 1
+    table, place, state, depth, line = "", "", "key", 0, 1
+    is_list, element = False, 0
     for token in _TOKENS.finditer(text):
         mark = token["mark"]
         if mark == "\n" and depth == 0:
             names, state = [], "key"
         elif state == "value":
+            if depth == 0:
+                is_list, element = mark == "[", 0
+            elif depth == 1 and is_list:
+                element += mark == ","
+                if mark == "{":
+                    places[f"{place}.{element}"] = line
             depth += (mark in ("[", "{")) - (mark in ("]", "}"))
         elif state == "key" and mark == "[":
             state = "header"
         elif state == "header" and mark == "[":
             state = "list header"
         elif state == "key" and mark == "=":
-            places.setdefault(".".join([table, *names] if table else names), line)
+            place = ".".join([table, *names] if table else names)
+            places.setdefault(place, line)
             state = "value"
         elif state in ("header", "list header") and mark == "]":
             table = _within_lists(names, counts)

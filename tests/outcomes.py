@@ -92,7 +92,7 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
 
 def assembled(parts: Path, **options: Any) -> pa.Table:
     """The results made of the parts in a folder."""
-    made = table.assemble(parts, options.pop("grid", {}), options.pop("labels", ["{}"]), **options)
+    made = table.assemble(parts, options.pop("variables", {}), options.pop("labels", ["{}"]), **options)
     found = pa.concat_tables([made.schema.empty_table(), *made.batches])
     assert found.num_rows == made.rows
     assert found.schema.equals(made.schema)

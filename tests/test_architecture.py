@@ -18,15 +18,16 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "crosschecks", "job",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
+    "schemachecks", "sweep", "sweepchecks", "crosschecks", "job",
     "source", "template", "items", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
-    "courtesy", "folder", "journal", "carried", "store", "keyindex", "keyset", "table", "resume", "feed", "keep", "tally",
-    "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "scores",
+    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
+    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
+    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "scores",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "evaluation", "api",
-    "export", "checking", "render", "scoretext", "progress", "forecast", "local_server", "cli",
+    "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
@@ -34,10 +35,10 @@ FACING_PEOPLE = {"cli", "progress", "render", "scoretext", "forecast", "checking
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "params", "spans", "plan", "template",
+    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "plan", "template",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
-    "classify", "completion", "retry", "outcome", "carried", "telemetry",
+    "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "stats", "reading", "ledger", "summary",
 ]  # fmt: skip
 

@@ -178,7 +178,7 @@ def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> N
     label = '{"model":"m","temperature":0.5,"sweep_sweep_model":7}'
     store.write_part(tmp_path, 1, [outcome(0, carry=msgspec.json.encode(carry).decode(), point=label)])
     grid = {"model": ["m"], "temperature": [0.5], "sweep_sweep_model": [7]}
-    found = {name: values for name, (_, [values]) in columns_of(tmp_path, grid=grid, labels=[label]).items()}
+    found = {name: values for name, (_, [values]) in columns_of(tmp_path, variables=grid, labels=[label]).items()}
     assert found == {
         "sweep_model": "m",
         "temperature": 0.5,
@@ -195,7 +195,7 @@ def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> N
 def test_a_name_made_with_a_prefix_can_be_taken_itself(tmp_path: Path) -> None:
     carry, label = '{"id":1,"input_id":2}', '{"input_id":3}'
     store.write_part(tmp_path, 1, [outcome(0, carry=carry, point=label)])
-    found = columns_of(tmp_path, grid={"input_id": [3]}, labels=[label])
+    found = columns_of(tmp_path, variables={"input_id": [3]}, labels=[label])
     assert {name: values for name, (_, [values]) in found.items()} == {
         "input_id": 3,
         "input_input_id": 1,
@@ -219,12 +219,12 @@ def test_sweep_variables_of_mixed_types(
 ) -> None:
     labels = [msgspec.json.encode({"v": value}).decode() + " " * i for i, value in enumerate(values)]
     store.write_part(tmp_path, 1, [outcome(i, row=0, point=label) for i, label in enumerate(labels)])
-    assert columns_of(tmp_path, grid={"v": values}, labels=labels) == {"v": (kind, expected)}
+    assert columns_of(tmp_path, variables={"v": values}, labels=labels) == {"v": (kind, expected)}
 
 
 def test_without_a_plan_points_of_an_earlier_sweep_come_last_and_fit(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")])
     store.write_part(tmp_path, 2, [outcome("new", row=0, point='{"t":0.5}')])
-    found = assembled(tmp_path, grid={"t": [0.5]}, labels=['{"t":0.5}'])
+    found = assembled(tmp_path, variables={"t": [0.5]}, labels=['{"t":0.5}'])
     assert found["id"].to_pylist() == ["id-new", "id-old", "id-older"]
     assert found["t"].to_pylist() == ["0.5", "auto", None]

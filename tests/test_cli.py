@@ -33,7 +33,9 @@ from tests.counting_endpoint import CountingEndpoint, body_hash
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
 latency_s, ttft_s, attempts, started_at, finished_at, http_status, error_type, error_code, error_message, endpoint, run_id,
-response""".replace("\n", " ").split(", ")
+response, reasks, reask_prompt_tokens, reask_completion_tokens, reask_cost, retried_with""".replace("\n", " ").split(
+    ", "
+)
 
 
 # -------------------------------------------------------------------------------------- the real command, from outside
@@ -787,6 +789,26 @@ def test_plan_tells_what_would_be_sent_and_sends_nothing(endpoint: CountingEndpo
     stats = endpoint.stats()
     assert (stats["requests"], stats["elsewhere"], stats["connections"]) == (0, [], 0)
     assert not (tmp_path / "runs").exists()
+
+
+def test_plan_tells_the_forms_of_a_sweep(asks: list[object], tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 2)
+    sweep = [
+        "--set", "sweep.seed=[1, 2]",
+        "--set", "sweep.zip={ temperature = [0.0, 0.7], top_p = [1.0, 0.9] }",
+        "--set", 'sweep.points=[{ model = "a" }, { max_tokens = 9, model = "b" }, {}]',
+    ]  # fmt: skip
+    plan = called("plan", rows, *asks[:2], "--out", tmp_path / "out", *sweep, "--set", 'params.model="m"')
+    assert plan.code == 0, plan.err
+    told = plan.out.splitlines()
+    at = next(number for number, line in enumerate(told) if line.startswith("  sweep"))
+    assert [line.removeprefix("  sweep").strip() for line in told[at : at + 4]] == [
+        "3 points: model = 'a'; max_tokens = 9, model = 'b'; (nothing set)",
+        "together: temperature = [0.0, 0.7], top_p = [1.0, 0.9]",
+        "seed = [1, 2]",
+        "12 points in all",
+    ]
+    assert "24 to send" in plan.out
 
 
 def test_plan_tells_what_is_done_and_what_has_changed(

@@ -68,7 +68,7 @@ def test_sweep_temperature(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     results = pl.read_parquet(tmp_path / "results.parquet")
     topics = len((JOBS / "topics.jsonl").read_text().splitlines())
-    grid = job.sweep.grid
+    grid = job.sweep.variables
     assert results.height == topics * len(grid["temperature"]) * len(grid["seed"]) * job.sweep.samples
     assert sorted(set(results["temperature"])) == sorted(grid["temperature"])
     assert sorted(set(results["seed"])) == sorted(grid["seed"])
@@ -127,5 +127,5 @@ def test_sweep_prompts(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     ended = batchflex("run", path, "--out", tmp_path, "--base-url", endpoint.base_url, "--model", "m")
     assert ended.returncode == 0, ended.stderr
     results = pl.read_parquet(tmp_path / "results.parquet")
-    assert sorted(set(results["prompt"])) == sorted(job.sweep.grid["prompt"])
+    assert sorted(set(results["prompt"])) == sorted(job.sweep.variables["prompt"])
     assert results.height == endpoint.stats()["bodies"]

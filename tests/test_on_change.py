@@ -182,6 +182,48 @@ def test_a_sweep_point_that_is_added_is_only_new(ask: Ask, endpoint: CountingEnd
     assert endpoint.stats()["repeats"] == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "values"),
+    [
+        (
+            {"zip": {"temperature": [0.0, 0.7], "top_p": [1.0, 0.9]}},
+            {"zip": {"top_p": [0.8, 1.0, 0.9], "temperature": [0.0, 0.0, 0.7]}},
+            [(0.0, 0.8), (0.0, 1.0), (0.7, 0.9)],
+        ),
+        (
+            {"points": [{"temperature": 0.0, "top_p": 0.9}, {"temperature": 0.5}]},
+            {"points": [{"temperature": 0.5}, {"top_p": 0.3}, {"top_p": 0.9, "temperature": 0.0}]},
+            [(0.5, None), (None, 0.3), (0.0, 0.9)],
+        ),
+        (
+            {"temperature": [0.0], "zip": {"top_p": [1.0, 0.5]}},
+            {"points": [{"temperature": 0.0, "top_p": 1.0}, {"temperature": 0.0, "top_p": 0.5}, {"temperature": 1.5}]},
+            [(0.0, 1.0), (0.0, 0.5), (1.5, None)],
+        ),
+    ],
+    ids=["zip", "points", "from one form to another"],
+)
+def test_points_of_any_form_are_known_by_their_values(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    values: list[tuple[float | None, float | None]],
+    ask: Ask,
+    endpoint: CountingEndpoint,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "forms"
+    first = ask("--out", out, sweep=before)
+    assert (first.code, first.summary["requests_sent"]) == (0, 8)
+    more = ask("--out", out, sweep=after)
+    assert (more.code, more.summary["requests_sent"], more.summary["planned"]) == (0, 4, 12)
+    results = table(out)
+    assert results.select("temperature", "top_p").rows() == values * 4
+    assert results["id"].to_list() == [text[0] for text in TEXTS for _ in range(3)]
+    again = ask("--out", out, sweep=after | {"order": "row"})
+    assert (again.code, again.summary["requests_sent"], again.err.count("changed")) == (0, 0, 0)
+    assert endpoint.stats()["repeats"] == 0
+
+
 def test_more_samples_are_only_new(ask: Ask, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     assert ask("--out", tmp_path / "s", sweep={"samples": 2}).summary["requests_sent"] == 8
     assert ask("--out", tmp_path / "s", sweep={"samples": 3}).summary["requests_sent"] == 4

@@ -137,7 +137,7 @@ def test_rows_come_in_input_order_then_by_sweep_point_and_sample(tmp_path: Path)
     ]
     store.write_part(tmp_path, 1, answers[:5])
     store.write_part(tmp_path, 2, answers[5:])
-    found = assembled(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels)
+    found = assembled(tmp_path, variables={"t": [0.7, 0.0]}, labels=labels)
     expected = [(row, t, sample) for row in (1, 2, 10) for t in (0.7, 0.0) for sample in (0, 1)]
     rows = zip(found["row"].to_pylist(), found["t"].to_pylist(), found["sample"].to_pylist(), strict=True)
     assert list(rows) == expected
@@ -170,7 +170,7 @@ def test_sweep_values_are_those_the_plan_gives_an_answer_now(tmp_path: Path) -> 
     store.write_part(tmp_path, 1, [old])
     labels = ['{"t":0.7}', '{"t":0.0}']
     store.write_part(tmp_path, 2, [outcome("other", row=0, point=labels[0])])
-    found = assembled(tmp_path, grid={"t": [0.7, 0.0]}, labels=labels, planned=planned((old, 0, 1)), since=2)
+    found = assembled(tmp_path, variables={"t": [0.7, 0.0]}, labels=labels, planned=planned((old, 0, 1)), since=2)
     assert found.select(["id", "t"]).to_pylist() == [{"id": "id-other", "t": 0.7}, {"id": "id-0", "t": 0.0}]
 
 

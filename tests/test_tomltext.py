@@ -44,7 +44,7 @@ end = 1
 """
     tomllib.loads(text)
     assert key_lines(text) == {
-        "top": 1, "job": 2, "job.quo ted": 3, "job.list": 7, "job.after": 12,
+        "top": 1, "job": 2, "job.quo ted": 3, "job.list": 7, "job.list.2": 10, "job.after": 12,
         "prompt.messages": 13, "prompt.messages.0": 13, "prompt.messages.0.role": 14,
         "params.x y": 15, "params.x y.z.y": 16,
         "prompt.messages.1": 17, "prompt.messages.1.role": 18, "prompt.messages.1.last": 19, "prompt.messages.1.end": 20,

@@ -1,0 +1,66 @@
+"""The forms of a sweep, and the one place where its points are enumerated. Pure.
+
+A sweep has up to three forms: a *grid*, lists of values of which every combination is tried; *zip*, lists whose first values go
+together, then their second ones, and so on; and *points*, written out one by one. They are crossed with each other: every
+point with every entry of the zip with every combination of the grid, whose last variable moves fastest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# The keys of [sweep] that are no variables.
+RESERVED = ("samples", "zip", "points", "order")
+
+
+class Forms(NamedTuple):
+    """What is swept, by form. A variable is in one of them only; one that a point does not name is not set there."""
+
+    grid: Mapping[str, Sequence[Any]]
+    zip: Mapping[str, Sequence[Any]]
+    points: Sequence[Mapping[str, Any]]
+
+
+def forms(table: Mapping[str, Any]) -> Forms:
+    """The forms in a table [sweep] as it was given, as far as they have the right types."""
+    zipped, points = table.get("zip"), table.get("points")
+    return Forms(
+        {name: values for name, values in table.items() if name not in RESERVED and isinstance(values, list)},
+        {n: v for n, v in zipped.items() if isinstance(v, list)} if isinstance(zipped, Mapping) else {},
+        [point for point in points if isinstance(point, Mapping)] if isinstance(points, list) else [],
+    )
+
+
+def variables(swept: Forms) -> dict[str, list[Any]]:
+    """Each swept variable with its distinct values, in order of first appearance: those of points, of zip, of the grid."""
+    pairs = itertools.chain(
+        ((name, value) for point in swept.points for name, value in point.items()),
+        ((name, value) for form in (swept.zip, swept.grid) for name, values in form.items() for value in values),
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in pairs:
+        found.setdefault(name, {}).setdefault(told_apart(value), value)
+    return {name: list(values.values()) for name, values in found.items()}
+
+
+def always_set(swept: Forms) -> set[str]:
+    """The variables that every sweep point sets."""
+    in_all_points = set.intersection(*map(set, swept.points)) if swept.points else set()
+    return {*swept.grid, *swept.zip, *in_all_points}
+
+
+def combinations(swept: Forms) -> Iterator[dict[str, Any]]:
+    """The values of each sweep point, variables in the order of :func:`variables`. One empty one if nothing is swept."""
+    order = variables(swept)
+    zipped = [dict(zip(swept.zip, entry, strict=True)) for entry in zip(*swept.zip.values(), strict=True)]
+    grid = (dict(zip(swept.grid, values, strict=True)) for values in itertools.product(*swept.grid.values()))
+    for point, entry, values in itertools.product(swept.points or [{}], zipped or [{}], grid):
+        merged = {**point, **entry, **values}
+        yield {name: merged[name] for name in order if name in merged}
+
+
+def told_apart(value: Any) -> str:
+    """What tells values apart: ``1``, ``1.0`` and ``true`` are three. The order of a table's keys counts."""
+    return repr(value)
