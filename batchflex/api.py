@@ -63,7 +63,7 @@ async def _whole(
 
     evaluation.require(job)
     ended = await runner.arun(job, frame=frame, observer=observer, heed_signals=heed_signals)
-    await evaluation.after(ended, job, observer)
+    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
     return ended
 
 

@@ -414,7 +414,7 @@ def _score(options: argparse.Namespace) -> int:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     observer = progress.choose(quiet=options.quiet)
     try:
-        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer))
+        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer, heed_signals=True))
     finally:
         observer.close()
     if options.json:

@@ -86,10 +86,10 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
     :raises FolderError, StorageError: as :func:`write`.
     """
     _require_folder_of(path)
-    writer = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(
-        path.suffix.lower()
-    )
-    if writer is None:
+    writers: dict[str, Callable[[Any], Any]] = {
+        ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson,
+    }  # fmt: skip
+    if (writer := writers.get(path.suffix.lower())) is None:
         raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
     with storing(path), replaced(path) as stream:
         writer(stream)

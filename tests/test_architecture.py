@@ -26,7 +26,8 @@ ORDER = [
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
     "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "compare", "scores", "sides",
-    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "evaluation", "api",
+    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
+    "judging", "evaluation", "api",
     "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "local_server", "cli",
 ]  # fmt: skip
 
