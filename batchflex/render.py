@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from .model import STATUSES
 from .store import COLUMNS
 
@@ -64,6 +66,11 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(
             f"  this run: {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
             f"{state['rate_limited']:,} rate-limited; {usage(state)}"
+        )
+    if state["reasks"]:
+        tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
+        lines.append(
+            f"  asked again, as the answer did not fit: {state['reasks']:,} times, after answers of {tokens:,} tokens"
         )
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
@@ -148,7 +155,17 @@ def _worth_showing(frame: pl.DataFrame) -> list[str]:
     chosen = ["id", *(n for n in frame.columns if n not in COLUMNS)]
     if frame["sample"].n_unique() > 1:
         chosen.append("sample")
-    chosen += ["status", "parsed" if frame["parsed"].null_count() < frame.height else "content"]
+    chosen.append("status")
+    if not _in_columns(frame):
+        chosen.append("parsed" if frame["parsed"].null_count() < frame.height else "content")
     if frame["error_message"].null_count() < frame.height:
         chosen.append("error_message")
     return [*chosen, "completion_tokens"]
+
+
+def _in_columns(frame: pl.DataFrame) -> bool:
+    """Whether all that the answers of these rows say is in columns of its own."""
+    if frame["parsed"].null_count() or not frame.height:
+        return False
+    answers = [msgspec.json.decode(text) for text in frame["parsed"]]
+    return all(isinstance(a, dict) and a and all({n, f"parsed_{n}"} & {*frame.columns} for n in a) for a in answers)
