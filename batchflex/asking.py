@@ -142,6 +142,9 @@ class Asking:
                     self._begin_persisting(row, fault)
                 else:
                     await self._give_up(row, fault)
+            finally:
+                if request.prefix is not None:
+                    feed.back(request)
 
     def _begin_persisting(self, row: _Row, first: Transient) -> None:
         self._persisting += 1

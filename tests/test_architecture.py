@@ -19,7 +19,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 # The way of the data. A module imports only from those before it.
 ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sweep", "sweepchecks", "crosschecks", "job",
-    "source", "template", "items", "plan",
+    "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
@@ -33,7 +33,7 @@ FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", 
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "params", "spans", "sweep", "sweepchecks", "plan", "template",
+    "model", "params", "spans", "sweep", "sweepchecks", "prefixes", "plan", "template",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "outcome", "carried", "telemetry",
