@@ -20,7 +20,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job",
-    "source", "template", "items", "plan",
+    "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
@@ -35,7 +35,7 @@ FACING_PEOPLE = {"cli", "progress", "render", "scoretext", "forecast", "checking
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "plan", "template",
+    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "prefixes", "plan", "template",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
