@@ -103,10 +103,10 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
 
 def test_fields_of_scores_json_are_as_written_in_order(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.parts.mkdir()
-    store.write_part(folder.parts, 1, [outcome(1, content="a"), outcome(2, content="b")])
-    table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
-    found = scores.make(folder, build({}), specs_of({"s": {"kind": "exact", "value": ["a", "b"]}}))
+    with folder.held():
+        store.write_part(folder.parts, 1, [outcome(1, content="a"), outcome(2, content="b")])
+        table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
+        found = scores.make(folder, build({}), specs_of({"s": {"kind": "exact", "value": ["a", "b"]}}))
     (point,) = found["points"]
     assert names("`scores.json`", "field") == list(found)
     assert names("`scores.json`", "field of a sweep point") == list(point)
