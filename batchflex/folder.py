@@ -94,6 +94,7 @@ class Folder:
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
+        self.report = path / "report.html"
         self._lock = path / ".lock"
 
     def exists(self) -> bool:

@@ -52,7 +52,7 @@ def _layout(
     """Name and type the columns of a job's results. ``foreign`` are sweep points that are none of the grid's."""
     strays = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
-    for out, name in _named(grid, COLUMNS, "sweep_").items():
+    for out, name in sweep_columns(grid).items():
         values = [*grid[name], *(point.get(name) for point in strays)]
         sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
     kinds: dict[str, set[str]] = {}
@@ -72,6 +72,11 @@ def _layout(
         agreed = types.get(name) or nulls.get(name, set())
         carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried.type_of(kinds[name]))
     return Layout(sweep, carry)
+
+
+def sweep_columns(variables: Iterable[str]) -> dict[str, str]:
+    """The columns that swept variables have in the results: output name to variable, in order."""
+    return _named(variables, COLUMNS, "sweep_")
 
 
 def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:
