@@ -141,7 +141,11 @@ def by_point(table: pl.LazyFrame, columns: Sequence[str], swept: Sequence[str]) 
     if not swept:
         return {(): whole(table, columns)}
     keys = [f"swept {at}" for at in range(len(swept))]  # whatever they are called
-    grouped = table.group_by([pl.col(name).alias(key) for name, key in zip(swept, keys, strict=True)]).agg(_aggregates(columns)).collect()
+    grouped = (
+        table.group_by([pl.col(name).alias(key) for name, key in zip(swept, keys, strict=True)])
+        .agg(_aggregates(columns))
+        .collect()
+    )
     return {tuple(text(row[key]) for key in keys): _figures(row) for row in grouped.iter_rows(named=True)}
 
 

@@ -1,7 +1,4 @@
-"""Figures of a digest as Altair charts. Pure.
-
-Colours are CSS variables of the page, so that one drawing serves light, dark and paper. What shade a cell has is its opacity.
-"""
+"""Figures of scores, labels and answers as Altair charts. Pure."""
 
 from __future__ import annotations
 
@@ -11,57 +8,14 @@ from typing import Any
 import altair as alt
 
 from . import verdict
-from .breakdown import Distribution, Flow, Histogram
+from .breakdown import Distribution
+from .canvas import ACCENT, INK, SOFT, WARM, Spec, data, drawn, name_axis
 from .digest import Digest, PointDigest
-from .render import duration
 from .scored import Labels, ScoreSpec
-from .timeline import Timeline
 
-INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
-ACCENT, SOFT, WARM = "var(--accent)", "var(--soft)", "var(--warm)"
-SERIES = ["var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)"]
-FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif'
 POINTS = 40  # a chart shows
 _STEP = 34
-_LONGEST_NAME = 260  # pixels
-
-Spec = dict[str, Any]
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
-
-
-def config() -> Spec:
-    """What all charts have in common."""
-    axis = {"labelColor": MUTED, "titleColor": MUTED, "domainColor": RULE, "tickColor": RULE, "gridColor": RULE,
-            "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
-            "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": _LONGEST_NAME}  # fmt: skip
-    return {
-        "background": "transparent",
-        "font": FONT,
-        "view": {"stroke": None},
-        "axis": axis,
-        "axisY": {"grid": False},
-        "legend": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12, "orient": "top",
-                   "titleFontWeight": "normal", "symbolType": "square", "symbolSize": 110, "offset": 6,
-                   "labelFont": FONT, "titleFont": FONT},
-        "text": {"color": INK, "fontSize": 12, "font": FONT},
-    }  # fmt: skip
-
-
-def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    return alt.InlineData(values=[dict(row) for row in rows])
-
-
-def _spec(chart: Chart, height: float, width: float | str = "container") -> Spec:
-    sized = chart.properties(width=width, height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-    if isinstance(width, int | float):
-        sized = chart.properties(width=width, height=height)
-    spec: Spec = sized.to_dict()
-    spec.pop("config", None)  # the page has one for all
-    return spec
-
-
-def _name_axis(title: str | None = None) -> alt.Axis:
-    return alt.Axis(title=title, labelColor=INK, labelFontSize=13, labelLimit=_LONGEST_NAME)
+_NAMED_POINTS = 12
 
 
 # ------------------------------------------------------------------------------------------------------------ scores
@@ -108,13 +62,13 @@ def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec, name: str) -> Spec
     colour = alt.condition("datum.top", alt.value(ACCENT), alt.value(SOFT))
     tooltip = [alt.Tooltip("name:N", title=" "), alt.Tooltip("said:N", title=spec.name),
                alt.Tooltip("interval:N", title="interval"), alt.Tooltip("rows:Q", title="rows", format=",")]  # fmt: skip
-    base = alt.Chart(_data(rows)).encode(y=alt.Y("name:N", sort=order, axis=_name_axis()), tooltip=tooltip)
+    base = alt.Chart(data(rows)).encode(y=alt.Y("name:N", sort=order, axis=name_axis()), tooltip=tooltip)
     line = base.mark_rule(strokeWidth=3, strokeCap="round").encode(
         x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", color=colour
     )
     dot = base.mark_circle(size=110, opacity=1).encode(x="mean:Q", color=colour)
     words = base.mark_text(dy=-13, fontSize=12, fontWeight=600).encode(x="mean:Q", text="said:N")
-    return _spec(line + dot + words, _STEP * len(order) + 12)
+    return drawn(line + dot + words, _STEP * len(order) + 12)
 
 
 def shown(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
@@ -144,7 +98,7 @@ def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
     every = [row["mean"] for rows in panels.values() for row in rows]
     low, high = min(every), max(every)
     domain = [low - max(0.15 * (high - low), 1e-9), high + 1e-9]
-    orders = {name: [value for value in digest.variables[name]] for name in (across, down)}
+    orders = {name: list(digest.variables[name]) for name in (across, down)}
     return [
         (panel, _heat(panels[panel], across, down, orders, domain, spec))
         for panel in sorted(panels, key=lambda panel: _panel_order(digest, rest, panel))[:9]
@@ -163,9 +117,10 @@ def _heat(
     columns = [v for v in orders[across] if any(row["across"] == v for row in rows)]
     lines = [v for v in orders[down] if any(row["down"] == v for row in rows)]
     middle = domain[0] + 0.62 * (domain[1] - domain[0])
-    base = alt.Chart(_data(rows)).encode(
-        x=alt.X("across:N", sort=columns, axis=alt.Axis(title=across, labelAngle=0, orient="top", labelColor=INK, labelLimit=120)),
-        y=alt.Y("down:N", sort=lines, axis=_name_axis(down)),
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("across:N", sort=columns,
+              axis=alt.Axis(title=across, labelAngle=0, orient="top", labelColor=INK, labelLimit=120)),
+        y=alt.Y("down:N", sort=lines, axis=name_axis(down)),
         tooltip=[alt.Tooltip("across:N", title=across), alt.Tooltip("down:N", title=down), alt.Tooltip("said:N", title=spec.name),
                  alt.Tooltip("interval:N", title="interval"), alt.Tooltip("rows:Q", title="rows", format=",")],
     )  # fmt: skip
@@ -175,7 +130,7 @@ def _heat(
     words = base.mark_text(fontSize=13, fontWeight=600).encode(
         text="said:N", color=alt.condition(f"datum.mean > {middle}", alt.value("var(--on-accent)"), alt.value(INK))
     )
-    return _spec(cells + words, 46 * len(lines) + 10)
+    return drawn(cells + words, 46 * len(lines) + 10)
 
 
 def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
@@ -197,9 +152,9 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
             "name": verdict.name_of(digest, point), "mean": score.mean, "price": price, "front": front,
             "low": score.mean if score.low is None else score.low, "high": score.mean if score.high is None else score.high,
             "said": verdict.value(spec, score.mean), "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
-            "label": verdict.name_of(digest, point) if front or len(points) <= 12 else "",
         })  # fmt: skip
     dear, cheap = max(row["price"] for row in rows), min(row["price"] for row in rows)
+    _name_few(rows, dear - cheap)
     room = max(0.18 * (dear - cheap), 0.04 * dear, 1e-9)
     x = alt.X("price:Q", scale=alt.Scale(domain=[max(0.0, cheap - room), dear + room * 1.6], nice=False),
               axis=alt.Axis(title=title, grid=False, format="$~g" if what == "cost" else ",.0f", tickCount=6))  # fmt: skip
@@ -211,18 +166,39 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
         alt.Tooltip("said:N", title=spec.name),
         alt.Tooltip("paid:N", title=title),
     ]
-    base = alt.Chart(_data(rows)).encode(x=x, tooltip=tooltip)
+    base = alt.Chart(data(rows)).encode(x=x, tooltip=tooltip)
     y = alt.Y("mean:Q", scale=y_scale, axis=y_axis)
     front = base.transform_filter("datum.front").mark_line(
         color=ACCENT, strokeWidth=1.5, strokeDash=[4, 3], opacity=0.7
     )
     chart = (
         front.encode(y=y, order="price:Q")
-        + base.mark_rule(strokeWidth=2, opacity=0.45).encode(y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q", color=colour)
+        + base.mark_rule(strokeWidth=2, opacity=0.45).encode(
+            y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q", color=colour)
         + base.mark_circle(size=110, opacity=1).encode(y=y, color=colour)
         + base.mark_text(dx=10, dy=-8, align="left", fontWeight=600, limit=220).encode(y=y, text="label:N")
     )  # fmt: skip
-    return _spec(chart, 300), title
+    return drawn(chart, 300), title
+
+
+def _name_few(rows: list[dict[str, Any]], width: float) -> None:
+    """Name what stands in the picture: points that lie on one another together, and of many only those at the front."""
+    height = max(row["high"] for row in rows) - min(row["low"] for row in rows)
+    named: list[dict[str, Any]] = []
+    for row in rows:
+        row["label"] = ""
+        if not row["front"] and len(rows) > _NAMED_POINTS:
+            continue
+        near = (
+            other
+            for other in named
+            if abs(other["price"] - row["price"]) <= 0.08 * width and abs(other["mean"] - row["mean"]) <= 0.05 * height
+        )
+        if (other := next(near, None)) is not None:
+            other["label"] += f", {row['name']}"
+        else:
+            row["label"] = row["name"]
+            named.append(row)
 
 
 def _price(point: PointDigest, what: str) -> float | None:
@@ -245,10 +221,10 @@ def confusion(labels: Labels, most: int = 16) -> Spec:
             n = labels.matrix[down][across]
             rows.append({"expected": name, "answered": answered, "rows": n, "share": n / total, "right": down == across,
                          "said": f"{n:,}" if n else "", "part": verdict.share(n / total)})  # fmt: skip
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(data(rows)).encode(
         x=alt.X("answered:N", sort=names, axis=alt.Axis(title="answered", orient="top", labelColor=INK, labelLimit=110,
                                                         labelAngle=0 if len(names) <= 5 else -40)),
-        y=alt.Y("expected:N", sort=names, axis=_name_axis("expected")),
+        y=alt.Y("expected:N", sort=names, axis=name_axis("expected")),
         tooltip=[alt.Tooltip("expected:N"), alt.Tooltip("answered:N"), alt.Tooltip("rows:Q", format=","),
                  alt.Tooltip("part:N", title="of the expected")],
     )  # fmt: skip
@@ -259,7 +235,7 @@ def confusion(labels: Labels, most: int = 16) -> Spec:
     words = base.mark_text(fontSize=13, fontWeight=600).encode(
         text="said:N", color=alt.condition("datum.share > 0.6", alt.value("var(--on-accent)"), alt.value(INK))
     )
-    return _spec(cells + words, max(36, min(56, 420 // len(names))) * len(names) + 10)
+    return drawn(cells + words, max(36, min(56, 420 // len(names))) * len(names) + 10)
 
 
 def label_counts(labels: Labels, most: int = 16) -> Spec:
@@ -269,14 +245,14 @@ def label_counts(labels: Labels, most: int = 16) -> Spec:
         {"label": name, "answered": sum(line[at] for line in labels.matrix), "expected": sum(labels.matrix[at])}
         for at, name in enumerate(names)
     ]
-    base = alt.Chart(_data(rows)).encode(
-        y=alt.Y("label:N", sort=names, axis=_name_axis()),
+    base = alt.Chart(data(rows)).encode(
+        y=alt.Y("label:N", sort=names, axis=name_axis()),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("answered:Q", format=","), alt.Tooltip("expected:Q", format=",")],
     )
     x = alt.X("answered:Q", axis=alt.Axis(title="rows", format="~s", tickCount=4), scale=alt.Scale(nice=True))
     bars = base.mark_bar(color=ACCENT, opacity=0.75, height=16, cornerRadiusEnd=3).encode(x=x)
     ticks = base.mark_tick(color=INK, thickness=2.5, size=24).encode(x="expected:Q")
-    return _spec(bars + ticks, 36 * len(names) + 10)
+    return drawn(bars + ticks, 36 * len(names) + 10)
 
 
 def answers(found: Distribution) -> Spec:
@@ -291,163 +267,12 @@ def answers(found: Distribution) -> Spec:
         ]
     ]
     order = [str(row["name"]) for row in rows]
-    base = alt.Chart(_data(rows)).encode(
-        y=alt.Y("name:N", sort=order, axis=_name_axis()),
+    base = alt.Chart(data(rows)).encode(
+        y=alt.Y("name:N", sort=order, axis=name_axis()),
         x=alt.X("rows:Q", axis=None, scale=alt.Scale(domain=[0, 1.25 * max(row["rows"] for row in rows)])),  # type: ignore[operator,type-var]
         tooltip=[alt.Tooltip("name:N", title=found.what), alt.Tooltip("rows:Q", format=",")],
     )
     bars = base.mark_bar(height=16, cornerRadiusEnd=3, opacity=0.75).encode(
         color=alt.condition("datum.plain", alt.value(ACCENT), alt.value(SOFT))
     )
-    return _spec(bars + base.mark_text(align="left", dx=6).encode(text="said:N"), 28 * len(order) + 6)
-
-
-# ------------------------------------------------------------------------------------------------- speed and spending
-
-
-def histogram(found: Histogram) -> Spec:
-    """How long answers took, with median and 95 % named."""
-    rows = [
-        {"begin": low, "end": high, "rows": n, "span": f"{duration(low)} to {duration(high)}"}
-        for low, high, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
-    ]
-    scale = alt.Scale(type="log", nice=False) if found.is_log else alt.Scale(nice=False, zero=False)
-    domain = [found.edges[0], found.edges[-1]]
-    scale.domain = domain
-    unit = "seconds, on a log scale" if found.is_log else "seconds"
-    x = alt.X("begin:Q", bin="binned", scale=scale, axis=alt.Axis(title=unit, grid=False, format=",.3~r", tickCount=6))
-    bars = (
-        alt.Chart(_data(rows))
-        .mark_bar(color=ACCENT, opacity=0.75, binSpacing=1)
-        .encode(x=x, x2="end:Q", y=alt.Y("rows:Q", axis=alt.Axis(title="rows", format="~s", tickCount=4, grid=True)),
-                tooltip=[alt.Tooltip("span:N", title="took"), alt.Tooltip("rows:Q", format=",")])
-    )  # fmt: skip
-    marks = [
-        {"at": min(at, domain[1]), "said": f"{word} {duration(at)}", "line": line}
-        for word, at, line in (("median", found.p50, 0), ("95 %", found.p95, 1))
-    ]
-    rules = alt.Chart(_data(marks)).encode(x=alt.X("at:Q", scale=scale))
-    words = [
-        alt.Chart(_data([mark]))
-        .mark_text(align="left" if _share_of(found, mark["at"]) < 0.75 else "right", y=6 + 16 * line, fontWeight=600,
-                   dx=5 if _share_of(found, mark["at"]) < 0.75 else -5)
-        .encode(x=alt.X("at:Q", scale=scale), text="said:N")
-        for line, mark in enumerate(marks)
-    ]  # fmt: skip
-    return _spec(alt.layer(bars, rules.mark_rule(color=INK, strokeDash=[3, 3]), *words), 170)
-
-
-def _share_of(found: Histogram, at: Any) -> float:
-    return (float(at) - found.edges[0]) / max(1e-12, found.edges[-1] - found.edges[0])
-
-
-def over_time(told: Timeline) -> list[tuple[str, Spec]]:
-    """Answers a second, requests in flight below their window, refusals and retries, each over the time of running."""
-    unit, divisor = _unit(told.steps[-1].at_s)
-    top = max(step.at_s for step in told.steps) / divisor
-    rows = [
-        {"at": step.at_s / divisor, "run": step.run, "answers": round(step.answers_per_s, 3), "flight": round(step.in_flight, 1),
-         "window": step.window, "refused": step.refused, "retries": step.retries}
-        for step in told.steps
-    ]  # fmt: skip
-    x = alt.X(
-        "at:Q",
-        scale=alt.Scale(domain=[0, top], nice=False),
-        axis=alt.Axis(title=f"{unit} of running", grid=False, tickCount=6),
-    )
-    base = alt.Chart(_data(rows)).encode(x=x, detail="run:N")
-
-    def axis(name: str) -> alt.Y:
-        return alt.Y(
-            f"{name}:Q", axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True), scale=alt.Scale(zero=True)
-        )
-
-    begins = [{"at": at / divisor} for at in told.begins_s[1:]]
-    rules = alt.Chart(_data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="at:Q")
-
-    def drawn(chart: Any) -> Spec:
-        return _spec(alt.layer(chart, rules) if begins else alt.layer(chart), 130)
-
-    line = base.mark_area(color=ACCENT, opacity=0.15, line={"color": ACCENT, "strokeWidth": 2})
-    found = [
-        (
-            "Answers a second",
-            drawn(line.encode(y=axis("answers"), tooltip=[alt.Tooltip("answers:Q", title="answers/s")])),
-        )
-    ]
-    window = base.mark_line(color=MUTED, interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3]).encode(
-        y=axis("window")
-    )
-    flight = line.encode(
-        y=axis("flight"), tooltip=[alt.Tooltip("flight:Q", title="in flight"), alt.Tooltip("window:Q", title="may be")]
-    )
-    found.append(("Requests in flight (dashed: as many as may be)", drawn(flight + window)))
-    for name, words in (("refused", "Refused by a rate limit"), ("retries", "Retried")):
-        if any(row[name] for row in rows):
-            bars = base.mark_bar(color=WARM, width=3).encode(
-                y=axis(name), tooltip=[alt.Tooltip(f"{name}:Q", format=",")]
-            )
-            found.append((f"{words}, each {duration(told.step_s)}", drawn(bars)))
-    return found
-
-
-def flow(found: Flow) -> Spec:
-    """Rows that ended a second, over the time of a run."""
-    unit, divisor = _unit(found.begin_s[-1] + found.width_s)
-    rows = [
-        {"at": begin / divisor, "end": (begin + found.width_s) / divisor, "rate": n / found.width_s}
-        for begin, n in zip(found.begin_s, found.rows, strict=True)
-    ]
-    chart = alt.Chart(_data(rows)).mark_bar(color=ACCENT, opacity=0.75, binSpacing=1).encode(
-        x=alt.X("at:Q", scale=alt.Scale(nice=False), axis=alt.Axis(title=f"{unit} since the first request", grid=False, tickCount=6)),
-        x2="end:Q", y=alt.Y("rate:Q", axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True)),
-        tooltip=[alt.Tooltip("rate:Q", title="rows/s", format=".3~s")],
-    )  # fmt: skip
-    return _spec(alt.layer(chart), 130)
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    if seconds < 180:
-        return "seconds", 1.0
-    return ("minutes", 60.0) if seconds < 3 * 3600 else ("hours", 3600.0)
-
-
-def tokens(digest: Digest) -> Spec | None:
-    """Tokens a row at each sweep point: prompt computed, prompt read from cache, reasoning, answer."""
-    parts = ["prompt", "prompt read from cache", "reasoning", "answer"]
-    points = [p for p in digest.points if p.figures.tokens is not None][:POINTS]
-    rows = []
-    for point in points:
-        f = point.figures
-        cached, reasoning = f.cache_read_input_tokens or 0, f.reasoning_tokens or 0
-        amounts = [
-            max(0, (f.prompt_tokens or 0) - cached),
-            cached,
-            reasoning,
-            max(0, (f.completion_tokens or 0) - reasoning),
-        ]
-        rows += [
-            {
-                "name": verdict.name_of(digest, point),
-                "part": part,
-                "order": at,
-                "each": amount / max(1, f.rows),
-                "sum": amount,
-            }
-            for at, (part, amount) in enumerate(zip(parts, amounts, strict=True))
-            if amount
-        ]
-    if not rows:
-        return None
-    there = [part for part in parts if any(row["part"] == part for row in rows)]
-    order = list(dict.fromkeys(str(row["name"]) for row in rows))
-    colours = [SERIES[parts.index(part)] for part in there]
-    chart = alt.Chart(_data(rows)).mark_bar(height=16, cornerRadius=2).encode(
-        y=alt.Y("name:N", sort=order, axis=_name_axis()),
-        x=alt.X("each:Q", axis=alt.Axis(title="tokens a row", format="~s", tickCount=6)),
-        color=alt.Color("part:N", scale=alt.Scale(domain=there, range=colours), legend=alt.Legend(title=None)),
-        order=alt.Order("order:Q"),
-        tooltip=[alt.Tooltip("name:N", title=" "), alt.Tooltip("part:N", title="tokens"), alt.Tooltip("each:Q", title="a row", format=",.1f"),
-                 alt.Tooltip("sum:Q", title="in all", format=",")],
-    )  # fmt: skip
-    return _spec(alt.layer(chart), 30 * len(order) + 10)
+    return drawn(bars + base.mark_text(align="left", dx=6).encode(text="said:N"), 28 * len(order) + 6)

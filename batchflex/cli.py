@@ -194,7 +194,8 @@ def _parser() -> argparse.ArgumentParser:
         "report",
         _report,
         "write OUT/report.html and show a summary",
-        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a run in progress.",
+        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a "
+        "run in progress.",
     )
     report.add_argument("out", metavar="OUT", type=Path, help="the output folder")
     report.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write the page (OUT/report.html)")

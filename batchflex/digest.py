@@ -109,7 +109,7 @@ def digest(folder: Folder, rows: int) -> Digest:
             models=_models(results),
             endpoint=", ".join(_distinct(results, "endpoint")),
             samples=job.sweep.samples,
-            variables={name: values for name, values in variables.items()},
+            variables=variables,
             whole=whole,
             points=_points(job, list(variables), breakdown.by_point(results, columns, swept), scores),
             scores=scores,

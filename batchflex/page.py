@@ -15,7 +15,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from . import __version__, charts, verdict
+from . import __version__, canvas, verdict
 from .digest import Digest
 from .excerpt import KINDS, Row, shown
 from .model import STATUSES
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 def render(digest: Digest, now: datetime.datetime) -> str:
     """The page. ``now`` is when it is made, with its time zone."""
     told = sections(digest)
-    data = {"config": charts.config(), "charts": {f.id: f.spec for s in told for f in s.figures}, "rows": _rows(digest)}
+    data = {"config": canvas.config(), "charts": {f.id: f.spec for s in told for f in s.figures}, "rows": _rows(digest)}
     scripts = [_embedded(libraries()), _embedded((_FILES / "page.js").read_text(encoding="utf-8"))]
     said, more = verdict.headline(digest)
     whole = digest.whole
@@ -53,7 +53,11 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         made=f"report of {now:%-d %B %Y, %H:%M %Z}",
         ending=verdict.ending(digest),
         notes=digest.notes,
-        shares=[{"status": s, "name": "not answered yet" if s == "open" else s, "rows": n, "said": f"{n:,}"} for s, n in parts if n],
+        shares=[
+            {"status": s, "name": "not answered yet" if s == "open" else s, "rows": n, "said": f"{n:,}"}
+            for s, n in parts
+            if n
+        ],
         statuses=verdict.statuses(digest),
         tiles=_tiles(digest),
         sections=told,
@@ -76,7 +80,9 @@ def libraries() -> str:
     """Vega, Vega-Lite and vega-embed as one script, of the version that the charts are written for."""
     import vl_convert
 
-    return vl_convert.javascript_bundle(None, vl_version=_vega_lite())
+    version = _vega_lite()
+    there = vl_convert.get_vegalite_versions()
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version if version in there else there[-1])
 
 
 def _vega_lite() -> str:
@@ -94,7 +100,8 @@ def _policy(scripts: Sequence[str]) -> str:
     """Nothing is loaded, and no script runs but these: also none that an answer brings along."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    own = f"script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
 
 
 def json_for_script(data: Any) -> str:
@@ -210,11 +217,13 @@ def _about(digest: Digest) -> list[str]:
     lines = []
     if digest.scores is not None:
         lines.append(
-            f"Intervals are at {100 * digest.scores.level:g} %: Wilson's for shares, else by bootstrap, drawn by item, so that samples of one "
-            "item do not count as independent. Each stands for one sweep point by itself; a comparison of two points by item is sharper."
+            f"Intervals are at {100 * digest.scores.level:g} %: Wilson's for shares, else by bootstrap, drawn by item, so that samples "
+            "of one item do not count as independent. Each stands for one sweep point by itself; a comparison of two points item by "
+            "item is sharper."
         )
     lines.append(
-        "Tokens, cost and latency are those of the rows' last answers; what retries and probes took besides is in the list of runs."
+        "Tokens, cost and latency are those of the rows' last answers; what retries and probes took besides is in the list of "
+        "runs."
     )
     return lines
 
@@ -223,7 +232,7 @@ def _runs(digest: Digest) -> Table | None:
     if not digest.runs:
         return None
     rows = [
-        [run.started_at[:19].replace("T", " ") if run.started_at else "", run.status + (f" ({run.stopped_by})" if run.stopped_by else ""),
+        [(run.started_at or "")[:19].replace("T", " "), run.status + (f" ({run.stopped_by})" if run.stopped_by else ""),
          f"{run.requests_sent:,}", f"{run.retries:,}", f"{run.rate_limited:,}", f"{run.prompt_tokens + run.completion_tokens:,}",
          "–" if run.cost is None else money(run.cost)]
         for run in digest.runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from . import charts, verdict
+from . import charts, speed, verdict
 from .digest import Digest, PointDigest
 from .render import duration, money
 from .scored import Labels, ScoreSpec
@@ -96,7 +96,7 @@ def _scores(digest: Digest) -> Section | None:
 
 def _kind(spec: ScoreSpec) -> str:
     against = f" against {spec.expected}" if spec.expected else ""
-    return f"{spec.kind}{against}" if spec.kind and spec.kind != spec.name or against else ""
+    return f"{spec.kind}{against}" if (spec.kind and spec.kind != spec.name) or against else ""
 
 
 def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
@@ -158,7 +158,7 @@ def _heat(digest: Digest) -> Section | None:
         figures += [Figure("", chart, f"{spec.name}{': ' if panel else ''}{panel}") for panel, chart in panels]
     if not figures:
         return None
-    lead = "Darker is higher; shades span the lowest to the highest mean of a score, so look at the figures for how far apart they are."
+    lead = "The stronger the shade, the higher; shades span the lowest to the highest mean of a score, so read the figures too."
     layout = "one" if len(figures) == 1 else "two" if len(figures) < 5 else "three"
     return Section("heat", "Over two variables", lead, figures, layout)
 
@@ -267,7 +267,7 @@ def _speed(digest: Digest) -> Section | None:
         ("Latency", digest.latency, "from sending to the end of the answer"),
         ("Time to first token", digest.ttft, "streamed answers"),
     ]
-    figures = [Figure("", charts.histogram(h), name, note) for name, h, note in found if h is not None]
+    figures = [Figure("", speed.histogram(h), name, note) for name, h, note in found if h is not None]
     if not figures:
         return None
     beyond = [
@@ -284,7 +284,7 @@ def _speed(digest: Digest) -> Section | None:
 def _time(digest: Digest) -> Section | None:
     if digest.timeline is not None:
         told = digest.timeline
-        figures = [Figure("", spec, title) for title, spec in charts.over_time(told)]
+        figures = [Figure("", spec, title) for title, spec in speed.over_time(told)]
         bound = ", ".join(
             f"{_BINDINGS.get(name, name)} {verdict.share(part)}" for name, part in list(told.bound_by.items())[:4]
         )
@@ -296,12 +296,12 @@ def _time(digest: Digest) -> Section | None:
         return Section("time", "Over time", lead.strip(), figures, "two")
     if digest.flow is None:
         return None
-    lead = "By the moments at which rows ended; the run was too short for telemetry, which is written every 5 seconds, or that was removed."
-    return Section("time", "Over time", lead, [Figure("", charts.flow(digest.flow), "Rows a second")])
+    lead = "By the times of the rows: there is no telemetry, which is written every 5 seconds while a run asks."
+    return Section("time", "Over time", lead, [Figure("", speed.flow(digest.flow), "Rows a second")])
 
 
 def _tokens(digest: Digest) -> Section | None:
-    whole, spec = digest.whole, charts.tokens(digest)
+    whole, spec = digest.whole, speed.tokens(digest)
     if spec is None or whole.tokens is None:
         return None
     lines = [

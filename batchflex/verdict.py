@@ -140,9 +140,11 @@ def headline(digest: Digest) -> tuple[str, str]:
     more = f"{level} interval {interval} ({method(score)}), {basis}." if interval else f"{basis}; no interval."
     if len(ranked) == 1:
         return said, more
+    equal = sum(point.scores[spec.name].mean == score.mean for point in ranked) - 1
+    beside = f", equalled by {equal} of them" if equal else ""
     return (
         f"{name_of(digest, first)}: {said}",
-        f"Highest of {len(ranked)} sweep points. {more} {_rivals(digest, spec, ranked)}",
+        f"Highest of {len(ranked)} sweep points{beside}. {more} {_rivals(digest, spec, ranked)}",
     )
 
 

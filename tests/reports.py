@@ -23,7 +23,9 @@ Judge = Callable[[Mapping[str, Any]], float | None]
 
 def make(out: Path, outcomes: Sequence[Outcome], *, ended: bool = True, **sections: Any) -> Folder:
     """A folder with these outcomes, its job having these sections, and a run that has ended (or was killed)."""
-    job = build({"job": {"name": "made", "out": str(out)}, "endpoint": {"base_url": "http://127.0.0.1:1/v1"}, **sections})
+    job = build(
+        {"job": {"name": "made", "out": str(out)}, "endpoint": {"base_url": "http://127.0.0.1:1/v1"}, **sections}
+    )
     folder = Folder(out)
     with folder.held():
         folder.write_job(job.resolved())
@@ -48,7 +50,9 @@ def tabulate(folder: Folder, job: Job) -> None:
     table.write_results(folder.results, table.assemble(folder.parts, job.sweep.grid, labels))
 
 
-def answer(row: int, said: str | None, point: Mapping[str, Any] | None = None, sample: int = 0, **fields: Any) -> Outcome:
+def answer(
+    row: int, said: str | None, point: Mapping[str, Any] | None = None, sample: int = 0, **fields: Any
+) -> Outcome:
     """The outcome of a row, sweep point and sample, with tokens and times that differ from row to row."""
     told = json.dumps(point or {}, separators=(",", ":"))
     known: dict[str, Any] = {
@@ -60,22 +64,25 @@ def answer(row: int, said: str | None, point: Mapping[str, Any] | None = None, s
     return outcome(row, **(known | fields))
 
 
-def score(folder: Folder, kinds: Mapping[str, tuple[bool, Judge]], expected: str | None = None, said: str = "content") -> None:
+def score(
+    folder: Folder, kinds: Mapping[str, tuple[bool, Judge]], expected: str | None = None, said: str = "content"
+) -> None:
     """Write ``scores.parquet`` and ``scores.json``. ``kinds`` says of each score whether it is a share, and what a row gets;
     with ``expected`` shares have labels, by that column and ``said``."""
     results = pl.read_parquet(folder.results)
     rows = list(results.iter_rows(named=True))
     columns = {f"score_{name}": [judge(row) for row in rows] for name, (_, judge) in kinds.items()}
-    pl.DataFrame({"key": results["key"], **{n: pl.Series(v, dtype=pl.Float64) for n, v in columns.items()}}).write_parquet(
-        folder.path / "scores.parquet"
-    )
+    pl.DataFrame(
+        {"key": results["key"], **{n: pl.Series(v, dtype=pl.Float64) for n, v in columns.items()}}
+    ).write_parquet(folder.path / "scores.parquet")
     job = build(folder.read_job() or {})
     told = []
     for point in points(job):
         own = [at for at, row in enumerate(rows) if all(row[n] == v for n, v in _columns(point.values).items())]
         told.append({
             "point": point.values, "rows": len(own), "items": len({rows[at]["row"] for at in own}), "status": {"ok": len(own)},
-            "prompt_tokens": 0, "completion_tokens": 0, "cache_read_input_tokens": None, "cost": None, "latency_s": {"p50": 1, "p95": 2},
+            "prompt_tokens": 0, "completion_tokens": 0, "cache_read_input_tokens": None,
+            "cost": None, "latency_s": {"p50": 1, "p95": 2},
             "scores": {
                 name: _summary([columns[f"score_{name}"][at] for at in own], is_share,
                                [(rows[at][expected], rows[at][said]) for at in own] if expected and is_share else None)
@@ -85,7 +92,8 @@ def score(folder: Folder, kinds: Mapping[str, tuple[bool, Judge]], expected: str
     stamp = store.told(folder.results)[0][b"batchflex.made_of"].decode()
     (folder.path / "scores.json").write_text(json.dumps({
         "level": 0.95, "results": stamp, "rows": len(rows),
-        "scores": [{"name": name, "kind": "exact" if is_share else "length", "is_share": is_share, "expected": expected, "answer": said}
+        "scores": [{"name": name, "kind": "exact" if is_share else "length", "is_share": is_share, "expected": expected,
+                    "answer": said}
                    for name, (is_share, _) in kinds.items()],
         "points": told,
     }))  # fmt: skip
@@ -114,4 +122,12 @@ def _labels(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     names = sorted({str(value) for value in itertools.chain.from_iterable(pairs)})
     matrix = [[sum((str(e), str(a)) == (one, two) for e, a in pairs) for two in names] for one in names]
     ones: list[float | None] = [1.0] * len(names)
-    return {"names": names, "matrix": matrix, "precision": ones, "recall": ones, "f1": ones, "support": list(map(sum, matrix)), "macro_f1": 1.0}
+    return {
+        "names": names,
+        "matrix": matrix,
+        "precision": ones,
+        "recall": ones,
+        "f1": ones,
+        "support": list(map(sum, matrix)),
+        "macro_f1": 1.0,
+    }

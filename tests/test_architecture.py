@@ -25,11 +25,16 @@ ORDER = [
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
     "courtesy", "folder", "journal", "carried", "store", "keyindex", "keyset", "table", "resume", "feed", "keep", "tally",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
-    "export", "checking", "render", "progress", "forecast", "local_server", "cli",
+    "export", "checking", "render", "progress", "forecast",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "sections", "page", "report",
+    "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
-FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server"}
+FACING_PEOPLE = {
+    "cli", "progress", "render", "forecast", "checking", "export", "local_server",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "sections", "page", "report",
+}  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
@@ -37,6 +42,7 @@ PURE = [
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "outcome", "carried", "telemetry",
+    "timeline", "verdict", "canvas", "charts", "speed", "sections",
 ]  # fmt: skip
 
 
@@ -127,6 +133,11 @@ def test_what_is_pure_reads_no_clock_and_no_file(module: str) -> None:
     names = {name.partition(".")[0] for name, _ in imported(module)}
     assert not names & {"time", "os", "pathlib", "io", "socket", "subprocess", "threading", "asyncio", "anyio"}
     assert not calls(module, {"now", "utcnow", "today", "open"})
+
+
+def test_only_the_report_draws() -> None:
+    assert users_of("altair") == {"canvas", "charts", "speed", "page"}
+    assert users_of("vl_convert") == {"page"}
 
 
 def test_errors_of_attempts_are_made_in_one_place() -> None:
