@@ -57,7 +57,7 @@ def usage(state: Mapping[str, Any]) -> str:
 
 def summary(state: Mapping[str, Any]) -> str:
     """How a run ended, in a few lines. ``state`` is ``run.json``."""
-    took = _seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
+    took = seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
     of = f" of {state['planned']:,}" if state["planned"] is not None else ""
     lines = [
         f"{state['job']}: {state['done']:,}{of} rows done: {by_status(state)}; {state['status']} after {duration(took)}"
@@ -85,7 +85,8 @@ def summary(state: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _seconds_between(one: str, two: str) -> float:
+def seconds_between(one: str, two: str) -> float:
+    """Between two moments as ``run.json`` tells them."""
     return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()
 
 
@@ -117,7 +118,7 @@ def status(state: Mapping[str, Any], held: bool) -> str:
 
 def _speed(state: Mapping[str, Any]) -> str:
     """How fast it has been, and how long it takes at that speed."""
-    took = _seconds_between(state["started_at"], state["updated_at"])
+    took = seconds_between(state["started_at"], state["updated_at"])
     rows = state["done"] - state["done_before"]
     if took <= 0 or rows <= 0:
         return ""

@@ -25,13 +25,18 @@ ORDER = [
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
-    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "scores",
+    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "compare", "scores",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "evaluation", "api",
-    "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "local_server", "cli",
+    "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
+    "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
-FACING_PEOPLE = {"cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server"}
+FACING_PEOPLE = {
+    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
+}  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
@@ -40,6 +45,7 @@ PURE = [
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "stats", "reading", "ledger", "summary",
+    "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 
 
@@ -130,6 +136,11 @@ def test_what_is_pure_reads_no_clock_and_no_file(module: str) -> None:
     names = {name.partition(".")[0] for name, _ in imported(module)}
     assert not names & {"time", "os", "pathlib", "io", "socket", "subprocess", "threading", "asyncio", "anyio"}
     assert not calls(module, {"now", "utcnow", "today", "open"})
+
+
+def test_only_the_report_draws() -> None:
+    assert users_of("altair") == {"canvas", "charts", "speed", "page"}
+    assert users_of("vl_convert") == {"page"}
 
 
 def test_errors_of_attempts_are_made_in_one_place() -> None:
