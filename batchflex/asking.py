@@ -139,7 +139,11 @@ class Asking:
                 self._keep(outcome.unaskable(self._frame, request, _now_us()))
                 continue
             asked = None if request.before is None else reask.further(request, request.before, self._max_reasks)
-            await self._see_through(self._row(request, asked or request))
+            try:
+                await self._see_through(self._row(request, asked or request))
+            finally:
+                if request.prefix is not None:
+                    feed.back(request)
 
     def _row(self, planned: Request, asked: Request) -> _Row:
         return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))

@@ -215,6 +215,19 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     score.add_argument("-q", "--quiet", action="store_true", help="no progress of a judge")
     score.add_argument("--json", action="store_true", help="print scores.json as one line")
+    report = verb(
+        "report",
+        _report,
+        "write OUT/report.html and show a summary",
+        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a "
+        "run in progress.",
+    )
+    report.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    report.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write the page (OUT/report.html)")
+    report.add_argument(
+        "--rows", type=_positive, default=200, metavar="N", help="rows of the random sample in the page (200)"
+    )
+    report.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
     compare = verb(
         "compare",
@@ -428,7 +441,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from . import export, scoretext, sides
-    from .compare import compare
+    from .pairing import compare
 
     if options.other is not None:
         (one, a), (two, b) = sides.side(options.out), sides.side(options.other)
@@ -513,6 +526,29 @@ def _results(options: argparse.Namespace) -> int:
         _say(f"{results.rows:,} rows in {options.output}")
     else:
         print(render.table(results.head(options.rows), results.rows))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from . import report, verdict
+    from .errors import MissingExtra
+    from .folder import Folder
+
+    folder = Folder(options.out)
+    digest = report.read(folder, options.rows)
+    written, missing = None, None
+    try:
+        written = report.write(folder, digest, options.output)
+    except MissingExtra as error:  # the summary needs nothing of what is missing
+        missing = error
+    if options.json:
+        _print_json(report.as_json(digest, written))
+    else:
+        print(verdict.summary(digest))
+        if written is not None:
+            print(f"  report: {written.path} ({written.size / 1e6:.1f} MB)")
+    if missing is not None:
+        raise missing
     return 0
 
 

@@ -33,7 +33,7 @@ class Results:
 
     def __init__(self, folder: Folder) -> None:
         folder.require()
-        if _is_current(folder):
+        if is_current(folder):
             file = pq.ParquetFile(folder.results)
             self.schema: pa.Schema = file.schema_arrow
             self.rows = int(file.metadata.num_rows)
@@ -58,7 +58,8 @@ class Results:
         return pa.Table.from_batches(taken, self.schema)
 
 
-def _is_current(folder: Folder) -> bool:
+def is_current(folder: Folder) -> bool:
+    """Whether ``results.parquet`` has all that is known: no run goes on, and no answer is newer."""
     if not folder.results.exists() or folder.is_held():
         return False
     made = folder.results.stat().st_mtime_ns

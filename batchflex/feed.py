@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,14 @@ from .job import SHAPING, Job
 from .keyset import KeySet
 from .model import Request
 from .plan import Passed, Planner, points
+from .prefixes import Line, grouped, name_of
 from .source import FINE_S, Signature, Source
 
 _BLOCK_REQUESTS = 400
 _READ_AHEAD = 2_000
 _PLENTY = 500
+_FIRST_WINDOW, _WINDOW_REQUESTS = 400, 4_000
+_WINDOW_BYTES = 16 << 20
 _WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 
 
@@ -124,8 +126,10 @@ class Plan:
 class Feed:
     """Hands out what is still to be asked of the ``blocks`` of a plan, one request at a time, to any number of tasks.
 
-    They are read in a thread, at most some 2,000 requests ahead. ``starving`` tasks wait for that. ``planned`` counts the
-    requests, and begins with those of the rows that the blocks leave out.
+    They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
+    the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
+    them may go next says :class:`~batchflex.prefixes.Line`. ``starving`` tasks wait for requests to be read. ``planned``
+    counts the requests, and begins with those of the rows that the blocks leave out.
     """
 
     def __init__(
@@ -133,10 +137,14 @@ class Feed:
         blocks: Iterator[list[Request]],
         sort_out: Callable[[Sequence[Request]], list[Request]],
         planned: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blocks = blocks
         self._sort_out = sort_out
-        self._ready: deque[Request] = deque()
+        self._line = Line(clock)
+        self._window = _FIRST_WINDOW
+        self._last: bytes | None = None  # the prefix that the last window ended with
+        self._damage: InputError | None = None
         self._more = anyio.Event()
         self._low = anyio.Event()
         self._courtesy = Courtesy()
@@ -151,41 +159,76 @@ class Feed:
         :raises InputError: if a file is damaged beyond single rows.
         """
         try:
-            while not self._closed and (block := await anyio.to_thread.run_sync(self._next)) is not None:
+            while not self._closed and (window := await anyio.to_thread.run_sync(self._next)) is not None:
                 if self._closed:
                     return
-                total, wanted = block
+                total, wanted, names = window
                 self.planned += total
-                self._ready.extend(wanted)
+                self._line.add(wanted, names)
                 self._wake()
-                while len(self._ready) > _READ_AHEAD:
+                while self._line.size > _READ_AHEAD:
                     self._low = anyio.Event()
                     await self._low.wait()
             self.ended = not self._closed
         finally:
             self.close()
 
-    def _next(self) -> tuple[int, list[Request]] | None:
+    def _next(self) -> tuple[int, list[Request], set[bytes | None]] | None:
+        """The next window: how many requests it has, those of them still to be asked, and the names of their prefixes."""
+        if self._damage is not None:
+            raise self._damage
         self._courtesy.begin()
-        block = next(self._blocks, None)
-        found = None if block is None else (len(block), self._sort_out(block))
-        if len(self._ready) > _PLENTY:
-            self._courtesy()
-        return found
+        total = size = 0
+        wanted: list[Request] = []
+        names: set[bytes | None] = set()
+        while (block := self._read(total)) is not None:
+            total += len(block)
+            left = self._sort_out(block)
+            names.update(map(name_of, left))
+            wanted = wanted + left if wanted else left
+            if self._line.size > _PLENTY:
+                self._courtesy()
+            if len(names) < 2 or total >= self._window or self._closed:
+                break
+            size += sum(len(request.body) for request in left)
+            if size >= _WINDOW_BYTES:
+                break
+        if len(names) > 1:
+            self._window = min(2 * self._window, _WINDOW_REQUESTS)
+            wanted = grouped(wanted, self._last)
+            self._last = name_of(wanted[-1])
+        return (total, wanted, names) if total or block is not None else None
+
+    def _read(self, before: int) -> list[Request] | None:
+        """The next block. Damage is told only once what came before it in the window was handed on."""
+        try:
+            return next(self._blocks, None)
+        except InputError as damage:
+            if not before:
+                raise
+            self._damage = damage
+            return None
 
     async def take(self) -> Request | None:
-        """The next request; ``None`` when there are no more."""
-        while not self._ready:
-            if self._closed:
+        """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be told of it."""
+        while (request := self._line.take()) is None:
+            held = self._line.size > 0
+            if self._closed and not held:
                 return None
-            self.starving += 1
+            self.starving += not held
             try:
-                await self._more.wait()
+                with anyio.move_on_after(self._line.wait_s()):
+                    await self._more.wait()
             finally:
-                self.starving -= 1
-        if len(self._ready) <= _READ_AHEAD // 2:
+                self.starving -= not held
+        if self._line.size <= _READ_AHEAD // 2:
             self._low.set()
-        return self._ready.popleft()
+        return request
+
+    def back(self, request: Request) -> None:
+        """It was answered, or an attempt at it has failed: those that begin alike need not wait for it any longer."""
+        if self._line.ended(request):
+            self._wake()
 
     def close(self) -> None:
         """No more is added; what is ready can still be taken."""
@@ -194,11 +237,10 @@ class Feed:
 
     def stop(self) -> None:
         """Hand out nothing more."""
-        self._ready.clear()
+        self._line.clear()
         self._low.set()
         self.close()
 
     def _wake(self) -> None:
         self._more.set()
-        if not self._closed:
-            self._more = anyio.Event()
+        self._more = anyio.Event()

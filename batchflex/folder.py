@@ -97,6 +97,7 @@ class Folder:
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
+        self.report = path / "report.html"
         self._lock = path / ".lock"
 
     def exists(self) -> bool:

@@ -32,13 +32,24 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     fault: str | None = None
 
 
+class Prefix(msgspec.Struct, frozen=True, gc=False):
+    """How a request begins, as far as a server may keep that for others. Those of one ``name`` begin alike.
+
+    ``is_long`` tells whether it is worth waiting until the server has it.
+    """
+
+    name: bytes
+    is_long: bool
+
+
 class Request(msgspec.Struct, frozen=True, gc=False):
     """One planned request: what is sent, and under which key its answer is kept.
 
     ``key`` identifies what is sent, ``slot`` the place it fills (item, sweep point, sample) whatever is sent there;
     both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
-    body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent, ``before`` when the
-    answer that an earlier run got did not fit and is to be asked for again.
+    body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent. ``prefix`` is what it
+    begins with, if that matters for the order of requests. ``before`` is set when the answer that an earlier run got did not
+    fit and is to be asked for again.
     """
 
     key: bytes
@@ -51,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int | None
     carry: str | None
     fault: str | None = None
+    prefix: Prefix | None = None
     before: Outcome | None = None
 
 

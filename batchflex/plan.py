@@ -23,8 +23,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from .job import Job
-from .model import Item, Request
+from .model import Item, Prefix, Request
+from .prefixes import LONG_BYTES
 from .sweep import combinations
+from .template import beginning
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -133,6 +135,11 @@ class Planner:
         self._numbers_seeds = [self.samples > 1 and "seed" not in point.values for point in self.points]
         self._base = ({"model": default_model} if default_model else {}) | job.params
         self._over = [{k: v for k, v in p.values.items() if k != "prompt"} | job.override for p in self.points]
+        self._prefixes = _prefixes(
+            job, self.points, [over.get("model", self._base.get("model")) for over in self._over]
+        )
+        self._in_rows = job.sweep.order == "prefix" and not job.templates
+        self._last_prefix = b"", Prefix(b"", True)
         # By the values alone: the order of the variables in [sweep] says nothing about what a point is.
         self._marks = [_encode_sorted(point.values) for point in self.points]
 
@@ -203,7 +210,8 @@ class Planner:
         made: set[bytes] = set()
         several = len(self.points) > 1
         name = _framed(item.id)
-        prefix = name if item.named and not self._dedupe else _framed("")
+        owner = name if item.named and not self._dedupe else _framed("")
+        start = _start_of(item) if self._in_rows else None
         for index, point in enumerate(self.points):
             merged: dict[str, Any] = {}
             fault = item.fault
@@ -213,6 +221,9 @@ class Planner:
             body = hashed = _encode(dict(sorted(merged.items())))
             if fault is not None:
                 hashed = b"".join((b"fault", name, _framed(fault), self._marks[index]))
+            prefix = self._prefixes[index]
+            if start is not None:
+                prefix = self._prefix(_framed(str(merged.get("model"))) + start)
             # Which of the two a server heeds is its own matter: the larger bounds the answer.
             limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
             limit = max(limits, default=None)
@@ -221,10 +232,42 @@ class Planner:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)
                     body = hashed = _encode(dict(sorted(merged.items())))
                 tail = sample.to_bytes(4, "little")
-                key = _hash(prefix + tail + hashed)
+                key = _hash(owner + tail + hashed)
                 if several:
                     key = _hash(key + self._marks[index]) if key in made else key
                     made.add(key)
                 slot = _hash(name + tail + self._marks[index])
-                found.append(Request(key, slot, item.id, item.row, index, sample, body, limit, item.carry, fault))
+                found.append(
+                    Request(
+                        key, slot, item.id, item.row, index, sample, body, limit, item.carry,
+                        fault, prefix if fault is None else None,
+                    )
+                )  # fmt: skip
         return found
+
+    def _prefix(self, start: bytes) -> Prefix:
+        """The prefix of requests that begin so. Most often it is that of the request before."""
+        if start != self._last_prefix[0]:
+            self._last_prefix = start, Prefix(_hash(start), True)
+        return self._last_prefix[1]
+
+
+def _prefixes(job: Job, swept: Sequence[Point], models: Sequence[Any]) -> list[Prefix | None]:
+    """With what the requests of each point of a job with prompts begin; nothing if all of them begin alike."""
+    templates = list(job.templates.values())
+    kinds = [(str(model), point.variant) for model, point in zip(models, swept, strict=True)]
+    if job.sweep.order == "row" or not templates or len(set(kinds)) == 1:
+        return [None] * len(kinds)
+    is_long = [beginning(section) >= LONG_BYTES for section in templates]
+    return [Prefix(_hash(_encode([model, variant])), is_long[variant]) for model, variant in kinds]
+
+
+def _start_of(item: Item) -> bytes | None:
+    """The first message of a row that brings its own, if it is such as other rows are likely to have too."""
+    if item.fault is not None:
+        return None
+    messages: Any = item.contents[0]["messages"]
+    if messages[0]["role"] not in ("system", "developer"):
+        return None
+    encoded = _encode(messages[0])
+    return encoded if len(encoded) >= LONG_BYTES else None

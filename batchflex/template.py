@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -209,6 +209,39 @@ def _null_used(name: str) -> str:
         f"{name!r} is null, and a null must not become the text 'None' in a prompt; "
         f"write {{{{ {written} or '' }}}} if it may be left out"
     )
+
+
+def beginning(section: PromptSection) -> int:
+    """With how many bytes of text the prompts of a section begin whatever the row is: those up to the first expression."""
+    messages = section.messages or [{"content": text} for text in (section.system, section.user) if text]
+    length = 0
+    for text in _texts([message.get("content") for message in messages]):
+        fixed, is_whole = _fixed(text)
+        length += len(fixed.encode())
+        if not is_whole:
+            break
+    return length
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _fixed(text: str) -> tuple[str, bool]:
+    """The beginning of a template that needs no row, and whether that is all of it."""
+    found = ""
+    for node in _environment.parse(text).body:
+        if not isinstance(node, jinja2.nodes.Output):
+            return found, False
+        for part in node.nodes:
+            if not isinstance(part, jinja2.nodes.TemplateData):
+                return found, False
+            found += part.data
+    return found, True
 
 
 def _fill(value: Any, columns: Mapping[str, Any]) -> Any:

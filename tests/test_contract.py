@@ -94,6 +94,7 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         folder.write_job({})
         folder.add_history({})
         folder.add_telemetry({})
+        folder.report.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
