@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # a collection of everything, as the last thing a process does, is in vain
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
-        allocation.give_back(short=verb is not _run)
+        if verb is not _score:  # which would take half as long again for pages given back and taken anew
+            allocation.give_back(short=verb is not _run)
         return verb(options)
     except BatchflexError as error:
         if options.debug:
