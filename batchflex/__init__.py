@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import arun, complete, run
+    from .compare import Comparison, compare
     from .errors import (
         BatchflexError,
         EndpointError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchflexError",
+    "Comparison",
     "EndpointError",
     "FolderBusy",
     "FolderError",
@@ -46,6 +48,7 @@ __all__ = [
     "RunStopped",
     "StorageError",
     "arun",
+    "compare",
     "complete",
     "load_job",
     "run",
@@ -55,6 +58,8 @@ __all__ = [
 
 _HOMES = {
     "arun": "api",
+    "Comparison": "compare",
+    "compare": "compare",
     "complete": "api",
     "run": "api",
     "score": "frames",

@@ -229,6 +229,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
+    compare = verb(
+        "compare",
+        _compare,
+        "hold the scores of two runs, or of two sweep points, against each other",
+        "Paired by item: differences with intervals and p-values, and the items that flipped.",
+    )
+    compare.add_argument("out", metavar="A", help="an output folder, or a sweep point of it: OUT@temperature=0.7")
+    compare.add_argument("other", metavar="B", nargs="?", help="the other side; left out, A has just two sweep points")
+    compare.add_argument("--rows", type=_positive, default=10, metavar="N", help="how many flips to show (10)")
+    compare.add_argument("-o", "--output", metavar="FILE", help="write all flips to FILE.parquet, .csv or .jsonl")
+    compare.add_argument("--json", action="store_true", help="print it as one line of JSON, without the flips")
+
     check = verb(
         "check",
         _check,
@@ -425,6 +437,25 @@ def _score(options: argparse.Namespace) -> int:
     if made.unfinished is not None:
         _say(made.unfinished)
     return 0 if made.unfinished is None else 3
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from . import export, scoretext, sides
+    from .compare import compare
+
+    if options.other is not None:
+        (one, a), (two, b) = sides.side(options.out), sides.side(options.other)
+    else:
+        (one, a), (two, b) = sides.both_of(options.out)
+    found = compare(a, b)
+    if options.output is not None:
+        export.write_frame(found.flips, Path(options.output))
+    if options.json:
+        _print_json({"a_is": one, "b_is": two, **found.told})
+    else:
+        shown = found.flips.head(options.rows).to_dicts()
+        print(scoretext.comparison(found.told, (one, two), shown, found.flips.height))
+    return 0
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 from .assembly import assemble
 from .errors import FolderError
 from .folder import Folder, replaced, storing
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _encode = msgspec.json.Encoder().encode
 _BATCH_ROWS = 10_000
@@ -76,6 +79,22 @@ def write(results: Results, path: Path) -> None:
         raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
     with storing(path), replaced(path) as stream:
         writer(results, stream)
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame as Parquet, CSV or JSON lines, as the name says; atomically.
+
+    :raises FolderError, StorageError: as :func:`write`.
+    """
+    _require_folder_of(path)
+    writers: dict[str, Callable[[Any], Any]] = {
+        ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson,
+    }  # fmt: skip
+    writer = writers.get(path.suffix.lower())
+    if writer is None:
+        raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
+    with storing(path), replaced(path) as stream:
+        writer(stream)
 
 
 def _require_folder_of(path: Path) -> None:

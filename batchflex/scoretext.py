@@ -133,3 +133,60 @@ def _aligned(lines: list[list[str]]) -> list[str]:
         "  " + "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
+
+
+# --------------------------------------------------------------------------------------------------- a comparison
+
+_LONGEST_SAID = 60
+
+
+def comparison(told: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int) -> str:
+    """What a comparison tells, as tables; ``flips`` are those of ``flipped`` items to be shown, ``names`` the two sides."""
+    lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(told['items'], 'item')} on both sides"]
+    if told["only_a"] or told["only_b"]:
+        lines[-1] += f"; {told['only_a']:,} only in A and {told['only_b']:,} only in B are left out"
+    interval = f"{100 * told['level']:g} % interval"
+    table = [["", "items", "A", "B", "B - A", interval, "p", "test", "wins", "losses", "ties"]]
+    for score in told["scores"]:
+        ends = number(score["difference"], (score["low"], score["high"])).partition(" ")
+        table.append([
+            score["name"], f"{score['items']:,}", number(score["a"]), number(score["b"]),
+            _signed(score["difference"]), ends[2] or "–", p_value(score["p_value"]), score["method"] or "–",
+            f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
+        ])  # fmt: skip
+    lines += _aligned(table)
+    lines += _aligned([["", "rows", "tokens", "cost", "latency"], *(_side(name, told[name.lower()]) for name in "AB")])
+    if flipped:
+        shown = [["flipped", "item", "A", "B", "A said", "B said"]]
+        for flip in flips:
+            said = [_brief(flip.get(f"content_{side}")) for side in "ab"]
+            shown.append([str(flip["score"]), _brief(flip["item"]), number(flip["a"]), number(flip["b"]), *said])
+        lines += _aligned(shown)
+        if flipped > len(flips):
+            lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
+    else:
+        lines.append("  nothing flipped")
+    return "\n".join(lines)
+
+
+def _side(name: str, side: Mapping[str, Any]) -> list[str]:
+    tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
+    cost, latency = side["cost"], side["latency_s"]
+    return [
+        name, f"{side['rows']:,}", f"{sum(tokens):,}" if tokens else "–", "–" if cost is None else money(cost),
+        "–" if latency is None else duration(latency),
+    ]  # fmt: skip
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}" if abs(value) < 100 else f"{value:+,.1f}"
+
+
+def p_value(p: float | None) -> str:
+    """``0.031``, ``<0.001``."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _brief(value: Any) -> str:
+    shown = one_line(str(value)) if value is not None else "–"
+    return shown if len(shown) <= _LONGEST_SAID else f"{shown[: _LONGEST_SAID - 1]}…"

@@ -19,20 +19,18 @@ from .table import sweep_columns
 _SHOWN = ("content", "parsed")
 
 
-def two_of(names: list[str]) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFrame]]:
-    """Both sides with what they are called. One folder alone has two sides if it has just two sweep points.
+def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFrame]]:
+    """The two sides that a folder with just two sweep points has, or a name that leaves two of them, each with its own name.
 
-    :raises JobError: if a side is no folder, has no such sweep point, or has several of them.
-    :raises FolderError: if a folder has no results or no scores.
+    :raises JobError: if it has not just two.
+    :raises FolderError: if the folder has no results or no scores.
     """
-    if len(names) == 2:
-        return side(names[0]), side(names[1])
-    path, given = _split(names[0])
+    path, given = _split(name)
     points = _points(Folder(path))
     left = [point for point in points if given.items() <= _written(point).items()]
     if len(left) != 2:
         raise JobError(
-            f"{names[0]} has {len(left)} sweep points, not two to compare; name two sides, such as "
+            f"{name} has {len(left)} sweep points, not two to compare; name two sides, such as "
             f"{' '.join(f'{path}@{_label(point)}' for point in left[:2]) or 'OUT OTHER'}"
         )
     one, two = (f"{path}@{_label(point)}" for point in left)
@@ -40,7 +38,11 @@ def two_of(names: list[str]) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.Da
 
 
 def side(name: str) -> tuple[str, pl.DataFrame]:
-    """One side: the rows of a folder, or of one of its sweep points, with their scores."""
+    """One side: the rows of a folder, or of those of its sweep points that the name says, with their scores.
+
+    :raises JobError: if there is no such variable or value.
+    :raises FolderError: if the folder has no results or no scores.
+    """
     path, given = _split(name)
     folder = Folder(path)
     job, found = _job(folder), scores.read(folder)

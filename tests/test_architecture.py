@@ -25,7 +25,7 @@ ORDER = [
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
-    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "compare", "scores",
+    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "compare", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "evaluation", "api",
     "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
@@ -44,7 +44,7 @@ PURE = [
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "stats", "reading", "ledger", "summary",
+    "scorespec", "stats", "reading", "ledger", "summary", "compare",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 
