@@ -26,6 +26,7 @@ from .errors import BatchflexError, JobError
 
 if TYPE_CHECKING:
     from .job import Job
+    from .runner import Run
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -388,10 +389,29 @@ def _run(options: argparse.Namespace) -> int:
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {job.job.name} {run.summary['status']}: {run.summary['message']}")
+    if job.wants_report and run.exit_code < 128:
+        _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
+
+
+def _write_report(run: Run, *, quiet: bool) -> None:
+    """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
+    from . import report
+    from .folder import Folder
+
+    folder = Folder(run.out)
+    if not folder.results.exists() or (not run.summary["requests_sent"] and report.is_current(folder)):
+        return
+    try:
+        written = report.write(folder)
+    except BatchflexError as error:
+        _say(f"batchflex: no report: {error}")
+    else:
+        if not quiet:
+            _say(f"  report: {written.path}")
 
 
 def _say_scores(found: Mapping[str, Any] | None, missing: str | None) -> None:

@@ -45,6 +45,7 @@ class JobSection(Section):
     out: Annotated[str, Field(min_length=1)] | None = None
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0)] = 3
+    report: bool | None = None
 
 
 _Path = Annotated[str, Field(min_length=1)]
@@ -153,6 +154,11 @@ class Job(Section):
         They are not in the job file: what they demand beyond their JSON Schema holds in this process only.
         """
         return {msgspec.json.encode(models.response_format(model)): model for model in self._models}
+
+    @property
+    def wants_report(self) -> bool:
+        """Whether a run that has ended writes its report: if ``job.report`` says so, else if it has scores to show."""
+        return bool(self.score) if self.job.report is None else self.job.report
 
     @property
     def out(self) -> Path:
