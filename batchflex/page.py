@@ -217,9 +217,9 @@ def _about(digest: Digest) -> list[str]:
     lines = []
     if digest.scores is not None:
         lines.append(
-            f"Intervals are at {100 * digest.scores.level:g} %: Wilson's for shares, else by bootstrap, drawn by item, so that samples "
-            "of one item do not count as independent. Each stands for one sweep point by itself; a comparison of two points item by "
-            "item is sharper."
+            f"Intervals are at {100 * digest.scores.level:g} %: Wilson's for shares, else by bootstrap, drawn by item, so that "
+            "samples of one item do not count as independent. Each stands for one sweep point by itself; a comparison of two "
+            "points item by item is sharper."
         )
     lines.append(
         "Tokens, cost and latency are those of the rows' last answers; what retries and probes took besides is in the list of "
