@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import arun, complete, run
+    from .api import arun, complete, retry, run
     from .errors import (
         BatchflexError,
         EndpointError,
@@ -51,6 +51,7 @@ __all__ = [
     "compare",
     "complete",
     "load_job",
+    "retry",
     "run",
     "score",
     "summarise",
@@ -61,6 +62,7 @@ _HOMES = {
     "Comparison": "pairing",
     "compare": "pairing",
     "complete": "api",
+    "retry": "api",
     "run": "api",
     "score": "frames",
     "summarise": "frames",

@@ -18,12 +18,15 @@ import anyio
 from . import job as jobs
 from . import params as parameters
 from . import runner
-from .errors import JobError, RunStopped
+from .errors import InputError, JobError, RunStopped
 from .job import Job
+from .prepare import prepare
 from .runner import Observer, Run
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from .again import Retry
 
 T = TypeVar("T")
 JobLike = Job | Mapping[str, Any] | str | Path
@@ -53,16 +56,69 @@ async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     return await _whole(_job(job), observer=observer)
 
 
+def retry(
+    out: str | Path,
+    *,
+    where: str,
+    settings: Mapping[str, Any] | None = None,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """Ask again the rows of a folder's results for which an SQL condition is true, and return what came of it.
+
+    ``settings`` are request parameters (``{"max_tokens": 4096}``), for these requests alone, and dotted places of a job
+    (``{"limits.rpm": 60}``), for this run. ``frame`` is what the rows came from, if that was no file. An answer is superseded by
+    a new one only; where none comes, it stays.
+
+    :raises JobError: if the condition or a setting is wrong.
+    :raises InputError, EndpointError, FolderError: before anything was sent.
+    """
+    from .again import retry_of
+
+    places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
+    return ask_again(retry_of(Path(out), where, places), frame=frame, observer=observer)
+
+
+def ask_again(
+    retried: Retry, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+) -> Run:
+    """A retry and its scores on an event loop of its own."""
+    from .again import missing_input
+
+    if frame is not None:
+        frame = _asked(frame, retried.planned)
+    whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals)
+    try:
+        return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
+    except InputError as error:
+        raise missing_input(retried, error) from None
+
+
 async def _whole(
-    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+    job: Job,
+    *,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+    heed_signals: bool = False,
+    planned: Job | None = None,
+    preparing: runner.Preparing = prepare,
 ) -> Run:
     """The run, and then its scores."""
+    run = partial(
+        runner.arun,
+        job,
+        frame=frame,
+        observer=observer,
+        heed_signals=heed_signals,
+        planned=planned,
+        preparing=preparing,
+    )
     if not job.score:
-        return await runner.arun(job, frame=frame, observer=observer, heed_signals=heed_signals)
+        return await run()
     from . import evaluation
 
     evaluation.require(job)
-    ended = await runner.arun(job, frame=frame, observer=observer, heed_signals=heed_signals)
+    ended = await run()
     await evaluation.after(ended, job, observer, heed_signals=heed_signals)
     return ended
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import anyio
 
-from . import classify, outcome, reask, retry
+from . import classify, outcome, reask, tries
 from .accounts import Accounts
 from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
@@ -20,8 +20,8 @@ from .keep import Keeper
 from .model import Outcome, Request
 from .outcome import Frame
 from .probing import Way
-from .retry import Tries
 from .tally import Tally
+from .tries import Tries
 from .ways import Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
@@ -137,7 +137,7 @@ class Asking:
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
             if request.fault is not None:
-                self._keep(outcome.unaskable(self._frame, request, _now_us()))
+                self._keep(outcome.unaskable(self._frame, request, _now_us()), request)
                 continue
             asked = None if request.before is None else reask.further(request, request.before, self._reasks)
             try:
@@ -173,7 +173,7 @@ class Asking:
         further = None
         try:
             try:
-                further = await retry.persist(
+                further = await tries.persist(
                     lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
                 )
             except _Halted:
@@ -192,7 +192,7 @@ class Asking:
     async def _attempt_again(self, row: _Row) -> _Row | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
-        if way is not None and retry.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
+        if way is not None and tries.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
             if self._ways.others_than(way):
                 self._excuse(row)
             elif self._ways.any_answered:
@@ -231,7 +231,7 @@ class Asking:
             row.tries.count(now - began, costs=True)
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
             further = self._further(row, made) if made.status == "invalid" else None
-            self._keep(made, final=further is None)
+            self._keep(made, row.request, final=further is None)
             self._accounts.answered(lane, row.cost, answer.usage)
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
@@ -271,15 +271,15 @@ class Asking:
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
-        row.tries.count(now - began, costs=retry.costs(fault))
+        row.tries.count(now - began, costs=tries.costs(fault))
         if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
             return classify.too_often(fault)
         if isinstance(fault, Transient):
-            if retry.costs(fault):
+            if tries.costs(fault):
                 self._tally.trouble = self._tally.trouble or fault.message
             if of_row:
                 self._gate.doubt_row(_MOST_SUSPECTS)
-            if not row.waiting and not retry.exhausted(fault, row.tries, self._policy):
+            if not row.waiting and not tries.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
                 self._gate.begin_backing_off()
         return fault
@@ -293,7 +293,7 @@ class Asking:
         """
         made = outcome.failed(self._frame, row.request, self._effort(row), fault)
         if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
-            self._keep(made)
+            self._keep(made, row.request)
             return
         if self._tally.stopped_by is not None or row.way is None:
             return
@@ -333,32 +333,35 @@ class Asking:
         """This endpoint has answered what was sent after these were given up: so it was them."""
         for suspect in [s for s in self._suspects if s.way is way and s.at < way.proof_at]:
             self._suspects.remove(suspect)
-            self._keep(suspect.made)
+            self._keep(suspect.made, suspect.row.request)
 
     def _ask_suspects_again(self, way: Way) -> None:
         """They were given up while this endpoint was down, and are not to blame."""
         for suspect in [s for s in self._suspects if s.way is way]:
             self._suspects.remove(suspect)
             if suspect.row.excused >= _MOST_EXCUSED:
-                self._keep(suspect.made)
+                self._keep(suspect.made, suspect.row.request)
                 continue
             self._excuse(suspect.row)
             suspect.row.waiting = True
             self._gate.begin_backing_off()
             self._begin_persisting(suspect.row, classify.deferred(suspect.fault))
 
-    def _keep(self, made: Outcome, *, final: bool = True) -> None:
-        """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next."""
+    def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
+        """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
+        does not take the place of an answer that stands."""
+        stays = outcome.stays(request, made)
         try:
-            self._keeper.keep(made)
+            if not stays:
+                self._keeper.keep(made)
         except StorageError as error:
             self._tally.unstored += 1
             self._stop("disk", str(error))
             return
         if not final:
-            self._tally.add_unfit(made)
+            self._tally.add_unfit(made, request.stands)
         else:
-            self._tally.add(made)
+            self._tally.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
                 self._stop("failures", useless)
         if self._keeper.full:

@@ -37,6 +37,15 @@ def plan_of(job: Job) -> Plan:
     return Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked]))
 
 
+def is_newest(folder: Folder) -> bool:
+    """Whether no answer is newer than ``results.parquet``."""
+    if not folder.results.exists():
+        return False
+    made = folder.results.stat().st_mtime_ns
+    newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
+    return all(path.stat().st_mtime_ns <= made for path in newer)
+
+
 def assemble(folder: Folder) -> table.Assembled:
     """The table as it is now, also of a run that has not ended or was killed.
 

@@ -243,6 +243,27 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("-o", "--output", metavar="FILE", help="write all flips to FILE.parquet, .csv or .jsonl")
     compare.add_argument("--json", action="store_true", help="print it as one line of JSON, without the flips")
 
+    retry = verb(
+        "retry",
+        _retry,
+        "ask again the rows that a condition chooses",
+        "Such as: batchflex retry OUT --where \"status = 'truncated'\" --set max_tokens=4096. Shows first how many rows that is "
+        "and what it may cost. An old answer stays until a new one is there, and in OUT/parts after that.",
+    )
+    retry.epilog = _EXIT_CODES
+    retry.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    retry.add_argument(
+        "--where", metavar="SQL", required=True, help="a condition over the columns of the results and their scores"
+    )
+    retry.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="a request parameter for these rows (max_tokens=4096), or how to ask (limits.rpm=60); may be repeated",
+    )  # fmt: skip
+    retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
+    retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
+    retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
+    retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
+
     check = verb(
         "check",
         _check,
@@ -322,6 +343,7 @@ _TEXTS = {"out", "on_change", "deadline"}
 
 def _settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
     from .job import parse_setting
+    from .settings import elsewhere
 
     settings = [parse_setting(text) for text in getattr(options, "set", [])]
     for name, place in _PLACES.items():
@@ -334,14 +356,7 @@ def _settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
         raise JobError("--endpoint and --base-url exclude each other")
     named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
     settings += [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
-    places = dict(settings)
-    if "endpoint.name" in places or "endpoint.base_url" in places:
-        # Another server: nothing of the job file's own belongs to it, its key least of all.
-        own = ["name", "base_url", "api_key_env"]
-        if places.get("endpoint.name") != "local":
-            own.append("model_path")
-        settings = [*((f"endpoint.{name}", None) for name in own), *settings]
-    return settings
+    return elsewhere(settings)
 
 
 def _job(options: argparse.Namespace) -> Job:
@@ -370,7 +385,7 @@ def _no_collections() -> Iterator[None]:
 
 def _run(options: argparse.Namespace) -> int:
     with _no_collections():
-        from . import progress, render
+        from . import progress
         from .api import execute
     job = _job(options)
     observer = progress.choose(quiet=options.quiet)
@@ -380,6 +395,48 @@ def _run(options: argparse.Namespace) -> int:
         run = execute(job, observer=observer, heed_signals=True)
     finally:
         observer.close()
+    return _ended(run, job, options)
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from . import progress
+    from .again import retry_of, sight
+    from .api import ask_again
+    from .job import parse_setting
+
+    retried = retry_of(options.out, options.where, [parse_setting(text) for text in options.set])
+    observer = progress.choose(quiet=options.quiet)
+    for warning in retried.job.warnings():
+        observer.note(f"warning: {warning}")
+    interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
+    if options.dry_run or interactive:
+        seen = sight(retried)
+        if options.dry_run:
+            if options.json:
+                _print_json(seen.facts)
+            else:
+                print(seen.told)
+            return 0
+        if seen.facts["asked"]:
+            _say(seen.told)
+            if not _agreed():
+                _say("nothing was sent")
+                return 0
+    try:
+        run = ask_again(retried, observer=observer, heed_signals=True)
+    finally:
+        observer.close()
+    return _ended(run, retried.job, options)
+
+
+def _agreed() -> bool:
+    print("Ask these again? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
+    from . import render
+
     if options.json:
         _print_json(run.summary)
     if not options.quiet:
@@ -388,7 +445,7 @@ def _run(options: argparse.Namespace) -> int:
     elif run.unscored is not None:
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
-        _say(f"batchflex: {job.job.name} {run.summary['status']}: {run.summary['message']}")
+        _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
     if job.wants_report and run.exit_code < 128:
         _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:

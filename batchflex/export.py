@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from .assembly import assemble
+from .assembly import assemble, is_newest
 from .errors import FolderError
 from .folder import Folder, replaced, storing
 
@@ -60,11 +60,7 @@ class Results:
 
 def is_current(folder: Folder) -> bool:
     """Whether ``results.parquet`` has all that is known: no run goes on, and no answer is newer."""
-    if not folder.results.exists() or folder.is_held():
-        return False
-    made = folder.results.stat().st_mtime_ns
-    newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
-    return all(path.stat().st_mtime_ns <= made for path in newer)
+    return not folder.is_held() and is_newest(folder)
 
 
 def write(results: Results, path: Path) -> None:

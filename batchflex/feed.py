@@ -40,7 +40,7 @@ class Plan:
     """
 
     def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
-        self._job = job
+        self.job = job
         self._default_model = default_model
         self._source = Source(job.input.path, job.input.format, frame, without=job.out)
         self._signature = self._source.signature()
@@ -60,7 +60,7 @@ class Plan:
         """
         if self._signature is None or self._seen_now() != self._signature:
             return None
-        resolved = self._job.resolved()
+        resolved = self.job.resolved()
         shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name != "limit"}
         shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
@@ -80,8 +80,8 @@ class Plan:
             that this plan was made of.
         """
         rows, seen = (passed.rows, passed.seen) if passed is not None else (b"", KeySet())
-        planner = Planner(self._job, seen, self._default_model, partial=passed is not None)
-        limit = self._job.input.limit
+        planner = Planner(self.job, seen, self._default_model, partial=passed is not None)
+        limit = self.job.input.limit
 
         def heed(path: Path) -> None:
             if passed is not None:
@@ -108,11 +108,11 @@ class Plan:
         rows = self._source.count()
         if rows is None:
             return None
-        return min(rows, self._job.input.limit or rows) * self.per_item
+        return min(rows, self.job.input.limit or rows) * self.per_item
 
     def carry_schema(self) -> Any | None:
         """The Arrow types of the carried columns, if the input has types."""
-        schema, carry = self._source.arrow_schema(), self._job.input.carry
+        schema, carry = self._source.arrow_schema(), self.job.input.carry
         if schema is None or not carry:
             return None
         import pyarrow as pa

@@ -8,15 +8,14 @@ from typing import Any
 import msgspec
 
 from . import keep, render
-from .budget import price_usd
 from .endpoint import default_model, resolve
+from .estimate import Estimate
 from .feed import Plan
 from .folder import Folder
 from .job import Job, changes
-from .model import Outcome, Request, Usage
+from .model import Outcome, Request
 from .resume import Done
 
-_BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
 
@@ -25,9 +24,8 @@ class _Pass:
     """One pass over a plan, counting what would be sent. ``pending`` are answers not sealed yet, by slot."""
 
     def __init__(self, plan: Plan, done: Done, pending: dict[bytes, Outcome], *, keeps: bool = False) -> None:
-        self.requests = self.left = self.faults = self.changed = self.changed_tokens = 0
-        self.prompt_bytes = self.completion = 0
-        self.bounded = True
+        self.requests = self.faults = self.changed = self.changed_tokens = 0
+        self.left = Estimate()
         self.example: Request | None = None
         self.first_fault: str | None = None
         for block in plan.blocks():
@@ -38,27 +36,20 @@ class _Pass:
                     self.faults += 1
                     self.first_fault = self.first_fault or request.fault
                 elif there is None or (there.key != request.key.hex() and not keeps):
-                    self._send(request)
+                    self.left.add(request)
                     if there is not None:
                         self.changed += 1
                         self.changed_tokens += there.total_tokens or 0
-            self.example = self.example or next((r for r in block if r.fault is None), None)
-
-    def _send(self, request: Request) -> None:
-        self.left += 1
-        self.example = self.example or request
-        self.prompt_bytes += len(request.body)
-        self.bounded = self.bounded and request.max_tokens is not None
-        self.completion += request.max_tokens or 0
+            self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
 
 
 def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
-    The result has ``requests``, ``done``, ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder
-    whose requests the job would send differently now), ``changed_tokens`` (what these took), ``changes`` (in the job, a
-    line each), ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each), ``points``,
-    ``samples``, ``max_reasks``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
+    The result has ``requests``, ``done``, ``truncated`` (of these), ``left``, ``unaskable``, ``first_fault``, ``changed``
+    (answers in the folder whose requests the job would send differently now), ``changed_tokens`` (what these took),
+    ``changes`` (in the job, a line each), ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each),
+    ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
     ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices).
 
     :raises JobError, InputError: if the job or the input is wrong.
@@ -77,15 +68,15 @@ def forecast(job: Job) -> dict[str, Any]:
     if changed and job.job.on_change == "keep":
         done.keep_changed()
         found = _Pass(plan, done, pending, keeps=True)
-    prompt = found.prompt_bytes // _BYTES_PER_TOKEN
-    bounded, example = found.bounded, found.example
+    left, example = found.left, found.example
     return {
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "requests": found.requests,
-        "done": found.requests - found.left - found.faults,
-        "left": found.left,
+        "done": found.requests - left.requests - found.faults,
+        "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
+        "left": left.requests,
         "unaskable": found.faults,
         "first_fault": found.first_fault,
         "on_bad_row": job.input.on_bad_row,
@@ -100,9 +91,9 @@ def forecast(job: Job) -> dict[str, Any]:
         "max_reasks": job.answer.max_reasks,
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
-        "prompt_tokens": prompt,
-        "completion_tokens_at_most": found.completion if bounded else None,
-        "cost_at_most": price_usd(job.prices, Usage(prompt, found.completion)) if job.prices and bounded else None,
+        "prompt_tokens": left.prompt_tokens,
+        "completion_tokens_at_most": left.completion_tokens_at_most,
+        "cost_at_most": left.cost_at_most(job.prices),
     }
 
 
@@ -146,6 +137,8 @@ def text(found: dict[str, Any]) -> str:
         answers = render.count(found["changed"], "answer")
         lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
         lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
+    if found["truncated"]:
+        lines.append(f"  truncated {render.truncated(found['truncated'], found['out'])}")
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = render.count(found["unaskable"], "request")

@@ -49,7 +49,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
     body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent. ``prefix`` is what it
     begins with, if that matters for the order of requests. ``before`` is set when the answer that an earlier run got did not
-    fit and is to be asked for again.
+    fit and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON object, and
+    ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
     """
 
     key: bytes
@@ -64,6 +65,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     fault: str | None = None
     prefix: Prefix | None = None
     before: Outcome | None = None
+    stands: Status | None = None
+    retried_with: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

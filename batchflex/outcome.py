@@ -106,6 +106,11 @@ def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
     )
 
 
+def stays(request: Request, made: Outcome) -> bool:
+    """Whether the answer that there is already remains the row, as asking again has brought none."""
+    return request.stands not in (None, "failed") and made.status == "failed"
+
+
 def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **fields: Any) -> Outcome:
     return Outcome(
         key=request.key.hex(),
@@ -121,6 +126,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         run_id=frame.run_id,
         point=frame.labels[request.point],
         carry=request.carry,
+        retried_with=request.retried_with,
         **fields,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import keep, store
@@ -17,6 +17,7 @@ from .results import Settled, settled
 
 if TYPE_CHECKING:
     from .resume import Done
+    from .tally import Again
 
 _PREFLIGHT_REQUESTS = 10_000
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
@@ -31,8 +32,8 @@ class Prepared(NamedTuple):
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
     there are none, or the table of results is there and ``complete``. ``placed`` tells that all parts have the row numbers
     that the input has now. ``kept`` are answers to requests that the job would send differently now, which count as done
-    all the same. ``empty`` tells that the input has no rows. ``moved_from`` is the endpoint that gave earlier answers, if
-    it is another now.
+    all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of a block that are to be asked.
+    ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
     """
 
     segment: int
@@ -46,12 +47,14 @@ class Prepared(NamedTuple):
     complete: bool = False
     kept: int = 0
     empty: bool = False
-    moved_from: str | None = None
+    sort_out: Callable[[Sequence[Request]], list[Request]] = list
+    notes: tuple[str, ...] = ()
+    again: Again | None = None
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to ask."""
-        return self.empty or (self.census is not None and self.census.left == 0)
+        return self.empty or self.complete or (self.census is not None and self.census.left == 0)
 
 
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
@@ -64,7 +67,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
     """
     carry_schema, identity = plan.carry_schema(), plan.identity()
-    segment = keep.recover(folder, carry_schema, identity if identity == _plan_of_last_run(folder) else None)
+    segment = keep.recover(folder, carry_schema, identity if identity == plan_of_last_run(folder) else None)
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     placed: Prepared | None = None
@@ -78,10 +81,34 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
-    return prepared._replace(moved_from=moved_from)
+    return prepared._replace(notes=tuple(_notes(prepared, moved_from)))
 
 
-def _plan_of_last_run(folder: Folder) -> str | None:
+def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
+    census = prepared.census
+    if prepared.empty:
+        yield "the input has no rows: nothing is sent"
+    if census is None:
+        return
+    if moved_from:
+        yield f"earlier answers came from {moved_from}; the same requests still count as answered"
+    if census.left == 0:
+        yield f"all {census.planned:,} requests have their answers already; nothing is sent"
+    elif census.done or census.failed_again:
+        again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
+        of = f" of {census.planned:,}" if census.planned is not None else ""
+        left = f", {census.left:,} to ask" if census.left is not None else ""
+        yield f"resuming: {census.done:,}{of} are done{left}{again}"
+    if census.orphans > census.changed:
+        yield (
+            f"earlier answers that belong to no row of this job now: {census.orphans - census.changed:,}; "
+            "they stay in parts/, but are not in the results"
+        )
+    if prepared.kept:
+        yield f"answers that an earlier, different job got and that are kept: {prepared.kept:,} (on_change is 'keep')"
+
+
+def plan_of_last_run(folder: Folder) -> str | None:
     """As its state tells, which can be made again and so may be damaged."""
     try:
         told = folder.read_state().get("plan")
@@ -108,7 +135,9 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
         passed = rows.count(1) * plan.per_item
         if blocks is None:
             census = census._replace(planned=passed)
-    return Prepared(0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=True)
+    return Prepared(
+        0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=True, sort_out=done.sort_out
+    )
 
 
 def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
@@ -132,11 +161,12 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
         done.keep_changed()
         kept = census.changed
         census = census.keeping()._replace(orphans=census.orphans - kept)
+    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), kept=kept, sort_out=done.sort_out)
     if not census.left:
-        return Prepared(0, done.statuses(), census, None, done, iter(()), kept=kept)
+        return prepared
     if plan.identity() is None:  # it might be changed before it is read again
-        return Prepared(0, done.statuses(), census, None, done, plan.blocks(), kept=kept)
-    return Prepared(0, done.statuses(), census, None, done, plan.blocks(passed), passed.requests, kept=kept)
+        return prepared._replace(blocks=plan.blocks())
+    return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
 def _concerned(job: Job, folder: Folder, census: Census) -> int:
@@ -157,21 +187,35 @@ def survey(job: Job, plan: Plan, done: Done) -> tuple[Census, Passed]:
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """
     faulty = _Faults(job)
-    rows, seen, requests = bytearray(), KeySet(), 0
+    finished = Finished()
     for block in plan.blocks():
         left = done.sort_out(block, survey=True)
         faulty.look_at(left, len(block))
-        unfinished = {request.row for request in left}
+        finished.note(block, {request.row for request in left})
+    faulty.check()
+    return done.census(), finished.passed()
+
+
+class Finished:
+    """Collects the rows of a plan that are passed over."""
+
+    def __init__(self) -> None:
+        self._rows, self._seen, self._requests = bytearray(), KeySet(), 0
+
+    def note(self, block: list[Request], unfinished: set[int]) -> None:
+        """A block of the plan, and which of its rows are not to be passed over."""
+        rows = self._rows
         finished = [request for request in block if request.row not in unfinished]
         if finished:
             rows.extend(bytes(finished[-1].row + 1 - len(rows)))
-            requests += len(finished)
+            self._requests += len(finished)
             for request in finished:
                 rows[request.row] = 1
-            seen.add([request.key for request in finished])
-            seen.add([request.slot for request in finished if request.point == request.sample == 0])
-    faulty.check()
-    return done.census(), Passed(bytes(rows), seen, requests)
+            self._seen.add([request.key for request in finished])
+            self._seen.add([request.slot for request in finished if request.point == request.sample == 0])
+
+    def passed(self) -> Passed:
+        return Passed(bytes(self._rows), self._seen, self._requests)
 
 
 def preflight(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ def summary(state: Mapping[str, Any]) -> str:
             f"  this run: {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
             f"{state['rate_limited']:,} rate-limited; {usage(state)}"
         )
+    if state.get("retry"):
+        lines.append(f"  {_retried(state['retry'])}")
     if state["reasks"]:
         tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
         lines.append(
@@ -75,7 +78,7 @@ def summary(state: Mapping[str, Any]) -> str:
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
-        lines.append(f"  {count(state['truncated'], 'answer was', 'answers were')} cut off by max_tokens")
+        lines.append(f"  {truncated(state['truncated'], state['out'])}")
     lines += [f"  {one_line(words)}" for words in state.get("given_up", [])]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
@@ -88,6 +91,21 @@ def summary(state: Mapping[str, Any]) -> str:
 def seconds_between(one: str, two: str) -> float:
     """Between two moments as ``run.json`` tells them."""
     return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()
+
+
+def truncated(answers: int, out: str) -> str:
+    """How many answers were cut off, and what to do about it."""
+    command = f"batchflex retry {shlex.quote(out)} --where \"status = 'truncated'\" --set max_tokens=…"
+    were = count(answers, "answer was", "answers were")
+    return f"{were} cut off by max_tokens; ask {'it' if answers == 1 else 'them'} again with more: {command}"
+
+
+def _retried(told: Mapping[str, Any]) -> str:
+    """What a retry has done, in a line. ``told`` is ``retry`` of ``run.json``."""
+    text = f"asked again: {told['asked_again']:,} of {count(told['rows'], 'row')} that fit {told['where']}"
+    if told["stayed"]:
+        text += f"; {told['stayed']:,} could not be asked again, and keep their old answers"
+    return text + (f"; {told['gone']:,} are not in the input any more" if told["gone"] else "")
 
 
 def status(state: Mapping[str, Any], held: bool) -> str:
@@ -108,6 +126,8 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     ]
     if held and state.get("binding"):
         lines.append(f"  bound by  {state['binding']}")
+    if state["truncated"]:
+        lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
     lines += [f"  endpoint  {one_line(words)}" for words in state.get("given_up", [])]

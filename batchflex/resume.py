@@ -15,13 +15,14 @@ from . import keyindex, store
 from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
-from .model import STATUSES, Request
+from .model import STATUSES, Request, Status
 from .plan import Census, Passed
 from .unfit import Unfit
 
 _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
+_MARKED = 100_000  # keys looked up at once
 
 _UNFIT = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "reasks": pl.Int32, "part": pl.Int64, "at": pl.Int64})
 
@@ -68,6 +69,7 @@ class Done:
         index = keyindex.last_of_each(index)
         self._keys = index.select("hi", "lo")
         self._status = index["status"]
+        self._codes = bytes(raw(self._status.to_physical()))
         self._sorted = SortedKeys(self._keys)
         # A failed row is asked again on each further run, up to retry_failed times.
         again = pl.Series(self._sorted.find(times.filter(pl.col("times") <= retry_failed)), dtype=pl.Int64)
@@ -84,6 +86,7 @@ class Done:
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
+        self._kept_at: list[int] = []
         self._planned = self._found = self._failed_again = 0
 
     def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, max_reasks: int) -> Unfit:
@@ -142,9 +145,33 @@ class Done:
         last = self._rows().max()
         return 0 if last is None else int(last) + 1  # type: ignore[arg-type]
 
-    def finished(self, per_item: int) -> bytes:
-        """With ``labels``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has."""
-        again = _series("again", bytes(self._again), pa.uint8())
+    def mark(self, keys: pl.DataFrame) -> bytearray:
+        """A byte for each answer, 1 for those with one of these keys."""
+        marks = bytearray(len(self))
+        for block in keys.iter_slices(_MARKED):
+            for at in self._sorted.find(block):
+                if at >= 0:
+                    marks[at] = 1
+        return marks
+
+    def answers(self, requests: Sequence[Request]) -> list[int]:
+        """The position of the answer that each request has, -1 if it has none. Kept ones count, after :meth:`keep_changed`."""
+        found = self._sorted.find(halves([request.key for request in requests]))
+        missing = [number for number, at in enumerate(found) if at < 0]
+        if self._kept is not None and missing:
+            for number, kept in zip(missing, self._kept.find(halves([requests[n].slot for n in missing])), strict=True):
+                if kept >= 0:
+                    found[number] = self._kept_at[kept]
+        return found
+
+    def status_of(self, at: int) -> Status:
+        """That of the answer at a position."""
+        return STATUSES[self._codes[at]]
+
+    def finished(self, per_item: int, but: bytes | None = None) -> bytes:
+        """With ``labels``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
+        and none is marked in ``but``, which are by default those still to be asked."""
+        again = _series("again", bytes(self._again if but is None else but), pa.uint8())
         rows = self._rows().filter(again == 0)
         if per_item > 1:
             rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
@@ -189,6 +216,7 @@ class Done:
             self._row[at] = row
             self._point[at] = point
         self._kept = SortedKeys(changed.select(hi="slot_hi", lo="slot_lo"))
+        self._kept_at = changed["at"].to_list()
 
     def statuses(self) -> dict[str, int]:
         """After a whole pass: how many answers of each status count as done for the plan."""

@@ -7,7 +7,7 @@ import importlib
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -46,6 +46,8 @@ from .ways import Ways
 
 if TYPE_CHECKING:
     import polars as pl
+
+Preparing = Callable[[Job, Plan, Folder], Prepared]
 
 _TICK_S = 0.5
 _STATE_EVERY_S = 1.0
@@ -112,7 +114,13 @@ class Run:
 
 
 async def arun(
-    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+    job: Job,
+    *,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+    heed_signals: bool = False,
+    planned: Job | None = None,
+    preparing: Preparing = prepare,
 ) -> Run:
     """Run a job to its end, or until something stops it; either way what was answered is kept.
 
@@ -123,6 +131,9 @@ async def arun(
     A run that stops early (no credit, key refused, endpoint gone, disk full, budget, deadline, signal) is no exception:
     :attr:`Run.stopped_by` says so.
 
+    The plan is that of ``planned``, if it is another job than the one that says how to ask. ``preparing`` finds what of it is
+    to be asked.
+
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises StorageError: if the output folder takes nothing from the start.
     """
@@ -130,10 +141,11 @@ async def arun(
     endpoints = [resolve(entry) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
-    plan = await anyio.to_thread.run_sync(Plan, job, default_model(endpoints), frame)
+    named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
+    plan = await anyio.to_thread.run_sync(Plan, planned or job, default_model(named), frame)
     folder = Folder(job.out)
     with folder.held():
-        prepared = await anyio.to_thread.run_sync(prepare, job, plan, folder)
+        prepared = await anyio.to_thread.run_sync(preparing, job, plan, folder)
         try:
             conduct = _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody(), end)
             return await conduct.conduct(heed_signals)
@@ -186,19 +198,19 @@ class _Conduct:
         self._observer = observer
         self._started = time.time()
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._started))}-{secrets.token_hex(3)}"
-        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.before)
+        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
         self._tally.plan = plan.identity()
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned
         self._scope = anyio.CancelScope()
-        sort_out = prepared.done.sort_out if prepared.done is not None else list
-        self._feed = Feed(prepared.blocks, sort_out, prepared.passed)
+        self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed)
         self._gate: Gate | None = None
         self._at_once = False
         self._end = end
 
     async def conduct(self, heed_signals: bool) -> Run:
-        self._greet()
+        for note in self._prepared.notes:
+            self._observer.note(note)
         async with anyio.create_task_group() as beside:
             if heed_signals:
                 beside.start_soon(self._heed_signals)
@@ -224,31 +236,6 @@ class _Conduct:
             beside.cancel_scope.cancel()
         self._observer.tick(self._tally)
         return Run(self._folder.path, self._conclude())
-
-    def _greet(self) -> None:
-        census = self._prepared.census
-        if self._prepared.empty:
-            self._observer.note("the input has no rows: nothing is sent")
-        if census is None:
-            return
-        if before := self._prepared.moved_from:
-            self._observer.note(f"earlier answers came from {before}; the same requests still count as answered")
-        if census.left == 0:
-            self._observer.note(f"all {census.planned:,} requests have their answers already; nothing is sent")
-        elif census.done or census.failed_again:
-            again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
-            of = f" of {census.planned:,}" if census.planned is not None else ""
-            left = f", {census.left:,} to ask" if census.left is not None else ""
-            self._observer.note(f"resuming: {census.done:,}{of} are done{left}{again}")
-        if census.orphans > census.changed:
-            self._observer.note(
-                f"earlier answers that belong to no row of this job now: {census.orphans - census.changed:,}; "
-                "they stay in parts/, but are not in the results"
-            )
-        if self._prepared.kept:
-            self._observer.note(
-                f"answers that an earlier, different job got and that are kept: {self._prepared.kept:,} (on_change is 'keep')"
-            )
 
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits
@@ -470,7 +457,8 @@ class _Conduct:
         prepared = self._prepared
         if not prepared.complete:
             since = 0 if prepared.placed else prepared.segment
-            variables, fields = self._job.sweep.variables, declared(self._job.schemas)
+            of = self._plan.job
+            variables, fields = of.sweep.variables, declared(of.schemas)
             results.make(self._folder, variables, self._plan.labels, fields, prepared.done, since, self._settled())
 
     def _settled(self) -> Settled | None:

@@ -6,16 +6,26 @@ import datetime
 import os
 import signal
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import __version__
 from .errors import StopReason
-from .model import STATUSES, Outcome, Usage
+from .model import STATUSES, Outcome, Status, Usage
 
 
 def timestamp(seconds: float) -> str:
     """A moment in seconds since the epoch as ISO 8601, UTC."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class Again(NamedTuple):
+    """What a retry asks again: the rows that fit ``where``, ``fit`` of them; ``asked`` is how many of those the plan has now.
+    ``set`` are the parameters of these requests."""
+
+    where: str
+    set: dict[str, Any]
+    fit: int
+    asked: int
 
 
 class Tally:
@@ -24,16 +34,28 @@ class Tally:
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
     ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again,
     ``unstored`` the answers that came and could not be written, ``binding`` the word for what bounds the run now,
-    ``given_up`` a sentence for each endpoint that is not used any more while others are.
+    ``given_up`` a sentence for each endpoint that is not used any more while others are. In a retry (``again``) ``outstanding``
+    rows have an old answer and none of this run; ``stayed`` are those that could not be asked and keep it.
     """
 
-    def __init__(self, run_id: str, job: str, out: str, started_at: float, before: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        job: str,
+        out: str,
+        started_at: float,
+        before: Mapping[str, int],
+        again: Again | None = None,
+    ) -> None:
         self.run_id = run_id
         self.job = job
         self.out = out
         self.started_at = started_at
         self.rows = {status: before.get(status, 0) for status in STATUSES}
-        self.before = sum(self.rows.values())
+        self.again = again
+        self.outstanding = again.asked if again is not None else 0
+        self.stayed = 0
+        self.before = self.done
         self.planned: int | None = None
         self.plan: str | None = None
         self.in_flight = 0
@@ -60,7 +82,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        return sum(self.rows.values())
+        return sum(self.rows.values()) - self.outstanding
 
     @property
     def exit_code(self) -> int:
@@ -71,7 +93,7 @@ class Tally:
             return 128 + (self.signal or signal.SIGINT)
         if self.stopped_by is not None:
             return 3
-        return 1 if self.rows["failed"] or self.rows["invalid"] else 0
+        return 1 if self.rows["failed"] or self.rows["invalid"] or self.stayed else 0
 
     def _said(self) -> str | None:
         if not self.unstored:
@@ -80,13 +102,24 @@ class Tally:
             f"{self.message}. Answers that came and could not be stored, and will be asked for again: {self.unstored}"
         )
 
-    def add(self, outcome: Outcome) -> None:
-        self.rows[outcome.status] += 1
+    def add(self, outcome: Outcome, stood: Status | None = None, *, stays: bool = False) -> None:
+        """A final outcome, in place of one that ``stood`` there, unless that ``stays``."""
+        self.outstanding -= stood is not None
+        self.stayed += stays
+        if not stays:
+            self._drop(stood)
+            self.rows[outcome.status] += 1
         if outcome.status in ("failed", "invalid") and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
 
-    def add_unfit(self, outcome: Outcome) -> None:
-        """An answer that did not fit and is asked for again."""
+    def _drop(self, stood: Status | None) -> None:
+        if stood is not None:
+            self.rows[stood] -= 1
+
+    def add_unfit(self, outcome: Outcome, stood: Status | None = None) -> None:
+        """An answer that did not fit and is asked for again; the one that ``stood`` there is superseded."""
+        self.outstanding -= stood is not None
+        self._drop(stood)
         self.reasks += 1
         self.reask_prompt_tokens += outcome.prompt_tokens or 0
         self.reask_completion_tokens += outcome.completion_tokens or 0
@@ -117,7 +150,7 @@ class Tally:
             "finished_at": timestamp(now) if ended else None,
             "plan": self.plan,
             "planned": self.planned,
-            "done": self.done,
+            "done": self.done + (self.outstanding if ended else 0),
             "done_before": self.before,
             **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
@@ -132,7 +165,21 @@ class Tally:
             "reask_prompt_tokens": self.reask_prompt_tokens,
             "reask_completion_tokens": self.reask_completion_tokens,
             "cost": self.cost,
+            "retry": self._retried(),
             "out": self.out,
             "version": __version__,
             "pid": os.getpid(),
+        }
+
+    def _retried(self) -> dict[str, Any] | None:
+        again = self.again
+        if again is None:
+            return None
+        return {
+            "where": again.where,
+            "set": again.set,
+            "rows": again.fit,
+            "asked_again": again.asked - self.outstanding - self.stayed,
+            "stayed": self.stayed,
+            "gone": again.fit - again.asked,
         }

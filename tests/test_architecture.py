@@ -22,13 +22,13 @@ ORDER = [
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job",
     "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics",
-    "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
+    "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
+    "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
     "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "api",
-    "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
+    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
     "local_server", "cli",
 ]  # fmt: skip
@@ -43,8 +43,8 @@ CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 PURE = [
     "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "prefixes", "plan", "template",
     "ratelimit", "metrics",
-    "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
-    "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
+    "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
+    "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "stats", "reading", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip

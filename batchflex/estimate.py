@@ -1,0 +1,42 @@
+"""How many tokens requests will take, and what they may cost, before anything is known but their text. Pure."""
+
+from __future__ import annotations
+
+from .budget import price_usd
+from .model import Request, Usage
+from .sections import PricesSection
+
+_BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
+
+
+class Estimate:
+    """Adds up requests. ``requests`` is how many there are, ``first`` the first of them."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.first: Request | None = None
+        self._prompt_bytes = self._completion = 0
+        self._bounded = True
+
+    def add(self, request: Request) -> None:
+        self.requests += 1
+        self.first = self.first or request
+        self._prompt_bytes += len(request.body)
+        self._bounded = self._bounded and request.max_tokens is not None
+        self._completion += request.max_tokens or 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """About how many."""
+        return self._prompt_bytes // _BYTES_PER_TOKEN
+
+    @property
+    def completion_tokens_at_most(self) -> int | None:
+        """``None`` if some request does not bound its answer."""
+        return self._completion if self._bounded else None
+
+    def cost_at_most(self, prices: PricesSection | None) -> float | None:
+        """US dollars, with the prompt as estimated; ``None`` without prices or bound."""
+        if prices is None or not self._bounded:
+            return None
+        return price_usd(prices, Usage(self.prompt_tokens, self._completion))
