@@ -25,6 +25,7 @@ import asking
 import comparison
 import figures
 import finished
+import prefixes
 import starting
 import storing
 from figures import Figure
@@ -44,6 +45,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "journal": storing.journal,
     "results": finished.results,
     "resume": finished.resume,
+    "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,
     "peers": comparison.peers,
 }
