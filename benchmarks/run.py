@@ -25,6 +25,7 @@ import asking
 import comparison
 import figures
 import finished
+import prefixes
 import starting
 import storing
 from figures import Figure
@@ -45,6 +46,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "results": finished.results,
     "scores": finished.scores,
     "resume": finished.resume,
+    "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,
     "peers": comparison.peers,
 }

@@ -121,7 +121,7 @@ n = 2
         ({"sweep": {"messages": [[]]}}, "sweep.messages: cannot be swept"),
         ({"sweep": {"prompt": [["a"]]}}, "sweep.prompt: no prompt is named ['a']; write it as [prompts.NAME]"),
         ({"sweep": {"samples": 0}}, "sweep.samples: must be 1 or more; found 0"),
-        ({"sweep": {"order": "column"}}, "sweep.order: must be 'prefix' or 'row'; found 'column'"),
+        ({"sweep": {"order": "column"}}, "sweep.order: must be 'auto', 'prefix' or 'row'; found 'column'"),
         ({"prompts": {"a": {"user": "x"}}}, "prompts: sweep.prompt does not name which of these prompts to try"),
         ({"sweep": {"seed": [1]}, "override": {"seed": 2}}, "sweep.seed: override.seed (also: --set seed=…) would make"),
         ({"limits": {"budget_tokens": 9}}, "limits.budget_tokens: needs params.max_tokens, so that the dearest answer"),
@@ -432,7 +432,7 @@ def jobs(draw):
     if draw(st.booleans()):
         grid["points"] = [{"single": draw(FREE)}, {}, {"double": draw(FREE), "single": "x"}]
     if draw(st.booleans()):
-        grid["order"] = draw(st.sampled_from(["prefix", "row"]))
+        grid["order"] = draw(st.sampled_from(["auto", "prefix", "row"]))
     prompts = draw(st.dictionaries(WORDS, PROMPTS, max_size=3))
     if prompts:
         data |= {"prompts": prompts, "sweep": {"prompt": list(prompts), **grid}}
