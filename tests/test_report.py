@@ -62,7 +62,7 @@ def swept(out: Path, items: int = 12, **more: Any) -> Folder:
         folder.add_telemetry({
             "at": f"2026-01-01T00:0{at // 12}:{at % 12 * 5:02}.000+00:00", "run_id": f"run-{at // 10}",
             "binding": "quota" if at % 2 else "endpoint",
-            "in_flight": at, "window": 16, "answers_per_s": at / 2, "refused": at % 3, "retries": at % 4 == 0,
+            "in_flight": at, "window": 16, "answers_per_s": at / 2, "refused": at % 3, "retries": int(at % 4 == 0),
         })  # fmt: skip
     return folder
 
@@ -305,12 +305,8 @@ def _scores(folder: Folder) -> list[dict[str, Any]]:
 def asked(tmp_path: Path) -> Path:
     """A finished job, planned from a real file; the file."""
     source = tmp_path / "rows.jsonl"
-    source.write_text(
-        "".join(
-            json.dumps({"id": f"r{at}", "messages": [{"role": "user", "content": f"Say {at}"}]}) + "\n"
-            for at in range(50)
-        )
-    )
+    rows = [{"id": f"r{at}", "messages": [{"role": "user", "content": f"Say {at}"}]} for at in range(50)]
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     script = Path(__file__).resolve().parent.parent / "benchmarks" / "folders.py"
     subprocess.run(
         [sys.executable, str(script), "finish", str(source), "http://127.0.0.1:1/v1", str(tmp_path / "out")],
@@ -436,8 +432,10 @@ def test_without_the_extra_the_summary_is_told_and_what_to_install(tmp_path: Pat
 
 def browsed(path: Path, fragment: str, profile: Path) -> tuple[str, str]:
     """The page as the browser has it in the end, and what it said of it."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--virtual-time-budget=20000", "--enable-logging=stderr", "--dump-dom"]  # fmt: skip
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--virtual-time-budget=20000", "--enable-logging=stderr", "--dump-dom",
+    ]  # fmt: skip
     ended = subprocess.run(
         [str(CHROMIUM), *flags, f"--user-data-dir={profile}", f"{path.as_uri()}#{fragment}"],
         capture_output=True, text=True, timeout=120, check=True,
