@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflex import breakdown, canvas, cli, digest, excerpt, page, report, sections, timeline, verdict
+from batchflex import breakdown, canvas, chapters, cli, digest, excerpt, page, report, timeline, verdict
 from batchflex.folder import Folder
 from batchflex.model import Outcome
 from tests.reports import answer, make, score, tabulate
@@ -194,7 +194,7 @@ def test_scores_of_an_earlier_table_are_told_as_such(tmp_path: Path) -> None:
 
 
 def test_every_chart_is_drawn_with_what_it_is_about(tmp_path: Path) -> None:
-    told = sections.sections(report.read(swept(tmp_path / "out")))
+    told = chapters.chapters(report.read(swept(tmp_path / "out")))
     assert [s.key for s in told] == ["scores", "heat", "trade", "labels", "failures", "speed", "time", "tokens"]
     drawn = {
         section.key: "".join(
@@ -222,7 +222,7 @@ def test_a_job_without_sweep_shows_its_scores_and_labels(tmp_path: Path) -> None
     score(folder, {"accuracy": (True, right_label)}, expected="label")
     told = report.read(folder)
     assert verdict.headline(told)[0] == "accuracy 66.7 %"
-    keys = {section.key: section for section in sections.sections(told)}
+    keys = {section.key: section for section in chapters.chapters(told)}
     assert "heat" not in keys and "trade" not in keys
     labels = vl_convert.vegalite_to_svg(dict(keys["labels"].figures[0].spec, width=300), config=canvas.config())
     assert ">20<" in labels and ">10<" in labels
