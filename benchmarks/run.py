@@ -43,6 +43,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "stall": asking.stall,
     "journal": storing.journal,
     "results": finished.results,
+    "report": finished.report,
     "resume": finished.resume,
     "resume10m": finished.resume_large,
     "peers": comparison.peers,
