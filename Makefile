@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format bench bench-large bench-peers bench-pace clean
+.PHONY: help install demo test lint types check format bench bench-large bench-peers bench-pace docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -58,6 +58,12 @@ $(PEERS)/.venvs/%/.installed: $(PEERS)/%.txt
 
 bench-pace: $(STAMP) ## measure how quotas are used, capacity is found and ceilings hold; some 12 minutes
 	$(BIN)/python benchmarks/pace.py
+
+docs/report.png: $(STAMP) ## take the picture of the report for the README, of runs/sweep-prompts; needs chromium
+	$(BIN)/batchflex report runs/sweep-prompts
+	chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update \
+	  --disable-sync --user-data-dir=$$(mktemp -d) --hide-scrollbars --virtual-time-budget=8000 --window-size=1160,1500 \
+	  --screenshot=$(CURDIR)/$@ "file://$(CURDIR)/runs/sweep-prompts/report.html#theme=light"
 
 clean:           ## remove the virtual environment and the demo's output
 	rm -rf $(VENV) runs $(PEERS)/.venvs

@@ -194,7 +194,7 @@ def _name_few(rows: list[dict[str, Any]], width: float) -> None:
         near = (
             other
             for other in named
-            if abs(other["price"] - row["price"]) <= 0.08 * width and abs(other["mean"] - row["mean"]) <= 0.05 * height
+            if abs(other["price"] - row["price"]) <= 0.2 * width and abs(other["mean"] - row["mean"]) <= 0.05 * height
         )
         if (other := next(near, None)) is not None:
             other["label"] += f", {row['short']}" if len(other["label"]) < _LONG_LABEL else ""

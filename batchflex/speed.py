@@ -29,7 +29,8 @@ def histogram(found: Histogram) -> Spec:
     bars = (
         alt.Chart(data(rows))
         .mark_bar(color=ACCENT, opacity=0.75, binSpacing=1)
-        .encode(x=x, x2="end:Q", y=alt.Y("rows:Q", axis=alt.Axis(title="rows", format="~s", tickCount=4, grid=True)),
+        .encode(x=x, x2="end:Q", y=alt.Y("rows:Q", scale=alt.Scale(domain=[0, 1.25 * max(found.counts)]),
+                    axis=alt.Axis(title="rows", format="~s", tickCount=4, grid=True)),
                 tooltip=[alt.Tooltip("span:N", title="took"), alt.Tooltip("rows:Q", format=",")])
     )  # fmt: skip
     marks = [
@@ -69,7 +70,10 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
 
     def axis(name: str) -> alt.Y:
         return alt.Y(
-            f"{name}:Q", axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True), scale=alt.Scale(zero=True)
+            f"{name}:Q",
+            axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True),
+            scale=alt.Scale(zero=True),
+            stack=None,
         )
 
     begins = [{"at": at / divisor} for at in told.begins_s[1:]]

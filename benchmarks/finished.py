@@ -104,6 +104,25 @@ def scores(shop: Workshop) -> list[Figure]:
     ]
 
 
+def report(shop: Workshop) -> list[Figure]:
+    """The report of a finished job of a million rows, its table being there."""
+    rows = shop.size(_MILLION)
+    with own() as target:
+        out = _finished(shop, target, shop.rows(rows), rows)
+    batchflex, page, spent = [sys.executable, "-m", "batchflex.cli"], out / "report.html", []
+    measure([*batchflex, "results", str(out), "-o", str(out / "results.parquet")])
+    for _ in shop.runs(3):
+        page.unlink(missing_ok=True)
+        spent.append(measure([*batchflex, "report", str(out)]))
+        if f"of {rows:,}" not in page.read_text(encoding="utf-8"):
+            raise Refused(f"the page does not speak of {rows:,} rows")
+    return [
+        Figure(f"report of {rows:,} rows", "s", [each.wall_s for each in spent], 20),
+        Figure("peak", "MB of RSS", [each.peak_mb for each in spent], 1024),
+        Figure("its page", "MB", [page.stat().st_size / 1e6], 5),
+    ]
+
+
 def _again(shop: Workshop, target: Running, source: Path, rows: int, *, usual: int) -> list[Spent]:
     """Runs of a finished job, after one that makes its table."""
     out = _finished(shop, target, source, rows)

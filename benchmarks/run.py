@@ -45,6 +45,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "journal": storing.journal,
     "results": finished.results,
     "scores": finished.scores,
+    "report": finished.report,
     "resume": finished.resume,
     "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,
