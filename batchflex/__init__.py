@@ -16,7 +16,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import arun, complete, retry, run
-    from .compare import Comparison, compare
     from .errors import (
         BatchflexError,
         EndpointError,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .frames import score, summarise
     from .job import Job
     from .job import load as load_job
+    from .pairing import Comparison, compare
     from .runner import Observer, Run
 
 __all__ = [
@@ -59,8 +59,8 @@ __all__ = [
 
 _HOMES = {
     "arun": "api",
-    "Comparison": "compare",
-    "compare": "compare",
+    "Comparison": "pairing",
+    "compare": "pairing",
     "complete": "api",
     "retry": "api",
     "run": "api",

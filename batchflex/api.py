@@ -119,7 +119,7 @@ async def _whole(
 
     evaluation.require(job)
     ended = await run()
-    await evaluation.after(ended, job, observer)
+    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
     return ended
 
 

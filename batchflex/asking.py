@@ -32,6 +32,7 @@ _MOST_REFUSALS = 50
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
+_NO_REASKS = reask.Policy()
 
 
 class _Halted(Exception):
@@ -99,9 +100,9 @@ class Asking:
         failures: Failures,
         tally: Tally,
         stop: Callable[[StopReason, str], None],
-        max_reasks: int = 0,
+        reasks: reask.Policy = _NO_REASKS,
     ) -> None:
-        self._max_reasks = max_reasks
+        self._reasks = reasks
         self._policy = policy
         self._frame = frame
         self._ways = ways
@@ -138,7 +139,7 @@ class Asking:
             if request.fault is not None:
                 self._keep(outcome.unaskable(self._frame, request, _now_us()), request)
                 continue
-            asked = None if request.before is None else reask.further(request, request.before, self._max_reasks)
+            asked = None if request.before is None else reask.further(request, request.before, self._reasks)
             try:
                 await self._see_through(self._row(request, asked or request))
             finally:
@@ -243,7 +244,7 @@ class Asking:
             self._gate.leave(lane)
 
     def _further(self, row: _Row, made: Outcome) -> _Row | None:
-        asked = reask.further(row.planned, made, self._max_reasks)
+        asked = reask.further(row.planned, made, self._reasks)
         if asked is None:
             return None
         further = self._row(row.planned, asked)

@@ -166,7 +166,8 @@ def _heat(digest: Digest) -> Section | None:
 def _trade(digest: Digest) -> Section | None:
     figures = []
     word = ""
-    for spec in _specs(digest)[:2]:
+    specs = _specs(digest)
+    for spec in [s for s in specs if s.is_share][:2] or specs[:1]:
         found = charts.trade(digest, spec)
         if found is not None:
             figures.append(Figure("", found[0], spec.name))
@@ -174,7 +175,7 @@ def _trade(digest: Digest) -> Section | None:
     if not figures:
         return None
     about = "cost" if word.startswith("US") else "tokens"
-    lead = "Points on the dashed line are beaten by no other in both. Up and to the left is better."
+    lead = "Points on the dashed line are beaten by no other in both: higher, or for less."
     if about == "tokens":
         lead += " The job has no [prices], so tokens stand for cost."
     return Section("trade", f"Quality against {about}", lead, figures, "one" if len(figures) == 1 else "two")

@@ -15,7 +15,8 @@ from .scored import Labels, ScoreSpec
 
 POINTS = 40  # a chart shows
 _STEP = 34
-_NAMED_POINTS = 12
+_NAMED_POINTS = 6
+_LONG_LABEL = 30
 
 
 # ------------------------------------------------------------------------------------------------------------ scores
@@ -149,8 +150,9 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
         front = price < cheapest
         cheapest = min(cheapest, price)
         rows.append({
-            "name": verdict.name_of(digest, point), "mean": score.mean, "price": price, "front": front,
-            "low": score.mean if score.low is None else score.low, "high": score.mean if score.high is None else score.high,
+            "name": verdict.name_of(digest, point), "short": verdict.short_name_of(digest, point),
+            "mean": score.mean, "price": price, "front": front, "low": score.mean if score.low is None else score.low,
+            "high": score.mean if score.high is None else score.high,
             "said": verdict.value(spec, score.mean), "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
         })  # fmt: skip
     dear, cheap = max(row["price"] for row in rows), min(row["price"] for row in rows)
@@ -195,9 +197,9 @@ def _name_few(rows: list[dict[str, Any]], width: float) -> None:
             if abs(other["price"] - row["price"]) <= 0.08 * width and abs(other["mean"] - row["mean"]) <= 0.05 * height
         )
         if (other := next(near, None)) is not None:
-            other["label"] += f", {row['name']}"
+            other["label"] += f", {row['short']}" if len(other["label"]) < _LONG_LABEL else ""
         else:
-            row["label"] = row["name"]
+            row["label"] = row["short"]
             named.append(row)
 
 

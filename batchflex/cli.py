@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # a collection of everything, as the last thing a process does, is in vain
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
-        allocation.give_back(short=verb is not _run)
+        if verb is not _score:  # which would take half as long again for pages given back and taken anew
+            allocation.give_back(short=verb is not _run)
         return verb(options)
     except BatchflexError as error:
         if options.debug:
@@ -394,7 +395,7 @@ def _run(options: argparse.Namespace) -> int:
         run = execute(job, observer=observer, heed_signals=True)
     finally:
         observer.close()
-    return _ended(run, options)
+    return _ended(run, job, options)
 
 
 def _retry(options: argparse.Namespace) -> int:
@@ -425,7 +426,7 @@ def _retry(options: argparse.Namespace) -> int:
         run = ask_again(retried, observer=observer, heed_signals=True)
     finally:
         observer.close()
-    return _ended(run, options)
+    return _ended(run, retried.job, options)
 
 
 def _agreed() -> bool:
@@ -433,7 +434,7 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _ended(run: Run, options: argparse.Namespace) -> int:
+def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
     from . import render
 
     if options.json:
@@ -445,10 +446,29 @@ def _ended(run: Run, options: argparse.Namespace) -> int:
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
+    if job.wants_report and run.exit_code < 128:
+        _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
+
+
+def _write_report(run: Run, *, quiet: bool) -> None:
+    """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
+    from . import report
+    from .folder import Folder
+
+    folder = Folder(run.out)
+    if not folder.results.exists() or (not run.summary["requests_sent"] and report.is_current(folder)):
+        return
+    try:
+        written = report.write(folder)
+    except BatchflexError as error:
+        _say(f"batchflex: no report: {error}")
+    else:
+        if not quiet:
+            _say(f"  report: {written.path}")
 
 
 def _say_scores(found: Mapping[str, Any] | None, missing: str | None) -> None:
@@ -485,7 +505,7 @@ def _score(options: argparse.Namespace) -> int:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     observer = progress.choose(quiet=options.quiet)
     try:
-        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer))
+        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer, heed_signals=True))
     finally:
         observer.close()
     if options.json:
@@ -499,7 +519,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from . import export, scoretext, sides
-    from .compare import compare
+    from .pairing import compare
 
     if options.other is not None:
         (one, a), (two, b) = sides.side(options.out), sides.side(options.other)

@@ -33,8 +33,8 @@ _PLANNED_ROWS = 1_000_000  # passing over them takes a second
 _SHOWN = ("id", "row", "sample", "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason", "model",
           "prompt_tokens", "completion_tokens", "cache_read_input_tokens", "cost", "latency_s", "ttft_s", "attempts",
           "http_status", "error_type", "error_code", "error_message", "endpoint")  # fmt: skip
-_VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-_VISIBLE |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+VISIBLE |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 
 class Message(NamedTuple):
@@ -147,9 +147,14 @@ def fetch(
 
 def shown(words: str, most: int = _CELL) -> str:
     """Fit for a cell: not endless, and without characters that would be invisible or turn what stands beside them round."""
-    if len(words) > most:
-        words = f"{words[: most * 3 // 4]} … [{len(words) - most:,} characters left out] … {words[-most // 4 :]}"
-    return words.translate(_VISIBLE)
+    return shortened(words, most).translate(VISIBLE)
+
+
+def shortened(words: str, most: int) -> str:
+    """Beginning and end of what is longer than ``most`` characters."""
+    if len(words) <= most:
+        return words
+    return f"{words[: most * 3 // 4]} … [{len(words) - most:,} characters left out] … {words[-most // 4 :]}"
 
 
 def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[Message]]:

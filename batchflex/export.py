@@ -86,8 +86,7 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
     writers: dict[str, Callable[[Any], Any]] = {
         ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson,
     }  # fmt: skip
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
+    if (writer := writers.get(path.suffix.lower())) is None:
         raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
     with storing(path), replaced(path) as stream:
         writer(stream)

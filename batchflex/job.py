@@ -45,6 +45,7 @@ class JobSection(Section):
     out: Annotated[str, Field(min_length=1)] | None = None
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0)] = 3
+    report: bool | None = None
 
 
 _Path = Annotated[str, Field(min_length=1)]
@@ -92,7 +93,7 @@ class SweepSection(BaseModel):
     samples: Annotated[int, Field(ge=1, le=100_000)] = 1
     zip: dict[str, Any] | None = None
     points: list[dict[str, Any]] | None = None
-    order: Literal["prefix", "row"] = "prefix"
+    order: Literal["auto", "prefix", "row"] = "auto"
 
     @property
     def forms(self) -> Forms:
@@ -155,6 +156,11 @@ class Job(Section):
         return {msgspec.json.encode(models.response_format(model)): model for model in self._models}
 
     @property
+    def wants_report(self) -> bool:
+        """Whether a run that has ended writes its report: if ``job.report`` says so, else if it has scores to show."""
+        return bool(self.score) if self.job.report is None else self.job.report
+
+    @property
     def out(self) -> Path:
         """The output folder: ``job.out``, else ``runs/<name>``."""
         return Path(self.job.out) if self.job.out else Path("runs") / self.job.name
@@ -196,6 +202,14 @@ class Job(Section):
         found = [schema_of(each) for each in ([self.override[name]] if name in self.override else swept)]
         return [schema for schema in found if isinstance(schema, dict)]
 
+    @property
+    def groups_prefixes(self) -> bool:
+        """Whether requests that begin alike are sent near each other. Not to the local model, if the job leaves it open: each
+        of its slots keeps the last prompt for itself, so that those of different prompts side by side serve it better."""
+        if self.sweep.order == "auto":
+            return any(entry.base_url or entry.name not in (None, "local") for entry in self.asked)
+        return self.sweep.order == "prefix"
+
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
         sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
@@ -209,7 +223,7 @@ class Job(Section):
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
         plain = self.model_dump(exclude_none=True)
-        if self.sweep.order == "prefix":
+        if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
         if not self.score:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from . import __version__, canvas, verdict
 from .chapters import Table, chapters
 from .digest import Digest
-from .excerpt import KINDS, Row, shown
+from .excerpt import KINDS, VISIBLE, Row, shortened, shown
 from .model import STATUSES
 from .render import duration, money
 
@@ -26,6 +26,7 @@ _FILES = Path(__file__).parent
 _ROWS_BYTES = 2_000_000
 _CELLS = (2_000, 600, 160)  # characters, tried one after the other until the rows fit
 _JOB_CHARS = 30_000
+_INVISIBLE_IN_JSON = {code: sign for code, sign in VISIBLE.items() if code > 0x7F}  # the others are escaped
 
 
 class Tile(NamedTuple):
@@ -44,7 +45,11 @@ def render(digest: Digest, now: datetime.datetime) -> str:
     planned = digest.state.get("planned") or whole.rows
     parts = [(s, whole.status[s]) for s in STATUSES] + [("open", max(0, planned - whole.rows))]
     jinja = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(_FILES), trim_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(_FILES),
+        trim_blocks=True,
+        finalize=_visible,
     )
     return jinja.get_template("page.html").render(
         name=digest.name,
@@ -73,6 +78,11 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         data=Markup(json_for_script(data)),
         policy=_policy(scripts),
     )
+
+
+def _visible(value: Any) -> Any:
+    """Whatever text comes into the page, what is ours excepted."""
+    return value.translate(VISIBLE) if type(value) is str else value
 
 
 @functools.cache
@@ -106,7 +116,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def json_for_script(data: Any) -> str:
     """JSON that may stand inside a ``script`` element, whatever texts it holds."""
-    text = msgspec.json.encode(data, enc_hook=str).decode()
+    text = msgspec.json.encode(data, enc_hook=str).decode().translate(_INVISIBLE_IN_JSON)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -185,12 +195,12 @@ def _packed(rows: Sequence[Row], names: dict[str, str], most: int) -> dict[str, 
     for row in rows:
         prompt = None
         if row.prompt is not None:
-            prompt = [[m.role, texts.setdefault(shown(m.text, most), len(texts))] for m in row.prompt]
+            prompt = [[m.role, texts.setdefault(shortened(m.text, most), len(texts))] for m in row.prompt]
         packed.append({
             "k": row.kinds,
             "p": row.point,
-            "v": {name: shown(v, most) if isinstance(v, str) else _finite(v) for name, v in row.values.items()},
-            "c": {name: None if v is None else shown(v, most) for name, v in row.carried.items()},
+            "v": {name: shortened(v, most) if isinstance(v, str) else _finite(v) for name, v in row.values.items()},
+            "c": {name: None if v is None else shortened(v, most) for name, v in row.carried.items()},
             "s": {name: _finite(row.scores[column]) for name, column in names.items() if column in row.scores},
             "m": prompt,
             "h": prefixes[row.point],

@@ -138,7 +138,7 @@ class Planner:
         self._prefixes = _prefixes(
             job, self.points, [over.get("model", self._base.get("model")) for over in self._over]
         )
-        self._in_rows = job.sweep.order == "prefix" and not job.templates
+        self._in_rows = job.groups_prefixes and not job.templates
         self._last_prefix = b"", Prefix(b"", True)
         # By the values alone: the order of the variables in [sweep] says nothing about what a point is.
         self._marks = [_encode_sorted(point.values) for point in self.points]
@@ -256,7 +256,7 @@ def _prefixes(job: Job, swept: Sequence[Point], models: Sequence[Any]) -> list[P
     """With what the requests of each point of a job with prompts begin; nothing if all of them begin alike."""
     templates = list(job.templates.values())
     kinds = [(str(model), point.variant) for model, point in zip(models, swept, strict=True)]
-    if job.sweep.order == "row" or not templates or len(set(kinds)) == 1:
+    if not job.groups_prefixes or not templates or len(set(kinds)) == 1:
         return [None] * len(kinds)
     is_long = [beginning(section) >= LONG_BYTES for section in templates]
     return [Prefix(_hash(_encode([model, variant])), is_long[variant]) for model, variant in kinds]

@@ -69,6 +69,16 @@ def lists(frame: pl.DataFrame, place: str) -> pl.Series:
     return texts(frame, place).to_frame("x").select(pl.concat_list("x")).to_series()
 
 
+def words(column: pl.Series) -> pl.Series:
+    """How many words each text has: pieces without white space."""
+    plain = column.str.strip_chars()
+    # Spaces are counted ten times as fast as pieces, and are enough where nothing else is between two words.
+    otherwise = plain.str.contains(r"\s\s|[^\S ]").fill_null(False)
+    spaces = plain.str.count_matches(" ", literal=True)
+    counts = (spaces + 1) * (plain != "").cast(pl.UInt32)
+    return counts.scatter(otherwise.arg_true(), plain.filter(otherwise).str.count_matches(r"\S+"))
+
+
 # ----------------------------------------------------------------------------------------------------- numbers
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
+from .job import AnswerSection
 from .model import Outcome, Request
 
-_LONGEST = 10_000  # characters of the answer that are shown to the model again
+_LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def further(request: Request, before: Outcome, max_reasks: int) -> Request | None:
+class Policy(NamedTuple):
+    """How often is asked again at most. ``schema`` is what answers must fit, as JSON, if the server is not told of it."""
+
+    most: int = 0
+    schema: str | None = None
+
+
+def policy(answer: AnswerSection) -> Policy:
+    """That of a job."""
+    schema = None if answer.json_schema is None else _encode(answer.json_schema).decode()
+    return Policy(answer.max_reasks, schema if schema is not None and len(schema) <= _LONGEST else None)
+
+
+def further(request: Request, before: Outcome, policy: Policy) -> Request | None:
     """The request that follows an answer that does not fit; ``None`` if the answer fits, or no further one is allowed.
 
     ``request`` is the one that was planned: the conversation goes on from its messages with the last answer and what is
     wrong with it, however often it was asked before.
     """
-    if before.status != "invalid" or before.reasks >= max_reasks:
+    if before.status != "invalid" or before.reasks >= policy.most:
         return None
     body = _decode(request.body)
     retried_with = request.retried_with or before.retried_with
@@ -27,12 +43,13 @@ def further(request: Request, before: Outcome, max_reasks: int) -> Request | Non
     answer = (before.content or "")[:_LONGEST] or "(no text)"
     complaint = before.error_message or "it does not fit"
     asked = f" (asked {before.reasks + 1} times so far)" if before.reasks else ""  # never the same request twice
+    wanted = "the JSON" if policy.schema is None else f"JSON that fits this schema: {policy.schema}"
     body["messages"] = [
         *body["messages"],
         {"role": "assistant", "content": answer},
         {
             "role": "user",
-            "content": f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but the JSON.",
+            "content": f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}.",
         },
     ]
     return msgspec.structs.replace(request, body=_encode(body), before=before, stands=None, retried_with=retried_with)

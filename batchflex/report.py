@@ -32,6 +32,14 @@ def read(folder: Folder, rows: int = ROWS) -> Digest:
     return digests.digest(folder, rows)
 
 
+def is_current(folder: Folder) -> bool:
+    """Whether the page in the folder is of the answers and scores that are there now."""
+    made_of = [path for path in (folder.results, folder.scores_json) if path.exists()]
+    if not folder.report.exists():
+        return False
+    return all(path.stat().st_mtime_ns <= folder.report.stat().st_mtime_ns for path in made_of)
+
+
 def write(folder: Folder, digest: Digest | None = None, path: Path | None = None) -> Written:
     """Write the page, by default ``report.html`` in the folder, and atomically.
 

@@ -17,7 +17,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import metrics, results, store
+from . import metrics, reask, results, store
 from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
@@ -271,7 +271,7 @@ class _Conduct:
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        job.answer.max_reasks,
+                        reask.policy(job.answer),
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)

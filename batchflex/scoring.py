@@ -180,7 +180,7 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     else:
         texts = _answers(frame, spec)
         texts = texts.str.strip_chars() if spec.strip else texts
-        size = texts.str.len_chars() if spec.unit == "characters" else texts.str.count_matches(r"\S+")
+        size = texts.str.len_chars() if spec.unit == "characters" else reading.words(texts)
     least, most = spec.min or 0, spec.max
     within = (size >= least) & (size <= most) if most is not None else size >= least
     return Scored(within.fill_null(False))

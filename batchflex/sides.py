@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFram
     """
     path, given = _split(name)
     points = _points(Folder(path))
-    left = [point for point in points if given.items() <= _written(point).items()]
+    written = [_written(point) for point in points]
+    left = [
+        point
+        for point, texts in zip(points, written, strict=True)
+        if all(name in texts and _meant(value, [texts[name]]) for name, value in given.items())
+    ]
     if len(left) != 2:
         raise JobError(
             f"{name} has {len(left)} sweep points, not two to compare; name two sides, such as "
@@ -56,11 +62,22 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
     frame = _rows(folder)
     for variable, value in given.items():
         texts = pl.Series([text_of(v) for v in frame[sweep[variable]]], dtype=pl.String)
-        if value not in set(texts):
-            known = [str(text) for text in texts.unique(maintain_order=True)]
+        known = [str(text) for text in texts.unique(maintain_order=True)]
+        if (meant := _meant(value, known)) is None:
             raise JobError(f"{name}: there is no {variable}={value} in {path}; {choice(value, known)}")
-        frame = frame.filter(texts == value)
+        frame = frame.filter(texts == meant)
     return name, frame
+
+
+def _meant(value: str, known: Collection[str]) -> str | None:
+    """The one of the known values that is meant: also ``0`` by ``0.0``."""
+    if value in known:
+        return value
+    try:
+        text = text_of(float(value))
+    except ValueError:
+        return None
+    return text if text in known else None
 
 
 def _split(name: str) -> tuple[Path, dict[str, str]]:

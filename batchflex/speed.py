@@ -73,7 +73,7 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
         )
 
     begins = [{"at": at / divisor} for at in told.begins_s[1:]]
-    rules = alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="at:Q")
+    rules = alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
 
     def placed(chart: Any) -> Spec:
         return drawn(alt.layer(chart, rules) if begins else alt.layer(chart), 130)

@@ -113,6 +113,12 @@ def name_of(digest: Digest, point: PointDigest) -> str:
     return ", ".join(f"{name} = {values[name] or '(none)'}" for name in told)
 
 
+def short_name_of(digest: Digest, point: PointDigest) -> str:
+    """``shown · 0.7``: as :func:`name_of`, without the names of the variables."""
+    values = dict(zip(digest.variables, point.values, strict=True))
+    return " · ".join(values[name] or "(none)" for name in varying(digest)) or "all rows"
+
+
 def varying(digest: Digest) -> list[str]:
     """The variables that have more than one value among the points there are."""
     return [name for at, name in enumerate(digest.variables) if len({point.values[at] for point in digest.points}) > 1]

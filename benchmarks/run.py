@@ -25,6 +25,7 @@ import asking
 import comparison
 import figures
 import finished
+import prefixes
 import starting
 import storing
 from figures import Figure
@@ -43,7 +44,9 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "stall": asking.stall,
     "journal": storing.journal,
     "results": finished.results,
+    "scores": finished.scores,
     "resume": finished.resume,
+    "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,
     "peers": comparison.peers,
 }

@@ -47,7 +47,7 @@ def make(out: Path, outcomes: Sequence[Outcome], *, ended: bool = True, **sectio
 
 def tabulate(folder: Folder, job: Job) -> None:
     labels = [point.label for point in points(job)]
-    table.write_results(folder.results, table.assemble(folder.parts, job.sweep.grid, labels))
+    table.write_results(folder.results, table.assemble(folder.parts, job.sweep.variables, labels))
 
 
 def answer(

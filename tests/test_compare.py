@@ -13,6 +13,7 @@ import scipy.stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 import batchflex
+from batchflex import sides
 from batchflex.errors import FolderError, JobError
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
@@ -150,3 +151,10 @@ def test_what_is_missing_is_said_with_what_to_do(out: Path, endpoint: CountingEn
     older = pl.read_parquet(out / "scores.parquet")
     older.head(3).write_parquet(out / "scores.parquet")
     assert "are older than its results" in called("compare", out, out).err
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("0", "0"), ("0.0", "0"), ("7e-1", "0.7"), ("short", "short"), ("0.5", None)]
+)
+def test_a_number_may_be_written_in_any_way(said: str, meant: str | None) -> None:
+    assert sides._meant(said, ["0", "0.7", "short"]) == meant

@@ -58,7 +58,7 @@ n = 2
     assert caught.value.mistakes == [
         "line 2, job.name: a name may hold letters, digits, '.', '_' and '-', begins with a letter or a digit, "
         "and has at most 100 characters; found 'my job'",
-        "line 3, job.on_chnge: unknown key; did you mean 'on_change'? Allowed here: name, out, on_change, retry_failed",
+        "line 3, job.on_chnge: unknown key; did you mean 'on_change'? Allowed here: name, out, on_change, retry_failed, report",
         "line 6, limits.rpm: must be a number; found '60'",
         "line 7, limits.concurrency: must be 'auto' or a whole number from 1 to 65536; found 0",
         "line 11, params.temperature: must be a number from 0 to 2; found 3",
@@ -121,7 +121,7 @@ n = 2
         ({"sweep": {"messages": [[]]}}, "sweep.messages: cannot be swept"),
         ({"sweep": {"prompt": [["a"]]}}, "sweep.prompt: no prompt is named ['a']; write it as [prompts.NAME]"),
         ({"sweep": {"samples": 0}}, "sweep.samples: must be 1 or more; found 0"),
-        ({"sweep": {"order": "column"}}, "sweep.order: must be 'prefix' or 'row'; found 'column'"),
+        ({"sweep": {"order": "column"}}, "sweep.order: must be 'auto', 'prefix' or 'row'; found 'column'"),
         ({"prompts": {"a": {"user": "x"}}}, "prompts: sweep.prompt does not name which of these prompts to try"),
         ({"sweep": {"seed": [1]}, "override": {"seed": 2}}, "sweep.seed: override.seed (also: --set seed=…) would make"),
         ({"limits": {"budget_tokens": 9}}, "limits.budget_tokens: needs params.max_tokens, so that the dearest answer"),
@@ -432,7 +432,7 @@ def jobs(draw):
     if draw(st.booleans()):
         grid["points"] = [{"single": draw(FREE)}, {}, {"double": draw(FREE), "single": "x"}]
     if draw(st.booleans()):
-        grid["order"] = draw(st.sampled_from(["prefix", "row"]))
+        grid["order"] = draw(st.sampled_from(["auto", "prefix", "row"]))
     prompts = draw(st.dictionaries(WORDS, PROMPTS, max_size=3))
     if prompts:
         data |= {"prompts": prompts, "sweep": {"prompt": list(prompts), **grid}}

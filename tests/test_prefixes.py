@@ -176,7 +176,9 @@ def planned(job: Job, rows: list[dict[str, Any]]) -> list[Request]:
 
 
 def prompted(sweep: dict[str, Any], prompts: dict[str, Any] = PROMPTS) -> list[Request]:
-    job = build({"params": {"model": "m"}, "prompts": prompts, "sweep": {"prompt": list(prompts), **sweep}})
+    job = build(
+        {"params": {"model": "m"}, "prompts": prompts, "sweep": {"order": "prefix", "prompt": list(prompts), **sweep}}
+    )
     return planned(job, [{"text": "a"}, {"text": "b"}])
 
 
@@ -191,11 +193,27 @@ def test_prompts_and_models_make_prefixes() -> None:
 
 
 def test_a_job_whose_requests_all_begin_alike_has_no_prefix_to_sort_by() -> None:
-    job = {"params": {"model": "m"}, "prompt": PROMPTS["one"], "sweep": {"temperature": [0, 1]}}
+    job = {"params": {"model": "m"}, "prompt": PROMPTS["one"], "sweep": {"order": "prefix", "temperature": [0, 1]}}
     assert {each.prefix for each in planned(build(job), [{"text": "a"}])} == {None}
     assert {each.prefix for each in prompted({"order": "row"})} == {None}
-    overridden = build({"prompt": PROMPTS["one"], "sweep": {"seed": [1, 2]}, "override": {"model": "m"}})
+    overridden = build(
+        {"prompt": PROMPTS["one"], "sweep": {"order": "prefix", "seed": [1, 2]}, "override": {"model": "m"}}
+    )
     assert {each.prefix for each in planned(overridden, [{"text": "a"}])} == {None}
+
+
+def test_the_local_model_is_asked_in_the_order_of_the_input_unless_the_job_says_otherwise() -> None:
+    server = {"base_url": "http://a/v1"}
+    for groups, tables in (
+        (False, {}),
+        (False, {"endpoint": {"name": "local"}}),
+        (True, {"sweep": {"order": "prefix"}}),
+        (True, {"endpoint": server}),
+        (True, {"endpoint": {"name": "flexai"}}),
+        (True, {"endpoints": [{"name": "local"}, server]}),
+        (False, {"endpoint": server, "sweep": {"order": "row"}}),
+    ):
+        assert build(tables).groups_prefixes is groups, tables
 
 
 def test_prompts_that_soon_differ_from_row_to_row_are_grouped_but_not_waited_for() -> None:
@@ -227,7 +245,7 @@ def test_rows_with_messages_of_their_own_begin_with_a_long_system_message_or_wit
         row("system", LONG), row("developer", LONG), row("system", LONG), row("system", LONG, "n"), row("user", LONG),
         row("system", LONG[:900]), {"messages": [{"role": "system", "content": LONG}]},
     ]  # fmt: skip
-    names = [name_of(each) for each in planned(build({}), rows)]
+    names = [name_of(each) for each in planned(build({"sweep": {"order": "prefix"}}), rows)]
     assert names[0] == names[2] and len(set(names)) == 4
     assert [name is None for name in names] == [False, False, False, False, True, True, True]
     assert {name_of(each) for each in planned(build({"sweep": {"order": "row"}}), rows)} == {None}

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batchflex
@@ -116,6 +116,13 @@ def test_letters_that_are_choices_themselves_stand_for_themselves() -> None:
     assert reading.chosen(pl.Series(["The answer is (C)", "b"]), ["B", "C"]).to_list() == ["C", "B"]
 
 
+@given(st.lists(st.none() | st.text(st.sampled_from("ab é \t\n\u00a0\u2028"), max_size=9), max_size=5))
+def test_words_are_what_python_splits_a_text_into(texts: list[str | None]) -> None:
+    found = reading.words(pl.Series(texts, dtype=pl.String)).to_list()
+    assert found == [None if text is None else len(text.split()) for text in texts]
+
+
+@settings(max_examples=25)
 @given(st.lists(st.text(max_size=40), max_size=5), st.permutations(CHOICES))
 def test_any_text_has_a_choice_or_none_and_each_text_its_own(texts: list[str], choices: list[str]) -> None:
     found = reading.chosen(pl.Series(texts, dtype=pl.String), choices).to_list()

@@ -129,8 +129,8 @@ def test_without_zip_and_points_it_is_a_grid_as_ever(sweep: dict[str, Any]) -> N
 
 
 def test_the_order_of_asking_is_no_change_of_a_job() -> None:
-    one, two = (job({"seed": [1], "order": order}).resolved() for order in ("row", "prefix"))
-    assert one["sweep"] == {"samples": 1, "order": "row", "seed": [1]}
+    one, two = (job({"seed": [1], "order": order}).resolved() for order in ("row", "auto"))
+    assert (one["sweep"], two["sweep"]) == ({"samples": 1, "order": "row", "seed": [1]}, {"samples": 1, "seed": [1]})
     assert changes(one, two) == changes(two, one) == []
     three = job({"zip": {"seed": [1]}}).resolved()
     assert changes(two, three) == ["sweep.seed: [1] → (none)", "sweep.zip.seed: (none) → [1]"]
