@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -471,3 +474,26 @@ def test_a_kill_between_two_reasks_goes_on_with_what_was_set(case: Case) -> None
     found = table(case.out)
     assert found.select("status", "a", "reasks", "retried_with").rows() == [("ok", 2, 2, '{"max_tokens":77}')]
     case.assert_done(**tables)
+
+
+@pytest.mark.parametrize(
+    ("said", "requests", "last"), [("n\n", 0, "nothing was sent"), ("y\n", 2, "asked again: 2 of 2")]
+)
+def test_on_a_terminal_it_asks_first(case: Case, said: str, requests: int, last: str) -> None:
+    case.run()
+    case.endpoint.reset()
+    command = [sys.executable, "-m", "batchflex.cli", "retry", str(case.out), "--where", CUT, "--set", "max_tokens=50"]
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while got := os.read(ours, 4096):
+            if b"[y/N]" not in seen and b"[y/N]" in seen + got:
+                assert b"2 of 6 rows fit" in seen + got and case.endpoint.stats()["requests"] == 0
+                os.write(ours, said.encode())
+            seen += got
+    os.close(ours)
+    assert running.wait() == 0
+    assert last in seen.decode()
+    assert case.endpoint.stats()["requests"] == requests

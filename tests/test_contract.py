@@ -66,7 +66,14 @@ def test_statuses_are_all_there() -> None:
 
 
 def test_fields_of_run_json_are_as_written_in_order_and_type() -> None:
-    kinds = {"string": str, "integer": int, "number": float, "null": types.NoneType, "list of strings": list}
+    kinds = {
+        "string": str,
+        "integer": int,
+        "number": float,
+        "null": types.NoneType,
+        "list of strings": list,
+        "object": dict,
+    }
     tally = Tally("run-1", "job", "out", 0.0, {})
     written = rows("`run.json`", "field")
     for ended in (False, True):
