@@ -27,12 +27,15 @@ if TYPE_CHECKING:
         RunStopped,
         StorageError,
     )
+    from .frames import score, summarise
     from .job import Job
     from .job import load as load_job
+    from .pairing import Comparison, compare
     from .runner import Observer, Run
 
 __all__ = [
     "BatchflexError",
+    "Comparison",
     "EndpointError",
     "FolderBusy",
     "FolderError",
@@ -45,15 +48,22 @@ __all__ = [
     "RunStopped",
     "StorageError",
     "arun",
+    "compare",
     "complete",
     "load_job",
     "run",
+    "score",
+    "summarise",
 ]
 
 _HOMES = {
     "arun": "api",
+    "Comparison": "pairing",
+    "compare": "pairing",
     "complete": "api",
     "run": "api",
+    "score": "frames",
+    "summarise": "frames",
     "Job": "job",
     "load_job": "job",
     "Observer": "runner",

@@ -50,7 +50,21 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
 
 async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    return await runner.arun(_job(job), observer=observer)
+    return await _whole(_job(job), observer=observer)
+
+
+async def _whole(
+    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+) -> Run:
+    """The run, and then its scores."""
+    if not job.score:
+        return await runner.arun(job, frame=frame, observer=observer, heed_signals=heed_signals)
+    from . import evaluation
+
+    evaluation.require(job)
+    ended = await runner.arun(job, frame=frame, observer=observer, heed_signals=heed_signals)
+    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
+    return ended
 
 
 def complete(
@@ -140,8 +154,12 @@ def _job(job: JobLike) -> Job:
 def execute(
     job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
 ) -> Run:
-    """:func:`batchflex.runner.arun` on an event loop of its own: uvloop's where it is installed."""
-    work = partial(runner.arun, job, frame=frame, observer=observer, heed_signals=heed_signals)
+    """A run and its scores on an event loop of its own: uvloop's where it is installed."""
+    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals))
+
+
+def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work on an event loop of its own, also where one is running already."""
     return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import anyio
 
-from . import classify, outcome, retry
+from . import classify, outcome, reask, retry
 from .accounts import Accounts
 from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
@@ -17,7 +17,7 @@ from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import Answer, Outcome, Request
+from .model import Outcome, Request
 from .outcome import Frame
 from .probing import Way
 from .retry import Tries
@@ -32,6 +32,7 @@ _MOST_REFUSALS = 50
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
+_NO_REASKS = reask.Policy()
 
 
 class _Halted(Exception):
@@ -41,18 +42,22 @@ class _Halted(Exception):
 class _Row:
     """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
 
-    ``outages`` and ``completions`` are how many there had been there by then, ``failed_at`` is when it failed. ``refused``
-    counts refusals by a rate limit while others were answered, ``excused`` how often its failures were forgiven.
+    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit, if there was one.
+    ``sent_before`` are the requests that were sent for that. ``outages`` and ``completions`` are how many there had been
+    there by then, ``failed_at`` is when it failed. ``refused`` counts refusals by a rate limit while others were answered,
+    ``excused`` how often its failures were forgiven.
     """
 
     __slots__ = (
-        "completions", "cost", "excused", "failed_at", "number", "outages", "refused", "request", "started_at", "tries",
-        "waiting", "way",
+        "completions", "cost", "excused", "failed_at", "number", "outages", "planned", "refused", "request",
+        "sent_before", "started_at", "tries", "waiting", "way",
     )  # fmt: skip
 
-    def __init__(self, request: Request, cost: Cost) -> None:
+    def __init__(self, planned: Request, request: Request, cost: Cost) -> None:
+        self.planned = planned
         self.request = request
         self.cost = cost
+        self.sent_before = 0
         self.number = self.outages = self.completions = self.excused = 0
         self.failed_at = 0.0
         self.refused = 0
@@ -95,7 +100,9 @@ class Asking:
         failures: Failures,
         tally: Tally,
         stop: Callable[[StopReason, str], None],
+        reasks: reask.Policy = _NO_REASKS,
     ) -> None:
+        self._reasks = reasks
         self._policy = policy
         self._frame = frame
         self._ways = ways
@@ -132,19 +139,30 @@ class Asking:
             if request.fault is not None:
                 self._keep(outcome.unaskable(self._frame, request, _now_us()))
                 continue
-            row = _Row(request, self._budget.cost(len(request.body), request.max_tokens))
+            asked = None if request.before is None else reask.further(request, request.before, self._reasks)
             try:
-                await self._attempt(row)
-            except _Halted:
-                pass
-            except AttemptError as fault:
-                if isinstance(fault, Transient) and row.waiting:
-                    self._begin_persisting(row, fault)
-                else:
-                    await self._give_up(row, fault)
+                await self._see_through(self._row(request, asked or request))
             finally:
                 if request.prefix is not None:
                     feed.back(request)
+
+    def _row(self, planned: Request, asked: Request) -> _Row:
+        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
+
+    async def _see_through(self, row: _Row) -> None:
+        """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
+        further: _Row | None = row
+        try:
+            while further is not None:
+                row = further
+                further = await self._attempt(row)
+        except _Halted:
+            pass
+        except AttemptError as fault:
+            if isinstance(fault, Transient) and row.waiting:
+                self._begin_persisting(row, fault)
+            else:
+                await self._give_up(row, fault)
 
     def _begin_persisting(self, row: _Row, first: Transient) -> None:
         self._persisting += 1
@@ -152,19 +170,26 @@ class Asking:
 
     async def _persist(self, row: _Row, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
+        further = None
         try:
-            await retry.persist(lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep)
-        except _Halted:
-            pass
-        except AttemptError as fault:
-            await self._give_up(row, fault)
+            try:
+                further = await retry.persist(
+                    lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
+                )
+            except _Halted:
+                pass
+            except AttemptError as fault:
+                await self._give_up(row, fault)
+            finally:
+                self._gate.end_backing_off()
+            if further is not None:
+                await self._see_through(further)
         finally:
-            self._gate.end_backing_off()
             self._persisting -= 1
             if not self._persisting:
                 self._changed.set()
 
-    async def _attempt_again(self, row: _Row) -> Answer:
+    async def _attempt_again(self, row: _Row) -> _Row | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
         if way is not None and retry.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
@@ -179,8 +204,8 @@ class Asking:
             row.excused += 1
             row.tries.forgive()
 
-    async def _attempt(self, row: _Row) -> Answer:
-        """Send the row once, and keep its answer before anything else can happen.
+    async def _attempt(self, row: _Row) -> _Row | None:
+        """Send the row once, and keep its answer before anything else can happen. If it does not fit: what to ask next.
 
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
@@ -205,17 +230,26 @@ class Asking:
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
             made = outcome.answered(self._frame, row.request, self._effort(row), answer)
-            self._keep(made)
+            further = self._further(row, made) if made.status == "invalid" else None
+            self._keep(made, final=further is None)
             self._accounts.answered(lane, row.cost, answer.usage)
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
                 self._clear_suspects(way)
-            return answer
+            return further
         except AttemptError as fault:
             raise self._failed_once(row, way, fault, began) from None
         finally:
             self._ways.ended(way, number)
             self._gate.leave(lane)
+
+    def _further(self, row: _Row, made: Outcome) -> _Row | None:
+        asked = reask.further(row.planned, made, self._reasks)
+        if asked is None:
+            return None
+        further = self._row(row.planned, asked)
+        further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
+        return further
 
     def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
@@ -313,22 +347,26 @@ class Asking:
             self._gate.begin_backing_off()
             self._begin_persisting(suspect.row, classify.deferred(suspect.fault))
 
-    def _keep(self, made: Outcome) -> None:
+    def _keep(self, made: Outcome, *, final: bool = True) -> None:
+        """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next."""
         try:
             self._keeper.keep(made)
         except StorageError as error:
             self._tally.unstored += 1
             self._stop("disk", str(error))
             return
-        self._tally.add(made)
-        if useless := self._failures.add(made):
-            self._stop("failures", useless)
+        if not final:
+            self._tally.add_unfit(made)
+        else:
+            self._tally.add(made)
+            if useless := self._failures.add(made):
+                self._stop("failures", useless)
         if self._keeper.full:
             self._stop("disk", "the disk is full: free some space")
 
     def _effort(self, row: _Row) -> outcome.Effort:
         name = row.way.endpoint.name if row.way else None
-        return outcome.Effort(row.tries.sent, row.started_at, _now_us(), name)
+        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name)
 
 
 def _now_us() -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import StopReason
-from .job import LimitsSection, PricesSection
 from .model import Usage
+from .sections import LimitsSection, PricesSection
 
 _UNTIL_SOMETHING_SETTLES = float("inf")
 # Until usage has been seen. Three bytes a token is on the careful side for prose in Latin script.

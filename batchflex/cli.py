@@ -17,7 +17,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +26,7 @@ from .errors import BatchflexError, JobError
 
 if TYPE_CHECKING:
     from .job import Job
+    from .runner import Run
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # a collection of everything, as the last thing a process does, is in vain
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
-        allocation.give_back(short=verb is not _run)
+        if verb is not _score:  # which would take half as long again for pages given back and taken anew
+            allocation.give_back(short=verb is not _run)
         return verb(options)
     except BatchflexError as error:
         if options.debug:
@@ -188,7 +190,58 @@ def _parser() -> argparse.ArgumentParser:
         choices=["openai-batch"],
         help="the lines of an OpenAI batch output file, failures in FILE_errors.jsonl",
     )
+    results.add_argument(
+        "--reparse", action="store_true", help="read the answers there are anew, by [answer] of the job; sends nothing"
+    )
+    results.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="with --reparse: a place in [answer], such as answer.lenient=true; may be repeated",
+    )
     results.add_argument("--rows", type=_positive, default=20, metavar="N", help="how many rows to show (20)")
+
+    score = verb(
+        "score",
+        _score,
+        "score the answers of a folder, again or in another way",
+        "By the [[score]] tables of the folder's job, or of another job file. No answer is asked again; only a judge's own "
+        "grades are asked, those that are missing.",
+    )
+    score.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    score.add_argument("spec", nargs="?", metavar="JOB", help="a job file (.toml) whose [[score]] tables to take")
+    score.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="a place in a score (score.accuracy.ignore_case=true); may be repeated",
+    )  # fmt: skip
+    score.add_argument("-q", "--quiet", action="store_true", help="no progress of a judge")
+    score.add_argument("--json", action="store_true", help="print scores.json as one line")
+    report = verb(
+        "report",
+        _report,
+        "write OUT/report.html and show a summary",
+        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a "
+        "run in progress.",
+    )
+    report.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    report.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write the page (OUT/report.html)")
+    report.add_argument(
+        "--rows", type=_positive, default=200, metavar="N", help="rows of the random sample in the page (200)"
+    )
+    report.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+
+    compare = verb(
+        "compare",
+        _compare,
+        "hold the scores of two runs, or of two sweep points, against each other",
+        "Paired by item: differences with intervals and p-values, and the items that flipped.",
+    )
+    compare.add_argument("out", metavar="A", help="an output folder, or a sweep point of it: OUT@temperature=0.7")
+    compare.add_argument("other", metavar="B", nargs="?", help="the other side; left out, A has just two sweep points")
+    compare.add_argument("--rows", type=_positive, default=10, metavar="N", help="how many flips to show (10)")
+    compare.add_argument("-o", "--output", metavar="FILE", help="write all flips to FILE.parquet, .csv or .jsonl")
+    compare.add_argument("--json", action="store_true", help="print it as one line of JSON, without the flips")
 
     check = verb(
         "check",
@@ -331,12 +384,99 @@ def _run(options: argparse.Namespace) -> int:
         _print_json(run.summary)
     if not options.quiet:
         _say(render.summary(run.summary))
+        _say_scores(run.scores, run.unscored)
+    elif run.unscored is not None:
+        _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {job.job.name} {run.summary['status']}: {run.summary['message']}")
+    if job.wants_report and run.exit_code < 128:
+        _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
+
+
+def _write_report(run: Run, *, quiet: bool) -> None:
+    """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
+    from . import report
+    from .folder import Folder
+
+    folder = Folder(run.out)
+    if not folder.results.exists() or (not run.summary["requests_sent"] and report.is_current(folder)):
+        return
+    try:
+        written = report.write(folder)
+    except BatchflexError as error:
+        _say(f"batchflex: no report: {error}")
+    else:
+        if not quiet:
+            _say(f"  report: {written.path}")
+
+
+def _say_scores(found: Mapping[str, Any] | None, missing: str | None) -> None:
+    from . import scoretext
+
+    if found is not None:
+        _say(scoretext.text(found))
+    if missing is not None:
+        _say(missing)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from functools import partial
+
+    from . import evaluation, progress, scoretext
+    from .api import on_a_loop
+    from .folder import Folder
+    from .job import build, load, parse_setting
+
+    folder = Folder(options.out)
+    folder.require()
+    settings = [parse_setting(text) for text in options.set]
+    if wrong := [place for place, _ in settings if not place.startswith("score.")]:
+        raise JobError(f"score changes nothing but scores: --set score.NAME.KEY=VALUE; found {wrong[0]!r}")
+    data = folder.read_job()
+    if data is None:
+        raise JobError(f"{options.out} has no job.toml: its run has not begun, or was refused")
+    if options.spec is None:
+        job = build(data, settings)
+        specs = job.score
+    else:
+        job, specs = build(data), load(options.spec, settings).score
+    if not specs:
+        raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
+    observer = progress.choose(quiet=options.quiet)
+    try:
+        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer, heed_signals=True))
+    finally:
+        observer.close()
+    if options.json:
+        _print_json(made.summary)
+    else:
+        print(scoretext.text(made.summary))
+    if made.unfinished is not None:
+        _say(made.unfinished)
+    return 0 if made.unfinished is None else 3
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from . import export, scoretext, sides
+    from .pairing import compare
+
+    if options.other is not None:
+        (one, a), (two, b) = sides.side(options.out), sides.side(options.other)
+    else:
+        (one, a), (two, b) = sides.both_of(options.out)
+    found = compare(a, b)
+    if options.output is not None:
+        export.write_frame(found.flips, Path(options.output))
+    if options.json:
+        _print_json({"a_is": one, "b_is": two, **found.told})
+    else:
+        shown = found.flips.head(options.rows).to_dicts()
+        print(scoretext.comparison(found.told, (one, two), shown, found.flips.height))
+    return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -383,6 +523,17 @@ def _results(options: argparse.Namespace) -> int:
     from . import export, render
     from .folder import Folder
 
+    if options.set and not options.reparse:
+        raise JobError("--set goes with --reparse")
+    if options.reparse:
+        from .job import parse_setting
+        from .reparse import reparse
+
+        read, fit, fit_no_more = reparse(Folder(options.out), [parse_setting(text) for text in options.set])
+        _say(
+            f"{read:,} answers read anew: {fit:,} fit now that did not before, {fit_no_more:,} do not fit any more; "
+            "nothing was sent"
+        )
     results = export.Results(Folder(options.out))
     if options.format == "openai-batch":
         if options.output in (None, "-"):
@@ -396,6 +547,29 @@ def _results(options: argparse.Namespace) -> int:
         _say(f"{results.rows:,} rows in {options.output}")
     else:
         print(render.table(results.head(options.rows), results.rows))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from . import report, verdict
+    from .errors import MissingExtra
+    from .folder import Folder
+
+    folder = Folder(options.out)
+    digest = report.read(folder, options.rows)
+    written, missing = None, None
+    try:
+        written = report.write(folder, digest, options.output)
+    except MissingExtra as error:  # the summary needs nothing of what is missing
+        missing = error
+    if options.json:
+        _print_json(report.as_json(digest, written))
+    else:
+        print(verdict.summary(digest))
+        if written is not None:
+            print(f"  report: {written.path} ({written.size / 1e6:.1f} MB)")
+    if missing is not None:
+        raise missing
     return 0
 
 

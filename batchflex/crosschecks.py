@@ -12,6 +12,8 @@ from typing import Any
 from . import params as parameters
 from . import sweep
 from .mistakes import KEY_HINT, Mistake, choice, names_a_key
+from .model import Outcome
+from .schemachecks import check_format, check_schema
 from .sweepchecks import check_sweep
 
 _Table = Mapping[str, Any]
@@ -32,6 +34,8 @@ def cross_checks(data: _Table) -> list[Mistake]:
     mistakes += _check_endpoint("endpoint", table("endpoint")) + _check_endpoints(
         data.get("endpoints"), table("endpoint"), swept
     )
+    mistakes += check_schema("answer.json_schema", table("answer").get("json_schema"))
+    mistakes += _check_scores(data.get("score"), table("input"), swept)
     limits = table("limits")
     if limits.get("budget_usd") is not None and data.get("prices") is None:
         mistakes.append(
@@ -58,6 +62,8 @@ def _check_params(section: str, table: _Table) -> list[Mistake]:
             mistakes.append(Mistake(place, KEY_HINT))
         elif why := parameters.unsayable(value) or parameters.out_of_range(name, value):
             mistakes.append(Mistake(place, why))
+        elif name == "response_format":
+            mistakes += check_format(place, value)
     return mistakes
 
 
@@ -122,4 +128,50 @@ def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
         mistakes.append(Mistake(f"{place}.base_url", what))
     if endpoint.get("model_path") and (base_url or name not in (None, "local")):
         mistakes.append(Mistake(f"{place}.model_path", "is for the endpoint 'local' only"))
+    return mistakes
+
+
+def _check_scores(scores: Any, given: _Table, swept: Collection[str]) -> list[Mistake]:
+    if not isinstance(scores, list):
+        return []
+    has_input = given.get("path") is not None
+    tables = {f"score.{number}": each for number, each in enumerate(scores) if isinstance(each, Mapping)}
+    names = [each.get("name") for each in tables.values()]
+    mistakes = [
+        Mistake(f"{place}.name", f"is the second score called {each.get('name')!r:.80}; give each a name of its own")
+        for number, (place, each) in enumerate(tables.items())
+        if each.get("name") is not None and each.get("name") in names[:number]
+    ]
+    for place, each in tables.items():
+        expected, carry = each.get("expected"), given.get("carry", [])
+        if (
+            has_input
+            and isinstance(expected, str)
+            and isinstance(carry, list)
+            and not _will_be_there(expected, carry, swept)
+        ):
+            what = f"the results will have no column {expected!r:.80}; if the input has it, name it in input.carry"
+            mistakes.append(Mistake(f"{place}.expected", what))
+        judge = each.get("judge")
+        if isinstance(judge, Mapping):
+            mistakes += _check_judge(f"{place}.judge", judge)
+    return mistakes
+
+
+def _will_be_there(name: str, carry: list[Any], swept: Collection[str]) -> bool:
+    """Whether a run's results have this column, or the one before its first point; those of answers can not be foreseen."""
+    there = {*Outcome.__struct_fields__, *map(str, carry), *(f"input_{column}" for column in carry)}
+    there |= {*map(str, swept), *(f"sweep_{variable}" for variable in swept)}
+    return name in there or name.partition(".")[0] in there
+
+
+def _check_judge(place: str, judge: _Table) -> list[Mistake]:
+    def inside(name: str) -> _Table:
+        value = judge.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+    mistakes = [m._replace(place=f"{place}.{m.place}") for m in _check_params("params", inside("params"))]
+    mistakes += _check_endpoint(f"{place}.endpoint", inside("endpoint"))
+    if "response_format" in inside("params"):
+        mistakes.append(Mistake(f"{place}.params.response_format", "is set by batchflex, so that a grade can be read"))
     return mistakes

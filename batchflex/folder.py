@@ -94,6 +94,10 @@ class Folder:
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
+        self.scores = path / "scores.parquet"
+        self.scores_json = path / "scores.json"
+        self.judges = path / "judges"
+        self.report = path / "report.html"
         self._lock = path / ".lock"
 
     def exists(self) -> bool:

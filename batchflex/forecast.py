@@ -55,10 +55,10 @@ class _Pass:
 def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
-    The result has ``requests``, ``done``, ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose
-    requests the job would send differently now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each),
-    ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``example`` (a
-    body in full), ``prompt_tokens`` (an estimate, of what is left),
+    The result has ``requests``, ``done``, ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder
+    whose requests the job would send differently now), ``changed_tokens`` (what these took), ``changes`` (in the job, a
+    line each), ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each), ``points``,
+    ``samples``, ``max_reasks``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
     ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices).
 
     :raises JobError, InputError: if the job or the input is wrong.
@@ -68,7 +68,7 @@ def forecast(job: Job) -> dict[str, Any]:
         endpoint.require(job.models)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
-    done = Done(folder.parts, job.job.retry_failed)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
     found = _Pass(plan, done, pending)
     census = done.census()
@@ -97,6 +97,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "forms": _forms(job),
         "points": len(plan.labels),
         "samples": job.sweep.samples,
+        "max_reasks": job.answer.max_reasks,
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": prompt,
@@ -155,6 +156,8 @@ def text(found: dict[str, Any]) -> str:
             f"  tokens    about {found['prompt_tokens']:,} of prompt, "
             + (f"at most {most:,} of completion" if most is not None else "no bound on completion: set max_tokens")
         )
+        if found["max_reasks"]:
+            lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
         if found["cost_at_most"] is not None:
             lines.append(f"  cost      {render.money(found['cost_at_most'])} at most, with the prompt as estimated")
     if found["example"] is not None:

@@ -12,34 +12,22 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
+import msgspec
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from . import models, tomltext
 from . import params as parameters
-from . import tomltext
 from .crosschecks import cross_checks
 from .errors import JobError
-from .mistakes import explained, found, redacted, sentences, wanted
-from .spans import Deadline, Duration, Hours
+from .mistakes import choice, explained, found, redacted, sentences, wanted
+from .scorespec import ScoreSection
+from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .structured import schema_of
 from .sweep import Forms, always_set, variables
 
 OnChange = Literal["stop", "rerun", "keep"]
-Concurrency = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")
-]
-
-MaxFailures = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, le=1)],
-    wanted("a whole number of rows, or a share such as 0.5"),
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 # -------------------------------------------------------------------------------------------------------- the tables
 
 
@@ -52,55 +40,12 @@ def _check_name(name: str) -> str:
     return name
 
 
-class JobSection(_Section):
+class JobSection(Section):
     name: Annotated[str, AfterValidator(_check_name)] = "job"
     out: Annotated[str, Field(min_length=1)] | None = None
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0)] = 3
-
-
-class EndpointSection(_Section):
-    name: Annotated[str, Field(min_length=1)] | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    stream: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    model_path: Annotated[str, Field(min_length=1)] | None = None
-    n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
-    context: Annotated[int, Field(ge=256)] = 2048
-
-    # What was found may hold a secret in these two, so it is not repeated.
-
-    @pydantic.field_validator("base_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_url = False
-        if not is_url or not value.isprintable() or " " in value:
-            raise ValueError("must be a URL such as 'https://host/v1' or 'http://127.0.0.1:8000/v1'")
-        if "@" in parts.netloc:
-            raise ValueError("must be a URL without user or password; put the key into the variable api_key_env names")
-        if "?" in value or "#" in value:
-            raise ValueError("must be a URL without '?' and '#'; the path of the chat completions is added to it")
-        while value != (shorter := value.rstrip("/").removesuffix("/chat/completions")):
-            value = shorter
-        return value
-
-    @pydantic.field_validator("api_key_env")
-    @classmethod
-    def _is_variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise ValueError(
-                "must be the name of an environment variable in capitals, such as 'MY_API_KEY', never the key itself"
-            )
-        return value
+    report: bool | None = None
 
 
 _Path = Annotated[str, Field(min_length=1)]
@@ -115,7 +60,7 @@ class EndpointsEntry(EndpointSection):
     tpm: Annotated[float, Field(gt=0)] | None = None
 
 
-class InputSection(_Section):
+class InputSection(Section):
     path: Annotated[_Path | list[_Path], wanted("a path in quotes, or a list of them")] | None = None
     format: Literal["auto", "jsonl", "parquet", "csv"] = "auto"
     id: Annotated[str, Field(min_length=1)] | None = None
@@ -127,7 +72,7 @@ class InputSection(_Section):
     on_bad_row: Literal["stop", "fail"] = "stop"
 
 
-class PromptSection(_Section):
+class PromptSection(Section):
     system: str | None = None
     user: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
@@ -161,44 +106,28 @@ class SweepSection(BaseModel):
         return variables(self.forms)
 
 
-class LimitsSection(_Section):
-    concurrency: Concurrency = "auto"
-    max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 1024
-    rpm: Annotated[float, Field(gt=0)] | None = None
-    tpm: Annotated[float, Field(gt=0)] | None = None
-    budget_usd: Annotated[float, Field(gt=0)] | None = None
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    budget_requests: Annotated[int, Field(ge=1)] | None = None
-    deadline: Deadline | None = None
-    active_hours: Hours | None = None
-    grace_s: Annotated[float, Field(ge=0)] = 30.0
-    on_no_credit: Literal["stop", "wait"] = "stop"
-    max_outage: Duration = "10m"
-    max_failures: MaxFailures = 0.5
+class AnswerSection(Section):
+    """What structured answers are held against, and what happens when one does not fit."""
+
+    max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
+    lenient: bool = False
+    json_schema: dict[str, Any] | None = None
 
 
-class PricesSection(_Section):
-    """US dollars for a million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    cached_input: Annotated[float, Field(ge=0)] | None = None
-
-
-class RetrySection(_Section):
+class RetrySection(Section):
     attempts: Annotated[int, Field(ge=1, le=1000)] = 6
     max_s: Annotated[float, Field(gt=0)] = 600.0
     base_s: Annotated[float, Field(gt=0)] = 1.0
     max_wait_s: Annotated[float, Field(gt=0)] = 60.0
 
 
-class JournalSection(_Section):
+class JournalSection(Section):
     sync_s: Annotated[float, Field(gt=0, le=3600)] = 1.0
     seal_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     seal_mb: Annotated[float, Field(gt=0, le=4096)] = 16.0
 
 
-class Job(_Section):
+class Job(Section):
     """A whole job. Each field is a table of the job file. Made by :func:`load` or :func:`build`, which check it all."""
 
     job: JobSection = JobSection()
@@ -210,10 +139,26 @@ class Job(_Section):
     params: dict[str, Any] = Field(default_factory=dict)
     override: dict[str, Any] = Field(default_factory=dict)
     sweep: SweepSection = SweepSection()
+    answer: AnswerSection = AnswerSection()
     limits: LimitsSection = LimitsSection()
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    score: list[ScoreSection] = Field(default_factory=list)
+    _models: tuple[models.Model, ...] = PrivateAttr(())
+
+    @property
+    def models_by_format(self) -> dict[bytes, models.Model]:
+        """The pydantic models that the job was given in place of formats, by the ``response_format`` that stands for each.
+
+        They are not in the job file: what they demand beyond their JSON Schema holds in this process only.
+        """
+        return {msgspec.json.encode(models.response_format(model)): model for model in self._models}
+
+    @property
+    def wants_report(self) -> bool:
+        """Whether a run that has ended writes its report: if ``job.report`` says so, else if it has scores to show."""
+        return bool(self.score) if self.job.report is None else self.job.report
 
     @property
     def out(self) -> Path:
@@ -255,6 +200,16 @@ class Job(_Section):
             return any(entry.base_url or entry.name not in (None, "local") for entry in self.asked)
         return self.sweep.order == "prefix"
 
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """The JSON Schemas that the job itself holds its answers against; several if they are swept."""
+        if self.answer.json_schema is not None:
+            return [self.answer.json_schema]
+        name = "response_format"
+        swept = [*self.sweep.variables.get(name, ()), self.params.get(name)]
+        found = [schema_of(each) for each in ([self.override[name]] if name in self.override else swept)]
+        return [schema for schema in found if isinstance(schema, dict)]
+
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
         sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
@@ -271,6 +226,8 @@ class Job(_Section):
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
+        if not self.score:
+            del plain["score"]
         return plain
 
     def to_toml(self) -> str:
@@ -348,13 +305,15 @@ def build(
     text: str = "",
     folder: Path | None = None,
 ) -> Job:
-    """Validate a job given as nested values; ``text`` is the file they were read from, if any.
+    """Validate a job given as nested values; ``text`` is the file they were read from, if any. A pydantic model stands for
+    the ``response_format`` that asks for its JSON.
 
     :raises JobError: naming every mistake at once.
     """
-    merged: dict[str, Any] = {name: _plain(value) for name, value in data.items()}
+    met: list[models.Model] = []
+    merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
-        _put(merged, dotted, _plain(value))
+        _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
     job: Job | None = None
     mistakes = cross_checks(merged)
     try:
@@ -364,23 +323,31 @@ def build(
     if mistakes or job is None:
         outside = [dotted for dotted, _ in settings]
         raise JobError(sentences(mistakes, tomltext.key_lines(text), outside), place=place)
+    job._models = tuple(met)
     return _absolute(job, folder) if folder is not None else job
 
 
-def _plain(value: Any) -> Any:
-    """A copy that nobody else changes, of the types that TOML gives."""
+def _plain(value: Any, met: list[models.Model], name: str = "") -> Any:
+    """A copy that nobody else changes, of the types that TOML gives. Pydantic models in it are added to ``met``."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner, met, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, met) for inner in value]
+    if models.is_model(value):
+        met.append(value)
+        return models.schema(value) if name == "json_schema" else models.response_format(value)
     return str(value) if isinstance(value, PurePath) else value
 
 
 def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     at = data
-    for name in parents:
+    for number, name in enumerate(parents):
         inside = at.setdefault(name, {})
+        if name == "score" and not number and isinstance(inside, list):
+            inside = {str(each.get("name")): each for each in inside if isinstance(each, dict)}
+            if parents[1:2] and parents[1] not in inside:
+                raise JobError(f"--set {dotted}: there is no score {parents[1]!r}; {choice(parents[1], list(inside))}")
         if not isinstance(inside, dict):
             raise JobError(f"--set {dotted}: '{name}' is a value, not a table")
         at = inside
@@ -438,8 +405,14 @@ def _absolute(job: Job, folder: Path) -> Job:
         model_path = _absolute_at("endpoint.model_path", endpoint.model_path, folder)
         return endpoint.model_copy(update={"model_path": model_path})
 
+    def scored(score: ScoreSection) -> ScoreSection:
+        if not score.is_function:
+            return score
+        return score.model_copy(update={"folder": str((folder / (score.folder or "")).resolve())})
+
     return job.model_copy(
         update={
+            "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
             "endpoint": placed(job.endpoint),
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],

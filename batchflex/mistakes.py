@@ -94,7 +94,7 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
         return Mistake(place, _unknown([str(step) for step in steps], root))
     if kind == "value_error":
         return Mistake(place, str(context["error"]))
-    if kind == "list_type" and place in ("endpoints", "sweep.points"):
+    if kind == "list_type" and place in ("endpoints", "sweep.points", "score"):
         return Mistake(place, f"is a list: write each of them under [[{place}]], in double brackets")
     if kind == "missing":
         return Mistake(place, "is missing")

@@ -48,7 +48,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     ``key`` identifies what is sent, ``slot`` the place it fills (item, sweep point, sample) whatever is sent there;
     both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
     body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent. ``prefix`` is what it
-    begins with, if that matters for the order of requests.
+    begins with, if that matters for the order of requests. ``before`` is set when the answer that an earlier run got did not
+    fit and is to be asked for again.
     """
 
     key: bytes
@@ -62,6 +63,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     carry: str | None
     fault: str | None = None
     prefix: Prefix | None = None
+    before: Outcome | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -128,5 +130,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     error_code: str | None = None
     error_message: str | None = None
     response: str | None = None
+    reasks: int = 0
+    reask_prompt_tokens: int | None = None
+    reask_completion_tokens: int | None = None
+    reask_cost: float | None = None
+    retried_with: str | None = None
     point: str = "{}"
     carry: str | None = None

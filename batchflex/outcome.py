@@ -8,37 +8,27 @@ import msgspec
 
 from .budget import price_usd
 from .errors import AttemptError
-from .job import PricesSection
 from .model import Answer, Outcome, Request, Status
+from .reask import carried_on, given_up
+from .sections import PricesSection
+from .structured import Shapes
 
 _TRUNCATED = {"length", "max_tokens"}
 _FILTERED = {"content_filter", "safety"}
-_WANTS_JSON = {"json_object", "json_schema"}
-
-
-class _Format(msgspec.Struct):
-    type: str = "text"
-
-
-class _Body(msgspec.Struct):
-    response_format: _Format | None = None
-
-
-_decode_body = msgspec.json.Decoder(_Body).decode
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+_NOT_ASKED = Shapes()
 
 
 class Frame(NamedTuple):
     """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number.
 
-    ``endpoint`` is for rows that were never sent anywhere.
+    ``endpoint`` is for rows that were never sent anywhere, ``shapes`` what structured answers are held against.
     """
 
     run_id: str
     endpoint: str
     labels: tuple[str, ...]
     prices: PricesSection | None = None
+    shapes: Shapes = _NOT_ASKED
 
 
 class Effort(NamedTuple):
@@ -52,9 +42,9 @@ class Effort(NamedTuple):
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
     """The row of a complete answer: ``ok``, ``truncated``, ``filtered`` or ``invalid``."""
-    status, parsed, complaint = _judge(request, answer)
+    status, parsed, complaint = _judge(frame.shapes, request, answer)
     usage = answer.usage
-    return _outcome(
+    made = _outcome(
         frame,
         request,
         effort,
@@ -79,11 +69,23 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         error_message=complaint,
         response=answer.response.decode("utf-8", "replace"),
     )
+    return made if request.before is None else carried_on(made, request.before)
+
+
+def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Outcome:
+    """The row of an answer that is there, judged anew."""
+    return msgspec.structs.replace(
+        outcome,
+        status="ok" if complaint is None else "invalid",
+        parsed=parsed,
+        error_type="invalid_answer" if complaint else None,
+        error_message=complaint,
+    )
 
 
 def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) -> Outcome:
-    """The row of a request that has no answer and gets none."""
-    return _outcome(
+    """The row of a request that has no answer and gets none; an earlier one that did not fit is kept."""
+    made = _outcome(
         frame,
         request,
         effort,
@@ -94,6 +96,7 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) 
         error_message=error.message,
         response=None if error.body is None else error.body.decode("utf-8", "replace"),
     )
+    return made if request.before is None else given_up(made, request.before)
 
 
 def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
@@ -122,27 +125,12 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
     )
 
 
-def _judge(request: Request, answer: Answer) -> tuple[Status, str | None, str | None]:
+def _judge(shapes: Shapes, request: Request, answer: Answer) -> tuple[Status, str | None, str | None]:
     if answer.finish_reason in _TRUNCATED:
         return "truncated", None, None
     if answer.finish_reason in _FILTERED:
         return "filtered", None, None
-    if answer.tool_calls or not _wants_json(request.body):
+    if answer.tool_calls:
         return "ok", None, None
-    try:
-        parsed = _encode(_decode(answer.content or "")).decode()
-    except (msgspec.DecodeError, UnicodeError) as error:
-        return "invalid", None, f"JSON was asked for, and the answer is not JSON: {error}"
-    except RecursionError:
-        return "invalid", None, "JSON was asked for, and the answer is nested too deeply to be read"
-    return "ok", parsed, None
-
-
-def _wants_json(body: bytes) -> bool:
-    if b'"response_format"' not in body:
-        return False
-    try:
-        wanted = _decode_body(body).response_format
-    except msgspec.ValidationError:
-        return False
-    return wanted is not None and wanted.type in _WANTS_JSON
+    parsed, complaint = shapes.judge(request.body, answer.content)
+    return ("ok" if complaint is None else "invalid"), parsed, complaint

@@ -68,7 +68,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     placed: Prepared | None = None
-    if known is not None and known.is_complete:
+    if known is not None and known.is_complete and not (known.rows.get("invalid") and job.answer.max_reasks):
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
@@ -95,7 +95,7 @@ def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prep
     ``input.limit``."""
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels)
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks)
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     census = done.census()._replace(planned=known.planned if known is not None else None)
@@ -118,7 +118,7 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
         return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     census, passed = survey(job, plan, done)
     kept = 0
     if job.job.on_change == "stop" and not census.planned:

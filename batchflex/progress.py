@@ -27,6 +27,11 @@ class Bar:
         self._bar: tqdm | None = None
 
     def tick(self, tally: Tally) -> None:
+        if (
+            self._bar is not None and self._bar.desc.removesuffix(": ") != tally.job
+        ):  # a judge's run after the run itself
+            self._bar.close()
+            self._bar = None
         if self._bar is None:
             from tqdm import tqdm
 
@@ -65,9 +70,12 @@ class Lines:
         self._stream = stream
         self._every_s = every_s
         self._began = self._last = time.monotonic()
+        self._job = ""
 
     def tick(self, tally: Tally) -> None:
         now = time.monotonic()
+        if tally.job != self._job:
+            self._job, self._began = tally.job, now if self._job else self._began
         if now - self._last < self._every_s:
             return
         self._last = now

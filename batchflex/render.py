@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from .model import STATUSES
 from .store import COLUMNS
 
@@ -55,7 +57,7 @@ def usage(state: Mapping[str, Any]) -> str:
 
 def summary(state: Mapping[str, Any]) -> str:
     """How a run ended, in a few lines. ``state`` is ``run.json``."""
-    took = _seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
+    took = seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
     of = f" of {state['planned']:,}" if state["planned"] is not None else ""
     lines = [
         f"{state['job']}: {state['done']:,}{of} rows done: {by_status(state)}; {state['status']} after {duration(took)}"
@@ -64,6 +66,11 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(
             f"  this run: {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
             f"{state['rate_limited']:,} rate-limited; {usage(state)}"
+        )
+    if state["reasks"]:
+        tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
+        lines.append(
+            f"  asked again, as the answer did not fit: {state['reasks']:,} times, after answers of {tokens:,} tokens"
         )
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
@@ -78,7 +85,8 @@ def summary(state: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _seconds_between(one: str, two: str) -> float:
+def seconds_between(one: str, two: str) -> float:
+    """Between two moments as ``run.json`` tells them."""
     return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()
 
 
@@ -110,7 +118,7 @@ def status(state: Mapping[str, Any], held: bool) -> str:
 
 def _speed(state: Mapping[str, Any]) -> str:
     """How fast it has been, and how long it takes at that speed."""
-    took = _seconds_between(state["started_at"], state["updated_at"])
+    took = seconds_between(state["started_at"], state["updated_at"])
     rows = state["done"] - state["done_before"]
     if took <= 0 or rows <= 0:
         return ""
@@ -148,7 +156,17 @@ def _worth_showing(frame: pl.DataFrame) -> list[str]:
     chosen = ["id", *(n for n in frame.columns if n not in COLUMNS)]
     if frame["sample"].n_unique() > 1:
         chosen.append("sample")
-    chosen += ["status", "parsed" if frame["parsed"].null_count() < frame.height else "content"]
+    chosen.append("status")
+    if not _in_columns(frame):
+        chosen.append("parsed" if frame["parsed"].null_count() < frame.height else "content")
     if frame["error_message"].null_count() < frame.height:
         chosen.append("error_message")
     return [*chosen, "completion_tokens"]
+
+
+def _in_columns(frame: pl.DataFrame) -> bool:
+    """Whether all that the answers of these rows say is in columns of its own."""
+    if frame["parsed"].null_count() or not frame.height:
+        return False
+    answers = [msgspec.json.decode(text) for text in frame["parsed"]]
+    return all(isinstance(a, dict) and a and all({n, f"parsed_{n}"} & {*frame.columns} for n in a) for a in answers)

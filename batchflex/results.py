@@ -32,6 +32,25 @@ class Settled(msgspec.Struct, frozen=True):
         return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
 
 
+def last_settled(folder: Folder) -> Settled | None:
+    """What the table says, if it was made of the parts that are there now."""
+    told, _ = store.told(folder.results)
+    try:
+        found = msgspec.json.decode(told.get(_SETTLED, b""), type=Settled)
+    except msgspec.DecodeError:
+        return None
+    return found if found.parts == store.stamp(folder.parts) else None
+
+
+def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
+    """The same for the parts as they are now, of which so many more are ``ok`` in place of ``invalid``."""
+    if known is None:
+        return {}
+    counts = {"ok": known.rows.get("ok", 0) + more_ok, "invalid": known.rows.get("invalid", 0) - more_ok}
+    now = msgspec.structs.replace(known, parts=store.stamp(folder.parts), rows=known.rows | counts)
+    return {_SETTLED: msgspec.json.encode(now)}
+
+
 def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
     told, rows = store.told(folder.results)
@@ -54,14 +73,15 @@ def make(
     folder: Folder,
     variables: Mapping[str, list[Any]],
     labels: Sequence[str],
+    declared: Mapping[str, list[str]],
     done: Done | None,
     since: int,
     known: Settled | None,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
-    ``done`` has the places of answers in parts numbered below ``since``; the others are where they say themselves. ``known``
-    is what to tell the next run.
+    ``declared`` are the fields of structured answers that the job's schema names. ``done`` has the places of answers in parts
+    numbered below ``since``; the others are where they say themselves. ``known`` is what to tell the next run.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
@@ -71,7 +91,8 @@ def make(
     allocation.trim()
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
     planned = table.NO_PLAN if done is None or not since else done.planned()
-    made = table.assemble(folder.parts, variables, labels, planned, since if done is not None else 0, pending)
+    since = since if done is not None else 0
+    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared)
     told = {} if known is None or pending else {_SETTLED: msgspec.json.encode(known)}
     if pending or not table.is_current(folder.results, made, told):
         table.write_results(folder.results, made, told)

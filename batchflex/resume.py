@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 
-from . import keyindex
+from . import keyindex, store
 from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Request
 from .plan import Census, Passed
+from .unfit import Unfit
 
 _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
+
+_UNFIT = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "reasks": pl.Int32, "part": pl.Int64, "at": pl.Int64})
 
 
 def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
@@ -32,10 +36,13 @@ class Done:
 
     ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
     not. About 30 bytes an answer. With ``labels``, the sweep points in their order, the parts are taken to be answers to
-    just this plan: then they tell that themselves.
+    just this plan: then they tell that themselves. An answer that did not fit and was asked for again fewer than
+    ``max_reasks`` times is still to be asked for.
     """
 
-    def __init__(self, parts: Path, retry_failed: int, labels: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, parts: Path, retry_failed: int, labels: Sequence[str] | None = None, *, max_reasks: int = 0
+    ) -> None:
         self._parts = parts
         self._is_placed = labels is not None
         self._first_label = labels[0] if labels else ""
@@ -46,8 +53,13 @@ class Done:
             order = {label: number for number, label in enumerate(labels)}
             point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
             wanted += [pl.col("row"), point]
-        columns = [name for name in schema if name not in ("hi", "lo")]
-        frames = [part.select(wanted) for part in keyindex.read_keys(parts, columns)]
+        columns = [name for name in schema if name not in ("hi", "lo")] + ["reasks"] * (max_reasks > 0)
+        frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
+        for number, part in zip(store.part_numbers(parts), keyindex.read_keys(parts, columns), strict=True):
+            frames.append(part.select(wanted))
+            if max_reasks:
+                placed = part.select("hi", "lo", "status", "reasks", part=pl.lit(number), at=pl.int_range(pl.len()))
+                unfit.append(placed.filter(pl.col("status") == "invalid").select(list(_UNFIT)).cast(_UNFIT))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         if labels is not None and index["point"].null_count():
@@ -62,6 +74,7 @@ class Done:
         self._again = bytearray(len(self._keys))
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
+        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, max_reasks)
         if labels is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
@@ -73,6 +86,16 @@ class Done:
         self._kept: SortedKeys | None = None
         self._planned = self._found = self._failed_again = 0
 
+    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, max_reasks: int) -> Unfit:
+        """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
+        few = unfit.group_by("hi", "lo").len("times").filter(pl.col("times") <= max_reasks + retry_failed)
+        last = keyindex.last_of_each(unfit).filter(pl.col("reasks") < max_reasks).join(few, on=["hi", "lo"], how="semi")
+        found = last.select(pl.Series("position", self._sorted.find(last), dtype=pl.Int64), "part", "at")
+        found = found.filter(self._status.gather(found["position"]) == "invalid")
+        for at in found["position"]:
+            self._again[at] = 1
+        return Unfit(self._parts, found)
+
     def __len__(self) -> int:
         return len(self._again)
 
@@ -82,7 +105,9 @@ class Done:
             if survey:
                 self._planned += len(requests)
             return list(requests)
-        wanted, missing = [], []
+        wanted: list[Request] = []
+        missing: list[Request] = []
+        unfit: dict[int, int] = {}
         rows, points, again = self._row, self._point, self._again
         for request, at in zip(requests, self._sorted.find(halves([r.key for r in requests])), strict=True):
             if at < 0:
@@ -92,7 +117,11 @@ class Done:
                 points[at] = request.point
                 if not again[at]:
                     continue
+                unfit[at] = len(wanted)
             wanted.append(request)
+        if len(self._unfit) and not survey:
+            for at, before in self._unfit.of(list(unfit)).items():
+                wanted[unfit[at]] = msgspec.structs.replace(wanted[unfit[at]], before=before)
         if survey:
             self._planned += len(requests)
             self._found += len(requests) - len(wanted)

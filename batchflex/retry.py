@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import tenacity
 
 from .errors import Deferred, Transient
 from .job import RetrySection
-from .model import Answer
+
+T = TypeVar("T")
 
 
 class Tries:
@@ -74,14 +76,14 @@ def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitt
 
 
 async def persist(
-    attempt: Callable[[], Awaitable[Answer]],
+    attempt: Callable[[], Awaitable[T]],
     first: Transient,
     tries: Tries,
     policy: RetrySection,
     sleep: Callable[[float], Awaitable[None]],
     jitter: Callable[[], float] = random.random,
-) -> Answer:
-    """Try again after a first failure until there is an answer.
+) -> T:
+    """Try again after a first failure until an attempt succeeds, and return what it gives.
 
     ``attempt`` counts itself in ``tries``. ``sleep`` may return early.
 
@@ -89,7 +91,7 @@ async def persist(
     """
     failed_before: list[Transient] = [first]
 
-    async def once() -> Answer:
+    async def once() -> T:
         if failed_before:
             raise failed_before.pop()
         return await attempt()

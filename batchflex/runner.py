@@ -17,7 +17,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import metrics, results, store
+from . import metrics, reask, results, store
 from .accounts import Accounts
 from .asking import Asking
 from .budget import Budget
@@ -34,10 +34,12 @@ from .lanes import lanes_of
 from .opening import open_early
 from .outage import Outage
 from .outcome import Frame
+from .parsed import declared
 from .prepare import Prepared, prepare
 from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
+from .structured import Shapes
 from .tally import Tally
 from .telemetry import Telemetry, binding
 from .ways import Ways
@@ -70,19 +72,27 @@ class _Nobody:
 
 
 class Run:
-    """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning."""
+    """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
+
+    Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
+    anything.
+    """
 
     def __init__(self, out: Path, summary: dict[str, Any]) -> None:
         self.out = out
         self.summary = summary
+        self.scores: dict[str, Any] | None = None
+        self.unscored: str | None = None
 
     def __repr__(self) -> str:
         return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"
 
     @property
     def exit_code(self) -> int:
-        """What the command line would exit with: 0 every row answered, 1 some failed or invalid, 3 stopped early."""
-        return int(self.summary["exit_code"])
+        """What the command line would exit with: 0 every row answered, 1 some failed or invalid, 3 stopped early, or with
+        scores missing."""
+        code = int(self.summary["exit_code"])
+        return 3 if code in (0, 1) and self.unscored is not None else code
 
     @property
     def stopped_by(self) -> str | None:
@@ -269,11 +279,13 @@ class _Conduct:
                         ways, gate, prober, tally, self._stop, self._observer.note,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
-                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices)
+                    shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
+                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices, shapes)
                     failures = Failures(limits.max_failures)
                     asking = Asking(
-                        job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop
-                    )
+                        job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
+                        reask.policy(job.answer),
+                    )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
@@ -458,9 +470,8 @@ class _Conduct:
         prepared = self._prepared
         if not prepared.complete:
             since = 0 if prepared.placed else prepared.segment
-            results.make(
-                self._folder, self._job.sweep.variables, self._plan.labels, prepared.done, since, self._settled()
-            )
+            variables, fields = self._job.sweep.variables, declared(self._job.schemas)
+            results.make(self._folder, variables, self._plan.labels, fields, prepared.done, since, self._settled())
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""

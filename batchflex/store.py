@@ -12,17 +12,18 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import carried
+from . import carried, parsed
 from .errors import FolderError
 from .folder import replaced, storing
 from .model import Outcome
 
+T = TypeVar("T")
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
 _MOMENT = pa.timestamp("us", tz="UTC")
 COLUMNS: dict[str, pa.DataType] = {
@@ -33,24 +34,27 @@ COLUMNS: dict[str, pa.DataType] = {
     "cost": _SECONDS, "latency_s": _SECONDS, "ttft_s": _SECONDS, "attempts": pa.int32(),
     "started_at": _MOMENT, "finished_at": _MOMENT, "http_status": pa.int32(),
     "error_type": _TEXT, "error_code": _TEXT, "error_message": _TEXT, "endpoint": _TEXT, "run_id": _TEXT,
-    "response": _TEXT,
+    "response": _TEXT, "reasks": pa.int32(), "reask_prompt_tokens": _COUNT, "reask_completion_tokens": _COUNT,
+    "reask_cost": _SECONDS, "retried_with": _TEXT,
 }  # fmt: skip
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
-_PLAN = b"batchflex.plan"
+_PLAN, _FIELDS = b"batchflex.plan", b"batchflex.parsed_kinds"
+_ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
 _GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
 _AT_ONCE = 200  # rows
 
 
 class Footer(NamedTuple):
-    """What a part tells of itself: the kinds and Arrow types of its carried columns, its size in memory in bytes, the rows of
-    each of its row groups, and the plan that its row numbers are those of, if that is known (see
-    :meth:`~batchflex.feed.Plan.identity`)."""
+    """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
+    structured answers, its size in memory in bytes, the rows of each of its row groups, and the plan that its row numbers
+    are those of, if that is known (see :meth:`~batchflex.feed.Plan.identity`)."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
+    fields: dict[str, list[str]]
     size: int
     groups: list[int]
     plan: str | None
@@ -93,12 +97,14 @@ def write_part(
         return
     table = to_table(sealed, between)
     kinds, types = carried.describe([outcome.carry for outcome in sealed], carry_schema)
+    fields = parsed.kinds(_by_the_way((outcome.parsed for outcome in sealed), between))
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
     told = {
         _KINDS: msgspec.json.encode(kinds),
         _TYPES: base64.b64encode(types.serialize().to_pybytes()),
+        _FIELDS: msgspec.json.encode(fields),
         _SIZE: b"%d" % table.nbytes,
     }
     if plan is not None:
@@ -114,6 +120,13 @@ def write_part(
         )
 
 
+def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
+    for number, value in enumerate(values):
+        if number % _AT_ONCE == 0:
+            between()
+        yield value
+
+
 def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing) -> pa.Table:
     """Outcomes as an Arrow table with the columns of a part."""
     arrays = []
@@ -124,6 +137,15 @@ def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing
         else:
             arrays.append(_array(column, field.type, between))
     return pa.Table.from_arrays(arrays, schema=_PART_SCHEMA)
+
+
+def outcomes(table: pa.Table) -> list[Outcome]:
+    """What :func:`to_table` has made a table of."""
+    columns = []
+    for field in _PART_SCHEMA:
+        column = table.column(field.name)
+        columns.append((column.cast(pa.int64()) if field.type == _MOMENT else column).to_pylist())
+    return [Outcome(**dict(zip(_PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
@@ -155,7 +177,7 @@ def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa
     """
     path = part_path(folder, number)
     with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(columns=columns, use_threads=columns is None)  # for a few columns threads cost more
+        return _whole(file.read(columns=columns, use_threads=columns is None), columns)  # threads cost more for a few
 
 
 def read_group(folder: Path, number: int, group: int) -> pa.Table:
@@ -165,7 +187,18 @@ def read_group(folder: Path, number: int, group: int) -> pa.Table:
     """
     path = part_path(folder, number)
     with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read_row_group(group, use_threads=False)
+        return _whole(file.read_row_group(group, use_threads=False))
+
+
+def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """With the columns that parts of an older version lack."""
+    columns = columns or _PART_SCHEMA.names
+    for name in columns:
+        if name not in table.column_names:
+            kind = _PART_SCHEMA.field(name).type
+            missing = pa.repeat(0, len(table)).cast(kind) if name in _ZERO else pa.nulls(len(table), kind)
+            table = table.append_column(name, missing)
+    return table if table.column_names == list(columns) else table.select(columns)
 
 
 def footer(folder: Path, number: int) -> Footer:
@@ -179,7 +212,11 @@ def footer(folder: Path, number: int) -> Footer:
     types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
     plan = told[_PLAN].decode() if _PLAN in told else None
     groups = [int(metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-    return Footer(msgspec.json.decode(told[_KINDS]), types, int(told[_SIZE]), groups, plan)
+    if _FIELDS in told:
+        fields = msgspec.json.decode(told[_FIELDS])
+    else:  # a part of an older version
+        fields = parsed.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
+    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan)
 
 
 def stamp(folder: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from . import params as parameters
 from .mistakes import KEY_HINT, Mistake, choice, found, names_a_key
+from .schemachecks import check_format
 from .sweep import RESERVED, told_apart
 
 _Table = Mapping[str, Any]
@@ -26,7 +27,10 @@ def check_sweep(sweep: _Table, prompts: _Table, override: _Table) -> list[Mistak
     standing = list(_standing(sweep))
     mistakes = _check_forms(sweep) + _check_homes(standing)
     for variable in standing:
-        mistakes += [Mistake(variable.place, why) for why in _faults(variable, prompts, override)]
+        faults = [Mistake(variable.place, why) for why in _faults(variable, prompts, override)]
+        if variable.name == "response_format" and not faults:
+            faults = [mistake for value in variable.values for mistake in check_format(variable.place, value)]
+        mistakes += faults
     return mistakes
 
 

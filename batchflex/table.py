@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import carried, keyindex, store
+from . import carried, keyindex, parsed, store
 from .folder import replaced, storing
 from .keyindex import SortedKeys, raw
 from .model import Outcome
@@ -32,14 +32,16 @@ _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 
 
 class Layout(NamedTuple):
-    """The columns a results table has beside the fixed ones: sweep variables and carried columns, by output name."""
+    """The columns a results table has beside the fixed ones: sweep variables, carried columns and fields of structured
+    answers, by output name."""
 
     sweep: dict[str, tuple[str, pa.DataType]]
     carry: dict[str, tuple[str, pa.DataType]]
+    fields: dict[str, tuple[str, pa.DataType]]
 
     @property
     def schema(self) -> pa.Schema:
-        more = [(name, kind) for side in (self.sweep, self.carry) for name, (_, kind) in side.items()]
+        more = [(name, kind) for side in self for name, (_, kind) in side.items()]
         return pa.schema([*COLUMNS.items(), *more])
 
 
@@ -48,11 +50,14 @@ def _layout(
     variables: Mapping[str, list[Any]],
     foreign: Iterable[str],
     pending: Sequence[Outcome],
+    declared: Mapping[str, list[str]],
 ) -> Layout:
-    """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have."""
+    """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
+    fields that its schema names."""
+    footers = list(footers)
     strays = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
-    for out, name in _named(variables, COLUMNS, "sweep_").items():
+    for out, name in sweep_columns(variables).items():
         values = [*variables[name], *(point.get(name) for point in strays)]
         sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
     kinds: dict[str, set[str]] = {}
@@ -71,7 +76,27 @@ def _layout(
     for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
         agreed = types.get(name) or nulls.get(name, set())
         carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried.type_of(kinds[name]))
-    return Layout(sweep, carry)
+    return Layout(sweep, carry, _fields(footers, pending, declared, {*COLUMNS, *sweep, *carry}))
+
+
+def _fields(
+    footers: Iterable[store.Footer],
+    pending: Sequence[Outcome],
+    declared: Mapping[str, list[str]],
+    taken: Collection[str],
+) -> dict[str, tuple[str, pa.DataType]]:
+    seen: dict[str, set[str]] = {name: set() for name in declared}
+    for found in [*(footer.fields for footer in footers), parsed.kinds(o.parsed for o in pending)]:
+        for name, kinds in found.items():
+            if name in seen or len(seen) < len(declared) + parsed.MOST_FIELDS:
+                seen.setdefault(name, set()).update(kinds)
+    names = _named(seen, taken, "parsed_")
+    return {out: (name, parsed.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
+
+
+def sweep_columns(variables: Iterable[str]) -> dict[str, str]:
+    """The column of each swept variable, with the variable's name, in their order."""
+    return _named(variables, COLUMNS, "sweep_")
 
 
 def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:
@@ -105,19 +130,20 @@ def assemble(
     planned: pl.DataFrame | None = None,
     since: int = 0,
     pending: Sequence[Outcome] = (),
+    declared: Mapping[str, list[str]] | None = None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
     ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
     numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
     themselves. Without it all belong to the job, and of several outcomes for one slot the last counts. ``pending`` are
-    outcomes not sealed yet. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while they
-    are sorted, and twice the largest row group.
+    outcomes not sealed yet, ``declared`` the fields of structured answers that have a column in any case. Memory is bounded
+    by some 80 MB, 12 bytes a row (without a plan 60), twice that while they are sorted, and twice the largest row group.
     """
     tables = _Parts(folder, pending)
     places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
     foreign = tables.points.difference(labels) if planned is None else ()
-    shape = _layout(tables.footers.values(), variables, foreign, pending)
+    shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
 
     def batches() -> Iterator[pa.Table]:
         for at in range(0, places.index.height, _WINDOW_ROWS):
@@ -128,7 +154,14 @@ def assemble(
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
 
-    known = [list(COLUMNS), store.stamp(folder), [o.key for o in pending], dict(variables), list(labels)]
+    known = [
+        list(COLUMNS),
+        store.stamp(folder),
+        [o.key for o in pending],
+        dict(variables),
+        list(labels),
+        declared or {},
+    ]
     made_of = _digest(known, places.index)
     return Assembled(shape.schema, places.index.height, batches(), made_of)
 
@@ -339,4 +372,7 @@ def _finish(table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequenc
     if shape.carry:
         values = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
         arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()]
+    if shape.fields:
+        values = list(parsed.objects(table.column("parsed").to_pylist()))
+        arrays += [parsed.typed([value.get(name) for value in values], kind) for name, kind in shape.fields.values()]
     return pa.Table.from_arrays(arrays, schema=shape.schema)

@@ -42,6 +42,9 @@ class Tally:
         self.answered = 0
         self.retries = 0
         self.rate_limited = 0
+        self.reasks = 0
+        self.reask_prompt_tokens = 0
+        self.reask_completion_tokens = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost: float | None = None
@@ -82,6 +85,12 @@ class Tally:
         if outcome.status in ("failed", "invalid") and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
 
+    def add_unfit(self, outcome: Outcome) -> None:
+        """An answer that did not fit and is asked for again."""
+        self.reasks += 1
+        self.reask_prompt_tokens += outcome.prompt_tokens or 0
+        self.reask_completion_tokens += outcome.completion_tokens or 0
+
     def use(self, usage: Usage, cost: float | None) -> None:
         """Tokens and money of one answer, whatever becomes of it."""
         self.answered += 1
@@ -119,6 +128,9 @@ class Tally:
             "rate_limited": self.rate_limited,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
+            "reasks": self.reasks,
+            "reask_prompt_tokens": self.reask_prompt_tokens,
+            "reask_completion_tokens": self.reask_completion_tokens,
             "cost": self.cost,
             "out": self.out,
             "version": __version__,

@@ -122,6 +122,13 @@ class Prompt:
             return [self._compile(v, place) for v in value]
         return value
 
+    @property
+    def columns(self) -> set[str] | None:
+        """The columns that the templates name; ``None`` if they use the whole row."""
+        if WHOLE_ROW in self._used and not self._used_by_row:
+            return None
+        return (self._used | self._used_by_row) - {WHOLE_ROW}
+
     def missing(self, columns: Collection[str]) -> list[str]:
         """The columns that the templates need and that are not among ``columns``."""
         needed = self._used if WHOLE_ROW in columns else (self._used | self._used_by_row) - {WHOLE_ROW}

@@ -54,7 +54,7 @@ def key_lines(text: str) -> dict[str, int]:
             places.setdefault(place, line)
             state = "value"
         elif state in ("header", "list header") and mark == "]":
-            table = ".".join(names)
+            table = _within_lists(names, counts)
             places.setdefault(table, line)
             if state == "list header":
                 number = counts[table] = counts.get(table, -1) + 1
@@ -65,6 +65,16 @@ def key_lines(text: str) -> dict[str, int]:
             names.append(_unquoted(token["key"]))
         line += token[0].count("\n")
     return places
+
+
+def _within_lists(names: list[str], counts: dict[str, int]) -> str:
+    """The place of a table: one under a list of tables is in the last of these so far."""
+    place = ""
+    for number, name in enumerate(names):
+        place = f"{place}.{name}" if place else name
+        if place in counts and number < len(names) - 1:
+            place = f"{place}.{counts[place]}"
+    return place
 
 
 def _unquoted(key: str) -> str:

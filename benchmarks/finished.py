@@ -67,6 +67,43 @@ def results(shop: Workshop) -> list[Figure]:
     ]
 
 
+_SCORES = """
+[[score]]
+name = "positive"
+kind = "contains"
+value = "positive"
+[[score]]
+name = "plain"
+kind = "regex"
+pattern = "in plain \\\\w+"
+[[score]]
+name = "brief"
+kind = "length"
+unit = "words"
+max = 200
+"""
+
+
+def scores(shop: Workshop) -> list[Figure]:
+    """Three scores of each row of a finished job, by ``batchflex score``."""
+    rows = shop.size(_MILLION)
+    with own() as target:
+        source = shop.rows(rows)
+        out = _finished(shop, target, source, rows)
+        measure(shop.command(source, out, target.base_url, 256))  # makes the table
+    job, spent = shop.folder / "scores.toml", []
+    job.write_text(_SCORES)
+    for _ in shop.runs(3):
+        (out / "scores.json").unlink(missing_ok=True)
+        spent.append(measure([sys.executable, "-m", "batchflex.cli", "score", str(out), str(job), "--json"]))
+        if (written := pq.read_metadata(out / "scores.parquet").num_rows) != rows:
+            raise Refused(f"of {rows:,} rows {written:,} are scored")
+    return [
+        Figure(f"three scores of {rows:,} rows", "s", [each.wall_s for each in spent], 10),
+        Figure("peak", "MB of RSS", [each.peak_mb for each in spent], 1024),
+    ]
+
+
 def _again(shop: Workshop, target: Running, source: Path, rows: int, *, usual: int) -> list[Spent]:
     """Runs of a finished job, after one that makes its table."""
     out = _finished(shop, target, source, rows)

@@ -44,6 +44,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "stall": asking.stall,
     "journal": storing.journal,
     "results": finished.results,
+    "scores": finished.scores,
     "resume": finished.resume,
     "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,

@@ -71,6 +71,8 @@ class Knobs:
     latency_s: float = 0.0  # before an answer; refusals (4xx) come at once
     jitter_s: float = 0.0  # up to so much more, the same for the same request and attempt
     answer: str | None = None  # the content of each answer; else "echo: " and the last user message
+    unfit: float = 0.0  # so large a share of the requests, by body, gets `unfit_answer` in its place
+    unfit_answer: str = '{"label": "neither"}'
     answer_bytes: int | None = None  # pad the content to so many bytes
     tokens: int | None = None  # completion_tokens to report; else the number of words
     tokens_spread: float = 0.0  # completion_tokens differ by so large a share, up or down, by body; at least 1
@@ -337,7 +339,8 @@ class Counter:
         if there was no whole answer), ``answered_at`` (when its last byte was with the kernel; ``None`` if never),
         ``open`` (whether the connection was open then), ``later`` (another request came on that connection: so the
         client has read this answer), ``in_flight`` (how many were, with this one, when it came), ``tokens`` (billed for
-        it; 0 if its answer never began). Times are seconds since the epoch.
+        it; 0 if its answer never began), ``unfit`` (it got ``unfit_answer``), ``prompt_tokens``. Times are seconds
+        since the epoch.
         """
         knobs, totals, now = self.knobs, self.totals, time.time()
         name = body_hash(body)
@@ -371,7 +374,9 @@ class Counter:
         totals.came(outcome, now)
         record = {"seq": seq, "at": now, "conn": conn, "hash": name, "attempt": attempt, "key": key}
         record |= {"stream": bool(body.get("stream")), "outcome": outcome, "status": None, "answered_at": None}
+        record |= {"unfit": reply is not None and reply["choices"][0]["message"]["content"] == knobs.unfit_answer}
         record |= {"open": False, "later": False, "in_flight": totals.in_flight, "tokens": 0}
+        record |= {"prompt_tokens": 0 if not (reply and reply["usage"]) else reply["usage"]["prompt_tokens"]}
         if knobs.keep_log:
             totals.records.append(record)
         at_once = knobs.down is not None or (outcome in REFUSALS and 400 <= REFUSALS[outcome][0] < 500)
@@ -480,6 +485,8 @@ class Counter:
         said = [m.get("content") for m in body.get("messages", ()) if m.get("role") == "user"]
         content: str | None = knobs.answer if knobs.answer is not None else f"echo: {said[-1] if said else ''}"
         assert content is not None
+        if self.draw(name, "unfit") < knobs.unfit:
+            content = knobs.unfit_answer
         if knobs.answer_bytes is not None:
             content += " x" * ((knobs.answer_bytes - len(content.encode()) + 1) // 2)
         finish = {"finish_length": "length", "finish_content_filter": "content_filter"}.get(outcome, "stop")

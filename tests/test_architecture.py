@@ -18,25 +18,35 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sweep", "sweepchecks", "crosschecks", "job",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
+    "schemachecks", "sweep", "sweepchecks", "crosschecks", "job",
     "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "outcome",
-    "courtesy", "folder", "journal", "carried", "store", "keyindex", "keyset", "table", "resume", "feed", "keep", "tally",
-    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner", "api",
-    "export", "checking", "render", "progress", "forecast", "local_server", "cli",
+    "endpoint", "classify", "completion", "http1", "transport", "client", "retry", "reask", "outcome",
+    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
+    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "pairing", "scores", "sides",
+    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
+    "judging", "evaluation", "api",
+    "assembly", "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
+    "local_server", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
-FACING_PEOPLE = {"cli", "progress", "render", "forecast", "checking", "export", "local_server"}
+FACING_PEOPLE = {
+    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
+}  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "params", "spans", "sweep", "sweepchecks", "prefixes", "plan", "template",
+    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "prefixes", "plan", "template",
     "ratelimit", "metrics",
     "budget", "lessons", "quota", "concurrency", "pace", "outage", "failures",
-    "classify", "completion", "retry", "outcome", "carried", "telemetry",
+    "classify", "completion", "retry", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
+    "scorespec", "stats", "reading", "ledger", "summary", "pairing",
+    "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 
 
@@ -129,6 +139,11 @@ def test_what_is_pure_reads_no_clock_and_no_file(module: str) -> None:
     assert not calls(module, {"now", "utcnow", "today", "open"})
 
 
+def test_only_the_report_draws() -> None:
+    assert users_of("altair") == {"canvas", "charts", "speed", "page"}
+    assert users_of("vl_convert") == {"page"}
+
+
 def test_errors_of_attempts_are_made_in_one_place() -> None:
     kinds = {"AttemptError", "Transient", "Deferred", "RateLimited", "RowFault", "RunFault"}
     assert {module for module in MODULES if calls(module, kinds)} == {"classify"}
@@ -145,7 +160,7 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
 
 def test_importing_the_package_or_the_command_line_is_quick() -> None:
     """The heavy libraries are imported by what needs them, so that ``--help`` and ``status`` do not wait for them."""
-    heavy = {"polars", "pyarrow", "httpx", "httptools", "pydantic", "anyio", "jinja2", "tqdm", "msgspec"}
+    heavy = {"polars", "pyarrow", "httpx", "httptools", "pydantic", "anyio", "jinja2", "tqdm", "msgspec", "numpy"}
     assert not loaded_by("batchflex", "batchflex.cli") & heavy
 
 

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import journal, store, table
+from batchflex import journal, scores, store, table
 from batchflex.errors import StopReason
 from batchflex.folder import Folder
+from batchflex.job import build
 from batchflex.model import STATUSES, Outcome
+from batchflex.scorespec import specs_of
 from batchflex.tally import Tally
 from tests.outcomes import outcome
 
@@ -87,15 +89,31 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         kept.append(outcome(1))
         store.write_part(folder.parts, 1, [outcome(1)])
         table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
+        scores.make(folder, build({}), specs_of({"brief": {"kind": "length", "max": 1}}))
         folder.write_state({})
         folder.write_job({})
         folder.add_history({})
         folder.add_telemetry({})
+        folder.report.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
     assert written == there
     assert (parts.exists(), segments.exists()) == (True, True)
+
+
+def test_fields_of_scores_json_are_as_written_in_order(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    with folder.held():
+        store.write_part(folder.parts, 1, [outcome(1, content="a"), outcome(2, content="b")])
+        table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
+        found = scores.make(folder, build({}), specs_of({"s": {"kind": "exact", "value": ["a", "b"]}}))
+    (point,) = found["points"]
+    assert names("`scores.json`", "field") == list(found)
+    assert names("`scores.json`", "field of a sweep point") == list(point)
+    assert names("`scores.json`", "field of a score") == list(point["scores"]["s"])
+    assert pq.read_schema(folder.scores).names == ["key", "score_s"]
+    assert names("`scores.parquet`", "column") == ["key", "score_NAME"]
 
 
 def test_the_line_of_a_journal_is_as_written() -> None:

@@ -58,7 +58,7 @@ n = 2
     assert caught.value.mistakes == [
         "line 2, job.name: a name may hold letters, digits, '.', '_' and '-', begins with a letter or a digit, "
         "and has at most 100 characters; found 'my job'",
-        "line 3, job.on_chnge: unknown key; did you mean 'on_change'? Allowed here: name, out, on_change, retry_failed",
+        "line 3, job.on_chnge: unknown key; did you mean 'on_change'? Allowed here: name, out, on_change, retry_failed, report",
         "line 6, limits.rpm: must be a number; found '60'",
         "line 7, limits.concurrency: must be 'auto' or a whole number from 1 to 65536; found 0",
         "line 11, params.temperature: must be a number from 0 to 2; found 3",

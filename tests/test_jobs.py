@@ -56,6 +56,10 @@ def test_label_reviews(tmp_path: Path) -> None:
     right = sum(one == two for one, two in zip(given, results["label"], strict=True))
     assert right / results.height > 0.7, f"only {right} of {results.height} labels are right"
     assert pq.read_table(tmp_path / "results.parquet").num_rows == results.height
+    score = json.loads((tmp_path / "scores.json").read_text())["points"][0]["scores"]["accuracy"]
+    assert score["mean"] == right / results.height and score["low"] < score["mean"] < score["high"]
+    assert score["labels"]["names"] == LABELS
+    assert "accuracy: expected ↓ answered →" in batchflex("score", tmp_path).stdout
     shown = batchflex("results", tmp_path)
     assert "r001" in shown.stdout and "positive" in shown.stdout
 
@@ -75,6 +79,9 @@ def test_sweep_temperature(tmp_path: Path) -> None:
     assert results["key"].n_unique() == results.height
     groups = results.group_by("id", "temperature", "seed").len()
     assert set(groups["len"]) == {job.sweep.samples}
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert len(scores["points"]) == len(grid["temperature"]) * len(grid["seed"])
+    assert all(point["scores"]["brief"]["pass_at"]["2"]["items"] == topics for point in scores["points"])
 
 
 @pytest.mark.model
@@ -129,3 +136,9 @@ def test_sweep_prompts(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     results = pl.read_parquet(tmp_path / "results.parquet")
     assert sorted(set(results["prompt"])) == sorted(job.sweep.variables["prompt"])
     assert results.height == endpoint.stats()["bodies"]
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert [[*point["point"]] for point in scores["points"]] == [["prompt", "temperature"]] * 9
+    share = (results["label"] == "positive").mean()
+    assert {point["scores"]["accuracy"]["mean"] for point in scores["points"]} == {share}
+    compared = batchflex("compare", f"{tmp_path}@prompt=bare,temperature=0", f"{tmp_path}@prompt=shown,temperature=0.7")
+    assert compared.returncode == 0 and "nothing flipped" in compared.stdout, compared.stderr

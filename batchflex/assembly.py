@@ -1,0 +1,62 @@
+"""The table of a folder made of what lies in it alone: its job, its parts, its journal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import keep, store, table
+from .endpoint import default_model, resolve
+from .errors import EndpointError, FolderError, InputError, JobError
+from .feed import Plan
+from .folder import Folder
+from .job import Job, build
+from .parsed import declared
+from .plan import points
+from .resume import Done
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def job_of(folder: Folder) -> Job:
+    """The job that the folder's answers came from.
+
+    :raises FolderError: if there is none yet.
+    """
+    data = folder.read_job()
+    if data is None:
+        raise FolderError(f"{folder.path} has no answers yet")
+    return build(data)
+
+
+def plan_of(job: Job) -> Plan:
+    """The plan of a job that is not going to be run: no key is needed.
+
+    :raises JobError, InputError, EndpointError: if its input is not there any more, or does not fit it.
+    """
+    return Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked]))
+
+
+def assemble(folder: Folder) -> table.Assembled:
+    """The table as it is now, also of a run that has not ended or was killed.
+
+    :raises FolderError: if there is no job in the folder, or a part is damaged.
+    """
+    job = job_of(folder)
+    labels = [point.label for point in points(job)]
+    pending = keep.unsealed(folder)
+    since = max(store.part_numbers(folder.parts), default=0) + 1
+    # Only then can there be answers to requests that this job would send differently, and does not keep.
+    planned = _planned(job, folder) if job.job.on_change == "rerun" else None
+    return table.assemble(folder.parts, job.sweep.variables, labels, planned, since, pending, declared(job.schemas))
+
+
+def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
+    """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    try:
+        for block in plan_of(job).blocks():
+            done.sort_out(block)
+    except (JobError, InputError, EndpointError):
+        return None
+    return done.planned()

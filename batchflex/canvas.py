@@ -1,0 +1,57 @@
+"""What all charts of a report have in common: colours, letters, sizes. Pure.
+
+Colours are CSS variables of the page, so that one drawing serves light, dark and paper. What shade a cell has is its opacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
+ACCENT, SOFT, WARM = "var(--accent)", "var(--soft)", "var(--warm)"
+SERIES = ["var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)"]
+FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif'
+_LONGEST_NAME = 260  # pixels
+
+Spec = dict[str, Any]
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+
+
+def config() -> Spec:
+    """What all charts have in common."""
+    axis = {"labelColor": MUTED, "titleColor": MUTED, "domainColor": RULE, "tickColor": RULE, "gridColor": RULE,
+            "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
+            "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": _LONGEST_NAME}  # fmt: skip
+    return {
+        "background": "transparent",
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": axis,
+        "axisY": {"grid": False},
+        "legend": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12, "orient": "top",
+                   "titleFontWeight": "normal", "symbolType": "square", "symbolSize": 110, "offset": 6,
+                   "labelFont": FONT, "titleFont": FONT},
+        "text": {"color": INK, "fontSize": 12, "font": FONT},
+    }  # fmt: skip
+
+
+def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Rows that stand in the chart itself."""
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def drawn(chart: Chart, height: float) -> Spec:
+    """A chart as Vega-Lite, as wide as its place in the page."""
+    spec: Spec = chart.properties(
+        width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    ).to_dict()
+    spec.pop("config", None)  # the page has one for all
+    return spec
+
+
+def name_axis(title: str | None = None) -> alt.Axis:
+    """The axis of what has names."""
+    return alt.Axis(title=title, labelColor=INK, labelFontSize=13, labelLimit=_LONGEST_NAME)

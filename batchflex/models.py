@@ -1,0 +1,56 @@
+"""Pydantic models as what answers must be: the ``response_format`` they stand for. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+from pydantic import BaseModel
+
+Model = type[BaseModel]
+
+
+def is_model(value: Any) -> TypeGuard[Model]:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def response_format(model: Model) -> dict[str, Any]:
+    """The ``response_format`` that asks for this model's JSON.
+
+    ``strict`` is set where OpenAI's API would take it: if no object leaves out a field or takes others.
+    """
+    made = schema(model)
+    return {"type": "json_schema", "json_schema": {"name": model.__name__, "strict": _is_strict(made), "schema": made}}
+
+
+def schema(model: Model) -> dict[str, Any]:
+    """The model's JSON Schema, without defaults; objects take no other fields unless the model says so."""
+    return dict(_tidied(model.model_json_schema()))
+
+
+def _tidied(value: Any, *, names: bool = False) -> Any:
+    """``names`` tells that the keys are names of fields or definitions, not words of JSON Schema."""
+    if isinstance(value, list):
+        return [_tidied(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    tidy = {
+        name: _tidied(inner, names=not names and name in ("properties", "$defs"))
+        for name, inner in value.items()
+        if names or name != "default"
+    }
+    if not names and "properties" in tidy:
+        tidy.setdefault("additionalProperties", False)
+    return tidy
+
+
+def _is_strict(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_strict, value))
+    if not isinstance(value, dict):
+        return True
+    properties = value.get("properties")
+    if isinstance(properties, dict) and "type" in value:
+        closed = value.get("additionalProperties") is False
+        if not closed or set(value.get("required", ())) != set(properties):
+            return False
+    return all(map(_is_strict, value.values()))

@@ -1,0 +1,127 @@
+"""How runs went over time: lines of ``telemetry.jsonl`` and ``history.jsonl``, thinned so that any job fits a page."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+_STEPS = 160
+_LINES = 200_000
+_USUAL_GAP_S = 5.0
+
+
+class Sample(msgspec.Struct, frozen=True, gc=False):
+    """What is used of a line of ``telemetry.jsonl``."""
+
+    at: datetime.datetime
+    run_id: str = ""
+    binding: str | None = None
+    in_flight: float = 0
+    window: float = 0
+    answers_per_s: float = 0
+    refused: int = 0
+    retries: int = 0
+
+
+class Step(NamedTuple):
+    """One moment of a chart: the time of running so far, gaps between runs left out; means of rates, sums of counts."""
+
+    at_s: float
+    run: int
+    answers_per_s: float
+    in_flight: float
+    window: float
+    refused: int
+    retries: int
+
+
+class Timeline(NamedTuple):
+    """``begins_s`` tells when each run began, on the scale of the steps; ``bound_by`` the share of time of each binding."""
+
+    steps: list[Step]
+    begins_s: list[float]
+    bound_by: dict[str, float]
+    step_s: float
+
+
+class PastRun(msgspec.Struct, frozen=True):
+    """What is used of a line of ``history.jsonl``."""
+
+    run_id: str
+    status: str = ""
+    stopped_by: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    requests_sent: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+
+
+def lines(raw: Iterable[bytes], kind: Any) -> Iterator[Any]:
+    """The lines that can be read; torn ones are passed over."""
+    decode = msgspec.json.Decoder(kind).decode
+    for line in raw:
+        try:
+            yield decode(line)
+        except (msgspec.DecodeError, ValueError):
+            continue
+
+
+def timeline(raw: Iterable[bytes]) -> Timeline | None:
+    """``None`` without two samples of any run. Of very many lines only the last are looked at."""
+    samples = list(lines(raw, Sample))[-_LINES:]
+    if len(samples) < 2:
+        return None
+    placed, begins = _placed(samples)
+    total = placed[-1][0]
+    width = max(_USUAL_GAP_S, total / _STEPS)
+    bins: dict[tuple[int, int], list[Sample]] = {}
+    for at, run, sample in placed:
+        bins.setdefault((run, int(at / width)), []).append(sample)
+    steps = [
+        Step(
+            at_s=(place + 0.5) * width if width > _USUAL_GAP_S else place * width,
+            run=run,
+            answers_per_s=sum(s.answers_per_s for s in some) / len(some),
+            in_flight=sum(s.in_flight for s in some) / len(some),
+            window=max(s.window for s in some),
+            refused=sum(s.refused for s in some),
+            retries=sum(s.retries for s in some),
+        )
+        for (run, place), some in sorted(bins.items())
+    ]
+    counts: dict[str, int] = {}
+    for sample in samples:
+        if sample.binding:
+            counts[sample.binding] = counts.get(sample.binding, 0) + 1
+    told = sum(counts.values())
+    shares = {name: n / told for name, n in sorted(counts.items(), key=lambda pair: -pair[1])}
+    return Timeline(steps, begins, shares, width)
+
+
+def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], list[float]]:
+    """Each sample with its time of running and the number of its run; and when each run began."""
+    found: list[tuple[float, int, Sample]] = []
+    begins: list[float] = []
+    now, run, before = 0.0, -1, samples[0]
+    for sample in samples:
+        if run < 0 or sample.run_id != before.run_id:
+            begins.append(now)
+            run += 1
+            now += _USUAL_GAP_S  # a line tells of the time before it
+        else:
+            now += max(0.0, (sample.at - before.at).total_seconds())
+        found.append((now, run, sample))
+        before = sample
+    return found, begins
+
+
+def past_runs(raw: Iterable[bytes], most: int) -> list[PastRun]:
+    """The last runs, oldest first."""
+    return list(lines(raw, PastRun))[-most:]
