@@ -30,12 +30,12 @@ ORDER = [
     "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
-    "local_server", "cli",
+    "local_server", "options", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
-    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server",
+    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server", "options",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
 }  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
@@ -154,8 +154,8 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> None:
-    assert users_of("argparse") == {"cli"}
-    assert {module for module in MODULES if calls(module, {"exit", "_exit"})} <= {"cli", "local_server"}
+    assert users_of("argparse") == {"cli", "options"}
+    assert {module for module in MODULES if calls(module, {"exit", "_exit"})} <= {"cli", "options", "local_server"}
 
 
 def test_importing_the_package_or_the_command_line_is_quick() -> None:

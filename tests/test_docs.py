@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from batchflex import cli
+from batchflex import cli, options
 from batchflex.errors import StopReason
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    parser = cli._parser()
+    parser = options.parser(cli._VERBS)
     return next(dict(a.choices) for a in parser._actions if isinstance(a, argparse._SubParsersAction))
 
 
