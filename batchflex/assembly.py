@@ -46,8 +46,10 @@ def is_newest(folder: Folder) -> bool:
     return all(path.stat().st_mtime_ns <= made for path in newer)
 
 
-def assemble(folder: Folder) -> table.Assembled:
+def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assembled:
     """The table as it is now, also of a run that has not ended or was killed.
+
+    ``planned`` says which answers belong to it, as :func:`table.assemble` takes it; without it that is found out.
 
     :raises FolderError: if there is no job in the folder, or a part is damaged.
     """
@@ -56,7 +58,8 @@ def assemble(folder: Folder) -> table.Assembled:
     pending = keep.unsealed(folder)
     since = max(store.part_numbers(folder.parts), default=0) + 1
     # Only then can there be answers to requests that this job would send differently, and does not keep.
-    planned = _planned(job, folder) if job.job.on_change == "rerun" else None
+    if planned is None and job.job.on_change == "rerun":
+        planned = _planned(job, folder)
     return table.assemble(folder.parts, job.sweep.variables, labels, planned, since, pending, declared(job.schemas))
 
 

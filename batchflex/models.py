@@ -23,7 +23,7 @@ def response_format(model: Model) -> dict[str, Any]:
 
 
 def schema(model: Model) -> dict[str, Any]:
-    """The model's JSON Schema, without defaults; objects take no other fields unless the model says so."""
+    """The model's JSON Schema, without defaults and examples; objects take no other fields unless the model says so."""
     return dict(_tidied(model.model_json_schema()))
 
 
@@ -36,11 +36,27 @@ def _tidied(value: Any, *, names: bool = False) -> Any:
     tidy = {
         name: _tidied(inner, names=not names and name in ("properties", "$defs"))
         for name, inner in value.items()
-        if names or name != "default"
+        if names or name not in ("default", "examples")
     }
     if not names and "properties" in tidy:
         tidy.setdefault("additionalProperties", False)
-    return tidy
+    return tidy if names else _without_null(tidy)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Null as a type in place of a value: a job file, which keeps what was asked for, has no null."""
+    if "const" in schema and schema["const"] is None:
+        return {**{name: inner for name, inner in schema.items() if name != "const"}, "type": "null"}
+    values = schema.get("enum")
+    if not isinstance(values, list) or None not in values:
+        return schema
+    others = [value for value in values if value is not None]
+    told = {name: inner for name, inner in schema.items() if name not in ("enum", "type")}
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        kinds = [kind for kind in kinds if kind != "null"]
+    value_of = {"enum": others} | ({} if kinds is None else {"type": kinds})
+    return {**told, **({"anyOf": [value_of, {"type": "null"}]} if others else {"type": "null"})}
 
 
 def _is_strict(value: Any) -> bool:

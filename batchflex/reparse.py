@@ -9,7 +9,7 @@ import msgspec
 import polars as pl
 
 from . import keep, keyindex, results, store, table
-from .assembly import assemble, job_of, plan_of
+from .assembly import assemble, is_newest, job_of, plan_of
 from .errors import JobError
 from .folder import Folder
 from .job import Job, build
@@ -21,6 +21,7 @@ from .structured import Shapes, asked_format
 
 _PART_ROWS = 10_000
 _WHERE = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "part": pl.Int64, "at": pl.Int64, "format": pl.Int32})
+_POINT = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32})
 _SECTION = "answer."
 
 
@@ -48,10 +49,12 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
     with folder.held():
         job = job_of(folder)
         job = build(job.resolved(), settings)
+        is_whole = is_newest(folder)
         number = keep.recover(folder)
         known = results.last_settled(folder)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
-        formats, where = _formats(job, folder)
+        rows = _rows(folder) if is_whole else None
+        formats, where = _formats(job, folder, rows)
         read = fit = fit_no_more = 0
         changed: list[Outcome] = []
         source: store.Footer | None = None
@@ -71,33 +74,55 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         if source is not None:
             store.write_part(folder.parts, number, changed, source.types, source.plan)
         folder.write_job(job.resolved())
-        _tell(folder, fit - fit_no_more)
+        if is_whole:
+            _tell(folder, fit - fit_no_more)
         told = results.retold(known, folder, fit - fit_no_more)
-        table.write_results(folder.results, assemble(folder), told)
+        table.write_results(folder.results, assemble(folder, _placed(job, folder, rows)), told)
         return Reparsed(read, fit, fit_no_more)
 
 
-def _formats(job: Job, folder: Folder) -> tuple[list[bytes | None], pl.DataFrame]:
-    """The formats that were asked for, and for the last outcome of each key where it is and the number of its format."""
+def _rows(folder: Folder) -> pl.DataFrame:
+    """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
+    there = pl.read_parquet(folder.results, columns=["key", "row"])
+    return halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
+
+
+def _placed(job: Job, folder: Folder, rows: pl.DataFrame | None) -> pl.DataFrame | None:
+    """The same rows with their sweep points, as a plan of the table; ``None`` if there are none to go by."""
+    if rows is None:
+        return None
+    order = [point.label for point in points(job)]
+    pointed = [table.pointed(frame, order) for frame in keyindex.read_keys(folder.parts, ["point"])]
+    last = keyindex.last_of_each(pl.concat([pl.DataFrame(schema=_POINT), *pointed]))
+    return rows.join(last, on=["hi", "lo"], how="inner", maintain_order="left")
+
+
+def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[bytes | None], pl.DataFrame]:
+    """The formats that were asked for, and for the last outcome of each key where it is and the number of its format. Answers
+    that are not among the ``rows``, or of a sweep point that the job does not have, are left as they are."""
     frames = [pl.DataFrame(schema=_WHERE)]
-    if job.answer.json_schema is not None or job.templates:
+    of_points = job.answer.json_schema is not None or bool(job.templates)
+    labels: list[str] = []
+    if of_points:
         found = points(job)
         over = [dict(point.values) | job.override for point in found]
         asked = [(job.params | values).get("response_format") for values in over]
         formats = [None if each is None else msgspec.json.encode(each) for each in asked]
-        by_point = {point.label: number for number, point in enumerate(found)}
-        number_of = pl.col("point").replace_strict(by_point, default=0, return_dtype=pl.Int32)
+        labels = [point.label for point in found]
     else:
         formats, keys, numbers = _formats_of_plan(job)
     for part, frame in zip(store.part_numbers(folder.parts), keyindex.read_keys(folder.parts, ["point"]), strict=True):
         placed = frame.with_columns(part=pl.lit(part, dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
-        if job.answer.json_schema is not None or job.templates:
-            placed = placed.with_columns(format=number_of)
+        if of_points:
+            placed = table.pointed(placed, labels).rename({"point": "format"})
         else:
             at = pl.Series(keys.find(frame), dtype=pl.Int64)
             placed = placed.with_columns(format=numbers.gather(at.clip(0))).filter(at >= 0)
         frames.append(placed.select(list(_WHERE)))
-    return formats, keyindex.last_of_each(pl.concat(frames)).sort("part", "at")
+    where = keyindex.last_of_each(pl.concat(frames)).filter(pl.col("format") < len(formats))
+    if rows is not None:
+        where = where.join(rows.select("hi", "lo"), on=["hi", "lo"], how="semi")
+    return formats, where.sort("part", "at")
 
 
 def _formats_of_plan(job: Job) -> tuple[list[bytes | None], SortedKeys, pl.Series]:

@@ -188,6 +188,10 @@ def _complaint_of(model: type[BaseModel], value: Any) -> str | None:
     except ValidationError as error:
         told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors(include_url=False)]
         return _shortened(f"the answer does not fit {model.__name__}: " + "; ".join(told[:_SHOWN_FAULTS]))
+    except Exception as error:  # a validator's own mistake; the answer was paid for all the same
+        return _shortened(
+            f"the answer does not fit {model.__name__}: a validator raised {type(error).__name__}: {error}"
+        )
     return None
 
 

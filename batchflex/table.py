@@ -28,6 +28,7 @@ _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
 _CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 
 
@@ -328,7 +329,7 @@ _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
 def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
     columns = ["key", "slot", "row", "sample", "point"]
-    heads = [_pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
+    heads = [pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
     whole = keyindex.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
     whole = keyindex.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
@@ -339,7 +340,7 @@ def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since:
     heads = []
     placed = ["row", "sample", "point"]
     for number, head in parts.heads(lambda number: ["key", *placed] if number < since else placed):
-        frame = _pointed(head, labels)
+        frame = pointed(head, labels)
         if number < since:
             at = pl.Series(plan.find(frame), dtype=pl.Int64)
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
@@ -355,10 +356,16 @@ def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
     return whole.rechunk()
 
 
-def _pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
-    """With the sweep points as their numbers."""
-    order = {label: i for i, label in enumerate(labels)}
-    return head.with_columns(pl.col("point").replace_strict(order, default=len(order), return_dtype=pl.Int32))
+def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
+    """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
+    nothing about what a point is."""
+    order = {_plain(label): number for number, label in enumerate(labels)}
+    numbers = {label: order.get(_plain(label), len(order)) for label in head["point"].unique()}
+    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(order), return_dtype=pl.Int32))
+
+
+def _plain(label: str) -> bytes:
+    return _encode_sorted(msgspec.json.decode(label))
 
 
 def _finish(table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: Layout) -> pa.Table:

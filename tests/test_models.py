@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 import batchflex
 from batchflex import models
 from batchflex.job import build
-from batchflex.structured import unusable
+from batchflex.structured import Shape, unusable
 from tests.counting_endpoint import CountingEndpoint
 
 
@@ -49,6 +49,21 @@ class Even(BaseModel):
         return value
 
 
+class Maybe(BaseModel):
+    label: Literal["good", None]
+    kind: Literal[None] = None
+    note: str = Field("", examples=[None, "none"])
+
+
+class Careless(BaseModel):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _is_known(cls, value: int) -> int:
+        return {4: 4}[value]
+
+
 def test_the_format_of_a_model_is_one_that_openai_takes() -> None:
     made = models.response_format(Review)
     assert (made["type"], made["json_schema"]["name"], made["json_schema"]["strict"]) == ("json_schema", "Review", True)
@@ -65,12 +80,28 @@ def test_a_model_that_leaves_something_open_is_not_strict() -> None:
     assert "default" not in made["schema"]["properties"]["why"]
 
 
-@pytest.mark.parametrize("model", [Review, Loose, Even])
+@pytest.mark.parametrize("model", [Review, Loose, Even, Maybe])
 def test_a_job_with_a_model_is_a_job_file(model: type[BaseModel], tmp_path: Path) -> None:
     job = build({"params": {"model": "m", "response_format": model}, "answer": {"json_schema": model}})
     (tmp_path / "job.toml").write_text(job.to_toml())
     assert batchflex.load_job(tmp_path / "job.toml").params == job.params
     assert job.answer.json_schema == models.schema(model)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fits"),
+    [
+        ({"label": None}, True),
+        ({"label": "good", "kind": None}, True),
+        ({"label": "bad"}, False),
+        ({"label": "good", "kind": 1}, False),
+    ],
+)
+def test_a_null_among_the_values_of_a_field_is_a_type(answer: dict[str, Any], fits: bool) -> None:
+    """A job file has no null, and the job of a folder is one."""
+    schema = models.schema(Maybe)
+    assert "None" not in str(schema)
+    assert (Shape(schema).complaint(answer) is None) is fits
 
 
 def settings(endpoint: CountingEndpoint, **more: Any) -> dict[str, Any]:
@@ -93,3 +124,12 @@ def test_a_model_may_hold_for_answers_without_asking_the_server_for_it(endpoint:
     endpoint.knobs(answer='{"number": 3}')
     done = batchflex.complete(pl.DataFrame({"x": [1]}), **settings(endpoint, settings={"answer.json_schema": Even}))
     assert done["status"].to_list() == ["invalid"]
+
+
+def test_a_validator_that_fails_in_its_own_way_ends_no_run(endpoint: CountingEndpoint) -> None:
+    endpoint.knobs(answer='{"number": 4}', unfit=0.4, unfit_answer='{"number": 3}')
+    done = batchflex.complete(pl.DataFrame({"x": range(10)}), **settings(endpoint, response_format=Careless))
+    assert set(done["status"]) == {"ok", "invalid"}
+    assert done["error_message"].drop_nulls().unique().to_list() == [
+        "the answer does not fit Careless: a validator raised KeyError: 3"
+    ]

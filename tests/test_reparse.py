@@ -89,6 +89,46 @@ def test_a_swept_format_is_known_by_its_point(endpoint: CountingEndpoint, tmp_pa
     assert table(out)["parsed"].to_list() == [None, "{}"] * 2
 
 
+def sweep_of(tmp_path: Path, endpoint: CountingEndpoint, sweep: str) -> None:
+    (tmp_path / "t.csv").write_text("id,x\na,1\nb,2\n")
+    (tmp_path / "job.toml").write_text(
+        f'[endpoint]\nbase_url = "{endpoint.base_url}"\n[input]\npath = "t.csv"\n[prompt]\nuser = "{{{{ x }}}}"\n'
+        f'[params]\nmodel = "m"\n[sweep]\n{sweep}\n'
+    )
+    done = called("run", tmp_path / "job.toml", "--out", tmp_path / "out")
+    assert done.code in (0, 1), done.err
+
+
+_TEXT, _OBJECT = '{ type = "text" }', '{ type = "json_object" }'
+
+
+def test_the_variables_of_a_sweep_may_stand_in_another_order(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    endpoint.knobs(answer="So: {}")
+    sweep_of(tmp_path, endpoint, f"response_format = [{_TEXT}, {_OBJECT}]\ntop_k = [1, 2]")
+    sent = endpoint.stats()["requests"]
+    sweep_of(tmp_path, endpoint, f"top_k = [2, 1]\nresponse_format = [{_TEXT}, {_OBJECT}]")
+    assert endpoint.stats()["requests"] == sent
+    before = table(tmp_path / "out")
+    assert "0 fit now that did not before, 0 do not" in reparse(tmp_path / "out")
+    assert table(tmp_path / "out").equals(before)
+
+
+def test_what_the_job_has_no_place_for_any_more_stays_as_it_was(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    endpoint.knobs(answer="So: {}")
+    out, both = tmp_path / "out", f"response_format = [{_TEXT}, {_OBJECT}]"
+    sweep_of(tmp_path, endpoint, both)
+    whole, sent = table(out), endpoint.stats()["requests"]
+    sweep_of(tmp_path, endpoint, f"response_format = [{_OBJECT}]")
+    assert "2 answers read anew: 0 fit" in reparse(out)
+    assert table(out)["status"].to_list() == ["invalid"] * 2
+    assert "2 answers read anew: 2 fit" in reparse(out, "answer.lenient=true")
+    assert (table(out).height, state(out)["ok"], state(out)["invalid"]) == (2, 2, 0)
+    reparse(out, "answer.lenient=false")
+    sweep_of(tmp_path, endpoint, both)
+    assert endpoint.stats()["requests"] == sent
+    assert table(out).equals(whole)
+
+
 def test_what_cannot_be_read_anew_is_told(endpoint: CountingEndpoint, answered: Path) -> None:
     refused = called("results", answered, "--reparse", "--set", "limits.rpm=3")
     assert refused.code == 2 and "only answer.… can be set, not limits.rpm" in refused.err
