@@ -52,7 +52,7 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "peers": comparison.peers,
 }
 # These take long, or need more than batchflex: only when named.
-APART = {"resume10m", "peers"}
+APART = {"resume10m", "peers", "prefixes"}
 
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:
