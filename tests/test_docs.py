@@ -52,7 +52,7 @@ def test_every_stop_reason_is_documented() -> None:
 
 
 def test_the_tree_of_the_readme_names_every_file() -> None:
-    listed = set(re.findall(r"(?m)^\s*[├└│─\s]*([\w./-]+\.(?:py|md|toml|csv|jsonl?|html|css|js))\s", README))
+    listed = set(re.findall(r"(?m)^\s*[├└│─\s]*([\w./-]+\.(?:py|md|toml|csv|jsonl?|html|css|js|png))\s", README))
     tracked = subprocess.run(
         ["git", "ls-files", "batchflex", "jobs", "docs", "benchmarks"],
         cwd=ROOT,
