@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import functools
 import hashlib
 import os.path
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from .digest import Digest
 from .excerpt import KINDS, VISIBLE, Row, shortened, shown
 from .model import STATUSES
 from .render import duration, money
+from .vega import libraries
 
 _FILES = Path(__file__).parent
 _ROWS_BYTES = 2_000_000
@@ -83,22 +83,6 @@ def render(digest: Digest, now: datetime.datetime) -> str:
 def _visible(value: Any) -> Any:
     """Whatever text comes into the page, what is ours excepted."""
     return value.translate(VISIBLE) if type(value) is str else value
-
-
-@functools.cache
-def libraries() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, of the version that the charts are written for."""
-    import vl_convert
-
-    version = _vega_lite()
-    there = vl_convert.get_vegalite_versions()
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version if version in there else there[-1])
-
-
-def _vega_lite() -> str:
-    import altair
-
-    return ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
 def _embedded(script: str) -> Markup:

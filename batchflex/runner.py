@@ -358,7 +358,7 @@ class _Conduct:
                     due = float("inf")
 
     async def _end_at(self, due: float) -> None:
-        await anyio.sleep(due - time.monotonic())
+        await anyio.sleep(max(0.0, due - time.monotonic()))
         self._stop("deadline", "the deadline has come")
 
     async def _get_table_ready(self) -> None:

@@ -29,14 +29,16 @@ ORDER = [
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
-    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
+    "vega", "page", "report",
     "local_server", "options", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
     "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server", "options",
-    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters", "page", "report",
+    "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
+    "vega", "page", "report",
 }  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
@@ -140,8 +142,8 @@ def test_what_is_pure_reads_no_clock_and_no_file(module: str) -> None:
 
 
 def test_only_the_report_draws() -> None:
-    assert users_of("altair") == {"canvas", "charts", "speed", "page"}
-    assert users_of("vl_convert") == {"page"}
+    assert users_of("altair") == {"canvas", "charts", "speed", "vega"}
+    assert users_of("vl_convert") == {"vega"}
 
 
 def test_errors_of_attempts_are_made_in_one_place() -> None:

