@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from .scorespec import LETTERS, ROUND_A_NAME, names_of
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(enc_hook=str, order="sorted").encode
 
@@ -104,7 +106,6 @@ def number_texts(column: pl.Series) -> pl.Series:
 
 # ----------------------------------------------------------------------------------------------------- choices
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _AROUND = " \t\r\n*_`\"'“”‘’.,;:!?()[]"
 
 
@@ -133,7 +134,7 @@ class _Choices:
         self._whole = {choice.strip().lower(): choice for choice in choices}
         self._trimmed = {choice.strip(_AROUND).lower(): choice for choice in choices}
         has_letters = all(len(choice.strip()) > 1 for choice in choices)
-        self._lettered = dict(zip(_LETTERS if has_letters else "", choices, strict=False))
+        self._lettered = dict(zip(LETTERS if has_letters else "", choices, strict=False))
         self._letters = f"[{''.join(self._lettered)}]" if self._lettered else "[^\\s\\S]"
         longest_first = sorted((choice.strip() for choice in choices), key=len, reverse=True)
         self._any = "|".join(_bounded(choice) for choice in longest_first)
@@ -184,11 +185,8 @@ def _bounded(choice: str) -> str:
 
 def named(column: pl.Series, choices: Sequence[str], *, by_number: bool) -> pl.Series:
     """The choice that each text stands for: the choice itself, its letter, or (``by_number``) its number from 0."""
-    names = dict(zip(_LETTERS.lower(), choices, strict=False)) if all(len(c.strip()) > 1 for c in choices) else {}
-    if by_number:
-        names |= {str(number): choice for number, choice in enumerate(choices)}
-    names |= {choice.strip().lower(): choice for choice in choices}
-    return column.str.strip_chars(" \t\r\n().").str.to_lowercase().replace_strict(
+    names = names_of(choices, by_number=by_number)
+    return column.str.strip_chars(ROUND_A_NAME).str.to_lowercase().replace_strict(
         names, default=None, return_dtype=pl.String
     )  # fmt: skip
 

@@ -143,11 +143,23 @@ class ScoreSection(Section):
             wrong.append("kind 'length' needs 'min' or 'max'")
         if self.min is not None and self.max is not None and self.min > self.max:
             wrong.append(f"'min' is above 'max'; found {self.min} and {self.max}")
-        if self.kind == "number" and isinstance(self.value, bool | dict):
+        if self.value == []:
+            wrong.append("'value' is an empty list: nothing would be right")
+        if self.kind == "number" and self.value is not None and not all(map(_has_number, self._values)):
             wrong.append(f"'value' must be a number; {found(self.value)}")
+        if self.kind == "choice" and self.choices is not None and self.value is not None and not self._is_a_choice():
+            wrong.append(f"'value' must be one of 'choices', its letter or its number from 0; {found(self.value)}")
         if self.kind == "judge" and self.judge is None:
             wrong.append("kind 'judge' needs a table [score.judge] with a 'rubric'")
         return wrong
+
+    @property
+    def _values(self) -> list[Any]:
+        return self.value if isinstance(self.value, list) else [self.value]
+
+    def _is_a_choice(self) -> bool:
+        names = names_of(self.choices or [], by_number=isinstance(self.value, int))
+        return len(self._values) == 1 and bare(str(self._values[0])) in names
 
     @property
     def is_function(self) -> bool:
@@ -201,6 +213,31 @@ _KEYS: dict[str, set[str]] = {
     "folder": {"function"},
     "judge": {"judge"},
 }
+
+
+def _has_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float | str)
+        and not isinstance(value, bool)
+        and re.search(r"\d", str(value)) is not None
+    )
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROUND_A_NAME = " \t\r\n()."
+
+
+def names_of(choices: Sequence[str], *, by_number: bool) -> dict[str, str]:
+    """What may be written for each choice, in lower case: its letter, ``by_number`` its number from 0, and itself."""
+    names = dict(zip(LETTERS.lower(), choices, strict=False)) if all(len(c.strip()) > 1 for c in choices) else {}
+    if by_number:
+        names |= {str(number): choice for number, choice in enumerate(choices)}
+    return names | {choice.strip().lower(): choice for choice in choices}
+
+
+def bare(name: str) -> str:
+    """As it may stand in :func:`names_of`."""
+    return name.strip(ROUND_A_NAME).lower()
 
 
 def _listed(kinds: Iterable[str]) -> str:

@@ -261,12 +261,23 @@ def test_a_module_that_is_nowhere_is_said_so() -> None:
         ({"kind": "judge"}, "needs a table \\[score.judge\\]"),
         ({"kind": "judge", "judge": {"rubric": "x", "scale": [5, 1]}}, "worst grade and the best"),
         ({"kind": "number", "value": True}, "must be a number"),
+        ({"kind": "number", "value": "none"}, "'value' must be a number"),
+        ({"kind": "exact", "value": []}, "nothing would be right"),
+        ({"kind": "choice", "value": "bda", "choices": ["bad", "good"]}, "must be one of 'choices'"),
+        ({"kind": "choice", "value": 2, "choices": ["bad", "good"]}, "must be one of 'choices'"),
         ({"kind": "exact", "value": "a", "ignorecase": True}, "did you mean 'ignore_case'"),
     ],
 )  # fmt: skip
 def test_a_score_that_cannot_be_is_refused(spec: dict[str, Any], words: str) -> None:
     with pytest.raises(JobError, match=words):
         specs_of({"s": spec})
+
+
+@pytest.mark.parametrize("value", ["good", "(B)", "b", 1, ["Good"]])
+def test_a_choice_may_be_named_in_several_ways(value: Any) -> None:
+    spec = {"kind": "choice", "value": value, "choices": ["bad", "good"]}
+    scored = batchflex.score(pl.DataFrame({"content": ["Good.", "bad"]}), {"s": spec})
+    assert scored["score_s"].to_list() == [1.0, 0.0]
 
 
 def test_a_missing_column_is_told_with_those_there_are() -> None:
