@@ -15,7 +15,8 @@ import msgspec
 from .courtesy import Courtesy
 from .errors import InputError
 from .items import Itemizer
-from .job import SHAPING, Job
+from .job import Job
+from .jobchanges import SHAPING
 from .keyset import KeySet
 from .model import Request
 from .plan import Passed, Planner, points

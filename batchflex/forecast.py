@@ -12,7 +12,8 @@ from .endpoint import default_model, resolve
 from .estimate import Estimate
 from .feed import Plan
 from .folder import Folder
-from .job import Job, changes
+from .job import Job
+from .jobchanges import changes
 from .model import Outcome, Request
 from .resume import Done
 

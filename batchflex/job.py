@@ -418,37 +418,3 @@ def _absolute(job: Job, folder: Path) -> Job:
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],
         }
     )
-
-
-# ----------------------------------------------------------------------------------------------- between two jobs
-
-
-# The sections that shape what is sent; the others say how, and what becomes of it.
-SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two resolved jobs in anything that shapes the requests, as ``place: old → new``."""
-    one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
-    lines = []
-    for place in sorted(one.keys() | two.keys()):
-        shapes = place != "sweep.order" and (not place.startswith("input.") or place in ("input.id", "input.dedupe"))
-        if shapes and one.get(place) != two.get(place):
-            shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
-            lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")
-    return lines
-
-
-def endpoint_of(resolved: Mapping[str, Any]) -> str:
-    """Where a resolved job asks, in a word."""
-    sections = resolved.get("endpoints") or [resolved.get("endpoint", {})]
-    return " and ".join(str(s.get("base_url") or s.get("model_path") or s.get("name") or "local") for s in sections)
-
-
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        flat: dict[str, Any] = {}
-        for name, inner in value.items():
-            flat |= _flat(inner, f"{place}.{name}" if place else str(name))
-        return flat
-    return {place: value}

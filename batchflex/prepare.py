@@ -9,7 +9,8 @@ from . import keep, store
 from .errors import FolderError, InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
-from .job import Job, changes, endpoint_of
+from .job import Job
+from .jobchanges import changes, endpoint_of
 from .keyset import KeySet
 from .model import Request
 from .plan import Census, Passed

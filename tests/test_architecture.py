@@ -19,7 +19,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 # The way of the data. A module imports only from those before it.
 ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
-    "schemachecks", "sweep", "sweepchecks", "crosschecks", "job",
+    "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
@@ -43,7 +43,7 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "prefixes", "plan", "template",
+    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "plan", "template",
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",

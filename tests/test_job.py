@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchflex.errors import JobError
-from batchflex.job import Job, build, changes, load, parse_setting
+from batchflex.job import Job, build, load, parse_setting
+from batchflex.jobchanges import changes
 from batchflex.mistakes import names_a_key
 
 MODERATE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchflex.errors import JobError
-from batchflex.job import Job, build, changes, load
+from batchflex.job import Job, build, load
+from batchflex.jobchanges import changes
 from batchflex.plan import points
 from batchflex.sweep import Forms, always_set, combinations, forms, variables
 
