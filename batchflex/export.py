@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from .assembly import assemble, is_newest
 from .errors import FolderError
 from .folder import Folder, replaced, storing
+from .source import without_ns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -129,8 +130,10 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 def _jsonl(results: Results, stream: Any) -> None:
+    schema = pa.schema([field.with_type(without_ns(field.type)) for field in results.schema])
     for batch in results.batches():
-        stream.write(b"".join(_encode(row) + b"\n" for row in batch.to_pylist()))
+        rows = (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist()
+        stream.write(b"".join(_encode(row) + b"\n" for row in rows))
 
 
 def write_openai_batch(results: Results, path: Path) -> tuple[int, int]:

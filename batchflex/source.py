@@ -427,7 +427,7 @@ def _read_parquet(path: Path, max_rows: int, position: int, skip: bytes) -> Iter
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        schema = pa.schema([field.with_type(_without_ns(field.type)) for field in file.schema_arrow])
+        schema = pa.schema([field.with_type(without_ns(field.type)) for field in file.schema_arrow])
         rows_of_block = min(max_rows, _rows_of_block(file.metadata))
         for groups, end in _row_groups(file.metadata, position, skip):
             for batch in file.iter_batches(batch_size=rows_of_block, row_groups=groups) if groups else ():
@@ -455,7 +455,7 @@ def _row_groups(metadata: Any, position: int, skip: bytes) -> Iterator[tuple[lis
     yield wanted, position
 
 
-def _without_ns(kind: Any) -> Any:
+def without_ns(kind: Any) -> Any:
     """Python's times end at microseconds."""
     import pyarrow as pa
 

@@ -20,7 +20,7 @@ from batchflex.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, batchflex, begun, ended, state, table, wait_until, write_rows
 
-ROWS = 160
+ROWS = 240
 SLOTS = 8
 
 

@@ -112,20 +112,22 @@ def test_csv_holds_the_same_and_what_is_nested_as_json(out: Path) -> None:
         assert cell["truth"] == ("" if row["truth"] is None else str(row["truth"]).lower())
 
 
-def test_csv_of_bytes(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+def test_bytes_and_nanoseconds(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """No text, so in base64, as in JSON."""
-    table = pa.table({"text": ["a"], "raw": pa.array([b"\xff\x00"], pa.binary())})
+    moment = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    table = pa.table({"text": ["a"], "raw": pa.array([b"\xff\x00"], pa.binary()), "at": moment})
     pq.write_table(table, tmp_path / "rows.parquet")
     job = {
         "job": {"out": str(tmp_path / "out")},
         "endpoint": {"base_url": endpoint.base_url},
-        "input": {"path": str(tmp_path / "rows.parquet"), "carry": ["raw"]},
+        "input": {"path": str(tmp_path / "rows.parquet"), "carry": ["raw", "at"]},
         "prompt": {"user": "{{ text }}"},
         "params": {"model": "m"},
     }
     assert batchflex.run(job).exit_code == 0
     assert pl.read_csv(written(tmp_path / "out", "all.csv"))["raw"].to_list() == ["/wA="]
-    assert json.loads(written(tmp_path / "out", "all.jsonl").read_text())["raw"] == "/wA="
+    line = json.loads(written(tmp_path / "out", "all.jsonl").read_text())
+    assert (line["raw"], line["at"]) == ("/wA=", "2023-11-14T22:13:20.123456")
 
 
 def test_the_shape_of_a_batch_output_file(out: Path) -> None:
