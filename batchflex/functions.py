@@ -53,7 +53,12 @@ def _module(name: str, folder: Path) -> ModuleType:
         if spec is None or spec.loader is None:
             raise ModuleNotFoundError(name=name)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(spec.name, None)
+            raise
         return module
 
 

@@ -51,10 +51,10 @@ def make(
             wanted = _wanted(specs, names, [*sweep])
             ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
             _write(folder, file, specs, wanted, known, grades or {}, ledger)
+            told = file.metadata.metadata or {}  # of the very table that was scored
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{folder.results} cannot be read: {error}") from None
     variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
-    told, _ = store.told(folder.results)
     stamp = told.get(b"batchflex.made_of", b"").decode() or None
     found = summary.summarise(ledger, variables)
     for point in found["points"]:
