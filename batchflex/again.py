@@ -17,6 +17,7 @@ from .feed import Plan
 from .folder import Folder
 from .job import Job, build
 from .model import Request
+from .params import LIMITS, answer_limit
 from .plan import Census, Passed
 from .prepare import Finished, Prepared, plan_of_last_run
 from .results import settled
@@ -25,6 +26,8 @@ from .settings import elsewhere, refused
 from .tally import Again
 
 _HELD_BYTES = 32 << 20  # of the chosen requests, which then need not be planned twice
+_OBJECT_BYTES = 600  # of a request, beside its body and what it carries
+
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -101,15 +104,10 @@ class _Chosen:
                 merged["seed"] = msgspec.Raw(_encode(seed))
                 told = _encode(self._parameters | {"seed": seed}).decode()
             body = _encode(dict(sorted(merged.items())))
-            limit = _limit(merged)
+            limit = answer_limit({n: msgspec.json.decode(merged[n]) for n in LIMITS if n in merged})
         return msgspec.structs.replace(
             request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=told
         )
-
-
-def _limit(body: Mapping[str, msgspec.Raw]) -> int | None:
-    found = [body[name] for name in ("max_tokens", "max_completion_tokens") if name in body]
-    return max((value for raw in found if (value := msgspec.json.decode(raw)) is not None), default=None)
 
 
 class _Look:
@@ -127,7 +125,7 @@ class _Look:
         self.planned += len(block)
         for request in mine:
             self.estimate.add(request)
-            self._bytes += len(request.body)
+            self._bytes += len(request.body) + len(request.carry or "") + _OBJECT_BYTES
         if self._bytes > _HELD_BYTES:
             self.held.clear()
         elif mine:

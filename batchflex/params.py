@@ -86,6 +86,8 @@ _UNCHECKED = frozenset({
 # How an answer travels is the endpoint's matter, not the request's: it does not change what is asked.
 TRANSPORT = ("stream", "stream_options")
 
+LIMITS = ("max_tokens", "max_completion_tokens")  # of the answer
+
 _DEEPEST = 64
 
 
@@ -106,6 +108,14 @@ def out_of_range(name: str, value: Any) -> str | None:
     """As :func:`check`, without the name: for a message whose place says it."""
     why = check(name, value)
     return why and why.removeprefix(f"{name} ")
+
+
+def answer_limit(body: Mapping[str, Any]) -> int | None:
+    """The most tokens that an answer to this body may have; ``None`` if it sets no limit.
+
+    Which of the two parameters a server heeds is its own matter: the larger bounds the answer.
+    """
+    return max((body[name] for name in LIMITS if body.get(name) is not None), default=None)
 
 
 def faults(params: Mapping[str, Any]) -> list[str]:

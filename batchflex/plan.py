@@ -24,6 +24,7 @@ import msgspec
 
 from .job import Job
 from .model import Item, Prefix, Request
+from .params import answer_limit
 from .prefixes import LONG_BYTES
 from .sweep import combinations
 from .template import beginning
@@ -224,9 +225,7 @@ class Planner:
             prefix = self._prefixes[index]
             if start is not None:
                 prefix = self._prefix(_framed(str(merged.get("model"))) + start)
-            # Which of the two a server heeds is its own matter: the larger bounds the answer.
-            limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
-            limit = max(limits, default=None)
+            limit = answer_limit(merged)
             for sample in range(self.samples):
                 if self._numbers_seeds[index] and fault is None:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)

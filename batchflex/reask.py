@@ -8,6 +8,7 @@ import msgspec
 
 from .job import AnswerSection
 from .model import Outcome, Request
+from .params import answer_limit
 
 _LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
 
@@ -36,10 +37,11 @@ def further(request: Request, before: Outcome, policy: Policy) -> Request | None
     """
     if before.status != "invalid" or before.reasks >= policy.most:
         return None
-    body = _decode(request.body)
+    body, limit = _decode(request.body), request.max_tokens
     retried_with = request.retried_with or before.retried_with
     if request.retried_with is None and retried_with is not None:  # a retry was killed before the answer that fits
         body |= _decode(retried_with)
+        limit = answer_limit(body)
     answer = (before.content or "")[:_LONGEST] or "(no text)"
     complaint = before.error_message or "it does not fit"
     asked = f" (asked {before.reasks + 1} times so far)" if before.reasks else ""  # never the same request twice
@@ -52,7 +54,9 @@ def further(request: Request, before: Outcome, policy: Policy) -> Request | None
             "content": f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}.",
         },
     ]
-    return msgspec.structs.replace(request, body=_encode(body), before=before, stands=None, retried_with=retried_with)
+    return msgspec.structs.replace(
+        request, body=_encode(body), max_tokens=limit, before=before, stands=None, retried_with=retried_with
+    )
 
 
 def carried_on(made: Outcome, before: Outcome) -> Outcome:

@@ -93,18 +93,20 @@ def _write(
 ) -> None:
     schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
     path = folder.scores
-    with storing(path), replaced(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list(wanted)):
-            frame = pl.DataFrame(pl.from_arrow(batch))
-            scored = {
-                spec.name: _graded(frame, spec, grades.get(spec.name))
-                if spec.kind == "judge"
-                else scoring.evaluate(frame, spec, known.get(spec.name))
-                for spec in specs
-            }
-            ledger.add(frame, scored)
-            block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
-            writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
+    with storing(path), replaced(path) as stream:
+        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list(wanted)):
+                frame = pl.DataFrame(pl.from_arrow(batch))
+                scored = {
+                    spec.name: _graded(frame, spec, grades.get(spec.name))
+                    if spec.kind == "judge"
+                    else scoring.evaluate(frame, spec, known.get(spec.name))
+                    for spec in specs
+                }
+                ledger.add(frame, scored)
+                block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
+                writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
+        folder.scores_json.unlink(missing_ok=True)  # it tells of the scores that go now
 
 
 def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> scoring.Scored:
