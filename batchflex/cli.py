@@ -104,10 +104,27 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
+def _spare_pandas() -> None:
+    """Keep pyarrow from importing pandas, where it is installed, for its first array: half a second for nothing here.
+
+    Once only: whoever wants it later, such as a score's own function, gets it.
+    """
+    import pyarrow as pa
+
+    if "pandas" not in sys.modules:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # means: not to be found
+        try:
+            with contextlib.suppress(ImportError, AttributeError):  # pyarrow looks for it once, and then no more
+                pa.array([0])
+        finally:
+            del sys.modules["pandas"]
+
+
 def _run(options: argparse.Namespace) -> int:
     with _no_collections():
         from . import progress
         from .api import execute
+    _spare_pandas()
     job = job_of(options)
     observer = progress.choose(quiet=options.quiet)
     for warning in job.warnings():
@@ -125,6 +142,7 @@ def _retry(options: argparse.Namespace) -> int:
     from .api import ask_again
     from .job import parse_setting
 
+    _spare_pandas()
     retried = retry_of(options.out, options.where, [parse_setting(text) for text in options.set])
     observer = progress.choose(quiet=options.quiet)
     for warning in retried.job.warnings():
@@ -260,6 +278,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from . import forecast
 
+    _spare_pandas()
     job = job_of(options)
     for warning in job.warnings():
         _say(f"warning: {warning}")

@@ -61,7 +61,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
         raise JobError(f"{name}: {unknown[0]!r} is not swept in {path}; {choice(unknown[0], list(sweep), 'swept are')}")
     frame = _rows(folder)
     for variable, value in given.items():
-        texts = pl.Series([text_of(v) for v in frame[sweep[variable]]], dtype=pl.String)
+        texts = pl.Series([_text(v) for v in frame[sweep[variable]]], dtype=pl.String)
         known = [str(text) for text in texts.unique(maintain_order=True)]
         if (meant := _meant(value, known)) is None:
             raise JobError(f"{name}: there is no {variable}={value} in {path}; {choice(value, known)}")
@@ -105,11 +105,17 @@ def _points(folder: Folder) -> list[dict[str, Any]]:
     found = scores.read(folder) if folder.exists() else None
     if found is None:
         raise FolderError(f"{folder.path} has no scores to compare")
-    return [point["point"] for point in found["points"]]
+    swept = _job(folder).sweep.variables
+    return [{name: point["point"].get(name) for name in swept} for point in found["points"]]
+
+
+def _text(value: Any) -> str:
+    """A swept value as it is written: ``null`` where a point does not set the variable."""
+    return "null" if value is None else str(text_of(value))
 
 
 def _written(point: dict[str, Any]) -> dict[str, str]:
-    return {name: str(text_of(value)) for name, value in point.items()}
+    return {name: _text(value) for name, value in point.items()}
 
 
 def _label(point: dict[str, Any]) -> str:
