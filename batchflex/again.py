@@ -284,6 +284,11 @@ def sight(retry: Retry) -> Sight:
 
 def missing_input(retry: Retry, error: InputError) -> InputError:
     """What is said when the input is not there any more."""
+    if not retry.planned.input.path:
+        return InputError(
+            f"the rows of {retry.planned.out} came from a frame, which is not kept there; ask them again from Python: "
+            "batchflex.retry(OUT, where=…, frame=…)"
+        )
     return InputError(
         f"a retry plans the rows anew, so it needs the input of the job, as {retry.planned.out}/job.toml names it "
         f"(relative paths from the present folder): {error}"

@@ -9,6 +9,7 @@ import argparse
 import atexit
 import contextlib
 import gc
+import importlib.abc
 import io
 import os
 import sys
@@ -107,17 +108,24 @@ def _no_collections() -> Iterator[None]:
 def _spare_pandas() -> None:
     """Keep pyarrow from importing pandas, where it is installed, for its first array: half a second for nothing here.
 
-    Once only: whoever wants it later, such as a score's own function, gets it.
+    It looks for it once, and then only when it is needed, as by a score's own function.
     """
     import pyarrow as pa
 
-    if "pandas" not in sys.modules:
-        sys.modules["pandas"] = None  # type: ignore[assignment]  # means: not to be found
-        try:
-            with contextlib.suppress(ImportError, AttributeError):  # pyarrow looks for it once, and then no more
-                pa.array([0])
-        finally:
-            del sys.modules["pandas"]
+    if "pandas" in sys.modules:
+        return
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas(importlib.abc.MetaPathFinder):
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("not now", name=name)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -96,6 +96,8 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
         return Mistake(place, str(context["error"]))
     if kind == "list_type" and place in ("endpoints", "sweep.points", "score"):
         return Mistake(place, f"is a list: write each of them under [[{place}]], in double brackets")
+    if kind == "too_short" and context.get("min_length", 1) > 1:
+        return Mistake(place, f"must be a list of at least {context['min_length']}; {found(error['input'])}")
     if kind == "missing":
         return Mistake(place, "is missing")
     if kind == "invalid_key" or steps[-1:] == ("[key]",):

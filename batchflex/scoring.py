@@ -281,7 +281,7 @@ def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) ->
         scores = given.to_list() if isinstance(given, pl.Series) else list(given)
         values = [None if score is None else float(score) for score in scores]
     except Exception as error:
-        raise JobError(f"score '{spec.name}': {spec.kind} fails: {_told(error)}") from error
+        raise JobError(f"score '{spec.name}': {spec.kind} fails: {_told(error, function)}") from error
     if len(values) != frame.height:
         raise JobError(
             f"score '{spec.name}': {spec.kind} was given {frame.height:,} rows and gave {len(values):,} scores; it must give "
@@ -292,11 +292,11 @@ def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) ->
     return series if finite.all() else pl.DataFrame([series]).select(pl.when(finite).then(spec.column)).to_series()
 
 
-def _told(error: Exception) -> str:
-    """What was raised, and where in the caller's own code."""
+def _told(error: Exception, function: Function) -> str:
+    """What was raised, and where in the function's own module, whatever that called."""
     place, at = "", error.__traceback__
     while at is not None:
-        if at.tb_frame.f_globals.get("__name__") != __name__:
+        if at.tb_frame.f_globals.get("__name__") == getattr(function, "__module__", None):
             place = f" ({at.tb_frame.f_code.co_filename}, line {at.tb_lineno})"
         at = at.tb_next
     return f"{type(error).__name__}: {error}{place}"

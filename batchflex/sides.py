@@ -34,6 +34,8 @@ def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFram
         for point, texts in zip(points, written, strict=True)
         if all(name in texts and _meant(value, [texts[name]]) for name, value in given.items())
     ]
+    if len(points) == 1:
+        raise JobError(f"{path} has no sweep, so it is one side; name the other as well: {path} OTHER")
     if len(left) != 2:
         raise JobError(
             f"{name} has {len(left)} sweep points, not two to compare; name two sides, such as "

@@ -416,7 +416,7 @@ def test_rows_of_a_frame(case: Case) -> None:
     settings = {"endpoint.base_url": case.endpoint.base_url}
     batchflex.complete(frame, user="{{ text }}", model="m", max_tokens=3, out=case.out, settings=settings)
     assert case.statuses() == ["ok", "truncated"]
-    with pytest.raises(InputError, match="needs the input"):
+    with pytest.raises(InputError, match="came from a frame"):
         batchflex.retry(case.out, where=CUT)
     batchflex.retry(case.out, where=CUT, settings={"max_tokens": 50}, frame=frame)
     assert case.statuses() == ["ok", "ok"]
