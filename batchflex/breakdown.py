@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
+from . import spending
 from .model import STATUSES
 
 _BINS = 48
@@ -98,7 +99,8 @@ def _aggregates(columns: Sequence[str]) -> list[pl.Expr]:
     found += [(pl.col("status") == status).sum().alias(f"status_{status}") for status in STATUSES]
     for name in (*_TOKENS, "cost", "reasks"):
         if name in columns:
-            found += [pl.col(name).sum(), pl.col(name).count().alias(f"{name}_told")]
+            value = spending.of(name, columns)
+            found += [value.sum(), value.count().alias(f"{name}_told")]
     for name in ("latency_s", "ttft_s"):
         found += [pl.col(name).quantile(q).alias(f"{name}_{label}") for label, q in (("p50", 0.5), ("p95", 0.95))]
     return found

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import store
+from . import spending, store
 from .errors import JobError
 from .folder import Folder, replaced, storing
 from .job import Job, PromptSection, build
@@ -182,7 +182,8 @@ def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, mess
     spent: dict[str, Any] = {"prompt_tokens": 0, "completion_tokens": 0, "cost": None}
     results = Folder(folder_of(out, spec)).results
     if results.exists():
-        columns = pl.read_parquet(results, columns=list(spent))
+        told_of = [*spent, *spending.BEFORE.values()]
+        columns = pl.read_parquet(results, columns=told_of).select(spending.of(name, told_of) for name in spent)
         spent |= {name: int(columns[name].sum()) for name in ("prompt_tokens", "completion_tokens")}
         if columns["cost"].null_count() < columns.height:
             spent["cost"] = float(columns["cost"].sum())

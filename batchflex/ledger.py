@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from . import spending
 from .model import STATUSES
 from .scorespec import ScoreSection
 from .scoring import Scored
@@ -65,8 +66,9 @@ class Ledger:
             pl.int_range(begin, end, dtype=pl.UInt64, eager=True) if self._item is None else frame[self._item].hash(0)
         )
         columns = [item.alias("item"), *(frame[name] for name in self.by)]
+        numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
         columns += [
-            frame[name].cast(kind, strict=False).alias(f"m_{name}")
+            frame.select(spending.of(name, numbers)).to_series().cast(kind, strict=False).alias(f"m_{name}")
             for name, kind in MEASURES.items()
             if name in frame.columns and _fits(frame[name].dtype, kind)
         ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from . import stats
+from . import spending, stats
 from .errors import JobError
 from .ledger import MEASURES
 
@@ -138,8 +138,9 @@ def _said(flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, 
 
 def _measured(frame: pl.DataFrame) -> dict[str, Any]:
     """What a side took; what its frame does not tell is null."""
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
     values = {
-        name: frame[name].drop_nulls() for name in MEASURES if name in frame.columns and frame[name].dtype.is_numeric()
+        name: frame.select(spending.of(name, numbers)).to_series().drop_nulls() for name in MEASURES if name in numbers
     }
     found: dict[str, Any] = {"rows": frame.height}
     for name in _TOKENS:

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import __version__, functions, scoring, store, summary
+from . import __version__, functions, scoring, spending, store, summary
 from .errors import FolderError, JobError
 from .folder import Folder, replaced, storing
 from .job import Job
@@ -71,7 +71,7 @@ def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence
 
     :raises JobError: if one is missing.
     """
-    wanted, mistakes = {"id", "key", *MEASURES, *sweep}, []
+    wanted, mistakes = {"id", "key", *MEASURES, *spending.BEFORE.values(), *sweep}, []
     for spec in specs:
         try:
             wanted.update(scoring.needed(spec, names))

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from . import scores
+from . import scores, spending
 from .errors import FolderError, JobError
 from .folder import Folder
 from .job import Job, build
@@ -129,7 +129,7 @@ def _rows(folder: Folder) -> pl.DataFrame:
     results = pl.scan_parquet(folder.results)
     names = results.collect_schema().names()
     sweep = sweep_columns(_job(folder).sweep.variables)
-    wanted = [name for name in names if name in {"id", "key", *MEASURES, *_SHOWN, *sweep}]
+    wanted = [name for name in names if name in {"id", "key", *MEASURES, *spending.BEFORE.values(), *_SHOWN, *sweep}]
     scored = pl.read_parquet(folder.scores)
     frame = results.select(wanted).collect()
     if not frame["key"].equals(scored["key"]):

@@ -25,7 +25,8 @@ ORDER = [
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
-    "keep", "tally", "stats", "reading", "scoring", "functions", "ledger", "summary", "frames", "pairing", "scores", "sides",
+    "keep", "tally",
+    "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
@@ -47,7 +48,7 @@ PURE = [
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "stats", "reading", "ledger", "summary", "pairing",
+    "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchflex import journal
+from batchflex import journal, pairing, report, sides
 from batchflex.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, begun, called, ended, table, wait_until
@@ -195,3 +195,24 @@ def test_a_schema_that_is_none_is_refused_before_anything_is_sent(
     assert refused.code == 2
     assert place in refused.err and "objekt" in refused.err
     assert endpoint.stats()["requests"] == 0
+
+
+def test_what_reasks_took_is_part_of_what_a_sweep_point_took(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """The same in the scores, in a comparison and in the report: a point that needs them is not cheap."""
+    rows = write(tmp_path / "rows.jsonl", 40, response_format=FORMAT)
+    (tmp_path / "job.toml").write_text(
+        f'[endpoint]\nbase_url = "{endpoint.base_url}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
+        "[job]\nreport = false\n[answer]\nmax_reasks = 3\n[prices]\ninput = 1e6\noutput = 1e6\n"
+        '[[score]]\nname = "good"\nkind = "exact"\nanswer = "parsed.label"\nvalue = "good"\n'
+    )
+    endpoint.knobs(answer='{"label": "good"}', unfit=0.4)
+    out = tmp_path / "out"
+    ran = called("run", tmp_path / "job.toml", "--out", out, "--json").summary
+    assert ran["reasks"] > 10
+    (point,) = json.loads((out / "scores.json").read_text())["points"]
+    told = report.read(Folder(out)).whole
+    one, _ = (pairing.compare(frame, frame).told[side] for frame in [sides.side(str(out))[1]] for side in ("a", "b"))
+    for found in (point, told._asdict(), one):
+        assert found["prompt_tokens"] == ran["prompt_tokens"]
+        assert found["completion_tokens"] == ran["completion_tokens"]
+        assert found["cost"] == pytest.approx(ran["cost"])
