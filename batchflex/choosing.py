@@ -97,7 +97,7 @@ def _are_scored(folder: Folder) -> bool:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return False
-    return rows == scored and made_of is not None and made_of == told.get(b"batchflex.made_of", b"").decode()
+    return rows == scored and made_of is not None and made_of == told.get(store.MADE_OF, b"").decode()
 
 
 def _no_column(where: str, error: str, columns: Sequence[str], folder: Folder) -> str:

@@ -24,7 +24,6 @@ from .timeline import PastRun, Timeline
 
 _RUNS = 12
 _FLOW_PARTS = 40
-_MADE_OF = b"batchflex.made_of"
 
 
 class PointDigest(NamedTuple):
@@ -169,7 +168,7 @@ def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None
         if (folder.path / "scores.json").exists():
             notes.append("scores.json cannot be read; score the folder again.")
         return None, None, []
-    stamp = store.told(path)[0].get(_MADE_OF, b"").decode("ascii", "replace")
+    stamp = store.told(path)[0].get(store.MADE_OF, b"").decode("ascii", "replace")
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
     file = folder.path / "scores.parquet"

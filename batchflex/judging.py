@@ -144,7 +144,7 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
             raise JobError(f"score '{spec.name}': {missing_column(missing[0], names)}")
         used = prompt.columns
         wanted = [n for n in names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
-        stamp = store.told(folder.results)[0].get(b"batchflex.made_of", b"")
+        stamp = store.told(folder.results)[0].get(store.MADE_OF, b"")
         made_of = hashlib.blake2b(msgspec.json.encode([stamp.decode(), wanted]), digest_size=16).hexdigest().encode()
         there, rows = store.told(path)
         if stamp and there.get(_MADE_OF) == made_of:

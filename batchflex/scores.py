@@ -55,7 +55,7 @@ def make(
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{folder.results} cannot be read: {error}") from None
     variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
-    stamp = told.get(b"batchflex.made_of", b"").decode() or None
+    stamp = told.get(store.MADE_OF, b"").decode() or None
     found = summary.summarise(ledger, variables)
     for point in found["points"]:
         values = point["point"]
@@ -125,7 +125,7 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
     Of a judge or a function of one's own that cannot be told.
     """
     told, _ = store.told(folder.results)
-    stamp = told.get(b"batchflex.made_of")
+    stamp = told.get(store.MADE_OF)
     if stamp is None or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
         return None
     try:

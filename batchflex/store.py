@@ -40,6 +40,7 @@ COLUMNS: dict[str, pa.DataType] = {
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
+MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
 _PLAN, _FIELDS = b"batchflex.plan", b"batchflex.parsed_kinds"
 _ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits

@@ -23,7 +23,6 @@ from .keyindex import SortedKeys, raw
 from .model import Outcome
 from .store import COLUMNS
 
-_MADE_OF = b"batchflex.made_of"
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
 _CACHE_BYTES = 16 << 20
@@ -172,7 +171,7 @@ def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] 
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    metadata: dict[bytes, bytes] = {_MADE_OF: assembled.made_of, **(told or {})}
+    metadata: dict[bytes, bytes] = {store.MADE_OF: assembled.made_of, **(told or {})}
     schema = assembled.schema.with_metadata(metadata)
     statistics = ["id", "row", "key", "status"]
     with (
@@ -199,7 +198,7 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
     there, _ = store.told(path)
-    return there.get(_MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
+    return there.get(store.MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
