@@ -28,8 +28,9 @@ ORDER = [
     "keep", "tally",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
-    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "judging", "evaluation", "assembly", "contents", "condition", "choosing", "selecting", "settings", "again", "api",
+    "reparse", "cells", "writers", "splitting", "openai_batch", "export",
+    "checking", "render", "scoretext", "progress", "forecast",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
     "local_server", "options", "cli",
@@ -37,7 +38,8 @@ ORDER = [
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
-    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server", "options",
+    "cli", "progress", "render", "scoretext", "forecast", "checking", "local_server", "options",
+    "writers", "splitting", "openai_batch", "export",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
 }  # fmt: skip
@@ -49,7 +51,7 @@ PURE = [
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
-    "timeline", "verdict", "canvas", "charts", "speed", "chapters",
+    "cells", "splitting", "openai_batch", "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 
 
