@@ -15,7 +15,11 @@ _encode = msgspec.json.Encoder().encode
 
 def rows(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
     """The rows as Python values, in the order of the columns. Half the time that ``to_pylist`` takes."""
-    return list(zip(*(pl.Series(column).to_list() for column in batch.columns), strict=True))
+    return list(zip(*map(_values, batch.columns), strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    return [None] * len(column) if column.null_count == len(column) else pl.Series(column).to_list()
 
 
 def csv_type(kind: pa.DataType) -> pa.DataType:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ OPENAI_BATCH = "openai-batch"
 FORMATS = (*writers.FORMATS, OPENAI_BATCH)
 _ENDINGS = "should end in .parquet, .csv, .jsonl (.gz or .zst may follow the last two)"
 _HELD_BYTES = 64 << 20  # of all files of a split export together
+_FEW = 16  # files, whose rows make row groups large enough within that
 _OTHER_FILES = 64
 
 
@@ -158,19 +159,33 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
     }
     for path in paths.values():
         _allowed(folder, to._replace(path=path))
-    _open_files(len(paths))
+    spill = to.path.resolve().parent if len(paths) > _FEW else None
+    _open_files(2 * len(paths) if spill else len(paths))
     read = rows.columns if by in rows.columns else [*rows.columns, by]
     counts = dict.fromkeys(paths, 0)
     with storing(to.path), replacing() as opened, contextlib.ExitStack() as stack:
         into = {
-            text: stack.enter_context(_file(opened(path.resolve()), to, rows.schema)) for text, path in paths.items()
+            text: stack.enter_context(_file(opened(path.resolve()), to, rows.schema, spill))
+            for text, path in paths.items()
         }
-        for batch in rows.batches(read):
+        for batch in _larger(rows.batches(read)):
             for text, part in splitting.parts(batch, by):
                 into[text].write(part.select(rows.columns))
                 counts[text] += len(part)
             _let_go(list(into.values()))
     return [Written(path, counts[text]) for text, path in paths.items()]
+
+
+def _larger(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches put together: what each file gets of one should not be too little."""
+    some: list[pa.RecordBatch] = []
+    for batch in batches:
+        some.append(batch)
+        if sum(each.nbytes for each in some) >= _HELD_BYTES // 2:
+            yield from pa.Table.from_batches(some).combine_chunks().to_batches()
+            some = []
+    if some:
+        yield from pa.Table.from_batches(some).combine_chunks().to_batches()
 
 
 def _let_go(files: list[writers.Writer]) -> None:
@@ -196,12 +211,16 @@ def _open_files(files: int) -> None:
 
 
 @contextlib.contextmanager
-def _file(stream: IO[bytes], to: Target, schema: pa.Schema) -> Iterator[writers.Writer]:
-    with (
-        contextlib.closing(writers.packed(stream, to.packing)) as packed,
-        contextlib.closing(writers.writer(to.format, packed, schema)) as writer,
-    ):
+def _file(stream: IO[bytes], to: Target, schema: pa.Schema, spill: Path | None = None) -> Iterator[writers.Writer]:
+    packed = writers.packed(stream, to.packing)
+    writer = writers.writer(to.format, packed, schema, spill)
+    try:
         yield writer
+    except BaseException:
+        writer.drop()
+        raise
+    writer.close()
+    packed.close()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
@@ -10,6 +12,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import msgspec
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from . import cells
@@ -44,17 +47,22 @@ def naming(path: Path) -> Naming:
 
 
 class Writer(Protocol):
-    """Takes rows by the batch, all with the schema it was made for. ``held`` are the bytes that wait in memory."""
+    """Takes rows by the batch, all with the schema it was made for. ``held`` are the bytes that wait in memory; they go with
+    :meth:`flush`. Either :meth:`close` ends it, or :meth:`drop`, when what it has written is not wanted."""
 
     held: int
 
     def write(self, batch: pa.RecordBatch) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
+    def drop(self) -> None: ...
 
 
-def writer(kind: str, stream: IO[bytes], schema: pa.Schema) -> Writer:
-    """A writer of one of :data:`FORMATS`. The stream stays open."""
+def writer(kind: str, stream: IO[bytes], schema: pa.Schema, spill: Path | None = None) -> Writer:
+    """A writer of one of :data:`FORMATS`. The stream stays open. With ``spill``, a folder, rows of Parquet wait in a file there
+    without a name until they are all known: for one of many writers, whose row groups would be too small, and too many."""
+    if kind == "parquet" and spill is not None:
+        return _Spilled(_Onward(stream), schema, spill)
     makers: dict[str, Callable[[Any, pa.Schema], Writer]] = {"parquet": _Parquet, "csv": _Csv, "jsonl": _Jsonl}
     return makers[kind](_Onward(stream), schema)
 
@@ -124,23 +132,62 @@ class _Parquet:
         self.flush()
         self._writer.close()
 
+    def drop(self) -> None:
+        with contextlib.suppress(OSError, pa.ArrowException):  # as on a full disk
+            self._writer.close()
+
+
+class _Spilled:
+    def __init__(self, stream: Any, schema: pa.Schema, folder: Path) -> None:
+        self._stream, self._schema = stream, schema
+        self._spill = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close and drop
+        self._writer = pa.ipc.new_stream(self._spill, schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+        self._waiting: list[pa.RecordBatch] = []
+        self.held = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._waiting.append(batch)
+        self.held += batch.nbytes
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema).combine_chunks())
+        self._waiting, self.held = [], 0
+
+    def close(self) -> None:
+        self.flush()
+        self._writer.close()
+        self._spill.seek(0)
+        with self._spill, contextlib.closing(_Parquet(self._stream, self._schema)) as into:
+            for batch in pa.ipc.open_stream(self._spill):
+                into.write(batch)
+
+    def drop(self) -> None:
+        self._spill.close()
+
 
 class _Csv:
     held = 0
 
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
+        self._stream = stream
         self._schema = pa.schema([(field.name, cells.csv_type(field.type)) for field in schema])
-        self._writer = pyarrow.csv.CSVWriter(stream, self._schema)
+        pyarrow.csv.write_csv(self._schema.empty_table(), stream)
 
     def write(self, batch: pa.RecordBatch) -> None:
         columns = [cells.csv_cells(column) for column in batch.columns]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        made = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        # Not one writer of pyarrow's for the whole file: each keeps room for the largest batch it has had.
+        pyarrow.csv.write_csv(made, self._stream, pyarrow.csv.WriteOptions(include_header=False))
 
     def flush(self) -> None:
         pass
 
     def close(self) -> None:
-        self._writer.close()
+        pass
+
+    def drop(self) -> None:
+        pass
 
 
 class _Jsonl:
@@ -158,4 +205,7 @@ class _Jsonl:
         pass
 
     def close(self) -> None:
+        pass
+
+    def drop(self) -> None:
         pass
