@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from . import openai_batch, splitting, writers
+from .assembly import job_of
 from .errors import FolderError, JobError
 from .folder import Folder, replaced, replacing, storing
-from .job import build
 from .plan import points
 from .selecting import Selected
 from .table import sweep_columns
@@ -135,10 +135,9 @@ def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | No
 
 
 def _ids(folder: Folder) -> openai_batch.Ids:
-    data = folder.read_job()
-    if data is None:
+    if not folder.job.exists():
         return openai_batch.Ids({}, False)
-    job = build(data)
+    job = job_of(folder)
     sweep = sweep_columns(job.sweep.variables) if len(points(job)) > 1 else {}
     return openai_batch.Ids(sweep, job.sweep.samples > 1)
 
