@@ -12,7 +12,9 @@ import gc
 import importlib.abc
 import io
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -365,7 +367,8 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
         raise JobError(f"{option} does not go with --format openai-batch, whose lines hold whole answers")
     if to is not None and to.path is None and to.format == "parquet" and sys.stdout.isatty():
         raise JobError("Parquet is nothing for a terminal: name a file with -o, or let a program read it")
-    with selected(folder, options.where, columns, beside=[by] if by else [], again=bool(by)) as rows:
+    beside = [by] if by else []
+    with _tidy_when_terminated(), selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
         if to is None:
             print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
             if options.where:
@@ -375,6 +378,23 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
         if to.path is not None:
             _say(render.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
     return 0
+
+
+@contextlib.contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """Half-written files are removed when SIGTERM comes, too."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -228,6 +228,23 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(out: Path) -> None:
     assert (out.parent / "pipe.csv").is_fifo()
 
 
+def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
+    script = (
+        "import os, signal, sys; from batchflex import cli, openai_batch\n"
+        "openai_batch.lines = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.exit(cli.main(['results', {str(out)!r}, '-o', {str(out.parent / 'x.jsonl')!r}, '--format', 'openai-batch']))"
+    )
+    before = sorted(out.parent.iterdir())
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 143
+    assert sorted(out.parent.iterdir()) == before
+
+
+def test_a_full_disk_is_told(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("parquet", "csv", "jsonl", "openai-batch"):
+        assert cli.main(["results", str(out), "-o", "/dev/full", "--format", kind]) == 3
+        assert "the disk is full: /dev/full could not be written" in capsys.readouterr().err
+
+
 def test_whoever_reads_no_further_ends_it_quietly(out: Path) -> None:
     command = f"{sys.executable} -m batchflex.cli results {out} -o - --format csv"
     done = subprocess.run(

@@ -111,6 +111,18 @@ def test_columns_come_in_the_order_that_is_asked_for(
         assert found.equals(whole.tail(number).select(names))
 
 
+def test_a_file_for_each_value(out: Path, scored: Path) -> None:
+    assert (
+        cli.main(
+            ["results", str(out), "-o", str(out.parent / "x.parquet"), "--split-by", "label", "--where", "row > 3"]
+        )
+        == 0
+    )
+    whole = pl.read_parquet(scored / "results.parquet").filter(pl.col("row") > 3)
+    assert pl.read_parquet(out.parent / "x-a.parquet").equals(whole.filter(pl.col("label") == "a"))
+    assert pl.read_parquet(out.parent / "x-null.parquet").equals(whole.filter(pl.col("label").is_null()))
+
+
 def test_scores_are_columns_as_long_as_they_are_of_this_table(scored: Path, tmp_path: Path) -> None:
     found = chosen(scored, "score_long = 0", ["id", "score_*", "text"])
     assert found.columns == ["id", "score_long", "text"]
