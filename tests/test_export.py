@@ -133,6 +133,21 @@ def test_csv_holds_the_same_and_what_is_nested_as_json(out: Path) -> None:
         assert cell["truth"] == ("" if row["truth"] is None else str(row["truth"]).lower())
 
 
+def test_what_cells_look_like(out: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Null and empty text differ, line breaks stay in their quotes, and nothing is put before what a spreadsheet computes."""
+    columns = "words,number,small,truth,day,moment,clock,price,tags,facts"
+    assert cli.main(["results", str(out), "-o", "-", "--format", "csv", "--columns", columns]) == 0
+    odd = ODD.replace('"', '""')
+    tags = json.dumps(["a", ODD], ensure_ascii=False, separators=(",", ":")).replace('"', '""')
+    assert capfdbinary.readouterr().out.decode() == (
+        '"words","number","small","truth","day","moment","clock","price","tags","facts"\n'
+        f'"{odd}",1,0.5,true,2024-02-29,2024-01-02 03:04:05.000006Z,23:59:59.000000,12.30,"{tags}",'
+        '"{""n"":1,""deep"":[0.5]}"\n'
+        ",,,,,,,,,\n"
+        '"",3,-1.25,false,1969-12-31,,,-0.01,"[]","{""n"":null,""deep"":null}"\n'
+    )
+
+
 def test_bytes_and_nanoseconds(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """No text, so in base64, as in JSON."""
     moment = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
