@@ -178,8 +178,8 @@ def _in_turn(
     except FolderBusy:
         if not options.skip:
             raise
-        line = attempt.skipped(f"skipped: another run holds {folder.path}{folder.holder()}; nothing was sent")
-        say(line["message"])
+        line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
+        say(f"skipped: {line['message']}")
         if options.json:
             _print_json(line)
         return None

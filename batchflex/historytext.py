@@ -13,6 +13,8 @@ from .render import count, duration, money, one_line, short
 
 _UNWANTED = ("busy", "skipped")
 _INDENT = "    "
+_ENDING = 12  # what most lines need of the last column
+_WORTH_TELLING_S = 1.0  # of a run that never began: how long it waited
 
 
 class _Row(NamedTuple):
@@ -70,12 +72,13 @@ def _rows(runs: Sequence[Told]) -> list[_Row]:
 def _cells(row: _Row, folders: Sequence[Path], zone: datetime.tzinfo | None) -> list[str]:
     entry = row.told.entry
     began = entry.done is not None
-    ended = entry.finished_at or entry.updated_at
+    ended = entry.finished_at or entry.updated_at or entry.started_at
+    took_s = (ended - entry.started_at).total_seconds() if row.times == 1 else 0.0
     numbers = [_new(entry), entry.ok, entry.truncated, entry.filtered, entry.invalid, entry.failed]
     return [
         _name(row.told.folder, folders),
         _moment(entry.started_at, zone),
-        duration((ended - entry.started_at).total_seconds()) if began and ended else "",
+        duration(took_s) if began or took_s >= _WORTH_TELLING_S else "",
         f"{entry.done:,}" if began else "",
         *(f"{number:,}" if began else "" for number in numbers),
         short(entry.prompt_tokens + entry.completion_tokens) if began else "",
@@ -100,7 +103,8 @@ def _ended(row: _Row, zone: datetime.tzinfo | None) -> str:
     if entry.retry is not None:
         told += ", a retry"
     if row.times > 1:
-        told += f" {row.times:,} times, until {_moment(row.last.started_at, zone)}"
+        first, last = _moment(entry.started_at, zone), _moment(row.last.started_at, zone)
+        told += f" {row.times:,} times, until {last.removeprefix(first[:11])}"
     return one_line(told)
 
 
@@ -109,7 +113,7 @@ def _why(entry: Entry) -> str | None:
     if entry.status in _UNWANTED or entry.status == "running":
         return None
     if entry.message:
-        return one_line(entry.message.splitlines()[0])
+        return one_line(" ".join(entry.message.split()))
     return f"first failure: {one_line(entry.first_failure)}" if entry.first_failure else None
 
 
@@ -167,11 +171,12 @@ def _aligned(lines: Sequence[Sequence[str]], width: int) -> list[str]:
     """Columns side by side, closer to each other where they would not fit else."""
     head = lines[0]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-    between = "  " if sum(widths) + 2 * (len(widths) - 1) <= width else " "
+    wide = sum(widths[:-1]) + 2 * (len(widths) - 1) + _ENDING
+    between = "  " if wide <= width else " "
     return [
         between.join(
-            cell.ljust(wide) if name in _LEFT else cell.rjust(wide)
-            for name, cell, wide in zip(head, line, widths, strict=True)
+            cell.ljust(size) if name in _LEFT else cell.rjust(size)
+            for name, cell, size in zip(head, line, widths, strict=True)
         ).rstrip()
         for line in lines
     ]  # fmt: skip

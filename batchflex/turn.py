@@ -69,7 +69,7 @@ def left_s(deadline: str | float | None, attempt: Attempt) -> float | None:
 def _waiting(folder: Folder, waited_s: float, most_s: float) -> str:
     so_far = f"still waiting after {duration(waited_s)}" if waited_s >= 1 else "waiting"
     at_most = f", for {duration(most_s)} at most" if most_s < float("inf") else ""
-    return f"{so_far} for the run that holds {folder.path}{folder.holder()} to end{_progress(folder)}{at_most}"
+    return f"{so_far} for the run that holds {folder.path}{folder.holder()} to end{at_most}{_progress(folder)}"
 
 
 def _progress(folder: Folder) -> str:
@@ -92,7 +92,7 @@ def _too_long(folder: Folder, most_s: float, *, by_deadline: bool) -> str:
 
 @contextlib.contextmanager
 def _interruptible(folder: Folder) -> Iterator[None]:
-    """SIGINT and SIGTERM end the waiting at once. One that the process was told to ignore stays ignored."""
+    """SIGINT and SIGTERM end the waiting at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -103,12 +103,9 @@ def _interruptible(folder: Folder) -> Iterator[None]:
             f"interrupted by {name} while it waited for the run that holds {folder.path}; nothing was sent", number
         )
 
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    heeded = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in heeded:
-            signal.signal(number, stop)
         yield
     finally:
-        for number in heeded:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
