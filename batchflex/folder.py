@@ -25,6 +25,7 @@ FULL = {
     errno.EFBIG: "the largest file size allowed is reached",
 }
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
 
 
@@ -240,9 +241,14 @@ class Folder:
         sought = run_id.encode()
         try:
             with self.history.open("rb") as stream:
-                return any(sought in line and _is_of(line, run_id) for line in stream)
+                size = stream.seek(0, os.SEEK_END)
+                for begin in (max(0, size - _LATE_BYTES), 0):  # mostly it is among the last
+                    stream.seek(begin)
+                    if any(sought in line and _is_of(line, run_id) for line in stream):
+                        return True
         except OSError:
-            return False
+            pass
+        return False
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
