@@ -17,15 +17,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BatchflexError, JobError
 from .options import Verb, parser, refuse
 from .options import job as job_of
 
 if TYPE_CHECKING:
+    from .attempts import Attempt
+    from .folder import Folder
     from .job import Job
-    from .runner import Run
+    from .runner import Observer, Run
+
+T = TypeVar("T")
+_WIDTH = 120  # of a line where there is no terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,32 +134,91 @@ class _NoPandas(importlib.abc.MetaPathFinder):
 
 
 def _run(options: argparse.Namespace) -> int:
+    from functools import partial
+
     with _no_collections():
         from . import progress
         from .api import execute
+        from .attempts import Attempt
+        from .folder import Folder
     _spare_pandas()
-    job = job_of(options)
-    observer = progress.choose(quiet=options.quiet)
-    for warning in job.warnings():
-        observer.note(f"warning: {warning}")
+    with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
+        job = job_of(options)
+        folder = Folder(job.out)
+        attempt.of(folder, job.job.name)
+        observer = progress.choose(quiet=options.quiet)
+        for warning in job.warnings():
+            observer.note(f"warning: {warning}")
+        work = partial(execute, job, observer=observer, heed_signals=True, attempt=attempt)
+        try:
+            run = _in_turn(options, attempt, folder, job, observer.note, work)
+        finally:
+            observer.close()
+    return 0 if run is None else _ended(run, job, options)
+
+
+def _in_turn(
+    options: argparse.Namespace,
+    attempt: Attempt,
+    folder: Folder,
+    job: Job,
+    say: Callable[[str], None],
+    work: Callable[[], T],
+) -> T | None:
+    """Do the work when no other run holds the folder, as the options say. ``None`` if it is skipped."""
+    from .errors import FolderBusy
+
     try:
-        run = execute(job, observer=observer, heed_signals=True)
-    finally:
-        observer.close()
-    return _ended(run, job, options)
+        if options.wait is None:
+            return work()
+        from . import turn
+
+        left_s = turn.left_s(job.limits.deadline, attempt)
+        return turn.patiently(work, folder, options.wait, say, until_deadline_s=left_s)
+    except FolderBusy:
+        if not options.skip:
+            raise
+        line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
+        say(f"skipped: {line['message']}")
+        if options.json:
+            _print_json(line)
+        return None
 
 
 def _retry(options: argparse.Namespace) -> int:
+    from functools import partial
+
     from . import progress
-    from .again import retry_of, sight
-    from .api import ask_again
+    from .again import retry_of
+    from .attempts import Attempt
+    from .folder import Folder
     from .job import parse_setting
 
     _spare_pandas()
-    retried = retry_of(options.out, options.where, [parse_setting(text) for text in options.set])
-    observer = progress.choose(quiet=options.quiet)
-    for warning in retried.job.warnings():
-        observer.note(f"warning: {warning}")
+    folder = Folder(options.out)
+    with Attempt(folder) as attempt:
+        settings = [parse_setting(text) for text in options.set]
+        job = retry_of(options.out, options.where, settings).job
+        attempt.of(folder, job.job.name)
+        observer = progress.choose(quiet=options.quiet)
+        for warning in job.warnings():
+            observer.note(f"warning: {warning}")
+        work = partial(_ask_again, options, settings, observer, attempt)
+        try:
+            run = _in_turn(options, attempt, folder, job, observer.note, work)
+        finally:
+            observer.close()
+    return 0 if run is None else _ended(run, job, options)
+
+
+def _ask_again(
+    options: argparse.Namespace, settings: Sequence[tuple[str, Any]], observer: Observer, attempt: Attempt
+) -> Run | None:
+    """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
+    from .again import retry_of, sight
+    from .api import ask_again
+
+    retried = retry_of(options.out, options.where, settings)
     interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
     if options.dry_run or interactive:
         seen = sight(retried)
@@ -163,17 +227,13 @@ def _retry(options: argparse.Namespace) -> int:
                 _print_json(seen.facts)
             else:
                 print(seen.told)
-            return 0
+            return None
         if seen.facts["asked"]:
             _say(seen.told)
             if not _agreed():
                 _say("nothing was sent")
-                return 0
-    try:
-        run = ask_again(retried, observer=observer, heed_signals=True)
-    finally:
-        observer.close()
-    return _ended(run, retried.job, options)
+                return None
+    return ask_again(retried, observer=observer, heed_signals=True, attempt=attempt)
 
 
 def _agreed() -> bool:
@@ -331,6 +391,26 @@ def _status(options: argparse.Namespace) -> int:
         time.sleep(1.0)
 
 
+def _history(options: argparse.Namespace) -> int:
+    import shutil
+
+    from . import history, historytext, render
+
+    found = history.read(options.outs)
+    for folder, lines in found.unreadable.items():
+        _say(
+            f"batchflex: {render.count(lines, 'line')} of {folder}/history.jsonl left out: torn, or not put there by batchflex"
+        )
+    if options.json:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(told.line + b"\n" for told in found.runs[-options.last :])
+        sys.stdout.buffer.flush()
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+        print(historytext.text(found, last=options.last, width=width))
+    return 0
+
+
 def _results(options: argparse.Namespace) -> int:
     from . import export, render
     from .folder import Folder
@@ -407,6 +487,7 @@ _VERBS: dict[str, Verb] = {
     "compare": _compare,
     "plan": _plan,
     "status": _status,
+    "history": _history,
     "results": _results,
     "report": _report,
     "check": _check,
