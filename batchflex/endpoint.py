@@ -147,6 +147,13 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     )  # fmt: skip
 
 
+def key_variable(section: EndpointSection) -> str | None:
+    """The environment variable without whose key this endpoint cannot be asked; ``None`` if it may do without."""
+    if section.api_key_env is None and section.name in _NAMED:
+        return _NAMED[section.name].key_env
+    return section.api_key_env if section.name != LOCAL else None
+
+
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:
     """The model that is asked where neither job nor row names one; ``None`` if not every endpoint would know it."""
     names = {endpoint.default_model for endpoint in endpoints if endpoint.model is None}
@@ -154,12 +161,28 @@ def default_model(endpoints: Sequence[Endpoint]) -> str | None:
 
 
 def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
-    value = environ.get(variable, "").strip()
+    value = (environ.get(variable, "") or _credential(environ, variable)).strip()
     if not value:
         return None
     if not value.isascii() or not value.isprintable() or " " in value:
         raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
     return Secret(value)
+
+
+def _credential(environ: Mapping[str, str], variable: str) -> str:
+    """What systemd's ``LoadCredential=VARIABLE:FILE`` hands to a service: a file of that name; without one, nothing."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return ""
+    path = Path(folder) / variable
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except UnicodeDecodeError:
+        return "\0"  # refused as any other that no key can be
+    except OSError as error:
+        raise EndpointError(f"the credential {path} cannot be read: {error.strerror}") from None
 
 
 def model_file(section: EndpointSection) -> Path:
