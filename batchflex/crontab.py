@@ -72,8 +72,8 @@ def _placed(cron: Cron, clock: Clock) -> tuple[str, str]:
         return cron.text, ""
     if len({minutes % 60 for minutes in clock.ahead}) > 1:
         raise JobError(
-            f"{clock.zone} is not always whole hours from this machine's {clock.machine}, so that cron cannot keep to it; "
-            "use --as systemd"
+            f"{clock.zone} comes nearer to this machine's {clock.machine} by less than an hour in a part of the year, "
+            "which no crontab can keep to; use --as systemd"
         )
     minutes = {(minute - min(clock.ahead)) % 60 for minute in cron.minutes}
     hours = {

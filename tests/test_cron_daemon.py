@@ -18,6 +18,8 @@ import pytest
 
 from tests.counting_endpoint import CountingEndpoint
 
+_BATCHFLEX = Path(sys.executable).with_name("batchflex")
+
 pytestmark = pytest.mark.skipif(
     not os.environ.get("BATCHFLEX_TEST_CRON") or shutil.which("crontab") is None or os.geteuid() != 0,
     reason="only where it is asked for, with a cron and as root",
@@ -73,10 +75,12 @@ def test_cron_runs_a_job_each_minute(tmp_path: Path, endpoint: CountingEndpoint)
         )
         every_minute = "* * 1-31 * 0-6" if options else "* * * * *"
         lines += subprocess.run(
-            [Path(sys.executable).with_name("batchflex"), "schedule", "job.toml", "--cron", every_minute, *options]
-            + ["--env-file", "k%.env"],
-            cwd=folder, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
+            [_BATCHFLEX, "schedule", "job.toml", "--cron", every_minute, "--env-file", "k%.env", *options],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
     crontab("-", lines=crontab("-l") + lines)
     for row in range(2):
         deadline = time.monotonic() + 90
