@@ -40,6 +40,7 @@ def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster)
         "install: kubectl apply -f FILE",
         f"volume: the claim {cluster.claim} holds {launch.folder}, job file, input and output; "
         "on a new volume, everything would be asked again",
+        *launch.key_notes(),
     ]
     if launch.keys:
         lines = ", ".join(f"{key}=…" for key in launch.keys)

@@ -12,7 +12,8 @@ class Launch(NamedTuple):
     """One job as a scheduler starts it.
 
     ``name`` is fit for files, units and Kubernetes objects. ``program`` is the command of batchflex that runs now, ``words``
-    what follows it. ``keys`` are the environment variables whose keys it is to have. ``grace_s`` is how long the
+    what follows it. ``keys`` are the environment variables whose keys it is to be given; further ones
+    it finds by itself in ``own_file``. ``grace_s`` is how long the
     run may take to end when it is told to.
     """
 
@@ -23,6 +24,7 @@ class Launch(NamedTuple):
     folder: str
     user: str
     keys: tuple[str, ...] = ()
+    own_file: str | None = None
     env_file: str | None = None
     log: str | None = None
     grace_s: float = 30.0
@@ -32,6 +34,9 @@ class Launch(NamedTuple):
         for word in (*self.program, *self.words, self.folder, self.env_file or "", self.log or ""):
             if any(ord(c) < 32 or ord(c) == 127 for c in word) or not _is_text(word):
                 raise JobError(f"{word!r:.120} has characters that cannot stand in a schedule; give it another name")
+
+    def key_notes(self) -> list[str]:
+        return [] if self.own_file is None else [f"key: the run finds it in {self.own_file}"]
 
 
 class Made(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from . import cron, zones
 from .crontab import Clock, crontab
 from .endpoint import key_variable
+from .environment import exposed
 from .errors import BatchflexError, JobError
 from .job import Job
 from .kubernetes import Cluster, cron_job
@@ -111,16 +112,18 @@ def _check_options(wanted: Wanted) -> None:
 
 
 def _check_private(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise JobError(f"--env-file {path}: {error.strerror}") from None
-    if mode & 0o077:
-        raise JobError(f"--env-file {path} may be read by others than its owner; chmod 600 it, as it holds a key")
+    if not path.is_file():
+        raise JobError(f"--env-file {path}: there is no such file")
+    if why := exposed(path):
+        raise JobError(f"--env-file {path}: {why}")
 
 
 def _launch(wanted: Wanted, job: Job) -> Launch:
     folder = Path.cwd()
+    keys = dict.fromkeys(filter(None, (key_variable(entry, job.environment) for entry in _endpoints(job))))
+    in_file = [key for key in keys if job.environment.is_in_file(key)]
+    if wanted.env_file or wanted.keys_in or wanted.secret:  # then it is these that are to have the keys
+        in_file = []
     name = name_of(job.job.name)
     log = (
         str(_absolute(wanted.log)) if wanted.log else str(folder / f"{name}.log") if wanted.kind == "crontab" else None
@@ -134,7 +137,8 @@ def _launch(wanted: Wanted, job: Job) -> Launch:
         words=("run", str(_absolute(wanted.spec)), *quiet, *wanted.run),
         folder=str(folder),
         user=getpass.getuser(),
-        keys=tuple(dict.fromkeys(filter(None, map(key_variable, _endpoints(job))))),
+        keys=tuple(key for key in keys if key not in in_file),
+        own_file=str(job.environment.file) if in_file else None,
         env_file=str(_absolute(wanted.env_file)) if wanted.env_file else None,
         log=log,
         grace_s=job.limits.grace_s,

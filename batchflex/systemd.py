@@ -24,6 +24,7 @@ def units(launch: Launch, crons: Sequence[Cron], zone: str, keys_in: str) -> Mad
     notes = [
         f"install: put both into /etc/systemd/system, then systemctl daemon-reload && systemctl enable --now {name}.timer",
         f"log: {launch.log}" if launch.log else f"log: journalctl -u {name}",
+        *launch.key_notes(),
     ]
     if launch.env_file is None:
         notes += [

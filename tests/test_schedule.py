@@ -318,6 +318,22 @@ def test_what_is_told_beside_it(folder: Path) -> None:
     assert len(as_json["next"]) == 5
 
 
+def test_a_key_that_the_run_finds_by_itself_is_not_handed_to_it(folder: Path) -> None:
+    write_job(folder, '[endpoint]\nname = "flexai"\n[params]\nmodel = "m"')
+    (folder / ".env").write_text("FLEXAI_API_KEY=sk-of-the-file\n")
+    (folder / ".env").chmod(0o600)
+    for kind in (["systemd"], ["k8s", "--image", "i"], ["crontab"]):
+        done = run(folder, "job%.toml", "--at", "02:00", "--as", *kind)
+        assert "FLEXAI_API_KEY" not in done.stdout
+        assert f"key: the run finds it in {folder}/.env" in done.stderr.splitlines()
+        assert "sk-of" not in done.stdout + done.stderr
+    assert "LoadCredential" in run(folder, "job%.toml", "--at", "02:00", "--as", "systemd", "--keys", "/k").stdout
+    assert (
+        "secretKeyRef"
+        in run(folder, "job%.toml", "--at", "02:00", "--as", "k8s", "--image", "i", "--secret", "s").stdout
+    )
+
+
 def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path) -> None:
     write_job(folder, "")
     done = run(folder, "job%.toml", "--at", "02:00", program=[sys.executable, "-m", "batchflex.cli"])
@@ -340,8 +356,8 @@ def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path)
         (["job%.toml", "--at", "02:00", "--options=--dedline 5h"], "did you mean --deadline"),
         (["job%.toml", "--at", "02:00", "--options=--rpm many"], "limits.rpm"),
         (["job%.toml", "--at", "02:00", "--options='"], "--options"),
-        (["job%.toml", "--at", "02:00", "--env-file", "none.env"], "none.env: No such file"),
-        (["job%.toml", "--at", "02:00", "--env-file", "open.env"], "may be read by others"),
+        (["job%.toml", "--at", "02:00", "--env-file", "none.env"], "none.env: there is no such file"),
+        (["job%.toml", "--at", "02:00", "--env-file", "open.env"], "others than its owner may read it"),
         (["job%.toml", "--at", "02:00", "--log-file", "a\nb"], "characters that cannot stand in a schedule"),
         (["job%.toml", "--at", "02:00", "--out", "rows.jsonl"], "cannot be written to rows.jsonl"),
     ],
