@@ -27,18 +27,19 @@ def upcoming(
 ) -> list[datetime.datetime]:
     """The next ``count`` times after ``start`` (aware), in ``zone``; fewer if there are not as many in the next fifty years."""
     begin = start.astimezone(zone)
-    found = {time.astimezone(datetime.UTC) for cron in crons for time in _of_one(cron, begin, keeping, count)}
+    found = {time for cron in crons for time in _of_one(cron, begin, keeping, count)}
     return [time.astimezone(zone) for time in sorted(found)[:count]]
 
 
-def _of_one(cron: Cron, start: datetime.datetime, keeping: Keeping, count: int) -> list[datetime.datetime]:
-    """All times until clocks can no longer have put another before the ``count``-th, and perhaps more; in no order."""
-    found: list[datetime.datetime] = []
+def _of_one(cron: Cron, start: datetime.datetime, keeping: Keeping, count: int) -> set[datetime.datetime]:
+    """All times, in UTC, until clocks can no longer have put another before the ``count``-th, and perhaps more."""
+    found: set[datetime.datetime] = set()
     end: datetime.datetime | None = None
     for wall in CronSim(cron.text, start.replace(tzinfo=None, fold=0) - _CHANGE):
         if end is not None and wall > end:
             break
-        found += _instants(wall, start, keeping if keeping != "cron" or cron.is_at_set_times else "literal")
+        kept = keeping if keeping != "cron" or cron.is_at_set_times else "literal"
+        found |= {time.astimezone(datetime.UTC) for time in _instants(wall, start, kept)}
         if end is None and len(found) >= count:
             end = wall + _CHANGE
     return found
@@ -48,20 +49,21 @@ def _instants(wall: datetime.datetime, start: datetime.datetime, keeping: Keepin
     """When a scheduler that was started at ``start`` fires for a time on the wall."""
     first, second = (wall.replace(tzinfo=start.tzinfo, fold=fold) for fold in (0, 1))
     if not _exists(first):
-        # By its first reading it lies as far after the change as it should have come after what was left out began.
-        return [made_up] if keeping == "cron" and _after(made_up := _change(first), start) else []
-    times = [time for time in (first, second) if _after(time, start)]
-    if first.utcoffset() == second.utcoffset() or keeping == "literal":
-        return times if first.utcoffset() != second.utcoffset() else times[:1]
-    if _after(first, start):
-        return [first]
-    return times if keeping == "systemd" and start.fold else []
+        times = [_change(first)] if keeping == "cron" else []
+    elif first.utcoffset() == second.utcoffset():
+        times = [first]
+    elif keeping == "literal":
+        times = [first, second]
+    elif keeping == "systemd" and start.fold and not _after(first, start):  # it was started between the two
+        times = [second]
+    else:
+        times = [first]
+    return [time for time in times if _after(time, start)]
 
 
 def _after(time: datetime.datetime, start: datetime.datetime) -> bool:
-    return time.astimezone(datetime.UTC) > start.astimezone(
-        datetime.UTC
-    )  # of one zone, they would be compared by the wall
+    """In truth, and not by the wall, as two times of one zone are compared."""
+    return time.astimezone(datetime.UTC) > start.astimezone(datetime.UTC)
 
 
 def _exists(time: datetime.datetime) -> bool:

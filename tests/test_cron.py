@@ -236,6 +236,13 @@ def test_what_becomes_of_a_time_that_the_clock_leaves_out_or_has_twice(
         assert f"{time:%d %H:%M%z}"[:-2] == expected, keeping
 
 
+def test_what_is_made_up_for_at_one_time_counts_once() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    start = datetime.datetime(2027, 3, 27, 12, tzinfo=berlin)
+    times = upcoming([parse("0-59/10 2 * * *")], berlin, start, "cron", 3)
+    assert [f"{time:%d %H:%M}" for time in times] == ["28 03:00", "29 02:00", "29 02:10"]
+
+
 def test_several_expressions_fire_in_one_order_and_once_at_a_time() -> None:
     start = datetime.datetime(2027, 1, 1, tzinfo=ZoneInfo("UTC"))
     times = upcoming([*at("02:00,14:30"), parse("0 2 1 * *")], ZoneInfo("UTC"), start, "cron", 3)
