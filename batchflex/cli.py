@@ -465,6 +465,48 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _schedule(options: argparse.Namespace) -> int:
+    import datetime
+    import shlex
+
+    from .schedule import Wanted, schedule, write
+
+    if not options.spec.lower().endswith(".toml"):
+        raise JobError(f"schedule takes a job file (.toml); found {options.spec!r}")
+    try:
+        words = shlex.split(options.options)
+    except ValueError as error:
+        raise JobError(f"--options {options.options!r:.80}: {error}") from None
+    as_run, unknown = parser(_VERBS).parse_known_args(["run", options.spec, *words])
+    if unknown:
+        refuse(as_run.parser, unknown)
+    job = job_of(as_run)
+    for warning in job.warnings():
+        _say(f"warning: {warning}")
+    wanted = Wanted(
+        options.kind, Path(options.spec), options.at, options.cron, options.tz, words, options.log_file, options.env_file,
+        options.keys, options.image, options.claim, options.secret,
+    )  # fmt: skip
+    found = schedule(wanted, job, datetime.datetime.now(datetime.UTC))
+    written = [] if options.out is None else write(found.made, options.out)
+    if options.json:
+        times = [time.isoformat() for time in found.times]
+        _print_json({"files": found.made.files, "notes": found.made.notes, "zone": found.zone, "next": times})
+        return 0
+    if options.out is None:
+        headed = len(found.made.files) > 1
+        texts = [f"# {name}\n{text}" if headed else text for name, text in found.made.files.items()]
+        print("\n".join(texts), end="", flush=True)
+    for path in written:
+        _say(f"written: {path}")
+    _say(f"next, in {found.zone}:")
+    for time_ in found.times:
+        _say(f"  {time_:%a %Y-%m-%d %H:%M %z}")
+    for note in found.made.notes:
+        _say(note)
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     import anyio
 
@@ -490,6 +532,7 @@ _VERBS: dict[str, Verb] = {
     "history": _history,
     "results": _results,
     "report": _report,
+    "schedule": _schedule,
     "check": _check,
 }
 

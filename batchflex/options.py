@@ -200,6 +200,14 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
+    schedule = verb(
+        "schedule",
+        "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
+        "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is said on "
+        "standard error. Starts nothing, and runs nothing in the background.",
+    )
+    _add_schedule_options(schedule)
+
     check = verb(
         "check",
         "send one small request to see that endpoint, key and model work",
@@ -208,6 +216,50 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     check.add_argument("spec", nargs="?", metavar="SPEC", help="a job file (.toml)")
     _add_endpoint_options(check)
     return whole
+
+
+def _add_schedule_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="JOB", help="a job file (.toml)")
+    when = parser.add_mutually_exclusive_group(required=True)
+    when.add_argument("--at", metavar="TIMES", help="times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'")
+    when.add_argument("--cron", metavar="EXPRESSION", help="five fields as in a crontab: '0 2 * * 1-5'; or '@daily'")
+    parser.add_argument(
+        "--as", dest="kind", metavar="KIND", choices=["crontab", "systemd", "k8s"], default="crontab",
+        help="'crontab' (default), 'systemd' or 'k8s'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tz", metavar="ZONE", help="the time zone that the times are in, such as Europe/Berlin (the machine's)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write the files into this folder instead of printing them"
+    )
+    parser.add_argument(
+        "--options",
+        metavar="TEXT",
+        default="",
+        help="options of the run: --options='--deadline 5h --set limits.rpm=60'",
+    )
+    parser.add_argument("--json", action="store_true", help="print files, notes and next times as one line of JSON")
+    here = parser.add_argument_group("crontab and systemd")
+    here.add_argument(
+        "--log-file", metavar="FILE", help="append what the run says to it (crontab: NAME.log; systemd: the journal)"
+    )
+    here.add_argument(
+        "--env-file", metavar="FILE", help="set the variables in it, a key among them: lines of NAME=VALUE"
+    )
+    here.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="systemd: the folder with a file for each key, named as its variable (/etc/batchflex)",
+    )
+    there = parser.add_argument_group("k8s")
+    there.add_argument("--image", metavar="NAME", help="the container image, which has the command batchflex")
+    there.add_argument(
+        "--claim", metavar="NAME", help="the volume claim that holds the working folder (the job's name)"
+    )
+    there.add_argument(
+        "--secret", metavar="NAME", help="the secret that holds the keys, by their variables (the job's name)"
+    )
 
 
 def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:

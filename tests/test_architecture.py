@@ -34,6 +34,7 @@ ORDER = [
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
+    "cron", "zones", "nexttimes", "launch", "crontab", "systemd", "kubernetes", "schedule",
     "local_server", "options", "cli",
 ]  # fmt: skip
 
@@ -43,6 +44,7 @@ FACING_PEOPLE = {
     "local_server", "options",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
+    "cron", "zones", "nexttimes", "launch", "crontab", "systemd", "kubernetes", "schedule",
 }  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
@@ -54,6 +56,7 @@ PURE = [
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
+    "cron", "nexttimes", "launch", "crontab", "systemd", "kubernetes",
 ]  # fmt: skip
 
 
