@@ -103,24 +103,32 @@ async def _whole(
     planned: Job | None = None,
     preparing: runner.Preparing = prepare,
 ) -> Run:
-    """The run, and then its scores."""
-    run = partial(
-        runner.arun,
-        job,
-        frame=frame,
-        observer=observer,
-        heed_signals=heed_signals,
-        planned=planned,
-        preparing=preparing,
-    )
-    if not job.score:
-        return await run()
-    from . import evaluation
+    """The run, and then its scores, and then those who are to know."""
 
-    evaluation.require(job)
-    ended = await run()
-    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
-    return ended
+    async def scored(observer: Observer | None) -> Run:
+        run = partial(
+            runner.arun,
+            job,
+            frame=frame,
+            observer=observer,
+            heed_signals=heed_signals,
+            planned=planned,
+            preparing=preparing,
+        )
+        if not job.score:
+            return await run()
+        from . import evaluation
+
+        evaluation.require(job)
+        ended = await run()
+        await evaluation.after(ended, job, observer, heed_signals=heed_signals)
+        return ended
+
+    if not job.notify.tells:
+        return await scored(observer)
+    from . import telling
+
+    return await telling.told(job, observer, scored)
 
 
 def complete(

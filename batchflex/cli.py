@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BatchflexError as error:
         if options.debug:
             traceback.print_exc()
-        _say(f"batchflex: {error}")
+        _say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
             "What was answered is kept. --debug shows where it happened; please report it."
         )
+        for note in _notes(error):
+            _say(f"batchflex: {note}")
         return 3
 
 
@@ -66,6 +68,11 @@ def _kind_and_first_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What is to be said beside an error: who could not be told of it."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _prepare_streams() -> None:
@@ -133,7 +140,11 @@ def _run(options: argparse.Namespace) -> int:
         from . import progress
         from .api import execute
     _spare_pandas()
-    job = job_of(options)
+    try:
+        job = job_of(options)
+    except JobError as error:
+        _tell_of_mistakes(options, error)
+        raise
     observer = progress.choose(quiet=options.quiet)
     for warning in job.warnings():
         observer.note(f"warning: {warning}")
@@ -144,6 +155,17 @@ def _run(options: argparse.Namespace) -> int:
     return _ended(run, job, options)
 
 
+def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
+    """Tell those of [notify] that the job file is wrong, as far as that can be read of it."""
+    if options.spec.lower().endswith(".toml"):
+        from . import telling
+        from .options import settings
+
+        with contextlib.suppress(JobError):
+            for note in telling.mistaken(options.spec, settings(options), error):
+                error.add_note(note)
+
+
 def _retry(options: argparse.Namespace) -> int:
     from . import progress
     from .again import retry_of, sight
@@ -151,7 +173,10 @@ def _retry(options: argparse.Namespace) -> int:
     from .job import parse_setting
 
     _spare_pandas()
-    retried = retry_of(options.out, options.where, [parse_setting(text) for text in options.set])
+    settings = [parse_setting(text) for text in options.set]
+    if options.metrics_file is not None:
+        settings.append(("notify.metrics_file", options.metrics_file))
+    retried = retry_of(options.out, options.where, settings)
     observer = progress.choose(quiet=options.quiet)
     for warning in retried.job.warnings():
         observer.note(f"warning: {warning}")
@@ -193,6 +218,8 @@ def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
+    for line in (run.untold or "").splitlines():
+        _say(f"batchflex: {line}")
     if job.wants_report and run.exit_code < 128:
         _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:
@@ -391,6 +418,16 @@ def _check(options: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def _notify(options: argparse.Namespace) -> int:
+    from . import telling
+    from .job import load, parse_setting
+
+    outcomes = telling.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
+    for name, fault in outcomes.items():
+        print(f"{name} was told" if fault is None else f"{name} was not told: {fault}")
+    return 0 if not any(outcomes.values()) else 3
+
+
 _VERBS: dict[str, Verb] = {
     "run": _run,
     "retry": _retry,
@@ -401,6 +438,7 @@ _VERBS: dict[str, Verb] = {
     "results": _results,
     "report": _report,
     "check": _check,
+    "notify": _notify,
 }
 
 

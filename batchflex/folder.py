@@ -195,6 +195,19 @@ class Folder:
         """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
         _append(self.history, line, sync=True)
 
+    def read_history(self) -> list[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without torn ones; empty if it is not there, or cannot be read."""
+        try:
+            lines = self.history.read_bytes().splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(msgspec.DecodeError):
+                if isinstance(read := msgspec.json.decode(line), dict):
+                    found.append(read)
+        return found
+
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
         _append(self.telemetry, line, sync=False)

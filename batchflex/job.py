@@ -22,6 +22,7 @@ from . import params as parameters
 from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import choice, explained, found, redacted, sentences, wanted
+from .notifyspec import NotifySection
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
 from .structured import schema_of
@@ -145,6 +146,7 @@ class Job(Section):
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
     score: list[ScoreSection] = Field(default_factory=list)
+    notify: NotifySection = NotifySection()
     _models: tuple[models.Model, ...] = PrivateAttr(())
 
     @property
@@ -228,6 +230,10 @@ class Job(Section):
         del plain["endpoint" if self.endpoints else "endpoints"]
         if not self.score:
             del plain["score"]
+        if kept := self.notify.kept():
+            plain["notify"] = kept
+        else:
+            del plain["notify"]
         return plain
 
     def to_toml(self) -> str:
@@ -386,7 +392,7 @@ def _section_of(name: str) -> str | None:
 
 
 def _absolute_at(place: str, value: Any, folder: Path) -> Any:
-    if place not in ("input.path", "endpoint.model_path"):
+    if place not in ("input.path", "endpoint.model_path", "notify.metrics_file"):
         return value
     if isinstance(value, list | tuple):
         return [_absolute_at(place, one, folder) for one in value]
@@ -410,8 +416,10 @@ def _absolute(job: Job, folder: Path) -> Job:
             return score
         return score.model_copy(update={"folder": str((folder / (score.folder or "")).resolve())})
 
+    metrics_file = _absolute_at("notify.metrics_file", job.notify.metrics_file, folder)
     return job.model_copy(
         update={
+            "notify": job.notify.model_copy(update={"metrics_file": metrics_file}),
             "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
             "endpoint": placed(job.endpoint),

@@ -8,10 +8,11 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from . import __version__
 from .errors import JobError
+from .events import Event
 
 if TYPE_CHECKING:
     from .job import Job
@@ -81,6 +82,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     run = verb("run", "ask everything that has no answer yet", "Progress goes to standard error.")
     run.epilog = _EXIT_CODES
     _add_job_options(run)
+    _add_metrics_file(run)
     run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -179,6 +181,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     )  # fmt: skip
     retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
+    _add_metrics_file(retry)
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -189,7 +192,27 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     )
     check.add_argument("spec", nargs="?", metavar="SPEC", help="a job file (.toml)")
     _add_endpoint_options(check)
+
+    notify = verb(
+        "notify",
+        "send a test message to those whom a job tells of its runs",
+        "By the webhook and the command of [notify], as they would be told of a run. No ping is sent, no metrics file written, "
+        "and nothing is asked of a model.",
+    )
+    notify.add_argument("spec", metavar="JOB", help="a job file (.toml)")
+    notify.add_argument("--event", choices=get_args(Event), default="failure", help="what is told (failure)")
+    notify.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a place in the job file; may be repeated"
+    )
     return whole
+
+
+def _add_metrics_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-file",
+        metavar="FILE",
+        help="write the run's figures to FILE.prom, for the textfile collector of Prometheus' node_exporter",
+    )
 
 
 def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -254,8 +277,9 @@ _PLACES = {
     "tpm": "limits.tpm",
     "budget_usd": "limits.budget_usd",
     "deadline": "limits.deadline",
+    "metrics_file": "notify.metrics_file",
 }
-_TEXTS = {"out", "on_change", "deadline"}
+_TEXTS = {"out", "on_change", "deadline", "metrics_file"}
 
 
 def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:

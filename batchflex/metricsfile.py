@@ -1,0 +1,135 @@
+"""A folder's last run and the totals of all, as Prometheus text for node_exporter's textfile collector.
+
+The label is ``job_name``: a label ``job`` is Prometheus' own, and would be moved to ``exported_job`` when it is scraped.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .events import end_of
+from .model import STATUSES
+
+_SUMS = {"requests_sent": "requests", "retries": "retries", "rate_limited": "rate_limited"}
+_HELP = {
+    "requests": "Requests sent, retries and probes included",
+    "retries": "Requests that repeat one that failed",
+    "rate_limited": "Requests that the endpoint turned away to wait",
+}
+_ENDS = ("success", "failure", "stopped", "interrupted", "killed", "busy", "skipped")
+
+
+def write(path: Path, last: Mapping[str, Any], rows: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> None:
+    """Write the file; a reader sees the old one or the new one.
+
+    ``last`` is ``run.json`` of the run that is told of, ``rows`` one that has the counts of rows (another, where a run was
+    refused), ``history`` are the lines of ``history.jsonl``, with or without that run's.
+
+    :raises OSError: if it cannot be written.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Made(list(metrics(last, rows, history))))
+    path.parent.stat()  # or its name would be missing in the error
+    write_to_textfile(str(path), registry)
+
+
+class _Made(Collector):
+    def __init__(self, made: list[Metric]) -> None:
+        self._made = made
+
+    def collect(self) -> list[Metric]:
+        return self._made
+
+
+def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """As :func:`write`. Totals are those of the runs that have a line, and of this one."""
+    job = last["job"]
+    running = last["status"] == "running"
+    runs = [line for line in history if last["run_id"] is None or line.get("run_id") != last["run_id"]]
+    ended = runs if running else [*runs, last]
+    runs = [*runs, last]
+
+    def gauge(name: str, about: str, value: float | None) -> Iterator[Metric]:
+        if value is not None:
+            family = GaugeMetricFamily(f"batchflex_{name}", about, labels=["job_name"])
+            family.add_metric([job], value)
+            yield family
+
+    def counter(name: str, about: str, value: float) -> Iterator[Metric]:
+        family = CounterMetricFamily(f"batchflex_{name}", about, labels=["job_name"])
+        family.add_metric([job], value)
+        yield family
+
+    began, finished = _seconds(last["started_at"]), _seconds(last["finished_at"])
+    yield from gauge("running", "Whether the last run was going on when this was written", running)
+    yield from gauge("updated_timestamp_seconds", "When this was written", _seconds(last["updated_at"]))
+    yield from gauge("last_run_start_timestamp_seconds", "When the last run began", began)
+    yield from gauge("last_run_end_timestamp_seconds", "When the last run ended", finished)
+    if began is not None and finished is not None:
+        yield from gauge("last_run_duration_seconds", "How long the last run took", round(finished - began, 3))
+    yield from gauge("last_run_exit_code", "What the last run exited with", last["exit_code"])
+    good = [at for line in ended if end_of(line) == "success" and (at := _seconds(line.get("finished_at"))) is not None]
+    yield from gauge(
+        "last_success_timestamp_seconds", "When a run last ended with exit code 0", max(good, default=None)
+    )
+    yield _why(last)
+
+    if rows:
+        yield _by(
+            "rows", "Rows of the whole job that have their outcome", "status", {s: rows[s] for s in STATUSES}, job
+        )
+        yield from gauge("rows_planned", "Requests of the whole job", rows["planned"])
+    for field, name in _SUMS.items():
+        yield from gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field])
+    tokens = {kind: last[f"{kind}_tokens"] for kind in ("prompt", "completion")}
+    yield _by("last_run_tokens", "Tokens of the last run's answers", "kind", tokens, job)
+    yield from gauge("last_run_cost_dollars", "What the last run's answers cost, by the job's prices", last["cost"])
+
+    for field, name in _SUMS.items():
+        yield from counter(name, f"{_HELP[name]}, by all runs", _sum(runs, field))
+    tokens = {kind: _sum(runs, f"{kind}_tokens") for kind in ("prompt", "completion")}
+    yield _by("tokens", "Tokens of all runs' answers", "kind", tokens, job, CounterMetricFamily)
+    if any(line.get("cost") is not None for line in runs):
+        yield from counter("cost_dollars", "What the answers of all runs cost, by the job's prices", _sum(runs, "cost"))
+    ends = dict.fromkeys(_ENDS, 0)
+    for line in ended:
+        ends[end_of(line)] += 1
+    yield _by("runs", "Runs that have ended", "result", ends, job, CounterMetricFamily)
+
+
+def _why(last: Mapping[str, Any]) -> Metric:
+    labels = ["job_name", "status", "stopped_by"]
+    family = GaugeMetricFamily(
+        "batchflex_last_run_info", "Status of the last run, and why it stopped early", labels=labels
+    )
+    family.add_metric([last["job"], last["status"], last["stopped_by"] or ""], 1)
+    return family
+
+
+def _by(
+    name: str,
+    about: str,
+    label: str,
+    values: Mapping[str, float],
+    job: str,
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily] = GaugeMetricFamily,
+) -> Metric:
+    family = kind(f"batchflex_{name}", about, labels=["job_name", label])
+    for value, number in values.items():
+        family.add_metric([job, value], number)
+    return family
+
+
+def _sum(runs: Iterable[Mapping[str, Any]], field: str) -> float:
+    return sum(value for line in runs if isinstance(value := line.get(field), int | float))
+
+
+def _seconds(moment: object) -> float | None:
+    return datetime.datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
