@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from . import job as jobs
 from . import params as parameters
@@ -22,6 +23,7 @@ from .errors import InputError, JobError, RunStopped
 from .job import Job
 from .prepare import prepare
 from .runner import Observer, Run
+from .telling import Teller
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,12 +50,20 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
-    return execute(_job(job), observer=observer)
+    made = _job(job)
+    with Teller(made) as teller:
+        ended = execute(made, observer=teller.watching(observer))
+    ended.untold = teller.ended(ended)
+    return ended
 
 
 async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    return await _whole(_job(job), observer=observer)
+    made = _job(job)
+    async with Teller(made) as teller:
+        ended = await _whole(made, observer=teller.watching(observer))
+    ended.untold = await anyio.to_thread.run_sync(teller.ended, ended)
+    return ended
 
 
 def retry(
@@ -76,7 +86,11 @@ def retry(
     from .again import retry_of
 
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
-    return ask_again(retry_of(Path(out), where, places), frame=frame, observer=observer)
+    retried = retry_of(Path(out), where, places)
+    with Teller(retried.job) as teller:
+        ended = ask_again(retried, frame=frame, observer=teller.watching(observer))
+    ended.untold = teller.ended(ended)
+    return ended
 
 
 def ask_again(
@@ -103,32 +117,24 @@ async def _whole(
     planned: Job | None = None,
     preparing: runner.Preparing = prepare,
 ) -> Run:
-    """The run, and then its scores, and then those who are to know."""
+    """The run, and then its scores."""
+    run = partial(
+        runner.arun,
+        job,
+        frame=frame,
+        observer=observer,
+        heed_signals=heed_signals,
+        planned=planned,
+        preparing=preparing,
+    )
+    if not job.score:
+        return await run()
+    from . import evaluation
 
-    async def scored(observer: Observer | None) -> Run:
-        run = partial(
-            runner.arun,
-            job,
-            frame=frame,
-            observer=observer,
-            heed_signals=heed_signals,
-            planned=planned,
-            preparing=preparing,
-        )
-        if not job.score:
-            return await run()
-        from . import evaluation
-
-        evaluation.require(job)
-        ended = await run()
-        await evaluation.after(ended, job, observer, heed_signals=heed_signals)
-        return ended
-
-    if not job.notify.tells:
-        return await scored(observer)
-    from . import telling
-
-    return await telling.told(job, observer, scored)
+    evaluation.require(job)
+    ended = await run()
+    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
+    return ended
 
 
 def complete(

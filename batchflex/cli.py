@@ -26,6 +26,7 @@ from .options import job as job_of
 if TYPE_CHECKING:
     from .job import Job
     from .runner import Run
+    from .telling import Teller
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,6 +140,7 @@ def _run(options: argparse.Namespace) -> int:
     with _no_collections():
         from . import progress
         from .api import execute
+        from .telling import Teller
     _spare_pandas()
     try:
         job = job_of(options)
@@ -148,11 +150,12 @@ def _run(options: argparse.Namespace) -> int:
     observer = progress.choose(quiet=options.quiet)
     for warning in job.warnings():
         observer.note(f"warning: {warning}")
-    try:
-        run = execute(job, observer=observer, heed_signals=True)
-    finally:
-        observer.close()
-    return _ended(run, job, options)
+    with Teller(job) as teller:
+        try:
+            run = execute(job, observer=teller.watching(observer), heed_signals=True)
+        finally:
+            observer.close()
+    return _ended(run, job, options, teller)
 
 
 def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
@@ -171,6 +174,7 @@ def _retry(options: argparse.Namespace) -> int:
     from .again import retry_of, sight
     from .api import ask_again
     from .job import parse_setting
+    from .telling import Teller
 
     _spare_pandas()
     settings = [parse_setting(text) for text in options.set]
@@ -194,11 +198,12 @@ def _retry(options: argparse.Namespace) -> int:
             if not _agreed():
                 _say("nothing was sent")
                 return 0
-    try:
-        run = ask_again(retried, observer=observer, heed_signals=True)
-    finally:
-        observer.close()
-    return _ended(run, retried.job, options)
+    with Teller(retried.job) as teller:
+        try:
+            run = ask_again(retried, observer=teller.watching(observer), heed_signals=True)
+        finally:
+            observer.close()
+    return _ended(run, retried.job, options, teller)
 
 
 def _agreed() -> bool:
@@ -206,7 +211,7 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
+def _ended(run: Run, job: Job, options: argparse.Namespace, teller: Teller) -> int:
     from . import render
 
     if options.json:
@@ -218,8 +223,8 @@ def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
-    for line in (run.untold or "").splitlines():
-        _say(f"batchflex: {line}")
+    for words in teller.ended(run):
+        _say(f"batchflex: {words}")
     if job.wants_report and run.exit_code < 128:
         _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:
@@ -422,10 +427,12 @@ def _notify(options: argparse.Namespace) -> int:
     from . import telling
     from .job import load, parse_setting
 
+    if not options.spec.lower().endswith(".toml"):
+        raise JobError(f"notify takes a job file (.toml); found {options.spec!r}")
     outcomes = telling.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
     for name, fault in outcomes.items():
-        print(f"{name} was told" if fault is None else f"{name} was not told: {fault}")
-    return 0 if not any(outcomes.values()) else 3
+        print(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
+    return 3 if any(outcomes.values()) else 0
 
 
 _VERBS: dict[str, Verb] = {

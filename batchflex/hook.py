@@ -7,21 +7,30 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from typing import IO
 
 from .mistakes import redacted
 
 _GRACE_S = 1.0
+_LOOK_S = 0.02
 _TAIL_BYTES = 2048
 _MOST_WORDS = 200
 
 
-def run(command: str | list[str], told: bytes, more: Mapping[str, str], *, within_s: float) -> str | None:
+def run(
+    command: str | list[str],
+    told: bytes,
+    more: Mapping[str, str],
+    within_s: float,
+    given_up: threading.Event,
+) -> str | None:
     """Run ``command``, by the shell if it is text, with ``told`` on its standard input; return why it failed, as a sentence.
 
     ``more`` is added to its environment. Its output goes nowhere but, of a command that fails, into that sentence. When
-    ``within_s`` is over, it and its children are sent SIGTERM, and a second later SIGKILL. Blocks.
+    ``within_s`` is over, or ``given_up`` set, it and its children are sent SIGTERM, and a second later SIGKILL. Blocks.
     """
     # Files, as a pipe would have to be emptied, and would stay open with whatever the command leaves in the background.
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
@@ -39,11 +48,12 @@ def run(command: str | list[str], told: bytes, more: Mapping[str, str], *, withi
             )
         except (OSError, ValueError) as error:
             return f"it cannot be started: {getattr(error, 'strerror', None) or error}"
-        try:
-            code = process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            return f"it had not ended after {within_s:.0f} s, and was killed"
+        due = time.monotonic() + within_s
+        while (code := process.poll()) is None:
+            if given_up.wait(_LOOK_S) or time.monotonic() >= due:
+                _end(process)
+                when = "when this was interrupted" if given_up.is_set() else f"after {within_s:.0f} s"
+                return f"it had not ended {when}, and was killed"
         if code == 0:
             return None
         how = f"it exited with {code}" if code > 0 else f"it was ended by {signal.Signals(-code).name}"

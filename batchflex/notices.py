@@ -33,6 +33,8 @@ def _short(text: str) -> str:
 def headline(event: Event | End, summary: Mapping[str, Any]) -> str:
     """How the run went, in a line. ``summary`` is ``run.json``, also of a run that was refused before it began."""
     job, message = summary["job"], _short(summary["message"] or "")
+    if summary["status"] == "test":
+        return f"{job}: {message}, of how '{event}' is told"
     if event == "busy":
         return f"{job} was not begun: {message}"
     if summary["status"] == "refused":
@@ -56,14 +58,15 @@ def _rows(summary: Mapping[str, Any]) -> str:
 
 def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and value of what is worth knowing beside the headline."""
-    if summary["status"] != "refused":
+    if summary["status"] not in ("refused", "test"):
         yield "Rows", _rows(summary)
         tokens = summary["prompt_tokens"] + summary["completion_tokens"]
         cost = "" if summary["cost"] is None else f", ${summary['cost']:,.4f}"
         yield "This run", f"{summary['requests_sent']:,} requests, {tokens:,} tokens{cost}"
     began, ended = (datetime.datetime.fromisoformat(summary[name]) for name in ("started_at", "finished_at"))
     yield "Took", str(datetime.timedelta(seconds=round((ended - began).total_seconds())))
-    yield "Exit code", str(summary["exit_code"])
+    if summary["exit_code"] is not None:
+        yield "Exit code", str(summary["exit_code"])
     if summary["first_failure"]:
         yield "First failure", _short(summary["first_failure"])
 
