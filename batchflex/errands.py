@@ -23,7 +23,7 @@ def do(errands: Mapping[str, Errand], within_s: float) -> dict[str, str | None]:
     SIGTERM make all of them give up.
     """
     outcomes: dict[str, str | None] = {}
-    unended = f"it did not come to an end within {within_s:.0f} s"
+    unended = f"it did not come to an end within {within_s:.3g} s"
     given_up = threading.Event()
 
     def go(name: str, errand: Errand) -> None:

@@ -52,7 +52,7 @@ def run(
         while (code := process.poll()) is None:
             if given_up.wait(_LOOK_S) or time.monotonic() >= due:
                 _end(process)
-                when = "when this was interrupted" if given_up.is_set() else f"after {within_s:.0f} s"
+                when = "when this was interrupted" if given_up.is_set() else f"after {within_s:.3g} s"
                 return f"it had not ended {when}, and was killed"
         if code == 0:
             return None

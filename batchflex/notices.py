@@ -15,7 +15,7 @@ from .events import End, Event
 from .mistakes import redacted
 from .model import STATUSES
 
-_MOST_CHARACTERS = 500
+_MOST_CHARACTERS = 300  # a field of Slack may have 2,000, and one may become five
 _SIGNS = {
     "success": ":white_check_mark:",
     "recovered": ":white_check_mark:",

@@ -82,7 +82,7 @@ def _try(url: str, content: bytes | None, content_type: str, timeout_s: float) -
             words = _words(response, url)
             response.close()
     except httpx.TimeoutException:
-        raise _Passing(f"no answer within {timeout_s:.0f} s") from None
+        raise _Passing(f"no answer within {timeout_s:.2g} s") from None
     except httpx.ProxyError:
         raise _Passing("the proxy that the environment sets refuses") from None
     except httpx.ConnectError as error:

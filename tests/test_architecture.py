@@ -18,7 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "events", "notifyspec",
+    "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics",
@@ -28,7 +29,8 @@ ORDER = [
     "keep", "tally",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
+    "judging", "evaluation", "assembly", "choosing", "settings", "again",
+    "notices", "webhook", "hook", "metricsfile", "errands", "telling", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
@@ -48,7 +50,7 @@ PURE = [
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
+    "scorespec", "events", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 
@@ -117,13 +119,18 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
         assert f".{other}" not in {name for name, _ in imported(one)}
 
 
-def test_only_the_client_and_its_transport_know_httpx() -> None:
-    assert users_of("httpx") == {"client", "transport", "http1"}
+def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
+    """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
+    assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
     assert users_of("httpx_sse") <= {"client"}
 
 
 def test_only_the_connections_know_their_parser() -> None:
     assert users_of("httptools", "aiohappyeyeballs") == {"http1"}
+
+
+def test_only_the_metrics_file_knows_prometheus() -> None:
+    assert users_of("prometheus_client") == {"metricsfile"}
 
 
 def test_only_the_terminal_has_tqdm() -> None:
