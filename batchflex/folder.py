@@ -94,6 +94,7 @@ class Folder:
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
+        self.inputs = path / "inputs.jsonl"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
@@ -193,7 +194,7 @@ class Folder:
 
     def add_history(self, line: Mapping[str, Any]) -> None:
         """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
-        _append(self.history, line, sync=True)
+        append(self.history, line, sync=True)
 
     def read_history(self) -> list[dict[str, Any]]:
         """The lines of ``history.jsonl``, oldest first, without torn ones; empty if it is not there, or cannot be read."""
@@ -210,12 +211,16 @@ class Folder:
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
-        _append(self.telemetry, line, sync=False)
+        append(self.telemetry, line, sync=False)
 
 
-def _append(path: Path, line: Mapping[str, Any], *, sync: bool) -> None:
+def append(path: Path, *lines: object, sync: bool) -> None:
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line.
+
+    :raises StorageError: if they cannot be written.
+    """
     with storing(path), path.open("a+b", buffering=0) as stream:
-        data = msgspec.json.encode(line) + b"\n"
+        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         end = stream.seek(0, os.SEEK_END)
         if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
             data = b"\n" + data

@@ -438,9 +438,13 @@ class _Conduct:
             if time.monotonic() >= due:
                 due = time.monotonic() + _STATE_EVERY_S
                 try:
-                    await anyio.to_thread.run_sync(self._folder.write_state, self._tally.state(time.time()))
+                    await anyio.to_thread.run_sync(self._write_state)
                 except StorageError as error:
                     self._stop("disk", str(error))
+
+    def _write_state(self) -> None:
+        self._tally.plan = self._plan.identity()
+        self._folder.write_state(self._tally.state(time.time()))
 
     async def _finish(self) -> None:
         """Make the table. Derived from the parts, so that giving it up loses nothing."""

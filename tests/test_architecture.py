@@ -21,12 +21,12 @@ ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "events", "notifyspec",
     "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
-    "source", "template", "items", "prefixes", "plan",
+    "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
-    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
-    "keep", "tally",
+    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "inputs",
+    "feed", "keep", "tally",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again",
@@ -46,8 +46,8 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "plan", "template",
-    "ratelimit", "metrics",
+    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan",
+    "template", "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "events", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
