@@ -19,7 +19,9 @@ import anyio.to_thread
 from . import job as jobs
 from . import params as parameters
 from . import runner
+from .attempts import Attempt
 from .errors import InputError, JobError, RunStopped
+from .folder import Folder
 from .job import Job
 from .prepare import prepare
 from .runner import Observer, Run
@@ -51,8 +53,8 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
     made = _job(job)
-    with Teller(made) as teller:
-        ended = execute(made, observer=teller.watching(observer))
+    with Attempt(Folder(made.out), made.job.name) as attempt, Teller(made) as teller:
+        ended = execute(made, observer=teller.watching(observer), attempt=attempt)
     ended.untold = teller.ended(ended)
     return ended
 
@@ -60,8 +62,9 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
 async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
     made = _job(job)
-    async with Teller(made) as teller:
-        ended = await _whole(made, observer=teller.watching(observer))
+    with Attempt(Folder(made.out), made.job.name) as attempt:
+        async with Teller(made) as teller:
+            ended = await _whole(made, observer=teller.watching(observer), attempt=attempt)
     ended.untold = await anyio.to_thread.run_sync(teller.ended, ended)
     return ended
 
@@ -86,22 +89,28 @@ def retry(
     from .again import retry_of
 
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
-    retried = retry_of(Path(out), where, places)
-    with Teller(retried.job) as teller:
-        ended = ask_again(retried, frame=frame, observer=teller.watching(observer))
+    with Attempt(Folder(Path(out))) as attempt:
+        retried = retry_of(Path(out), where, places)
+        with Teller(retried.job) as teller:
+            ended = ask_again(retried, frame=frame, observer=teller.watching(observer), attempt=attempt)
     ended.untold = teller.ended(ended)
     return ended
 
 
 def ask_again(
-    retried: Retry, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+    retried: Retry,
+    *,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+    heed_signals: bool = False,
+    attempt: Attempt | None = None,
 ) -> Run:
     """A retry and its scores on an event loop of its own."""
     from .again import missing_input
 
     if frame is not None:
         frame = _asked(frame, retried.planned)
-    whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals)
+    whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
     try:
         return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
     except InputError as error:
@@ -116,6 +125,7 @@ async def _whole(
     heed_signals: bool = False,
     planned: Job | None = None,
     preparing: runner.Preparing = prepare,
+    attempt: Attempt | None = None,
 ) -> Run:
     """The run, and then its scores."""
     run = partial(
@@ -126,15 +136,14 @@ async def _whole(
         heed_signals=heed_signals,
         planned=planned,
         preparing=preparing,
+        attempt=attempt,
     )
     if not job.score:
         return await run()
     from . import evaluation
 
     evaluation.require(job)
-    ended = await run()
-    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
-    return ended
+    return await run(then=partial(evaluation.after, job=job, observer=observer, heed_signals=heed_signals))
 
 
 def complete(
@@ -188,7 +197,8 @@ def complete(
             raise JobError(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
             )
-        ended = execute(job, frame=_asked(frame, job))
+        with Attempt(Folder(job.out), job.job.name) as attempt:
+            ended = execute(job, frame=_asked(frame, job), attempt=attempt)
         if ended.stopped_by is not None:
             kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
             raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']} ({kept})", ended.stopped_by)
@@ -222,10 +232,15 @@ def _job(job: JobLike) -> Job:
 
 
 def execute(
-    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+    job: Job,
+    *,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+    heed_signals: bool = False,
+    attempt: Attempt | None = None,
 ) -> Run:
     """A run and its scores on an event loop of its own: uvloop's where it is installed."""
-    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals))
+    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt))
 
 
 def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:

@@ -17,16 +17,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BatchflexError, JobError
 from .options import Verb, parser, refuse
 from .options import job as job_of
 
 if TYPE_CHECKING:
+    from .attempts import Attempt
+    from .folder import Folder
     from .job import Job
-    from .runner import Run
+    from .runner import Observer, Run
     from .telling import Teller
+
+T = TypeVar("T")
+_WIDTH = 120  # of a line where there is no terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,25 +142,33 @@ class _NoPandas(importlib.abc.MetaPathFinder):
 
 
 def _run(options: argparse.Namespace) -> int:
+    from functools import partial
+
     with _no_collections():
         from . import progress
         from .api import execute
+        from .attempts import Attempt
+        from .folder import Folder
         from .telling import Teller
     _spare_pandas()
-    try:
-        job = job_of(options)
-    except JobError as error:
-        _tell_of_mistakes(options, error)
-        raise
-    observer = progress.choose(quiet=options.quiet)
-    for warning in job.warnings():
-        observer.note(f"warning: {warning}")
-    with Teller(job) as teller:
+    with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
         try:
-            run = execute(job, observer=teller.watching(observer), heed_signals=True)
-        finally:
-            observer.close()
-    return _ended(run, job, options, teller)
+            job = job_of(options)
+        except JobError as error:
+            _tell_of_mistakes(options, error)
+            raise
+        folder = Folder(job.out)
+        attempt.of(folder, job.job.name)
+        observer = progress.choose(quiet=options.quiet)
+        for warning in job.warnings():
+            observer.note(f"warning: {warning}")
+        with Teller(job) as teller:
+            work = partial(execute, job, observer=teller.watching(observer), heed_signals=True, attempt=attempt)
+            try:
+                run = _in_turn(options, attempt, folder, job, observer.note, work)
+            finally:
+                observer.close()
+    return 0 if run is None else _ended(run, job, options, teller)
 
 
 def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
@@ -169,21 +182,76 @@ def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
                 error.add_note(note)
 
 
+def _in_turn(
+    options: argparse.Namespace,
+    attempt: Attempt,
+    folder: Folder,
+    job: Job,
+    say: Callable[[str], None],
+    work: Callable[[], T],
+) -> T | None:
+    """Do the work when no other run holds the folder, as the options say. ``None`` if it is skipped."""
+    from .errors import FolderBusy
+
+    try:
+        if options.wait is None:
+            return work()
+        from . import turn
+
+        left_s = turn.left_s(job.limits.deadline, attempt)
+        return turn.patiently(work, folder, options.wait, say, until_deadline_s=left_s)
+    except FolderBusy:
+        if not options.skip:
+            raise
+        line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
+        say(f"skipped: {line['message']}")
+        if options.json:
+            _print_json(line)
+        return None
+
+
 def _retry(options: argparse.Namespace) -> int:
+    from functools import partial
+
     from . import progress
-    from .again import retry_of, sight
-    from .api import ask_again
+    from .again import retry_of
+    from .attempts import Attempt
+    from .folder import Folder
     from .job import parse_setting
     from .telling import Teller
 
     _spare_pandas()
-    settings = [parse_setting(text) for text in options.set]
-    if options.metrics_file is not None:
-        settings.append(("notify.metrics_file", options.metrics_file))
+    folder = Folder(options.out)
+    with Attempt(folder) as attempt:
+        settings = [parse_setting(text) for text in options.set]
+        if options.metrics_file is not None:
+            settings.append(("notify.metrics_file", options.metrics_file))
+        job = retry_of(options.out, options.where, settings).job
+        attempt.of(folder, job.job.name)
+        observer = progress.choose(quiet=options.quiet)
+        for warning in job.warnings():
+            observer.note(f"warning: {warning}")
+        teller = Teller(job)
+        work = partial(_ask_again, options, settings, observer, attempt, teller)
+        try:
+            run = _in_turn(options, attempt, folder, job, observer.note, work)
+        finally:
+            observer.close()
+    return 0 if run is None else _ended(run, job, options, teller)
+
+
+def _ask_again(
+    options: argparse.Namespace,
+    settings: Sequence[tuple[str, Any]],
+    observer: Observer,
+    attempt: Attempt,
+    teller: Teller,
+) -> Run | None:
+    """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
+    from .again import retry_of, sight
+    from .api import ask_again
+
     retried = retry_of(options.out, options.where, settings)
-    observer = progress.choose(quiet=options.quiet)
-    for warning in retried.job.warnings():
-        observer.note(f"warning: {warning}")
     interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
     if options.dry_run or interactive:
         seen = sight(retried)
@@ -192,18 +260,14 @@ def _retry(options: argparse.Namespace) -> int:
                 _print_json(seen.facts)
             else:
                 print(seen.told)
-            return 0
+            return None
         if seen.facts["asked"]:
             _say(seen.told)
             if not _agreed():
                 _say("nothing was sent")
-                return 0
-    with Teller(retried.job) as teller:
-        try:
-            run = ask_again(retried, observer=teller.watching(observer), heed_signals=True)
-        finally:
-            observer.close()
-    return _ended(run, retried.job, options, teller)
+                return None
+    with teller:
+        return ask_again(retried, observer=teller.watching(observer), heed_signals=True, attempt=attempt)
 
 
 def _agreed() -> bool:
@@ -356,6 +420,25 @@ def _status(options: argparse.Namespace) -> int:
         time.sleep(1.0)
 
 
+def _history(options: argparse.Namespace) -> int:
+    import shutil
+
+    from . import history, historytext, render
+
+    found = history.read(options.outs)
+    for folder, lines in found.unreadable.items():
+        _say(
+            f"batchflex: {render.count(lines, 'line')} of {folder}/history.jsonl left out: torn, or not put there by batchflex"
+        )
+    if options.json:
+        for told in found.runs[-options.last :]:
+            _print_json(told.line)
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+        print(historytext.text(found, last=options.last, width=width))
+    return 0
+
+
 def _results(options: argparse.Namespace) -> int:
     from . import export, render
     from .folder import Folder
@@ -442,6 +525,7 @@ _VERBS: dict[str, Verb] = {
     "compare": _compare,
     "plan": _plan,
     "status": _status,
+    "history": _history,
     "results": _results,
     "report": _report,
     "check": _check,

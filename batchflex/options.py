@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ answered is asked twice."""
 
 _EXIT_CODES = """\
 exit codes:
-  0    every row was answered
+  0    every row was answered; or the run was skipped (--skip)
   1    finished, but some rows are 'failed' or 'invalid'
   2    the job, the input or the command line is wrong; nothing was sent
   3    stopped early and resumable; the summary and run.json say why
@@ -48,6 +49,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(_alone(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
@@ -82,6 +86,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     run = verb("run", "ask everything that has no answer yet", "Progress goes to standard error.")
     run.epilog = _EXIT_CODES
     _add_job_options(run)
+    _add_turn_options(run)
     _add_metrics_file(run)
     run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
@@ -98,6 +103,18 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     status.add_argument("out", metavar="OUT", type=Path, help="the output folder")
     status.add_argument("--watch", action="store_true", help="show it again every second until the run ends")
     status.add_argument("--json", action="store_true", help="print run.json as one line")
+
+    history = verb(
+        "history",
+        "show how past runs went",
+        "A line for each: when, how long, rows, tokens, spend, and how it ended; the oldest first. Also those that were killed, "
+        "refused, or found another run at work.",
+    )
+    history.add_argument(
+        "outs", metavar="OUT", nargs="+", help="the output folder; or several, a folder of such, or a quoted pattern"
+    )
+    history.add_argument("--last", type=_positive, default=20, metavar="N", help="how many to show (20)")
+    history.add_argument("--json", action="store_true", help="print them as lines of JSON")
 
     results = verb(
         "results",
@@ -179,6 +196,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="a request parameter for these rows (max_tokens=4096), or how to ask (limits.rpm=60); may be repeated",
     )  # fmt: skip
+    _add_turn_options(retry)
     retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
     _add_metrics_file(retry)
@@ -256,6 +274,46 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--tpm", metavar="N", help="tokens a minute at most")
     limits.add_argument("--budget-usd", metavar="X", help="dollars at most, by [prices] of the job file")
     limits.add_argument("--deadline", metavar="WHEN", help="send nothing more after this time: 30m, 2h, 1h30m or 06:30")
+
+
+_ALONE = "--wait="
+
+
+def _add_turn_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "when another run holds the folder", "without these: exit 4"
+    ).add_mutually_exclusive_group()
+    group.add_argument(
+        "--wait",
+        metavar="TIME",
+        type=_waiting,
+        help="wait until it ends, at most so long (30m, 2h); without TIME, as long as it takes",
+    )
+    group.add_argument("--skip", action="store_true", help="say so, and exit 0")
+
+
+def _alone(arguments: Sequence[str]) -> list[str]:
+    """``--wait`` takes a time only where what follows looks like one, so that it can stand before the job."""
+    found = list(arguments)
+    for number, word in enumerate(found):
+        if word == "--":
+            break
+        after = found[number + 1] if number + 1 < len(found) else ""
+        if word == "--wait" and not re.fullmatch(r"\d+(\.\d+)?[A-Za-z]*(\d+[A-Za-z]+)*", after):
+            found[number] = _ALONE
+    return found
+
+
+def _waiting(text: str) -> float:
+    """Seconds."""
+    if not text:
+        return float("inf")
+    from .spans import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

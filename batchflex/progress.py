@@ -115,7 +115,7 @@ class Quiet:
 
 def _facts(tally: Tally) -> str:
     text = f"{tally.in_flight} in flight, {tally.rows['failed']:,} failed, "
-    text += f"{_short(tally.prompt_tokens + tally.completion_tokens)} tokens"
+    text += f"{render.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
     if tally.binding:
         text += f", bound by {tally.binding}"
     if tally.backing_off:
@@ -123,13 +123,6 @@ def _facts(tally: Tally) -> str:
     if tally.cost is not None:
         text += f", {render.money(tally.cost)}"
     return text
-
-
-def _short(number: int) -> str:
-    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)
 
 
 def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | Lines | Quiet:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 from . import metrics, reask, results, store
 from .accounts import Accounts
 from .asking import Asking
+from .attempts import Attempt, catch_up, run_id
 from .budget import Budget
 from .client import Client
 from .endpoint import Endpoint, default_model, resolve, serving
@@ -122,6 +123,8 @@ async def arun(
     heed_signals: bool = False,
     planned: Job | None = None,
     preparing: Preparing = prepare,
+    attempt: Attempt | None = None,
+    then: Callable[[Run, Folder], Awaitable[None]] | None = None,
 ) -> Run:
     """Run a job to its end, or until something stops it; either way what was answered is kept.
 
@@ -133,23 +136,35 @@ async def arun(
     :attr:`Run.stopped_by` says so.
 
     The plan is that of ``planned``, if it is another job than the one that says how to ask. ``preparing`` finds what of it is
-    to be asked.
+    to be asked. ``attempt`` is told when the run has begun, and its deadline counts from when that was made. ``then`` is done
+    with the run that has ended while the folder is still held.
+
+    The input is read once the folder is held, so that what came while another run held it counts. Where there is no folder yet it
+    is read before: a wrong one makes none.
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises StorageError: if the output folder takes nothing from the start.
     """
-    end = _end_of(job)
+    end = _end_of(job, attempt)
     endpoints = [resolve(entry) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
     named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
-    plan = await anyio.to_thread.run_sync(Plan, planned or job, default_model(named), frame)
+    new_plan = partial(anyio.to_thread.run_sync, Plan, planned or job, default_model(named), frame)
     folder = Folder(job.out)
+    early = None if folder.exists() else await new_plan()
     with folder.held():
+        await anyio.to_thread.run_sync(catch_up, folder)
+        plan = early or await new_plan()
         prepared = await anyio.to_thread.run_sync(preparing, job, plan, folder)
         try:
             conduct = _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody(), end)
-            return await conduct.conduct(heed_signals)
+            if attempt is not None:
+                attempt.begun()
+            run = await conduct.conduct(heed_signals)
+            if then is not None:
+                await then(run, folder)
+            return run
         except BaseExceptionGroup as group:
             if fault := _sole_fault(group):
                 raise fault from None
@@ -163,12 +178,12 @@ class _End(NamedTuple):
     due: float
 
 
-def _end_of(job: Job) -> _End | None:
+def _end_of(job: Job, attempt: Attempt | None) -> _End | None:
     if job.limits.deadline is None:
         return None
-    now = datetime.datetime.now()
-    left_s = deadline_s(job.limits.deadline, now)
-    return _End(now + datetime.timedelta(seconds=left_s), time.monotonic() + left_s)
+    began = attempt or Attempt()
+    left_s = deadline_s(job.limits.deadline, began.moment)
+    return _End(began.moment + datetime.timedelta(seconds=left_s), began.monotonic_s + left_s)
 
 
 def _sole_fault(error: BaseException) -> BatchflexError | None:
@@ -198,8 +213,9 @@ class _Conduct:
         self._prepared = prepared
         self._observer = observer
         self._started = time.time()
-        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._started))}-{secrets.token_hex(3)}"
-        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
+        self._tally = Tally(
+            run_id(self._started), job.job.name, str(folder.path), self._started, prepared.before, prepared.again
+        )
         self._tally.plan = plan.identity()
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned

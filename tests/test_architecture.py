@@ -26,12 +26,12 @@ ORDER = [
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "inputs",
-    "feed", "keep", "tally",
+    "feed", "keep", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again",
     "notices", "webhook", "hook", "metricsfile", "errands", "telling", "api",
-    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
     "local_server", "options", "cli",
@@ -39,7 +39,8 @@ ORDER = [
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
-    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server", "options",
+    "cli", "progress", "render", "scoretext", "forecast", "turn", "history", "historytext", "checking", "export",
+    "local_server", "options",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
 }  # fmt: skip

@@ -107,7 +107,8 @@ def test_nightly(tmp_path: Path) -> None:
     after = pl.read_parquet(out / "results.parquet")
     assert after.height == before.height + 2
     assert after.filter(pl.col("status") == "failed")["error_type"].to_list() == ["input"]
-    assert len((out / "history.jsonl").read_text().splitlines()) == 2
+    past = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [line["exit_code"] for line in past] == [4, 0, 1]
     assert "0 2 * * *" in nightly.read_text()
 
 

@@ -92,6 +92,8 @@ def test_each_end_is_told_once_and_only_what_matters(
         batchflex.run({**job, "input": {"path": str(tmp_path / "none.jsonl")}})
     assert [got.json["exit_code"] for got in recorder.got] == [2, 2]
     assert events(recorder) == ["failure", "failure"]
+    assert batchflex.run({**job, "input": {**job["input"], "limit": 5}}).exit_code == 0
+    assert events(recorder) == ["recovered"]  # also from having been refused
 
     endpoint.knobs(key="wanted", poison={})
     assert batchflex.run(job).exit_code == 3
@@ -114,6 +116,7 @@ def test_a_killed_run_is_told_of_by_the_recovery_of_the_next(
         wait_until(lambda: len(recorder.got) > 0, "the switch is told of the start")
         held = called("run", file, "-q")
         assert held.code == 4
+        assert called("run", file, "-q", "--skip").code == 0  # that is nothing to tell
         with pytest.raises(FolderBusy):
             batchflex.run(job)  # by default nobody is told
     assert recorder.paths() == [f"/{SECRET}/start", f"/{SECRET}"]  # the switch belongs to the run that goes on
