@@ -23,9 +23,9 @@ from .attempts import Attempt
 from .errors import InputError, JobError, RunStopped
 from .folder import Folder
 from .job import Job
+from .notifier import Notifier
 from .prepare import prepare
 from .runner import Observer, Run
-from .telling import Teller
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,9 +53,9 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
     made = _job(job)
-    with Attempt(Folder(made.out), made.job.name) as attempt, Teller(made) as teller:
-        ended = execute(made, observer=teller.watching(observer), attempt=attempt)
-    ended.untold = teller.ended(ended)
+    with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
+        ended = execute(made, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = notifier.ended(ended)
     return ended
 
 
@@ -63,9 +63,9 @@ async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
     made = _job(job)
     with Attempt(Folder(made.out), made.job.name) as attempt:
-        async with Teller(made) as teller:
-            ended = await _whole(made, observer=teller.watching(observer), attempt=attempt)
-    ended.untold = await anyio.to_thread.run_sync(teller.ended, ended)
+        async with Notifier(made) as notifier:
+            ended = await _whole(made, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
     return ended
 
 
@@ -91,9 +91,9 @@ def retry(
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
     with Attempt(Folder(Path(out))) as attempt:
         retried = retry_of(Path(out), where, places)
-        with Teller(retried.job) as teller:
-            ended = ask_again(retried, frame=frame, observer=teller.watching(observer), attempt=attempt)
-    ended.untold = teller.ended(ended)
+        with Notifier(retried.job) as notifier:
+            ended = ask_again(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = notifier.ended(ended)
     return ended
 
 

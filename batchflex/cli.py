@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .attempts import Attempt
     from .folder import Folder
     from .job import Job
+    from .notifier import Notifier
     from .runner import Observer, Run
-    from .telling import Teller
 
 T = TypeVar("T")
 _WIDTH = 120  # of a line where there is no terminal
@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
         from .api import execute
         from .attempts import Attempt
         from .folder import Folder
-        from .telling import Teller
+        from .notifier import Notifier
     _spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
         try:
@@ -162,23 +162,23 @@ def _run(options: argparse.Namespace) -> int:
         observer = progress.choose(quiet=options.quiet)
         for warning in job.warnings():
             observer.note(f"warning: {warning}")
-        with Teller(job) as teller:
-            work = partial(execute, job, observer=teller.watching(observer), heed_signals=True, attempt=attempt)
+        with Notifier(job) as notifier:
+            work = partial(execute, job, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
             try:
                 run = _in_turn(options, attempt, folder, job, observer.note, work)
             finally:
                 observer.close()
-    return 0 if run is None else _ended(run, job, options, teller)
+    return 0 if run is None else _ended(run, job, options, notifier)
 
 
 def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
     """Tell those of [notify] that the job file is wrong, as far as that can be read of it."""
     if options.spec.lower().endswith(".toml"):
-        from . import telling
+        from . import notifier
         from .options import settings
 
         with contextlib.suppress(JobError):
-            for note in telling.mistaken(options.spec, settings(options), error):
+            for note in notifier.mistaken(options.spec, settings(options), error):
                 error.add_note(note)
 
 
@@ -218,7 +218,7 @@ def _retry(options: argparse.Namespace) -> int:
     from .attempts import Attempt
     from .folder import Folder
     from .job import parse_setting
-    from .telling import Teller
+    from .notifier import Notifier
 
     _spare_pandas()
     folder = Folder(options.out)
@@ -231,13 +231,13 @@ def _retry(options: argparse.Namespace) -> int:
         observer = progress.choose(quiet=options.quiet)
         for warning in job.warnings():
             observer.note(f"warning: {warning}")
-        teller = Teller(job)
-        work = partial(_ask_again, options, settings, observer, attempt, teller)
+        notifier = Notifier(job)
+        work = partial(_ask_again, options, settings, observer, attempt, notifier)
         try:
             run = _in_turn(options, attempt, folder, job, observer.note, work)
         finally:
             observer.close()
-    return 0 if run is None else _ended(run, job, options, teller)
+    return 0 if run is None else _ended(run, job, options, notifier)
 
 
 def _ask_again(
@@ -245,7 +245,7 @@ def _ask_again(
     settings: Sequence[tuple[str, Any]],
     observer: Observer,
     attempt: Attempt,
-    teller: Teller,
+    notifier: Notifier,
 ) -> Run | None:
     """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
     from .again import retry_of, sight
@@ -266,8 +266,8 @@ def _ask_again(
             if not _agreed():
                 _say("nothing was sent")
                 return None
-    with teller:
-        return ask_again(retried, observer=teller.watching(observer), heed_signals=True, attempt=attempt)
+    with notifier:
+        return ask_again(retried, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
 
 
 def _agreed() -> bool:
@@ -275,7 +275,7 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _ended(run: Run, job: Job, options: argparse.Namespace, teller: Teller) -> int:
+def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) -> int:
     from . import render
 
     if options.json:
@@ -287,7 +287,7 @@ def _ended(run: Run, job: Job, options: argparse.Namespace, teller: Teller) -> i
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
-    for words in teller.ended(run):
+    for words in notifier.ended(run):
         _say(f"batchflex: {words}")
     if job.wants_report and run.exit_code < 128:
         _write_report(run, quiet=options.quiet)
@@ -507,12 +507,12 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _notify(options: argparse.Namespace) -> int:
-    from . import telling
+    from . import notifier
     from .job import load, parse_setting
 
     if not options.spec.lower().endswith(".toml"):
         raise JobError(f"notify takes a job file (.toml); found {options.spec!r}")
-    outcomes = telling.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
+    outcomes = notifier.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
     for name, fault in outcomes.items():
         print(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
     return 3 if any(outcomes.values()) else 0

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .events import end_of
+from .ends import end_of
 from .model import STATUSES
 
 _SUMS = {"requests_sent": "requests", "retries": "retries", "rate_limited": "rate_limited"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from .events import End, Event
+from .ends import End, Occasion
 from .mistakes import redacted
 from .model import STATUSES
 
@@ -30,7 +30,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
-def headline(event: Event | End, summary: Mapping[str, Any]) -> str:
+def headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     """How the run went, in a line. ``summary`` is ``run.json``, also of a run that was refused before it began."""
     job, message = summary["job"], _short(summary["message"] or "")
     if summary["status"] == "test":
@@ -71,19 +71,19 @@ def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "First failure", _short(summary["first_failure"])
 
 
-def as_text(event: Event | End, summary: Mapping[str, Any]) -> str:
+def as_text(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     """A few lines of plain text: what a dead-man's switch is given."""
     lines = [headline(event, summary), *(f"{name}: {value}" for name, value in facts(summary))]
     return "\n".join([*lines, f"Output: {summary['out']}"]) + "\n"
 
 
-def as_json(event: Event | End, summary: Mapping[str, Any], host: str, **more: Any) -> bytes:
+def as_json(event: Occasion | End, summary: Mapping[str, Any], host: str, **more: Any) -> bytes:
     """The fields of ``run.json``, and the event, the headline and the machine."""
     told = {"event": event, "text": headline(event, summary), "host": host, **more, **summary}
     return msgspec.json.encode(told)
 
 
-def as_slack(event: Event | End, summary: Mapping[str, Any], host: str) -> bytes:
+def as_slack(event: Occasion | End, summary: Mapping[str, Any], host: str) -> bytes:
     """What a Slack webhook takes: a text for notifications, and blocks for the channel."""
     text = f"{_SIGNS.get(event, '')} {_slack(headline(event, summary))}".strip()
     fields = [{"type": "mrkdwn", "text": f"*{name}*\n{_slack(value)}"} for name, value in facts(summary)]

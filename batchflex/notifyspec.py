@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .events import Event
+from .ends import Occasion
 from .mistakes import wanted
 from .sections import Section
 
@@ -78,14 +78,14 @@ _Command = Annotated[
 ]
 
 
-def _default() -> list[Event]:
+def _default() -> list[Occasion]:
     return ["failure", "stopped", "recovered"]
 
 
 class NotifySection(Section):
     """``timeout_s`` bounds everything that is done at the end of a run to tell of it, further tries included."""
 
-    on: list[Event] = Field(default_factory=_default)
+    on: list[Occasion] = Field(default_factory=_default)
     webhook: Annotated[_Url | None, Field(repr=False)] = None
     webhook_env: _Variable | None = None
     format: Literal["json", "slack"] = "json"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from . import __version__
+from .ends import Occasion
 from .errors import JobError
-from .events import Event
 
 if TYPE_CHECKING:
     from .job import Job
@@ -218,7 +218,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "and nothing is asked of a model.",
     )
     notify.add_argument("spec", metavar="JOB", help="a job file (.toml)")
-    notify.add_argument("--event", choices=get_args(Event), default="failure", help="what is told (failure)")
+    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="what is told (failure)")
     notify.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a place in the job file; may be repeated"
     )

@@ -18,7 +18,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "events", "notifyspec",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "ends", "notifyspec",
     "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
@@ -30,7 +30,7 @@ ORDER = [
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again",
-    "notices", "webhook", "hook", "metricsfile", "errands", "telling", "api",
+    "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
@@ -51,7 +51,7 @@ PURE = [
     "template", "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "events", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
+    "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
 ]  # fmt: skip
 

@@ -16,8 +16,8 @@ import pytest
 from slack_sdk.models.blocks import Block
 
 from batchflex import errands, hook, notices, webhook
+from batchflex.ends import end_of, event_of, last_end
 from batchflex.errors import JobError
-from batchflex.events import end_of, event_of, last_end
 from batchflex.job import build
 from batchflex.notifyspec import pings
 from batchflex.tally import Tally

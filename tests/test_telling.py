@@ -17,8 +17,8 @@ import batchflex
 from batchflex.errors import FolderBusy, InputError, JobChanged
 from batchflex.folder import Folder
 from batchflex.job import build
+from batchflex.notifier import Notifier
 from batchflex.tally import Tally
-from batchflex.telling import Teller
 from tests.counting_endpoint import CountingEndpoint
 from tests.recorder import Recorder
 from tests.test_cli import begun, called, ended, wait_until, write_rows
@@ -298,8 +298,8 @@ def test_the_metrics_file_has_the_last_run_and_the_totals(
 def test_the_metrics_file_is_there_while_a_run_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "nightly.prom"
     out = tmp_path / "out"
-    teller = Teller(build({"job": {"name": "nightly", "out": str(out)}, "notify": {"metrics_file": str(file)}}))
-    observer = teller.watching(None)
+    notifier = Notifier(build({"job": {"name": "nightly", "out": str(out)}, "notify": {"metrics_file": str(file)}}))
+    observer = notifier.watching(None)
     assert observer is not None
     tally = Tally("r", "nightly", str(out), 1_800_000_000.0, {"ok": 3})
     tally.requests_sent = 7
@@ -308,7 +308,7 @@ def test_the_metrics_file_is_there_while_a_run_goes_on(tmp_path: Path) -> None:
     found = samples(file)
     assert found["batchflex_running"] == 1 and found["batchflex_requests_total"] == 7
     assert "batchflex_last_run_exit_code" not in found and sum(found[n] for n in found if "runs_total" in n) == 0
-    assert teller.ended(batchflex.Run(out, tally.state(1_800_000_060.0, ended=True))) == []
+    assert notifier.ended(batchflex.Run(out, tally.state(1_800_000_060.0, ended=True))) == []
     found = samples(file)
     assert found["batchflex_running"] == 0 and found["batchflex_last_run_duration_seconds"] == 60
     assert [path.name for path in tmp_path.iterdir()] == ["nightly.prom"]

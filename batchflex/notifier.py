@@ -19,9 +19,9 @@ from typing import Any
 import anyio.to_thread
 
 from . import errands, notices
+from .ends import End, Occasion, end_of, event_of, last_end
 from .errands import Errand
 from .errors import BatchflexError, JobError
-from .events import End, Event, end_of, event_of, last_end
 from .folder import Folder
 from .job import Job, build
 from .mistakes import redacted
@@ -34,7 +34,7 @@ _AFTER_A_SIGNAL_S = 5.0
 _START_WAITED_FOR_S = 3.0
 
 
-class Teller:
+class Notifier:
     """Tells of one run, and of nothing if ``[notify]`` names nobody. Made just before the run begins.
 
     As a context manager of either kind round the run it tells of one that is refused or fails, and the notes of that exception
@@ -56,7 +56,7 @@ class Teller:
         self._webhook = address(job.notify, "webhook", os.environ)
         self._ping = address(job.notify, "ping", os.environ)
 
-    def __enter__(self) -> Teller:
+    def __enter__(self) -> Notifier:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
@@ -65,7 +65,7 @@ class Teller:
             for words in self.failed(error):
                 error.add_note(words)
 
-    async def __aenter__(self) -> Teller:
+    async def __aenter__(self) -> Notifier:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, at: object) -> None:
@@ -151,7 +151,7 @@ class Teller:
             ways[f"the ping{self._ping.shown}"] = functools.partial(self._ping_end, end, summary, within_s)
         return ways
 
-    def of_event(self, event: Event, summary: Mapping[str, Any], within_s: float, **more: Any) -> dict[str, Errand]:
+    def of_event(self, event: Occasion, summary: Mapping[str, Any], within_s: float, **more: Any) -> dict[str, Errand]:
         """How an event is told, each way by what a sentence calls it. ``more`` goes into the JSON."""
         from . import hook
 
@@ -213,9 +213,14 @@ class Teller:
 
 
 class _Watcher:
+    """All that the other observer can do, if there is one, can this one, too."""
+
     def __init__(self, inner: Observer | None, seen: Callable[[Tally], None]) -> None:
         self._inner = inner
         self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
     def tick(self, tally: Tally) -> None:
         self._seen(tally)
@@ -251,10 +256,10 @@ def mistaken(spec: str | Path, settings: Sequence[tuple[str, Any]], error: JobEr
         job = build(told, of_these, folder=Path(spec).parent)
     except (OSError, ValueError, RecursionError, JobError):
         return []
-    return Teller(job).failed(error)
+    return Notifier(job).failed(error)
 
 
-def trial(job: Job, event: Event) -> dict[str, str | None]:
+def trial(job: Job, event: Occasion) -> dict[str, str | None]:
     """Send a message that says that it is a test, by the job's webhook and command; return why each failed, if it did. Blocks.
 
     :raises JobError: if the job has neither.
@@ -262,7 +267,7 @@ def trial(job: Job, event: Event) -> dict[str, str | None]:
     now = time.time()
     summary = Tally("test", job.job.name, str(job.out), now, {}).state(now, ended=True)
     summary |= {"status": "test", "exit_code": None, "message": "this is only a test"}
-    ways = Teller(job).of_event(event, summary, job.notify.timeout_s, test=True)
+    ways = Notifier(job).of_event(event, summary, job.notify.timeout_s, test=True)
     if not ways:
         raise JobError("[notify] of this job has neither a webhook nor a command, so there is nobody to tell")
     return errands.do(ways, job.notify.timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
-Event = Literal["success", "failure", "stopped", "recovered", "busy"]
+Occasion = Literal["success", "failure", "stopped", "recovered", "busy"]
 # Beside these a run may be interrupted by a person, which is no event, or be passed over as another one is going on.
 End = Literal["success", "failure", "stopped", "killed", "interrupted", "busy", "skipped"]
 
@@ -54,7 +54,7 @@ def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: 
     return "killed" if unfinished is not None else before
 
 
-def event_of(end: End, before: End | None, on: Collection[str]) -> Event | None:
+def event_of(end: End, before: End | None, on: Collection[str]) -> Occasion | None:
     """What is told of a run that ended like this, after one that ended like ``before``; ``None`` if it is not asked for.
 
     A recovery is told as such, or else as the success that it is.
