@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import keep, store, table
+from . import dated, keep, paths, store, table
 from .assembly import assemble, is_newest, plan_of
 from .choosing import Choice, choose
+from .environment import environment_of
 from .errors import FolderError, InputError, JobError
 from .estimate import Estimate
 from .feed import Plan
@@ -67,11 +68,12 @@ def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) ->
     data = folder.read_job()
     if data is None:
         raise FolderError(f"{out} has no job.toml: its run has not begun, or was refused")
-    here = ("job.out", str(out))
-    planned = build(data, [here])
+    here = ("job.out", dated.escaped(paths.escaped(str(out))))
+    environment = environment_of(data, [], Path(), lenient=True)
+    planned = build(data, [here], environment=environment)
     if wrong := [words for place, _ in settings if (words := refused(place, planned))]:
         raise JobError(wrong)
-    job = build(data, [here, *elsewhere(settings)])
+    job = build(data, [here, *elsewhere(settings)], environment=environment)
     names = dict.fromkeys(place.split(".")[1] for place, _ in settings if place.startswith("override."))
     return Retry(planned, job, where, {name: job.override[name] for name in names})
 

@@ -130,6 +130,7 @@ class Folder:
             raise FolderError(f"the output folder {self.path} cannot be used: {error.strerror or error}") from None
         try:
             self._take(descriptor)
+            self._is_still_there(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
@@ -139,6 +140,24 @@ class Folder:
             yield
         finally:
             self._is_mine = False
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
+        finally:
             os.close(descriptor)
 
     def _take(self, descriptor: int) -> None:
@@ -155,6 +174,15 @@ class Folder:
                 time.sleep(wait_s)
             except OSError as error:
                 raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
+
+    def _is_still_there(self, descriptor: int) -> None:
+        """:raises FolderBusy: if the folder whose lock this is was removed meanwhile, as job.keep_runs does."""
+        try:
+            if os.path.samestat(self._lock.stat(), os.fstat(descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        raise FolderBusy(f"{self.path} was removed just now; run the same command again")
 
     def is_held(self) -> bool:
         """Whether a run holds the folder now."""

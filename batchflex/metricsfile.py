@@ -26,16 +26,23 @@ _HELP = {
 _ENDS = ("success", "failure", "stopped", "interrupted", "killed", "busy", "skipped")
 
 
-def write(path: Path, last: Mapping[str, Any], rows: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> None:
+def write(
+    path: Path,
+    last: Mapping[str, Any],
+    rows: Mapping[str, Any],
+    history: Iterable[Mapping[str, Any]],
+    before: Iterable[Mapping[str, Any]] = (),
+) -> None:
     """Write the file; a reader sees the old one or the new one.
 
     ``last`` is ``run.json`` of the run that is told of, ``rows`` one that has the counts of rows (another, where a run was
-    refused), ``history`` are the lines of ``history.jsonl``, with or without that run's.
+    refused), ``history`` are the lines of ``history.jsonl``, with or without that run's, ``before`` those of the folders of other
+    dates.
 
     :raises OSError: if it cannot be written.
     """
     registry = CollectorRegistry()
-    registry.register(_Made(list(metrics(last, rows, history))))
+    registry.register(_Made(list(metrics(last, rows, history, before))))
     path.parent.stat()  # or its name would be missing in the error
     write_to_textfile(str(path), registry)
 
@@ -48,8 +55,14 @@ class _Made(Collector):
         return self._made
 
 
-def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
-    """As :func:`write`. Totals are those of the runs that have a line, and of this one."""
+def metrics(
+    last: Mapping[str, Any],
+    rows: Mapping[str, Any],
+    history: Iterable[Mapping[str, Any]],
+    before: Iterable[Mapping[str, Any]] = (),
+) -> Iterator[Metric]:
+    """As :func:`write`. Totals are those of the runs in ``history``, and of this one: folders of other dates may be removed, and
+    a total must not shrink."""
     job = last["job"]
     running = last["status"] == "running"
     runs = [line for line in history if last["run_id"] is None or line.get("run_id") != last["run_id"]]
@@ -75,7 +88,8 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], history: Iterable[
     if began is not None and finished is not None:
         yield from gauge("last_run_duration_seconds", "How long the last run took", round(finished - began, 3))
     yield from gauge("last_run_exit_code", "What the last run exited with", last["exit_code"])
-    good = [at for line in ended if end_of(line) == "success" and (at := _seconds(line.get("finished_at"))) is not None]
+    ends = [_seconds(line.get("finished_at")) for line in (*before, *ended) if end_of(line) == "success"]
+    good = [end for end in ends if end is not None]
     yield from gauge(
         "last_success_timestamp_seconds", "When a run last ended with exit code 0", max(good, default=None)
     )
@@ -98,10 +112,10 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], history: Iterable[
     yield _by("tokens", "Tokens of all runs' answers", "kind", tokens, job, CounterMetricFamily)
     if any(line.get("cost") is not None for line in runs):
         yield from counter("cost_dollars", "What the answers of all runs cost, by the job's prices", _sum(runs, "cost"))
-    ends = dict.fromkeys(_ENDS, 0)
+    results = dict.fromkeys(_ENDS, 0)
     for line in ended:
-        ends[end_of(line)] += 1
-    yield _by("runs", "Runs that have ended", "result", ends, job, CounterMetricFamily)
+        results[end_of(line)] += 1
+    yield _by("runs", "Runs that have ended", "result", results, job, CounterMetricFamily)
 
 
 def _why(last: Mapping[str, Any]) -> Metric:

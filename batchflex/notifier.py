@@ -7,7 +7,6 @@ neither its outcome nor its exit code, and what fails is handed back as a senten
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ import anyio.to_thread
 
 from . import errands, notices
 from .ends import End, Occasion, end_of, event_of, last_end
+from .environment import environment_of
 from .errands import Errand
 from .errors import BatchflexError, JobError
 from .folder import Folder
@@ -51,10 +51,12 @@ class Notifier:
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._beside: threading.Thread | None = None
-        state = _known_state(self._folder) if job.notify.tells else {}
+        self._earlier = _earlier(job) if job.notify.tells else []
+        newest = next((f for f in (self._folder, *reversed(self._earlier)) if f.state.exists()), self._folder)
+        state = _known_state(newest) if job.notify.tells else {}
         self._unfinished = state.get("run_id") if state.get("status") == "running" else None
-        self._webhook = address(job.notify, "webhook", os.environ)
-        self._ping = address(job.notify, "ping", os.environ)
+        self._webhook = address(job.notify, "webhook", job.environment)
+        self._ping = address(job.notify, "ping", job.environment)
 
     def __enter__(self) -> Notifier:
         return self
@@ -129,7 +131,8 @@ class Notifier:
         if not self._section.tells:
             return []
         end, history = end_of(summary), self._folder.read_history()
-        event = event_of(end, last_end(history, summary["run_id"], self._unfinished), self._section.on)
+        before = last_end([*self._lines_before(), *history], summary["run_id"], self._unfinished)
+        event = event_of(end, before, self._section.on)
         within_s = self._section.timeout_s
         if summary["exit_code"] >= 128:  # whoever ended it does not wait for long
             within_s = min(within_s, _AFTER_A_SIGNAL_S)
@@ -206,10 +209,14 @@ class Notifier:
         path = Path(str(self._section.metrics_file))
         rows = state if state["run_id"] else _known_state(self._folder)
         try:
-            metricsfile.write(path, state, rows, self._folder.read_history() if history is None else history)
+            history = self._folder.read_history() if history is None else history
+            metricsfile.write(path, state, rows, history, self._lines_before())
         except OSError as error:
             return f"{path} cannot be written: {error.strerror or error}"
         return None
+
+    def _lines_before(self) -> list[dict[str, Any]]:
+        return [line for folder in self._earlier for line in folder.read_history()]
 
 
 class _Watcher:
@@ -232,6 +239,16 @@ class _Watcher:
             self._inner.note(text)
 
 
+def _earlier(job: Job) -> list[Folder]:
+    """The folders of other dates before this one's, the oldest first."""
+    if job.dated is None:
+        return []
+    from . import retention
+
+    own = job.dated.moment_of(str(job.out)) or ""
+    return [Folder(output.path) for output in reversed(retention.outputs(job)) if output.moment < own]
+
+
 def _known_state(folder: Folder) -> dict[str, Any]:
     try:
         return folder.read_state()
@@ -250,10 +267,13 @@ def mistaken(spec: str | Path, settings: Sequence[tuple[str, Any]], error: JobEr
     try:
         data = tomllib.loads(Path(spec).read_text(encoding="utf-8-sig"))
         section = data.get("job")
-        named = {n: section[n] for n in ("name", "out") if n in section} if isinstance(section, dict) else {}
+        named = (
+            {n: section[n] for n in ("name", "out", "env_file") if n in section} if isinstance(section, dict) else {}
+        )
         of_these = [(place, value) for place, value in settings if place == "job.out" or place.startswith("notify.")]
         told = {"job": {"name": Path(spec).stem, **named}, "notify": data.get("notify", {})}
-        job = build(told, of_these, folder=Path(spec).parent)
+        folder = Path(spec).parent
+        job = build(told, of_these, folder=folder, environment=environment_of(told, of_these, folder, lenient=True))
     except (OSError, ValueError, RecursionError, JobError):
         return []
     return Notifier(job).failed(error)

@@ -146,7 +146,7 @@ async def arun(
     :raises StorageError: if the output folder takes nothing from the start.
     """
     end = _end_of(job, attempt)
-    endpoints = [resolve(entry) for entry in job.asked]
+    endpoints = [resolve(entry, job.environment) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
     named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]

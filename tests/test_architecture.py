@@ -18,8 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "ends", "notifyspec",
-    "models", "structured",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "paths", "dated", "keychecks", "environment",
+    "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics",
@@ -29,7 +29,7 @@ ORDER = [
     "feed", "keep", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "choosing", "settings", "again",
+    "judging", "evaluation", "assembly", "choosing", "settings", "again", "retention",
     "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
@@ -47,8 +47,9 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan",
-    "template", "ratelimit", "metrics",
+    "model", "models", "params", "paths", "dated", "keychecks", "spans", "schemachecks",
+    "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
+    "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",

@@ -134,7 +134,13 @@ def test_the_urls_of_a_switch() -> None:
     [
         ({"webhook": "ftp://h/SECRET"}, "notify.webhook: must be a URL"),
         ({"webhook": "hooks.slack.com/SECRET"}, "notify.webhook: must be a URL"),
-        ({"webhook": "https://u:SECRET@h/"}, "notify.webhook: must be a URL without user"),
+        ({"webhook": "https://u:SECRET@h/"}, "notify.webhook: an address with a key in it never stands in a job file"),
+        ({"webhook": "https://u@h/"}, "notify.webhook: must be a URL without user"),
+        ({"ping": "https://h/?token=SECRETSECRET"}, "and name that in notify.ping_env"),
+        (
+            {"command": "curl -H 'Authorization: Bearer SECRET123'"},
+            "an environment variable, which the command can read",
+        ),
         ({"webhook": ["https://h/SECRET"]}, "notify.webhook: must be text in quotes"),
         ({"webhook": "https://h/SECRET", "webhook_env": "NAME"}, "notify: has either 'webhook' or 'webhook_env'"),
         ({"webhook_env": "https://h/SECRET"}, "notify.webhook_env: must be the name of an environment variable"),

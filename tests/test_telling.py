@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import re
 import signal
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import batchflex
 from batchflex.errors import FolderBusy, InputError, JobChanged
 from batchflex.folder import Folder
-from batchflex.job import build
+from batchflex.job import build, load
 from batchflex.notifier import Notifier
 from batchflex.tally import Tally
 from tests.counting_endpoint import CountingEndpoint
@@ -125,6 +126,29 @@ def test_a_killed_run_is_told_of_by_the_recovery_of_the_next(
     endpoint.knobs(latency_s=0)
     assert batchflex.run(job).exit_code == 0
     assert events(recorder) == ["recovered"]
+
+
+def test_the_run_before_may_have_been_in_the_folder_of_another_date(
+    job: dict[str, Any], recorder: Recorder, tmp_path: Path
+) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / ".env").write_text(f"HOOK_URL={recorder.url}/{SECRET}\n")
+    job["job"]["out"] = f"{tmp_path}/out/{{date}}"
+    job["notify"] = {"webhook_env": "HOOK_URL", "metrics_file": str(tmp_path / "nightly.prom")}
+    file = job_file(tmp_path / "job" / "job.toml", job)
+    day = datetime.datetime(2026, 3, 1, 2)
+    days = iter(day + datetime.timedelta(days=n) for n in range(4))
+    assert batchflex.run(load(file, moment=next(days))).exit_code == 0
+    first = samples(tmp_path / "nightly.prom")
+    assert batchflex.run(load(file, [("limits.budget_requests", 1)], moment=next(days))).exit_code == 3
+    assert events(recorder) == ["stopped"]
+    name = "batchflex_last_success_timestamp_seconds"
+    assert samples(tmp_path / "nightly.prom")[name] == first[name]
+    assert batchflex.run(load(file, moment=next(days))).exit_code == 0
+    assert events(recorder) == ["recovered"]
+    assert batchflex.run(load(file, moment=next(days))).exit_code == 0
+    assert events(recorder) == []
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, ["stopped"]), (signal.SIGINT, [])])
