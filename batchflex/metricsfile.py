@@ -95,11 +95,10 @@ def metrics(
     )
     yield _why(last)
 
-    if rows:
-        yield _by(
-            "rows", "Rows of the whole job that have their outcome", "status", {s: rows[s] for s in STATUSES}, job
-        )
-        yield from gauge("rows_planned", "Requests of the whole job", rows["planned"])
+    counts: dict[str, float] = {status: rows[status] for status in STATUSES if isinstance(rows.get(status), int)}
+    if counts:
+        yield _by("rows", "Rows of the whole job that have their outcome", "status", counts, job)
+        yield from gauge("rows_planned", "Requests of the whole job", rows.get("planned"))
     for field, name in _SUMS.items():
         yield from gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field])
     tokens = {kind: last[f"{kind}_tokens"] for kind in ("prompt", "completion")}
@@ -146,4 +145,8 @@ def _sum(runs: Iterable[Mapping[str, Any]], field: str) -> float:
 
 
 def _seconds(moment: object) -> float | None:
-    return datetime.datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
+    """``None`` also for what is no moment: anybody may have written into the history."""
+    try:
+        return datetime.datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
+    except ValueError:
+        return None

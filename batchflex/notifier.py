@@ -13,14 +13,12 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from . import errands, notices
 from .ends import End, Occasion, end_of, event_of, last_end
 from .environment import environment_of
-from .errands import Errand
 from .errors import BatchflexError, JobError
 from .folder import Folder
 from .job import Job, build
@@ -28,6 +26,9 @@ from .mistakes import redacted
 from .notifyspec import Address, Pings, address, pings
 from .runner import Observer, Run
 from .tally import Tally
+
+if TYPE_CHECKING:
+    from .errands import Errand
 
 _METRICS_EVERY_S = 15.0
 _AFTER_A_SIGNAL_S = 5.0
@@ -130,6 +131,8 @@ class Notifier:
         self._over.set()
         if not self._section.tells:
             return []
+        from . import errands
+
         end, history = end_of(summary), self._folder.read_history()
         before = last_end([*self._lines_before(), *history], summary["run_id"], self._unfinished)
         event = event_of(end, before, self._section.on)
@@ -156,7 +159,7 @@ class Notifier:
 
     def of_event(self, event: Occasion, summary: Mapping[str, Any], within_s: float, **more: Any) -> dict[str, Errand]:
         """How an event is told, each way by what a sentence calls it. ``more`` goes into the JSON."""
-        from . import hook
+        from . import hook, notices
 
         ways: dict[str, Errand] = {}
         host = socket.gethostname()
@@ -180,6 +183,8 @@ class Notifier:
         return pings(self._ping.url) if self._ping is not None and self._ping.url else None
 
     def _ping_end(self, end: End, summary: Mapping[str, Any], within_s: float, given_up: threading.Event) -> str | None:
+        from . import notices
+
         switch = self._switch()
         if switch is None:
             return None if self._ping is None else self._ping.fault
@@ -284,6 +289,8 @@ def trial(job: Job, event: Occasion) -> dict[str, str | None]:
 
     :raises JobError: if the job has neither.
     """
+    from . import errands
+
     now = time.time()
     summary = Tally("test", job.job.name, str(job.out), now, {}).state(now, ended=True)
     summary |= {"status": "test", "exit_code": None, "message": "this is only a test"}

@@ -21,6 +21,7 @@ from .transport import proxy_for
 _ATTEMPT_S = 10.0
 _ATTEMPTS = 4
 _BODY_BYTES = 4096
+_WORDS_S = 1.0
 _MOST_WORDS = 100
 _NEVER = threading.Event()
 
@@ -86,8 +87,10 @@ def _try(url: str, content: bytes | None, content_type: str, timeout_s: float) -
     except httpx.ProxyError:
         raise _Passing("the proxy that the environment sets refuses") from None
     except httpx.ConnectError as error:
-        if isinstance(_root(error), ssl.SSLError):
+        if isinstance(_root(error), ssl.SSLCertVerificationError):
             raise _Fault("its certificate is not good") from None
+        if isinstance(_root(error), ssl.SSLError):
+            raise _Passing("no TLS connection can be made") from None
         raise _Passing(f"it cannot be reached: {_root(error)}") from None
     except httpx.TransportError:
         raise _Passing("the connection was cut off") from None
@@ -103,9 +106,10 @@ def _words(response: httpx.Response, url: str) -> str:
     """The beginning of what the server says, without anything of the address."""
     body = b""
     if response.status_code >= 300:
+        until = time.monotonic() + _WORDS_S
         for piece in response.iter_raw():
             body += piece
-            if len(body) >= _BODY_BYTES:
+            if len(body) >= _BODY_BYTES or time.monotonic() > until:
                 break
     text = " ".join(body[:_BODY_BYTES].decode("utf-8", "replace").split())
     return redacted(without(text, url))[:_MOST_WORDS] if text.isprintable() and not text.startswith("<") else ""

@@ -312,8 +312,14 @@ def test_the_metrics_file_has_the_last_run_and_the_totals(
 
     with pytest.raises(JobChanged):
         batchflex.run({**job, "params": {"model": "other"}})
+    with (tmp_path / "out" / "history.jsonl").open("ab") as history:  # what is no line of a run does not matter
+        history.write(
+            b'\x00torn\n[]\n{"status": "skipped", "run_id": 5, "cost": "y", "finished_at": "z", "started_at": []}\n'
+        )
+    with pytest.raises(JobChanged):
+        batchflex.run({**job, "params": {"model": "other"}})
     refused = samples(file)
-    assert refused["batchflex_last_run_exit_code"] == 2 and refused["batchflex_runs_total{result=failure}"] == 1
+    assert refused["batchflex_last_run_exit_code"] == 2 and refused["batchflex_runs_total{result=failure}"] == 2
     assert refused["batchflex_rows{status=ok}"] == 8  # those of the folder, as before
     same = ("batchflex_last_success_timestamp_seconds", "batchflex_requests_total")
     assert [refused[name] for name in same] == [found[name] for name in same]
