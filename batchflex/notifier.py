@@ -51,7 +51,7 @@ class Notifier:
         self._tally: Tally | None = None
         self._over = threading.Event()
         self._writing = threading.Lock()
-        self._beside: threading.Thread | None = None
+        self._start_ping: threading.Thread | None = None
         self._earlier = _earlier(job) if job.notify.tells else []
         newest = next((f for f in (self._folder, *reversed(self._earlier)) if f.state.exists()), self._folder)
         state = _known_state(newest) if job.notify.tells else {}
@@ -85,18 +85,17 @@ class Notifier:
         if self._tally is not None:
             return
         self._tally = tally
-        if self._ping is not None or self._section.metrics_file is not None:
-            self._beside = threading.Thread(
-                target=self._go_beside, args=(tally,), name="batchflex-telling", daemon=True
-            )
-            self._beside.start()
-
-    def _go_beside(self, tally: Tally) -> None:
         switch = self._switch()
         if switch is not None and switch.start is not None:
-            text = f"{self._name} has begun\n"
-            self._send_ping(switch, switch.start, text, self._section.timeout_s, self._over)
-        while self._section.metrics_file is not None and not self._over.is_set():
+            self._start_ping = _beside(self._ping_start, switch, switch.start)
+        if self._section.metrics_file is not None:
+            _beside(self._keep_metrics, tally)
+
+    def _ping_start(self, switch: Pings, url: str) -> None:
+        self._send_ping(switch, url, f"{self._name} has begun\n", self._section.timeout_s, self._over)
+
+    def _keep_metrics(self, tally: Tally) -> None:
+        while not self._over.is_set():
             with self._writing:
                 if not self._over.is_set():  # or it would replace what the end has written
                     self._write_metrics(tally.state(time.time()))
@@ -189,8 +188,8 @@ class Notifier:
         if switch is None:
             return None if self._ping is None else self._ping.fault
         due = time.monotonic() + within_s
-        if self._beside is not None:  # that of the start comes first
-            self._beside.join(min(within_s / 2, _START_WAITED_FOR_S))
+        if self._start_ping is not None:  # that of the start comes first
+            self._start_ping.join(min(within_s / 2, _START_WAITED_FOR_S))
         url = switch.success if end == "success" else switch.failure
         return self._send_ping(switch, url, notices.as_text(end, summary), due - time.monotonic(), given_up)
 
@@ -242,6 +241,12 @@ class _Watcher:
     def note(self, text: str) -> None:
         if self._inner is not None:
             self._inner.note(text)
+
+
+def _beside(work: Callable[..., None], *given: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=given, name="batchflex-telling", daemon=True)
+    thread.start()
+    return thread
 
 
 def _earlier(job: Job) -> list[Folder]:
