@@ -25,6 +25,7 @@ from .model import Request
 from .places import STAY, Moves, unknown_before
 from .plan import Passed, Planner, points
 from .prefixes import Line, grouped, name_of
+from .since import since
 from .source import FINE_S, Ended, Signature, Source, is_young
 
 _BLOCK_REQUESTS = 400
@@ -32,7 +33,7 @@ _READ_AHEAD = 2_000
 _PLENTY = 500
 _FIRST_WINDOW, _WINDOW_REQUESTS = 400, 4_000
 _WINDOW_BYTES = 16 << 20
-_WHICH_ROWS = ("path", "limit")  # of [input]: they say which rows, not what is made of them
+_WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
 _CHANGED = (
     "was changed while it was being asked, so which of its rows are done cannot be told; run the same command again"
 )
@@ -52,7 +53,9 @@ class Plan:
     def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
         self.job = job
         self._default_model = default_model
-        self._source = Source(job.input.path, job.input.format, frame, without=job.out)
+        self._since = None if frame is not None else since(job)
+        first = None if self._since is None else self._since.at
+        self._source = Source(job.input.path, job.input.format, frame, without=job.out, since=first)
         self._made = time.time_ns()
         self._signature = self._source.seen()
         if self._is_young:
@@ -98,6 +101,19 @@ class Plan:
             return False
         return now is not None and all(then.has_become(each) for then, each in zip(signature, now, strict=True))
 
+    @property
+    def told_of_files(self) -> str | None:
+        """A sentence if not all files of the input count."""
+        if self._since is None:
+            return None
+        files = len(self._source.files)
+        return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
+
+    @property
+    def narrows(self) -> bool:
+        """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""
+        return self._since is not None and self._inputs is not None and self._since.text not in self._inputs.since
+
     def know(self, folder: Folder) -> list[str]:
         """Take what a folder remembers of the input files: those that are as they were, or begin so, need not be read where
         nothing of them is to be asked. Returns a sentence for each that is not what it was. Blocks, while files that have
@@ -138,6 +154,8 @@ class Plan:
         """
         identity = self.identity()
         if self._inputs is not None and identity is not None and self._signature is not None:
+            if self._since is not None:
+                self._inputs.begin_at(*self._since)
             self._inputs.plan(identity, self._shape(), self._layout(), self._signature, self._made)
 
     def _note_end(self, at: int, ended: Ended) -> None:

@@ -54,6 +54,13 @@ class Planned(msgspec.Struct, frozen=True, tag="plan", tag_field="kind"):
     files: tuple[tuple[int, int | None], ...]
 
 
+class Since(msgspec.Struct, frozen=True, tag="since", tag_field="kind"):
+    """What ``input.since`` meant when a run of this folder began first: files changed ``at`` that moment or later, in ns."""
+
+    since: str
+    at: int
+
+
 class Found(NamedTuple):
     """An input file beside what is remembered: its number, what is known of its beginning, and a sentence if that is not what it
     was."""
@@ -63,7 +70,8 @@ class Found(NamedTuple):
     told: str | None
 
 
-_decode = msgspec.json.Decoder(Remembered | Begun | Planned).decode
+Line = Remembered | Begun | Planned | Since
+_decode = msgspec.json.Decoder(Line).decode
 
 
 class Inputs:
@@ -75,12 +83,16 @@ class Inputs:
         self._begun: dict[str, Begun] = {}
         self._layouts: dict[str, tuple[str, list[tuple[int, int | None]]]] = {}
         self._open: dict[int, list[tuple[str, int]]] = {}
+        self.since: dict[str, int] = {}
         self._next = 1
         for line in _lines(self._path):
             with contextlib.suppress(msgspec.DecodeError):
                 self._note(_decode(line))
 
-    def _note(self, line: Remembered | Begun | Planned) -> None:
+    def _note(self, line: Line) -> None:
+        if isinstance(line, Since):
+            self.since[line.since] = line.at
+            return
         if not isinstance(line, Planned):
             self._next = max(self._next, line.number + 1)
         if isinstance(line, Begun):
@@ -153,6 +165,15 @@ class Inputs:
         for line in lines:
             self._note(line)
 
+    def begin_at(self, since: str, at: int) -> None:
+        """Remember from when on files count in this folder.
+
+        :raises StorageError: if it cannot be written.
+        """
+        if since not in self.since:
+            append(self._path, Since(since, at), sync=False)
+            self.since[since] = at
+
     def ended(self, number: int, seen: Seen, ended: Ended, now: int) -> None:
         """Remember a file that was read to its end. What cannot be written is not remembered. ``now`` is when the plan was made,
         in ns."""
@@ -175,6 +196,11 @@ class Inputs:
     def numbers_of(self, plans: Collection[str]) -> set[int]:
         """The files of some plans."""
         return {number for plan in plans if plan in self._layouts for number, _ in self._layouts[plan][1]}
+
+
+def since_of(folder: Folder, text: str) -> int | None:
+    """What ``input.since`` meant when a run of a folder began first."""
+    return Inputs(folder).since.get(text)
 
 
 def _full(path: str) -> str:

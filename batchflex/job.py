@@ -29,6 +29,7 @@ from .mistakes import KEY_HINT, Mistake, choice, explained, found, redacted, sen
 from .notifyspec import NotifySection
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .spans import Since
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
 
@@ -76,6 +77,7 @@ class InputSection(Section):
     )
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
+    since: Since | None = None
     on_bad_row: Literal["stop", "fail"] = "stop"
 
 

@@ -261,6 +261,10 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("job", "each of these wins over the job file")
     group.add_argument("--limit", metavar="N", help="only the first N rows of the input")
     group.add_argument(
+        "--since", metavar="WHEN", help="only input files changed since: 24h, 2026-01-31, 2026-01-31T02:00, or 'last', the last "
+        "run that finished in the folder of another date"
+    )  # fmt: skip
+    group.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
@@ -336,6 +340,7 @@ _PLACES = {
     "keep_runs": "job.keep_runs",
     "on_change": "job.on_change",
     "limit": "input.limit",
+    "since": "input.since",
     "concurrency": "limits.concurrency",
     "rpm": "limits.rpm",
     "tpm": "limits.tpm",
@@ -343,7 +348,7 @@ _PLACES = {
     "deadline": "limits.deadline",
     "metrics_file": "notify.metrics_file",
 }
-_TEXTS = {"out", "on_change", "deadline", "metrics_file"}
+_TEXTS = {"out", "on_change", "deadline", "since", "metrics_file"}
 
 
 def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:

@@ -89,6 +89,8 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     folder.write_job(job.resolved())
     plan.begin()
     told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.census is not None else []
+    if (files := plan.told_of_files) is not None:
+        told.insert(0, files)
     return prepared._replace(notes=(*told, *_notes(prepared, moved_from)))
 
 
@@ -175,6 +177,12 @@ def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes 
     """Hold the plan against the answers, but for those of its ``rows`` that have theirs, and refuse what must not be begun."""
     census, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
     kept = 0
+    if job.job.on_change == "stop" and plan.narrows and census.orphans:
+        raise InputError(
+            f"{folder.path} has answers to rows of files that input.since leaves out now: {census.orphans:,} "
+            f"({plan.told_of_files}); they would drop out of its results. Give the job an output folder for each date "
+            '(job.out = "runs/{name}/{date}"), or leave since away: in one folder only what is new is asked in any case'
+        )
     if job.job.on_change == "stop" and not census.planned:
         raise InputError(
             f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "

@@ -117,8 +117,9 @@ class Block(NamedTuple):
 class Source:
     """The rows of one or more files, in the order of the paths given; a folder's and a glob's files by name.
 
-    Files inside the folder ``without`` are left out: a run may write into a folder that it reads. What is ``known`` of the files
-    need not be read where all of its rows are passed over.
+    Files inside the folder ``without`` are left out: a run may write into a folder that it reads. So are those last changed
+    before the moment ``since`` (ns since the epoch), ``left_out`` of them. What is ``known`` of the files need not be read where
+    all of its rows are passed over.
 
     :raises InputError: if nothing is there, or the kind of a file cannot be told.
     """
@@ -129,8 +130,10 @@ class Source:
         format: str = "auto",
         frame: Any = None,
         without: Path | None = None,
+        since: int | None = None,
     ) -> None:
         self._frame = frame
+        self.left_out = 0
         self.files: list[tuple[Path, str]] = []
         self.known: list[Known | None] = []
         if frame is not None:
@@ -142,8 +145,10 @@ class Source:
         found = _expand([paths] if isinstance(paths, str) else paths)
         if without is not None and without.exists():
             found = [p for p in found if not p.resolve().is_relative_to(without.resolve())]
-        self.files = [(p, _format(p, format)) for p in found]
-        self.known = [None] * len(found)
+        newer = [p for p in found if since is None or _seen(p, "").modified >= since]
+        self.left_out = len(found) - len(newer)
+        self.files = [(p, _format(p, format)) for p in newer]
+        self.known = [None] * len(newer)
 
     def blocks(
         self,
@@ -229,6 +234,8 @@ class Source:
         if self._frame is not None:
             return list(self._frame.columns)
         names: dict[str, None] = {}
+        if not self.files:
+            return None
         for path, kind in self.files:
             if kind == "jsonl":
                 return None

@@ -112,7 +112,12 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
 
 
 def test_lines_of_inputs_jsonl_are_as_written() -> None:
-    kinds: dict[str, Any] = {"file": inputs.Remembered, "begun": inputs.Begun, "plan": inputs.Planned}
+    kinds: dict[str, Any] = {
+        "file": inputs.Remembered,
+        "begun": inputs.Begun,
+        "plan": inputs.Planned,
+        "since": inputs.Since,
+    }
     section = CONTRACT[CONTRACT.index("## `inputs.jsonl`") :].split("\n## ")[0]
     for kind, line in kinds.items():
         (row,) = re.findall(rf"(?m)^\| `{kind}` \|.*$", section)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
+import os
 import random
 import threading
 import time
@@ -17,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchflex import readers, store
-from batchflex.errors import InputError, JobChanged
+from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
 from batchflex.inputs import Inputs
@@ -391,6 +393,86 @@ def test_how_far_a_file_is_read_is_what_it_had(tmp_path: Path) -> None:
     (block,) = source.blocks(skip=b"\1" * 5, signed=source.seen())
     assert (list(block.at), block.lines, block.first) == ([5, 6, 7, 8], [6, 7, 8, 9], 0)
     assert Every()[1 << 40]
+
+
+# ------------------------------------------------------------------------------------------------------------ since
+
+
+def dated(folder: Path, since: str, day: int, **sections: Any) -> Job:
+    """The job of a night in January, of files that are as old as their names say."""
+    tables = {
+        "job": {"name": "nightly", "out": str(folder / "runs" / "{name}" / "{date}")},
+        "input": {"path": str(folder / "in"), "since": since},
+        "params": {"model": "m"},
+    }
+    return build({**tables, **sections}, moment=datetime.datetime(2026, 1, day, 2))
+
+
+def arrives(folder: Path, day: int) -> None:
+    (folder / "in").mkdir(exist_ok=True)
+    path = folder / "in" / f"{day:02}.jsonl"
+    path.write_text(rows_of([f"{day}a", f"{day}b"]))
+    at = datetime.datetime(2026, 1, day, 1).timestamp()
+    os.utime(path, (at, at))
+    aged(path)
+
+
+def ended(job: Job, day: int, status: str = "finished") -> list[str]:
+    _, asked = night(job)
+    begun = datetime.datetime(2026, 1, day, 2).astimezone().isoformat()
+    Folder(job.out).write_state({"job": "nightly", "status": status, "started_at": begun})
+    return [request.id for request in asked]
+
+
+def test_each_date_has_what_came_since_the_last_run_that_finished(tmp_path: Path) -> None:
+    arrives(tmp_path, 1)
+    assert ended(dated(tmp_path, "last", 1), 1) == ["1a", "1b"]
+    arrives(tmp_path, 2)
+    assert ended(dated(tmp_path, "last", 2), 2, "stopped") == ["2a", "2b"]
+    arrives(tmp_path, 3)
+    job = dated(tmp_path, "last", 3)
+    assert ended(job, 3) == ["2a", "2b", "3a", "3b"], "the night before has not finished"
+    assert ended(job, 3) == [], "what the words meant holds in this folder"
+    assert (
+        Plan(job).told_of_files
+        == "input files changed since 2026-01-01 02:00:00"
+        + datetime.datetime(2026, 1, 1, 2).astimezone().isoformat()[-6:]
+        + ": 2 of 3"
+    )
+    nothing = dated(tmp_path, "last", 4)
+    found, asked = night(nothing)
+    assert asked == [] and found.empty and "0 of 3" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("since", "asked"),
+    [("2026-01-02", ["2a", "2b", "3a", "3b"]), ("2026-01-02T01:30", ["3a", "3b"]), ("2030-01-01T00:00:00Z", []),
+     ("20000d", ["1a", "1b", "2a", "2b", "3a", "3b"]), ("1h", [])],
+)  # fmt: skip
+def test_since_a_moment(tmp_path: Path, since: str, asked: list[str]) -> None:
+    for day in (1, 2, 3):
+        arrives(tmp_path, day)
+    assert ended(dated(tmp_path, since, 3), 3) == asked
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "", "-1h"])
+def test_since_what_is_no_moment(tmp_path: Path, since: str) -> None:
+    with pytest.raises(JobError, match=r"input\.since.*'2026-01-31T02:00', or 'last'"):
+        dated(tmp_path, since, 1)
+
+
+def test_since_is_not_for_a_folder_with_older_answers(tmp_path: Path) -> None:
+    arrives(tmp_path, 1)
+    one = {"job": {"out": str(tmp_path / "out")}}
+    job = dated(tmp_path, "2026-01-01", 1, **one)
+    assert len(night(job)[1]) == 2
+    arrives(tmp_path, 2)
+    assert len(night(job)[1]) == 2, "in one folder the same words mean the same"
+    with pytest.raises(InputError, match=r"leaves out now: 2 .*each date"):
+        night(dated(tmp_path, "2026-01-02", 2, **one))
+    with pytest.raises(JobError, match=r"has but one folder: give job\.out a date"):
+        night(dated(tmp_path, "last", 2, **one))
+    assert night(dated(tmp_path, "2026-01-02", 2, job={**one["job"], "on_change": "rerun"}))[1] == []
 
 
 # --------------------------------------------------------------------------------------------------- any nights at all
