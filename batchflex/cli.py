@@ -438,8 +438,9 @@ def _history(options: argparse.Namespace) -> int:
             f"batchflex: {render.count(lines, 'line')} of {folder}/history.jsonl left out: torn, or not put there by batchflex"
         )
     if options.json:
-        for told in found.runs[-options.last :]:
-            _print_json(told.line)
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(told.line + b"\n" for told in found.runs[-options.last :])
+        sys.stdout.buffer.flush()
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
         print(historytext.text(found, last=options.last, width=width))

@@ -25,6 +25,7 @@ FULL = {
     errno.EFBIG: "the largest file size allowed is reached",
 }
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
 
 
@@ -235,27 +236,28 @@ class Folder:
         """
         append(self.history, line, sync=True)
 
-    def read_history(self) -> list[dict[str, Any]]:
-        """The lines of ``history.jsonl``, oldest first, without torn ones; empty if it is not there, or cannot be read."""
-        try:
-            lines = self.history.read_bytes().splitlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(msgspec.DecodeError):
-                if isinstance(read := msgspec.json.decode(line), dict):
-                    found.append(read)
-        return found
+    def past_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without those that are no JSON objects; none if it is not there, or
+        cannot be read."""
+        with contextlib.suppress(OSError), self.history.open("rb") as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):
+                    if isinstance(read := msgspec.json.decode(line), dict):
+                        yield read
 
     def is_in_history(self, run_id: str) -> bool:
         """Whether there is a line of this run."""
         sought = run_id.encode()
         try:
             with self.history.open("rb") as stream:
-                return any(sought in line and _is_of(line, run_id) for line in stream)
+                size = stream.seek(0, os.SEEK_END)
+                for begin in (max(0, size - _LATE_BYTES), 0):  # mostly it is among the last
+                    stream.seek(begin)
+                    if any(sought in line and _is_of(line, run_id) for line in stream):
+                        return True
         except OSError:
-            return False
+            pass
+        return False
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,12 +44,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     retry: dict[str, Any] | None = None
 
 
+_decode = msgspec.json.Decoder(Entry).decode
+
+
 class Told(NamedTuple):
-    """One run: ``line`` is all that is told of it, ``entry`` what is used of that."""
+    """One run: ``line`` is all that is told of it, a JSON object, and ``entry`` what is used of that."""
 
     folder: Path
     entry: Entry
-    line: dict[str, Any]
+    line: bytes
 
 
 class History(NamedTuple):
@@ -102,39 +105,30 @@ def _of(folder: Folder) -> tuple[list[Told], int]:
     """The runs of a folder, and how many lines are none."""
     runs: list[Told] = []
     torn = 0
-    for line in _lines(folder):
-        if line is None:
-            torn += 1
-        else:
-            runs.append(Told(folder.path, msgspec.convert(line, Entry, strict=False), line))
+    try:
+        with folder.history.open("rb") as stream:
+            for line in stream:
+                if not line.strip():
+                    continue
+                if (told := _told(folder, line)) is not None:
+                    runs.append(told)
+                else:
+                    torn += 1
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise FolderError(f"{folder.history} cannot be read: {error.strerror or error}") from None
     if (last := _not_told(folder, {told.entry.run_id for told in runs})) is not None:
         runs.append(last)
     return runs, torn
 
 
-def _lines(folder: Folder) -> Iterator[dict[str, Any] | None]:
+def _told(folder: Folder, line: bytes) -> Told | None:
+    """``None`` if the line tells of no run: it is torn, or was put there by something else."""
     try:
-        with folder.history.open("rb") as stream:
-            yield from read_lines(stream)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise FolderError(f"{folder.history} cannot be read: {error.strerror or error}") from None
-
-
-def read_lines(raw: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
-    """Each line that tells of a run; ``None`` for one that does not: torn, or put there by something else. Empty ones are passed
-    over."""
-    for text in raw:
-        if not text.strip():
-            continue
-        try:
-            line = msgspec.json.decode(text)
-            msgspec.convert(line, Entry, strict=False)
-        except (msgspec.MsgspecError, ValueError):
-            yield None
-        else:
-            yield line
+        return Told(folder.path, _decode(line), line.strip())
+    except ValueError:
+        return None
 
 
 def _not_told(folder: Folder, known: set[str]) -> Told | None:
@@ -145,8 +139,5 @@ def _not_told(folder: Folder, known: set[str]) -> Told | None:
         return None
     if state.get("run_id") in known:
         return None
-    line = state if state.get("status") == "running" and folder.is_held() else line_of_last(state)
-    try:
-        return Told(folder.path, msgspec.convert(line, Entry, strict=False), line)
-    except msgspec.ValidationError:
-        return None
+    goes_on = state.get("status") == "running" and folder.is_held()
+    return _told(folder, msgspec.json.encode(state if goes_on else line_of_last(state)))

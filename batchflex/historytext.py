@@ -1,4 +1,4 @@
-"""Past runs for people: a line each, what went wrong below it, and the sum. Pure."""
+"""Past runs for people: a line each, what went wrong below it, and the sum."""
 
 from __future__ import annotations
 

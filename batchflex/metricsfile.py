@@ -8,13 +8,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .ends import end_of
+from .ends import End, end_of
 from .model import STATUSES
 
 _SUMS = {"requests_sent": "requests", "retries": "retries", "rate_limited": "rate_limited"}
@@ -23,26 +23,45 @@ _HELP = {
     "retries": "Requests that repeat one that failed",
     "rate_limited": "Requests that the endpoint turned away to wait",
 }
-_ENDS = ("success", "failure", "stopped", "interrupted", "killed", "busy", "skipped")
+_SUMMED = (*_SUMS, "prompt_tokens", "completion_tokens", "cost")
 
 
-def write(
-    path: Path,
-    last: Mapping[str, Any],
-    rows: Mapping[str, Any],
-    history: Iterable[Mapping[str, Any]],
-    before: Iterable[Mapping[str, Any]] = (),
-) -> None:
+class Past(NamedTuple):
+    """What a history comes to: sums of fields, runs by how they ended, and when the last success was (seconds since the epoch)."""
+
+    sums: dict[str, float]
+    ends: dict[End, int]
+    last_success: float | None
+
+
+def past(history: Iterable[Mapping[str, Any]], own: str | None = None) -> Past:
+    """Of the lines of ``history.jsonl`` but that of the run ``own``. What is no number or no moment counts as nothing."""
+    sums: dict[str, float] = {}
+    ends: dict[End, int] = dict.fromkeys(get_args(End), 0)
+    success: float | None = None
+    for line in history:
+        if own is not None and line.get("run_id") == own:
+            continue
+        for field in _SUMMED:
+            if isinstance(value := line.get(field), int | float):
+                sums[field] = sums.get(field, 0) + value
+        end = end_of(line)
+        ends[end] += 1
+        if end == "success" and (at := _seconds(line.get("finished_at"))) is not None:
+            success = max(success or 0.0, at)
+    return Past(sums, ends, success)
+
+
+def write(path: Path, last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> None:
     """Write the file; a reader sees the old one or the new one.
 
     ``last`` is ``run.json`` of the run that is told of, ``rows`` one that has the counts of rows (another, where a run was
-    refused), ``history`` are the lines of ``history.jsonl``, with or without that run's, ``before`` those of the folders of other
-    dates.
+    refused), ``before`` what came before that run.
 
     :raises OSError: if it cannot be written.
     """
     registry = CollectorRegistry()
-    registry.register(_Made(list(metrics(last, rows, history, before))))
+    registry.register(_Made(list(metrics(last, rows, before))))
     path.parent.stat()  # or its name would be missing in the error
     write_to_textfile(str(path), registry)
 
@@ -55,19 +74,13 @@ class _Made(Collector):
         return self._made
 
 
-def metrics(
-    last: Mapping[str, Any],
-    rows: Mapping[str, Any],
-    history: Iterable[Mapping[str, Any]],
-    before: Iterable[Mapping[str, Any]] = (),
-) -> Iterator[Metric]:
-    """As :func:`write`. Totals are those of the runs in ``history``, and of this one: folders of other dates may be removed, and
-    a total must not shrink."""
+def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> Iterator[Metric]:
+    """As :func:`write`. Totals are with those of this run, also while it goes on; as one that has ended it counts when it has."""
     job = last["job"]
     running = last["status"] == "running"
-    runs = [line for line in history if last["run_id"] is None or line.get("run_id") != last["run_id"]]
-    ended = runs if running else [*runs, last]
-    runs = [*runs, last]
+    now = past([last])
+    sums = {field: before.sums.get(field, 0) + now.sums.get(field, 0) for field in before.sums | now.sums}
+    ends = {end: number + (0 if running else now.ends[end]) for end, number in before.ends.items()}
 
     def gauge(name: str, about: str, value: float | None) -> Iterator[Metric]:
         if value is not None:
@@ -88,10 +101,9 @@ def metrics(
     if began is not None and finished is not None:
         yield from gauge("last_run_duration_seconds", "How long the last run took", round(finished - began, 3))
     yield from gauge("last_run_exit_code", "What the last run exited with", last["exit_code"])
-    ends = [_seconds(line.get("finished_at")) for line in (*before, *ended) if end_of(line) == "success"]
-    good = [end for end in ends if end is not None]
+    successes = [at for at in (before.last_success, now.last_success) if at is not None]
     yield from gauge(
-        "last_success_timestamp_seconds", "When a run last ended with exit code 0", max(good, default=None)
+        "last_success_timestamp_seconds", "When a run last ended with exit code 0", max(successes, default=None)
     )
     yield _why(last)
 
@@ -106,15 +118,12 @@ def metrics(
     yield from gauge("last_run_cost_dollars", "What the last run's answers cost, by the job's prices", last["cost"])
 
     for field, name in _SUMS.items():
-        yield from counter(name, f"{_HELP[name]}, by all runs", _sum(runs, field))
-    tokens = {kind: _sum(runs, f"{kind}_tokens") for kind in ("prompt", "completion")}
+        yield from counter(name, f"{_HELP[name]}, by all runs", sums.get(field, 0))
+    tokens = {kind: sums.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
     yield _by("tokens", "Tokens of all runs' answers", "kind", tokens, job, CounterMetricFamily)
-    if any(line.get("cost") is not None for line in runs):
-        yield from counter("cost_dollars", "What the answers of all runs cost, by the job's prices", _sum(runs, "cost"))
-    results = dict.fromkeys(_ENDS, 0)
-    for line in ended:
-        results[end_of(line)] += 1
-    yield _by("runs", "Runs that have ended", "result", results, job, CounterMetricFamily)
+    if "cost" in sums:
+        yield from counter("cost_dollars", "What the answers of all runs cost, by the job's prices", sums["cost"])
+    yield _by("runs", "Runs that have ended", "result", dict(ends), job, CounterMetricFamily)
 
 
 def _why(last: Mapping[str, Any]) -> Metric:
@@ -130,7 +139,7 @@ def _by(
     name: str,
     about: str,
     label: str,
-    values: Mapping[str, float],
+    values: Mapping[Any, float],
     job: str,
     kind: type[GaugeMetricFamily] | type[CounterMetricFamily] = GaugeMetricFamily,
 ) -> Metric:
@@ -138,10 +147,6 @@ def _by(
     for value, number in values.items():
         family.add_metric([job, value], number)
     return family
-
-
-def _sum(runs: Iterable[Mapping[str, Any]], field: str) -> float:
-    return sum(value for line in runs if isinstance(value := line.get(field), int | float))
 
 
 def _seconds(moment: object) -> float | None:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from .tally import Tally
 
 if TYPE_CHECKING:
     from .errands import Errand
+    from .metricsfile import Past
 
 _METRICS_EVERY_S = 15.0
 _AFTER_A_SIGNAL_S = 5.0
@@ -95,10 +96,11 @@ class Notifier:
         self._send_ping(switch, url, f"{self._name} has begun\n", self._section.timeout_s, self._over)
 
     def _keep_metrics(self, tally: Tally) -> None:
+        before = self._past(tally.run_id)
         while not self._over.is_set():
             with self._writing:
                 if not self._over.is_set():  # or it would replace what the end has written
-                    self._write_metrics(tally.state(time.time()))
+                    self._write_metrics(tally.state(time.time()), before)
             self._over.wait(_METRICS_EVERY_S)
 
     def ended(self, run: Run) -> list[str]:
@@ -132,26 +134,24 @@ class Notifier:
             return []
         from . import errands
 
-        end, history = end_of(summary), self._folder.read_history()
-        before = last_end([*self._lines_before(), *history], summary["run_id"], self._unfinished)
+        end = end_of(summary)
+        before = last_end(self._past_runs(), summary["run_id"], self._unfinished) if end == "success" else None
         event = event_of(end, before, self._section.on)
         within_s = self._section.timeout_s
         if summary["exit_code"] >= 128:  # whoever ended it does not wait for long
             within_s = min(within_s, _AFTER_A_SIGNAL_S)
         ways: dict[str, Errand] = {}
         if end not in ("busy", "skipped"):  # the run that holds the folder tells these
-            ways |= self._of_every_end(end, summary, history, within_s)
+            ways |= self._of_every_end(end, summary, within_s)
         if event is not None:
             ways |= self.of_event(event, summary, within_s)
         outcomes = errands.do(ways, within_s)
         return [f"not told by {name}: {fault}" for name, fault in outcomes.items() if fault is not None]
 
-    def _of_every_end(
-        self, end: End, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]], within_s: float
-    ) -> dict[str, Errand]:
+    def _of_every_end(self, end: End, summary: Mapping[str, Any], within_s: float) -> dict[str, Errand]:
         ways: dict[str, Errand] = {}
         if self._section.metrics_file is not None:
-            ways["the metrics file"] = lambda _: self._write_last_metrics(summary, history)
+            ways["the metrics file"] = lambda _: self._write_last_metrics(summary)
         if self._ping is not None:
             ways[f"the ping{self._ping.shown}"] = functools.partial(self._ping_end, end, summary, within_s)
         return ways
@@ -201,26 +201,35 @@ class Notifier:
 
     # -------------------------------------------------------------------------------------------- the metrics file
 
-    def _write_last_metrics(self, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str | None:
+    def _write_last_metrics(self, summary: Mapping[str, Any]) -> str | None:
         with self._writing:
-            return self._write_metrics(summary, history)
+            return self._write_metrics(summary, self._past(summary["run_id"]))
 
-    def _write_metrics(
-        self, state: Mapping[str, Any], history: Sequence[Mapping[str, Any]] | None = None
-    ) -> str | None:
+    def _write_metrics(self, state: Mapping[str, Any], before: Past) -> str | None:
         from . import metricsfile
 
         path = Path(str(self._section.metrics_file))
         rows = state if state["run_id"] else _known_state(self._folder)
         try:
-            history = self._folder.read_history() if history is None else history
-            metricsfile.write(path, state, rows, history, self._lines_before())
+            metricsfile.write(path, state, rows, before)
         except OSError as error:
             return f"{path} cannot be written: {error.strerror or error}"
         return None
 
-    def _lines_before(self) -> list[dict[str, Any]]:
-        return [line for folder in self._earlier for line in folder.read_history()]
+    def _past(self, own: str | None) -> Past:
+        """Totals of this folder alone, as those of other dates may be removed, and a total must not shrink; the last success of
+        any."""
+        from . import metricsfile
+
+        found = metricsfile.past(self._folder.past_runs(), own)
+        if found.last_success is not None or not self._earlier:
+            return found
+        return found._replace(last_success=metricsfile.past(self._past_runs()).last_success)
+
+    def _past_runs(self) -> Iterator[dict[str, Any]]:
+        """Of this folder and of those of the dates before, the oldest first."""
+        for folder in (*self._earlier, self._folder):
+            yield from folder.past_runs()
 
 
 class _Watcher:
