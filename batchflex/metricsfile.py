@@ -27,7 +27,7 @@ _SUMMED = (*_SUMS, "prompt_tokens", "completion_tokens", "cost")
 
 
 class Past(NamedTuple):
-    """What a history comes to: sums of fields, runs by how they ended, and when the last success was (seconds since the epoch)."""
+    """What a history comes to. ``last_success`` is in seconds since the epoch."""
 
     sums: dict[str, float]
     ends: dict[End, int]
