@@ -24,6 +24,7 @@ from .environment import environment_of
 from .errors import InputError, JobError, RunStopped
 from .folder import Folder
 from .job import Job
+from .notifier import Notifier
 from .prepare import prepare
 from .runner import Observer, Run
 
@@ -53,15 +54,20 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
     made = _job(job)
-    with Attempt(Folder(made.out), made.job.name) as attempt:
-        return execute(made, observer=observer, attempt=attempt)
+    with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
+        ended = execute(made, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = notifier.ended(ended)
+    return ended
 
 
 async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
     made = _job(job)
     with Attempt(Folder(made.out), made.job.name) as attempt:
-        return await _whole(made, observer=observer, attempt=attempt)
+        async with Notifier(made) as notifier:
+            ended = await _whole(made, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
+    return ended
 
 
 def retry(
@@ -85,7 +91,11 @@ def retry(
 
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
     with Attempt(Folder(Path(out))) as attempt:
-        return ask_again(retry_of(Path(out), where, places), frame=frame, observer=observer, attempt=attempt)
+        retried = retry_of(Path(out), where, places)
+        with Notifier(retried.job) as notifier:
+            ended = ask_again(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = notifier.ended(ended)
+    return ended
 
 
 def ask_again(

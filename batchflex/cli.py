@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .attempts import Attempt
     from .folder import Folder
     from .job import Job
+    from .notifier import Notifier
     from .runner import Observer, Run
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BatchflexError as error:
         if options.debug:
             traceback.print_exc()
-        _say(f"batchflex: {error}")
+        _say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
             "What was answered is kept. --debug shows where it happened; please report it."
         )
+        for note in _notes(error):
+            _say(f"batchflex: {note}")
         return 3
 
 
@@ -71,6 +74,11 @@ def _kind_and_first_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What is to be said beside an error: who could not be told of it."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _prepare_streams() -> None:
@@ -141,20 +149,37 @@ def _run(options: argparse.Namespace) -> int:
         from .api import execute
         from .attempts import Attempt
         from .folder import Folder
+        from .notifier import Notifier
     _spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
-        job = job_of(options)
+        try:
+            job = job_of(options)
+        except JobError as error:
+            _tell_of_mistakes(options, error)
+            raise
         folder = Folder(job.out)
         attempt.of(folder, job.job.name)
         observer = progress.choose(quiet=options.quiet)
         for warning in job.warnings():
             observer.note(f"warning: {warning}")
-        work = partial(execute, job, observer=observer, heed_signals=True, attempt=attempt)
-        try:
-            run = _in_turn(options, attempt, folder, job, observer.note, work)
-        finally:
-            observer.close()
-    return 0 if run is None else _ended(run, job, options)
+        with Notifier(job) as notifier:
+            work = partial(execute, job, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
+            try:
+                run = _in_turn(options, attempt, folder, job, observer.note, work)
+            finally:
+                observer.close()
+    return 0 if run is None else _ended(run, job, options, notifier)
+
+
+def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
+    """Tell those of [notify] that the job file is wrong, as far as that can be read of it."""
+    if options.spec.lower().endswith(".toml"):
+        from . import notifier
+        from .options import settings
+
+        with contextlib.suppress(JobError):
+            for note in notifier.mistaken(options.spec, settings(options), error):
+                error.add_note(note)
 
 
 def _in_turn(
@@ -193,26 +218,34 @@ def _retry(options: argparse.Namespace) -> int:
     from .attempts import Attempt
     from .folder import Folder
     from .job import parse_setting
+    from .notifier import Notifier
 
     _spare_pandas()
     folder = Folder(options.out)
     with Attempt(folder) as attempt:
         settings = [parse_setting(text) for text in options.set]
+        if options.metrics_file is not None:
+            settings.append(("notify.metrics_file", options.metrics_file))
         job = retry_of(options.out, options.where, settings).job
         attempt.of(folder, job.job.name)
         observer = progress.choose(quiet=options.quiet)
         for warning in job.warnings():
             observer.note(f"warning: {warning}")
-        work = partial(_ask_again, options, settings, observer, attempt)
+        notifier = Notifier(job)
+        work = partial(_ask_again, options, settings, observer, attempt, notifier)
         try:
             run = _in_turn(options, attempt, folder, job, observer.note, work)
         finally:
             observer.close()
-    return 0 if run is None else _ended(run, job, options)
+    return 0 if run is None else _ended(run, job, options, notifier)
 
 
 def _ask_again(
-    options: argparse.Namespace, settings: Sequence[tuple[str, Any]], observer: Observer, attempt: Attempt
+    options: argparse.Namespace,
+    settings: Sequence[tuple[str, Any]],
+    observer: Observer,
+    attempt: Attempt,
+    notifier: Notifier,
 ) -> Run | None:
     """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
     from .again import retry_of, sight
@@ -233,7 +266,8 @@ def _ask_again(
             if not _agreed():
                 _say("nothing was sent")
                 return None
-    return ask_again(retried, observer=observer, heed_signals=True, attempt=attempt)
+    with notifier:
+        return ask_again(retried, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
 
 
 def _agreed() -> bool:
@@ -241,7 +275,7 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
+def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) -> int:
     from . import render
 
     if options.json:
@@ -253,6 +287,8 @@ def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
         _say(f"batchflex: {run.unscored}")
     elif run.summary["message"]:
         _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
+    for words in notifier.ended(run):
+        _say(f"batchflex: {words}")
     if job.wants_report and run.exit_code < 128:
         _write_report(run, quiet=options.quiet)
     if run.exit_code >= 128:
@@ -522,6 +558,18 @@ def _check(options: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def _notify(options: argparse.Namespace) -> int:
+    from . import notifier
+    from .job import load, parse_setting
+
+    if not options.spec.lower().endswith(".toml"):
+        raise JobError(f"notify takes a job file (.toml); found {options.spec!r}")
+    outcomes = notifier.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
+    for name, fault in outcomes.items():
+        print(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
+    return 3 if any(outcomes.values()) else 0
+
+
 _VERBS: dict[str, Verb] = {
     "run": _run,
     "retry": _retry,
@@ -534,6 +582,7 @@ _VERBS: dict[str, Verb] = {
     "report": _report,
     "schedule": _schedule,
     "check": _check,
+    "notify": _notify,
 }
 
 

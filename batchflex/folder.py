@@ -237,6 +237,15 @@ class Folder:
         """
         append(self.history, line, sync=True)
 
+    def past_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without those that are no JSON objects; none if it is not there, or
+        cannot be read."""
+        with contextlib.suppress(OSError), self.history.open("rb") as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):
+                    if isinstance(read := msgspec.json.decode(line), dict):
+                        yield read
+
     def is_in_history(self, run_id: str) -> bool:
         """Whether there is a line of this run."""
         sought = run_id.encode()

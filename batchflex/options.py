@@ -9,9 +9,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from . import __version__
+from .ends import Occasion
 from .errors import JobError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     run.epilog = _EXIT_CODES
     _add_job_options(run)
     _add_turn_options(run)
+    _add_metrics_file(run)
     run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -197,6 +199,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _add_turn_options(retry)
     retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
+    _add_metrics_file(retry)
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -215,6 +218,18 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     )
     check.add_argument("spec", nargs="?", metavar="SPEC", help="a job file (.toml)")
     _add_endpoint_options(check)
+
+    notify = verb(
+        "notify",
+        "send a test message to those whom a job tells of its runs",
+        "By the webhook and the command of [notify], as they would be told of a run. No ping is sent, no metrics file written, "
+        "and nothing is asked of a model.",
+    )
+    notify.add_argument("spec", metavar="JOB", help="a job file (.toml)")
+    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="what is told (failure)")
+    notify.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a place in the job file; may be repeated"
+    )
     return whole
 
 
@@ -259,6 +274,14 @@ def _add_schedule_options(parser: argparse.ArgumentParser) -> None:
     )
     there.add_argument(
         "--secret", metavar="NAME", help="the secret that holds the keys, by their variables (the job's name)"
+    )
+
+
+def _add_metrics_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-file",
+        metavar="FILE",
+        help="write the run's figures to FILE.prom, for the textfile collector of Prometheus' node_exporter",
     )
 
 
@@ -375,8 +398,9 @@ _PLACES = {
     "tpm": "limits.tpm",
     "budget_usd": "limits.budget_usd",
     "deadline": "limits.deadline",
+    "metrics_file": "notify.metrics_file",
 }
-_TEXTS = {"out", "on_change", "deadline", "since"}
+_TEXTS = {"out", "on_change", "deadline", "since", "metrics_file"}
 
 
 def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:

@@ -79,7 +79,7 @@ class Run:
     """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
 
     Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
-    anything.
+    anything. ``untold`` has a sentence for each way of ``[notify]`` that failed.
     """
 
     def __init__(self, out: Path, summary: dict[str, Any]) -> None:
@@ -87,6 +87,7 @@ class Run:
         self.summary = summary
         self.scores: dict[str, Any] | None = None
         self.unscored: str | None = None
+        self.untold: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"

@@ -19,7 +19,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 # The way of the data. A module imports only from those before it.
 ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "paths", "dated", "keychecks", "environment",
-    "spans", "sections", "scorespec", "models", "structured",
+    "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics",
@@ -30,7 +30,8 @@ ORDER = [
     "feed", "keep", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
+    "judging", "evaluation", "assembly", "choosing", "settings", "again",
+    "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
     "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
@@ -54,7 +55,7 @@ PURE = [
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
+    "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
     "cron", "nexttimes", "launch", "crontab", "systemd", "kubernetes",
 ]  # fmt: skip
@@ -124,13 +125,18 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
         assert f".{other}" not in {name for name, _ in imported(one)}
 
 
-def test_only_the_client_and_its_transport_know_httpx() -> None:
-    assert users_of("httpx") == {"client", "transport", "http1"}
+def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
+    """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
+    assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
     assert users_of("httpx_sse") <= {"client"}
 
 
 def test_only_the_connections_know_their_parser() -> None:
     assert users_of("httptools", "aiohappyeyeballs") == {"http1"}
+
+
+def test_only_the_metrics_file_knows_prometheus() -> None:
+    assert users_of("prometheus_client") == {"metricsfile"}
 
 
 def test_only_the_terminal_has_tqdm() -> None:
