@@ -169,7 +169,7 @@ def _billed(fault: Transient) -> Transient:
 
 
 def _facts(fault: AttemptError) -> dict[str, Any]:
-    return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body")}
+    return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body", "request_id")}
 
 
 _ADVICE: dict[StopReason, tuple[str, str]] = {

@@ -21,7 +21,7 @@ ORDER = [
     "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "source", "template", "items", "prefixes", "plan",
-    "ratelimit", "metrics",
+    "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
@@ -45,7 +45,7 @@ CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
     "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "plan", "template",
-    "ratelimit", "metrics",
+    "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
