@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BatchflexError, JobError
-from .options import Verb, parser, refuse
+from .options import Verb, log_settings, parser, refuse
 from .options import job as job_of
 
 if TYPE_CHECKING:
     from .job import Job
+    from .logbook import Logbook
     from .runner import Run
 
 
@@ -45,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BatchflexError as error:
         if options.debug:
             traceback.print_exc()
-        _say(f"batchflex: {error}")
+        if not _logged(options, error, error.exit_code):
+            _say(f"batchflex: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _logged(options, error, 130)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
@@ -55,11 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
+        if _logged(options, error, 3):
+            return 3
         _say(
             f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
             "What was answered is kept. --debug shows where it happened; please report it."
         )
         return 3
+
+
+def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -> bool:
+    """Put what ended the command into its logs, if it has any. True: standard error is one, and has it."""
+    if options.verb not in (_run, _retry):
+        return False
+    from . import logbook
+
+    try:
+        if "book" not in options:
+            job_file = Path(options.spec) if options.verb is _run else options.out / "job.toml"
+            options.book = logbook.peeked(dict(log_settings(options)), job_file, quiet=options.quiet)
+        book: Logbook = options.book
+        return book.failed(error, exit_code)
+    except BatchflexError:  # the log cannot be written
+        return False
 
 
 def _kind_and_first_line(error: BaseException) -> str:
@@ -130,31 +151,32 @@ class _NoPandas(importlib.abc.MetaPathFinder):
 
 def _run(options: argparse.Namespace) -> int:
     with _no_collections():
-        from . import progress
         from .api import execute
+        from .logbook import Logbook
     _spare_pandas()
     job = job_of(options)
-    observer = progress.choose(quiet=options.quiet)
+    book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
     for warning in job.warnings():
-        observer.note(f"warning: {warning}")
+        book.warn(warning)
     try:
-        run = execute(job, observer=observer, heed_signals=True)
+        run = execute(job, observer=book.observer, heed_signals=True)
     finally:
-        observer.close()
+        book.observer.close()
     return _ended(run, job, options)
 
 
 def _retry(options: argparse.Namespace) -> int:
-    from . import progress
     from .again import retry_of, sight
     from .api import ask_again
     from .job import parse_setting
+    from .logbook import Logbook
 
     _spare_pandas()
-    retried = retry_of(options.out, options.where, [parse_setting(text) for text in options.set])
-    observer = progress.choose(quiet=options.quiet)
+    settings = [*map(parse_setting, options.set), *log_settings(options)]
+    retried = retry_of(options.out, options.where, settings)
+    book = options.book = Logbook(retried.job.log, retried.job.job.name, quiet=options.quiet)
     for warning in retried.job.warnings():
-        observer.note(f"warning: {warning}")
+        book.warn(warning)
     interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
     if options.dry_run or interactive:
         seen = sight(retried)
@@ -170,9 +192,9 @@ def _retry(options: argparse.Namespace) -> int:
                 _say("nothing was sent")
                 return 0
     try:
-        run = ask_again(retried, observer=observer, heed_signals=True)
+        run = ask_again(retried, observer=book.observer, heed_signals=True)
     finally:
-        observer.close()
+        book.observer.close()
     return _ended(run, retried.job, options)
 
 
@@ -184,24 +206,29 @@ def _agreed() -> bool:
 def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
     from . import render
 
+    book: Logbook = options.book
+    state = book.summary(run)
     if options.json:
         _print_json(run.summary)
-    if not options.quiet:
-        _say(render.summary(run.summary))
+    if book.is_log:
+        pass  # its last line says it
+    elif not options.quiet:
+        _say(render.summary(state))
         _say_scores(run.scores, run.unscored)
     elif run.unscored is not None:
         _say(f"batchflex: {run.unscored}")
-    elif run.summary["message"]:
-        _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
+    elif state["message"]:
+        _say(f"batchflex: {state['job']} {state['status']}: {state['message']}")
     if job.wants_report and run.exit_code < 128:
-        _write_report(run, quiet=options.quiet)
+        _write_report(run, book.warn if book.is_log else _say, quiet=options.quiet or book.is_log)
+    book.ended(run)
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
 
 
-def _write_report(run: Run, *, quiet: bool) -> None:
+def _write_report(run: Run, say: Callable[[str], None], *, quiet: bool) -> None:
     """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
     from . import report
     from .folder import Folder
@@ -212,7 +239,7 @@ def _write_report(run: Run, *, quiet: bool) -> None:
     try:
         written = report.write(folder)
     except BatchflexError as error:
-        _say(f"batchflex: no report: {error}")
+        say(f"batchflex: no report: {error}")
     else:
         if not quiet:
             _say(f"  report: {written.path}")

@@ -23,7 +23,7 @@ from .crosschecks import cross_checks
 from .errors import JobError
 from .mistakes import choice, explained, found, redacted, sentences, wanted
 from .scorespec import ScoreSection
-from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
 
@@ -144,6 +144,7 @@ class Job(Section):
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    log: LogSection = LogSection()
     score: list[ScoreSection] = Field(default_factory=list)
     _models: tuple[models.Model, ...] = PrivateAttr(())
 
@@ -386,7 +387,7 @@ def _section_of(name: str) -> str | None:
 
 
 def _absolute_at(place: str, value: Any, folder: Path) -> Any:
-    if place not in ("input.path", "endpoint.model_path"):
+    if place not in ("input.path", "endpoint.model_path", "log.file"):
         return value
     if isinstance(value, list | tuple):
         return [_absolute_at(place, one, folder) for one in value]
@@ -414,6 +415,7 @@ def _absolute(job: Job, folder: Path) -> Job:
         update={
             "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
+            "log": job.log.model_copy(update={"file": _absolute_at("log.file", job.log.file, folder)}),
             "endpoint": placed(job.endpoint),
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],
         }

@@ -81,6 +81,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     run = verb("run", "ask everything that has no answer yet", "Progress goes to standard error.")
     run.epilog = _EXIT_CODES
     _add_job_options(run)
+    _add_log_options(run)
     run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -179,6 +180,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     )  # fmt: skip
     retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
+    _add_log_options(retry)
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -235,6 +237,32 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--deadline", metavar="WHEN", help="send nothing more after this time: 30m, 2h, 1h30m or 06:30")
 
 
+def _add_log_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("log")
+    group.add_argument(
+        "--log-file", metavar="FILE", help="write the log to FILE too; older lines go to FILE.1, FILE.2, …"
+    )
+    group.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        help="of the log file, and of standard error where that is no terminal (text)",
+    )
+    group.add_argument(
+        "--log-prompts",
+        action="store_const",
+        const=True,
+        help="what servers say, and what failed rows asked, may be logged",
+    )
+
+
+def log_settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    """What the options say of the log, as dotted places."""
+    given = {place: getattr(options, name, None) for name, place in _LOG_PLACES.items()}
+    if given["log.file"]:
+        given["log.file"] = str(Path(given["log.file"]).absolute())
+    return [(place, value) for place, value in given.items() if value is not None]
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
@@ -245,6 +273,7 @@ def _positive(text: str) -> int:
     return number
 
 
+_LOG_PLACES = {"log_file": "log.file", "log_format": "log.format", "log_prompts": "log.prompts"}
 _PLACES = {
     "out": "job.out",
     "on_change": "job.on_change",
@@ -273,7 +302,7 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
         raise JobError("--endpoint and --base-url exclude each other")
     named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
     found += [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
-    return elsewhere(found)
+    return elsewhere([*found, *log_settings(options)])
 
 
 def job(options: argparse.Namespace) -> Job:

@@ -18,7 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "spans", "sections", "scorespec", "models",
+    "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "source", "template", "items", "prefixes", "plan",
     "ratelimit", "metrics", "heads",
@@ -29,7 +30,8 @@ ORDER = [
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
-    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "reparse", "export", "checking", "render", "scoretext",
+    "throttle", "loglines", "logs", "progress", "rotation", "logbook", "forecast",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
     "local_server", "options", "cli",
@@ -37,6 +39,7 @@ ORDER = [
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
+    "throttle", "loglines", "logs", "rotation", "logbook",
     "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server", "options",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
@@ -44,6 +47,7 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
+    "events", "throttle", "loglines",
     "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "plan", "template",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
