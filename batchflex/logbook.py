@@ -16,7 +16,6 @@ from .errors import BatchflexError, JobError
 from .events import Event, Level, guarded
 from .logs import Log
 from .progress import Bar, Quiet, Several
-from .rotation import SharedFileHandler
 from .runner import Run
 from .sections import LogSection
 
@@ -115,6 +114,8 @@ def _ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
 
 
 def _to_file(settings: LogSection, shown: Bar | Log | Quiet) -> Callable[[str], None]:
+    from .rotation import SharedFileHandler
+
     path = Path(str(settings.file))
     handler = SharedFileHandler(path, max(1, int(settings.max_mb * 1e6)), settings.keep)
     try:

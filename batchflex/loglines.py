@@ -41,7 +41,9 @@ def json(moment: datetime.datetime, event: Event, message: str, more: Mapping[st
 
 def joined(message: str) -> str:
     """A message of several lines as one."""
-    return "; ".join(line.strip().removeprefix("- ") for line in message.splitlines() if line.strip())
+    return "; ".join(line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()).replace(
+        ":; ", ": "
+    )
 
 
 def _sound(value: Any) -> Any:

@@ -7,6 +7,7 @@ renamed meanwhile, only one rotates, and a file that something else moves or rem
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -34,7 +35,10 @@ class SharedFileHandler(RotatingFileHandler):
 
     def touch(self) -> None:
         """Begin the file, and the folder it is in, if they are not there."""
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         with self._locked():
             pass
 

@@ -436,7 +436,7 @@ class _Conduct:
         in_flight = self._gate.in_flight if self._gate is not None else 0
         message, bare = (f"stopping ({reason}): {words}" for words in (message, self._tally.message_unquoted))
         if is_awaited := reason == "signal" and in_flight > 0:
-            message = (
+            message = bare = (
                 f"stopping: what is in flight ({in_flight:,}) may finish within {self._job.limits.grace_s:g} s; "
                 "interrupt again to end at once"
             )
