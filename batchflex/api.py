@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from . import job as jobs
 from . import params as parameters
 from . import runner
+from .environment import environment_of
 from .errors import InputError, JobError, RunStopped
 from .job import Job
 from .prepare import prepare
@@ -113,6 +115,24 @@ async def _whole(
         planned=planned,
         preparing=preparing,
     )
+    if job.dated is None:
+        return await _scored(run, job, observer, heed_signals=heed_signals)
+    from . import retention
+
+    note = observer.note if observer is not None else _unheard
+    if told := await anyio.to_thread.run_sync(retention.left_behind, job):
+        note(told)
+    ended = await _scored(run, job, observer, heed_signals=heed_signals)
+    if ended.stopped_by is None:
+        await anyio.to_thread.run_sync(retention.remove_old, job, note)
+    return ended
+
+
+def _unheard(text: str) -> None:
+    pass
+
+
+async def _scored(run: Callable[[], Awaitable[Run]], job: Job, observer: Observer | None, *, heed_signals: bool) -> Run:
     if not job.score:
         return await run()
     from . import evaluation
@@ -169,7 +189,8 @@ def complete(
     with contextlib.ExitStack() as stack:
         folder = out if out is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflex-"))
         data["job"]["out"] = str(folder)
-        job = jobs.build(data, list((settings or {}).items()))
+        places = list((settings or {}).items())
+        job = jobs.build(data, places, environment=environment_of(data, places, None))
         if job.sweep.variables or job.sweep.samples > 1 or job.input.limit or job.input.dedupe:
             raise JobError(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
@@ -203,7 +224,7 @@ def _job(job: JobLike) -> Job:
     if isinstance(job, Job):
         return job
     if isinstance(job, Mapping):
-        return jobs.build(job)
+        return jobs.build(job, environment=environment_of(job, (), None))
     return jobs.read(job)
 
 

@@ -202,7 +202,7 @@ def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     if fault.reason == "key" and not with_key:
         what, todo = (
             "the endpoint wants a key, and none was sent",
-            "set BATCHFLEX_API_KEY, or name a variable with --api-key-env",
+            "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",
         )
     said = f": {fault.message} (HTTP {fault.http_status})" if quoting else f" ({unquoted(fault)})"
     return f"{what}{said}; {todo}"

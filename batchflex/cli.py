@@ -259,6 +259,7 @@ def _score(options: argparse.Namespace) -> int:
 
     from . import evaluation, progress, scoretext
     from .api import on_a_loop
+    from .environment import environment_of
     from .folder import Folder
     from .job import build, load, parse_setting
 
@@ -270,11 +271,17 @@ def _score(options: argparse.Namespace) -> int:
     data = folder.read_job()
     if data is None:
         raise JobError(f"{options.out} has no job.toml: its run has not begun, or was refused")
+    environment = environment_of(data, [], Path(), lenient=True)
     if options.spec is None:
-        job = build(data, settings)
+        job = build(data, settings, environment=environment)
         specs = job.score
     else:
-        job, specs = build(data), load(options.spec, settings).score
+        named = load(options.spec, settings)
+        if named.environment.file is not None:
+            environment = named.environment
+        job, specs = build(data, environment=environment), named.score
+    for warning in environment.warnings(()):
+        _say(f"warning: {warning}")
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     observer = progress.choose(quiet=options.quiet)
@@ -413,6 +420,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.spec is not None and not options.spec.lower().endswith(".toml"):
         raise JobError(f"check takes a job file (.toml), or no file at all; found {options.spec!r}")
     job = job_of(options)
+    for warning in job.warnings():
+        _say(f"warning: {warning}")
     report = anyio.run(checking.check, job)
     print(report.text)
     return report.exit_code

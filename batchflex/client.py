@@ -13,7 +13,7 @@ import httpx
 import httpx_sse
 import msgspec
 
-from . import __version__, classify, completion, heads, http1, ratelimit, transport
+from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .http1 import Header
@@ -26,9 +26,6 @@ _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
-
-
-_SHORTEST_SECRET = 12
 
 
 class Listing(NamedTuple):
@@ -63,8 +60,7 @@ class Client:
         self._head = http1.head_of("POST", self._url, self._headers)
         key = endpoint.key.reveal() if endpoint.key else ""
         self.has_key = bool(key)
-        # A placeholder such as EMPTY is no secret, and may well stand in an answer.
-        self._key = key if len(key) >= _SHORTEST_SECRET else ""
+        self._key = key if len(key) >= keychecks.SHORTEST else ""
         self._key_in_json = _encode(self._key)[1:-1]
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}

@@ -130,7 +130,10 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
         variable = section.api_key_env or quirks.key_env
         key = _key(environ, variable) if with_key else None
         if key is None and with_key:
-            raise EndpointError(f"the endpoint {name!r} needs a key: set the environment variable {variable}")
+            raise EndpointError(
+                f"the endpoint {name!r} needs a key: set the environment variable {variable}, or write {variable}=… into a file "
+                f".env beside the job file{_but_empty(environ, variable)}"
+            )
         return Endpoint(
             name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
         )
@@ -139,7 +142,10 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     variable = section.api_key_env or "BATCHFLEX_API_KEY"
     key = _key(environ, variable) if with_key else None
     if key is None and with_key and section.api_key_env:
-        raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
+        raise EndpointError(
+            f"endpoint.api_key_env names the environment variable {variable}, which is not set; nor does a file .env beside the "
+            f"job file have it{_but_empty(environ, variable)}"
+        )
     quirks = _quirks_of(section.base_url)
     return Endpoint(
         endpoint_name(name, section.base_url), section.base_url, key, variable if key else None,
@@ -151,6 +157,10 @@ def default_model(endpoints: Sequence[Endpoint]) -> str | None:
     """The model that is asked where neither job nor row names one; ``None`` if not every endpoint would know it."""
     names = {endpoint.default_model for endpoint in endpoints if endpoint.model is None}
     return names.pop() if len(names) == 1 else None
+
+
+def _but_empty(environ: Mapping[str, str], variable: str) -> str:
+    return f" ({variable} is there, but empty)" if variable in environ else ""
 
 
 def _key(environ: Mapping[str, str], variable: str) -> Secret | None:

@@ -94,6 +94,7 @@ class Folder:
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
+        self.inputs = path / "inputs.jsonl"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
@@ -123,12 +124,31 @@ class Folder:
             raise FolderError(f"the output folder {self.path} cannot be used: {error.strerror or error}") from None
         try:
             self._take(descriptor)
+            self._is_still_there(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
             for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 leftover.unlink(missing_ok=True)
             yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
         finally:
             os.close(descriptor)
 
@@ -146,6 +166,15 @@ class Folder:
                 time.sleep(wait_s)
             except OSError as error:
                 raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
+
+    def _is_still_there(self, descriptor: int) -> None:
+        """:raises FolderBusy: if the folder whose lock this is was removed meanwhile, as job.keep_runs does."""
+        try:
+            if os.path.samestat(self._lock.stat(), os.fstat(descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        raise FolderBusy(f"{self.path} was removed just now; run the same command again")
 
     def is_held(self) -> bool:
         """Whether a run holds the folder now."""
@@ -193,16 +222,20 @@ class Folder:
 
     def add_history(self, line: Mapping[str, Any]) -> None:
         """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
-        _append(self.history, line, sync=True)
+        append(self.history, line, sync=True)
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
-        _append(self.telemetry, line, sync=False)
+        append(self.telemetry, line, sync=False)
 
 
-def _append(path: Path, line: Mapping[str, Any], *, sync: bool) -> None:
+def append(path: Path, *lines: object, sync: bool) -> None:
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line.
+
+    :raises StorageError: if they cannot be written.
+    """
     with storing(path), path.open("a+b", buffering=0) as stream:
-        data = msgspec.json.encode(line) + b"\n"
+        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         end = stream.seek(0, os.SEEK_END)
         if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
             data = b"\n" + data

@@ -12,9 +12,11 @@ from typing import Any, TextIO
 import pydantic
 
 from . import loglines, logs, render
+from .environment import environment_of
 from .errors import BatchflexError, JobError
 from .events import Event, Level, guarded
 from .logs import Log
+from .paths import expanded
 from .progress import Bar, Quiet, Several
 from .runner import Run
 from .sections import LogSection
@@ -163,6 +165,10 @@ def _written(path: Path) -> tuple[dict[str, Any], str | None]:
     table, section = data.get("log"), data.get("job")
     own = dict(table) if isinstance(table, dict) else {}
     if isinstance(own.get("file"), str):
-        own["file"] = str(path.parent / own["file"])
+        try:
+            variables = environment_of(data, [], path.parent, lenient=True)
+            own["file"] = str(path.parent / Path(expanded(own["file"], variables)).expanduser())
+        except (JobError, ValueError, RuntimeError):
+            del own["file"]
     name = section.get("name") if isinstance(section, dict) else None
     return own, name if isinstance(name, str) else path.stem

@@ -23,7 +23,10 @@ class Mistake(NamedTuple):
     what: str
 
 
-KEY_HINT = "a key never stands in a job file: put it into an environment variable and name that in endpoint.api_key_env"
+KEY_HINT = (
+    "a key never stands in a job file or on the command line: put it into an environment variable, or into a file .env "
+    "beside the job file, and name the variable in endpoint.api_key_env"
+)
 
 _KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
 _KEY_VALUE = re.compile(

@@ -212,10 +212,19 @@ def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=_SPEC)
-    parser.add_argument("--out", metavar="DIR", help="the output folder (runs/NAME)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'"
+    )
+    parser.add_argument(
+        "--keep-runs", metavar="N", help="of output folders per date keep the N newest; older ones that are finished go"
+    )
     _add_endpoint_options(parser)
     group = parser.add_argument_group("job", "each of these wins over the job file")
     group.add_argument("--limit", metavar="N", help="only the first N rows of the input")
+    group.add_argument(
+        "--since", metavar="WHEN", help="only input files changed since: 24h, 2026-01-31, 2026-01-31T02:00, or 'last', the last "
+        "run that finished in the folder of another date"
+    )  # fmt: skip
     group.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -276,15 +285,17 @@ def _positive(text: str) -> int:
 _LOG_PLACES = {"log_file": "log.file", "log_format": "log.format", "log_prompts": "log.prompts"}
 _PLACES = {
     "out": "job.out",
+    "keep_runs": "job.keep_runs",
     "on_change": "job.on_change",
     "limit": "input.limit",
+    "since": "input.since",
     "concurrency": "limits.concurrency",
     "rpm": "limits.rpm",
     "tpm": "limits.tpm",
     "budget_usd": "limits.budget_usd",
     "deadline": "limits.deadline",
 }
-_TEXTS = {"out", "on_change", "deadline"}
+_TEXTS = {"out", "on_change", "deadline", "since"}
 
 
 def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -306,8 +317,13 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
 
 
 def job(options: argparse.Namespace) -> Job:
+    import datetime
+
     from .job import build, read
 
+    found = settings(options)
     if options.spec is None:
-        return build({}, settings(options))
-    return read(options.spec, settings(options))
+        from .environment import environment_of
+
+        return build({}, found, environment=environment_of({}, found, Path()))
+    return read(options.spec, found, moment=datetime.datetime.now())

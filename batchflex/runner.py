@@ -144,7 +144,7 @@ async def arun(
     :raises StorageError: if the output folder takes nothing from the start.
     """
     end = _end_of(job)
-    endpoints = [resolve(entry) for entry in job.asked]
+    endpoints = [resolve(entry, job.environment) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
     named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
@@ -470,9 +470,13 @@ class _Conduct:
             if time.monotonic() >= due:
                 due = time.monotonic() + _STATE_EVERY_S
                 try:
-                    await anyio.to_thread.run_sync(self._folder.write_state, self._tally.state(time.time()))
+                    await anyio.to_thread.run_sync(self._write_state)
                 except StorageError as error:
                     self._stop("disk", str(error))
+
+    def _write_state(self) -> None:
+        self._tally.plan = self._plan.identity()
+        self._folder.write_state(self._tally.state(time.time()))
 
     async def _finish(self) -> None:
         """Make the table. Derived from the parts, so that giving it up loses nothing."""

@@ -236,6 +236,9 @@ def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     return footer.metadata or {}, int(footer.num_rows)
 
 
-def are_of(folder: Path, plan: str) -> bool:
-    """Whether the row numbers of all parts are those of this plan."""
-    return all(footer(folder, number).plan == plan for number in part_numbers(folder))
+def plans(folder: Path) -> dict[int, str | None]:
+    """For each part by its number the plan that its row numbers are those of, if it is known.
+
+    :raises FolderError: if a part is damaged.
+    """
+    return {number: footer(folder, number).plan for number in part_numbers(folder)}

@@ -18,15 +18,16 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "spans", "sections", "scorespec", "models",
-    "structured",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "paths", "dated", "keychecks", "environment",
+    "spans", "sections", "scorespec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
-    "source", "template", "items", "prefixes", "plan",
+    "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
-    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume", "feed",
-    "keep", "tally",
+    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume",
+    "inputs", "retention", "since",
+    "feed", "keep", "tally",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again", "api",
@@ -48,7 +49,8 @@ CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
     "events", "throttle", "loglines",
-    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "plan", "template",
+    "model", "models", "params", "paths", "dated", "keychecks", "spans", "schemachecks",
+    "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",

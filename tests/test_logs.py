@@ -150,6 +150,20 @@ def test_a_job_that_is_refused_is_in_the_log(how: str, tmp_path: Path) -> None:
     assert SECRET not in log.read_text() and timeless(ended.err) == timeless(log)
 
 
+def test_a_path_of_the_log_has_variables_also_when_the_job_is_refused(asks: list[object], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PLACE=here\n")
+    write_rows(tmp_path / "rows.jsonl", 1)
+    head = f'[job]\nout = "{tmp_path}/out"\n[input]\npath = "rows.jsonl"\n[log]\nfile = "${{PLACE}}/a.log"\nformat = "json"\n'
+    (tmp_path / "a.toml").write_text(head)
+    (tmp_path / "b.toml").write_text(head + "[limits]\nrmp = 3\n")
+    assert [called("run", tmp_path / name, *asks).code for name in ("a.toml", "b.toml")] == [0, 2]
+    ends = [line["event"] for line in lines_of(tmp_path / "here" / "a.log") if "exit_code" in line]
+    assert ends == ["ended", "refused"]
+    (tmp_path / "c.toml").write_text(head.replace("PLACE", "NOWHERE"))
+    assert called("run", tmp_path / "c.toml", *asks).code == 2
+    assert not (tmp_path / "${NOWHERE}").exists()
+
+
 def test_rows_that_cannot_be_asked_are_not_quoted(asks: list[object], tmp_path: Path) -> None:
     rows, log = tmp_path / "rows.jsonl", tmp_path / "a.log"
     rows.write_text(json.dumps({"messages": [{"content": SECRET}]}) + "\n" + json.dumps({"messages": [SECRET]}) + "\n")
