@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BatchflexError, JobError
-from .options import Verb, parser, refuse
+from .options import Verb, log_settings, parser, refuse
 from .options import job as job_of
 
 if TYPE_CHECKING:
     from .attempts import Attempt
     from .folder import Folder
     from .job import Job
+    from .logbook import Logbook
     from .notifier import Notifier
     from .runner import Observer, Run
 
@@ -51,9 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BatchflexError as error:
         if options.debug:
             traceback.print_exc()
-        _say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
+        if not _logged(options, error, error.exit_code):
+            _say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _logged(options, error, 130)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
@@ -61,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
+        if _logged(options, error, 3):
+            return 3
         _say(
             f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
             "What was answered is kept. --debug shows where it happened; please report it."
@@ -68,6 +73,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in _notes(error):
             _say(f"batchflex: {note}")
         return 3
+
+
+def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -> bool:
+    """Put what ended the command into its logs, if it has any. True: standard error is one, and has it."""
+    if options.verb not in (_run, _retry):
+        return False
+    from . import logbook
+
+    try:
+        if "book" not in options:
+            job_file = Path(options.spec) if options.verb is _run else options.out / "job.toml"
+            options.book = logbook.peeked(dict(log_settings(options)), job_file, quiet=options.quiet)
+        book: Logbook = options.book
+        is_logged = book.failed(error, exit_code)
+        for note in _notes(error) if is_logged else ():
+            book.warn(note)
+        return is_logged
+    except BatchflexError:  # the log cannot be written
+        return False
 
 
 def _kind_and_first_line(error: BaseException) -> str:
@@ -145,10 +169,10 @@ def _run(options: argparse.Namespace) -> int:
     from functools import partial
 
     with _no_collections():
-        from . import progress
         from .api import execute
         from .attempts import Attempt
         from .folder import Folder
+        from .logbook import Logbook
         from .notifier import Notifier
     _spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
@@ -159,15 +183,15 @@ def _run(options: argparse.Namespace) -> int:
             raise
         folder = Folder(job.out)
         attempt.of(folder, job.job.name)
-        observer = progress.choose(quiet=options.quiet)
+        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
         for warning in job.warnings():
-            observer.note(f"warning: {warning}")
+            book.warn(warning)
         with Notifier(job) as notifier:
-            work = partial(execute, job, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
+            work = partial(execute, job, observer=notifier.watching(book.observer), heed_signals=True, attempt=attempt)
             try:
-                run = _in_turn(options, attempt, folder, job, observer.note, work)
+                run = _in_turn(options, attempt, folder, job, book.observer.note, work)
             finally:
-                observer.close()
+                book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
 
 
@@ -213,30 +237,30 @@ def _in_turn(
 def _retry(options: argparse.Namespace) -> int:
     from functools import partial
 
-    from . import progress
     from .again import retry_of
     from .attempts import Attempt
     from .folder import Folder
     from .job import parse_setting
+    from .logbook import Logbook
     from .notifier import Notifier
 
     _spare_pandas()
     folder = Folder(options.out)
     with Attempt(folder) as attempt:
-        settings = [parse_setting(text) for text in options.set]
+        settings = [*map(parse_setting, options.set), *log_settings(options)]
         if options.metrics_file is not None:
             settings.append(("notify.metrics_file", options.metrics_file))
         job = retry_of(options.out, options.where, settings).job
         attempt.of(folder, job.job.name)
-        observer = progress.choose(quiet=options.quiet)
+        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
         for warning in job.warnings():
-            observer.note(f"warning: {warning}")
+            book.warn(warning)
         notifier = Notifier(job)
-        work = partial(_ask_again, options, settings, observer, attempt, notifier)
+        work = partial(_ask_again, options, settings, book.observer, attempt, notifier)
         try:
-            run = _in_turn(options, attempt, folder, job, observer.note, work)
+            run = _in_turn(options, attempt, folder, job, book.observer.note, work)
         finally:
-            observer.close()
+            book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
 
 
@@ -278,26 +302,31 @@ def _agreed() -> bool:
 def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) -> int:
     from . import render
 
+    book: Logbook = options.book
+    state = book.summary(run)
     if options.json:
         _print_json(run.summary)
-    if not options.quiet:
-        _say(render.summary(run.summary))
+    if book.is_log:
+        pass  # its last line says it
+    elif not options.quiet:
+        _say(render.summary(state))
         _say_scores(run.scores, run.unscored)
     elif run.unscored is not None:
         _say(f"batchflex: {run.unscored}")
-    elif run.summary["message"]:
-        _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
+    elif state["message"]:
+        _say(f"batchflex: {state['job']} {state['status']}: {state['message']}")
     for words in notifier.ended(run):
-        _say(f"batchflex: {words}")
+        book.warn(words) if book.is_log else _say(f"batchflex: {words}")
     if job.wants_report and run.exit_code < 128:
-        _write_report(run, quiet=options.quiet)
+        _write_report(run, book.warn if book.is_log else _say, quiet=options.quiet or book.is_log)
+    book.ended(run)
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
 
 
-def _write_report(run: Run, *, quiet: bool) -> None:
+def _write_report(run: Run, say: Callable[[str], None], *, quiet: bool) -> None:
     """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
     from . import report
     from .folder import Folder
@@ -308,7 +337,7 @@ def _write_report(run: Run, *, quiet: bool) -> None:
     try:
         written = report.write(folder)
     except BatchflexError as error:
-        _say(f"batchflex: no report: {error}")
+        say(f"batchflex: no report: {error}")
     else:
         if not quiet:
             _say(f"  report: {written.path}")

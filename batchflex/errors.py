@@ -107,8 +107,9 @@ class AttemptError(Exception):
 
     ``message`` are the server's words where it said any. ``http_status`` is ``None`` when no answer arrived.
     ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
-    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``billed`` tells whether the
-    endpoint may have worked, and charge, for this attempt all the same.
+    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``request_id`` is what the
+    server called this attempt, if it said. ``billed`` tells whether the endpoint may have worked, and charge, for this attempt
+    all the same.
     """
 
     billed = False
@@ -122,6 +123,7 @@ class AttemptError(Exception):
         http_status: int | None = None,
         body: bytes | None = None,
         retry_after_s: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -130,6 +132,7 @@ class AttemptError(Exception):
         self.http_status = http_status
         self.body = body
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
 
 
 class Transient(AttemptError):

@@ -28,7 +28,7 @@ from .keychecks import hidden, key_mistakes
 from .mistakes import KEY_HINT, Mistake, choice, explained, found, redacted, sentences, wanted
 from .notifyspec import NotifySection
 from .scorespec import ScoreSection
-from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
 from .spans import Since
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
@@ -162,6 +162,7 @@ class Job(Section):
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    log: LogSection = LogSection()
     score: list[ScoreSection] = Field(default_factory=list)
     notify: NotifySection = NotifySection()
     _models: tuple[models.Model, ...] = PrivateAttr(())
@@ -551,6 +552,7 @@ def _absolute(job: Job, folder: Path) -> Job:
             "notify": job.notify.model_copy(update={"metrics_file": metrics_file}),
             "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
+            "log": job.log.model_copy(update={"file": _absolute_at("log.file", job.log.file, folder)}),
             "endpoint": placed(job.endpoint),
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],
         }

@@ -88,6 +88,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     _add_job_options(run)
     _add_turn_options(run)
     _add_metrics_file(run)
+    _add_log_options(run)
     run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -200,6 +201,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
     _add_metrics_file(retry)
+    _add_log_options(retry)
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -377,6 +379,32 @@ def _waiting(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _add_log_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("log")
+    group.add_argument(
+        "--log-file", metavar="FILE", help="write the log to FILE too; older lines go to FILE.1, FILE.2, …"
+    )
+    group.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        help="of the log file, and of standard error where that is no terminal (text)",
+    )
+    group.add_argument(
+        "--log-prompts",
+        action="store_const",
+        const=True,
+        help="what servers say, and what failed rows asked, may be logged",
+    )
+
+
+def log_settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    """What the options say of the log, as dotted places."""
+    given = {place: getattr(options, name, None) for name, place in _LOG_PLACES.items()}
+    if given["log.file"]:
+        given["log.file"] = str(Path(given["log.file"]).absolute())
+    return [(place, value) for place, value in given.items() if value is not None]
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
@@ -387,6 +415,7 @@ def _positive(text: str) -> int:
     return number
 
 
+_LOG_PLACES = {"log_file": "log.file", "log_format": "log.format", "log_prompts": "log.prompts"}
 _PLACES = {
     "out": "job.out",
     "keep_runs": "job.keep_runs",
@@ -418,7 +447,7 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
         raise JobError("--endpoint and --base-url exclude each other")
     named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
     found += [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
-    return elsewhere(found)
+    return elsewhere([*found, *log_settings(options)])
 
 
 def job(options: argparse.Namespace) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import metrics, reask, results, standing, store
+from . import __version__, metrics, reask, results, standing, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
@@ -25,6 +26,7 @@ from .budget import Budget
 from .client import Client
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
+from .events import Event, Teller, guarded
 from .failures import Failures
 from .feed import Feed, Plan
 from .folder import Folder
@@ -59,7 +61,10 @@ _QUEUE_EVERY_S = 0.5
 
 
 class Observer(Protocol):
-    """Is told how a run goes, twice a second and when something happens; must return quickly."""
+    """Is told how a run goes, twice a second and when something happens; must return quickly.
+
+    One that has a method ``event`` too is given an :class:`~batchflex.events.Event` in place of each note.
+    """
 
     def tick(self, tally: Tally) -> None: ...
 
@@ -79,12 +84,14 @@ class Run:
     """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
 
     Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
-    anything. ``untold`` has a sentence for each way of ``[notify]`` that failed.
+    anything. ``untold`` has a sentence for each way of ``[notify]`` that failed. ``unquoted`` is ``summary`` without words of a
+    server or of a row, for a log.
     """
 
-    def __init__(self, out: Path, summary: dict[str, Any]) -> None:
+    def __init__(self, out: Path, summary: dict[str, Any], unquoted: dict[str, Any] | None = None) -> None:
         self.out = out
         self.summary = summary
+        self.unquoted = summary if unquoted is None else unquoted
         self.scores: dict[str, Any] | None = None
         self.unscored: str | None = None
         self.untold: list[str] = []
@@ -212,12 +219,12 @@ class _Conduct:
         self._plan = plan
         self._folder = folder
         self._prepared = prepared
-        self._observer = observer
         self._started = time.time()
-        self._tally = Tally(
-            run_id(self._started), job.job.name, str(folder.path), self._started, prepared.before, prepared.again
-        )
+        of = run_id(self._started)
+        self._tally = Tally(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
         self._tally.plan = plan.identity()
+        self._observer = observer
+        self._teller = Teller(observer, job.job.name, of)
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned
         self._scope = anyio.CancelScope()
@@ -227,8 +234,9 @@ class _Conduct:
         self._end = end
 
     async def conduct(self, heed_signals: bool) -> Run:
+        self._tell_of_start()
         for note in self._prepared.notes:
-            self._observer.note(note)
+            self._teller.note(note)
         async with anyio.create_task_group() as beside:
             if heed_signals:
                 beside.start_soon(self._heed_signals)
@@ -247,19 +255,34 @@ class _Conduct:
                 fault = _sole_fault(error)
                 if fault is not None:
                     self._tally.refused_with = fault.exit_code
-                self._stop("error", str(fault or f"{type(error).__name__}: {error}"))
+                unquoted = type(error).__name__ if fault is None else None
+                self._stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
                 self._conclude()
                 raise
             await self._finish()
             beside.cancel_scope.cancel()
         self._observer.tick(self._tally)
-        return Run(self._folder.path, self._conclude())
+        state = self._conclude()
+        return Run(self._folder.path, state, state | self._tally.unquoted())
+
+    def _tell_of_start(self) -> None:
+        tally = self._tally
+        facts = {
+            "planned": tally.planned,
+            "done": tally.done,
+            "endpoints": [endpoint.base_url or "local" for endpoint in self._endpoints],
+            "models": self._job.models,
+            "out": tally.out,
+            "version": __version__,
+            "pid": os.getpid(),
+        }
+        self._teller.tell(Event("started", f"started; output in {tally.out}", facts=facts, shown=False))
 
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits
         lanes, slots, fewer = lanes_of(job, self._endpoints)
         if fewer is not None:
-            self._observer.note(fewer)
+            self._teller.note(fewer, "warning")
         keeper = Keeper(
             self._folder,
             self._prepared.segment,
@@ -271,7 +294,7 @@ class _Conduct:
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
             until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
-            self._observer.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
+            self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
             budget = Budget(limits, job.prices, due)
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
@@ -281,7 +304,7 @@ class _Conduct:
                     accounts = Accounts(budget, tally)
                     prober = Prober(gate, budget, accounts, tally)
                     known = Ways(
-                        ways, gate, prober, tally, self._stop, self._observer.note,
+                        ways, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
@@ -289,7 +312,7 @@ class _Conduct:
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        reask.policy(job.answer),
+                        self._teller.tell, reask.policy(job.answer),
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
@@ -349,11 +372,19 @@ class _Conduct:
                         gate.pause(lane, HOURS)
                     else:
                         gate.resume(lane, HOURS)
-                if paused:
-                    self._observer.note(f"it is not within limits.active_hours ({hours}): nothing is sent until then")
+                self._tell_of_hours(hours, paused=paused)
             task_status.started()
             task_status = TASK_STATUS_IGNORED
             await anyio.sleep(min(change_s, _HOURS_EVERY_S))
+
+    def _tell_of_hours(self, hours: str, *, paused: bool) -> None:
+        facts = {"reason": HOURS}
+        if paused:
+            words = f"it is not within limits.active_hours ({hours}): nothing is sent until then"
+            self._teller.tell(Event("paused", words, facts=facts))
+        else:
+            words = f"it is within limits.active_hours ({hours}) again"
+            self._teller.tell(Event("resumed", words, facts=facts, shown=False))
 
     async def _measure(self, gate: Gate) -> None:
         """Find the word for what bounds the run, and write a line of telemetry now and then."""
@@ -372,7 +403,7 @@ class _Conduct:
                 try:
                     await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
                 except StorageError as error:  # nothing depends on it
-                    self._observer.note(f"no more telemetry: {error}")
+                    self._teller.note(f"no more telemetry: {error}", "warning")
                     due = float("inf")
 
     async def _end_at(self, due: float) -> None:
@@ -404,12 +435,14 @@ class _Conduct:
             if self._tally.planned is None:
                 self._tally.planned = counted
 
-    def _stop(self, reason: StopReason, message: str = "") -> None:
-        """Admit nothing more, and let what is in flight finish within the grace."""
+    def _stop(self, reason: StopReason, message: str = "", unquoted: str | None = None) -> None:
+        """Admit nothing more, and let what is in flight finish within the grace. ``unquoted`` is the message without words of a
+        server, if it has any."""
         if self._tally.stopped_by is not None:
             return
         self._tally.stopped_by = reason
         self._tally.message = message or None
+        self._tally.message_unquoted = guarded(message if unquoted is None else unquoted) or None
         self._feed.stop()
         if self._gate is not None:
             self._gate.close()
@@ -419,11 +452,14 @@ class _Conduct:
             grace_s = max(grace_s, self._end.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
-        if reason == "signal" and in_flight:
-            self._observer.note(
+        message, bare = (f"stopping ({reason}): {words}" for words in (message, self._tally.message_unquoted))
+        if is_awaited := reason == "signal" and in_flight > 0:
+            message = bare = (
                 f"stopping: what is in flight ({in_flight:,}) may finish within {self._job.limits.grace_s:g} s; "
                 "interrupt again to end at once"
             )
+        facts = {"stopped_by": reason, "in_flight": in_flight}
+        self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
 
     async def _heed_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -435,23 +471,20 @@ class _Conduct:
                     self._at_once = True
                     lost = self._gate.in_flight if self._gate is not None else 0
                     if lost:
-                        self._tally.message = (
+                        message = (
                             f"{self._tally.message}, twice: {lost:,} in flight were not waited for; they may be charged for, "
                             "and will be asked again"
                         )
+                        self._tally.message = self._tally.message_unquoted = message
                     self._scope.cancel()
 
     async def _report(self) -> None:
         due = time.monotonic() + _TICK_S
-        troubled = False
         while True:
             await anyio.sleep(_TICK_S)
             if self._gate is not None:
                 self._tally.in_flight, self._tally.backing_off = self._gate.in_flight, self._gate.backing_off
             self._observer.tick(self._tally)
-            if self._tally.trouble and not troubled:
-                troubled = True
-                self._observer.note(f"trying again after a failure: {self._tally.trouble}")
             if time.monotonic() >= due:
                 due = time.monotonic() + _STATE_EVERY_S
                 try:
@@ -506,5 +539,5 @@ class _Conduct:
             self._folder.write_state(state)
             self._folder.add_history(state)
         except StorageError as error:
-            self._observer.note(str(error))
+            self._teller.note(str(error), "error")
         return state

@@ -18,11 +18,11 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "paths", "dated", "keychecks", "environment",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "paths", "dated", "keychecks", "environment",
     "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
-    "ratelimit", "metrics",
+    "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume",
@@ -32,7 +32,8 @@ ORDER = [
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "choosing", "settings", "again",
     "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
-    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast", "turn", "history", "historytext",
+    "reparse", "export", "checking", "render", "scoretext",
+    "throttle", "loglines", "logs", "progress", "rotation", "logbook", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
     "cron", "zones", "nexttimes", "launch", "crontab", "systemd", "kubernetes", "schedule",
@@ -41,6 +42,7 @@ ORDER = [
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
+    "throttle", "loglines", "logs", "rotation", "logbook",
     "cli", "progress", "render", "scoretext", "forecast", "turn", "history", "historytext", "checking", "export",
     "local_server", "options",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
@@ -50,9 +52,10 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
+    "events", "throttle", "loglines",
     "model", "models", "params", "paths", "dated", "keychecks", "spans", "schemachecks",
     "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
-    "ratelimit", "metrics",
+    "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
