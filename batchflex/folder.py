@@ -96,6 +96,7 @@ class Folder:
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
         self.inputs = path / "inputs.jsonl"
+        self.standing = path / "standing.bin"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"

@@ -17,7 +17,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import metrics, reask, results, store
+from . import metrics, reask, results, standing, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
@@ -36,6 +36,7 @@ from .opening import open_early
 from .outage import Outage
 from .outcome import Frame
 from .parsed import declared
+from .places import STAY
 from .prepare import Prepared, prepare
 from .probing import HOURS, Prober, Way
 from .results import Settled
@@ -475,12 +476,20 @@ class _Conduct:
             self._stop("disk", f"the table of results could not be made: {error}")
 
     def _write_results(self) -> None:
-        prepared = self._prepared
-        if not prepared.complete:
-            since = 0 if prepared.placed else prepared.segment
-            of = self._plan.job
-            variables, fields = of.sweep.variables, declared(of.schemas)
-            results.make(self._folder, variables, self._plan.labels, fields, prepared.done, since, self._settled())
+        prepared, folder, plan = self._prepared, self._folder, self._plan
+        if prepared.complete:
+            return
+        variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
+        results.make(
+            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves
+        )
+        identity = plan.identity()
+        if identity is None or (prepared.moves is None and prepared.segment > 1):
+            folder.standing.unlink(missing_ok=True)
+            return
+        moves = {**(prepared.moves or {}), identity: STAY}
+        now = standing.Now(identity, plan.labels, plan.per_item, moves, plan.job.job.retry_failed)
+        standing.keep(folder, now, prepared.standing, prepared.segment)
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""
