@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import dated, keep, paths, store, table
+from . import dated, keep, paths, table
 from .assembly import assemble, is_newest, plan_of
 from .choosing import Choice, choose
 from .environment import environment_of
@@ -21,7 +21,7 @@ from .model import Request
 from .params import LIMITS, answer_limit
 from .places import Moves
 from .plan import Census, Passed
-from .prepare import Finished, Prepared, placement, plan_of_last_run
+from .prepare import Finished, Prepared, placed_parts, placement, plan_of_last_run
 from .results import settled
 from .resume import Done
 from .settings import elsewhere, refused
@@ -170,14 +170,13 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
 
 
 def _placed(
-    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[int, Moves]
+    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves]
 ) -> tuple[Prepared, Estimate] | None:
     """Where the place of all answers is known, only the rows of the chosen ones are planned."""
-    done = Done(folder.parts, 0, plan.labels, moves=moves)
+    done = Done(folder.parts, 0, plan.labels, moves=placed_parts(folder, moves))
     limit = plan.job.input.limit
     if done.strays or (limit is not None and done.end > limit):
         return None
-    is_same = all(each.are_none for each in moves.values()) and len(moves) == len(store.part_numbers(folder.parts))
     marks = done.mark(choice.keys)
     rows = done.finished(plan.per_item, bytes(marks))
     seen = _Look(_Chosen(retry, done, marks).sort_out)
@@ -185,7 +184,7 @@ def _placed(
         seen.at(block)
     passed = rows.count(1) * plan.per_item
     census = done.census()._replace(planned=passed + seen.planned)
-    return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, placed=is_same)
+    return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
 
 
 def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
@@ -221,12 +220,11 @@ def _prepared(
     seen: _Look,
     begin: Callable[[], Iterator[list[Request]]],
     passed: int,
-    *,
-    placed: bool = False,
+    moves: dict[str, Moves] | None = None,
 ) -> tuple[Prepared, Estimate]:
     planned = census.planned or 0
     census = census._replace(done=planned - seen.count)
-    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), placed=placed)
+    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), moves=moves)
     if seen.holds_all:
         return prepared._replace(blocks=iter(seen.held), passed=planned - seen.count), seen.estimate
     chosen = seen.sort_out

@@ -138,7 +138,7 @@ class Plan:
         """From those of some plans whose rows can be found in this one: how. For a plan that :meth:`know` has told of what is
         remembered. May read files, to count their rows."""
         identity = self.identity()
-        if self._inputs is None or identity is None or self._signature is None:
+        if not plans or self._inputs is None or identity is None or self._signature is None:
             return {}
         if set(plans) <= {identity}:
             return {identity: STAY}

@@ -25,6 +25,7 @@ FULL = {
     errno.EFBIG: "the largest file size allowed is reached",
 }
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
 
 
@@ -119,11 +120,13 @@ class Folder:
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
         self.inputs = path / "inputs.jsonl"
+        self.standing = path / "standing.bin"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"
         self._lock = path / ".lock"
+        self._is_mine = False
 
     def exists(self) -> bool:
         return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
@@ -143,9 +146,14 @@ class Folder:
     def held(self) -> Iterator[None]:
         """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
 
+        It is this object's: within the block, holding it by the same object once more does nothing.
+
         :raises FolderBusy: if another run holds it.
         :raises FolderError: if it cannot be made.
         """
+        if self._is_mine:
+            yield
+            return
         try:
             _make(self.parts)
             _make(self.journal)
@@ -160,8 +168,10 @@ class Folder:
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
             for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 leftover.unlink(missing_ok=True)
+            self._is_mine = True
             yield
         finally:
+            self._is_mine = False
             os.close(descriptor)
 
     @contextlib.contextmanager
@@ -190,7 +200,7 @@ class Folder:
             except BlockingIOError:
                 if wait_s is None:
                     raise FolderBusy(
-                        f"another run holds {self.path}{self._holder()}; "
+                        f"another run holds {self.path}{self.holder()}; "
                         "wait for it, or choose another folder with --out"
                     ) from None
                 time.sleep(wait_s)
@@ -217,7 +227,8 @@ class Folder:
             return False
         return False
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Who holds the folder, in words to follow its name; empty if that is not known."""
         with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError):
             holder = msgspec.json.decode(self._lock.read_bytes())
             return f" (process {holder['pid']} on {holder['host']})"
@@ -251,12 +262,45 @@ class Folder:
             stream.write(tomltext.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
-        """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
+        """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone
+        on its line; where others write at the same time, an empty line may come between.
+        """
         append(self.history, line, sync=True)
+
+    def past_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without those that are no JSON objects; none if it is not there, or
+        cannot be read."""
+        with contextlib.suppress(OSError), self.history.open("rb") as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):
+                    if isinstance(read := msgspec.json.decode(line), dict):
+                        yield read
+
+    def is_in_history(self, run_id: str) -> bool:
+        """Whether there is a line of this run."""
+        sought = run_id.encode()
+        try:
+            with self.history.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                for begin in (max(0, size - _LATE_BYTES), 0):  # mostly it is among the last
+                    stream.seek(begin)
+                    if any(sought in line and _is_of(line, run_id) for line in stream):
+                        return True
+        except OSError:
+            pass
+        return False
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
         append(self.telemetry, line, sync=False)
+
+
+def _is_of(line: bytes, run_id: str) -> bool:
+    try:
+        told = msgspec.json.decode(line)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("run_id") == run_id
 
 
 def append(path: Path, *lines: object, sync: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import keep, store
@@ -19,6 +19,7 @@ from .results import Settled, settled
 
 if TYPE_CHECKING:
     from .resume import Done
+    from .standing import Standing
     from .tally import Again
 
 _PREFLIGHT_REQUESTS = 10_000
@@ -33,10 +34,10 @@ class Prepared(NamedTuple):
 
     ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
-    there are none, or the table of results is there and ``complete``. ``placed`` tells that all parts have the row numbers
-    that the input has now. ``kept`` are answers to requests that the job would send differently now, which count as done
-    all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of a block that are to be asked.
-    ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
+    there are none, or the table of results is there and ``complete``, or ``standing`` tells of them. Where the place of every
+    answer is told by the plan that its part names, ``moves`` says how. ``kept`` are answers to requests that the job would send
+    differently now, which count as done all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of
+    a block that are to be asked. ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
     """
 
     segment: int
@@ -46,7 +47,8 @@ class Prepared(NamedTuple):
     done: Done | None
     blocks: Iterator[list[Request]]
     passed: int = 0
-    placed: bool = False
+    moves: Mapping[str, Moves] | None = None
+    standing: Standing | None = None
     complete: bool = False
     kept: int = 0
     empty: bool = False
@@ -79,11 +81,10 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
-        moves = placement(plan, folder)
-        placed = _placed(job, plan, folder, known, moves, changed) if moves else None
-        prepared = (placed or _surveyed(job, plan, folder, changed))._replace(
-            segment=segment, carry_schema=carry_schema
-        )
+        found = _standing(job, plan, folder)
+        if found is None and (moves := placement(plan, folder)):
+            found = _placed(job, plan, folder, known, moves, changed)
+        prepared = (found or _surveyed(job, plan, folder, changed))._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
@@ -127,27 +128,52 @@ def plan_of_last_run(folder: Folder) -> str | None:
     return told if isinstance(told, str) else None
 
 
-def placement(plan: Plan, folder: Folder) -> dict[int, Moves]:
-    """For each part of which that can be told without going through the plan: where its rows are in it."""
+def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
+    """What is left, as the last run has written it down; ``None`` if it has not, or some of it is not in this plan."""
+    if job.input.limit is not None or not folder.standing.exists():
+        return None
+    from . import standing
+
+    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.answer.max_reasks)
+    moves = {} if found is None else plan.moves({found.plan, *found.plans})
+    if found is None or not {found.plan, *found.plans} <= moves.keys():
+        return None
+    passed = found.placed(moves[found.plan], plan.per_item)
+    if passed is None:
+        return None
+    blocks = preflight(job, lambda: plan.blocks(found.placed(moves[found.plan], plan.per_item)))
+    planned = passed.requests if blocks is None else None
+    census = Census(planned, passed.requests, 0, 0, 0, None, 0)
+    return Prepared(
+        0, found.statuses, census, None, None, blocks or iter(()), passed.requests, moves=moves, standing=found
+    )
+
+
+def placement(plan: Plan, folder: Folder) -> dict[str, Moves]:
+    """For each plan that parts name, and of which that can be told without going through the input: where its rows are now."""
+    return plan.moves({named for named in store.plans(folder.parts).values() if named is not None})
+
+
+def placed_parts(folder: Folder, moves: Mapping[str, Moves]) -> dict[int, Moves]:
+    """The same by the numbers of the parts."""
     plans = store.plans(folder.parts)
-    known = plan.moves({named for named in plans.values() if named is not None})
-    return {number: known[named] for number, named in plans.items() if named in known}
+    return {number: moves[named] for number, named in plans.items() if named is not None and named in moves}
 
 
 def _placed(
-    job: Job, plan: Plan, folder: Folder, known: Settled | None, moves: dict[int, Moves], changed: list[str]
+    job: Job, plan: Plan, folder: Folder, known: Settled | None, moves: dict[str, Moves], changed: list[str]
 ) -> Prepared | None:
     """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
     the ``input.limit`` of the plan."""
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=moves)
+    parts = placed_parts(folder, moves)
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=parts)
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     rows = done.finished(plan.per_item)
     if done.strays:
         return _held_against(job, plan, folder, done, rows, changed)
-    is_same = all(each.are_none for each in moves.values()) and len(moves) == len(store.part_numbers(folder.parts))
     census = done.census()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
     passed = 0
@@ -158,7 +184,7 @@ def _placed(
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(
-        0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=is_same, sort_out=done.sort_out
+        0, done.statuses(), census, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
     )
 
 

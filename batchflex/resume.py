@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +214,24 @@ class Done:
 
     def passed(self, rows: bytes, per_item: int) -> Passed:
         """The :meth:`finished` rows, for a pass over the others."""
+        seen = KeySet()
+        for part in self._inside(rows):
+            seen.add_all(part)
+            seen.add_all(self._first(part).select(hi="slot_hi", lo="slot_lo"))
+        return Passed(rows, seen, rows.count(1) * per_item)
+
+    def keys_of(self, rows: bytes) -> tuple[pl.DataFrame, pl.Series]:
+        """With ``labels``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
+        keys, slots = [self._keys.clear()], [pl.Series("slot_hi", [], pl.UInt64)]
+        for part in self._inside(rows):
+            keys.append(part.select("hi", "lo"))
+            slots.append(self._first(part)["slot_hi"])
+        return keyindex.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
+
+    def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
+        """The answers to these rows, part by part."""
         mask = np.frombuffer(rows + b"\0", np.uint8)
         placed = np.frombuffer(self._row, np.int64)
-        seen = KeySet()
         columns = ["slot", "row", "sample", "point"]
         for number, part in zip(store.part_numbers(self._parts), keyindex.read_keys(self._parts, columns), strict=True):
             if number in self._moves:
@@ -224,11 +239,11 @@ class Done:
             else:
                 at = np.array(self._sorted.find(part), np.int64)
                 row = np.where(at >= 0, placed[at], -1)
-            inside = part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
-            seen.add_all(inside)
-            first = (pl.col("sample") == 0) & (pl.col("point") == self._first_label)
-            seen.add_all(inside.filter(first).select(hi="slot_hi", lo="slot_lo"))
-        return Passed(rows, seen, rows.count(1) * per_item)
+            yield part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+
+    def _first(self, part: pl.DataFrame) -> pl.DataFrame:
+        """Those to the first request of an item."""
+        return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
 
     def census(self) -> Census:
         """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import readers, store
+from batchflex import readers, standing, store
 from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
@@ -116,8 +117,8 @@ def answer(plan: Plan, request: Request, status: str = "ok") -> Outcome:
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def night(job: Job, answered: int | None = None) -> tuple[Prepared, list[Request]]:
-    """A run that answers the first so many of its requests, all by default, and makes the table."""
+def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) -> tuple[Prepared, list[Request]]:
+    """A run that answers the first so many of its requests, all by default, and makes the table. Of these some fail."""
     folder = Folder(job.out)
     with folder.held():
         plan = Plan(job)
@@ -130,10 +131,19 @@ def night(job: Job, answered: int | None = None) -> tuple[Prepared, list[Request
                 break
         asked = asked[:answered]
         number = found.segment
-        store.write_part(folder.parts, number, [answer(plan, request) for request in asked], plan=plan.identity())
-        since = 0 if found.placed else number
-        make(folder, {}, plan.labels, {}, found.done, since, None)
-        folder.write_state({"plan": plan.identity()})
+        statuses = ["failed" if at in fails else "ok" for at in range(len(asked))]
+        answers = [answer(plan, request, status) for request, status in zip(asked, statuses, strict=True)]
+        store.write_part(folder.parts, number, answers, plan=plan.identity())
+        make(folder, {}, plan.labels, {}, found.done, number, None, found.moves)
+        identity = plan.identity()
+        assert identity is not None
+        folder.write_state({"plan": identity})
+        if found.moves is None and number > 1:
+            folder.standing.unlink(missing_ok=True)
+        elif store.part_numbers(folder.parts):
+            moves = {**(found.moves or {}), identity: STAY}
+            now = standing.Now(identity, plan.labels, plan.per_item, moves, job.job.retry_failed)
+            standing.keep(folder, now, found.standing, number)
     return found, asked
 
 
@@ -395,6 +405,60 @@ def test_how_far_a_file_is_read_is_what_it_had(tmp_path: Path) -> None:
     assert Every()[1 << 40]
 
 
+# --------------------------------------------------------------------------------------------- how the folder stood
+
+
+def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "1.jsonl").write_text(rows_of(range(50)))
+    out = Folder(tmp_path / "out")
+    for number, new in enumerate(["2", "0", "3"]):
+        night(job_of(tmp_path))
+        assert out.standing.exists()
+        (folder / f"{new}.jsonl").write_text(rows_of([f"n{new}{i}" for i in range(5)]))
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "read_part", lambda *given: pytest.fail("an old answer was read"))
+            found = prepare(job := job_of(tmp_path), Plan(job), out)
+            assert [request.id for block in found.blocks for request in block] == [f"n{new}{i}" for i in range(5)]
+        assert (found.standing is not None, found.passed, found.before["ok"]) == (
+            True,
+            50 + 5 * number,
+            50 + 5 * number,
+        )
+    assert len(night(job_of(tmp_path))[1]) == 5
+    assert table(tmp_path)["row"].to_list() == list(range(65))
+
+
+@pytest.mark.parametrize("what", ["cut", "other parts", "other version", "limit", "retry_failed"])
+def test_what_is_written_down_is_heeded_only_if_it_fits(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(9)))
+    night(job_of(tmp_path))
+    out = Folder(tmp_path / "out")
+    sections: dict[str, Any] = {}
+    if what == "cut":
+        out.standing.write_bytes(out.standing.read_bytes()[:-1])
+    elif what == "other parts":
+        store.part_path(out.parts, 1).touch()
+    elif what == "other version":
+        out.standing.write_bytes(out.standing.read_bytes().replace(b'"version":1', b'"version":0'))
+    else:
+        name = {"limit": "input", "retry_failed": "job"}[what]
+        sections = {name: {what: 5}}
+    (tmp_path / "in" / "2.jsonl").write_text(rows_of(["a"]))
+    found, asked = night(job_of(tmp_path, **sections))
+    assert found.standing is None
+    wanted = {"limit": 0}
+    assert len(asked) == wanted.get(what, 1)
+
+
 # ------------------------------------------------------------------------------------------------------------ since
 
 
@@ -551,6 +615,8 @@ HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove"
     seed=st.integers(0, 10_000),
     named=st.booleans(),
     sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}]),
+    written=st.booleans(),
+    failing=st.sets(st.integers(0, 8), max_size=2),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
@@ -559,16 +625,25 @@ def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
     seed: int,
     named: bool,
     sweep: dict[str, Any],
+    written: bool,
+    failing: set[int],
 ) -> None:
+    """Whether how the folder stands is written down or not, and also where some rows fail first."""
     folder = tmp_path_factory.mktemp("nights")
+    patched = pytest.MonkeyPatch()
+    patched.setattr(standing, "WORTH_ROWS", 1 if written else 1_000)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []
-    for happenings, answered in [*nights, ([], None)]:
+    for turn, (happenings, answered) in enumerate([*nights, ([], None)]):
         for what in happenings:
             getattr(files, what)()
-        _, requests = night(job_of(folder, sweep=sweep, job={"on_change": "rerun"}), answered)
-        asked += [request.key for request in requests]
-    assert len({*asked}) == len(asked), "a key is asked once"
+        fails = failing if turn < len(nights) else ()
+        job = job_of(folder, sweep=sweep, job={"on_change": "rerun", "retry_failed": 10})
+        _, requests = night(job, answered, fails)
+        assert {*asked}.isdisjoint(request.key for request in requests), "what is answered is not asked again"
+        asked += [request.key for at, request in enumerate(requests) if at not in fails]
+    patched.undo()
+    assert len({*asked}) == len(asked)
     each = 2 if sweep else 1
     wanted = [line for line in files.lines() for _ in range(each)]
     results = table(folder)
