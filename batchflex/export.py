@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from . import openai_batch, splitting, writers
+from . import allocation, openai_batch, splitting, writers
 from .assembly import job_of
 from .errors import FolderError, JobError
 from .folder import Folder, replaced, replacing, storing
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 OPENAI_BATCH = "openai-batch"
 FORMATS = (*writers.FORMATS, OPENAI_BATCH)
 _ENDINGS = "should end in .parquet, .csv, .jsonl (.gz or .zst may follow the last two)"
-_HELD_BYTES = 64 << 20  # of all files of a split export together
+_HELD_BYTES = 48 << 20  # of all files of a split export together
 _FEW = 16  # files, whose rows make row groups large enough within that
 _OTHER_FILES = 64
+_TRIMMED_EVERY = 8  # batches
 
 
 class Target(NamedTuple):
@@ -167,11 +168,13 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
             text: stack.enter_context(_file(opened(path.resolve()), to, rows.schema, spill))
             for text, path in paths.items()
         }
-        for batch in _larger(rows.batches(read)) if len(paths) > _FEW else rows.batches(read):
+        for number, batch in enumerate(_larger(rows.batches(read)) if len(paths) > _FEW else rows.batches(read)):
             for text, part in splitting.parts(batch, by):
                 into[text].write(part.select(rows.columns))
                 counts[text] += len(part)
             _let_go(list(into.values()))
+            if number % _TRIMMED_EVERY == 0:  # many small arrays come and go, and leave memory in pieces
+                allocation.trim()
     return [Written(path, counts[text]) for text, path in paths.items()]
 
 
