@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format bench bench-large bench-peers bench-pace docs/report.png clean
+.PHONY: help install demo test lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 test: $(STAMP)   ## run the tests, two at a time: many of them wait
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-cron: $(STAMP) ## let the machine's cron daemon run a job, as root; takes two or three minutes
+	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest tests/test_cron_daemon.py
+
 lint: $(STAMP)   ## check style; edits nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,8 +45,8 @@ format: $(STAMP) ## put the code into its format; edits files
 bench: $(STAMP)  ## measure CPU, time and memory against their goals; some 20 minutes; takes nginx where it is installed
 	$(BIN)/python benchmarks/run.py
 
-bench-large: $(STAMP) ## measure jobs of ten million rows run again; half an hour and 5 GB for temporary files
-	$(BIN)/python benchmarks/run.py --only resume10m
+bench-large: $(STAMP) ## measure jobs of ten million rows run again, and their exports; an hour and 8 GB for temporary files
+	$(BIN)/python benchmarks/run.py --only resume10m exports10m
 
 PEERS  := benchmarks/peers
 VENVS  := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))

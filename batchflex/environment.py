@@ -42,6 +42,10 @@ class Environment(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"Environment({self.file})"
 
+    def is_in_file(self, name: str) -> bool:
+        """Whether a process without this variable would find it in the file."""
+        return bool(self._inside.get(name, "").strip())
+
     def origin(self, name: str) -> str:
         """A variable as people are told of it, with the file if it is from there."""
         return f"{name} in {self.file}" if name in self._inside and name not in os.environ else name

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ FULL = {
     errno.EFBIG: "the largest file size allowed is reached",
 }
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
 
 
@@ -49,16 +50,40 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
     the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
+    with replacing() as opened:
+        yield opened(path)
+
+
+@contextlib.contextmanager
+def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
+    """As :func:`replaced` for several files: each call opens one, and none is put in its place before all are on the disk.
+
+    Between the first and the last rename, some are new and some are old.
+    """
+    streams: dict[Path, IO[bytes]] = {}
+    temporaries: dict[Path, Path] = {}
+
+    def opened(path: Path) -> IO[bytes]:
+        temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
+        streams[path] = temporaries[path].open("wb")
+        return streams[path]
+
     try:
-        with temporary.open("wb") as stream:
-            yield stream
+        yield opened
+        for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+            stream.close()
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+        for parent in {path.parent for path in temporaries}:
+            sync_folder(parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for stream in streams.values():
+            with contextlib.suppress(OSError):  # closing writes what is left, which may have failed already
+                stream.close()
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -94,14 +119,23 @@ class Folder:
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
+        self.inputs = path / "inputs.jsonl"
+        self.standing = path / "standing.bin"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"
         self._lock = path / ".lock"
+        self._is_mine = False
 
     def exists(self) -> bool:
         return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is, or lies in, something that this folder's runs keep here."""
+        kept = [each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path]
+        found = path.resolve()
+        return any(found == each or each in found.parents for each in kept)
 
     def require(self) -> None:
         """:raises FolderError: if there is no run in this folder."""
@@ -112,9 +146,14 @@ class Folder:
     def held(self) -> Iterator[None]:
         """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
 
+        It is this object's: within the block, holding it by the same object once more does nothing.
+
         :raises FolderBusy: if another run holds it.
         :raises FolderError: if it cannot be made.
         """
+        if self._is_mine:
+            yield
+            return
         try:
             _make(self.parts)
             _make(self.journal)
@@ -129,8 +168,10 @@ class Folder:
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
             for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 leftover.unlink(missing_ok=True)
+            self._is_mine = True
             yield
         finally:
+            self._is_mine = False
             os.close(descriptor)
 
     @contextlib.contextmanager
@@ -159,7 +200,7 @@ class Folder:
             except BlockingIOError:
                 if wait_s is None:
                     raise FolderBusy(
-                        f"another run holds {self.path}{self._holder()}; "
+                        f"another run holds {self.path}{self.holder()}; "
                         "wait for it, or choose another folder with --out"
                     ) from None
                 time.sleep(wait_s)
@@ -186,7 +227,8 @@ class Folder:
             return False
         return False
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Who holds the folder, in words to follow its name; empty if that is not known."""
         with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError):
             holder = msgspec.json.decode(self._lock.read_bytes())
             return f" (process {holder['pid']} on {holder['host']})"
@@ -220,17 +262,54 @@ class Folder:
             stream.write(tomltext.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
-        """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
-        _append(self.history, line, sync=True)
+        """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone
+        on its line; where others write at the same time, an empty line may come between.
+        """
+        append(self.history, line, sync=True)
+
+    def past_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without those that are no JSON objects; none if it is not there, or
+        cannot be read."""
+        with contextlib.suppress(OSError), self.history.open("rb") as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):
+                    if isinstance(read := msgspec.json.decode(line), dict):
+                        yield read
+
+    def is_in_history(self, run_id: str) -> bool:
+        """Whether there is a line of this run."""
+        sought = run_id.encode()
+        try:
+            with self.history.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                for begin in (max(0, size - _LATE_BYTES), 0):  # mostly it is among the last
+                    stream.seek(begin)
+                    if any(sought in line and _is_of(line, run_id) for line in stream):
+                        return True
+        except OSError:
+            pass
+        return False
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
-        _append(self.telemetry, line, sync=False)
+        append(self.telemetry, line, sync=False)
 
 
-def _append(path: Path, line: Mapping[str, Any], *, sync: bool) -> None:
+def _is_of(line: bytes, run_id: str) -> bool:
+    try:
+        told = msgspec.json.decode(line)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("run_id") == run_id
+
+
+def append(path: Path, *lines: object, sync: bool) -> None:
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line.
+
+    :raises StorageError: if they cannot be written.
+    """
     with storing(path), path.open("a+b", buffering=0) as stream:
-        data = msgspec.json.encode(line) + b"\n"
+        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         end = stream.seek(0, os.SEEK_END)
         if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
             data = b"\n" + data

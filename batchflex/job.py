@@ -26,8 +26,10 @@ from .environment import Environment, environment_of, exposed
 from .errors import JobError
 from .keychecks import hidden, key_mistakes
 from .mistakes import KEY_HINT, Mistake, choice, explained, found, redacted, sentences, wanted
+from .notifyspec import NotifySection
 from .scorespec import ScoreSection
-from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
+from .spans import Since
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
 
@@ -75,6 +77,7 @@ class InputSection(Section):
     )
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
+    since: Since | None = None
     on_bad_row: Literal["stop", "fail"] = "stop"
 
 
@@ -159,7 +162,9 @@ class Job(Section):
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    log: LogSection = LogSection()
     score: list[ScoreSection] = Field(default_factory=list)
+    notify: NotifySection = NotifySection()
     _models: tuple[models.Model, ...] = PrivateAttr(())
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())
 
@@ -250,7 +255,8 @@ class Job(Section):
             for name in names
             if (near := parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
         ]
-        return slips + self.environment.warnings(_key_variables(self.resolved()))
+        own = {name for name in (self.notify.webhook_env, self.notify.ping_env) if name is not None}
+        return slips + self.environment.warnings(own | _key_variables(self.resolved()))
 
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds. It stands for this
@@ -263,6 +269,10 @@ class Job(Section):
         del plain["endpoint" if self.endpoints else "endpoints"]
         if not self.score:
             del plain["score"]
+        if kept := self.notify.kept():
+            plain["notify"] = kept
+        else:
+            del plain["notify"]
         return plain
 
     def to_toml(self) -> str:
@@ -536,10 +546,13 @@ def _absolute(job: Job, folder: Path) -> Job:
             return score
         return score.model_copy(update={"folder": str((folder / (score.folder or "")).resolve())})
 
+    metrics_file = _absolute_at("notify.metrics_file", job.notify.metrics_file, folder)
     return job.model_copy(
         update={
+            "notify": job.notify.model_copy(update={"metrics_file": metrics_file}),
             "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
+            "log": job.log.model_copy(update={"file": _absolute_at("log.file", job.log.file, folder)}),
             "endpoint": placed(job.endpoint),
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],
         }

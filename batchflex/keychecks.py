@@ -34,12 +34,21 @@ _NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
 _PROSE = {"prompt", "prompts", "score", "answer"}
 _PROSE_INSIDE = {"response_format", "tools", "functions", "messages", "prompt", "json_schema"}
 
+_ADDRESS = (
+    "an address with a key in it never stands in a job file: put it into an environment variable, and name that in"
+)
+_HINTS = {
+    "notify.webhook": f"{_ADDRESS} notify.webhook_env",
+    "notify.ping": f"{_ADDRESS} notify.ping_env",
+    "notify.command": "a key never stands in a job file: put it into an environment variable, which the command can read",
+}
+
 
 def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
     """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
     real = [secret for secret in secrets if len(secret) >= SHORTEST]
     found = dict.fromkeys(_places(data, (), real))
-    return [Mistake(place, KEY_HINT) for place in found]
+    return [Mistake(place, _HINTS.get(place, KEY_HINT)) for place in found]
 
 
 def hidden(text: str, secrets: Collection[str]) -> str:

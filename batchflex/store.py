@@ -35,7 +35,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "started_at": _MOMENT, "finished_at": _MOMENT, "http_status": pa.int32(),
     "error_type": _TEXT, "error_code": _TEXT, "error_message": _TEXT, "endpoint": _TEXT, "run_id": _TEXT,
     "response": _TEXT, "reasks": pa.int32(), "reask_prompt_tokens": _COUNT, "reask_completion_tokens": _COUNT,
-    "reask_cost": _SECONDS, "retried_with": _TEXT,
+    "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
 }  # fmt: skip
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 _PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
@@ -236,6 +236,9 @@ def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     return footer.metadata or {}, int(footer.num_rows)
 
 
-def are_of(folder: Path, plan: str) -> bool:
-    """Whether the row numbers of all parts are those of this plan."""
-    return all(footer(folder, number).plan == plan for number in part_numbers(folder))
+def plans(folder: Path) -> dict[int, str | None]:
+    """For each part by its number the plan that its row numbers are those of, if it is known.
+
+    :raises FolderError: if a part is damaged.
+    """
+    return {number: footer(folder, number).plan for number in part_numbers(folder)}

@@ -21,6 +21,8 @@ from . import carried, keyindex, parsed, store
 from .folder import replaced, storing
 from .keyindex import SortedKeys, raw
 from .model import Outcome
+from .places import Moves
+from .places import moves as moves_between
 from .store import COLUMNS
 
 _WINDOW_ROWS = 4_000
@@ -131,18 +133,23 @@ def assemble(
     since: int = 0,
     pending: Sequence[Outcome] = (),
     declared: Mapping[str, list[str]] | None = None,
+    moves: Mapping[str, Moves] | None = None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
     ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
     numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
-    themselves. Without it all belong to the job, and of several outcomes for one slot the last counts. ``pending`` are
-    outcomes not sealed yet, ``declared`` the fields of structured answers that have a column in any case. Memory is bounded
-    by some 80 MB, 12 bytes a row (without a plan 60), twice that while they are sorted, and twice the largest row group.
+    themselves. In place of it, ``moves`` says for each plan that the earlier parts name where its rows are now. Without both all
+    belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
+    the fields of structured answers that have a column in any case. Memory is bounded by some 80 MB, 12 bytes a row (without a
+    plan 60), twice that while they are sorted, and twice the largest row group.
     """
     tables = _Parts(folder, pending)
-    places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
-    foreign = tables.points.difference(labels) if planned is None else ()
+    if moves is not None:
+        places = _of_moves(tables, labels, moves, since)
+    else:
+        places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
+    foreign = tables.points.difference(labels) if planned is None and moves is None else ()
     shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
 
     def batches() -> Iterator[pa.Table]:
@@ -179,11 +186,11 @@ def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] 
         replaced(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
     ):
-        for group in _grouped(assembled.batches):
+        for group in grouped(assembled.batches):
             writer.write_table(group.replace_schema_metadata(metadata))
 
 
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Windows put together to row groups: small ones make a large table slow to open."""
     group: list[pa.Table] = []
     for table in tables:
@@ -318,6 +325,7 @@ class _Places:
         return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
 
 
+_NOWHERE = moves_between([], [])
 # A plan that none of the earlier answers belong to.
 NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
 _PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
@@ -345,6 +353,18 @@ def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since:
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
             frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
         heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))  # a third of the size
+    return _Places(heads)
+
+
+def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], since: int) -> _Places:
+    heads = []
+    for number, head in parts.heads(lambda number: ["row", "sample", "point"]):
+        frame = pointed(head, labels)
+        if number < since:
+            plan = parts.footers[number].plan
+            row = _NOWHERE if plan is None else moves.get(plan, _NOWHERE)
+            frame = frame.with_columns(pl.Series("row", row.moved(frame["row"].to_numpy()))).filter(pl.col("row") >= 0)
+        heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))
     return _Places(heads)
 
 
