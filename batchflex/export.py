@@ -167,7 +167,7 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
             text: stack.enter_context(_file(opened(path.resolve()), to, rows.schema, spill))
             for text, path in paths.items()
         }
-        for batch in _larger(rows.batches(read)):
+        for batch in _larger(rows.batches(read)) if len(paths) > _FEW else rows.batches(read):
             for text, part in splitting.parts(batch, by):
                 into[text].write(part.select(rows.columns))
                 counts[text] += len(part)
