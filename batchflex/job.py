@@ -263,7 +263,6 @@ class Job(Section):
         output folder, so it says nothing of those of other dates."""
         plain = self.model_dump(exclude_none=True)
         plain["job"].pop("keep_runs", None)
-        literal(plain)
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
@@ -273,7 +272,7 @@ class Job(Section):
             plain["notify"] = kept
         else:
             del plain["notify"]
-        return plain
+        return literal(plain)
 
     def to_toml(self) -> str:
         """:meth:`resolved` as the text of a job file. Unlike other writers it keeps the order inside parameters."""
