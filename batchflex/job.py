@@ -25,8 +25,9 @@ from .crosschecks import cross_checks
 from .environment import Environment, environment_of, exposed
 from .errors import JobError
 from .keychecks import hidden, key_mistakes
-from .mistakes import KEY_HINT, Mistake, choice, explained, found, redacted, sentences, wanted
+from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
 from .notifyspec import NotifySection
+from .redaction import redacted
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
 from .spans import Since

@@ -18,7 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "paths", "dated", "keychecks", "environment",
+    "allocation", "errors", "params", "model", "tomltext", "redaction", "mistakes", "events", "paths", "dated", "keychecks",
+    "environment",
     "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
@@ -52,7 +53,7 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "events", "throttle", "loglines",
+    "redaction", "events", "throttle", "loglines",
     "model", "models", "params", "paths", "dated", "keychecks", "spans", "schemachecks",
     "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
     "ratelimit", "metrics", "heads",
