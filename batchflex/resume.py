@@ -16,6 +16,7 @@ from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Request, Status
+from .numbering import Reading
 from .plan import Census, Passed
 from .unfit import Unfit
 
@@ -56,10 +57,14 @@ class Done:
             wanted += [pl.col("row"), point]
         columns = [name for name in schema if name not in ("hi", "lo")] + ["reasks"] * (max_reasks > 0)
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
-        for number, part in zip(store.part_numbers(parts), keyindex.read_keys(parts, columns), strict=True):
+        self._reading = Reading(parts)
+        self._numbers = store.part_numbers(parts)
+        for number, part in zip(self._numbers, keyindex.read_keys(parts, columns, self._numbers), strict=True):
             frames.append(part.select(wanted))
             if max_reasks:
-                placed = part.select("hi", "lo", "status", "reasks", part=pl.lit(number), at=pl.int_range(pl.len()))
+                placed = part.select(
+                    "hi", "lo", "status", "reasks", part=pl.lit(int(number)), at=pl.int_range(pl.len())
+                )
                 unfit.append(placed.filter(pl.col("status") == "invalid").select(list(_UNFIT)).cast(_UNFIT))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
@@ -97,7 +102,7 @@ class Done:
         found = found.filter(self._status.gather(found["position"]) == "invalid")
         for at in found["position"]:
             self._again[at] = 1
-        return Unfit(self._parts, found)
+        return Unfit(self._parts, found, self._numbers)
 
     def __len__(self) -> int:
         return len(self._again)
@@ -254,13 +259,7 @@ class Done:
                 found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
         changed = pl.concat(found)
         if changed.height:
-            changed = changed.join(self._shared(), on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
+            shared = keyindex.shared_slots(self._parts)
+            changed = changed.join(shared, on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
         together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
         return keyindex.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
-
-    def _shared(self) -> pl.DataFrame:
-        """The slots of rows that had their id in common: which of them an answer belonged to cannot be told."""
-        place = pl.struct("id", "point", "sample").hash().alias("place")
-        parts = keyindex.read_keys(self._parts, ["slot", "id", "point", "sample"])
-        slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
-        return slots.filter(pl.len().over("place") > 1).select("slot_hi", "slot_lo")

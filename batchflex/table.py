@@ -21,6 +21,7 @@ from . import carried, keyindex, parsed, store
 from .folder import replaced, storing
 from .keyindex import SortedKeys, raw
 from .model import Outcome
+from .numbering import Reading
 from .store import COLUMNS
 
 _WINDOW_ROWS = 4_000
@@ -217,8 +218,9 @@ class _Parts:
 
     def __init__(self, folder: Path, pending: Sequence[Outcome]) -> None:
         self._folder = folder
+        self._reading = Reading(folder)
         self.numbers = store.part_numbers(folder)
-        self.footers = {number: store.footer(folder, number) for number in self.numbers}
+        self.footers: dict[int, store.Footer] = {number: store.footer(folder, number) for number in self.numbers}
         self.points: set[str] = set()
         self._pending = store.to_table(pending)
         self._groups: list[tuple[int, int]] = []  # part and row group
