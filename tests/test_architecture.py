@@ -24,7 +24,7 @@ ORDER = [
     "ratelimit", "metrics",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
-    "courtesy", "folder", "room", "journal", "carried", "parsed", "numbering", "store", "keyindex", "keyset",
+    "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
     "superseded", "merge", "table", "unfit", "resume", "feed", "keep", "tally",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
