@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format bench bench-large bench-peers bench-pace docs/report.png clean
+.PHONY: help install demo test lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 
 test: $(STAMP)   ## run the tests
 	$(BIN)/python -m pytest
+
+test-cron: $(STAMP) ## let the machine's cron daemon run a job, as root; takes two or three minutes
+	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest tests/test_cron_daemon.py
 
 lint: $(STAMP)   ## check style; edits nothing
 	$(BIN)/ruff check .

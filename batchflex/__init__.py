@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RunStopped,
         StorageError,
     )
+    from .events import Event
     from .frames import score, summarise
     from .job import Job
     from .job import load as load_job
@@ -37,6 +38,7 @@ __all__ = [
     "BatchflexError",
     "Comparison",
     "EndpointError",
+    "Event",
     "FolderBusy",
     "FolderError",
     "InputError",
@@ -66,6 +68,7 @@ _HOMES = {
     "run": "api",
     "score": "frames",
     "summarise": "frames",
+    "Event": "events",
     "Job": "job",
     "load_job": "job",
     "Observer": "runner",

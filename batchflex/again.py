@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import keep, store, table
+from . import dated, keep, paths, table
 from .assembly import assemble, is_newest, plan_of
 from .choosing import Choice, choose
+from .environment import environment_of
 from .errors import FolderError, InputError, JobError
 from .estimate import Estimate
 from .feed import Plan
@@ -18,8 +19,9 @@ from .folder import Folder
 from .job import Job, build
 from .model import Request
 from .params import LIMITS, answer_limit
+from .places import Moves
 from .plan import Census, Passed
-from .prepare import Finished, Prepared, plan_of_last_run
+from .prepare import Finished, Prepared, placed_parts, placement, plan_of_last_run
 from .results import settled
 from .resume import Done
 from .settings import elsewhere, refused
@@ -66,11 +68,12 @@ def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) ->
     data = folder.read_job()
     if data is None:
         raise FolderError(f"{out} has no job.toml: its run has not begun, or was refused")
-    here = ("job.out", str(out))
-    planned = build(data, [here])
+    here = ("job.out", dated.escaped(paths.escaped(str(out))))
+    environment = environment_of(data, [], Path(), lenient=True)
+    planned = build(data, [here], environment=environment)
     if wrong := [words for place, _ in settings if (words := refused(place, planned))]:
         raise JobError(wrong)
-    job = build(data, [here, *elsewhere(settings)])
+    job = build(data, [here, *elsewhere(settings)], environment=environment)
     names = dict.fromkeys(place.split(".")[1] for place, _ in settings if place.startswith("override."))
     return Retry(planned, job, where, {name: job.override[name] for name in names})
 
@@ -147,8 +150,10 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     :raises JobError: if the condition is none.
     :raises InputError: if the input is damaged.
     """
-    carry_schema, identity = plan.carry_schema(), plan.identity()
-    segment = keep.recover(folder, carry_schema, identity if identity == plan_of_last_run(folder) else None)
+    carry_schema = plan.carry_schema()
+    plan.know(folder)
+    identity = plan.identity()
+    segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
     if not is_newest(folder):
         table.write_results(folder.results, assemble(folder))
     chosen = choose(folder, retry.where)
@@ -157,19 +162,20 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0) if known else None
         prepared = Prepared(segment, chosen.statuses, census, carry_schema, None, iter(()), complete=True)
         return _sight(retry, chosen, Estimate(), prepared)
-    if identity is not None and segment > 1 and store.are_of(folder.parts, identity):
-        found = _placed(retry, plan, folder, chosen)
-    else:
-        found = None
+    moves = placement(plan, folder)
+    found = _placed(retry, plan, folder, chosen, moves) if moves else None
     prepared, seen = found or _surveyed(retry, plan, folder, chosen)
+    plan.begin()
     return _sight(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
 
 
-def _placed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate] | None:
-    """All answers are to this very plan: only the rows of the chosen ones are planned."""
-    done = Done(folder.parts, 0, plan.labels)
+def _placed(
+    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves]
+) -> tuple[Prepared, Estimate] | None:
+    """Where the place of all answers is known, only the rows of the chosen ones are planned."""
+    done = Done(folder.parts, 0, plan.labels, moves=placed_parts(folder, moves))
     limit = plan.job.input.limit
-    if limit is not None and done.end > limit:
+    if done.strays or (limit is not None and done.end > limit):
         return None
     marks = done.mark(choice.keys)
     rows = done.finished(plan.per_item, bytes(marks))
@@ -178,7 +184,7 @@ def _placed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[P
         seen.at(block)
     passed = rows.count(1) * plan.per_item
     census = done.census()._replace(planned=passed + seen.planned)
-    return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, placed=True)
+    return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
 
 
 def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
@@ -214,12 +220,11 @@ def _prepared(
     seen: _Look,
     begin: Callable[[], Iterator[list[Request]]],
     passed: int,
-    *,
-    placed: bool = False,
+    moves: dict[str, Moves] | None = None,
 ) -> tuple[Prepared, Estimate]:
     planned = census.planned or 0
     census = census._replace(done=planned - seen.count)
-    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), placed=placed)
+    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), moves=moves)
     if seen.holds_all:
         return prepared._replace(blocks=iter(seen.held), passed=planned - seen.count), seen.estimate
     chosen = seen.sort_out

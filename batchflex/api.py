@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from . import job as jobs
 from . import params as parameters
 from . import runner
+from .attempts import Attempt
+from .environment import environment_of
 from .errors import InputError, JobError, RunStopped
+from .folder import Folder
 from .job import Job
+from .notifier import Notifier
 from .prepare import prepare
 from .runner import Observer, Run
 
@@ -48,12 +53,21 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
-    return execute(_job(job), observer=observer)
+    made = _job(job)
+    with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
+        ended = execute(made, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = notifier.ended(ended)
+    return ended
 
 
 async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    return await _whole(_job(job), observer=observer)
+    made = _job(job)
+    with Attempt(Folder(made.out), made.job.name) as attempt:
+        async with Notifier(made) as notifier:
+            ended = await _whole(made, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
+    return ended
 
 
 def retry(
@@ -76,18 +90,28 @@ def retry(
     from .again import retry_of
 
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
-    return ask_again(retry_of(Path(out), where, places), frame=frame, observer=observer)
+    with Attempt(Folder(Path(out))) as attempt:
+        retried = retry_of(Path(out), where, places)
+        with Notifier(retried.job) as notifier:
+            ended = ask_again(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
+    ended.untold = notifier.ended(ended)
+    return ended
 
 
 def ask_again(
-    retried: Retry, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+    retried: Retry,
+    *,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+    heed_signals: bool = False,
+    attempt: Attempt | None = None,
 ) -> Run:
     """A retry and its scores on an event loop of its own."""
     from .again import missing_input
 
     if frame is not None:
         frame = _asked(frame, retried.planned)
-    whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals)
+    whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
     try:
         return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
     except InputError as error:
@@ -102,6 +126,7 @@ async def _whole(
     heed_signals: bool = False,
     planned: Job | None = None,
     preparing: runner.Preparing = prepare,
+    attempt: Attempt | None = None,
 ) -> Run:
     """The run, and then its scores."""
     run = partial(
@@ -112,15 +137,34 @@ async def _whole(
         heed_signals=heed_signals,
         planned=planned,
         preparing=preparing,
+        attempt=attempt,
     )
+    if job.dated is None:
+        return await _scored(run, job, observer, heed_signals=heed_signals)
+    from . import retention
+
+    note = observer.note if observer is not None else _unheard
+    if told := await anyio.to_thread.run_sync(retention.left_behind, job):
+        note(told)
+    ended = await _scored(run, job, observer, heed_signals=heed_signals)
+    if ended.stopped_by is None:
+        await anyio.to_thread.run_sync(retention.remove_old, job, note)
+    return ended
+
+
+def _unheard(text: str) -> None:
+    pass
+
+
+async def _scored(
+    run: Callable[..., Awaitable[Run]], job: Job, observer: Observer | None, *, heed_signals: bool
+) -> Run:
     if not job.score:
         return await run()
     from . import evaluation
 
     evaluation.require(job)
-    ended = await run()
-    await evaluation.after(ended, job, observer, heed_signals=heed_signals)
-    return ended
+    return await run(then=partial(evaluation.after, job=job, observer=observer, heed_signals=heed_signals))
 
 
 def complete(
@@ -169,12 +213,14 @@ def complete(
     with contextlib.ExitStack() as stack:
         folder = out if out is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflex-"))
         data["job"]["out"] = str(folder)
-        job = jobs.build(data, list((settings or {}).items()))
+        places = list((settings or {}).items())
+        job = jobs.build(data, places, environment=environment_of(data, places, None))
         if job.sweep.variables or job.sweep.samples > 1 or job.input.limit or job.input.dedupe:
             raise JobError(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
             )
-        ended = execute(job, frame=_asked(frame, job))
+        with Attempt(Folder(job.out), job.job.name) as attempt:
+            ended = execute(job, frame=_asked(frame, job), attempt=attempt)
         if ended.stopped_by is not None:
             kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
             raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']} ({kept})", ended.stopped_by)
@@ -203,15 +249,20 @@ def _job(job: JobLike) -> Job:
     if isinstance(job, Job):
         return job
     if isinstance(job, Mapping):
-        return jobs.build(job)
+        return jobs.build(job, environment=environment_of(job, (), None))
     return jobs.read(job)
 
 
 def execute(
-    job: Job, *, frame: pl.DataFrame | None = None, observer: Observer | None = None, heed_signals: bool = False
+    job: Job,
+    *,
+    frame: pl.DataFrame | None = None,
+    observer: Observer | None = None,
+    heed_signals: bool = False,
+    attempt: Attempt | None = None,
 ) -> Run:
     """A run and its scores on an event loop of its own: uvloop's where it is installed."""
-    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals))
+    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt))
 
 
 def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:

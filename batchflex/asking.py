@@ -12,6 +12,7 @@ from . import classify, outcome, reask, tries
 from .accounts import Accounts
 from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
+from .events import Event, Tell, ident, named, unquoted
 from .failures import Failures
 from .feed import Feed
 from .gate import Gate
@@ -85,7 +86,8 @@ def _maybe_of_a_row(fault: RunFault, way: Way) -> bool:
 class Asking:
     """Asks until the feed ends or the run is stopped; every final outcome goes to the keeper before its slot is free.
 
-    ``stop`` is called with a reason and a sentence when the run must end; it closes the gate and the feed.
+    ``stop`` is called with a reason and a sentence, and perhaps that without words of a server, when the run must end; it
+    closes the gate and the feed. ``tell`` is told of what fails.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class Asking:
         keeper: Keeper,
         failures: Failures,
         tally: Tally,
-        stop: Callable[[StopReason, str], None],
+        stop: Callable[[StopReason, str, str | None], None],
+        tell: Tell,
         reasks: reask.Policy = _NO_REASKS,
     ) -> None:
         self._reasks = reasks
@@ -113,9 +116,11 @@ class Asking:
         self._failures = failures
         self._tally = tally
         self._stop = stop
+        self._tell = tell
         self._suspects: list[_Suspect] = []
         self._judged: set[int] = set()
         self._persisting = 0
+        self._troubled = False
         self._changed = anyio.Event()
 
     async def everything(self, feed: Feed, workers: int) -> None:
@@ -275,14 +280,26 @@ class Asking:
         if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
             return classify.too_often(fault)
         if isinstance(fault, Transient):
-            if tries.costs(fault):
-                self._tally.trouble = self._tally.trouble or fault.message
+            if tries.costs(fault) and not tries.exhausted(fault, row.tries, self._policy):
+                self._tell_of_trouble(row, way, fault)
             if of_row:
                 self._gate.doubt_row(_MOST_SUSPECTS)
             if not row.waiting and not tries.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
                 self._gate.begin_backing_off()
         return fault
+
+    def _tell_of_trouble(self, row: _Row, way: Way, fault: Transient) -> None:
+        is_first, self._troubled = not self._troubled, True
+        facts = {
+            "id": row.planned.id,
+            "endpoint": way.endpoint.name,
+            "attempts": row.tries.sent,
+            **classify.facts(fault),
+        }
+        words, bare = (f"trying again after a failure: {why}" for why in (fault.message, classify.unquoted(fault)))
+        where = f"{bare} (row {row.planned.id}){ident(fault.request_id)}"
+        self._tell(Event("retrying", words, where, "warning", facts, shown=is_first))
 
     async def _give_up(self, row: _Row, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
@@ -356,16 +373,31 @@ class Asking:
                 self._keeper.keep(made)
         except StorageError as error:
             self._tally.unstored += 1
-            self._stop("disk", str(error))
+            self._stop("disk", str(error), None)
             return
         if not final:
             self._tally.add_unfit(made, request.stands)
         else:
             self._tally.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
-                self._stop("failures", useless)
+                self._stop("failures", useless, self._failures.unquoted)
+            if made.status in ("failed", "invalid"):
+                self._tell_of_row(made, request)
         if self._keeper.full:
-            self._stop("disk", "the disk is full: free some space")
+            self._stop("disk", "the disk is full: free some space", None)
+
+    def _tell_of_row(self, made: Outcome, request: Request) -> None:
+        facts = {
+            "status": made.status,
+            **{name: getattr(made, name) for name in ("id", "row", "sample", "endpoint", "attempts", "http_status")},
+            **{name: getattr(made, name) for name in ("error_type", "error_code", "request_id")},
+        }
+        is_failed = made.status == "failed"
+        head = f"row {made.id} failed" if is_failed else f"the answer of row {made.id} does not fit"
+        known_as = ident(made.request_id)
+        bare = f"{head}: {unquoted(made)}{known_as}" if is_failed else f"{head}{known_as}"
+        words = f"{head}: {made.error_message}{known_as}"
+        self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
     def _effort(self, row: _Row) -> outcome.Effort:
         name = row.way.endpoint.name if row.way else None

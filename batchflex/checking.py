@@ -36,11 +36,11 @@ async def check(job: Job) -> Report:
 
 
 async def _check(job: Job, entry: EndpointsEntry) -> Report:
-    endpoint = resolve(entry)
+    endpoint = resolve(entry, job.environment)
     endpoint.require(job.models)
     limits: list[Told] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
-        key = f"key from {served.key_env}" if served.key else "no key"
+        key = f"key from {job.environment.origin(served.key_env or '')}" if served.key else "no key"
         lines = [f"endpoint  {served.name}, {served.base_url} ({key})"]
         try:
             models = (await client.models()).ids

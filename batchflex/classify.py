@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from .errors import AttemptError, Deferred, RateLimited, RowFault, RunFault, StopReason, Transient
+from .events import brief, named
 
 _CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_reached"}
 _NO_MODEL = {"model_not_found", "model_not_exist"}
@@ -169,7 +170,7 @@ def _billed(fault: Transient) -> Transient:
 
 
 def _facts(fault: AttemptError) -> dict[str, Any]:
-    return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body")}
+    return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body", "request_id")}
 
 
 _ADVICE: dict[StopReason, tuple[str, str]] = {
@@ -183,15 +184,28 @@ _ADVICE: dict[StopReason, tuple[str, str]] = {
 }
 
 
-def advice(fault: RunFault, *, with_key: bool) -> str:
-    """A sentence for whoever runs the job. ``with_key`` tells whether a key was sent."""
+def unquoted(fault: AttemptError) -> str:
+    """What went wrong, without the server's words."""
+    return brief(fault.http_status, fault.error_type, fault.error_code, fault.message)
+
+
+def facts(fault: AttemptError) -> dict[str, Any]:
+    """What is known of a failure, for a log."""
+    names = ("http_status", "error_type", "error_code", "request_id")
+    return named({name: getattr(fault, name) for name in names})
+
+
+def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
+    """A sentence for whoever runs the job. ``with_key`` tells whether a key was sent. Without ``quoting`` it has none of the
+    server's words."""
     what, todo = _ADVICE[fault.reason]
     if fault.reason == "key" and not with_key:
         what, todo = (
             "the endpoint wants a key, and none was sent",
-            "set BATCHFLEX_API_KEY, or name a variable with --api-key-env",
+            "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",
         )
-    return f"{what}: {fault.message} (HTTP {fault.http_status}); {todo}"
+    said = f": {fault.message} (HTTP {fault.http_status})" if quoting else f" ({unquoted(fault)})"
+    return f"{what}{said}; {todo}"
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:

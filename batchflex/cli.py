@@ -17,15 +17,22 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BatchflexError, JobError
-from .options import Verb, parser, refuse
+from .options import Verb, log_settings, parser, refuse
 from .options import job as job_of
 
 if TYPE_CHECKING:
+    from .attempts import Attempt
+    from .folder import Folder
     from .job import Job
-    from .runner import Run
+    from .logbook import Logbook
+    from .notifier import Notifier
+    from .runner import Observer, Run
+
+T = TypeVar("T")
+_WIDTH = 120  # of a line where there is no terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,9 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BatchflexError as error:
         if options.debug:
             traceback.print_exc()
-        _say(f"batchflex: {error}")
+        if not _logged(options, error, error.exit_code):
+            _say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _logged(options, error, 130)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
@@ -55,17 +64,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
+        if _logged(options, error, 3):
+            return 3
         _say(
             f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
             "What was answered is kept. --debug shows where it happened; please report it."
         )
+        for note in _notes(error):
+            _say(f"batchflex: {note}")
         return 3
+
+
+def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -> bool:
+    """Put what ended the command into its logs, if it has any. True: standard error is one, and has it."""
+    if options.verb not in (_run, _retry):
+        return False
+    from . import logbook
+
+    try:
+        if "book" not in options:
+            job_file = Path(options.spec) if options.verb is _run else options.out / "job.toml"
+            options.book = logbook.peeked(dict(log_settings(options)), job_file, quiet=options.quiet)
+        book: Logbook = options.book
+        is_logged = book.failed(error, exit_code)
+        for note in _notes(error) if is_logged else ():
+            book.warn(note)
+        return is_logged
+    except BatchflexError:  # the log cannot be written
+        return False
 
 
 def _kind_and_first_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What is to be said beside an error: who could not be told of it."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _prepare_streams() -> None:
@@ -129,32 +166,116 @@ class _NoPandas(importlib.abc.MetaPathFinder):
 
 
 def _run(options: argparse.Namespace) -> int:
+    from functools import partial
+
     with _no_collections():
-        from . import progress
         from .api import execute
+        from .attempts import Attempt
+        from .folder import Folder
+        from .logbook import Logbook
+        from .notifier import Notifier
     _spare_pandas()
-    job = job_of(options)
-    observer = progress.choose(quiet=options.quiet)
-    for warning in job.warnings():
-        observer.note(f"warning: {warning}")
+    with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
+        try:
+            job = job_of(options)
+        except JobError as error:
+            _tell_of_mistakes(options, error)
+            raise
+        folder = Folder(job.out)
+        attempt.of(folder, job.job.name)
+        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
+        for warning in job.warnings():
+            book.warn(warning)
+        with Notifier(job) as notifier:
+            work = partial(execute, job, observer=notifier.watching(book.observer), heed_signals=True, attempt=attempt)
+            try:
+                run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+            finally:
+                book.observer.close()
+    return 0 if run is None else _ended(run, job, options, notifier)
+
+
+def _tell_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
+    """Tell those of [notify] that the job file is wrong, as far as that can be read of it."""
+    if options.spec.lower().endswith(".toml"):
+        from . import notifier
+        from .options import settings
+
+        with contextlib.suppress(JobError):
+            for note in notifier.mistaken(options.spec, settings(options), error):
+                error.add_note(note)
+
+
+def _in_turn(
+    options: argparse.Namespace,
+    attempt: Attempt,
+    folder: Folder,
+    job: Job,
+    say: Callable[[str], None],
+    work: Callable[[], T],
+) -> T | None:
+    """Do the work when no other run holds the folder, as the options say. ``None`` if it is skipped."""
+    from .errors import FolderBusy
+
     try:
-        run = execute(job, observer=observer, heed_signals=True)
-    finally:
-        observer.close()
-    return _ended(run, job, options)
+        if options.wait is None:
+            return work()
+        from . import turn
+
+        left_s = turn.left_s(job.limits.deadline, attempt)
+        return turn.patiently(work, folder, options.wait, say, until_deadline_s=left_s)
+    except FolderBusy:
+        if not options.skip:
+            raise
+        line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
+        say(f"skipped: {line['message']}")
+        if options.json:
+            _print_json(line)
+        return None
 
 
 def _retry(options: argparse.Namespace) -> int:
-    from . import progress
-    from .again import retry_of, sight
-    from .api import ask_again
+    from functools import partial
+
+    from .again import retry_of
+    from .attempts import Attempt
+    from .folder import Folder
     from .job import parse_setting
+    from .logbook import Logbook
+    from .notifier import Notifier
 
     _spare_pandas()
-    retried = retry_of(options.out, options.where, [parse_setting(text) for text in options.set])
-    observer = progress.choose(quiet=options.quiet)
-    for warning in retried.job.warnings():
-        observer.note(f"warning: {warning}")
+    folder = Folder(options.out)
+    with Attempt(folder) as attempt:
+        settings = [*map(parse_setting, options.set), *log_settings(options)]
+        if options.metrics_file is not None:
+            settings.append(("notify.metrics_file", options.metrics_file))
+        job = retry_of(options.out, options.where, settings).job
+        attempt.of(folder, job.job.name)
+        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
+        for warning in job.warnings():
+            book.warn(warning)
+        notifier = Notifier(job)
+        work = partial(_ask_again, options, settings, book.observer, attempt, notifier)
+        try:
+            run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+        finally:
+            book.observer.close()
+    return 0 if run is None else _ended(run, job, options, notifier)
+
+
+def _ask_again(
+    options: argparse.Namespace,
+    settings: Sequence[tuple[str, Any]],
+    observer: Observer,
+    attempt: Attempt,
+    notifier: Notifier,
+) -> Run | None:
+    """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
+    from .again import retry_of, sight
+    from .api import ask_again
+
+    retried = retry_of(options.out, options.where, settings)
     interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
     if options.dry_run or interactive:
         seen = sight(retried)
@@ -163,17 +284,14 @@ def _retry(options: argparse.Namespace) -> int:
                 _print_json(seen.facts)
             else:
                 print(seen.told)
-            return 0
+            return None
         if seen.facts["asked"]:
             _say(seen.told)
             if not _agreed():
                 _say("nothing was sent")
-                return 0
-    try:
-        run = ask_again(retried, observer=observer, heed_signals=True)
-    finally:
-        observer.close()
-    return _ended(run, retried.job, options)
+                return None
+    with notifier:
+        return ask_again(retried, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
 
 
 def _agreed() -> bool:
@@ -181,27 +299,34 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _ended(run: Run, job: Job, options: argparse.Namespace) -> int:
+def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) -> int:
     from . import render
 
+    book: Logbook = options.book
+    state = book.summary(run)
     if options.json:
         _print_json(run.summary)
-    if not options.quiet:
-        _say(render.summary(run.summary))
+    if book.is_log:
+        pass  # its last line says it
+    elif not options.quiet:
+        _say(render.summary(state))
         _say_scores(run.scores, run.unscored)
     elif run.unscored is not None:
         _say(f"batchflex: {run.unscored}")
-    elif run.summary["message"]:
-        _say(f"batchflex: {run.summary['job']} {run.summary['status']}: {run.summary['message']}")
+    elif state["message"]:
+        _say(f"batchflex: {state['job']} {state['status']}: {state['message']}")
+    for words in notifier.ended(run):
+        book.warn(words) if book.is_log else _say(f"batchflex: {words}")
     if job.wants_report and run.exit_code < 128:
-        _write_report(run, quiet=options.quiet)
+        _write_report(run, book.warn if book.is_log else _say, quiet=options.quiet or book.is_log)
+    book.ended(run)
     if run.exit_code >= 128:
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
 
 
-def _write_report(run: Run, *, quiet: bool) -> None:
+def _write_report(run: Run, say: Callable[[str], None], *, quiet: bool) -> None:
     """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
     from . import report
     from .folder import Folder
@@ -212,7 +337,7 @@ def _write_report(run: Run, *, quiet: bool) -> None:
     try:
         written = report.write(folder)
     except BatchflexError as error:
-        _say(f"batchflex: no report: {error}")
+        say(f"batchflex: no report: {error}")
     else:
         if not quiet:
             _say(f"  report: {written.path}")
@@ -232,6 +357,7 @@ def _score(options: argparse.Namespace) -> int:
 
     from . import evaluation, progress, scoretext
     from .api import on_a_loop
+    from .environment import environment_of
     from .folder import Folder
     from .job import build, load, parse_setting
 
@@ -243,11 +369,17 @@ def _score(options: argparse.Namespace) -> int:
     data = folder.read_job()
     if data is None:
         raise JobError(f"{options.out} has no job.toml: its run has not begun, or was refused")
+    environment = environment_of(data, [], Path(), lenient=True)
     if options.spec is None:
-        job = build(data, settings)
+        job = build(data, settings, environment=environment)
         specs = job.score
     else:
-        job, specs = build(data), load(options.spec, settings).score
+        named = load(options.spec, settings)
+        if named.environment.file is not None:
+            environment = named.environment
+        job, specs = build(data, environment=environment), named.score
+    for warning in environment.warnings(()):
+        _say(f"warning: {warning}")
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     observer = progress.choose(quiet=options.quiet)
@@ -322,6 +454,26 @@ def _status(options: argparse.Namespace) -> int:
         if not options.watch or not held:
             return 0
         time.sleep(1.0)
+
+
+def _history(options: argparse.Namespace) -> int:
+    import shutil
+
+    from . import history, historytext, render
+
+    found = history.read(options.outs)
+    for folder, lines in found.unreadable.items():
+        _say(
+            f"batchflex: {render.count(lines, 'line')} of {folder}/history.jsonl left out: torn, or not put there by batchflex"
+        )
+    if options.json:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(told.line + b"\n" for told in found.runs[-options.last :])
+        sys.stdout.buffer.flush()
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+        print(historytext.text(found, last=options.last, width=width))
+    return 0
 
 
 def _results(options: argparse.Namespace) -> int:
@@ -410,6 +562,48 @@ def _compact(options: argparse.Namespace) -> int:
     return 0
 
 
+def _schedule(options: argparse.Namespace) -> int:
+    import datetime
+    import shlex
+
+    from .schedule import Wanted, schedule, write
+
+    if not options.spec.lower().endswith(".toml"):
+        raise JobError(f"schedule takes a job file (.toml); found {options.spec!r}")
+    try:
+        words = shlex.split(options.options)
+    except ValueError as error:
+        raise JobError(f"--options {options.options!r:.80}: {error}") from None
+    as_run, unknown = parser(_VERBS).parse_known_args(["run", options.spec, *words])
+    if unknown:
+        refuse(as_run.parser, unknown)
+    job = job_of(as_run)
+    for warning in job.warnings():
+        _say(f"warning: {warning}")
+    wanted = Wanted(
+        options.kind, Path(options.spec), options.at, options.cron, options.tz, words, options.log_file, options.env_file,
+        options.keys, options.image, options.claim, options.secret,
+    )  # fmt: skip
+    found = schedule(wanted, job, datetime.datetime.now(datetime.UTC))
+    written = [] if options.out is None else write(found.made, options.out)
+    if options.json:
+        times = [time.isoformat() for time in found.times]
+        _print_json({"files": found.made.files, "notes": found.made.notes, "zone": found.zone, "next": times})
+        return 0
+    if options.out is None:
+        headed = len(found.made.files) > 1
+        texts = [f"# {name}\n{text}" if headed else text for name, text in found.made.files.items()]
+        print("\n".join(texts), end="", flush=True)
+    for path in written:
+        _say(f"written: {path}")
+    _say(f"next, in {found.zone}:")
+    for time_ in found.times:
+        _say(f"  {time_:%a %Y-%m-%d %H:%M %z}")
+    for note in found.made.notes:
+        _say(note)
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     import anyio
 
@@ -418,9 +612,23 @@ def _check(options: argparse.Namespace) -> int:
     if options.spec is not None and not options.spec.lower().endswith(".toml"):
         raise JobError(f"check takes a job file (.toml), or no file at all; found {options.spec!r}")
     job = job_of(options)
+    for warning in job.warnings():
+        _say(f"warning: {warning}")
     report = anyio.run(checking.check, job)
     print(report.text)
     return report.exit_code
+
+
+def _notify(options: argparse.Namespace) -> int:
+    from . import notifier
+    from .job import load, parse_setting
+
+    if not options.spec.lower().endswith(".toml"):
+        raise JobError(f"notify takes a job file (.toml); found {options.spec!r}")
+    outcomes = notifier.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
+    for name, fault in outcomes.items():
+        print(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
+    return 3 if any(outcomes.values()) else 0
 
 
 _VERBS: dict[str, Verb] = {
@@ -430,10 +638,13 @@ _VERBS: dict[str, Verb] = {
     "compare": _compare,
     "plan": _plan,
     "status": _status,
+    "history": _history,
     "results": _results,
     "report": _report,
     "compact": _compact,
+    "schedule": _schedule,
     "check": _check,
+    "notify": _notify,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, NamedTuple, cast
@@ -13,7 +13,7 @@ import httpx
 import httpx_sse
 import msgspec
 
-from . import __version__, classify, completion, http1, ratelimit, transport
+from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .http1 import Header
@@ -26,9 +26,6 @@ _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
-
-
-_SHORTEST_SECRET = 12
 
 
 class Listing(NamedTuple):
@@ -63,8 +60,7 @@ class Client:
         self._head = http1.head_of("POST", self._url, self._headers)
         key = endpoint.key.reveal() if endpoint.key else ""
         self.has_key = bool(key)
-        # A placeholder such as EMPTY is no secret, and may well stand in an answer.
-        self._key = key if len(key) >= _SHORTEST_SECRET else ""
+        self._key = key if len(key) >= keychecks.SHORTEST else ""
         self._key_in_json = _encode(self._key)[1:-1]
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
@@ -92,8 +88,9 @@ class Client:
             return await (self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard))
         except AttemptError as error:
             raise self._redacted(error) from None
-        except TimeoutError:
-            raise classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s") from None
+        except TimeoutError as error:
+            fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
+            raise self._named(fault, error) from None
         except httpx.ConnectTimeout:
             raise classify.unreachable(
                 f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
@@ -101,7 +98,7 @@ class Client:
         except httpx.ConnectError as error:
             raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
         except httpx.RequestError as error:
-            raise self._redacted(classify.cut_short(_words(error))) from None
+            raise self._named(self._redacted(classify.cut_short(_words(error))), error) from None
 
     async def models(self) -> Listing:
         """What ``GET /models`` lists; nothing if the endpoint does not say.
@@ -143,12 +140,16 @@ class Client:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         response.request = request
-        _tell(heard, response.headers.raw)
+        if heard is not None and heads.glance(response.headers.raw).tells_limits:
+            _tell(heard, response.headers)
         return response
 
     async def _body(self, response: httpx.Response) -> bytes:
         try:
             return self._clean(await response.aread())
+        except httpx.RequestError as error:
+            vars(error)["headers"] = response.headers.raw
+            raise
         finally:
             await response.aclose()
 
@@ -158,36 +159,50 @@ class Client:
             with anyio.fail_after(self._endpoint.timeout_s):
                 response = await self._send("POST", self._url, body, heard)
                 raw = await self._body(response)
-            return self._unstreamed(response.status_code, response.headers.raw, raw, time.perf_counter() - began)
+            request_id = self._request_id(response.headers.raw)
+            latency_s = time.perf_counter() - began
+            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
         status, headers, raw = await self._transport.fetch(
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
         )
-        _tell(heard, headers)
-        if any(name.lower() == b"content-encoding" for name, _ in headers):
+        seen = heads.glance(headers)
+        if seen.tells_limits and heard is not None:
+            _tell(heard, httpx.Headers(headers))
+        if seen.is_encoded:
             raw = httpx.Response(status, headers=headers, content=raw).content
-        return self._unstreamed(status, headers, self._clean(raw), time.perf_counter() - began)
+        latency_s = time.perf_counter() - began
+        return self._unstreamed(status, headers, self._clean(raw), latency_s, self._unless_key(seen.request_id))
 
-    def _unstreamed(self, status: int, headers: list[Header], raw: bytes, latency_s: float) -> Answer:
-        if status != 200:
-            raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
-        if (answer := completion.regular(raw, http_status=200, latency_s=latency_s)) is not None:
-            return answer
-        data, raw = _object(raw)
-        return _answer(data, raw, latency_s, None)
+    def _unstreamed(
+        self, status: int, headers: list[Header], raw: bytes, latency_s: float, request_id: str | None
+    ) -> Answer:
+        try:
+            if status != 200:
+                raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
+            answer = completion.regular(raw, http_status=200, latency_s=latency_s, request_id=request_id)
+            if answer is not None:
+                return answer
+            data, raw = _object(raw)
+            return _answer(data, raw, latency_s, None, request_id)
+        except AttemptError as fault:
+            fault.request_id = request_id
+            raise
 
     async def _streamed(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
+        request_id: str | None = None
         stream = completion.Stream()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
             with patience.scope:
                 response = await self._send("POST", self._url, body, heard)
+                request_id = self._request_id(response.headers.raw)
                 if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
                     raw = await self._body(response)
                     latency_s = time.perf_counter() - began
-                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s)
+                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
                 response.stream = _Lines(response.stream, patience.heard)
                 async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
                     async for event in events:
@@ -200,19 +215,23 @@ class Client:
                                 first = time.perf_counter()
                             if stream.finish_reason is not None:
                                 patience.at_most(_USAGE_S)
-        except (AttemptError, httpx.RequestError):
+        except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
             if stream.finish_reason is None:
+                vars(error)["request_id"] = request_id
                 raise
         if stream.finish_reason is None:
             if patience.scope.cancelled_caught:
-                raise classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
-            raise classify.cut_short("the stream ended before the answer was complete", status=200)
+                fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
+            else:
+                fault = classify.cut_short("the stream ended before the answer was complete", status=200)
+            fault.request_id = request_id
+            raise fault
         data = stream.completion()
         raw = self._clean(_encode(data))
         data, raw = _object(raw)
         latency = time.perf_counter() - began
-        return _answer(data, raw, latency, None if first is None else first - began)
+        return _answer(data, raw, latency, None if first is None else first - began, request_id)
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the key, which a server may repeat."""
@@ -222,6 +241,18 @@ class Client:
             data, raw = completion.decode(raw)
             raw = _encode(data) if data is not None else raw
         return raw.replace(self._key.encode(), b"***").replace(self._key_in_json, b"***")
+
+    def _request_id(self, headers: Sequence[Header]) -> str | None:
+        return self._unless_key(heads.glance(headers).request_id)
+
+    def _unless_key(self, request_id: str | None) -> str | None:
+        return None if self._key and request_id is not None and self._key in request_id else request_id
+
+    def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
+        """The fault with the id of a request that broke off after its headers had come."""
+        known = vars(error)
+        fault.request_id = known.get("request_id") or self._request_id(known.get("headers", ()))
+        return fault
 
     def _redacted(self, error: AttemptError) -> AttemptError:
         if self._key and self._key in error.message:
@@ -272,11 +303,9 @@ class _Lines(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _tell(heard: Callable[[Told], None] | None, headers: list[Header]) -> None:
+def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
-    if heard is None or not any(b"ratelimit" in name.lower() for name, _ in headers):
-        return
-    if told := ratelimit.read(httpx.Headers(headers), time.time()):
+    if told := ratelimit.read(headers, time.time()):
         heard(told)
 
 
@@ -294,8 +323,8 @@ def _object(raw: bytes) -> tuple[dict[str, Any], bytes]:
     return data, raw
 
 
-def _answer(data: dict[str, Any], raw: bytes, latency_s: float, ttft_s: float | None) -> Answer:
-    answer = completion.read(data, raw, http_status=200, latency_s=latency_s, ttft_s=ttft_s)
+def _answer(data: dict[str, Any], raw: bytes, latency_s: float, ttft_s: float | None, request_id: str | None) -> Answer:
+    answer = completion.read(data, raw, http_status=200, latency_s=latency_s, ttft_s=ttft_s, request_id=request_id)
     if answer is None:
         raise classify.empty("the answer has no choices", raw, 200)
     return answer

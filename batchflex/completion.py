@@ -179,7 +179,7 @@ class _Completion(msgspec.Struct, gc=False):
 _decode_regular = msgspec.json.Decoder(_Completion).decode
 
 
-def regular(raw: bytes, *, http_status: int, latency_s: float) -> Answer | None:
+def regular(raw: bytes, *, http_status: int, latency_s: float, request_id: str | None = None) -> Answer | None:
     """What :func:`read` gives, for an answer as nearly all are; ``None`` for any other. A fifth of the time."""
     if b"\n" in raw:
         return None
@@ -201,12 +201,18 @@ def regular(raw: bytes, *, http_status: int, latency_s: float) -> Answer | None:
     )
     return Answer(
         message.content, message.reasoning_content or message.reasoning, None, choice.finish_reason, data.model, used,
-        raw, http_status, latency_s, None,
+        raw, http_status, latency_s, None, request_id,
     )  # fmt: skip
 
 
 def read(
-    data: dict[str, Any], raw: bytes, *, http_status: int, latency_s: float, ttft_s: float | None
+    data: dict[str, Any],
+    raw: bytes,
+    *,
+    http_status: int,
+    latency_s: float,
+    ttft_s: float | None,
+    request_id: str | None = None,
 ) -> Answer | None:
     """The answer a completion holds; ``None`` if it has no choice with a message.
 
@@ -231,6 +237,7 @@ def read(
         http_status=http_status,
         latency_s=latency_s,
         ttft_s=ttft_s,
+        request_id=request_id,
     )
 
 

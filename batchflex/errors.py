@@ -12,6 +12,7 @@
     │   └── JobChanged      its answers came from a different job, and `on_change` is "stop" exit 2
     ├── StorageError        an answer cannot be written: disk full, no permission            exit 3
     ├── RunStopped          a run of `complete` stopped before every row had its answer      exit 3
+    ├── Interrupted         a signal came while it waited for its turn                       exit 130, 143
     └── AttemptError        one attempt at one request failed; never leaves the run
         ├── Transient       worth another attempt
         │   └── Deferred    nothing the row can help: it waits for its endpoint, and that costs no attempt
@@ -93,13 +94,22 @@ class RunStopped(BatchflexError):
         self.reason = reason
 
 
+class Interrupted(BatchflexError):
+    """A signal ended the waiting for a folder that another run holds."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 class AttemptError(Exception):
     """One attempt failed.
 
     ``message`` are the server's words where it said any. ``http_status`` is ``None`` when no answer arrived.
     ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
-    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``billed`` tells whether the
-    endpoint may have worked, and charge, for this attempt all the same.
+    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``request_id`` is what the
+    server called this attempt, if it said. ``billed`` tells whether the endpoint may have worked, and charge, for this attempt
+    all the same.
     """
 
     billed = False
@@ -113,6 +123,7 @@ class AttemptError(Exception):
         http_status: int | None = None,
         body: bytes | None = None,
         retry_after_s: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -121,6 +132,7 @@ class AttemptError(Exception):
         self.http_status = http_status
         self.body = body
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
 
 
 class Transient(AttemptError):

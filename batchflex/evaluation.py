@@ -42,12 +42,14 @@ async def evaluate(
     *,
     ask: bool = True,
     heed_signals: bool = False,
+    folder: Folder | None = None,
 ) -> Evaluation:
-    """Make the scores of an output folder, which is held meanwhile. Judges are asked for what they have not graded, if ``ask``.
+    """Make the scores of an output folder, which is held meanwhile; by ``folder``, if that holds it already. Judges are
+    asked for what they have not graded, if ``ask``.
 
     :raises JobError, FolderError, StorageError: as :func:`batchflex.scores.make`.
     """
-    folder = Folder(out)
+    folder = folder or Folder(out)
     folder.require()
     with folder.held():
         if (there := await anyio.to_thread.run_sync(scores.current, folder, specs)) is not None:
@@ -89,7 +91,9 @@ def _unfinished(judge: dict[str, Any]) -> str:
     return f"the judge of '{judge['name']}' was stopped by {judge['stopped_by']}, and {max(0, missing):,} grades are missing"
 
 
-async def after(run: Run, job: Job, observer: Observer | None = None, *, heed_signals: bool = False) -> None:
+async def after(
+    run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, heed_signals: bool = False
+) -> None:
     """Score what a run left, and put it into ``run``. What goes wrong is told there: the answers are kept all the same."""
     if not job.score or not (run.out / "results.parquet").exists():
         return
@@ -98,7 +102,7 @@ async def after(run: Run, job: Job, observer: Observer | None = None, *, heed_si
         return
     try:
         ask = run.stopped_by is None
-        made = await evaluate(job, run.out, job.score, observer, ask=ask, heed_signals=heed_signals)
+        made = await evaluate(job, run.out, job.score, observer, ask=ask, heed_signals=heed_signals, folder=folder)
     except BatchflexError as error:
         run.unscored = f"the scores could not be made: {error}\nMend it, then: batchflex score {run.out}"
     else:

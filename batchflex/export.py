@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .assembly import assemble, is_newest
 from .errors import FolderError
 from .folder import Folder, replaced, storing
-from .source import without_ns
+from .readers import without_ns
 
 if TYPE_CHECKING:
     import polars as pl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .events import unquoted
 from .model import Outcome
 
 _FIRST_ALIKE = 20
@@ -13,7 +14,8 @@ class Failures:
 
     A whole number is a count that may not be passed; a fraction is a share of the final rows, held against once 50 are
     final. With either, the first 20 rows that all fail with the same error are enough. 1.0 never ends a run. A row no
-    request could be made of is a fault of the input, and counts for nothing.
+    request could be made of is a fault of the input, and counts for nothing. ``unquoted`` is the latest sentence without the
+    server's words.
     """
 
     def __init__(self, most: int | float) -> None:
@@ -21,6 +23,7 @@ class Failures:
         self._final = self._failed = 0
         self._first: tuple[int | None, str | None, str | None] | None = None
         self._alike = True
+        self.unquoted = ""
 
     def add(self, outcome: Outcome) -> str | None:
         """Count a final row. Returns a sentence if the run should end now."""
@@ -34,13 +37,17 @@ class Failures:
         error = (outcome.http_status, outcome.error_type, outcome.error_code)
         self._first = self._first or error
         self._alike = self._alike and error == self._first
-        words = outcome.error_message or outcome.error_type
         if self._alike and self._final >= _FIRST_ALIKE:
-            return f"the first {self._final} rows failed with the same error: {words}"
+            return self._sentence(f"the first {self._final} rows failed with the same error", outcome)
         if isinstance(self._most, int):
             passed = self._failed > self._most
         else:
             passed = self._final >= _SHARE_FROM_ROWS and self._failed > self._most * self._final
         if not passed:
             return None
-        return f"{self._failed:,} of {self._final:,} rows failed (limits.max_failures is {self._most}); the latest: {words}"
+        so_many = f"{self._failed:,} of {self._final:,} rows failed (limits.max_failures is {self._most}); the latest"
+        return self._sentence(so_many, outcome)
+
+    def _sentence(self, what: str, outcome: Outcome) -> str:
+        self.unquoted = f"{what}: {unquoted(outcome)}"
+        return f"{what}: {outcome.error_message or outcome.error_type}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,34 @@ import msgspec
 
 from .courtesy import Courtesy
 from .errors import InputError
+from .folder import Folder
+from .inputs import Inputs
 from .items import Itemizer
 from .job import Job
 from .jobchanges import SHAPING
 from .keyset import KeySet
 from .model import Request
+from .places import STAY, Moves, unknown_before
 from .plan import Passed, Planner, points
 from .prefixes import Line, grouped, name_of
-from .source import FINE_S, Signature, Source
+from .since import since
+from .source import FINE_S, Ended, Signature, Source, is_young
 
 _BLOCK_REQUESTS = 400
 _READ_AHEAD = 2_000
 _PLENTY = 500
 _FIRST_WINDOW, _WINDOW_REQUESTS = 400, 4_000
 _WINDOW_BYTES = 16 << 20
+_WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
+_CHANGED = (
+    "was changed while it was being asked, so which of its rows are done cannot be told; run the same command again"
+)
 _WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 
 
 class Plan:
-    """Everything a job asks, in order. Can be gone through any number of times; each time reads the input anew.
+    """Everything a job asks, in order. Can be gone through any number of times; each time reads the input anew, as far as it
+    went when this object was made.
 
     ``frame`` is a polars frame to take the rows from in place of ``input.path``.
 
@@ -43,36 +53,117 @@ class Plan:
     def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
         self.job = job
         self._default_model = default_model
-        self._source = Source(job.input.path, job.input.format, frame, without=job.out)
-        self._signature = self._source.signature()
-        if self._signature is None and frame is None:
+        self._since = None if frame is not None else since(job)
+        first = None if self._since is None else self._since.at
+        self._source = Source(job.input.path, job.input.format, frame, without=job.out, since=first)
+        self._made = time.time_ns()
+        self._signature = self._source.seen()
+        if self._is_young:
             time.sleep(FINE_S)  # written just now, as it is when a program makes an input and asks it
-            self._signature = self._source.signature()
+            self._made = time.time_ns()
+            self._signature = self._source.seen()
+        # Files that are written to right now cannot be known again by their times.
+        self._once = secrets.token_hex(8) if self._is_young else ""
+        self._inputs: Inputs | None = None
+        self._numbers: list[int] = []
+        self._counted: dict[int, int] = {}
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
+
+    @property
+    def _is_young(self) -> bool:
+        return any(is_young(seen, self._made) for seen in self._signature or ())
+
+    def _shape(self) -> str:
+        """A digest of what makes requests of rows: two plans of one shape make the same of the same row."""
+        resolved = self.job.resolved()
+        shaping = {name: resolved.get(name) for name in SHAPING}
+        shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name not in _WHICH_ROWS}
+        shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
+        return _digest([_WAY_OF_PLANNING, shaping, self._default_model])
 
     def identity(self) -> str | None:
         """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
         but one may end sooner than the other (``input.limit``).
 
-        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, of
-        files written a moment ago, and as soon as one has changed since this object was made.
+        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, and as
+        soon as a file has changed since this object was made. One that has only become longer has not.
         """
-        if self._signature is None or self._seen_now() != self._signature:
+        if self._signature is None or not self._is_still(self._signature):
             return None
-        resolved = self.job.resolved()
-        shaping = {name: resolved.get(name) for name in SHAPING}
-        shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name != "limit"}
-        shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
-        made_of = [_WAY_OF_PLANNING, shaping, self._default_model, self._signature]
-        return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
+        return _digest([self._shape(), self._signature, self._once])
 
-    def _seen_now(self) -> Signature | None:
+    def _is_still(self, signature: Signature) -> bool:
         try:
-            return self._source.signature()
+            now = self._source.seen()
         except InputError:  # one is gone
+            return False
+        return now is not None and all(then.has_become(each) for then, each in zip(signature, now, strict=True))
+
+    @property
+    def told_of_files(self) -> str | None:
+        """A sentence if not all files of the input count."""
+        if self._since is None:
             return None
+        files = len(self._source.files)
+        return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
+
+    @property
+    def narrows(self) -> bool:
+        """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""
+        return self._since is not None and self._inputs is not None and self._since.text not in self._inputs.since
+
+    def know(self, folder: Folder) -> list[str]:
+        """Take what a folder remembers of the input files: those that are as they were, or begin so, need not be read where
+        nothing of them is to be asked. Returns a sentence for each that is not what it was. Blocks, while files that have
+        grown or were touched are read once."""
+        if self._signature is None:
+            return []
+        self._inputs = Inputs(folder)
+        found = self._inputs.find(self._signature)
+        self._numbers = [each.number for each in found]
+        self._source.known = [each.known for each in found]
+        return [each.told for each in found if each.told is not None]
+
+    def _layout(self) -> list[tuple[int, int | None]]:
+        signature = self._signature or ()
+        rows = [
+            known.rows if known is not None and known.bytes == seen.size else self._counted.get(at)
+            for at, (known, seen) in enumerate(zip(self._source.known, signature, strict=True))
+        ]
+        return list(zip(self._numbers, rows, strict=True))
+
+    def moves(self, plans: Collection[str]) -> dict[str, Moves]:
+        """From those of some plans whose rows can be found in this one: how. For a plan that :meth:`know` has told of what is
+        remembered. May read files, to count their rows."""
+        identity = self.identity()
+        if not plans or self._inputs is None or identity is None or self._signature is None:
+            return {}
+        if set(plans) <= {identity}:
+            return {identity: STAY}
+        for at in unknown_before(self._layout(), self._inputs.numbers_of(plans)):
+            self._counted[at] = self._source.rows_of(at, self._signature[at])
+        known = self._inputs.moves(identity, self._shape(), self._layout())
+        return {plan: known[plan] for plan in plans if plan in known}
+
+    def begin(self) -> None:
+        """Remember the files of this plan, before it is asked.
+
+        :raises StorageError: if that cannot be written.
+        """
+        identity = self.identity()
+        if self._inputs is not None and identity is not None and self._signature is not None:
+            if self._since is not None:
+                self._inputs.begin_at(*self._since)
+            self._inputs.plan(identity, self._shape(), self._layout(), self._signature, self._made)
+
+    def _note_end(self, at: int, ended: Ended) -> None:
+        if self._counted.get(at, ended.known.rows) != ended.known.rows:
+            raise InputError(f"{self._source.files[at][0]} {_CHANGED}")
+        self._source.known[at] = ended.known
+        if self._inputs is not None and self._signature is not None:
+            self._inputs.ended(self._numbers[at], self._signature[at], ended, self._made)
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
         """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
@@ -86,14 +177,11 @@ class Plan:
 
         def heed(path: Path) -> None:
             if passed is not None:
-                raise InputError(
-                    f"{path} was changed while it was being asked, so which of its rows are done cannot be told; "
-                    "run the same command again"
-                )
+                raise InputError(f"{path} {_CHANGED}")
             self._signature = None
 
         size = max(1, _BLOCK_REQUESTS // self.per_item)
-        for block in self._source.blocks(size, rows, self._signature, heed):
+        for block in self._source.blocks(size, rows, self._signature, heed, self._note_end):
             items = self._itemizer.items(block)
             if limit is not None and items[-1].row >= limit:
                 if within := [item for item in items if item.row < limit]:
@@ -106,7 +194,7 @@ class Plan:
 
         May read the whole input once to count its lines. ``None`` if only planning can tell.
         """
-        rows = self._source.count()
+        rows = self._source.count(self._signature)
         if rows is None:
             return None
         return min(rows, self.job.input.limit or rows) * self.per_item
@@ -122,6 +210,10 @@ class Plan:
             [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
         )
         return pa.schema([schema.field(name) for name in names])
+
+
+def _digest(made_of: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()
 
 
 class Feed:

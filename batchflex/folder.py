@@ -25,6 +25,7 @@ FULL = {
     errno.EFBIG: "the largest file size allowed is reached",
 }
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
 
 
@@ -94,11 +95,14 @@ class Folder:
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
+        self.inputs = path / "inputs.jsonl"
+        self.standing = path / "standing.bin"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"
         self._lock = path / ".lock"
+        self._is_mine = False
 
     def exists(self) -> bool:
         return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
@@ -112,9 +116,14 @@ class Folder:
     def held(self) -> Iterator[None]:
         """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
 
+        It is this object's: within the block, holding it by the same object once more does nothing.
+
         :raises FolderBusy: if another run holds it.
         :raises FolderError: if it cannot be made.
         """
+        if self._is_mine:
+            yield
+            return
         try:
             _make(self.parts)
             _make(self.journal)
@@ -123,12 +132,33 @@ class Folder:
             raise FolderError(f"the output folder {self.path} cannot be used: {error.strerror or error}") from None
         try:
             self._take(descriptor)
+            self._is_still_there(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
             for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 leftover.unlink(missing_ok=True)
+            self._is_mine = True
             yield
+        finally:
+            self._is_mine = False
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
         finally:
             os.close(descriptor)
 
@@ -140,12 +170,21 @@ class Folder:
             except BlockingIOError:
                 if wait_s is None:
                     raise FolderBusy(
-                        f"another run holds {self.path}{self._holder()}; "
+                        f"another run holds {self.path}{self.holder()}; "
                         "wait for it, or choose another folder with --out"
                     ) from None
                 time.sleep(wait_s)
             except OSError as error:
                 raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
+
+    def _is_still_there(self, descriptor: int) -> None:
+        """:raises FolderBusy: if the folder whose lock this is was removed meanwhile, as job.keep_runs does."""
+        try:
+            if os.path.samestat(self._lock.stat(), os.fstat(descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        raise FolderBusy(f"{self.path} was removed just now; run the same command again")
 
     def is_held(self) -> bool:
         """Whether a run holds the folder now."""
@@ -158,7 +197,8 @@ class Folder:
             return False
         return False
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Who holds the folder, in words to follow its name; empty if that is not known."""
         with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError):
             holder = msgspec.json.decode(self._lock.read_bytes())
             return f" (process {holder['pid']} on {holder['host']})"
@@ -192,17 +232,54 @@ class Folder:
             stream.write(tomltext.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
-        """Append a line. One that a full disk or a power cut left torn stays alone on its line."""
-        _append(self.history, line, sync=True)
+        """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone
+        on its line; where others write at the same time, an empty line may come between.
+        """
+        append(self.history, line, sync=True)
+
+    def past_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without those that are no JSON objects; none if it is not there, or
+        cannot be read."""
+        with contextlib.suppress(OSError), self.history.open("rb") as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):
+                    if isinstance(read := msgspec.json.decode(line), dict):
+                        yield read
+
+    def is_in_history(self, run_id: str) -> bool:
+        """Whether there is a line of this run."""
+        sought = run_id.encode()
+        try:
+            with self.history.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                for begin in (max(0, size - _LATE_BYTES), 0):  # mostly it is among the last
+                    stream.seek(begin)
+                    if any(sought in line and _is_of(line, run_id) for line in stream):
+                        return True
+        except OSError:
+            pass
+        return False
 
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
-        _append(self.telemetry, line, sync=False)
+        append(self.telemetry, line, sync=False)
 
 
-def _append(path: Path, line: Mapping[str, Any], *, sync: bool) -> None:
+def _is_of(line: bytes, run_id: str) -> bool:
+    try:
+        told = msgspec.json.decode(line)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("run_id") == run_id
+
+
+def append(path: Path, *lines: object, sync: bool) -> None:
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line.
+
+    :raises StorageError: if they cannot be written.
+    """
     with storing(path), path.open("a+b", buffering=0) as stream:
-        data = msgspec.json.encode(line) + b"\n"
+        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         end = stream.seek(0, os.SEEK_END)
         if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
             data = b"\n" + data

@@ -253,6 +253,8 @@ class Connections(httpx.AsyncBaseTransport):
     ) -> Whole:
         """As :meth:`handle_async_request`, without objects of httpx: ``head`` is sent as it is, before the body.
 
+        An error that is raised has the headers that came by then as ``headers``.
+
         :raises TimeoutError: if the answer is not complete within ``total_s``.
         """
         loop = asyncio.get_running_loop()
@@ -263,8 +265,9 @@ class Connections(httpx.AsyncBaseTransport):
         try:
             await connection.ask(head, body, None)
             content = await connection.rest()
-        except BaseException:
+        except BaseException as error:
             connection.abort()
+            vars(error)["headers"] = connection.headers
             raise
         finally:
             timer.cancel()

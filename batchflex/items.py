@@ -18,7 +18,8 @@ from . import params as parameters
 from .errors import JobError
 from .job import Job
 from .model import Item, Row
-from .source import Block, Fault
+from .readers import Fault
+from .source import Block
 from .template import Prompt, TemplateFault, missing_column
 
 # Tables hold types that JSON does not have; those that msgspec does not know either become text.

@@ -1,11 +1,13 @@
 """A job file, or a command line, to a validated :class:`Job`.
 
 The models here are the reference of the job file: ``docs/job-file.md`` lists every key with its default, and a test
-holds the two together. Nothing here reads input, opens a connection or looks at the clock.
+holds the two together. Nothing here reads input or opens a connection; the clock is looked at only for an output folder
+with a date in its name, when no moment is given.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 import tomllib
@@ -17,13 +19,17 @@ import msgspec
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from . import models, tomltext
+from . import dated, models, paths, tomltext
 from . import params as parameters
 from .crosschecks import cross_checks
+from .environment import Environment, environment_of, exposed
 from .errors import JobError
-from .mistakes import choice, explained, found, redacted, sentences, wanted
+from .keychecks import hidden, key_mistakes
+from .mistakes import KEY_HINT, Mistake, choice, explained, found, redacted, sentences, wanted
+from .notifyspec import NotifySection
 from .scorespec import ScoreSection
-from .sections import Concurrency, EndpointSection, LimitsSection, PricesSection, Section
+from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
+from .spans import Since
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
 
@@ -43,9 +49,11 @@ def _check_name(name: str) -> str:
 class JobSection(Section):
     name: Annotated[str, AfterValidator(_check_name)] = "job"
     out: Annotated[str, Field(min_length=1)] | None = None
+    keep_runs: Annotated[int, Field(ge=1)] | None = None
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0)] = 3
     report: bool | None = None
+    env_file: Annotated[str, Field(min_length=1)] | None = None
 
 
 _Path = Annotated[str, Field(min_length=1)]
@@ -69,6 +77,7 @@ class InputSection(Section):
     )
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
+    since: Since | None = None
     on_bad_row: Literal["stop", "fail"] = "stop"
 
 
@@ -127,6 +136,15 @@ class JournalSection(Section):
     seal_mb: Annotated[float, Field(gt=0, le=4096)] = 16.0
 
 
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """Where a job comes from; no part of what it is."""
+
+    environment: Environment = dataclasses.field(default_factory=Environment, compare=False)
+    dated: dated.Dated | None = dataclasses.field(default=None, compare=False)
+    spec: str | None = dataclasses.field(default=None, compare=False)
+
+
 class Job(Section):
     """A whole job. Each field is a table of the job file. Made by :func:`load` or :func:`build`, which check it all."""
 
@@ -144,8 +162,26 @@ class Job(Section):
     prices: PricesSection | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    log: LogSection = LogSection()
     score: list[ScoreSection] = Field(default_factory=list)
+    notify: NotifySection = NotifySection()
     _models: tuple[models.Model, ...] = PrivateAttr(())
+    _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())
+
+    @property
+    def environment(self) -> Environment:
+        """The variables that keys are looked for in."""
+        return self._origin.environment
+
+    @property
+    def dated(self) -> dated.Dated | None:
+        """What ``out`` was made of, if it is another folder each date."""
+        return self._origin.dated
+
+    @property
+    def spec(self) -> str | None:
+        """The job file or the requests that the job was read from, as they were named."""
+        return self._origin.spec
 
     @property
     def models_by_format(self) -> dict[bytes, models.Model]:
@@ -213,21 +249,30 @@ class Job(Section):
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
         sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
-        return [
+        slips = [
             f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
             for section, names in sections.items()
             for name in names
             if (near := parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
         ]
+        own = {name for name in (self.notify.webhook_env, self.notify.ping_env) if name is not None}
+        return slips + self.environment.warnings(own | _key_variables(self.resolved()))
 
     def resolved(self) -> dict[str, Any]:
-        """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds."""
+        """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds. It stands for this
+        output folder, so it says nothing of those of other dates."""
         plain = self.model_dump(exclude_none=True)
+        plain["job"].pop("keep_runs", None)
+        literal(plain)
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
         if not self.score:
             del plain["score"]
+        if kept := self.notify.kept():
+            plain["notify"] = kept
+        else:
+            del plain["notify"]
         return plain
 
     def to_toml(self) -> str:
@@ -242,14 +287,23 @@ REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
 _TABLES = (".csv", ".tsv")
 
 
-def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
+def literal(data: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a job, changed so that :func:`build` takes their paths as they are."""
+    paths.each_path(data, lambda place, text: paths.escaped(dated.escaped(text) if place == "job.out" else text))
+    return data
+
+
+def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
     """The job that a path stands for: a job file (``.toml``), or the requests themselves, also a folder or pattern of files.
+
+    Keys may be in a file ``.env``: beside a job file, else in the present folder. ``moment`` is that of an output folder with a
+    date in its name; without it, now.
 
     :raises JobError: if it is neither, or naming every mistake.
     """
     path = Path(spec)
     if path.suffix.lower() == ".toml":
-        return load(path, settings)
+        return load(path, settings, moment=moment)
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     if plain.endswith(_TABLES):
         raise JobError(
@@ -263,7 +317,9 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
         )
     stem = path.name.split(".")[0]
     name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)
-    return build({"job": {"name": name}, "input": {"path": str(path)}}, settings)
+    data = literal({"job": {"name": name}, "input": {"path": str(path)}})
+    environment = environment_of(data, settings, Path())
+    return build(data, settings, environment=environment, moment=moment, spec=str(spec))
 
 
 def _name_from(text: str) -> str:
@@ -271,8 +327,9 @@ def _name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "job"
 
 
-def load(path: str | Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
-    """Read a job file; ``settings`` are dotted places with values that replace what the file says.
+def load(path: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
+    """Read a job file; ``settings`` are dotted places with values that replace what the file says. A file ``.env`` beside it is
+    read too, if there is one.
 
     Relative paths in the file are taken from the file's own folder, those in ``settings`` from the present one.
 
@@ -293,8 +350,11 @@ def load(path: str | Path, settings: Sequence[tuple[str, Any]] = ()) -> Job:
     if isinstance(section, dict):
         name = _name_from(path.stem)
         data["job"] = {"name": name, **section}
-    here = [(place, _absolute_at(place, value, Path.cwd())) for place, value in settings]
-    return build(data, here, place=str(path), text=text, folder=path.parent)
+    environment = environment_of(data, settings, path.parent)
+    return build(
+        data, settings, place=str(path), text=text, folder=path.parent,
+        environment=environment, moment=moment, spec=str(path),
+    )  # fmt: skip
 
 
 def build(
@@ -304,27 +364,103 @@ def build(
     place: str = "",
     text: str = "",
     folder: Path | None = None,
+    environment: Environment | None = None,
+    moment: datetime.datetime | None = None,
+    spec: str | None = None,
 ) -> Job:
     """Validate a job given as nested values; ``text`` is the file they were read from, if any. A pydantic model stands for
     the ``response_format`` that asks for its JSON.
 
+    Variables in its paths are those of the ``environment``, as are keys; without it, those of the process. A date in ``job.out``
+    is that of ``moment``; without it, of now. ``spec`` is what the job was read from, as a command would name it.
+
     :raises JobError: naming every mistake at once.
     """
     met: list[models.Model] = []
+    environment = environment or Environment()
     merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
         _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
+    outside = [dotted for dotted, _ in settings]
+    mistakes = paths.expand(merged, environment)
+    folders, wrong = _output(merged, outside, moment)
+    mistakes += wrong
+    if folder is not None:
+        # Relative paths of these are not the file's.
+        given = [dotted for dotted in outside if dotted in paths.PLACES]
+        paths.each_path(merged, lambda at, path: str(_absolute_at(at, path, Path.cwd())), given)
+    if environment.file is not None and isinstance(merged.setdefault("job", {}), dict):
+        merged["job"]["env_file"] = str(environment.file)
     job: Job | None = None
-    mistakes = cross_checks(merged)
+    mistakes += cross_checks(merged)
     try:
         job = Job.model_validate(merged)
     except pydantic.ValidationError as error:
         mistakes += [explained(e, Job) for e in error.errors(include_url=False)]
+    secrets = environment.secrets(_key_variables(merged))
+    mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
-        outside = [dotted for dotted, _ in settings]
-        raise JobError(sentences(mistakes, tomltext.key_lines(text), outside), place=place)
-    job._models = tuple(met)
+        told = [hidden(each, secrets) for each in sentences(mistakes, tomltext.key_lines(text), outside)]
+        if place and any(KEY_HINT in each for each in told) and (open_ := exposed(Path(place))):
+            told.append(f"the file holds a key, and {open_}")
+        raise JobError(told, place=place)
+    job._models, job._origin = tuple(met), _Origin(environment, folders, spec)
     return _absolute(job, folder) if folder is not None else job
+
+
+def _output(
+    data: dict[str, Any], outside: Sequence[str], moment: datetime.datetime | None
+) -> tuple[dated.Dated | None, list[Mistake]]:
+    """Put the folder of the moment into ``job.out``; what it was made of, if there are others."""
+    section = data.get("job")
+    if not isinstance(section, dict):
+        return None, []
+    folders, out = None, section.get("out")
+    if isinstance(out, str) and out:
+        try:
+            folders = dated.dated(_home(out), str(section.get("name", "job")))
+        except ValueError as error:
+            return None, [Mistake("job.out", str(error))]
+        section["out"] = folders.at(moment or datetime.datetime.now())
+    if folders is not None and folders.has_date:
+        return folders, []
+    # A folder that the command line names wins over those of the file, which are kept as they are.
+    if section.get("keep_runs") is None or ("job.out" in outside and "job.keep_runs" not in outside):
+        return None, []
+    what = (
+        'there is but one output folder; name one for each date in job.out ("runs/{name}/{date}"). '
+        "What lies in a single folder is made small by: batchflex compact OUT"
+    )
+    return None, [Mistake("job.keep_runs", what)]
+
+
+def _home(path: str) -> str:
+    try:
+        return str(Path(path).expanduser() if path.startswith("~") else Path(path))
+    except (RuntimeError, ValueError):  # no such home: told when the folder is made
+        return path
+
+
+def _key_variables(data: Mapping[str, Any]) -> set[str]:
+    """Every variable that ``api_key_env`` names."""
+    found, left = set(), [data]
+    while left:
+        here: Any = left.pop()
+        if isinstance(here, Mapping):
+            left += here.values()
+            if isinstance(name := here.get("api_key_env"), str):
+                found.add(name)
+        elif isinstance(here, list):
+            left += here
+    return found
+
+
+def _with_keys(mistakes: list[Mistake], keys: list[Mistake]) -> list[Mistake]:
+    """All of them, each place told once: that a key stands there comes first, unless it is the wrong part of an address."""
+    told = {m.place for m in mistakes if KEY_HINT in m.what or m.place.endswith(".base_url")}
+    keys = [m for m in keys if not any(m.place == place or m.place.startswith(f"{place}.") for place in told)]
+    places = {m.place for m in keys}
+    return [m for m in mistakes if m.place not in places] + keys
 
 
 def _plain(value: Any, met: list[models.Model], name: str = "") -> Any:
@@ -386,7 +522,7 @@ def _section_of(name: str) -> str | None:
 
 
 def _absolute_at(place: str, value: Any, folder: Path) -> Any:
-    if place not in ("input.path", "endpoint.model_path"):
+    if place in ("job.out", "job.env_file"):
         return value
     if isinstance(value, list | tuple):
         return [_absolute_at(place, one, folder) for one in value]
@@ -410,10 +546,13 @@ def _absolute(job: Job, folder: Path) -> Job:
             return score
         return score.model_copy(update={"folder": str((folder / (score.folder or "")).resolve())})
 
+    metrics_file = _absolute_at("notify.metrics_file", job.notify.metrics_file, folder)
     return job.model_copy(
         update={
+            "notify": job.notify.model_copy(update={"metrics_file": metrics_file}),
             "score": [scored(score) for score in job.score],
             "input": job.input.model_copy(update={"path": path}),
+            "log": job.log.model_copy(update={"file": _absolute_at("log.file", job.log.file, folder)}),
             "endpoint": placed(job.endpoint),
             "endpoints": [placed(endpoint) for endpoint in job.endpoints],
         }

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from . import spending, store
 from .errors import JobError
 from .folder import Folder, replaced, storing
-from .job import Job, PromptSection, build
+from .job import Job, PromptSection, build, literal
 from .scorespec import JudgeSection, ScoreSection
 from .template import WHOLE_ROW, Prompt, missing_column
 
@@ -61,7 +61,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         "json_schema": {"name": "grade", "strict": True, "schema": _schema(judge.scale)},
     }
     plain = job.resolved()
-    data: dict[str, Any] = {
+    own: dict[str, Any] = {
         "job": {
             "name": f"{job.job.name[:60]}.{spec.name}"[:100],
             "out": str(folder_of(out, spec)),
@@ -73,10 +73,11 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         "answer": {"lenient": True, "max_reasks": 1},
     }
     if judge.system is not None:
-        data["prompt"]["system"] = judge.system
+        own["prompt"]["system"] = judge.system
     if judge.endpoint is not None:
-        data["endpoint"] = judge.endpoint.model_dump(exclude_none=True)
-    else:
+        own["endpoint"] = judge.endpoint.model_dump(exclude_none=True)
+    data = literal(own)
+    if judge.endpoint is None:
         data |= {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
     if judge.limits is not None:
         data["limits"] = judge.limits.model_dump(exclude_none=True)
@@ -87,7 +88,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     elif not elsewhere and job.prices is not None and "model" not in judge.params:
         data["prices"] = plain["prices"]
     try:
-        return build(data)
+        return build(data, environment=job.environment)
     except JobError as error:
         raise JobError([f"score '{spec.name}', its judge: {mistake}" for mistake in error.mistakes]) from None
 

@@ -23,7 +23,10 @@ class Mistake(NamedTuple):
     what: str
 
 
-KEY_HINT = "a key never stands in a job file: put it into an environment variable and name that in endpoint.api_key_env"
+KEY_HINT = (
+    "a key never stands in a job file or on the command line: put it into an environment variable, or into a file .env "
+    "beside the job file, and name the variable in endpoint.api_key_env"
+)
 
 _KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
 _KEY_VALUE = re.compile(
@@ -35,6 +38,8 @@ _KEY_VALUE = re.compile(
 )
 _USER_IN_URL = re.compile(r"://[^/\s'\"]*@")
 _HIDDEN = "***"
+# What stands here may hold a secret, whatever it looks like.
+_SECRET_PLACES = (".base_url", "notify.webhook", "notify.command", "notify.ping")
 
 _WORDS = {
     "int_type": "a whole number",
@@ -103,7 +108,7 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
     if kind == "invalid_key" or steps[-1:] == ("[key]",):
         return Mistake(place, "a key must be text")
     words = _WORDS[kind].format_map(context) if kind in _WORDS else error["msg"].removeprefix("Input should be ")
-    shown = "" if names_a_key(place) or place.endswith(".base_url") else f"; {found(error['input'])}"
+    shown = "" if names_a_key(place) or place.endswith(_SECRET_PLACES) else f"; {found(error['input'])}"
     return Mistake(place, f"must be {words}{shown}")
 
 

@@ -81,7 +81,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A complete answer to one attempt. ``response`` is the raw JSON (of a stream: put together to the same shape)."""
+    """A complete answer to one attempt. ``response`` is the raw JSON (of a stream: put together to the same shape),
+    ``request_id`` what the server called the attempt, if it said."""
 
     content: str | None
     reasoning: str | None
@@ -93,6 +94,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     http_status: int
     latency_s: float
     ttft_s: float | None
+    request_id: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -138,5 +140,6 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     reask_completion_tokens: int | None = None
     reask_cost: float | None = None
     retried_with: str | None = None
+    request_id: str | None = None
     point: str = "{}"
     carry: str | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from . import __version__
+from .ends import Occasion
 from .errors import JobError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ answered is asked twice."""
 
 _EXIT_CODES = """\
 exit codes:
-  0    every row was answered
+  0    every row was answered; or the run was skipped (--skip)
   1    finished, but some rows are 'failed' or 'invalid'
   2    the job, the input or the command line is wrong; nothing was sent
   3    stopped early and resumable; the summary and run.json say why
@@ -47,6 +49,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(_alone(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
@@ -81,6 +86,9 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     run = verb("run", "ask everything that has no answer yet", "Progress goes to standard error.")
     run.epilog = _EXIT_CODES
     _add_job_options(run)
+    _add_turn_options(run)
+    _add_metrics_file(run)
+    _add_log_options(run)
     run.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     run.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -96,6 +104,18 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     status.add_argument("out", metavar="OUT", type=Path, help="the output folder")
     status.add_argument("--watch", action="store_true", help="show it again every second until the run ends")
     status.add_argument("--json", action="store_true", help="print run.json as one line")
+
+    history = verb(
+        "history",
+        "show how past runs went",
+        "A line for each: when, how long, rows, tokens, spend, and how it ended; the oldest first. Also those that were killed, "
+        "refused, or found another run at work.",
+    )
+    history.add_argument(
+        "outs", metavar="OUT", nargs="+", help="the output folder; or several, a folder of such, or a quoted pattern"
+    )
+    history.add_argument("--last", type=_positive, default=20, metavar="N", help="how many to show (20)")
+    history.add_argument("--json", action="store_true", help="print them as lines of JSON")
 
     results = verb(
         "results",
@@ -177,8 +197,11 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="a request parameter for these rows (max_tokens=4096), or how to ask (limits.rpm=60); may be repeated",
     )  # fmt: skip
+    _add_turn_options(retry)
     retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
+    _add_metrics_file(retry)
+    _add_log_options(retry)
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
@@ -195,6 +218,14 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     compact.add_argument("--dry-run", action="store_true", help="only show what would be done")
     compact.add_argument("--json", action="store_true", help="print what was done as one line of JSON")
 
+    schedule = verb(
+        "schedule",
+        "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
+        "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is said on "
+        "standard error. Starts nothing, and runs nothing in the background.",
+    )
+    _add_schedule_options(schedule)
+
     check = verb(
         "check",
         "send one small request to see that endpoint, key and model work",
@@ -202,7 +233,71 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     )
     check.add_argument("spec", nargs="?", metavar="SPEC", help="a job file (.toml)")
     _add_endpoint_options(check)
+
+    notify = verb(
+        "notify",
+        "send a test message to those whom a job tells of its runs",
+        "By the webhook and the command of [notify], as they would be told of a run. No ping is sent, no metrics file written, "
+        "and nothing is asked of a model.",
+    )
+    notify.add_argument("spec", metavar="JOB", help="a job file (.toml)")
+    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="what is told (failure)")
+    notify.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a place in the job file; may be repeated"
+    )
     return whole
+
+
+def _add_schedule_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="JOB", help="a job file (.toml)")
+    when = parser.add_mutually_exclusive_group(required=True)
+    when.add_argument("--at", metavar="TIMES", help="times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'")
+    when.add_argument("--cron", metavar="EXPRESSION", help="five fields as in a crontab: '0 2 * * 1-5'; or '@daily'")
+    parser.add_argument(
+        "--as", dest="kind", metavar="KIND", choices=["crontab", "systemd", "k8s"], default="crontab",
+        help="'crontab' (default), 'systemd' or 'k8s'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tz", metavar="ZONE", help="the time zone that the times are in, such as Europe/Berlin (the machine's)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write the files into this folder instead of printing them"
+    )
+    parser.add_argument(
+        "--options",
+        metavar="TEXT",
+        default="",
+        help="options of the run: --options='--deadline 5h --set limits.rpm=60'",
+    )
+    parser.add_argument("--json", action="store_true", help="print files, notes and next times as one line of JSON")
+    here = parser.add_argument_group("crontab and systemd")
+    here.add_argument(
+        "--log-file", metavar="FILE", help="append what the run says to it (crontab: NAME.log; systemd: the journal)"
+    )
+    here.add_argument(
+        "--env-file", metavar="FILE", help="set the variables in it, a key among them: lines of NAME=VALUE"
+    )
+    here.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="systemd: the folder with a file for each key, named as its variable (/etc/batchflex)",
+    )
+    there = parser.add_argument_group("k8s")
+    there.add_argument("--image", metavar="NAME", help="the container image, which has the command batchflex")
+    there.add_argument(
+        "--claim", metavar="NAME", help="the volume claim that holds the working folder (the job's name)"
+    )
+    there.add_argument(
+        "--secret", metavar="NAME", help="the secret that holds the keys, by their variables (the job's name)"
+    )
+
+
+def _add_metrics_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-file",
+        metavar="FILE",
+        help="write the run's figures to FILE.prom, for the textfile collector of Prometheus' node_exporter",
+    )
 
 
 def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -223,10 +318,19 @@ def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=_SPEC)
-    parser.add_argument("--out", metavar="DIR", help="the output folder (runs/NAME)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'"
+    )
+    parser.add_argument(
+        "--keep-runs", metavar="N", help="of output folders per date keep the N newest; older ones that are finished go"
+    )
     _add_endpoint_options(parser)
     group = parser.add_argument_group("job", "each of these wins over the job file")
     group.add_argument("--limit", metavar="N", help="only the first N rows of the input")
+    group.add_argument(
+        "--since", metavar="WHEN", help="only input files changed since: 24h, 2026-01-31, 2026-01-31T02:00, or 'last', the last "
+        "run that finished in the folder of another date"
+    )  # fmt: skip
     group.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -248,6 +352,72 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--deadline", metavar="WHEN", help="send nothing more after this time: 30m, 2h, 1h30m or 06:30")
 
 
+_ALONE = "--wait="
+
+
+def _add_turn_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "when another run holds the folder", "without these: exit 4"
+    ).add_mutually_exclusive_group()
+    group.add_argument(
+        "--wait",
+        metavar="TIME",
+        type=_waiting,
+        help="wait until it ends, at most so long (30m, 2h); without TIME, as long as it takes",
+    )
+    group.add_argument("--skip", action="store_true", help="say so, and exit 0")
+
+
+def _alone(arguments: Sequence[str]) -> list[str]:
+    """``--wait`` takes a time only where what follows looks like one, so that it can stand before the job."""
+    found = list(arguments)
+    for number, word in enumerate(found):
+        if word == "--":
+            break
+        after = found[number + 1] if number + 1 < len(found) else ""
+        if word == "--wait" and not re.fullmatch(r"\d+(\.\d+)?[A-Za-z]*(\d+[A-Za-z]+)*", after):
+            found[number] = _ALONE
+    return found
+
+
+def _waiting(text: str) -> float:
+    """Seconds."""
+    if not text:
+        return float("inf")
+    from .spans import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _add_log_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("log")
+    group.add_argument(
+        "--log-file", metavar="FILE", help="write the log to FILE too; older lines go to FILE.1, FILE.2, …"
+    )
+    group.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        help="of the log file, and of standard error where that is no terminal (text)",
+    )
+    group.add_argument(
+        "--log-prompts",
+        action="store_const",
+        const=True,
+        help="what servers say, and what failed rows asked, may be logged",
+    )
+
+
+def log_settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    """What the options say of the log, as dotted places."""
+    given = {place: getattr(options, name, None) for name, place in _LOG_PLACES.items()}
+    if given["log.file"]:
+        given["log.file"] = str(Path(given["log.file"]).absolute())
+    return [(place, value) for place, value in given.items() if value is not None]
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
@@ -258,17 +428,21 @@ def _positive(text: str) -> int:
     return number
 
 
+_LOG_PLACES = {"log_file": "log.file", "log_format": "log.format", "log_prompts": "log.prompts"}
 _PLACES = {
     "out": "job.out",
+    "keep_runs": "job.keep_runs",
     "on_change": "job.on_change",
     "limit": "input.limit",
+    "since": "input.since",
     "concurrency": "limits.concurrency",
     "rpm": "limits.rpm",
     "tpm": "limits.tpm",
     "budget_usd": "limits.budget_usd",
     "deadline": "limits.deadline",
+    "metrics_file": "notify.metrics_file",
 }
-_TEXTS = {"out", "on_change", "deadline"}
+_TEXTS = {"out", "on_change", "deadline", "since", "metrics_file"}
 
 
 def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -286,12 +460,17 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
         raise JobError("--endpoint and --base-url exclude each other")
     named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
     found += [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
-    return elsewhere(found)
+    return elsewhere([*found, *log_settings(options)])
 
 
 def job(options: argparse.Namespace) -> Job:
+    import datetime
+
     from .job import build, read
 
+    found = settings(options)
     if options.spec is None:
-        return build({}, settings(options))
-    return read(options.spec, settings(options))
+        from .environment import environment_of
+
+        return build({}, found, environment=environment_of({}, found, Path()))
+    return read(options.spec, found, moment=datetime.datetime.now())

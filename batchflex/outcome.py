@@ -68,6 +68,7 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         error_type="invalid_answer" if complaint else None,
         error_message=complaint,
         response=answer.response.decode("utf-8", "replace"),
+        request_id=answer.request_id,
     )
     return made if request.before is None else carried_on(made, request.before)
 
@@ -95,6 +96,7 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) 
         error_code=error.error_code,
         error_message=error.message,
         response=None if error.body is None else error.body.decode("utf-8", "replace"),
+        request_id=error.request_id,
     )
     return made if request.before is None else given_up(made, request.before)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import keep, store
@@ -13,15 +13,18 @@ from .job import Job
 from .jobchanges import changes, endpoint_of
 from .keyset import KeySet
 from .model import Request
+from .places import Moves, Stretches
 from .plan import Census, Passed
 from .results import Settled, settled
 
 if TYPE_CHECKING:
     from .resume import Done
+    from .standing import Standing
     from .tally import Again
 
 _PREFLIGHT_REQUESTS = 10_000
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
+_OBJECT_BYTES = 600  # of a request, beside its body and what it carries
 _SHOWN_FAULTS = 5
 _SHOWN_CHANGES = 12
 
@@ -31,10 +34,10 @@ class Prepared(NamedTuple):
 
     ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
-    there are none, or the table of results is there and ``complete``. ``placed`` tells that all parts have the row numbers
-    that the input has now. ``kept`` are answers to requests that the job would send differently now, which count as done
-    all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of a block that are to be asked.
-    ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
+    there are none, or the table of results is there and ``complete``, or ``standing`` tells of them. Where the place of every
+    answer is told by the plan that its part names, ``moves`` says how. ``kept`` are answers to requests that the job would send
+    differently now, which count as done all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of
+    a block that are to be asked. ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
     """
 
     segment: int
@@ -44,7 +47,8 @@ class Prepared(NamedTuple):
     done: Done | None
     blocks: Iterator[list[Request]]
     passed: int = 0
-    placed: bool = False
+    moves: Mapping[str, Moves] | None = None
+    standing: Standing | None = None
     complete: bool = False
     kept: int = 0
     empty: bool = False
@@ -67,22 +71,28 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     :raises JobChanged: if there are answers to other requests than this job makes, and ``on_change`` is ``stop``.
     :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
     """
-    carry_schema, identity = plan.carry_schema(), plan.identity()
-    segment = keep.recover(folder, carry_schema, identity if identity == plan_of_last_run(folder) else None)
+    carry_schema = plan.carry_schema()
+    changed = plan.know(folder)
+    identity = plan.identity()
+    segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    placed: Prepared | None = None
     if known is not None and known.is_complete and not (known.rows.get("invalid") and job.answer.max_reasks):
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
-        if identity is not None and segment > 1 and store.are_of(folder.parts, identity):
-            placed = _placed(job, plan, folder, known)
-        prepared = (placed or _surveyed(job, plan, folder))._replace(segment=segment, carry_schema=carry_schema)
+        found = _standing(job, plan, folder)
+        if found is None and (moves := placement(plan, folder)):
+            found = _placed(job, plan, folder, known, moves, changed)
+        prepared = (found or _surveyed(job, plan, folder, changed))._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
-    return prepared._replace(notes=tuple(_notes(prepared, moved_from)))
+    plan.begin()
+    told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.census is not None else []
+    if (files := plan.told_of_files) is not None:
+        told.insert(0, files)
+    return prepared._replace(notes=(*told, *_notes(prepared, moved_from)))
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
@@ -118,30 +128,67 @@ def plan_of_last_run(folder: Folder) -> str | None:
     return told if isinstance(told, str) else None
 
 
-def _placed(job: Job, plan: Plan, folder: Folder, known: Settled | None) -> Prepared | None:
-    """All answers are to this very plan: what is left is found without going through it. ``None`` if some are beyond its
-    ``input.limit``."""
+def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
+    """What is left, as the last run has written it down; ``None`` if it has not, or some of it is not in this plan."""
+    if job.input.limit is not None or not folder.standing.exists():
+        return None
+    from . import standing
+
+    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.answer.max_reasks)
+    moves = {} if found is None else plan.moves({found.plan, *found.plans})
+    if found is None or not {found.plan, *found.plans} <= moves.keys():
+        return None
+    passed = found.placed(moves[found.plan], plan.per_item)
+    if passed is None:
+        return None
+    blocks = preflight(job, lambda: plan.blocks(found.placed(moves[found.plan], plan.per_item)))
+    planned = passed.requests if blocks is None else None
+    census = Census(planned, passed.requests, 0, 0, 0, None, 0)
+    return Prepared(
+        0, found.statuses, census, None, None, blocks or iter(()), passed.requests, moves=moves, standing=found
+    )
+
+
+def placement(plan: Plan, folder: Folder) -> dict[str, Moves]:
+    """For each plan that parts name, and of which that can be told without going through the input: where its rows are now."""
+    return plan.moves({named for each in store.plans(folder.parts).values() for named, _ in each if named is not None})
+
+
+def placed_parts(folder: Folder, moves: Mapping[str, Moves]) -> dict[int, Stretches]:
+    """The same by the numbers of the parts."""
+    plans = store.plans(folder.parts)
+    return {number: [(rows, moves.get(named or "")) for named, rows in each] for number, each in plans.items()}
+
+
+def _placed(
+    job: Job, plan: Plan, folder: Folder, known: Settled | None, moves: dict[str, Moves], changed: list[str]
+) -> Prepared | None:
+    """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
+    the ``input.limit`` of the plan."""
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks)
+    parts = placed_parts(folder, moves)
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=parts)
     if job.input.limit is not None and done.end > job.input.limit:
         return None
+    rows = done.finished(plan.per_item)
+    if done.strays:
+        return _held_against(job, plan, folder, done, rows, changed)
     census = done.census()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
     passed = 0
     if census.left != 0:
-        rows = done.finished(plan.per_item)
         # The planner adds to what has been seen: each pass gets its own.
         blocks = preflight(job, lambda: plan.blocks(done.passed(rows, plan.per_item)), done.sort_out)
         passed = rows.count(1) * plan.per_item
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(
-        0, done.statuses(), census, None, done, blocks or iter(()), passed, placed=True, sort_out=done.sort_out
+        0, done.statuses(), census, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
     )
 
 
-def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
+def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:
     """Hold the whole plan against the answers, and refuse what must not be begun."""
     if not store.part_numbers(folder.parts):
         blocks = preflight(job, plan.blocks)
@@ -149,15 +196,27 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
     from .resume import Done
 
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
-    census, passed = survey(job, plan, done)
+    return _held_against(job, plan, folder, done, None, changed)
+
+
+def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes | None, changed: list[str]) -> Prepared:
+    """Hold the plan against the answers, but for those of its ``rows`` that have theirs, and refuse what must not be begun."""
+    census, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
     kept = 0
+    if job.job.on_change == "stop" and plan.narrows and census.orphans:
+        raise InputError(
+            f"{folder.path} has answers to rows of files that input.since leaves out now: {census.orphans:,} "
+            f"({plan.told_of_files}); they would drop out of its results. Give the job an output folder for each date "
+            '(job.out = "runs/{name}/{date}"), or leave since away: in one folder only what is new is asked in any case'
+        )
     if job.job.on_change == "stop" and not census.planned:
         raise InputError(
             f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "
             "if that is meant, say --on-change rerun"
         )
     if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
-        raise JobChanged(_what_changed(job, folder, census, concerned))
+        raise JobChanged(_what_changed(job, folder, census, concerned, changed))
+    now = done.finished(plan.per_item) if finished is None and held.blocks is None else b""
     if job.job.on_change == "keep" and census.changed:
         done.keep_changed()
         kept = census.changed
@@ -165,8 +224,11 @@ def _surveyed(job: Job, plan: Plan, folder: Folder) -> Prepared:
     prepared = Prepared(0, done.statuses(), census, None, done, iter(()), kept=kept, sort_out=done.sort_out)
     if not census.left:
         return prepared
+    if held.blocks is not None:
+        return prepared._replace(blocks=iter(held.blocks), passed=(census.planned or 0) - held.requests)
     if plan.identity() is None:  # it might be changed before it is read again
         return prepared._replace(blocks=plan.blocks())
+    passed = done.passed(now, plan.per_item) if finished is None else finished.passed()
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
@@ -182,19 +244,52 @@ def _concerned(job: Job, folder: Folder, census: Census) -> int:
     return min(census.orphans, census.left or 0) if old and changes(old, job.resolved()) else 0
 
 
-def survey(job: Job, plan: Plan, done: Done) -> tuple[Census, Passed]:
-    """Hold the whole plan against what is done. Tells also the rows of which nothing is left to ask.
+class Survey(NamedTuple):
+    """What a pass over a plan found: which rows are ``finished``, if it was a whole one, and what is left to be asked, as long as
+    that is little."""
+
+    census: Census
+    finished: Finished | None
+    left: Held
+
+
+def survey(job: Job, plan: Plan, done: Done, passed: Passed | None = None) -> Survey:
+    """Hold a plan, or what of it is not ``passed``, against what is done.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """
     faulty = _Faults(job)
-    finished = Finished()
-    for block in plan.blocks():
+    finished = Finished() if passed is None else None
+    held = Held()
+    if passed is not None:
+        done.after(passed.requests)
+    for block in plan.blocks(passed):
         left = done.sort_out(block, survey=True)
         faulty.look_at(left, len(block))
-        finished.note(block, {request.row for request in left})
+        held.add(left)
+        if finished is not None:
+            finished.note(block, {request.row for request in left})
     faulty.check()
-    return done.census(), finished.passed()
+    return Survey(done.census(), finished, held)
+
+
+class Held:
+    """Requests that are kept as long as they are few, so that they need not be planned once more. ``blocks`` is ``None`` once
+    they were too many."""
+
+    def __init__(self) -> None:
+        self.blocks: list[list[Request]] | None = []
+        self.requests = 0
+        self._bytes = 0
+
+    def add(self, requests: list[Request]) -> None:
+        if self.blocks is None or not requests:
+            return
+        self._bytes += sum(len(request.body) + len(request.carry or "") + _OBJECT_BYTES for request in requests)
+        self.requests += len(requests)
+        self.blocks.append(requests)
+        if self._bytes > _HELD_BYTES:
+            self.blocks = None
 
 
 class Finished:
@@ -288,13 +383,17 @@ class _Faults:
         raise InputError(f"{what}\n{todo}")
 
 
-def _what_changed(job: Job, folder: Folder, census: Census, concerned: int) -> str:
+def _what_changed(job: Job, folder: Folder, census: Census, concerned: int, changed: Sequence[str]) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
+    if not differences:
+        differences = [
+            *changed,
+            "(not the job file: rows of the input under the same id, or answers kept from an earlier job)",
+        ]
     told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:
         told += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
-    told = told or "\n  (not the job file: rows of the input under the same id, or answers kept from an earlier job)"
     if census.changed_tokens:
         worth = f" They took {census.changed_tokens:,} tokens"
         worth += f" and ${census.changed_cost:.4f}." if census.changed_cost else "."

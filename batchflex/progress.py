@@ -1,19 +1,18 @@
-"""How a run is shown while it goes on: a tqdm bar on a terminal, a timed line now and then elsewhere."""
+"""How a run is shown while it goes on: a tqdm bar on a terminal, lines of a log elsewhere."""
 
 from __future__ import annotations
 
-import datetime
 import sys
-import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from . import render
+from . import logs, render
+from .events import Event
+from .logs import Log
 from .tally import Tally
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-_LINE_EVERY_S = 30.0
 
 
 class Bar:
@@ -46,7 +45,7 @@ class Bar:
                 leave=False,
             )
         self._bar.total = tally.planned
-        self._bar.set_postfix_str(_facts(tally), refresh=False)
+        self._bar.set_postfix_str(logs.facts(tally), refresh=False)
         self._bar.update(tally.done - self._bar.n)
         self._bar.refresh()
 
@@ -58,46 +57,36 @@ class Bar:
             self._bar.write(text, file=self._stream)
         self._stream.flush()
 
+    def event(self, event: Event) -> None:
+        if event.shown:
+            self.note(event.message)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
-class Lines:
-    """A line every 30 s, each with its time; for logs."""
+class Several:
+    """All of these."""
 
-    def __init__(self, stream: TextIO, every_s: float = _LINE_EVERY_S) -> None:
-        self._stream = stream
-        self._every_s = every_s
-        self._began = self._last = time.monotonic()
-        self._job = ""
+    def __init__(self, observers: Sequence[Bar | Log | Quiet]) -> None:
+        self._observers = observers
 
     def tick(self, tally: Tally) -> None:
-        now = time.monotonic()
-        if tally.job != self._job:
-            self._job, self._began = tally.job, now if self._job else self._began
-        if now - self._last < self._every_s:
-            return
-        self._last = now
-        rate = (tally.done - tally.before) / (now - self._began)
-        text = f"{tally.job}: {tally.done:,}"
-        if tally.planned:
-            text += f" of {tally.planned:,} rows ({100 * tally.done // tally.planned} %)"
-        else:
-            text += " rows"
-        text += f", {rate:,.1f} rows/s, {_facts(tally)}"
-        if tally.planned and rate > 0:
-            text += f", {render.duration((tally.planned - tally.done) / rate)} left"
-        self.note(text)
+        for observer in self._observers:
+            observer.tick(tally)
 
     def note(self, text: str) -> None:
-        moment = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        for line in text.splitlines():
-            self._stream.write(f"{moment} {render.one_line(line)}\n")
-        self._stream.flush()
+        for observer in self._observers:
+            observer.note(text)
+
+    def event(self, event: Event) -> None:
+        for observer in self._observers:
+            observer.event(event)
 
     def close(self) -> None:
-        pass
+        for observer in self._observers:
+            observer.close()
 
 
 class Quiet:
@@ -109,32 +98,16 @@ class Quiet:
     def note(self, text: str) -> None:
         pass
 
+    def event(self, event: Event) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
-def _facts(tally: Tally) -> str:
-    text = f"{tally.in_flight} in flight, {tally.rows['failed']:,} failed, "
-    text += f"{_short(tally.prompt_tokens + tally.completion_tokens)} tokens"
-    if tally.binding:
-        text += f", bound by {tally.binding}"
-    if tally.backing_off:
-        text += f", {tally.backing_off} waiting to retry"
-    if tally.cost is not None:
-        text += f", {render.money(tally.cost)}"
-    return text
-
-
-def _short(number: int) -> str:
-    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)
-
-
-def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | Lines | Quiet:
+def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | Log | Quiet:
     """What fits where standard error goes."""
     stream = sys.stderr if stream is None else stream
     if quiet:
         return Quiet()
-    return Bar(stream) if stream.isatty() else Lines(stream)
+    return Bar(stream) if stream.isatty() else Log(logs.to_stream(stream))

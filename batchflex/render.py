@@ -40,6 +40,14 @@ def money(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
 
 
+def short(number: int) -> str:
+    """``950``, ``23.2k``, ``1.4M``."""
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
 def one_line(text: str) -> str:
     """Words that came from elsewhere, fit for a terminal: no line breaks, no control characters, not endless."""
     text = _CONTROL.sub(" ", text).strip()

@@ -11,6 +11,7 @@ from . import allocation, keep, store
 from .folder import Folder
 
 if TYPE_CHECKING:
+    from .places import Moves
     from .resume import Done
 
 _SETTLED = b"batchflex.settled"
@@ -77,11 +78,13 @@ def make(
     done: Done | None,
     since: int,
     known: Settled | None,
+    moves: Mapping[str, Moves] | None = None,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
     ``declared`` are the fields of structured answers that the job's schema names. ``done`` has the places of answers in parts
-    numbered below ``since``; the others are where they say themselves. ``known`` is what to tell the next run.
+    numbered below ``since``; the others are where they say themselves. Where every place is told by the plan that a part names,
+    ``moves`` says how, in place of ``done``. ``known`` is what to tell the next run.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
@@ -90,9 +93,9 @@ def make(
     pending = keep.unsealed(folder)
     allocation.trim()
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
-    planned = table.NO_PLAN if done is None or not since else done.planned()
-    since = since if done is not None else 0
-    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared)
+    planned = table.NO_PLAN if done is None or moves is not None else done.planned()
+    since = since if done is not None or moves is not None else 0
+    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves)
     told = {} if known is None or pending else {_SETTLED: msgspec.json.encode(known)}
     if pending or not table.is_current(folder.results, made, told):
         table.write_results(folder.results, made, told)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Request, Status
 from .numbering import Reading
+from .places import STAY, Moves, Stretches, placed
 from .plan import Census, Passed
 from .unfit import Unfit
 
@@ -33,17 +35,38 @@ def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
     return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
 
 
+def _moved(frame: pl.DataFrame, stretches: Stretches) -> pl.DataFrame:
+    """With the rows where they are in the plan."""
+    pieces = [_moved_by(frame.slice(begin, rows), moves) for begin, rows, moves in placed(stretches, frame.height)]
+    return pl.concat(pieces)
+
+
+def _moved_by(frame: pl.DataFrame, moves: Moves | None) -> pl.DataFrame:
+    if moves is None:
+        return frame.with_columns(row=pl.lit(-1, pl.Int64), point=pl.col("point").fill_null(0))
+    if moves.are_none:
+        return frame
+    return frame.with_columns(pl.Series("row", moves.moved(frame["row"].to_numpy())))
+
+
 class Done:
     """The final outcomes in a folder's parts, found by the block.
 
     ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
-    not. About 30 bytes an answer. With ``labels``, the sweep points in their order, the parts are taken to be answers to
-    just this plan: then they tell that themselves. An answer that did not fit and was asked for again fewer than
-    ``max_reasks`` times is still to be asked for.
+    not. About 30 bytes an answer. With ``labels``, the sweep points in their order, parts tell themselves which rows they
+    answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
+    of which it does not tell are answers without a place, until the plan comes to them. An answer that did not fit and was
+    asked for again fewer than ``max_reasks`` times is still to be asked for.
     """
 
     def __init__(
-        self, parts: Path, retry_failed: int, labels: Sequence[str] | None = None, *, max_reasks: int = 0
+        self,
+        parts: Path,
+        retry_failed: int,
+        labels: Sequence[str] | None = None,
+        *,
+        max_reasks: int = 0,
+        moves: Mapping[int, Stretches] | None = None,
     ) -> None:
         self._parts = parts
         self._is_placed = labels is not None
@@ -59,8 +82,14 @@ class Done:
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = Reading(parts)
         self._numbers = store.part_numbers(parts)
+        if moves is None:
+            moves = {number: [(0, STAY)] for number in self._numbers} if labels is not None else {}
+        self._moves = moves
         for number, part in zip(self._numbers, keyindex.read_keys(parts, columns, self._numbers), strict=True):
-            frames.append(part.select(wanted))
+            frame = part.select(wanted)
+            if labels is not None:
+                frame = _moved(frame, moves.get(number, []))
+            frames.append(frame)
             if max_reasks:
                 placed = part.select(
                     "hi", "lo", "status", "reasks", part=pl.lit(int(number)), at=pl.int_range(pl.len())
@@ -144,6 +173,16 @@ class Done:
         kept = {request.key for request, at in found if at >= 0}
         return [request for request in wanted if request.key not in kept]
 
+    def after(self, requests: int) -> None:
+        """A survey of a plan begins of which so many requests are passed over, as they are done."""
+        self._planned = self._found = requests
+        self._is_placed = False
+
+    @property
+    def strays(self) -> int:
+        """Answers whose place in the plan is not known; failed ones are none."""
+        return int(((self._rows() < 0) & (self._status != "failed")).sum())
+
     @property
     def end(self) -> int:
         """The number of rows up to the last that has an answer, as far as the places of answers are known."""
@@ -177,27 +216,53 @@ class Done:
         """With ``labels``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
         and none is marked in ``but``, which are by default those still to be asked."""
         again = _series("again", bytes(self._again if but is None else but), pa.uint8())
-        rows = self._rows().filter(again == 0)
+        rows = self._rows()
+        rows = rows.filter((again == 0) & (rows >= 0))
         if per_item > 1:
             rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
-        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
+        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
 
     def passed(self, rows: bytes, per_item: int) -> Passed:
-        """With ``labels``: the :meth:`finished` rows, for a pass over the others."""
-        mask = _series("finished", rows, pa.uint8())
+        """The :meth:`finished` rows, for a pass over the others."""
         seen = KeySet()
-        for part in keyindex.read_keys(self._parts, ["slot", "row", "sample", "point"]):
-            inside = part.filter(mask.gather(part["row"]) == 1)
-            seen.add_all(inside)
-            first = (pl.col("sample") == 0) & (pl.col("point") == self._first_label)
-            seen.add_all(inside.filter(first).select(hi="slot_hi", lo="slot_lo"))
+        for part in self._inside(rows):
+            seen.add_all(part)
+            seen.add_all(self._first(part).select(hi="slot_hi", lo="slot_lo"))
         return Passed(rows, seen, rows.count(1) * per_item)
+
+    def keys_of(self, rows: bytes) -> tuple[pl.DataFrame, pl.Series]:
+        """With ``labels``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
+        keys, slots = [self._keys.clear()], [pl.Series("slot_hi", [], pl.UInt64)]
+        for part in self._inside(rows):
+            keys.append(part.select("hi", "lo"))
+            slots.append(self._first(part)["slot_hi"])
+        return keyindex.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
+
+    def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
+        """The answers to these rows, part by part."""
+        mask = np.frombuffer(rows + b"\0", np.uint8)
+        known = np.frombuffer(self._row, np.int64)
+        columns = ["slot", "row", "sample", "point"]
+        for number, part in zip(self._numbers, keyindex.read_keys(self._parts, columns, self._numbers), strict=True):
+            for begin, length, moves in placed(self._moves.get(number, []), part.height):
+                some = part.slice(begin, length)
+                if moves is not None:
+                    row = moves.moved(some["row"].to_numpy())
+                else:
+                    at = np.array(self._sorted.find(some), np.int64)
+                    row = np.where(at >= 0, known[at], -1)
+                yield some.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+
+    def _first(self, part: pl.DataFrame) -> pl.DataFrame:
+        """Those to the first request of an item."""
+        return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
 
     def census(self) -> Census:
         """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""
         if self._is_placed:
-            again = self._again.count(1)
-            return Census(None, len(self) - again, again, 0, 0, None, 0)
+            placed = self._rows() >= 0
+            again = _series("again", bytes(self._again), pa.uint8()) == 1
+            return Census(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
         changed = self._changes = self._changed()
         if not changed.height:
             self._missing.clear()
@@ -208,7 +273,7 @@ class Done:
             changed=changed.height,
             changed_tokens=int(changed["total_tokens"].sum()),
             changed_cost=float(changed["cost"].sum()) if changed["cost"].count() else None,
-            orphans=int(((self._rows() < 0) & (self._status != "failed")).sum()),
+            orphans=self.strays,
         )
 
     def keep_changed(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import secrets
+import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -17,13 +18,15 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import metrics, reask, results, room, store
+from . import __version__, metrics, reask, results, room, standing, store
 from .accounts import Accounts
 from .asking import Asking
+from .attempts import Attempt, catch_up, run_id
 from .budget import Budget
 from .client import Client
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
+from .events import Event, Teller, guarded
 from .failures import Failures
 from .feed import Feed, Plan
 from .folder import Folder
@@ -36,6 +39,7 @@ from .outage import Outage
 from .outcome import Frame
 from .params import answer_limit
 from .parsed import declared
+from .places import STAY
 from .prepare import Prepared, prepare
 from .probing import HOURS, Prober, Way
 from .results import Settled
@@ -59,7 +63,10 @@ _ROOM_EVERY_S = 1.0
 
 
 class Observer(Protocol):
-    """Is told how a run goes, twice a second and when something happens; must return quickly."""
+    """Is told how a run goes, twice a second and when something happens; must return quickly.
+
+    One that has a method ``event`` too is given an :class:`~batchflex.events.Event` in place of each note.
+    """
 
     def tick(self, tally: Tally) -> None: ...
 
@@ -79,14 +86,17 @@ class Run:
     """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
 
     Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
-    anything.
+    anything. ``untold`` has a sentence for each way of ``[notify]`` that failed. ``unquoted`` is ``summary`` without words of a
+    server or of a row, for a log.
     """
 
-    def __init__(self, out: Path, summary: dict[str, Any]) -> None:
+    def __init__(self, out: Path, summary: dict[str, Any], unquoted: dict[str, Any] | None = None) -> None:
         self.out = out
         self.summary = summary
+        self.unquoted = summary if unquoted is None else unquoted
         self.scores: dict[str, Any] | None = None
         self.unscored: str | None = None
+        self.untold: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"
@@ -123,6 +133,8 @@ async def arun(
     heed_signals: bool = False,
     planned: Job | None = None,
     preparing: Preparing = prepare,
+    attempt: Attempt | None = None,
+    then: Callable[[Run, Folder], Awaitable[None]] | None = None,
 ) -> Run:
     """Run a job to its end, or until something stops it; either way what was answered is kept.
 
@@ -134,23 +146,35 @@ async def arun(
     :attr:`Run.stopped_by` says so.
 
     The plan is that of ``planned``, if it is another job than the one that says how to ask. ``preparing`` finds what of it is
-    to be asked.
+    to be asked. ``attempt`` is told when the run has begun, and its deadline counts from when that was made. ``then`` is done
+    with the run that has ended while the folder is still held.
+
+    The input is read once the folder is held, so that what came while another run held it counts. Where there is no folder yet it
+    is read before: a wrong one makes none.
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises StorageError: if the output folder takes nothing from the start.
     """
-    end = _end_of(job)
-    endpoints = [resolve(entry) for entry in job.asked]
+    end = _end_of(job, attempt)
+    endpoints = [resolve(entry, job.environment) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
     named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
-    plan = await anyio.to_thread.run_sync(Plan, planned or job, default_model(named), frame)
+    new_plan = partial(anyio.to_thread.run_sync, Plan, planned or job, default_model(named), frame)
     folder = Folder(job.out)
+    early = None if folder.exists() else await new_plan()
     with folder.held():
+        await anyio.to_thread.run_sync(catch_up, folder)
+        plan = early or await new_plan()
         prepared = await anyio.to_thread.run_sync(preparing, job, plan, folder)
         try:
             conduct = _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody(), end)
-            return await conduct.conduct(heed_signals)
+            if attempt is not None:
+                attempt.begun()
+            run = await conduct.conduct(heed_signals)
+            if then is not None:
+                await then(run, folder)
+            return run
         except BaseExceptionGroup as group:
             if fault := _sole_fault(group):
                 raise fault from None
@@ -164,12 +188,12 @@ class _End(NamedTuple):
     due: float
 
 
-def _end_of(job: Job) -> _End | None:
+def _end_of(job: Job, attempt: Attempt | None) -> _End | None:
     if job.limits.deadline is None:
         return None
-    now = datetime.datetime.now()
-    left_s = deadline_s(job.limits.deadline, now)
-    return _End(now + datetime.timedelta(seconds=left_s), time.monotonic() + left_s)
+    began = attempt or Attempt()
+    left_s = deadline_s(job.limits.deadline, began.moment)
+    return _End(began.moment + datetime.timedelta(seconds=left_s), began.monotonic_s + left_s)
 
 
 def _sole_fault(error: BaseException) -> BatchflexError | None:
@@ -197,11 +221,12 @@ class _Conduct:
         self._plan = plan
         self._folder = folder
         self._prepared = prepared
-        self._observer = observer
         self._started = time.time()
-        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._started))}-{secrets.token_hex(3)}"
-        self._tally = Tally(run_id, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
+        of = run_id(self._started)
+        self._tally = Tally(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
         self._tally.plan = plan.identity()
+        self._observer = observer
+        self._teller = Teller(observer, job.job.name, of)
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned
         self._scope = anyio.CancelScope()
@@ -211,8 +236,9 @@ class _Conduct:
         self._end = end
 
     async def conduct(self, heed_signals: bool) -> Run:
+        self._tell_of_start()
         for note in self._prepared.notes:
-            self._observer.note(note)
+            self._teller.note(note)
         async with anyio.create_task_group() as beside:
             if heed_signals:
                 beside.start_soon(self._heed_signals)
@@ -231,13 +257,28 @@ class _Conduct:
                 fault = _sole_fault(error)
                 if fault is not None:
                     self._tally.refused_with = fault.exit_code
-                self._stop("error", str(fault or f"{type(error).__name__}: {error}"))
+                unquoted = type(error).__name__ if fault is None else None
+                self._stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
                 self._conclude()
                 raise
             await self._finish()
             beside.cancel_scope.cancel()
         self._observer.tick(self._tally)
-        return Run(self._folder.path, self._conclude())
+        state = self._conclude()
+        return Run(self._folder.path, state, state | self._tally.unquoted())
+
+    def _tell_of_start(self) -> None:
+        tally = self._tally
+        facts = {
+            "planned": tally.planned,
+            "done": tally.done,
+            "endpoints": [endpoint.base_url or "local" for endpoint in self._endpoints],
+            "models": self._job.models,
+            "out": tally.out,
+            "version": __version__,
+            "pid": os.getpid(),
+        }
+        self._teller.tell(Event("started", f"started; output in {tally.out}", facts=facts, shown=False))
 
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits
@@ -247,10 +288,10 @@ class _Conduct:
         if short := watch.short():
             return self._stop("disk", short)
         if doubt := self._doubt(watch):
-            self._observer.note(doubt)
+            self._teller.note(doubt, "warning")
         lanes, slots, fewer = lanes_of(job, self._endpoints)
         if fewer is not None:
-            self._observer.note(fewer)
+            self._teller.note(fewer, "warning")
         keeper = Keeper(
             self._folder,
             self._prepared.segment,
@@ -262,7 +303,7 @@ class _Conduct:
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
             until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
-            self._observer.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
+            self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
             budget = Budget(limits, job.prices, due)
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
@@ -272,7 +313,7 @@ class _Conduct:
                     accounts = Accounts(budget, tally)
                     prober = Prober(gate, budget, accounts, tally)
                     known = Ways(
-                        ways, gate, prober, tally, self._stop, self._observer.note,
+                        ways, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
@@ -280,7 +321,7 @@ class _Conduct:
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        reask.policy(job.answer),
+                        self._teller.tell, reask.policy(job.answer),
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
@@ -341,11 +382,19 @@ class _Conduct:
                         gate.pause(lane, HOURS)
                     else:
                         gate.resume(lane, HOURS)
-                if paused:
-                    self._observer.note(f"it is not within limits.active_hours ({hours}): nothing is sent until then")
+                self._tell_of_hours(hours, paused=paused)
             task_status.started()
             task_status = TASK_STATUS_IGNORED
             await anyio.sleep(min(change_s, _HOURS_EVERY_S))
+
+    def _tell_of_hours(self, hours: str, *, paused: bool) -> None:
+        facts = {"reason": HOURS}
+        if paused:
+            words = f"it is not within limits.active_hours ({hours}): nothing is sent until then"
+            self._teller.tell(Event("paused", words, facts=facts))
+        else:
+            words = f"it is within limits.active_hours ({hours}) again"
+            self._teller.tell(Event("resumed", words, facts=facts, shown=False))
 
     async def _measure(self, gate: Gate) -> None:
         """Find the word for what bounds the run, and write a line of telemetry now and then."""
@@ -364,7 +413,7 @@ class _Conduct:
                 try:
                     await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
                 except StorageError as error:  # nothing depends on it
-                    self._observer.note(f"no more telemetry: {error}")
+                    self._teller.note(f"no more telemetry: {error}", "warning")
                     due = float("inf")
 
     async def _end_at(self, due: float) -> None:
@@ -379,12 +428,11 @@ class _Conduct:
                 self._stop("disk", short)
                 return
             if doubt := await anyio.to_thread.run_sync(self._doubt, watch):
-                self._observer.note(doubt)
+                self._teller.note(doubt, "warning")
 
     def _doubt(self, watch: room.Watch) -> str | None:
         planned, done = self._tally.planned, self._tally.done
-        doubt = watch.doubt(None if planned is None else planned - done, done)
-        return None if doubt is None else f"warning: {doubt}"
+        return watch.doubt(None if planned is None else planned - done, done)
 
     async def _get_table_ready(self) -> None:
         """Import what makes the table of results while answers are awaited, once the first requests have gone."""
@@ -411,12 +459,14 @@ class _Conduct:
             if self._tally.planned is None:
                 self._tally.planned = counted
 
-    def _stop(self, reason: StopReason, message: str = "") -> None:
-        """Admit nothing more, and let what is in flight finish within the grace."""
+    def _stop(self, reason: StopReason, message: str = "", unquoted: str | None = None) -> None:
+        """Admit nothing more, and let what is in flight finish within the grace. ``unquoted`` is the message without words of a
+        server, if it has any."""
         if self._tally.stopped_by is not None:
             return
         self._tally.stopped_by = reason
         self._tally.message = message or None
+        self._tally.message_unquoted = guarded(message if unquoted is None else unquoted) or None
         self._feed.stop()
         if self._gate is not None:
             self._gate.close()
@@ -426,11 +476,14 @@ class _Conduct:
             grace_s = max(grace_s, self._end.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
-        if reason == "signal" and in_flight:
-            self._observer.note(
+        message, bare = (f"stopping ({reason}): {words}" for words in (message, self._tally.message_unquoted))
+        if is_awaited := reason == "signal" and in_flight > 0:
+            message = bare = (
                 f"stopping: what is in flight ({in_flight:,}) may finish within {self._job.limits.grace_s:g} s; "
                 "interrupt again to end at once"
             )
+        facts = {"stopped_by": reason, "in_flight": in_flight}
+        self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
 
     async def _heed_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -442,29 +495,30 @@ class _Conduct:
                     self._at_once = True
                     lost = self._gate.in_flight if self._gate is not None else 0
                     if lost:
-                        self._tally.message = (
+                        message = (
                             f"{self._tally.message}, twice: {lost:,} in flight were not waited for; they may be charged for, "
                             "and will be asked again"
                         )
+                        self._tally.message = self._tally.message_unquoted = message
                     self._scope.cancel()
 
     async def _report(self) -> None:
         due = time.monotonic() + _TICK_S
-        troubled = False
         while True:
             await anyio.sleep(_TICK_S)
             if self._gate is not None:
                 self._tally.in_flight, self._tally.backing_off = self._gate.in_flight, self._gate.backing_off
             self._observer.tick(self._tally)
-            if self._tally.trouble and not troubled:
-                troubled = True
-                self._observer.note(f"trying again after a failure: {self._tally.trouble}")
             if time.monotonic() >= due:
                 due = time.monotonic() + _STATE_EVERY_S
                 try:
-                    await anyio.to_thread.run_sync(self._folder.write_state, self._tally.state(time.time()))
+                    await anyio.to_thread.run_sync(self._write_state)
                 except StorageError as error:
                     self._stop("disk", str(error))
+
+    def _write_state(self) -> None:
+        self._tally.plan = self._plan.identity()
+        self._folder.write_state(self._tally.state(time.time()))
 
     async def _finish(self) -> None:
         """Make the table. Derived from the parts, so that giving it up loses nothing."""
@@ -479,12 +533,20 @@ class _Conduct:
             self._stop("disk", f"the table of results could not be made: {error}")
 
     def _write_results(self) -> None:
-        prepared = self._prepared
-        if not prepared.complete:
-            since = 0 if prepared.placed else prepared.segment
-            of = self._plan.job
-            variables, fields = of.sweep.variables, declared(of.schemas)
-            results.make(self._folder, variables, self._plan.labels, fields, prepared.done, since, self._settled())
+        prepared, folder, plan = self._prepared, self._folder, self._plan
+        if prepared.complete:
+            return
+        variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
+        results.make(
+            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves
+        )
+        identity = plan.identity()
+        if identity is None or (prepared.moves is None and prepared.segment > 1):
+            folder.standing.unlink(missing_ok=True)
+            return
+        moves = {**(prepared.moves or {}), identity: STAY}
+        now = standing.Now(identity, plan.labels, plan.per_item, moves, plan.job.job.retry_failed)
+        standing.keep(folder, now, prepared.standing, prepared.segment)
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""
@@ -501,5 +563,5 @@ class _Conduct:
             self._folder.write_state(state)
             self._folder.add_history(state)
         except StorageError as error:
-            self._observer.note(str(error))
+            self._teller.note(str(error), "error")
         return state

@@ -87,6 +87,16 @@ class LimitsSection(Section):
     min_free_disk_mb: Annotated[float, Field(ge=0)] | None = None
 
 
+class LogSection(Section):
+    """Where a run of the command line is told of besides the terminal."""
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    format: Literal["text", "json"] | None = None
+    max_mb: Annotated[float, Field(gt=0, le=100_000)] = 10.0
+    keep: Annotated[int, Field(ge=1, le=1000)] = 5
+    prompts: bool = False
+
+
 class PricesSection(Section):
     """US dollars for a million tokens."""
 

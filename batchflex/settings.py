@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .job import Job
 
 # The tables of a job that say how to ask, and nothing of what is asked.
-_HOW = ("limits", "retry", "prices", "endpoint", "answer", "journal")
+_HOW = ("limits", "retry", "prices", "endpoint", "answer", "journal", "notify", "log")
 
 
 def elsewhere(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:

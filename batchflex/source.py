@@ -1,47 +1,96 @@
-"""Input files to blocks of raw rows: JSONL, CSV (each also ``.gz`` and ``.zst``) and Parquet; lazily.
+"""The rows of input files, by the block; lazily.
 
-A block is read, handed on and forgotten: memory does not grow with the input. What a row means is decided in
-:mod:`batchflex.items`.
+A block is read, handed on and forgotten: memory does not grow with the input. How files are read is in
+:mod:`batchflex.readers`; what a row means is decided in :mod:`batchflex.items`.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InputError
 from .model import Row
+from .readers import (
+    DAMAGED,
+    PACKED,
+    Every,
+    Fault,
+    Reading,
+    Rows,
+    csv_header,
+    digest,
+    parquet_rows,
+    parquet_schema,
+    read_csv,
+    read_jsonl,
+    read_parquet,
+    suffix,
+    wanted,
+)
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 _FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet",
     ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
-_PACKED = (".gz", ".zst")
 BLOCK_ROWS = 1_000
-BLOCK_BYTES = 4 << 20
-_TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
 # How long a file system may give the same time to two changes: some keep seconds only.
 FINE_S = 0.05
 _COARSE_S = 3.0
-# What :meth:`Source.signature` tells of each file: path, format, inode, size, times of change.
-Signature = tuple[tuple[str, str, int, int, int, int], ...]
-# What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
-_DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
 
 
-class Fault(NamedTuple):
-    """A row that cannot be read; the text says why."""
+class Seen(NamedTuple):
+    """A file as the system tells of it, without reading it. Times in ns."""
 
-    text: str
+    path: str
+    format: str
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @property
+    def newest(self) -> int:
+        return max(self.modified, self.changed)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether rows can be appended to it without changing what is there."""
+        return self.format != "parquet" and Path(self.path).suffix.lower() not in PACKED
+
+    def has_become(self, now: Seen) -> bool:
+        """Whether it may be the same file still, in which the same rows come first."""
+        return now == self or (self.may_grow and now.inode == self.inode and now.size > self.size)
+
+
+# What :meth:`Source.signature` tells of each file.
+Signature = tuple[Seen, ...]
+
+
+class Known(NamedTuple):
+    """How a file begins, as is known without reading it: so many ``rows`` on so many ``lines``, which take its first ``bytes``.
+
+    ``sha256`` is the digest of these bytes, ``digest`` the same to be gone on with; either may be missing.
+    """
+
+    rows: int
+    lines: int
+    bytes: int
+    sha256: str | None = None
+    digest: _Hash | None = None
+
+
+class Ended(NamedTuple):
+    """A file that was read to its end: how it begins, or rather is, and whether rows can be appended to it."""
+
+    known: Known
+    is_extensible: bool
 
 
 class Block(NamedTuple):
@@ -65,19 +114,12 @@ class Block(NamedTuple):
         return f"{self.file}, row {row}" if self.file else f"row {row}"
 
 
-class _Rows(NamedTuple):
-    """What a reader gives. ``end`` is the position after the last row it has passed, also of those passed over."""
-
-    end: int
-    rows: list[Row | Fault]
-    at: Sequence[int]
-    lines: list[int] | None = None
-
-
 class Source:
     """The rows of one or more files, in the order of the paths given; a folder's and a glob's files by name.
 
-    Files inside the folder ``without`` are left out: a run may write into a folder that it reads.
+    Files inside the folder ``without`` are left out: a run may write into a folder that it reads. So are those last changed
+    before the moment ``since`` (ns since the epoch), ``left_out`` of them. What is ``known`` of the files need not be read where
+    all of its rows are passed over.
 
     :raises InputError: if nothing is there, or the kind of a file cannot be told.
     """
@@ -88,10 +130,13 @@ class Source:
         format: str = "auto",
         frame: Any = None,
         without: Path | None = None,
+        since: int | None = None,
     ) -> None:
         self._frame = frame
+        self.left_out = 0
+        self.files: list[tuple[Path, str]] = []
+        self.known: list[Known | None] = []
         if frame is not None:
-            self.files: list[tuple[Path, str]] = []
             return
         if not paths:
             raise InputError(
@@ -100,7 +145,10 @@ class Source:
         found = _expand([paths] if isinstance(paths, str) else paths)
         if without is not None and without.exists():
             found = [p for p in found if not p.resolve().is_relative_to(without.resolve())]
-        self.files = [(p, _format(p, format)) for p in found]
+        newer = [p for p in found if since is None or _seen(p, "").modified >= since]
+        self.left_out = len(found) - len(newer)
+        self.files = [(p, _format(p, format)) for p in newer]
+        self.known = [None] * len(newer)
 
     def blocks(
         self,
@@ -108,38 +156,57 @@ class Source:
         skip: bytes = b"",
         signed: Signature | None = None,
         on_change: Callable[[Path], None] | None = None,
+        on_end: Callable[[int, Ended], None] | None = None,
     ) -> Iterator[Block]:
         """The rows from the beginning, at most ``max_rows`` a block.
 
         ``skip`` has a byte for each of the first rows of the input. Those where it is not zero are passed over, which
-        costs a fraction of reading them. ``on_change`` is called before a block of a file is given that is not, or no
-        more, as it was ``signed``.
+        costs a fraction of reading them, or nothing. A file that is longer now than it was ``signed`` is read as far as it went
+        then. ``on_change`` is called before a block of a file is given that is not, or no more, as it was ``signed``;
+        ``on_end`` with the number of each file that was read to its end and is as it was, or begins so.
 
         :raises InputError: if a file cannot be opened or is damaged beyond single rows.
         """
         if self._frame is not None:
             for begin in range(0, self._frame.height, max_rows):
-                at = _wanted(begin, min(begin + max_rows, self._frame.height), skip)
+                at = wanted(begin, min(begin + max_rows, self._frame.height), skip)
                 if at:
                     yield Block("", self._frame[at].to_dicts(), at, None)
             return
         first = 0
         for number, (path, kind) in enumerate(self.files):
-            reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}[kind]
-            end = first
+            seen = None if signed is None else signed[number]
 
-            def heed_changes(path: Path = path, kind: str = kind, number: int = number) -> None:
-                if signed is not None and on_change is not None and not _is_still(path, kind, signed[number]):
+            def heed_changes(path: Path = path, kind: str = kind, seen: Seen | None = seen) -> bool:
+                is_still = seen is None or _is_still(path, kind, seen)
+                if not is_still and on_change is not None:
                     on_change(path)
+                return is_still
 
             heed_changes()
+            known = None if seen is None else self.known[number]
+            if skip and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
+                # In place of what was added, what is passed over might have been changed.
+                if on_change is not None:
+                    on_change(path)
+                known = None
+            passes = known is not None and known.rows > 0 and _are_passed(skip, first, first + known.rows)
+            if known is not None and passes and seen is not None and known.bytes == seen.size:
+                first += known.rows
+                continue
+            reading = _reading(path, kind, seen, known if passes else None)
+            begin = end = first + (known.rows if known is not None and passes else 0)
             try:
-                for read in reader(path, max_rows, first, skip):
+                for read in _READERS[kind](reading, max_rows, begin, skip):
                     end = read.end
                     if read.rows:
                         heed_changes()
                         yield Block(path.name, read.rows, read.at, read.lines, first)
-            except _DAMAGED as error:
+                if on_end is not None and heed_changes():
+                    ended = _ended(reading, kind, seen, end - first)
+                    if ended is not None:
+                        on_end(number, ended)
+            except DAMAGED as error:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
             first = end
 
@@ -151,61 +218,142 @@ class Source:
 
         :raises InputError: if a file is gone.
         """
-        if self._frame is not None:
-            return None
+        found = self.seen()
         now = time.time_ns()
-        found = tuple(_signed(path, kind) for path, kind in self.files)
-        for _, _, _, _, modified, changed in found:
-            newest = max(modified, changed)
-            if newest > now - 1e9 * (_COARSE_S if newest % 1_000_000_000 == 0 else FINE_S):
-                return None
-        return found
+        return None if found is None or any(is_young(each, now) for each in found) else found
+
+    def seen(self) -> Signature | None:
+        """As :meth:`signature`, however young the files are.
+
+        :raises InputError: if a file is gone.
+        """
+        return None if self._frame is not None else tuple(_seen(path, kind) for path, kind in self.files)
 
     def columns(self) -> list[str] | None:
         """The columns of a table input, known before its rows are; ``None`` for JSONL, where each line may differ."""
         if self._frame is not None:
             return list(self._frame.columns)
-        known: list[str] = []
+        names: dict[str, None] = {}
+        if not self.files:
+            return None
         for path, kind in self.files:
             if kind == "jsonl":
                 return None
-            names = _parquet_schema(path).names if kind == "parquet" else _csv_header(path)
-            known += [n for n in names if n not in known]
-        return known
+            names |= dict.fromkeys(parquet_schema(path).names if kind == "parquet" else csv_header(path))
+        return list(names)
 
     def arrow_schema(self) -> Any | None:
         """The Arrow schema of a Parquet or frame input, so that carried columns keep their types; else ``None``."""
         if self._frame is not None:
             return self._frame.head(0).to_arrow().schema
         if self.files and all(kind == "parquet" for _, kind in self.files):
-            return _parquet_schema(self.files[0][0])
+            return parquet_schema(self.files[0][0])
         return None
 
-    def count(self) -> int | None:
+    def count(self, signed: Signature | None = None) -> int | None:
         """How many rows there are, where that costs no unpacking and no parsing; else ``None``."""
         if self._frame is not None:
             return int(self._frame.height)
-        if all(kind == "parquet" for _, kind in self.files):
-            return sum(_parquet_rows(path) for path, _ in self.files)
-        if all(kind == "jsonl" and path.suffix.lower() not in _PACKED for path, kind in self.files):
-            return sum(_count_lines(path) for path, _ in self.files)
+        if not all(
+            kind == "parquet" or (kind == "jsonl" and path.suffix.lower() not in PACKED) for path, kind in self.files
+        ):
+            return None
+        return sum(
+            self.rows_of(number, None if signed is None else signed[number]) for number in range(len(self.files))
+        )
+
+    def rows_of(self, number: int, seen: Seen | None = None) -> int:
+        """How many rows a file has; what is not known of it is read, and not kept.
+
+        :raises InputError: if it is damaged.
+        """
+        path, kind = self.files[number]
+        known = self.known[number]
+        if known is not None and seen is not None and known.bytes == seen.size:
+            return known.rows
+        if kind == "parquet":
+            return parquet_rows(path)
+        before = known.rows if known is not None else 0
+        end = before
+        try:
+            for read in _READERS[kind](_reading(path, kind, seen, known, counts=True), BLOCK_ROWS, before, Every()):
+                end = read.end
+        except DAMAGED as error:
+            if isinstance(error, OSError) and error.errno:
+                raise InputError(f"{path} cannot be read: {error.strerror}") from None
+            raise InputError(f"{path} is damaged somewhere after row {end}: {error}") from error
+        return end
+
+
+def is_young(seen: Seen, now: int) -> bool:
+    """Whether a file might be written to again without getting another time. ``now`` is in ns."""
+    return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else FINE_S)
+
+
+_READERS: dict[str, Callable[[Reading, int, int, Any], Iterator[Rows]]] = {
+    "jsonl": read_jsonl, "csv": read_csv, "parquet": read_parquet,
+}  # fmt: skip
+
+
+def _reading(path: Path, kind: str, seen: Seen | None, known: Known | None, *, counts: bool = False) -> Reading:
+    """``counts`` tells that nothing is to be known of the bytes."""
+    is_text = kind != "parquet" and path.suffix.lower() not in PACKED
+    end = seen.size if seen is not None and is_text else None
+    if known is None or not is_text:
+        return Reading(path, end=end, digest=None if counts or end is None else _new_digest())
+    so_far = None if counts or known.digest is None else known.digest.copy()
+    return Reading(path, known.bytes, known.lines, end, so_far)
+
+
+def _new_digest() -> _Hash:
+    import hashlib
+
+    return hashlib.sha256()
+
+
+def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended | None:
+    """What is known of a file from now on; ``None`` if it has changed meanwhile. Reads it once more if its reader has not seen
+    its bytes."""
+    if seen is None:
         return None
+    if reading.end is not None:
+        told = reading.digest.hexdigest() if reading.digest is not None else None
+        return Ended(Known(rows, reading.lines, reading.bytes, told, reading.digest), reading.is_extensible)
+    told = digest(reading.path).hexdigest()
+    return Ended(Known(rows, 0, seen.size, told), False) if _is_still(reading.path, kind, seen) else None
 
 
-def _signed(path: Path, kind: str) -> tuple[str, str, int, int, int, int]:
+def _are_passed(skip: bytes, begin: int, end: int) -> bool:
+    return end <= len(skip) and skip.find(b"\0", begin, end) < 0
+
+
+def _begins_so(path: Path, known: Known | None) -> bool:
+    """Whether a file begins as is known of it, which is read for that."""
+    try:
+        return known is not None and known.sha256 is not None and digest(path, known.bytes).hexdigest() == known.sha256
+    except OSError:
+        return False
+
+
+def _seen(path: Path, kind: str) -> Seen:
     try:
         stat = path.stat()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    return str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    return Seen(str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def _is_still(path: Path, kind: str, signed: tuple[str, str, int, int, int, int]) -> bool:
-    """Whether a file is as it was; one that is gone is not, though what is open can be read to its end."""
+def _seen_now(path: Path, kind: str) -> Seen | None:
     try:
-        return _signed(path, kind) == signed
+        return _seen(path, kind)
     except InputError:
-        return False
+        return None
+
+
+def _is_still(path: Path, kind: str, seen: Seen) -> bool:
+    """Whether a file is as it was, or longer; one that is gone is not, though what is open can be read to its end."""
+    now = _seen_now(path, kind)
+    return now is not None and seen.has_become(now)
 
 
 def _expand(patterns: list[str]) -> list[Path]:
@@ -242,7 +390,7 @@ def _expanded_user(pattern: str) -> Path:
 
 
 def _is_input(path: Path, folder: Path) -> bool:
-    return not _is_hidden(path, folder) and _suffix(path) in _FORMATS and path.is_file()
+    return not _is_hidden(path, folder) and suffix(path) in _FORMATS and path.is_file()
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -260,220 +408,11 @@ def _glob(pattern: Path) -> Iterator[Path]:
             yield path
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix.lower() if path.suffix.lower() in _PACKED else path.suffix.lower()
-
-
 def _format(path: Path, given: str) -> str:
-    kind = given if given != "auto" else _FORMATS.get(_suffix(path))
+    kind = given if given != "auto" else _FORMATS.get(suffix(path))
     if kind is None:
         raise InputError(
             f"what {path} holds cannot be told from its name: name it .jsonl, .parquet or .csv (.gz and .zst may follow), "
             "or set input.format"
         )
     return kind
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix.lower() == ".zst":
-        import pyarrow
-
-        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"), 1 << 18)
-    return path.open("rb", buffering=1 << 18)
-
-
-_decode = msgspec.json.Decoder().decode
-
-
-def _wanted(begin: int, end: int, skip: bytes) -> Sequence[int]:
-    """The positions from ``begin`` to ``end`` that are not to be passed over."""
-    known = min(end, len(skip))
-    if known <= begin or skip.count(b"\0", begin, known) == known - begin:
-        return range(begin, end)
-    return [at for at in range(begin, end) if at >= known or not skip[at]]
-
-
-def _read_jsonl(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator[_Rows]:
-    known = len(skip)
-    rows: list[Row | Fault] = []
-    at: list[int] = []
-    lines: list[int] = []
-    size = 0
-    with _open(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line or line.isspace():
-                continue
-            if position >= known or not skip[position]:
-                rows.append(_parse(line))
-                at.append(position)
-                lines.append(number)
-                size += len(line)
-            position += 1
-            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % _TOLD_ROWS == 0:
-                yield _Rows(position, rows, at, lines)
-                rows, at, lines, size = [], [], [], 0
-    yield _Rows(position, rows, at, lines)
-
-
-def _parse(line: bytes) -> Row | Fault:
-    try:
-        row = _decode(line)
-    except UnicodeDecodeError:
-        return Fault("not valid UTF-8: save the file as UTF-8")
-    except (msgspec.DecodeError, RecursionError) as error:
-        return Fault(f"not valid JSON: {error}")
-    if not isinstance(row, dict):
-        return Fault(f"each line must be a JSON object; found {line.strip()[:40].decode('utf-8', 'replace')!r}")
-    return row
-
-
-def _csv_cells(path: Path) -> tuple[io.TextIOWrapper, Any]:
-    # The csv module's own limit is 128 KB a cell, for the whole process.
-    csv.field_size_limit(1 << 30)
-    text = io.TextIOWrapper(_open(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
-    return text, csv.reader(text, delimiter="\t" if _suffix(path) == ".tsv" else ",", strict=True)
-
-
-def _csv_header(path: Path) -> list[str]:
-    try:
-        text, reader = _csv_cells(path)
-        with text:
-            header: list[str] | None = next(reader, None)
-    except _DAMAGED as error:
-        raise InputError(f"{path}: the header cannot be read: {error}") from None
-    if not header:
-        raise InputError(f"{path} has no header: the first line of a CSV file names its columns")
-    if not _is_utf8(header):
-        raise InputError(f"{path} is not UTF-8: save it as UTF-8")
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise InputError(f"{path}: two columns have the same name, {twice!r}")
-    return header
-
-
-def _is_utf8(cells: list[str]) -> bool:
-    """Bytes that were no UTF-8 are kept as surrogates, which cannot be encoded."""
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _read_csv(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator[_Rows]:
-    header = _csv_header(path)
-    text, reader = _csv_cells(path)
-    with text:
-        rows: list[Row | Fault] = []
-        at: list[int] = []
-        lines: list[int] = []
-        size = 0
-        next(reader)
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise InputError(f"{path}, line {line}: {error}") from None
-            if cells is None:
-                break
-            if not cells:
-                continue
-            position += 1
-            if position <= len(skip) and skip[position - 1]:
-                if position % _TOLD_ROWS == 0:
-                    yield _Rows(position, [], [])
-                continue
-            if len(cells) != len(header):
-                rows.append(Fault(f"has {len(cells)} cells, the header {len(header)}"))
-            elif not _is_utf8(cells):
-                rows.append(Fault("not valid UTF-8: save the file as UTF-8"))
-            else:
-                rows.append(dict(zip(header, cells, strict=True)))
-            at.append(position - 1)
-            lines.append(line)
-            size += sum(map(len, cells))
-            if len(rows) >= max_rows or size >= BLOCK_BYTES:
-                yield _Rows(position, rows, at, lines)
-                rows, at, lines, size = [], [], [], 0
-        yield _Rows(position, rows, at, lines)
-
-
-def _parquet_schema(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_schema(path)
-    except _DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
-
-
-def _parquet_rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    try:
-        rows = int(pq.read_metadata(path).num_rows)
-    except _DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
-    return rows
-
-
-def _read_parquet(path: Path, max_rows: int, position: int, skip: bytes) -> Iterator[_Rows]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        schema = pa.schema([field.with_type(without_ns(field.type)) for field in file.schema_arrow])
-        rows_of_block = min(max_rows, _rows_of_block(file.metadata))
-        for groups, end in _row_groups(file.metadata, position, skip):
-            for batch in file.iter_batches(batch_size=rows_of_block, row_groups=groups) if groups else ():
-                at = _wanted(position, position + len(batch), skip)
-                begin, position = position, position + len(batch)
-                rows = (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist()
-                yield _Rows(position, rows if len(at) == len(rows) else [rows[row - begin] for row in at], at)
-            position = end
-    yield _Rows(position, [], [])
-
-
-def _row_groups(metadata: Any, position: int, skip: bytes) -> Iterator[tuple[list[int], int]]:
-    """Row groups that are to be read together, none where all rows are passed over, and the position after them."""
-    wanted: list[int] = []
-    for number in range(metadata.num_row_groups):
-        end = position + int(metadata.row_group(number).num_rows)
-        if end <= len(skip) and skip.find(b"\0", position, end) < 0:
-            if wanted:
-                yield wanted, position
-            wanted = []
-            yield [], end
-        else:
-            wanted.append(number)
-        position = end
-    yield wanted, position
-
-
-def without_ns(kind: Any) -> Any:
-    """Python's times end at microseconds."""
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
-    if pa.types.is_duration(kind) and kind.unit == "ns":
-        return pa.duration("us")
-    return pa.time64("us") if kind == pa.time64("ns") else kind
-
-
-def _rows_of_block(metadata: Any) -> int:
-    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    return max(1, BLOCK_BYTES * int(metadata.num_rows) // max(1, int(size)))
-
-
-def _count_lines(path: Path) -> int:
-    try:
-        with path.open("rb", buffering=1 << 18) as stream:
-            return sum(not line.isspace() for line in stream)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from typing import Annotated
@@ -57,6 +58,35 @@ Deadline = Annotated[
     str | float,
     AfterValidator(_check_deadline),
     wanted("a duration such as '30s', '15m', '2h' or '1h30m', or a time of day such as '06:30'"),
+]
+
+
+def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
+    """A moment gone by: so long before ``now`` (a duration), or a date or a time in ISO 8601, in ``now``'s time zone if it names
+    none, in the machine's if ``now`` has none.
+
+    :raises ValueError: if it is neither.
+    """
+    try:
+        found = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return now - datetime.timedelta(seconds=parse_duration(value))
+    return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
+
+
+def _check_since(value: str) -> str:
+    if value != "last":
+        with contextlib.suppress(ValueError):
+            datetime.datetime.fromisoformat(value)
+            return value
+        parse_duration(value)
+    return value
+
+
+Since = Annotated[
+    str,
+    AfterValidator(_check_since),
+    wanted("a duration such as '24h', a date or a time such as '2026-01-31' or '2026-01-31T02:00', or 'last'"),
 ]
 
 

@@ -38,7 +38,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "started_at": _MOMENT, "finished_at": _MOMENT, "http_status": pa.int32(),
     "error_type": _TEXT, "error_code": _TEXT, "error_message": _TEXT, "endpoint": _TEXT, "run_id": _TEXT,
     "response": _TEXT, "reasks": pa.int32(), "reask_prompt_tokens": _COUNT, "reask_completion_tokens": _COUNT,
-    "reask_cost": _SECONDS, "retried_with": _TEXT,
+    "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
 }  # fmt: skip
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
@@ -272,7 +272,10 @@ def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     return footer.metadata or {}, int(footer.num_rows)
 
 
-def are_of(folder: Path, plan: str) -> bool:
-    """Whether the row numbers of all parts are those of this plan."""
-    footers = (footer(folder, number) for number in part_numbers(folder))
-    return all(told == plan for found in footers for told, rows in found.plans if rows)
+def plans(folder: Path) -> dict[int, list[tuple[str | None, int]]]:
+    """For each part by its number the plans that its row numbers are those of, as far as they are known, and how many rows in
+    turn are of each.
+
+    :raises FolderError: if a part is damaged.
+    """
+    return {number: footer(folder, number).plans for number in part_numbers(folder)}

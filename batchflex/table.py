@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,8 @@ from .folder import replaced, storing
 from .keyindex import SortedKeys, raw
 from .model import Outcome
 from .numbering import Reading
+from .places import Moves, placed
+from .places import moves as moves_between
 from .store import COLUMNS
 
 _WINDOW_ROWS = 4_000
@@ -132,18 +135,23 @@ def assemble(
     since: int = 0,
     pending: Sequence[Outcome] = (),
     declared: Mapping[str, list[str]] | None = None,
+    moves: Mapping[str, Moves] | None = None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
     ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
     numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
-    themselves. Without it all belong to the job, and of several outcomes for one slot the last counts. ``pending`` are
-    outcomes not sealed yet, ``declared`` the fields of structured answers that have a column in any case. Memory is bounded
-    by some 80 MB, 12 bytes a row (without a plan 60), twice that while they are sorted, and twice the largest row group.
+    themselves. In place of it, ``moves`` says for each plan that the earlier parts name where its rows are now. Without both all
+    belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
+    the fields of structured answers that have a column in any case. Memory is bounded by some 80 MB, 12 bytes a row (without a
+    plan 60), twice that while they are sorted, and twice the largest row group.
     """
     tables = _Parts(folder, pending)
-    places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
-    foreign = tables.points.difference(labels) if planned is None else ()
+    if moves is not None:
+        places = _of_moves(tables, labels, moves, since)
+    else:
+        places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
+    foreign = tables.points.difference(labels) if planned is None and moves is None else ()
     shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
 
     def batches() -> Iterator[pa.Table]:
@@ -320,6 +328,7 @@ class _Places:
         return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
 
 
+_NOWHERE = moves_between([], [])
 # A plan that none of the earlier answers belong to.
 NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
 _PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
@@ -347,6 +356,19 @@ def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since:
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
             frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
         heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))  # a third of the size
+    return _Places(heads)
+
+
+def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], since: int) -> _Places:
+    heads = []
+    for number, head in parts.heads(lambda number: ["row", "sample", "point"]):
+        frame = pointed(head, labels)
+        if number < since:
+            stretches = [(n, moves.get(plan or "", _NOWHERE)) for plan, n in parts.footers[number].plans]
+            row = frame["row"].to_numpy()
+            here = [(by or _NOWHERE).moved(row[at : at + n]) for at, n, by in placed(stretches, len(row))]
+            frame = frame.with_columns(pl.Series("row", np.concatenate(here))).filter(pl.col("row") >= 0)
+        heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))
     return _Places(heads)
 
 

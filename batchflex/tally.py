@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from . import __version__
 from .errors import StopReason
+from .events import ident, unquoted
 from .model import STATUSES, Outcome, Status, Usage
 
 
@@ -32,10 +33,10 @@ class Tally:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
-    ``planned`` is ``None`` until it is known. ``trouble`` is the first failure that is tried again,
-    ``unstored`` the answers that came and could not be written, ``binding`` the word for what bounds the run now,
-    ``given_up`` a sentence for each endpoint that is not used any more while others are. In a retry (``again``) ``outstanding``
-    rows have an old answer and none of this run; ``stayed`` are those that could not be asked and keep it.
+    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``binding`` the
+    word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not used any more while others are. In a
+    retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
+    and keep it.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Tally:
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
         self.message: str | None = None
+        self.message_unquoted: str | None = None
         self.first_failure: str | None = None
-        self.trouble: str | None = None
+        self._first_unquoted: str | None = None
         self.unstored = 0
         self.refused_with: int | None = None
         self.binding: str | None = None
         self.given_up: list[str] = []
+        self.given_up_unquoted: list[str] = []
 
     @property
     def done(self) -> int:
@@ -95,12 +98,10 @@ class Tally:
             return 3
         return 1 if self.rows["failed"] or self.rows["invalid"] or self.stayed else 0
 
-    def _said(self) -> str | None:
+    def _said(self, message: str | None) -> str | None:
         if not self.unstored:
-            return self.message
-        return (
-            f"{self.message}. Answers that came and could not be stored, and will be asked for again: {self.unstored}"
-        )
+            return message
+        return f"{message}. Answers that came and could not be stored, and will be asked for again: {self.unstored}"
 
     def add(self, outcome: Outcome, stood: Status | None = None, *, stays: bool = False) -> None:
         """A final outcome, in place of one that ``stood`` there, unless that ``stays``."""
@@ -111,6 +112,7 @@ class Tally:
             self.rows[outcome.status] += 1
         if outcome.status in ("failed", "invalid") and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
+            self._first_unquoted = f"{outcome.id}: {unquoted(outcome)}{ident(outcome.request_id)}"
 
     def _drop(self, stood: Status | None) -> None:
         if stood is not None:
@@ -142,7 +144,7 @@ class Tally:
             "job": self.job,
             "status": status,
             "stopped_by": self.stopped_by,
-            "message": self._said(),
+            "message": self._said(self.message),
             "first_failure": self.first_failure,
             "exit_code": self.exit_code if ended else None,
             "started_at": timestamp(self.started_at),
@@ -169,6 +171,14 @@ class Tally:
             "out": self.out,
             "version": __version__,
             "pid": os.getpid(),
+        }
+
+    def unquoted(self) -> dict[str, Any]:
+        """Those fields of :meth:`state` that may have words of a server or of a row, without them."""
+        return {
+            "message": self._said(self.message_unquoted),
+            "first_failure": self._first_unquoted,
+            "given_up": list(self.given_up_unquoted),
         }
 
     def _retried(self) -> dict[str, Any] | None:

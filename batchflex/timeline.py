@@ -54,7 +54,9 @@ class PastRun(msgspec.Struct, frozen=True):
     status: str = ""
     stopped_by: str | None = None
     started_at: str | None = None
+    updated_at: str | None = None
     finished_at: str | None = None
+    done: int | None = None
     requests_sent: int = 0
     retries: int = 0
     rate_limited: int = 0
@@ -123,5 +125,5 @@ def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], lis
 
 
 def past_runs(raw: Iterable[bytes], most: int) -> list[PastRun]:
-    """The last runs, oldest first."""
-    return list(lines(raw, PastRun))[-most:]
+    """The last runs, oldest first, without those that never began: that found another at work, or were refused."""
+    return [run for run in lines(raw, PastRun) if run.done is not None][-most:]

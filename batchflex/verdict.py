@@ -53,9 +53,9 @@ def statuses(digest: Digest) -> str:
 def took(digest: Digest) -> float | None:
     """Seconds of all runs that ended, and of the last."""
     spans = {
-        run.run_id: seconds_between(run.started_at, run.finished_at)
+        run.run_id: seconds_between(run.started_at, ended)
         for run in digest.runs
-        if run.started_at and run.finished_at
+        if run.started_at and (ended := run.finished_at or run.updated_at)
     }
     state = digest.state
     if state.get("started_at") and state.get("run_id") not in spans:

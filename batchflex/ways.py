@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from . import classify
 from .errors import AttemptError, RateLimited, RunFault, StopReason, Transient
+from .events import Event, Tell
 from .gate import Gate, Lane
 from .model import Request
 from .probing import HOURS, NotSent, Prober, Way
@@ -18,12 +19,14 @@ from .tally import Tally
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
+_BLAMELESS = ". No row was marked failed for it"
 
 
 class Ways:
     """All of them. What one endpoint cannot do another may: the run stops when the last one is given up.
 
-    ``wait_for_credit`` is ``on_no_credit = "wait"``. ``note`` is told what whoever watches should know.
+    ``wait_for_credit`` is ``on_no_credit = "wait"``. ``tell`` is told what whoever watches should know. ``stop`` takes a
+    reason, a sentence, and the sentence without words of a server.
     """
 
     def __init__(
@@ -32,8 +35,8 @@ class Ways:
         gate: Gate,
         prober: Prober,
         tally: Tally,
-        stop: Callable[[StopReason, str], None],
-        note: Callable[[str], None],
+        stop: Callable[[StopReason, str, str], None],
+        tell: Tell,
         *,
         wait_for_credit: bool = False,
     ) -> None:
@@ -42,7 +45,7 @@ class Ways:
         self._prober = prober
         self._tally = tally
         self._stop = stop
-        self._note = note
+        self._tell = tell
         self._wait_for_credit = wait_for_credit
         self._answered: Request | None = None
 
@@ -106,11 +109,14 @@ class Ways:
         if fault.reason == "credit" and self._wait_for_credit:
             if _CREDIT not in way.lane.pauses and not way.lane.closed:
                 self._gate.pause(way.lane, _CREDIT)
-                self._note(f"{self._name(way)}: the credit is spent; waiting for a top-up")
+                words = f"{self._name(way)}: the credit is spent; waiting for a top-up"
+                self._tell(Event("paused", words, level="warning", facts=self._facts(way, _CREDIT, fault)))
                 self._tasks.start_soon(self._await_credit, way, request)
             return classify.deferred(fault)
-        words = classify.advice(fault, with_key=way.client.has_key)
-        if self._given_up(way, fault.reason, f"{self._at(way)}{words}. No row was marked failed for it", words):
+        words, bare = (
+            classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
+        )
+        if self._given_up(way, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
@@ -140,8 +146,11 @@ class Ways:
                     self._gate.prove(way.lane)
                     return True
                 elif self._answered is None:
-                    words = f"the endpoint does not answer: {fault.message} (after {tried} attempts at one row)"
-                    self._given_up(way, "endpoint", words, words)
+                    words, bare = (
+                        f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
+                        for why in _whys(fault)
+                    )
+                    self._given_up(way, fault, "endpoint", words, bare, end="")
                 elif not way.outage.on:
                     way.outage.begin(time.monotonic())
                     self._begin_outage(way, fault, request)
@@ -158,7 +167,8 @@ class Ways:
 
     def _begin_outage(self, way: Way, fault: Transient, like: Request) -> None:
         self._gate.pause(way.lane, _OUTAGE)
-        self._note(f"{self._name(way)} does not answer ({fault.message}); waiting for it")
+        words, bare = (f"{self._name(way)} does not answer ({why}); waiting for it" for why in _whys(fault))
+        self._tell(Event("paused", words, bare, "warning", self._facts(way, _OUTAGE, fault)))
         self._tasks.start_soon(self._await_recovery, way, like)
 
     async def _await_recovery(self, way: Way, like: Request) -> None:
@@ -174,19 +184,23 @@ class Ways:
                     fault = await self._prober.ask(way, self._answered or like)
                 except NotSent:
                     return
-            lasted = f"{way.outage.lasted_s(time.monotonic()):,.0f} s"
+            lasted_s = way.outage.lasted_s(time.monotonic())
+            lasted = f"{lasted_s:,.0f} s"
             if not _means_down(fault):
                 way.outage.over()
                 self._heed_doubt(way)
-                self._note(f"{self._name(way)} answers again, after {lasted}")
+                facts = {**self._facts(way, _OUTAGE), "lasted_s": round(lasted_s, 1)}
+                self._tell(Event("resumed", f"{self._name(way)} answers again, after {lasted}", facts=facts))
                 if isinstance(fault, RunFault):
                     self.refuses(way, fault, like)
                 self._on_return(way)
                 self._gate.resume(way.lane, _OUTAGE)
                 return
             if way.outage.too_long(time.monotonic()):
-                words = f"the endpoint has not answered for {lasted} (limits.max_outage): {fault.message}"
-                self._given_up(way, "endpoint", f"{self._at(way)}{words}. No row was marked failed for it", words)
+                words, bare = (
+                    f"the endpoint has not answered for {lasted} (limits.max_outage): {why}" for why in _whys(fault)
+                )
+                self._given_up(way, fault, "endpoint", words, bare)
                 return
 
     async def _await_credit(self, way: Way, request: Request) -> None:
@@ -209,21 +223,29 @@ class Ways:
                 self.refuses(way, fault, request)
                 return
             elif not isinstance(fault, RunFault | RateLimited):
-                self._note(f"{self._name(way)}: there is credit again")
+                words = f"{self._name(way)}: there is credit again"
+                self._tell(Event("resumed", words, facts=self._facts(way, _CREDIT)))
                 self._gate.resume(way.lane, _CREDIT)
                 return
 
-    def _given_up(self, way: Way, reason: StopReason, message: str, brief: str) -> bool:
-        """Use this endpoint no more. True: it was the last, and the run stops."""
+    def _given_up(
+        self, way: Way, fault: AttemptError, reason: StopReason, words: str, bare: str, end: str = _BLAMELESS
+    ) -> bool:
+        """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:
             return self._gate.closed
         if self._gate.close_lane(way.lane):
-            words = f"{self._name(way)} is not used any more: {brief}"
+            words, bare = (f"{self._name(way)} is not used any more: {brief}" for brief in (words, bare))
             self._tally.given_up.append(words)
-            self._note(words)
+            self._tally.given_up_unquoted.append(bare)
+            self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
             return False
-        self._stop(reason, message)
+        at = self._at(way) if end else ""
+        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
         return True
+
+    def _facts(self, way: Way, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
+        return {"endpoint": self._name(way), "reason": reason, **({} if fault is None else classify.facts(fault))}
 
     def _name(self, way: Way) -> str:
         return way.endpoint.name
@@ -231,6 +253,11 @@ class Ways:
     def _at(self, way: Way) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
         return f"{self._name(way)}: " if len(self._ways) > 1 else ""
+
+
+def _whys(fault: AttemptError) -> tuple[str, str]:
+    """What went wrong: with the server's words, and without."""
+    return fault.message, classify.unquoted(fault)
 
 
 def _means_down(fault: AttemptError | None) -> TypeGuard[Transient]:

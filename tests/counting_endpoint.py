@@ -80,7 +80,9 @@ class Knobs:
     reasoning: str | None = None  # message.reasoning_content
     tool_calls: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # {"id", "name", "arguments": "…"} each
     usage: str = "with_last"  # "with_last" chunk of a stream, "after" it in a chunk without choices, or "none" at all
+    request_ids: str | None = None  # the header that names each answer's request "req-SEQ", such as "x-request-id"
     header_bytes: int = 0  # so large a header comes with each answer
+    echo: bool = False  # every refusal of ours repeats the Authorization header and the whole body
     key: str | None = None  # refuse any other key with 401
     # which requests fail
     script: list[str] = dataclasses.field(default_factory=list)  # for the first requests to arrive, whatever they are
@@ -626,7 +628,7 @@ class Connection(asyncio.Protocol):
         self.request = request = self.counter.arrived(raw, body, authorization, self.number)
         self.record = request.record
         if request.reply is None:
-            self.steps = self.refused(authorization)
+            self.steps = self.refused(authorization, raw)
         else:
             self.steps = self.streamed(request.reply) if body.get("stream") else self.unstreamed(request.reply)
         if request.at_once:
@@ -648,6 +650,8 @@ class Connection(asyncio.Protocol):
     def head(self, status: int, kind: str, length: str, outcome: str) -> bytes:
         first = f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}\r\ncontent-type: {kind}\r\n"
         tokens = 0 if self.request is None else self.request.tokens
+        if self.knobs.request_ids is not None and self.record is not None:
+            first += f"{self.knobs.request_ids}: req-{self.record['seq']}\r\n"
         return f"{first}{self.counter.headers(outcome, tokens)}{length}\r\n\r\n".encode()
 
     def say(self, status: int, said: Any) -> None:
@@ -655,12 +659,15 @@ class Connection(asyncio.Protocol):
         if self.buffer:
             self.next()
 
-    def refused(self, authorization: str | None) -> Iterator[Step]:
+    def refused(self, authorization: str | None, raw: bytes) -> Iterator[Step]:
         assert self.record is not None
         outcome = self.record["outcome"]
         status, said = REFUSALS[outcome]
         if outcome == "echo_key_error":
             said = _error(400, f"bad key: {authorization}", "invalid_request_error")[1]
+        if self.knobs.echo and isinstance(said, dict) and "error" in said:
+            message = f"{said['error']['message']}; you sent {authorization} and {raw.decode()}"
+            said = {"error": {**said["error"], "message": message}}
         self.record["status"] = status
         yield self.whole(status, said, outcome)
 

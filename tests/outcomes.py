@@ -87,6 +87,7 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
         error_code=_TEXT,
         error_message=_TEXT,
         response=_TEXT,
+        request_id=_TEXT,
     )
 
 

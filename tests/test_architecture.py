@@ -18,38 +18,50 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "spans", "sections", "scorespec", "models", "structured",
+    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "paths", "dated", "keychecks", "environment",
+    "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
-    "source", "template", "items", "prefixes", "plan",
-    "ratelimit", "metrics",
+    "readers", "source", "template", "items", "prefixes", "places", "plan",
+    "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
-    "superseded", "merge", "table", "unfit", "resume", "feed", "keep", "tally",
+    "superseded", "merge", "table", "unfit", "resume",
+    "standing", "inputs", "retention", "since",
+    "feed", "keep", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "compact", "choosing", "settings", "again", "api",
-    "reparse", "export", "checking", "render", "scoretext", "progress", "forecast",
+    "judging", "evaluation", "assembly", "compact", "choosing", "settings", "again",
+    "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
+    "reparse", "export", "checking", "render", "scoretext",
+    "throttle", "loglines", "logs", "progress", "rotation", "logbook", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
+    "cron", "zones", "nexttimes", "launch", "crontab", "systemd", "kubernetes", "schedule",
     "local_server", "options", "cli",
 ]  # fmt: skip
 
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
-    "cli", "progress", "render", "scoretext", "forecast", "checking", "export", "local_server", "options",
+    "throttle", "loglines", "logs", "rotation", "logbook",
+    "cli", "progress", "render", "scoretext", "forecast", "turn", "history", "historytext", "checking", "export",
+    "local_server", "options",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
+    "cron", "zones", "nexttimes", "launch", "crontab", "systemd", "kubernetes", "schedule",
 }  # fmt: skip
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "model", "models", "params", "spans", "schemachecks", "sweep", "sweepchecks", "jobchanges", "prefixes", "plan", "template",
-    "ratelimit", "metrics",
+    "events", "throttle", "loglines",
+    "model", "models", "params", "paths", "dated", "keychecks", "spans", "schemachecks",
+    "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
+    "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "stats", "reading", "spending", "ledger", "summary", "pairing",
+    "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "timeline", "verdict", "canvas", "charts", "speed", "chapters",
+    "cron", "nexttimes", "launch", "crontab", "systemd", "kubernetes",
 ]  # fmt: skip
 
 
@@ -117,13 +129,18 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
         assert f".{other}" not in {name for name, _ in imported(one)}
 
 
-def test_only_the_client_and_its_transport_know_httpx() -> None:
-    assert users_of("httpx") == {"client", "transport", "http1"}
+def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
+    """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
+    assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
     assert users_of("httpx_sse") <= {"client"}
 
 
 def test_only_the_connections_know_their_parser() -> None:
     assert users_of("httptools", "aiohappyeyeballs") == {"http1"}
+
+
+def test_only_the_metrics_file_knows_prometheus() -> None:
+    assert users_of("prometheus_client") == {"metricsfile"}
 
 
 def test_only_the_terminal_has_tqdm() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from batchflex import store, table
 from batchflex.model import Outcome
-from batchflex.source import without_ns
+from batchflex.readers import without_ns
 from tests.outcomes import assembled, outcome
 
 

@@ -33,9 +33,9 @@ from tests.counting_endpoint import CountingEndpoint, body_hash
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
 latency_s, ttft_s, attempts, started_at, finished_at, http_status, error_type, error_code, error_message, endpoint, run_id,
-response, reasks, reask_prompt_tokens, reask_completion_tokens, reask_cost, retried_with""".replace("\n", " ").split(
-    ", "
-)
+response, reasks, reask_prompt_tokens, reask_completion_tokens, reask_cost, retried_with, request_id""".replace(
+    "\n", " "
+).split(", ")
 
 
 # -------------------------------------------------------------------------------------- the real command, from outside
@@ -231,7 +231,9 @@ def test_quiet_says_nothing_but_what_went_wrong(endpoint: CountingEndpoint, asks
 def test_without_a_terminal_progress_is_plain_timed_lines(asks: list[object], tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 5)
     run = batchflex("run", rows, *asks, "--out", tmp_path / "out")
-    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* asking http", run.err)
+    first, second = run.err.splitlines()[:2]
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* info rows \S+ started; output in ", first)
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* info rows \S+ asking http", second)
     assert "\r" not in run.err and "\x1b" not in run.err
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -21,6 +22,8 @@ from batchflex.errors import FolderError, StorageError
 from batchflex.folder import Folder
 from batchflex.merge import Size
 from batchflex.model import Outcome
+from batchflex.places import STAY, Moves
+from batchflex.prepare import placed_parts
 from batchflex.resume import Done
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome, request, run_python
@@ -36,6 +39,7 @@ SCHEMAS = [
     pa.schema([("a", pa.int16()), ("b", pa.date32())]),
     pa.schema([("a", pa.float32()), ("c", pa.list_(pa.int8()))]),
 ]
+MOVES = {"A": STAY, "B": Moves(np.array([0, 5]), np.array([3, 9]), np.array([100, 200]))}  # where rows of plans are now
 ANSWERS = ['{"label":"a"}', '{"label":1,"more":[1]}', "[1]", '{"x":null}']
 
 
@@ -73,6 +77,9 @@ def seen(folder: Folder) -> dict[str, Any]:
         done = Done(folder.parts, retries, max_reasks=reasks)
         asked.append([(r.key, r.before) for r in done.sort_out(requests)])
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
+    placed = Done(folder.parts, 1, ["{}"], moves=placed_parts(folder, MOVES))
+    asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
+    asked.append([part.rows() for part in placed.keys_of(placed.finished(1))[:1]])
     return {"stamp": store.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
 
 
@@ -104,7 +111,10 @@ def compacted(folder: Folder, before: datetime.datetime | None = None) -> dict[s
 def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = make(tmp_path_factory.mktemp("out"), seed)
     before, rows, last = seen(folder), rows_of(folder), store.part_numbers(folder.parts)[-1]
+    moved: dict[str, Any] = {"planned": table.NO_PLAN, "since": 99, "moves": MOVES}
+    placed = assembled(folder.parts, **moved)
     done = compacted(folder)
+    assert assembled(folder.parts, **moved).equals(placed)
     check_same(folder, before)
     assert rows_of(folder) == rows
     assert [int(n) for n in store.part_numbers(folder.parts)] == [last]

@@ -6,12 +6,13 @@ import re
 import types
 import typing
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import journal, merge, scores, store, table
+from batchflex import inputs, journal, merge, scores, store, table
 from batchflex.errors import StopReason
 from batchflex.folder import Folder
 from batchflex.job import build
@@ -102,12 +103,28 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         folder.write_job({})
         folder.add_history({})
         folder.add_telemetry({})
+        folder.inputs.touch()
+        folder.standing.touch()
         folder.report.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
     assert written == there
     assert (parts.exists(), segments.exists()) == (True, True)
+
+
+def test_lines_of_inputs_jsonl_are_as_written() -> None:
+    kinds: dict[str, Any] = {
+        "file": inputs.Remembered,
+        "begun": inputs.Begun,
+        "plan": inputs.Planned,
+        "since": inputs.Since,
+    }
+    section = CONTRACT[CONTRACT.index("## `inputs.jsonl`") :].split("\n## ")[0]
+    for kind, line in kinds.items():
+        (row,) = re.findall(rf"(?m)^\| `{kind}` \|.*$", section)
+        assert line.__struct_config__.tag == kind
+        assert re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row))[1:] == list(line.__struct_fields__)
 
 
 def test_fields_of_scores_json_are_as_written_in_order(tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ def test_a_second_run_on_the_same_folder_leaves_the_first_alone(endpoint: Counti
         assert ended(first).code == 0
     assert (endpoint.stats()["requests"], endpoint.stats()["repeats"]) == (400, 0)
     assert table(out).height == 400
-    assert len((out / "history.jsonl").read_text().splitlines()) == 1
+    past = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [(line["status"], line["exit_code"]) for line in past] == [("busy", 4), ("finished", 0)]
 
 
 def test_a_killed_run_leaves_no_lock(endpoint: CountingEndpoint, tmp_path: Path) -> None:

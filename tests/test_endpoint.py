@@ -19,7 +19,7 @@ import pytest
 
 from batchflex import transport
 from batchflex.client import Client
-from batchflex.endpoint import Endpoint, Secret, default_model, resolve, serving
+from batchflex.endpoint import Endpoint, Secret, default_model, key_variable, resolve, serving
 from batchflex.errors import AttemptError, EndpointError
 from batchflex.job import EndpointSection
 from batchflex.model import Request
@@ -62,6 +62,41 @@ def test_another_variable_can_hold_the_key() -> None:
     assert (endpoint.key.reveal(), endpoint.key_env) == ("sk-mine", "MY_KEY")
     with pytest.raises(EndpointError, match="MY_KEY"):
         resolve(section, {"FLEXAI_API_KEY": "sk-theirs"})
+
+
+def test_a_key_that_systemd_hands_to_a_service(tmp_path: Path) -> None:
+    section = EndpointSection(name="flexai")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    with pytest.raises(EndpointError, match="set the environment variable FLEXAI_API_KEY"):
+        resolve(section, environ)
+    (tmp_path / "FLEXAI_API_KEY").write_text("sk-credential\n")
+    for given, key in ((None, "sk-credential"), ("", "sk-credential"), ("sk-variable", "sk-variable")):
+        endpoint = resolve(section, environ if given is None else {**environ, "FLEXAI_API_KEY": given})
+        assert endpoint.key == Secret(key)
+    assert resolve(EndpointSection(base_url="http://127.0.0.1:8000/v1"), environ).key is None
+    (tmp_path / "FLEXAI_API_KEY").write_bytes(b"sk-\xff")
+    with pytest.raises(EndpointError, match="characters that no key can have"):
+        resolve(section, environ)
+    (tmp_path / "FLEXAI_API_KEY").unlink()
+    (tmp_path / "FLEXAI_API_KEY").mkdir()
+    with pytest.raises(EndpointError, match=r"credential .* cannot be read: Is a directory"):
+        resolve(section, environ)
+
+
+@pytest.mark.parametrize(
+    ("section", "variable"),
+    [
+        (EndpointSection(), None),
+        (EndpointSection(name="local"), None),
+        (EndpointSection(name="flexai"), "FLEXAI_API_KEY"),
+        (EndpointSection(name="flexai", api_key_env="MY_KEY"), "MY_KEY"),
+        (EndpointSection(base_url="http://a/v1"), "BATCHFLEX_API_KEY"),
+        (EndpointSection(name="b", base_url="http://b/v1", api_key_env="MY_KEY"), "MY_KEY"),
+    ],
+)
+def test_the_variable_whose_key_an_endpoint_is_given(section: EndpointSection, variable: str | None) -> None:
+    assert key_variable(section, {"BATCHFLEX_API_KEY": "sk-b"}) == variable
+    assert key_variable(section, {}) == (None if variable == "BATCHFLEX_API_KEY" else variable)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchflex.dated import escaped
 from batchflex.errors import JobError
 from batchflex.job import Job, build, load, parse_setting
 from batchflex.jobchanges import changes
@@ -59,7 +60,8 @@ n = 2
     assert caught.value.mistakes == [
         "line 2, job.name: a name may hold letters, digits, '.', '_' and '-', begins with a letter or a digit, "
         "and has at most 100 characters; found 'my job'",
-        "line 3, job.on_chnge: unknown key; did you mean 'on_change'? Allowed here: name, out, on_change, retry_failed, report",
+        "line 3, job.on_chnge: unknown key; did you mean 'on_change'? "
+        "Allowed here: name, out, keep_runs, on_change, retry_failed, report, env_file",
         "line 6, limits.rpm: must be a number; found '60'",
         "line 7, limits.concurrency: must be 'auto' or a whole number from 1 to 65536; found 0",
         "line 11, params.temperature: must be a number from 0 to 2; found 3",
@@ -397,7 +399,10 @@ def jobs(draw):
             optional={
                 "job": st.fixed_dictionaries(
                     {"name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)},
-                    optional={"on_change": st.sampled_from(["stop", "rerun", "keep"]), "out": WORDS.filter(bool)},
+                    optional={
+                        "on_change": st.sampled_from(["stop", "rerun", "keep"]),
+                        "out": WORDS.filter(bool).map(escaped),
+                    },
                 ),
                 "endpoint": st.fixed_dictionaries(
                     {"base_url": st.sampled_from(["http://h:1/v1", "https://h/v1/chat/completions//"])},

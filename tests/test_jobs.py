@@ -107,8 +107,10 @@ def test_nightly(tmp_path: Path) -> None:
     after = pl.read_parquet(out / "results.parquet")
     assert after.height == before.height + 2
     assert after.filter(pl.col("status") == "failed")["error_type"].to_list() == ["input"]
-    assert len((out / "history.jsonl").read_text().splitlines()) == 2
-    assert "0 2 * * *" in nightly.read_text()
+    past = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [line["exit_code"] for line in past] == [4, 0, 1]
+    assert "batchflex schedule jobs/nightly.toml --at 02:00 " in nightly.read_text()
+    assert "\n0 2 * * * " in batchflex("schedule", nightly, "--at", "02:00").stdout
 
 
 def test_label_reviews_hosted(endpoint: CountingEndpoint, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_part_of_an_older_version_has_its_fields_too(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, [outcome(1, parsed='{"x":1}')])
     path = store.part_path(tmp_path, 1)
     old = pq.read_table(path)
-    late = ["reasks", "reask_prompt_tokens", "reask_completion_tokens", "reask_cost", "retried_with"]
+    late = ["reasks", "reask_prompt_tokens", "reask_completion_tokens", "reask_cost", "retried_with", "request_id"]
     told = {name: value for name, value in old.schema.metadata.items() if name != b"batchflex.parsed_kinds"}
     pq.write_table(old.drop_columns(late).replace_schema_metadata(told), path)
     store.write_part(tmp_path, 2, [outcome(2, parsed='{"x":2.5}')])
@@ -105,6 +105,6 @@ def test_a_part_of_an_older_version_has_its_fields_too(tmp_path: Path) -> None:
 
 
 def test_outcomes_come_back_from_a_part_as_they_went_in(tmp_path: Path) -> None:
-    made = [outcome(n, reasks=n, reask_cost=0.5, retried_with='{"a":1}') for n in range(3)]
+    made = [outcome(n, reasks=n, reask_cost=0.5, retried_with='{"a":1}', request_id="req-1") for n in range(3)]
     store.write_part(tmp_path, 1, made)
     assert store.outcomes(store.read_part(tmp_path, 1)) == made

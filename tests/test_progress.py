@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from batchflex import progress, render
+from batchflex import logs, progress, render
 from batchflex.model import Outcome, Usage
 from batchflex.store import COLUMNS
 from batchflex.tally import Tally
@@ -49,41 +49,47 @@ def ended(made: Tally, took_s: float = 65.0) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------- Lines
 
+HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d info label-reviews run-1 "
+
+
+def lines_to(stream: TextIO, every_s: float = 0) -> logs.Log:
+    return logs.Log(logs.to_stream(stream), every_s=every_s)
+
 
 class TestLines:
     def test_a_line_has_its_time_and_what_there_is_to_know(self) -> None:
         stream = io.StringIO()
-        lines = progress.Lines(stream, every_s=0)
+        lines = lines_to(stream)
         made = tally()
         made.cost, made.backing_off = 1.5, 3
         lines.tick(made)
         [line] = stream.getvalue().splitlines()
         assert re.fullmatch(
-            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d label-reviews: 502 of 2,000 rows \(25 %\), [\d,.]+ rows/s, "
+            HEAD + r"502 of 2,000 rows \(25 %\), [\d,.]+ rows/s, "
             r"64 in flight, 2 failed, 60\.0k tokens, 3 waiting to retry, \$1\.50, \S+( s)? left",
             line,
         )
 
     def test_without_a_plan_there_is_no_share_and_no_end(self) -> None:
         stream = io.StringIO()
-        progress.Lines(stream, every_s=0).tick(tally(planned=None))
-        assert re.search(r"label-reviews: 502 rows, [\d,.]+ rows/s, 64 in flight", stream.getvalue())
+        lines_to(stream).tick(tally(planned=None))
+        assert re.search(r"run-1 502 rows, [\d,.]+ rows/s, 64 in flight", stream.getvalue())
         assert "left" not in stream.getvalue()
 
     def test_before_anything_is_done_no_end_is_guessed(self) -> None:
         stream = io.StringIO()
-        progress.Lines(stream, every_s=0).tick(tally(ok=0, failed=0, before=40))
+        lines_to(stream).tick(tally(ok=0, failed=0, before=40))
         assert "40 of 2,000 rows (2 %), 0.0 rows/s" in stream.getvalue()
         assert "left" not in stream.getvalue()
 
     def test_what_is_not_quite_all_is_not_called_all(self) -> None:
         stream = io.StringIO()
-        progress.Lines(stream, every_s=0).tick(tally(planned=1_000_000, ok=0, failed=0, before=999_999))
+        lines_to(stream).tick(tally(planned=1_000_000, ok=0, failed=0, before=999_999))
         assert "(99 %)" in stream.getvalue()
 
     def test_lines_come_now_and_then_only(self) -> None:
         stream = io.StringIO()
-        lines = progress.Lines(stream)
+        lines = lines_to(stream, logs.LINE_EVERY_S)
         for _ in range(100):
             lines.tick(tally(ok=1))
         assert stream.getvalue() == ""
@@ -93,9 +99,9 @@ class TestLines:
 
     def test_every_line_of_a_note_is_timed_and_none_has_control_characters(self) -> None:
         stream = io.StringIO()
-        progress.Lines(stream).note("one\ntwo \x1b[31mred\x1b[0m\a\r\nthree\tfour")
+        lines_to(stream).note("one\ntwo \x1b[31mred\x1b[0m\a\r\nthree\tfour")
         lines = stream.getvalue().splitlines()
-        assert [line.partition(" ")[2] for line in lines] == ["one", "two  [31mred [0m", "three four"]
+        assert [line.partition(" - - ")[2] for line in lines] == ["one", "two  [31mred [0m", "three four"]
         assert all(character.isprintable() for line in lines for character in line)
 
 
@@ -189,7 +195,7 @@ def test_the_observer_fits_where_standard_error_goes() -> None:
     with terminal() as (stream, _):
         assert isinstance(progress.choose(quiet=False, stream=stream), progress.Bar)
         assert isinstance(progress.choose(quiet=True, stream=stream), progress.Quiet)
-    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), progress.Lines)
+    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), logs.Log)
 
 
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +214,7 @@ def test_tokens_are_shown_in_short(number: int, text: str) -> None:
     made = tally(ok=0, failed=0)
     made.completion_tokens = number
     stream = io.StringIO()
-    progress.Lines(stream, every_s=0).tick(made)
+    lines_to(stream).tick(made)
     assert f" {text} tokens" in stream.getvalue()
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchflex.errors import InputError
-from batchflex.source import BLOCK_BYTES, Block, Fault, Source
+from batchflex.readers import BLOCK_BYTES, Fault
+from batchflex.source import Block, Source
 
 NOISE = random.Random(1)
 ROWS = [{"id": i, "text": f"Grüße {i}"} for i in range(25)]

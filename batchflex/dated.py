@@ -1,0 +1,84 @@
+"""An output folder per date: the placeholders in ``job.out``. Pure; the moment comes in."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import NamedTuple
+
+_PIECE = re.compile(r"\{\{|\}\}|\{(?P<field>[^{}]*)\}|(?P<brace>[{}])")
+# How each is written, so that names sort as the moments do.
+_FORMATS = {"date": "%Y-%m-%d", "time": "%H-%M-%S"}
+_DIGITS = {"date": r"\d{4}-\d\d-\d\d", "time": r"\d\d-\d\d-\d\d"}
+_KNOWN = ", ".join(f"{{{name}}}" for name in ("name", *_FORMATS))
+
+
+class Dated(NamedTuple):
+    """A path with dates in it. ``pieces`` are texts and, in every second place, fields."""
+
+    pieces: tuple[str, ...]
+
+    @property
+    def has_date(self) -> bool:
+        return "date" in self.pieces[1::2]
+
+    @property
+    def root(self) -> str:
+        """The folder beneath which names are dates."""
+        head, slash, _ = self.pieces[0].rpartition("/")
+        return head or slash
+
+    @property
+    def glob(self) -> str:
+        """A pattern, beneath the root, that every path of this kind fits."""
+        texts = [re.sub(r"([*?\[])", r"[\1]", text) for text in self.pieces]
+        texts[0] = re.sub(r"([*?\[])", r"[\1]", self.pieces[0].rpartition("/")[2])
+        for number in range(1, len(texts), 2):
+            texts[number] = _DIGITS[self.pieces[number]].replace(r"\d{4}", "????").replace(r"\d", "?")
+        return "".join(texts)
+
+    def at(self, moment: datetime.datetime) -> str:
+        """The path at a moment."""
+        return "".join(
+            moment.strftime(_FORMATS[piece]) if number % 2 else piece for number, piece in enumerate(self.pieces)
+        )
+
+    def moment_of(self, path: str) -> str | None:
+        """Date and time in a path of this kind, to sort by; ``None`` if it is none."""
+        made, met = "", set[str]()
+        for number, piece in enumerate(self.pieces):
+            if not number % 2:
+                made += re.escape(piece)
+            else:
+                made += f"(?P={piece})" if piece in met else f"(?P<{piece}>{_DIGITS[piece]})"
+                met.add(piece)
+        found = re.fullmatch(made, path, re.ASCII)
+        return None if found is None else " ".join(found[field] for field in _FORMATS if field in met)
+
+
+def dated(text: str, name: str) -> Dated:
+    """The path that a text stands for: ``{name}`` is the job's name, ``{date}`` and ``{time}`` are left to the moment.
+
+    :raises ValueError: with a sentence, if something else is in braces.
+    """
+    pieces, end = [""], 0
+    for found in _PIECE.finditer(text):
+        pieces[-1] += text[end : found.start()]
+        end, field = found.end(), found["field"]
+        if field == "name":
+            pieces[-1] += name
+        elif field in _FORMATS:
+            pieces += [field, ""]
+        elif field is not None or found["brace"]:
+            raise ValueError(f"there are {_KNOWN}, and {{{{ and }}}} for braces themselves; found {found[0]!r:.60}")
+        else:
+            pieces[-1] += found[0][0]
+    pieces[-1] += text[end:]
+    if "time" in pieces[1::2] and "date" not in pieces[1::2]:
+        raise ValueError("{time} alone comes round each day; write {date} before it")
+    return Dated(tuple(pieces))
+
+
+def escaped(text: str) -> str:
+    """The text so that it stands for itself."""
+    return text.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,214 @@
+"""What a folder remembers of its input files: ``inputs.jsonl``, so that a nightly job need not read again what it has finished.
+
+A file is known by its path, size, times and the digest of its bytes. It keeps its number when it is touched, copied back or
+when rows are appended to it; one whose beginning has changed is another file. Lines are appended only; the last of a file counts.
+It can be deleted: then the next run goes through the whole input once. CONTRACT.md is the reference of its fields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from .errors import StorageError
+from .folder import Folder, append
+from .places import STAY, Layout, Moves, moves
+from .readers import digest
+from .source import Ended, Known, Seen, Signature, is_young
+
+
+class Remembered(msgspec.Struct, frozen=True, tag="file", tag_field="kind"):
+    """A file that was read to its end. ``signature`` is how the system told of it (inode, size, times), ``None`` if it was too
+    young for that to tell it from what it might become. ``bytes`` are those of its ``rows``."""
+
+    number: int
+    path: str
+    format: str
+    signature: tuple[int, int, int, int] | None
+    rows: int
+    lines: int
+    bytes: int
+    sha256: str | None
+    extensible: bool
+
+
+class Begun(msgspec.Struct, frozen=True, tag="begun", tag_field="kind"):
+    """A file that a plan has and that was not read to its end yet. It keeps its number while it stays as it is."""
+
+    number: int
+    path: str
+    format: str
+    signature: tuple[int, int, int, int]
+
+
+class Planned(msgspec.Struct, frozen=True, tag="plan", tag_field="kind"):
+    """The files of a plan in order, by number, each with its rows; ``None`` where that was not known when the plan was made: then
+    the next line of this file says it. Plans of one ``shape`` make the same requests of the same rows."""
+
+    plan: str
+    shape: str
+    files: tuple[tuple[int, int | None], ...]
+
+
+class Since(msgspec.Struct, frozen=True, tag="since", tag_field="kind"):
+    """What ``input.since`` meant when a run of this folder began first: files changed ``at`` that moment or later, in ns."""
+
+    since: str
+    at: int
+
+
+class Found(NamedTuple):
+    """An input file beside what is remembered: its number, what is known of its beginning, and a sentence if that is not what it
+    was."""
+
+    number: int
+    known: Known | None
+    told: str | None
+
+
+Line = Remembered | Begun | Planned | Since
+_decode = msgspec.json.Decoder(Line).decode
+
+
+class Inputs:
+    """The memory of one folder. Reading it costs some 10 ms for a thousand nights; a line that is torn or strange is left out."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._path = folder.inputs
+        self._files: dict[str, Remembered] = {}
+        self._begun: dict[str, Begun] = {}
+        self._layouts: dict[str, tuple[str, list[tuple[int, int | None]]]] = {}
+        self._open: dict[int, list[tuple[str, int]]] = {}
+        self.since: dict[str, int] = {}
+        self._next = 1
+        for line in _lines(self._path):
+            with contextlib.suppress(msgspec.DecodeError):
+                self._note(_decode(line))
+
+    def _note(self, line: Line) -> None:
+        if isinstance(line, Since):
+            self.since[line.since] = line.at
+            return
+        if not isinstance(line, Planned):
+            self._next = max(self._next, line.number + 1)
+        if isinstance(line, Begun):
+            self._begun[line.path] = line
+            return
+        if isinstance(line, Remembered):
+            self._files[line.path] = line
+            for plan, at in self._open.pop(line.number, ()):
+                self._layouts[plan][1][at] = line.number, line.rows
+            return
+        files = list(line.files)
+        self._layouts[line.plan] = line.shape, files
+        for at, (number, rows) in enumerate(files):
+            self._next = max(self._next, number + 1)
+            if rows is None:
+                self._open.setdefault(number, []).append((line.plan, at))
+
+    def find(self, seen: Signature) -> list[Found]:
+        """The files of an input beside what is remembered of them. Reads those that were touched or have grown."""
+        found = []
+        for each in seen:
+            known, told = self._known(each)
+            found.append(Found(self._number_of(each, known), known, told))
+        return found
+
+    def _known(self, seen: Seen) -> tuple[Known | None, str | None]:
+        before = self._files.get(_full(seen.path))
+        if before is None or before.format != seen.format:
+            return None, None
+        known = Known(before.rows, before.lines, before.bytes, before.sha256)
+        if before.signature == seen[2:]:
+            return known, None
+        name = Path(seen.path).name
+        if seen.size < before.bytes:
+            return None, f"{name} is shorter than it was: {before.bytes:,} bytes then, {seen.size:,} now"
+        has_grown = seen.size > before.bytes
+        if not has_grown or (before.extensible and seen.may_grow):
+            try:
+                now = digest(Path(seen.path), before.bytes)
+            except OSError:
+                return None, None
+            if now.hexdigest() == before.sha256:
+                return known._replace(digest=now), None
+        return None, f"{name} has changed since it was read ({before.rows:,} rows then)"
+
+    def _number_of(self, seen: Seen, known: Known | None) -> int:
+        path = _full(seen.path)
+        if known is not None:
+            return self._files[path].number
+        begun = self._begun.get(path)
+        if begun is not None and (begun.format, begun.signature) == (seen.format, seen[2:]):
+            return begun.number
+        self._next += 1
+        return self._next - 1
+
+    def plan(self, plan: str, shape: str, files: Layout, seen: Signature, now: int) -> None:
+        """Remember the files of a plan before it is asked. ``now`` is in ns.
+
+        :raises StorageError: if it cannot be written.
+        """
+        if self._layouts.get(plan) == (shape, list(files)):
+            return
+        lines: list[Begun | Planned] = []
+        for (number, rows), each in zip(files, seen, strict=True):
+            begun = Begun(number, _full(each.path), each.format, each[2:])
+            if rows is None and not is_young(each, now) and self._begun.get(begun.path) != begun:
+                lines.append(begun)
+        lines.append(Planned(plan, shape, tuple(files)))
+        append(self._path, *lines, sync=False)
+        for line in lines:
+            self._note(line)
+
+    def begin_at(self, since: str, at: int) -> None:
+        """Remember from when on files count in this folder.
+
+        :raises StorageError: if it cannot be written.
+        """
+        if since not in self.since:
+            append(self._path, Since(since, at), sync=False)
+            self.since[since] = at
+
+    def ended(self, number: int, seen: Seen, ended: Ended, now: int) -> None:
+        """Remember a file that was read to its end. What cannot be written is not remembered. ``now`` is when the plan was made,
+        in ns."""
+        known = ended.known
+        signature = None if is_young(seen, now) else seen[2:]
+        line = Remembered(
+            number, _full(seen.path), seen.format, signature, known.rows, known.lines, known.bytes, known.sha256,
+            ended.is_extensible,
+        )  # fmt: skip
+        if self._files.get(line.path) != line:
+            with contextlib.suppress(StorageError):
+                append(self._path, line, sync=False)
+            self._note(line)
+
+    def moves(self, plan: str, shape: str, files: Layout) -> dict[str, Moves]:
+        """From each plan of the same shape that is remembered to a plan of these files."""
+        found = {then: moves(layout, files) for then, (shaped, layout) in self._layouts.items() if shaped == shape}
+        return found | {plan: STAY}
+
+    def numbers_of(self, plans: Collection[str]) -> set[int]:
+        """The files of some plans."""
+        return {number for plan in plans if plan in self._layouts for number, _ in self._layouts[plan][1]}
+
+
+def since_of(folder: Folder, text: str) -> int | None:
+    """What ``input.since`` meant when a run of a folder began first."""
+    return Inputs(folder).since.get(text)
+
+
+def _full(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        yield from path.read_bytes().splitlines()
+    except OSError:
+        return

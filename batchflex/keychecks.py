@@ -1,0 +1,92 @@
+"""Keys that were written into a job, where they would end in files and logs. Pure.
+
+A key is known by the name it stands under, by the shape that providers give it, or because it is the one that a key variable
+holds. Prompts, schemas and scores may speak of keys: there only the last of these counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from .mistakes import KEY_HINT, Mistake
+
+SHORTEST = 12  # a placeholder such as EMPTY is no secret, and may well stand in a text
+
+_NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
+# Wherever it stands in a text: a provider's prefix, and behind it something long and random.
+_VALUE = re.compile(
+    r"""
+    \b(?:sk|pk|rk|gsk|xai|nvapi|pplx|ghp|r8|tgp)[-_][\w-]*?(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16,}
+  | \bhf_[A-Za-z0-9]{30,}
+  | \bAIza[\w-]{30,}
+  | \b[Bb]earer\s+(?=\S*\d)[\w.~+/=-]{8,}
+  | ://\S*[?&](?:[\w-]*api[_-]?key|key|token|[\w-]*_token|secret|password|sig|signature)=[^&\s]{6,}
+  | ://[^/\s:@]+:[^/\s@]+@
+    """,
+    re.VERBOSE,
+)
+# All of a value, where that is neither a path nor a name.
+_WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
+_NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
+# Tables, and request parameters, whose texts are prose or schemas.
+_PROSE = {"prompt", "prompts", "score", "answer"}
+_PROSE_INSIDE = {"response_format", "tools", "functions", "messages", "prompt", "json_schema"}
+
+_ADDRESS = (
+    "an address with a key in it never stands in a job file: put it into an environment variable, and name that in"
+)
+_HINTS = {
+    "notify.webhook": f"{_ADDRESS} notify.webhook_env",
+    "notify.ping": f"{_ADDRESS} notify.ping_env",
+    "notify.command": "a key never stands in a job file: put it into an environment variable, which the command can read",
+}
+
+
+def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
+    """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
+    real = [secret for secret in secrets if len(secret) >= SHORTEST]
+    found = dict.fromkeys(_places(data, (), real))
+    return [Mistake(place, _HINTS.get(place, KEY_HINT)) for place in found]
+
+
+def hidden(text: str, secrets: Collection[str]) -> str:
+    """The text without these secrets."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _places(value: Any, steps: tuple[str, ...], real: Collection[str]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            here = (*steps, str(name))
+            if any(secret in str(name) for secret in real):
+                yield ".".join(steps)
+            elif len(here) > 2 and isinstance(inner, str) and _is_called_a_key(here):
+                yield ".".join(here)
+            else:
+                yield from _places(inner, here, real)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _places(inner, (*steps, str(number)), real)
+    elif isinstance(value, str) and (_has_the_shape(value, steps) or any(secret in value for secret in real)):
+        yield ".".join(steps)
+
+
+def _is_called_a_key(steps: tuple[str, ...]) -> bool:
+    return _NAME.search(steps[-1]) is not None and steps[-1] != "api_key_env" and not _is_prose(steps)
+
+
+def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:
+    if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # a wrong one of these is told better elsewhere
+        return False
+    return bool(_VALUE.search(value) or (_WHOLE.fullmatch(value) and not _NAMES & {*steps}))
+
+
+def _is_prose(steps: tuple[str, ...]) -> bool:
+    if steps[0] == "score" and "endpoint" in steps:
+        return False
+    return steps[0] in _PROSE or bool(_PROSE_INSIDE & {*steps[1:]})

@@ -1,0 +1,659 @@
+"""Inputs that grow: what was asked is known by the file, and found again wherever its rows are now."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batchflex import compact, readers, standing, store
+from batchflex.errors import InputError, JobChanged, JobError
+from batchflex.feed import Plan
+from batchflex.folder import Folder
+from batchflex.inputs import Inputs
+from batchflex.job import Job, build
+from batchflex.model import Outcome, Request
+from batchflex.places import STAY, moves, unknown_before
+from batchflex.prepare import Prepared, prepare
+from batchflex.readers import Every
+from batchflex.results import make
+from batchflex.source import Known, Source
+from tests.counting_endpoint import CountingEndpoint
+from tests.test_cli import called
+
+# ---------------------------------------------------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "rows", "found"),
+    [
+        ([(1, 3), (2, 2)], [(1, 3), (2, 2)], [0, 2, 3, 4, 5], [0, 2, 3, 4, -1]),
+        ([(1, 3), (2, 2)], [(2, 2), (1, 3)], [0, 2, 3, 4], [2, 4, 0, 1]),
+        ([(1, 3), (2, 2)], [(1, 3), (7, 10), (2, 2)], [2, 3, 4], [2, 13, 14]),
+        ([(1, 3), (2, 2)], [(1, 5), (2, 2)], [2, 3, 4], [2, 5, 6]),
+        ([(1, 3), (2, 2)], [(2, 2)], [0, 2, 3, 4], [-1, -1, 0, 1]),
+        ([(1, 3), (2, 2)], [(1, 2)], [1, 2, 3], [1, -1, -1]),
+        ([(1, 3), (2, None)], [(9, 1), (1, 3), (2, None)], [0, 3, 1_000], [1, 4, 1_001]),
+        ([(1, None), (2, 2)], [(1, 3), (2, 2)], [0, 2, 3], [0, 2, -1]),
+        ([(1, 3), (2, 2)], [(8, None), (1, 3), (2, 2)], [0, 3], [-1, -1]),
+        ([], [(1, 3)], [0], [-1]),
+    ],
+)
+def test_rows_are_found_by_their_files(then: Any, now: Any, rows: list[int], found: list[int]) -> None:
+    assert moves(then, now).moved(np.array(rows)).tolist() == found
+
+
+def test_what_is_the_same_stays() -> None:
+    rows = np.arange(5)
+    assert STAY.are_none and STAY.moved(rows) is rows
+
+
+def test_files_are_counted_only_if_wanted_ones_come_after_them() -> None:
+    layout = [(1, 3), (5, None), (2, 2), (6, None)]
+    assert unknown_before(layout, {2}) == [1]
+    assert unknown_before(layout, {1}) == [] == unknown_before(layout, set())
+    assert unknown_before(layout, {6}) == [1]
+
+
+LAYOUT = st.permutations(range(5)).flatmap(
+    lambda order: st.lists(st.integers(0, 4), min_size=5, max_size=5).map(
+        lambda rows: [(number, rows[number]) for number in order]
+    )
+)
+
+
+@given(then=LAYOUT, now=LAYOUT, left_out=st.sets(st.integers(0, 4)))
+@settings(max_examples=200, deadline=None)
+def test_a_row_is_where_its_file_and_its_place_in_it_are(then: Any, now: Any, left_out: set[int]) -> None:
+    now = [each for each in now if each[0] not in left_out]
+
+    def places(layout: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [(number, at) for number, rows in layout for at in range(rows)]
+
+    where = {place: row for row, place in enumerate(places(now))}
+    wanted = [where.get(place, -1) for place in places(then)]
+    assert moves(then, now).moved(np.arange(len(wanted))).tolist() == wanted
+
+
+# ----------------------------------------------------------------------------------------------- what is remembered
+
+
+def rows_of(names: Any) -> str:
+    return "".join(
+        json.dumps({"id": str(name), "messages": [{"role": "user", "content": f"text {name}"}]}) + "\n"
+        for name in names
+    )
+
+
+def aged(*paths: Path) -> None:
+    while any(time.time_ns() - path.stat().st_ctime_ns < 60_000_000 for path in paths):
+        time.sleep(0.01)
+
+
+def job_of(folder: Path, **sections: Any) -> Job:
+    aged(*(path for path in (folder / "in").rglob("*") if path.is_file()))
+    tables = {"params": {"model": "m"}, "input": {"path": str(folder / "in")}, "job": {"out": str(folder / "out")}}
+    return build({name: {**tables.get(name, {}), **sections.get(name, {})} for name in {**tables, **sections}})
+
+
+def answer(plan: Plan, request: Request, status: str = "ok") -> Outcome:
+    return Outcome(
+        key=request.key.hex(), slot=request.slot.hex(), id=request.id, row=request.row, sample=request.sample,
+        status=status, content=hashlib.md5(request.body).hexdigest(), attempts=1, started_at=1, finished_at=2,
+        endpoint="e", run_id="r", point=plan.labels[request.point],
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) -> tuple[Prepared, list[Request]]:
+    """A run that answers the first so many of its requests, all by default, and makes the table. Of these some fail."""
+    folder = Folder(job.out)
+    with folder.held():
+        plan = Plan(job)
+        found = prepare(job, plan, folder)
+        sort_out = found.sort_out
+        asked: list[Request] = []
+        for block in found.blocks:
+            asked += sort_out(block)
+            if answered is not None and len(asked) >= answered:
+                break
+        asked = asked[:answered]
+        number = found.segment
+        statuses = ["failed" if at in fails else "ok" for at in range(len(asked))]
+        answers = [answer(plan, request, status) for request, status in zip(asked, statuses, strict=True)]
+        store.write_part(folder.parts, number, answers, plan=plan.identity())
+        make(folder, {}, plan.labels, {}, found.done, number, None, found.moves)
+        identity = plan.identity()
+        assert identity is not None
+        folder.write_state({"plan": identity})
+        if found.moves is None and number > 1:
+            folder.standing.unlink(missing_ok=True)
+        elif store.part_numbers(folder.parts):
+            moves = {**(found.moves or {}), identity: STAY}
+            now = standing.Now(identity, plan.labels, plan.per_item, moves, job.job.retry_failed)
+            standing.keep(folder, now, found.standing, number)
+    return found, asked
+
+
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are opened from now on."""
+    opened: list[str] = []
+    whole = readers.Reading.open
+    monkeypatch.setattr(readers.Reading, "open", lambda self: opened.append(self.path.name) or whole(self))
+    return opened
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    """Three files, of which each row is answered."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jsonl").write_text(rows_of(range(10 * number, 10 * number + 10)))
+    assert len(night(job_of(tmp_path))[1]) == 30
+    return folder
+
+
+def table(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "out" / "results.parquet")
+
+
+@pytest.mark.parametrize("name", ["3.jsonl", "0a.jsonl", "%.jsonl"])
+def test_only_a_new_file_is_read(inbox: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inbox / name).write_text(rows_of(["a", "b"]))
+    job = job_of(tmp_path)
+    opened = read_files(monkeypatch)
+    found, asked = night(job)
+    assert [request.id for request in asked] == ["a", "b"]
+    assert {*opened} == {name} and found.notes[0].startswith("resuming: 30")
+    wanted = [json.loads(line)["id"] for path in sorted(inbox.iterdir()) for line in path.read_text().splitlines()]
+    assert table(tmp_path)["id"].to_list() == wanted
+    assert table(tmp_path)["row"].to_list() == list(range(32))
+
+
+def test_of_a_file_that_has_grown_only_what_is_new_is_read(
+    inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (inbox / "1.jsonl").open("a") as stream:
+        stream.write(rows_of(["a", "b"]))
+    job = job_of(tmp_path)
+    parsed: list[bytes] = []
+    whole = readers._parse
+    monkeypatch.setattr(readers, "_parse", lambda line: parsed.append(line) or whole(line))
+    _, asked = night(job)
+    assert [request.id for request in asked] == ["a", "b"] and len(parsed) == 2
+    assert table(tmp_path)["id"].to_list()[18:24] == ["18", "19", "a", "b", "20", "21"]
+    with (inbox / "1.jsonl").open("a") as stream:
+        stream.write(rows_of(["c"]))
+    assert [request.id for request in night(job_of(tmp_path))[1]] == ["c"]
+    assert night(job_of(tmp_path))[1] == []
+
+
+@pytest.mark.parametrize("how", ["touched", "copied back", "renamed"])
+def test_a_file_is_known_by_its_bytes(inbox: Path, tmp_path: Path, how: str) -> None:
+    path = inbox / "1.jsonl"
+    if how == "touched":
+        path.touch()
+    elif how == "copied back":
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    else:
+        path.rename(inbox / "9.jsonl")
+    assert night(job_of(tmp_path))[1] == []
+    assert table(tmp_path).height == 30
+
+
+def test_a_file_that_changed_is_told_and_its_rows_are_looked_up(inbox: Path, tmp_path: Path) -> None:
+    path = inbox / "1.jsonl"
+    path.write_text(path.read_text().replace('"15"', '"x"').replace("text 15", "text x"))
+    found, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["x"]
+    assert found.notes[
+        0
+    ] == "1.jsonl has changed since it was read (10 rows then): its rows are looked up one by one" or (
+        found.notes[0].startswith("1.jsonl is shorter than it was")
+    )
+    assert any("belong to no row of this job now: 1;" in note for note in found.notes)
+    assert table(tmp_path).height == 30 and "15" not in table(tmp_path)["id"].to_list()
+
+
+def test_a_file_that_shrank_is_told(inbox: Path, tmp_path: Path) -> None:
+    (inbox / "1.jsonl").write_text(rows_of(range(10, 15)))
+    found, asked = night(job_of(tmp_path))
+    assert asked == [] and found.notes[0].startswith("1.jsonl is shorter than it was: ")
+    assert any("belong to no row of this job now: 5;" in note for note in found.notes)
+    assert table(tmp_path).height == 25
+
+
+def test_rows_that_changed_under_their_ids_stop_the_job_which_names_the_file(inbox: Path, tmp_path: Path) -> None:
+    path = inbox / "1.jsonl"
+    path.write_text(path.read_text().replace("text 15", "text, the same id"))
+    with pytest.raises(JobChanged, match=r"1\.jsonl has changed since it was read(.|\n)*1 of 30 requests"):
+        night(job_of(tmp_path))
+    assert night(job_of(tmp_path, job={"on_change": "keep"}))[1] == []
+    assert table(tmp_path).height == 30
+    assert [request.id for request in night(job_of(tmp_path, job={"on_change": "rerun"}))[1]] == ["15"]
+
+
+def test_files_that_went_away_leave_the_results(inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inbox / "0.jsonl").unlink()
+    (inbox / "3.jsonl").write_text(rows_of(["a"]))
+    job = job_of(tmp_path)
+    opened = read_files(monkeypatch)
+    found, asked = night(job)
+    assert [request.id for request in asked] == ["a"] and {*opened} == {"3.jsonl"}
+    assert any("belong to no row of this job now: 10;" in note for note in found.notes)
+    assert table(tmp_path)["row"].to_list() == list(range(21))
+    assert table(tmp_path)["id"].to_list() == [*map(str, range(10, 30)), "a"]
+
+
+def test_the_memory_may_be_lost(inbox: Path, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    folder.inputs.unlink()
+    assert night(job_of(tmp_path))[1] == []
+    folder.inputs.write_bytes(b'{"kind":"file","number":"one"}\n\xff\n{"kind":"pl\n' + folder.inputs.read_bytes())
+    (inbox / "3.jsonl").write_text(rows_of(["a"]))
+    assert [request.id for request in night(job_of(tmp_path))[1]] == ["a"]
+
+
+def test_another_prompt_places_no_old_answer(inbox: Path, tmp_path: Path) -> None:
+    (inbox / "3.jsonl").write_text(rows_of(["a"]))
+    with pytest.raises(JobChanged):
+        night(job_of(tmp_path, params={"temperature": 0.5}))
+    _, asked = night(job_of(tmp_path, params={"temperature": 0.5}, job={"on_change": "rerun"}))
+    assert len(asked) == 31
+    (inbox / "4.jsonl").write_text(rows_of(["b"]))
+    _, asked = night(job_of(tmp_path, params={"temperature": 0.5}, job={"on_change": "rerun"}))
+    assert [request.id for request in asked] == ["b"] and table(tmp_path).height == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("t.csv", "id,text\n1,one\n2,\"two\nlines\"\n", "3,three\n"),
+        ("t.tsv", "id\ttext\n1\tone\n", "3\tthree\n"),
+        ("t.csv", "id,text\n1,one\n2,two", "\n3,three\n"),
+    ],
+)  # fmt: skip
+def test_tables_grow_too(tmp_path: Path, name: str, old: str, new: str) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_text(old)
+    prompt = {"user": "{{ text }}"}
+    night(job_of(tmp_path, prompt=prompt))
+    with path.open("a") as stream:
+        stream.write(new)
+    job = job_of(tmp_path, prompt=prompt)
+    _, asked = night(job)
+    assert [request.id for request in asked] == ["3"]
+    bad = 'id,text\n4,"open\n' if name.endswith("csv") else "id\ttext\n4\n"
+    path.write_text(bad)
+    with pytest.raises(InputError, match=r"t\.[ct]sv"):
+        night(job_of(tmp_path, prompt=prompt))
+
+
+@pytest.mark.parametrize("tail", ['{"id": "b", "mess', '{"id": "b"'])
+def test_a_line_that_is_being_written_is_left_for_the_next_run(tmp_path: Path, tail: str) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "t.jsonl"
+    path.write_text(rows_of(["a"]) + tail)
+    job = job_of(tmp_path)
+    with pytest.raises(InputError, match="not valid JSON"):
+        list(prepare(job, Plan(job), Folder(job.out)).blocks)
+    plan = Plan(job)
+    rest = rows_of(["b"])[len(tail) :] + rows_of(["c"])
+    with path.open("a") as stream:
+        stream.write(rest)
+    assert [request.id for block in plan.blocks() for request in block] == ["a"]
+    assert plan.identity() is not None, "it has become longer, which changes nothing in what was read"
+    folder = Folder(job.out)
+    with folder.held():
+        path.write_text(rows_of(["a"]) + tail)
+        aged(path)
+        plan = Plan(job)
+        path.write_text(rows_of(["a"]) + tail + rest)
+        found = prepare(job, plan, folder)
+        asked = [request for block in found.blocks for request in block]
+        store.write_part(folder.parts, 1, [answer(plan, request) for request in asked], plan=plan.identity())
+    assert [request.id for request in asked] == ["a"]
+    _, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["b", "c"]
+    assert table(tmp_path)["id"].to_list() == ["a", "b", "c"]
+
+
+def test_where_a_file_grows_while_it_is_asked_what_it_had_is_asked(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """And each row once in the end, however the writer and the runs fall together."""
+    endpoint.knobs(latency_s=0.002)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "t.jsonl"
+    path.write_text(rows_of([0]))
+    stop = threading.Event()
+
+    def write() -> None:
+        chance = random.Random(1)
+        with path.open("a") as stream:
+            for number in range(1, 3_000):
+                line = rows_of([number])
+                cut = chance.randrange(len(line))
+                stream.write(line[:cut])
+                stream.flush()
+                stream.write(line[cut:])
+                stream.flush()
+                time.sleep(0.0005)
+                if stop.is_set() and number > 200:
+                    break
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    options = (
+        "--base-url",
+        endpoint.base_url,
+        "--model",
+        "m",
+        "--out",
+        tmp_path / "out",
+        "--json",
+        "--concurrency",
+        50,
+    )
+    seen = []
+    for _ in range(4):
+        ended = called("run", tmp_path / "in", *options)
+        if ended.code == 2 and "not valid JSON" in ended.err:  # its last line was being written as the run looked
+            continue
+        assert ended.code == 0, ended.err
+        seen.append(json.loads(ended.out)["planned"])
+    stop.set()
+    writer.join()
+    last = json.loads(called("run", tmp_path / "in", *options).out)
+    lines = path.read_text().splitlines()
+    assert last["exit_code"] == 0 and last["done"] == len(lines) > seen[0]
+    assert endpoint.stats()["requests"] == len(lines)
+    results = table(tmp_path)
+    assert results["id"].to_list() == [json.loads(line)["id"] for line in lines]
+    assert results["row"].to_list() == list(range(len(lines)))
+
+
+def test_how_far_a_file_is_read_is_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(rows_of(range(5)))
+    aged(path)
+    source = Source(str(path))
+    seen = source.signature()
+    assert seen is not None
+    with path.open("a") as stream:
+        stream.write(rows_of(range(5, 9)))
+    (block,) = source.blocks(signed=seen)
+    assert len(block.rows) == 5 and source.rows_of(0, seen[0]) == 5 and source.count(seen) == 5
+    assert source.rows_of(0) == 9 == source.count()
+    source.known = [Known(5, 5, seen[0].size)]
+    (block,) = source.blocks(skip=b"\1" * 5, signed=source.seen())
+    assert (list(block.at), block.lines, block.first) == ([5, 6, 7, 8], [6, 7, 8, 9], 0)
+    assert Every()[1 << 40]
+
+
+# --------------------------------------------------------------------------------------------- how the folder stood
+
+
+def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "1.jsonl").write_text(rows_of(range(50)))
+    out = Folder(tmp_path / "out")
+    for number, new in enumerate(["2", "0", "3"]):
+        night(job_of(tmp_path))
+        assert out.standing.exists()
+        (folder / f"{new}.jsonl").write_text(rows_of([f"n{new}{i}" for i in range(5)]))
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "read_part", lambda *given: pytest.fail("an old answer was read"))
+            found = prepare(job := job_of(tmp_path), Plan(job), out)
+            assert [request.id for block in found.blocks for request in block] == [f"n{new}{i}" for i in range(5)]
+        assert (found.standing is not None, found.passed, found.before["ok"]) == (
+            True,
+            50 + 5 * number,
+            50 + 5 * number,
+        )
+    assert len(night(job_of(tmp_path))[1]) == 5
+    assert table(tmp_path)["row"].to_list() == list(range(65))
+
+
+@pytest.mark.parametrize("what", ["cut", "other parts", "other version", "limit", "retry_failed"])
+def test_what_is_written_down_is_heeded_only_if_it_fits(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(9)))
+    night(job_of(tmp_path))
+    out = Folder(tmp_path / "out")
+    sections: dict[str, Any] = {}
+    if what == "cut":
+        out.standing.write_bytes(out.standing.read_bytes()[:-1])
+    elif what == "other parts":
+        store.part_path(out.parts, 1).touch()
+    elif what == "other version":
+        out.standing.write_bytes(out.standing.read_bytes().replace(b'"version":1', b'"version":0'))
+    else:
+        name = {"limit": "input", "retry_failed": "job"}[what]
+        sections = {name: {what: 5}}
+    (tmp_path / "in" / "2.jsonl").write_text(rows_of(["a"]))
+    found, asked = night(job_of(tmp_path, **sections))
+    assert found.standing is None
+    wanted = {"limit": 0}
+    assert len(asked) == wanted.get(what, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ since
+
+
+def dated(folder: Path, since: str, day: int, **sections: Any) -> Job:
+    """The job of a night in January, of files that are as old as their names say."""
+    tables = {
+        "job": {"name": "nightly", "out": str(folder / "runs" / "{name}" / "{date}")},
+        "input": {"path": str(folder / "in"), "since": since},
+        "params": {"model": "m"},
+    }
+    return build({**tables, **sections}, moment=datetime.datetime(2026, 1, day, 2))
+
+
+def arrives(folder: Path, day: int) -> None:
+    (folder / "in").mkdir(exist_ok=True)
+    path = folder / "in" / f"{day:02}.jsonl"
+    path.write_text(rows_of([f"{day}a", f"{day}b"]))
+    at = datetime.datetime(2026, 1, day, 1).timestamp()
+    os.utime(path, (at, at))
+    aged(path)
+
+
+def ended(job: Job, day: int, status: str = "finished") -> list[str]:
+    _, asked = night(job)
+    begun = datetime.datetime(2026, 1, day, 2).astimezone().isoformat()
+    Folder(job.out).write_state({"job": "nightly", "status": status, "started_at": begun})
+    return [request.id for request in asked]
+
+
+def test_each_date_has_what_came_since_the_last_run_that_finished(tmp_path: Path) -> None:
+    arrives(tmp_path, 1)
+    assert ended(dated(tmp_path, "last", 1), 1) == ["1a", "1b"]
+    arrives(tmp_path, 2)
+    assert ended(dated(tmp_path, "last", 2), 2, "stopped") == ["2a", "2b"]
+    arrives(tmp_path, 3)
+    job = dated(tmp_path, "last", 3)
+    assert ended(job, 3) == ["2a", "2b", "3a", "3b"], "the night before has not finished"
+    assert ended(job, 3) == [], "what the words meant holds in this folder"
+    assert (
+        Plan(job).told_of_files
+        == "input files changed since 2026-01-01 02:00:00"
+        + datetime.datetime(2026, 1, 1, 2).astimezone().isoformat()[-6:]
+        + ": 2 of 3"
+    )
+    nothing = dated(tmp_path, "last", 4)
+    found, asked = night(nothing)
+    assert asked == [] and found.empty and "0 of 3" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("since", "asked"),
+    [("2026-01-02", ["2a", "2b", "3a", "3b"]), ("2026-01-02T01:30", ["3a", "3b"]), ("2030-01-01T00:00:00Z", []),
+     ("20000d", ["1a", "1b", "2a", "2b", "3a", "3b"]), ("1h", [])],
+)  # fmt: skip
+def test_since_a_moment(tmp_path: Path, since: str, asked: list[str]) -> None:
+    for day in (1, 2, 3):
+        arrives(tmp_path, day)
+    assert ended(dated(tmp_path, since, 3), 3) == asked
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "", "-1h"])
+def test_since_what_is_no_moment(tmp_path: Path, since: str) -> None:
+    with pytest.raises(JobError, match=r"input\.since.*'2026-01-31T02:00', or 'last'"):
+        dated(tmp_path, since, 1)
+
+
+def test_since_is_not_for_a_folder_with_older_answers(tmp_path: Path) -> None:
+    arrives(tmp_path, 1)
+    one = {"job": {"out": str(tmp_path / "out")}}
+    job = dated(tmp_path, "2026-01-01", 1, **one)
+    assert len(night(job)[1]) == 2
+    arrives(tmp_path, 2)
+    assert len(night(job)[1]) == 2, "in one folder the same words mean the same"
+    with pytest.raises(InputError, match=r"leaves out now: 2 .*each date"):
+        night(dated(tmp_path, "2026-01-02", 2, **one))
+    with pytest.raises(JobError, match=r"has but one folder: give job\.out a date"):
+        night(dated(tmp_path, "last", 2, **one))
+    assert night(dated(tmp_path, "2026-01-02", 2, job={**one["job"], "on_change": "rerun"}))[1] == []
+
+
+# --------------------------------------------------------------------------------------------------- any nights at all
+
+
+class Folderful:
+    """Files to which things happen."""
+
+    def __init__(self, folder: Path, seed: int, named: bool) -> None:
+        self.folder = folder / "in"
+        self.folder.mkdir()
+        self.chance = random.Random(seed)
+        self.named = named
+        self.last = 0
+        self.add()
+        self.add()
+
+    def rows(self, number: int) -> list[str]:
+        """New rows; without ids of their own some have come before."""
+        self.last += number
+        texts = range(self.last - number, self.last)
+        return [
+            json.dumps({"id": str(text), "messages": [{"role": "user", "content": f"text {text}"}]} if self.named else
+                       {"messages": [{"role": "user", "content": f"text {self.chance.randrange(12)}"}]})
+            for text in texts
+        ]  # fmt: skip
+
+    def write(self, path: Path, lines: list[str]) -> None:
+        path.write_text("".join(line + "\n" for line in lines))
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.iterdir())
+
+    def add(self) -> None:
+        name = f"{self.chance.randrange(1000):03d}.jsonl"
+        self.write(self.folder / name, self.rows(self.chance.randint(1, 6)))
+
+    def append(self) -> None:
+        with self.chance.choice(self.files()).open("a") as stream:
+            stream.write("".join(line + "\n" for line in self.rows(self.chance.randint(1, 4))))
+
+    def touch(self) -> None:
+        self.chance.choice(self.files()).touch()
+
+    def remove(self) -> None:
+        if len(self.files()) > 1:
+            self.chance.choice(self.files()).unlink()
+
+    def rename(self) -> None:
+        self.chance.choice(self.files()).rename(self.folder / f"{self.chance.randrange(1000):03d}.jsonl")
+
+    def cut(self) -> None:
+        path = self.chance.choice(self.files())
+        lines = path.read_text().splitlines()
+        if len(lines) > 1:
+            self.write(path, lines[: self.chance.randint(1, len(lines) - 1)])
+
+    def insert(self) -> None:
+        path = self.chance.choice(self.files())
+        lines = path.read_text().splitlines()
+        lines[(at := self.chance.randrange(len(lines) + 1)) : at] = self.rows(1)
+        self.write(path, lines)
+
+    def forget(self) -> None:
+        (self.folder.parent / "out" / "inputs.jsonl").unlink(missing_ok=True)
+
+    def compact(self) -> None:
+        if (out := Folder(self.folder.parent / "out")).exists():
+            with out.held():
+                compact.carry_out(compact.look(out, "0s", datetime.datetime.now(datetime.UTC)))
+
+    def lines(self) -> list[str]:
+        return [line for path in self.files() for line in path.read_text().splitlines()]
+
+
+HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"])
+
+
+@given(
+    nights=st.lists(st.tuples(st.lists(HAPPENING, max_size=3), st.none() | st.integers(0, 6)), min_size=1, max_size=6),
+    seed=st.integers(0, 10_000),
+    named=st.booleans(),
+    sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}]),
+    written=st.booleans(),
+    failing=st.sets(st.integers(0, 8), max_size=2),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+    nights: list[tuple[list[str], int | None]],
+    seed: int,
+    named: bool,
+    sweep: dict[str, Any],
+    written: bool,
+    failing: set[int],
+) -> None:
+    """Whether how the folder stands is written down or not, and also where some rows fail first."""
+    folder = tmp_path_factory.mktemp("nights")
+    patched = pytest.MonkeyPatch()
+    patched.setattr(standing, "WORTH_ROWS", 1 if written else 1_000)
+    files = Folderful(folder, seed, named)
+    asked: list[bytes] = []
+    for turn, (happenings, answered) in enumerate([*nights, ([], None)]):
+        for what in happenings:
+            getattr(files, what)()
+        fails = failing if turn < len(nights) else ()
+        job = job_of(folder, sweep=sweep, job={"on_change": "rerun", "retry_failed": 10})
+        _, requests = night(job, answered, fails)
+        assert {*asked}.isdisjoint(request.key for request in requests), "what is answered is not asked again"
+        asked += [request.key for at, request in enumerate(requests) if at not in fails]
+    patched.undo()
+    assert len({*asked}) == len(asked)
+    each = 2 if sweep else 1
+    wanted = [line for line in files.lines() for _ in range(each)]
+    results = table(folder)
+    assert results["row"].to_list() == [row for row in range(len(wanted) // each) for _ in range(each)]
+    plan = Plan(job_of(folder, sweep=sweep))
+    bodies = [hashlib.md5(request.body).hexdigest() for block in plan.blocks() for request in block]
+    assert results["content"].to_list() == bodies
+    assert Inputs(Folder(folder / "out")).find(plan._signature or ())[0].known is not None
