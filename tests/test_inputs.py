@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import readers, standing, store
+from batchflex import compact, readers, standing, store
 from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
@@ -606,11 +606,18 @@ class Folderful:
     def forget(self) -> None:
         (self.folder.parent / "out" / "inputs.jsonl").unlink(missing_ok=True)
 
+    def compact(self) -> None:
+        if (out := Folder(self.folder.parent / "out")).exists():
+            with out.held():
+                compact.carry_out(compact.look(out, "0s", datetime.datetime.now(datetime.UTC)))
+
     def lines(self) -> list[str]:
         return [line for path in self.files() for line in path.read_text().splitlines()]
 
 
-HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget"])
+HAPPENING = st.sampled_from(
+    ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"]
+)
 
 
 @given(
