@@ -23,8 +23,8 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 	$(BIN)/batchflex run jobs/label_reviews.toml
 	$(BIN)/batchflex results runs/label-reviews
 
-test: $(STAMP)   ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)   ## run the tests, two at a time: many of them wait
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-cron: $(STAMP) ## let the machine's cron daemon run a job, as root; takes two or three minutes
 	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest tests/test_cron_daemon.py
@@ -45,8 +45,8 @@ format: $(STAMP) ## put the code into its format; edits files
 bench: $(STAMP)  ## measure CPU, time and memory against their goals; some 20 minutes; takes nginx where it is installed
 	$(BIN)/python benchmarks/run.py
 
-bench-large: $(STAMP) ## measure jobs of ten million rows run again; half an hour and 5 GB for temporary files
-	$(BIN)/python benchmarks/run.py --only resume10m
+bench-large: $(STAMP) ## measure jobs of ten million rows run again, and their exports; an hour and 8 GB for temporary files
+	$(BIN)/python benchmarks/run.py --only resume10m exports10m
 
 PEERS  := benchmarks/peers
 VENVS  := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))

@@ -12,7 +12,9 @@ import gc
 import importlib.abc
 import io
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -477,7 +479,6 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    from . import export, render
     from .folder import Folder
 
     if options.set and not options.reparse:
@@ -491,20 +492,53 @@ def _results(options: argparse.Namespace) -> int:
             f"{read:,} answers read anew: {fit:,} fit now that did not before, {fit_no_more:,} do not fit any more; "
             "nothing was sent"
         )
-    results = export.Results(Folder(options.out))
-    if options.format == "openai-batch":
-        if options.output in (None, "-"):
-            raise JobError("--format openai-batch writes two files: name the first with -o FILE.jsonl")
-        good, bad = export.write_openai_batch(results, Path(options.output))
-        _say(f"{good:,} answers in {options.output}, {bad:,} failures beside it in its _errors file")
-    elif options.output == "-":
-        export.stream_jsonl(results, sys.stdout.buffer)
-    elif options.output is not None:
-        export.write(results, Path(options.output))
-        _say(f"{results.rows:,} rows in {options.output}")
-    else:
-        print(render.table(results.head(options.rows), results.rows))
+    return _tell_results(options, Folder(options.out))
+
+
+def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
+    from . import export, render
+    from .selecting import selected
+
+    columns, by, output = options.columns, options.split_by, options.output
+    to = None if output is None else export.target(folder, output, options.format)
+    if to is None and (options.format or by):
+        option = "--split-by" if by else "--format"
+        raise JobError(
+            f"{option} says how to write: name a file with -o" + ("" if by else ", or - for standard output")
+        )
+    if to is not None and to.format == export.OPENAI_BATCH and (columns or by):
+        option = "--columns" if columns else "--split-by"
+        raise JobError(f"{option} does not go with --format openai-batch, whose lines hold whole answers")
+    if to is not None and to.path is None and to.format == "parquet" and sys.stdout.isatty():
+        raise JobError("Parquet is nothing for a terminal: name a file with -o, or let a program read it")
+    beside = [by] if by else []
+    with _tidy_when_terminated(), selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
+        if to is None:
+            print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
+            if options.where:
+                _say(f"{rows.rows:,} of {render.count(rows.of, 'row')} fit {options.where}")
+            return 0
+        written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)
+        if to.path is not None:
+            _say(render.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
     return 0
+
+
+@contextlib.contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """Half-written files are removed when SIGTERM comes, too."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from . import breakdown, excerpt, export, scored, store, table, timeline
+from . import breakdown, contents, excerpt, scored, store, table, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .endpoint import default_model, resolve
 from .errors import BatchflexError, FolderError
@@ -130,13 +129,9 @@ def digest(folder: Folder, rows: int) -> Digest:
 @contextlib.contextmanager
 def _results(folder: Folder) -> Iterator[Path]:
     """The table of a folder as a file: its own, or one of what there is by now."""
-    if export.is_current(folder):
-        yield folder.results
-        return
-    with tempfile.TemporaryDirectory(prefix="batchflex-report-") as name:
-        path = Path(name) / "results.parquet"
-        export.write(export.Results(folder), path)
-        yield path
+    found = contents.results_of(folder)
+    with contents.keeping(found, found.schema.names) as kept:
+        yield kept.path
 
 
 def _variables(job: Job) -> dict[str, list[str]]:

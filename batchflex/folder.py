@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,16 +50,40 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
     the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
+    with replacing() as opened:
+        yield opened(path)
+
+
+@contextlib.contextmanager
+def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
+    """As :func:`replaced` for several files: each call opens one, and none is put in its place before all are on the disk.
+
+    Between the first and the last rename, some are new and some are old.
+    """
+    streams: dict[Path, IO[bytes]] = {}
+    temporaries: dict[Path, Path] = {}
+
+    def opened(path: Path) -> IO[bytes]:
+        temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
+        streams[path] = temporaries[path].open("wb")
+        return streams[path]
+
     try:
-        with temporary.open("wb") as stream:
-            yield stream
+        yield opened
+        for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+            stream.close()
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+        for parent in {path.parent for path in temporaries}:
+            sync_folder(parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for stream in streams.values():
+            with contextlib.suppress(OSError):  # closing writes what is left, which may have failed already
+                stream.close()
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -106,6 +130,12 @@ class Folder:
 
     def exists(self) -> bool:
         return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is, or lies in, something that this folder's runs keep here."""
+        kept = [each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path]
+        found = path.resolve()
+        return any(found == each or each in found.parents for each in kept)
 
     def require(self) -> None:
         """:raises FolderError: if there is no run in this folder."""

@@ -124,13 +124,28 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     )
     results.add_argument("out", metavar="OUT", type=Path, help="the output folder")
     results.add_argument(
-        "-o", "--output", metavar="FILE", help="write all rows and columns to FILE.parquet, .csv or .jsonl; - is JSON lines "
-        "to standard output"
+        "-o", "--output", metavar="FILE",
+        help="write them to FILE.parquet, .csv or .jsonl (.gz or .zst may follow the last two); - is standard output",
     )  # fmt: skip
     results.add_argument(
         "--format",
-        choices=["openai-batch"],
-        help="the lines of an OpenAI batch output file, failures in FILE_errors.jsonl",
+        choices=["parquet", "csv", "jsonl", "openai-batch"],
+        help="what to write, whatever the name of the file is; on standard output jsonl, if it is not said. openai-batch: the "
+        "lines of an OpenAI batch output file, failures in FILE_errors.jsonl; of a folder, in files named as OpenAI does",
+    )
+    results.add_argument(
+        "--where",
+        metavar="SQL",
+        help="only rows that a condition chooses, over the columns of the results and their scores",
+    )
+    results.add_argument(
+        "--columns",
+        metavar="A,B,…",
+        type=_names,
+        help="only these columns, in this order; patterns such as parsed_* too",
+    )
+    results.add_argument(
+        "--split-by", metavar="COLUMN", help="with -o: a file for each value of this column, FILE-VALUE.parquet"
     )
     results.add_argument(
         "--reparse", action="store_true", help="read the answers there are anew, by [answer] of the job; sends nothing"
@@ -416,6 +431,13 @@ def log_settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
     if given["log.file"]:
         given["log.file"] = str(Path(given["log.file"]).absolute())
     return [(place, value) for place, value in given.items() if value is not None]
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("wants names of columns, with commas between them")
+    return names
 
 
 def _positive(text: str) -> int:

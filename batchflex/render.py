@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from .export import Written
+
 _LONG = 60
 _LONGEST = 500
+_FILES = 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -156,12 +159,14 @@ def _speed(state: Mapping[str, Any]) -> str:
     return text
 
 
-def table(head: pa.Table, rows: int) -> str:
-    """The first of ``rows`` rows as a table that fits a terminal."""
+def table(head: pa.Table, rows: int, *, whole: bool = False) -> str:
+    """The first of ``rows`` rows as a table that fits a terminal; the ``whole`` of it, or the columns worth showing."""
     import polars as pl
 
     frame = pl.DataFrame(head)
-    shown = frame.select(_worth_showing(frame)).with_columns(pl.col(pl.String).str.replace_all(_CONTROL.pattern, " "))
+    shown = (frame if whole else frame.select(_worth_showing(frame))).with_columns(
+        pl.col(pl.String).str.replace_all(_CONTROL.pattern, " ")
+    )
     with pl.Config(
         tbl_rows=frame.height,
         tbl_cols=-1,
@@ -177,6 +182,21 @@ def table(head: pa.Table, rows: int) -> str:
         if rows <= frame.height
         else f"{text}\n{frame.height:,} of {rows:,} rows; --rows N shows more, -o FILE writes all"
     )
+
+
+def written(files: Sequence[Written], of: int, *, is_batch: bool = False) -> str:
+    """What an export has written. ``of`` is how many rows there are in all."""
+    if is_batch and len(files) == 2:
+        good, bad = files
+        return f"{count(good.rows, 'answer')} in {good.path}, {count(bad.rows, 'failure')} in {bad.path}"
+    rows = sum(each.rows for each in files)
+    told = count(rows, "row") if rows == of else f"{rows:,} of {count(of, 'row')}"
+    if len(files) == 1:
+        return f"{told} in {files[0].path}"
+    lines = [f"  {each.rows:,} in {each.path}" for each in files[:_FILES]]
+    if len(files) > _FILES:
+        lines.append(f"  and {len(files) - _FILES:,} more")
+    return "\n".join([f"{told} in {count(len(files), 'file')}", *lines])
 
 
 def _worth_showing(frame: pl.DataFrame) -> list[str]:

@@ -188,11 +188,11 @@ def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] 
         replaced(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
     ):
-        for group in _grouped(assembled.batches):
+        for group in grouped(assembled.batches):
             writer.write_table(group.replace_schema_metadata(metadata))
 
 
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Windows put together to row groups: small ones make a large table slow to open."""
     group: list[pa.Table] = []
     for table in tables:

@@ -2,6 +2,7 @@
 
     python benchmarks/folders.py finish REQUESTS.jsonl BASE_URL OUT
     python benchmarks/folders.py halve OUT HALF      a folder with the first half of another's answers
+    python benchmarks/folders.py table ROWS OUT      a folder with nothing but a table of results
 
 The input is planned as a run plans it, and each request gets the load target's answer. Only parts and the job are written; the
 table is left for a run to make. What is known here of how batchflex keeps answers is known nowhere else in the benchmarks.
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from target import COMPLETION
 
 from batchflex import job as jobs
@@ -28,6 +31,7 @@ from batchflex.folder import Folder
 from batchflex.model import Answer, Request, Usage
 
 _LATENCY_US = 400_000
+_BLOCK = 50_000
 
 
 def finish(source: Path, base_url: str, out: Path) -> None:
@@ -37,6 +41,8 @@ def finish(source: Path, base_url: str, out: Path) -> None:
     plan, folder, answer = Plan(job), Folder(job.out), _answer()
     frame = outcome.Frame("20260101T000000Z-0123ab", base_url, plan.labels)
     with folder.held():
+        plan.know(folder)
+        plan.begin()
         for number, requests in enumerate(_by(job.journal.seal_rows, plan.blocks()), 1):
             now = time.time_ns() // 1000
             effort = outcome.Effort(1, now - _LATENCY_US, now)
@@ -53,6 +59,35 @@ def halve(whole: Path, half: Path) -> None:
         shutil.copy(source.job, folder.job)
         for number in numbers[: len(numbers) // 2]:
             os.link(store.part_path(source.parts, number), store.part_path(folder.parts, number))
+
+
+def table(rows: int, out: Path) -> None:
+    """Make a folder with a table of results, a tenth of them cut off, and a carried ``label`` of three values."""
+    folder, answer = Folder(out), _answer()
+    request = Request(bytes(16), bytes(16), "r", 0, 0, 0, b"{}", None, None)
+    sealed = outcome.answered(
+        outcome.Frame("20260101T000000Z-0123ab", "e", ("{}",)), request, outcome.Effort(1, 0, 0), answer
+    )
+    labels = ["positive", "negative", "neutral"]
+    with folder.held():
+        block = store.to_table([sealed] * _BLOCK).select(list(store.COLUMNS))
+        schema = block.schema.append(pa.field("label", pa.string())).remove_metadata()
+        with pq.ParquetWriter(folder.results, schema, compression="zstd") as writer:
+            for begin in range(0, rows, _BLOCK):
+                numbers = range(begin, min(rows, begin + _BLOCK))
+                made = {
+                    "id": [f"r{number}" for number in numbers],
+                    "row": numbers,
+                    "key": [f"{number:032x}" for number in numbers],
+                    "status": ["ok" if number % 10 else "truncated" for number in numbers],
+                    "completion_tokens": [number % 200 for number in numbers],
+                }
+                columns = [
+                    pa.array(made[f.name], f.type) if f.name in made else block[f.name].slice(0, len(numbers))
+                    for f in block.schema
+                ]
+                columns.append(pa.array([labels[number % 3] for number in numbers]))
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def _by(size: int, blocks: Iterator[list[Request]]) -> Iterator[list[Request]]:
@@ -84,6 +119,8 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 1000)
     if verb == "finish":
         finish(Path(given[0]), given[1], Path(given[2]))
+    elif verb == "table":
+        table(int(given[0]), Path(given[1]))
     else:
         halve(Path(given[0]), Path(given[1]))
 

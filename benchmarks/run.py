@@ -23,8 +23,10 @@ from pathlib import Path
 
 import asking
 import comparison
+import exports
 import figures
 import finished
+import nightly
 import prefixes
 import starting
 import storing
@@ -46,13 +48,16 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "results": finished.results,
     "scores": finished.scores,
     "report": finished.report,
+    "exports": exports.exports,
     "resume": finished.resume,
     "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,
+    "exports10m": exports.exports_large,
+    "nightly10m": nightly.nightly,
     "peers": comparison.peers,
 }
 # These take long, or need more than batchflex: only when named.
-APART = {"resume10m", "peers", "prefixes"}
+APART = {"resume10m", "exports10m", "nightly10m", "peers", "prefixes"}
 
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:

@@ -31,9 +31,9 @@ ORDER = [
     "feed", "keep", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "compact", "choosing", "settings", "again",
+    "judging", "evaluation", "assembly", "compact", "contents", "condition", "choosing", "selecting", "settings", "again",
     "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
-    "reparse", "export", "checking", "render", "scoretext",
+    "reparse", "cells", "writers", "splitting", "openai_batch", "export", "checking", "render", "scoretext",
     "throttle", "loglines", "logs", "progress", "rotation", "logbook", "forecast", "turn", "history", "historytext",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
@@ -44,8 +44,8 @@ ORDER = [
 # What faces people: nothing that a run consists of may lean on it.
 FACING_PEOPLE = {
     "throttle", "loglines", "logs", "rotation", "logbook",
-    "cli", "progress", "render", "scoretext", "forecast", "turn", "history", "historytext", "checking", "export",
-    "local_server", "options",
+    "cli", "progress", "render", "scoretext", "forecast", "turn", "history", "historytext", "checking",
+    "local_server", "options", "writers", "splitting", "openai_batch", "export",
     "scored", "breakdown", "timeline", "excerpt", "digest", "verdict", "canvas", "charts", "speed", "chapters",
     "vega", "page", "report",
     "cron", "zones", "nexttimes", "launch", "crontab", "systemd", "kubernetes", "schedule",
@@ -60,7 +60,7 @@ PURE = [
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
-    "timeline", "verdict", "canvas", "charts", "speed", "chapters",
+    "cells", "splitting", "openai_batch", "timeline", "verdict", "canvas", "charts", "speed", "chapters",
     "cron", "nexttimes", "launch", "crontab", "systemd", "kubernetes",
 ]  # fmt: skip
 

@@ -308,7 +308,7 @@ def test_a_budget_stops_the_run_before_it_is_exceeded(
 def test_a_deadline_stops_the_run(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 10_000), tmp_path / "out"
     endpoint.knobs(latency_s=0.05)
-    run = batchflex("run", rows, *asks, "--out", out, "--concurrency", "4", "--deadline", "0.5s", "--json")
+    run = batchflex("run", rows, *asks, "--out", out, "--concurrency", "4", "--deadline", "2s", "--json")
     assert (run.code, run.summary["stopped_by"]) == (3, "deadline")
     assert 0 < table(out).height == endpoint.stats()["good"] < 10_000, "what was in flight has been kept"
 

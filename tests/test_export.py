@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import datetime
 import decimal
+import gzip
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import export
-from batchflex.errors import FolderError
+from batchflex import cli, export
+from batchflex.errors import FolderError, JobError
 from batchflex.folder import Folder
-from tests.counting_endpoint import CountingEndpoint
+from batchflex.selecting import Selected, selected
+from tests.counting_endpoint import CountingEndpoint, Knobs
 
 ODD = 'a "quoted", line\nand\r\nanother; \t ü 漢字 🙂 \\n =1+1'
 CARRIED: dict[str, tuple[pa.DataType, list[Any]]] = {
@@ -37,28 +43,45 @@ CARRIED: dict[str, tuple[pa.DataType, list[Any]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def out(endpoint: CountingEndpoint, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(_endpoint_process: CountingEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over a table with columns of every kind, one row of which failed."""
+    folder = tmp_path_factory.mktemp("finished")
     columns = {name: pa.array(values, kind) for name, (kind, values) in CARRIED.items()}
     texts = [ODD, "second", "third"]
-    pq.write_table(pa.table({"custom_id": ["r0", "r1", "r2"], "text": texts, **columns}), tmp_path / "rows.parquet")
-    endpoint.knobs(poison={"third": "422"})
+    pq.write_table(pa.table({"custom_id": ["r0", "r1", "r2"], "text": texts, **columns}), folder / "rows.parquet")
+    _endpoint_process.knobs(**vars(Knobs()) | {"poison": {"third": "422"}})
     job = {
-        "job": {"out": str(tmp_path / "out")},
-        "endpoint": {"base_url": endpoint.base_url},
-        "input": {"path": str(tmp_path / "rows.parquet"), "id": "custom_id", "carry": list(CARRIED)},
+        "job": {"out": str(folder / "out")},
+        "endpoint": {"base_url": _endpoint_process.base_url},
+        "input": {"path": str(folder / "rows.parquet"), "id": "custom_id", "carry": list(CARRIED)},
         "prompt": {"user": "{{ text }}"},
         "params": {"model": "m"},
     }
     assert batchflex.run(job).exit_code == 1
+    return folder / "out"
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(finished, tmp_path / "out")
     return tmp_path / "out"
 
 
-def written(out: Path, name: str) -> Path:
-    export.write(export.Results(Folder(out)), out.parent / name)
+def written(out: Path, name: str, kind: str | None = None) -> Path:
+    path = out.parent / name
+    with selected(Folder(out)) as rows:
+        export.write(rows, export.target(Folder(out), str(path), kind), Folder(out), io.BytesIO())
     assert not list(out.parent.glob(".*"))
-    return out.parent / name
+    return path
+
+
+def streamed(out: Path, kind: str | None = None) -> bytes:
+    stream = io.BytesIO()
+    with selected(Folder(out)) as rows:
+        export.write(rows, export.target(Folder(out), "-", kind), Folder(out), stream)
+    return stream.getvalue()
 
 
 def plain(value: Any) -> Any:
@@ -90,9 +113,7 @@ def test_json_lines_hold_the_same(out: Path) -> None:
     lines = written(out, "all.jsonl").read_text(encoding="utf-8").split("\n")
     assert lines.pop() == ""
     assert [json.loads(line) for line in lines] == [plain(row) for row in rows]
-    stream = io.BytesIO()
-    export.stream_jsonl(export.Results(Folder(out)), stream)
-    assert stream.getvalue() == (out.parent / "all.jsonl").read_bytes()
+    assert streamed(out) == (out.parent / "all.jsonl").read_bytes()
 
 
 def test_csv_holds_the_same_and_what_is_nested_as_json(out: Path) -> None:
@@ -110,6 +131,21 @@ def test_csv_holds_the_same_and_what_is_nested_as_json(out: Path) -> None:
         assert cell["day"] == ("" if row["day"] is None else row["day"].isoformat())
         assert cell["price"] == ("" if row["price"] is None else str(row["price"]))
         assert cell["truth"] == ("" if row["truth"] is None else str(row["truth"]).lower())
+
+
+def test_what_cells_look_like(out: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Null and empty text differ, line breaks stay in their quotes, and nothing is put before what a spreadsheet computes."""
+    columns = "words,number,small,truth,day,moment,clock,price,tags,facts"
+    assert cli.main(["results", str(out), "-o", "-", "--format", "csv", "--columns", columns]) == 0
+    odd = ODD.replace('"', '""')
+    tags = json.dumps(["a", ODD], ensure_ascii=False, separators=(",", ":")).replace('"', '""')
+    assert capfdbinary.readouterr().out.decode() == (
+        '"words","number","small","truth","day","moment","clock","price","tags","facts"\n'
+        f'"{odd}",1,0.5,true,2024-02-29,2024-01-02 03:04:05.000006Z,23:59:59.000000,12.30,"{tags}",'
+        '"{""n"":1,""deep"":[0.5]}"\n'
+        ",,,,,,,,,\n"
+        '"",3,-1.25,false,1969-12-31,,,-0.01,"[]","{""n"":null,""deep"":null}"\n'
+    )
 
 
 def test_bytes_and_nanoseconds(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -130,69 +166,154 @@ def test_bytes_and_nanoseconds(endpoint: CountingEndpoint, tmp_path: Path) -> No
     assert (line["raw"], line["at"]) == ("/wA=", "2023-11-14T22:13:20.123456")
 
 
-def test_the_shape_of_a_batch_output_file(out: Path) -> None:
-    path = out.parent / "answers.jsonl"
-    assert export.write_openai_batch(export.Results(Folder(out)), path) == (2, 1)
-    good = [json.loads(line) for line in path.read_text().splitlines()]
-    (bad,) = [json.loads(line) for line in path.with_name("answers_errors.jsonl").read_text().splitlines()]
-    results = pl.read_parquet(out / "results.parquet")
-    for line, row in zip([*good, bad], results.to_dicts(), strict=True):
-        assert list(line) == ["id", "custom_id", "response", "error"]
-        assert line["custom_id"] == row["id"]
-        assert row["key"] in line["id"]
-        assert list(line["response"]) == ["status_code", "request_id", "body"]
-        assert line["response"]["status_code"] == row["http_status"]
-        assert line["response"]["body"] == json.loads(row["response"])
-        assert line["response"]["request_id"] == json.loads(row["response"]).get("id")
-    assert [line["error"] for line in good] == [None, None]
-    assert bad["error"] == {"code": "http_422", "message": results["error_message"][2]}
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "openai-batch"])
+def test_standard_output_gets_what_a_file_gets(kind: str, out: Path) -> None:
+    name = "all.jsonl" if kind == "openai-batch" else f"all.{kind}"
+    whole = written(out, name, kind).read_bytes()
+    if kind == "openai-batch":  # failures among the answers, in the order of the rows; here the last failed
+        whole += (out.parent / "all_errors.jsonl").read_bytes()
+    if kind == "parquet":
+        assert pq.read_table(io.BytesIO(streamed(out, kind))).equals(pq.read_table(out / "results.parquet"))
+    else:
+        assert streamed(out, kind) == whole
 
 
-@pytest.mark.parametrize("name", ["all.parquet", "all.csv", "all.jsonl"])
-def test_a_file_is_replaced_whole_or_not_at_all(name: str, out: Path) -> None:
-    class Breaks(export.Results):
-        def batches(self) -> Iterator[pa.RecordBatch]:
-            yield from super().batches()
-            raise RuntimeError("half-way")
+@pytest.mark.parametrize("name", ["all.csv", "all.jsonl"])
+def test_compressed_files_hold_the_same(name: str, out: Path) -> None:
+    plain = written(out, name).read_bytes()
+    assert gzip.decompress(written(out, f"{name}.gz").read_bytes()) == plain
+    with pa.input_stream(written(out, f"{name}.ZST"), compression="zstd") as stream:
+        assert stream.read() == plain
 
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.csv", "all.jsonl", "all.csv.gz", "all.jsonl.zst"])
+def test_a_file_is_replaced_whole_or_not_at_all(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = out.parent / name
     path.write_text("what was there before")
-    with pytest.raises(RuntimeError, match="half-way"):
-        export.write(Breaks(Folder(out)), path)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="half-way"):
+        patch.setattr(Selected, "batches", breaks(Selected.batches))
+        written(out, name)
     assert path.read_text() == "what was there before"
     assert not list(out.parent.glob(".*"))
     written(out, name)
     assert path.read_bytes()[:20] != b"what was there before"[:20]
 
 
-def test_neither_of_two_files_is_replaced_when_one_fails(out: Path) -> None:
-    class Breaks(export.Results):
-        def batches(self) -> Iterator[pa.RecordBatch]:
-            yield from super().batches()
-            raise RuntimeError("half-way")
+def breaks(batches: Any) -> Any:
+    def broken(*given: Any) -> Iterator[pa.RecordBatch]:
+        yield from batches(*given)
+        raise RuntimeError("half-way")
 
+    return broken
+
+
+def test_neither_of_two_files_is_replaced_when_one_fails(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = out.parent / "a.jsonl", out.parent / "a_errors.jsonl"
     good.write_text("good before")
     bad.write_text("bad before")
+    monkeypatch.setattr(Selected, "batches", breaks(Selected.batches))
     with pytest.raises(RuntimeError, match="half-way"):
-        export.write_openai_batch(Breaks(Folder(out)), good)
+        written(out, "a.jsonl", "openai-batch")
     assert (good.read_text(), bad.read_text()) == ("good before", "bad before")
     assert not list(out.parent.glob(".*"))
 
 
-def test_the_results_may_replace_themselves(out: Path) -> None:
-    before = pl.read_parquet(out / "results.parquet")
-    export.write(export.Results(Folder(out)), out / "results.parquet")
-    assert pl.read_parquet(out / "results.parquet").equals(before)
+@pytest.mark.parametrize(
+    "name",
+    ["results.parquet", "history.jsonl", "telemetry.jsonl", "scores.parquet", "parts/000001.parquet", "journal/x.csv"],
+)
+def test_what_the_runs_of_a_folder_keep_is_not_written_over(name: str, out: Path) -> None:
+    before = (out / name).read_bytes() if (out / name).exists() else None
+    with pytest.raises(FolderError, match="keep; choose another name"):
+        written(out, f"out/{name}")
+    assert ((out / name).read_bytes() if (out / name).exists() else None) == before
+    written(out, "out/mine.parquet")
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(out: Path) -> None:
+    (out.parent / "real").mkdir()
+    (out.parent / "link.csv").symlink_to(out.parent / "real" / "there.csv")
+    whole = written(out, "all.csv").read_bytes()
+    assert written(out, "link.csv").read_bytes() == whole
+    assert (out.parent / "link.csv").is_symlink() and (out.parent / "real" / "there.csv").read_bytes() == whole
+    os.mkfifo(out.parent / "pipe.csv")
+    with subprocess.Popen(["cat", str(out.parent / "pipe.csv")], stdout=subprocess.PIPE) as reader:
+        written(out, "pipe.csv")
+        assert reader.communicate()[0] == whole
+    assert (out.parent / "pipe.csv").is_fifo()
+
+
+def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
+    script = (
+        "import os, signal, sys; from batchflex import cli, openai_batch\n"
+        "openai_batch.lines = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.exit(cli.main(['results', {str(out)!r}, '-o', {str(out.parent / 'x.jsonl')!r}, '--format', 'openai-batch']))"
+    )
+    before = sorted(out.parent.iterdir())
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 143
+    assert sorted(out.parent.iterdir()) == before
+
+
+def test_a_full_disk_is_told(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("parquet", "csv", "jsonl", "openai-batch"):
+        assert cli.main(["results", str(out), "-o", "/dev/full", "--format", kind]) == 3
+        assert "the disk is full: /dev/full could not be written" in capsys.readouterr().err
+
+
+def test_whoever_reads_no_further_ends_it_quietly(out: Path) -> None:
+    command = f"{sys.executable} -m batchflex.cli results {out} -o - --format csv"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
     assert pl.read_csv(written(out, "ALL.CSV"))["id"].to_list() == ["r0", "r1", "r2"]
-    for name in ("all", "all.xlsx", "all.json"):
+    assert pl.read_csv(written(out, "answers.txt", "csv"))["id"].to_list() == ["r0", "r1", "r2"]
+    for name in ("all", "all.xlsx", "all.json", "all.gz", "all.txt.gz"):
         with pytest.raises(FolderError, match=r"\.parquet, \.csv, \.jsonl"):
             written(out, name)
     with pytest.raises(FolderError, match="no folder"):
         written(out, "nowhere/all.csv")
+    with pytest.raises(FolderError, match="is a folder; name a file in it"):
+        written(out, ".")
+    with pytest.raises(FolderError, match=r"leave out \.gz"):
+        written(out, "all.parquet.gz")
+    with pytest.raises(JobError, match=r"--format csv does not go with the name all\.jsonl"):
+        written(out, "all.jsonl", "csv")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--format", "csv"], "--format says how to write: name a file with -o, or - for standard output"),
+        (["--split-by", "id"], "--split-by says how to write: name a file with -o"),
+        (["--split-by", "id", "-o", "-"], "--split-by writes several files: name them with -o FILE"),
+        (
+            ["--columns", "id", "--format", "openai-batch", "-o", "-"],
+            "--columns does not go with --format openai-batch",
+        ),
+        (
+            ["--split-by", "id", "--format", "openai-batch", "-o", "-"],
+            "--split-by does not go with --format openai-batch",
+        ),
+        (["--columns", " , "], "wants names of columns, with commas between them"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    given: list[str], words: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code(["results", str(out), *given]) == 2
+    told = capsys.readouterr()
+    assert words in told.err and not told.out
+
+
+def code(words: list[str]) -> int:
+    try:
+        return cli.main(words)
+    except SystemExit as ended:
+        return int(ended.code or 0)
 
 
 def test_the_table_that_is_missing_is_made_of_the_parts(out: Path) -> None:
@@ -200,8 +321,9 @@ def test_the_table_that_is_missing_is_made_of_the_parts(out: Path) -> None:
     whole = pl.read_parquet(out / "results.parquet")
     (out / "results.parquet").unlink()
     assert pl.read_parquet(written(out, "all.parquet")).equals(whole)
-    assert export.Results(Folder(out)).head(2).num_rows == 2
-    assert export.Results(Folder(out)).head(20).num_rows == 3
+    for rows, found in ((2, 2), (20, 3)):
+        with selected(Folder(out)) as some:
+            assert some.head(rows).num_rows == found
 
 
 def test_a_run_without_answers_has_an_empty_table(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -219,9 +341,10 @@ def test_a_run_without_answers_has_an_empty_table(endpoint: CountingEndpoint, tm
     assert pl.read_parquet(tmp_path / "all.parquet").is_empty()
     assert (tmp_path / "all.csv").read_text().startswith('"id","row"')
     assert (tmp_path / "all.jsonl").read_text() == ""
-    assert export.Results(Folder(tmp_path / "out")).head(5).num_rows == 0
+    with selected(Folder(tmp_path / "out")) as rows:
+        assert rows.head(5).num_rows == 0
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="not the output folder of a run"):
-        export.Results(Folder(tmp_path))
+        written(tmp_path, "all.csv")

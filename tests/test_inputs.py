@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Collection
@@ -483,8 +484,10 @@ def arrives(folder: Path, day: int) -> None:
 
 def ended(job: Job, day: int, status: str = "finished") -> list[str]:
     _, asked = night(job)
-    begun = datetime.datetime(2026, 1, day, 2).astimezone().isoformat()
-    Folder(job.out).write_state({"job": "nightly", "status": status, "started_at": begun})
+    folder = Folder(job.out)
+    folder.write_state({"job": "nightly", "status": status})
+    at = int(1e9 * datetime.datetime(2026, 1, day, 2).timestamp())
+    folder.inputs.write_bytes(re.sub(rb'"at":\d+\}\n\Z', b'"at":%d}\n' % at, folder.inputs.read_bytes()))
     return [request.id for request in asked]
 
 
@@ -612,7 +615,9 @@ class Folderful:
         return [line for path in self.files() for line in path.read_text().splitlines()]
 
 
-HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"])
+HAPPENING = st.sampled_from(
+    ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"]
+)
 
 
 @given(
