@@ -23,8 +23,8 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 	$(BIN)/batchflex run jobs/label_reviews.toml
 	$(BIN)/batchflex results runs/label-reviews
 
-test: $(STAMP)   ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)   ## run the tests, two at a time: many of them wait
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-cron: $(STAMP) ## let the machine's cron daemon run a job, as root; takes two or three minutes
 	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest tests/test_cron_daemon.py

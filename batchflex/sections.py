@@ -55,7 +55,10 @@ class EndpointSection(Section):
         if "@" in parts.netloc:
             raise ValueError("must be a URL without user or password; put the key into the variable api_key_env names")
         if "?" in value or "#" in value:
-            raise ValueError("must be a URL without '?' and '#'; the path of the chat completions is added to it")
+            raise ValueError(
+                "must be a URL without '?' and '#', for the path of the chat completions is added to it; a key belongs into the "
+                "variable that api_key_env names"
+            )
         while value != (shorter := value.rstrip("/").removesuffix("/chat/completions")):
             value = shorter
         return value
@@ -84,6 +87,7 @@ class LimitsSection(Section):
     on_no_credit: Literal["stop", "wait"] = "stop"
     max_outage: Duration = "10m"
     max_failures: MaxFailures = 0.5
+    min_free_disk_mb: Annotated[float, Field(ge=0)] | None = None
 
 
 class LogSection(Section):

@@ -84,6 +84,9 @@ class Knobs:
     header_bytes: int = 0  # so large a header comes with each answer
     echo: bool = False  # every refusal of ours repeats the Authorization header and the whole body
     key: str | None = None  # refuse any other key with 401
+    echo_key: bool = (
+        False  # say the key in headers, in ids and names of answers, in types and codes of errors, as a model
+    )
     # which requests fail
     script: list[str] = dataclasses.field(default_factory=list)  # for the first requests to arrive, whatever they are
     fail_after: int | None = None  # after so many good answers, everything fails with `fail_with`
@@ -514,11 +517,12 @@ class Counter:
                 for c in knobs.tool_calls
             ]
         prompt = sum(len(str(m.get("content"))) for m in body.get("messages", ())) // 4 + 1
+        echoed = f" {authorization}" if knobs.echo_key else ""
         return {
-            "id": f"chatcmpl-{self.totals.requests}",
+            "id": f"chatcmpl-{self.totals.requests}{echoed}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": body.get("model"),
+            "model": f"{body.get('model')}{echoed}" if echoed else body.get("model"),
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
             "usage": {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words},
         }
@@ -567,6 +571,7 @@ class Connection(asyncio.Protocol):
         self.counter, self.knobs = counter, counter.knobs
         self.buffer = b""
         self.number: int | None = None
+        self.authorization: str | None = None
         self.request: Request | None = None
         self.record: dict[str, Any] | None = None  # of the request, until that is answered
         self.before: dict[str, Any] | None = None
@@ -604,6 +609,7 @@ class Connection(asyncio.Protocol):
             self.buffer[end:],
         )
         place = line.rpartition(" ")[0]
+        self.authorization = headers.get("authorization")
         if " /control/" in place:
             return self.say(*self.counter.control(place.rpartition("/")[2], raw))
         if self.number is None:
@@ -620,7 +626,8 @@ class Connection(asyncio.Protocol):
             return self.say(*REFUSALS["404_url"])
         if self.counter.refuses(headers.get("authorization")):
             return self.say(*REFUSALS["401"])
-        listed = [{"id": model, "object": "model"} for model in self.knobs.models]
+        echoed = [str(self.authorization)] if self.knobs.echo_key else []
+        listed = [{"id": model, "object": "model"} for model in self.knobs.models + echoed]
         self.say(200, {"object": "list", "data": listed})
 
     def begin(self, raw: bytes, authorization: str | None) -> None:
@@ -652,6 +659,8 @@ class Connection(asyncio.Protocol):
         tokens = 0 if self.request is None else self.request.tokens
         if self.knobs.request_ids is not None and self.record is not None:
             first += f"{self.knobs.request_ids}: req-{self.record['seq']}\r\n"
+        if self.knobs.echo_key:
+            first += f"x-request-id: {self.authorization}\r\nserver: {self.authorization}\r\n"
         return f"{first}{self.counter.headers(outcome, tokens)}{length}\r\n\r\n".encode()
 
     def say(self, status: int, said: Any) -> None:
@@ -668,6 +677,9 @@ class Connection(asyncio.Protocol):
         if self.knobs.echo and isinstance(said, dict) and "error" in said:
             message = f"{said['error']['message']}; you sent {authorization} and {raw.decode()}"
             said = {"error": {**said["error"], "message": message}}
+        if self.knobs.echo_key and isinstance(said, dict) and "error" in said:
+            told = {name: f"{said['error'][name]} {authorization}" for name in ("message", "type", "code")}
+            said = {"error": said["error"] | told}
         self.record["status"] = status
         yield self.whole(status, said, outcome)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import polars as pl
 import pytest
 
 from tests.counting_endpoint import CountingEndpoint
-from tests.test_cli import Ended, batchflex, called, refused_port, sha1_of_key, state, table, write_rows
+from tests.test_cli import Ended, batchflex, called, refused_port, state, table, write_rows
 
 
 def options(endpoint: CountingEndpoint, rows: Path) -> list[object]:
@@ -277,57 +276,6 @@ def test_a_row_that_cannot_be_asked_may_fail_alone(endpoint: CountingEndpoint, r
     assert bad["row"].to_list() == [40, 41]
     assert set(bad["error_type"]) == {"input"} and set(bad["attempts"]) == {0}
     assert "line 41" in bad["error_message"][0] and "line 42" in bad["error_message"][1]
-
-
-# ------------------------------------------------------------------------------------------------------------- secrets
-
-
-def everything_in(folder: Path) -> str:
-    """The text of every file, unpacked."""
-    texts = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            raw = path.read_bytes()
-            texts.append(raw.decode("utf-8", "replace"))
-            if path.suffix == ".parquet":
-                texts.append(pl.read_parquet(path).write_ndjson())
-            elif path.suffix == ".gz":
-                texts.append(gzip.decompress(raw).decode("utf-8", "replace"))
-    assert len(texts) > 4
-    return "\n".join(texts)
-
-
-def test_a_placeholder_key_is_no_secret(endpoint: CountingEndpoint, tmp_path: Path) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", 1)
-    endpoint.knobs(answer="The box is EMPTY.")
-    ended = called(*options(endpoint, rows), env={"BATCHFLEX_API_KEY": "EMPTY"})
-    assert ended.code == 0
-    assert table(tmp_path / "out")["content"].to_list() == ["The box is EMPTY."]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_key_is_in_no_file_and_in_no_output(stream: bool, endpoint: CountingEndpoint, rows: Path) -> None:
-    """Not even when the server says it: in an answer, in an error about a row, in the error that stops the run."""
-    key = "sk-VerySecret0123456789"
-    endpoint.knobs(key=key, poison={"row 1.": "echo_key", "row 2.": "echo_key_error"})
-    settings = ["--set", f"endpoint.stream={str(stream).lower()}", "--set", "journal.seal_rows=10"]
-    ended = batchflex(*options(endpoint, rows), *settings, env={"BATCHFLEX_API_KEY": key})
-    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 39, 1)
-    assert endpoint.stats()["keys"] == [sha1_of_key(key)]
-    results = table(rows.parent / "out")
-    assert results["content"][1] == "your header was Bearer ***"
-    assert results["error_message"][2] == "bad key: Bearer ***"
-    shown = [called("results", rows.parent / "out", *more).out for more in ((), ("-o", "-"))]
-    shown += [called("status", rows.parent / "out").out, ended.out, ended.err]
-    for text in [everything_in(rows.parent / "out"), *shown]:
-        assert "VerySecret" not in text
-
-
-def test_the_key_is_not_in_the_reason_why_a_run_stopped(endpoint: CountingEndpoint, rows: Path) -> None:
-    endpoint.knobs(fail_after=0, fail_with="echo_key_error")
-    ended = batchflex(*options(endpoint, rows), "--debug", env={"BATCHFLEX_API_KEY": "sk-VerySecret0123456789"})
-    assert (ended.code, ended.summary["stopped_by"]) == (3, "failures")
-    assert "VerySecret" not in everything_in(rows.parent / "out") + ended.out + ended.err
 
 
 def test_history_tells_of_every_run(endpoint: CountingEndpoint, rows: Path) -> None:
