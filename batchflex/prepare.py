@@ -175,6 +175,10 @@ def _placed(
     if done.strays:
         return _held_against(job, plan, folder, done, rows, changed)
     census = done.census()._replace(planned=known.planned if known is not None else None)
+    statuses = done.statuses()
+    # In another plan an answer to a row that is not finished may be found to be that of an equal row, new and before it.
+    is_same = all(each.are_none for each in moves.values())
+    are_at_home = is_same or sum(statuses.values()) == rows.count(1) * plan.per_item
     blocks: Iterator[list[Request]] | None = None
     passed = 0
     if census.left != 0:
@@ -184,8 +188,9 @@ def _placed(
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(
-        0, done.statuses(), census, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
-    )
+        0, statuses, census, None, done, blocks or iter(()), passed,
+        moves=moves if are_at_home else None, sort_out=done.sort_out,
+    )  # fmt: skip
 
 
 def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:

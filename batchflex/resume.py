@@ -69,15 +69,15 @@ class Done:
         moves: Mapping[int, Stretches] | None = None,
     ) -> None:
         self._parts = parts
-        self._is_placed = labels is not None
+        self._is_placed = self._is_labelled = labels is not None
         self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
         wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
         if labels is not None:
-            schema |= {"row": pl.Int64, "point": pl.Int32}
+            schema |= {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
             order = {label: number for number, label in enumerate(labels)}
             point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
-            wanted += [pl.col("row"), point]
+            wanted += [pl.col("row"), point, pl.col("sample")]
         columns = [name for name in schema if name not in ("hi", "lo")] + ["reasks"] * (max_reasks > 0)
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = Reading(parts)
@@ -117,6 +117,7 @@ class Done:
         else:
             self._row = array("q", bytes(raw(index["row"])))
             self._point = array("i", bytes(raw(index["point"])))
+        self._sample = index["sample"] if labels is not None else None
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
@@ -217,9 +218,18 @@ class Done:
         and none is marked in ``but``, which are by default those still to be asked."""
         again = _series("again", bytes(self._again if but is None else but), pa.uint8())
         rows = self._rows()
-        rows = rows.filter((again == 0) & (rows >= 0))
+        counts = (again == 0) & (rows >= 0)
         if per_item > 1:
-            rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
+            # A row may have two answers to one of its requests, if rows that make the same were numbered in another order.
+            places = [
+                rows,
+                _series("point", self._point.tobytes(), pa.int32()),
+                *([self._sample] if self._is_labelled else []),
+            ]
+            each = pl.DataFrame(places).filter(counts).unique()
+            rows = each.group_by("row").len().filter(pl.col("len") == per_item)["row"]
+        else:
+            rows = rows.filter(counts)
         return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
 
     def passed(self, rows: bytes, per_item: int) -> Passed:

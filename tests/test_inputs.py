@@ -615,6 +615,20 @@ class Folderful:
         return [line for path in self.files() for line in path.read_text().splitlines()]
 
 
+def test_of_equal_rows_that_are_not_finished_each_gets_its_answers(tmp_path: Path) -> None:
+    """One that comes before the others takes over what one of them had got."""
+    (tmp_path / "in").mkdir()
+    row = json.dumps({"messages": [{"role": "user", "content": "same"}]}) + "\n"
+    (tmp_path / "in" / "5.jsonl").write_text(row)
+    sweep = {"samples": 2}
+    assert len(night(job_of(tmp_path, sweep=sweep), fails=[0])[1]) == 2
+    (tmp_path / "in" / "1.jsonl").write_text(row)
+    assert len(night(job_of(tmp_path, sweep=sweep), fails=[1])[1]) == 3
+    assert len(night(job_of(tmp_path, sweep=sweep))[1]) == 1
+    assert night(job_of(tmp_path, sweep=sweep))[1] == []
+    assert table(tmp_path).select("row", "sample", "status").rows() == [(r, s, "ok") for r in (0, 1) for s in (0, 1)]
+
+
 HAPPENING = st.sampled_from(
     ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"]
 )
