@@ -21,7 +21,7 @@ from .model import Request
 from .params import LIMITS, answer_limit
 from .places import Moves
 from .plan import Census, Passed
-from .prepare import Finished, Prepared, placed_parts, placement, plan_of_last_run
+from .prepare import Finished, Prepared, are_at_home, placed_parts, placement, plan_of_last_run
 from .results import settled
 from .resume import Done
 from .settings import elsewhere, refused
@@ -176,6 +176,8 @@ def _placed(
     done = Done(folder.parts, 0, plan.labels, moves=placed_parts(folder, moves))
     limit = plan.job.input.limit
     if done.strays or (limit is not None and done.end > limit):
+        return None
+    if not are_at_home(done, done.finished(plan.per_item), plan, moves):
         return None
     marks = done.mark(choice.keys)
     rows = done.finished(plan.per_item, bytes(marks))

@@ -164,7 +164,7 @@ def _placed(
     job: Job, plan: Plan, folder: Folder, known: Settled | None, moves: dict[str, Moves], changed: list[str]
 ) -> Prepared | None:
     """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
-    the ``input.limit`` of the plan."""
+    the ``input.limit`` of the plan, or may belong to other rows."""
     from .resume import Done
 
     parts = placed_parts(folder, moves)
@@ -172,13 +172,11 @@ def _placed(
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     rows = done.finished(plan.per_item)
+    if not are_at_home(done, rows, plan, moves):
+        return None
     if done.strays:
         return _held_against(job, plan, folder, done, rows, changed)
     census = done.census()._replace(planned=known.planned if known is not None else None)
-    statuses = done.statuses()
-    # In another plan an answer to a row that is not finished may be found to be that of an equal row, new and before it.
-    is_same = all(each.are_none for each in moves.values())
-    are_at_home = is_same or sum(statuses.values()) == rows.count(1) * plan.per_item
     blocks: Iterator[list[Request]] | None = None
     passed = 0
     if census.left != 0:
@@ -188,9 +186,15 @@ def _placed(
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(
-        0, statuses, census, None, done, blocks or iter(()), passed,
-        moves=moves if are_at_home else None, sort_out=done.sort_out,
-    )  # fmt: skip
+        0, done.statuses(), census, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
+    )
+
+
+def are_at_home(done: Done, rows: bytes, plan: Plan, moves: Mapping[str, Moves]) -> bool:
+    """Whether all answers belong to the rows that their parts tell. In another plan one to a row that is not finished may turn
+    out to be that of an equal row, which is new and comes before it; only going through the plan can tell then."""
+    is_same = all(each.are_none for each in moves.values())
+    return is_same or sum(done.statuses().values()) == rows.count(1) * plan.per_item
 
 
 def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:
