@@ -568,6 +568,38 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compact(options: argparse.Namespace) -> int:
+    import datetime
+    from contextlib import ExitStack
+
+    from . import compact
+    from .spans import parse_duration
+
+    before = None
+    if options.older_than is not None:
+        try:
+            before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
+                seconds=parse_duration(options.older_than)
+            )
+        except (ValueError, OverflowError) as error:
+            raise JobError(f"--older-than: {error}") from None
+    found = []
+    with ExitStack() as held:
+        folders = compact.folders(options.out)
+        for folder in folders:
+            held.enter_context(folder.held())
+        for folder in folders:
+            sight = compact.look(folder, options.older_than, before)
+            if not options.json:
+                print(compact.told(sight), flush=True)
+            found.append(sight.facts if options.dry_run else compact.carry_out(sight))
+            if not options.json and not options.dry_run:
+                print(compact.told_after(found[-1]), flush=True)
+    if options.json:
+        _print_json(found[0] | {"dry_run": options.dry_run, "judges": found[1:]})
+    return 0
+
+
 def _schedule(options: argparse.Namespace) -> int:
     import datetime
     import shlex
@@ -647,6 +679,7 @@ _VERBS: dict[str, Verb] = {
     "history": _history,
     "results": _results,
     "report": _report,
+    "compact": _compact,
     "schedule": _schedule,
     "check": _check,
     "notify": _notify,

@@ -15,13 +15,14 @@ class Estimate:
     def __init__(self) -> None:
         self.requests = 0
         self.first: Request | None = None
-        self._prompt_bytes = self._completion = 0
+        self._prompt_bytes = self._completion = self._carried = 0
         self._bounded = True
 
     def add(self, request: Request) -> None:
         self.requests += 1
         self.first = self.first or request
         self._prompt_bytes += len(request.body)
+        self._carried += len(request.carry or "")
         self._bounded = self._bounded and request.max_tokens is not None
         self._completion += request.max_tokens or 0
 
@@ -34,6 +35,11 @@ class Estimate:
     def completion_tokens_at_most(self) -> int | None:
         """``None`` if some request does not bound its answer."""
         return self._completion if self._bounded else None
+
+    @property
+    def carried(self) -> float:
+        """Characters that a request carries along, on average."""
+        return self._carried / max(1, self.requests)
 
     def cost_at_most(self, prices: PricesSection | None) -> float | None:
         """US dollars, with the prompt as estimated; ``None`` without prices or bound."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
-from .mistakes import redacted
+from .redaction import redacted
 
 Level = Literal["info", "warning", "error"]
 Tell = Callable[["Event"], None]

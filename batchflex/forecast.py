@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from . import keep, render
+from . import keep, render, room
 from .endpoint import default_model, resolve
 from .estimate import Estimate
 from .feed import Plan
@@ -51,7 +51,9 @@ def forecast(job: Job) -> dict[str, Any]:
     (answers in the folder whose requests the job would send differently now), ``changed_tokens`` (what these took),
     ``changes`` (in the job, a line each), ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each),
     ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
-    ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices).
+    ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices), ``disk_needed``, of
+    it ``disk_needed_for_results``, and ``disk_free`` (bytes; the first two ``None`` without ``max_tokens`` and answers, and a
+    guess unless ``disk_is_measured``).
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
@@ -70,12 +72,15 @@ def forecast(job: Job) -> dict[str, Any]:
         done.keep_changed()
         found = _Pass(plan, done, pending, keeps=True)
     left, example = found.left, found.example
+    there = room.free(folder.path)
+    finished = found.requests - left.requests - found.faults
+    needed = room.needed(folder, left.requests, finished, _row(left), job.journal.seal_mb)
     return {
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "requests": found.requests,
-        "done": found.requests - left.requests - found.faults,
+        "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
         "left": left.requests,
         "unaskable": found.faults,
@@ -95,7 +100,17 @@ def forecast(job: Job) -> dict[str, Any]:
         "prompt_tokens": left.prompt_tokens,
         "completion_tokens_at_most": left.completion_tokens_at_most,
         "cost_at_most": left.cost_at_most(job.prices),
+        "disk_needed": None if needed is None else needed.total,
+        "disk_needed_for_results": None if needed is None else needed.results,
+        "disk_is_measured": needed is not None and needed.is_measured,
+        "disk_free": None if there is None else there[0],
     }
+
+
+def _row(left: Estimate) -> float | None:
+    """About how many bytes a row will take."""
+    most = left.completion_tokens_at_most
+    return None if most is None else room.guessed_row(most / max(1, left.requests), left.carried)
 
 
 def _forms(job: Job) -> list[str]:
@@ -113,6 +128,15 @@ def _forms(job: Job) -> list[str]:
 
 def _assigned(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {value!r:.100}" for name, value in values.items())
+
+
+def _disk(found: Mapping[str, Any]) -> str:
+    about = "about" if found["disk_is_measured"] else "up to about"
+    told = f"{about} {room.words(found['disk_needed'])}, {room.words(found['disk_needed_for_results'])} of it for results.parquet"
+    if found["disk_free"] is None:
+        return told
+    enough = "" if found["disk_needed"] < found["disk_free"] else ": that may not suffice"
+    return f"{told}; {room.words(found['disk_free'])} are free{enough}"
 
 
 _ON_CHANGE = {
@@ -154,6 +178,8 @@ def text(found: dict[str, Any]) -> str:
             lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
         if found["cost_at_most"] is not None:
             lines.append(f"  cost      {render.money(found['cost_at_most'])} at most, with the prompt as estimated")
+    if found["left"] and found["disk_needed"] is not None:
+        lines.append(f"  disk      {_disk(found)}")
     if found["example"] is not None:
         lines.append(f"  example   {'(streamed)' if found['streamed'] else ''}".rstrip())
         body = msgspec.json.format(msgspec.json.encode(found["example"]), indent=2).decode()

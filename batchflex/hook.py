@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import IO
 
-from .mistakes import redacted
+from .redaction import redacted
 
 _GRACE_S = 1.0
 _LOOK_S = 0.02

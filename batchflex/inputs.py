@@ -47,11 +47,13 @@ class Begun(msgspec.Struct, frozen=True, tag="begun", tag_field="kind"):
 
 class Planned(msgspec.Struct, frozen=True, tag="plan", tag_field="kind"):
     """The files of a plan in order, by number, each with its rows; ``None`` where that was not known when the plan was made: then
-    the next line of this file says it. Plans of one ``shape`` make the same requests of the same rows."""
+    the next line of this file says it. Plans of one ``shape`` make the same requests of the same rows. ``at`` is when the files
+    were looked at, in ns."""
 
     plan: str
     shape: str
     files: tuple[tuple[int, int | None], ...]
+    at: int
 
 
 class Since(msgspec.Struct, frozen=True, tag="since", tag_field="kind"):
@@ -84,6 +86,7 @@ class Inputs:
         self._layouts: dict[str, tuple[str, list[tuple[int, int | None]]]] = {}
         self._open: dict[int, list[tuple[str, int]]] = {}
         self.since: dict[str, int] = {}
+        self.looked_at: int | None = None
         self._next = 1
         for line in _lines(self._path):
             with contextlib.suppress(msgspec.DecodeError):
@@ -104,6 +107,7 @@ class Inputs:
                 self._layouts[plan][1][at] = line.number, line.rows
             return
         files = list(line.files)
+        self.looked_at = line.at
         self._layouts[line.plan] = line.shape, files
         for at, (number, rows) in enumerate(files):
             self._next = max(self._next, number + 1)
@@ -149,7 +153,7 @@ class Inputs:
         return self._next - 1
 
     def plan(self, plan: str, shape: str, files: Layout, seen: Signature, now: int) -> None:
-        """Remember the files of a plan before it is asked. ``now`` is in ns.
+        """Remember the files of a plan before it is asked. They were looked at at ``now``, in ns.
 
         :raises StorageError: if it cannot be written.
         """
@@ -160,7 +164,7 @@ class Inputs:
             begun = Begun(number, _full(each.path), each.format, each[2:])
             if rows is None and not is_young(each, now) and self._begun.get(begun.path) != begun:
                 lines.append(begun)
-        lines.append(Planned(plan, shape, tuple(files)))
+        lines.append(Planned(plan, shape, tuple(files), now))
         append(self._path, *lines, sync=False)
         for line in lines:
             self._note(line)
@@ -196,11 +200,6 @@ class Inputs:
     def numbers_of(self, plans: Collection[str]) -> set[int]:
         """The files of some plans."""
         return {number for plan in plans if plan in self._layouts for number, _ in self._layouts[plan][1]}
-
-
-def since_of(folder: Folder, text: str) -> int | None:
-    """What ``input.since`` meant when a run of a folder began first."""
-    return Inputs(folder).since.get(text)
 
 
 def _full(path: str) -> str:

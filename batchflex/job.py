@@ -25,8 +25,9 @@ from .crosschecks import cross_checks
 from .environment import Environment, environment_of, exposed
 from .errors import JobError
 from .keychecks import hidden, key_mistakes
-from .mistakes import KEY_HINT, Mistake, choice, explained, found, redacted, sentences, wanted
+from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
 from .notifyspec import NotifySection
+from .redaction import redacted
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
 from .spans import Since
@@ -263,7 +264,6 @@ class Job(Section):
         output folder, so it says nothing of those of other dates."""
         plain = self.model_dump(exclude_none=True)
         plain["job"].pop("keep_runs", None)
-        literal(plain)
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
@@ -273,7 +273,7 @@ class Job(Section):
             plain["notify"] = kept
         else:
             del plain["notify"]
-        return plain
+        return literal(plain)
 
     def to_toml(self) -> str:
         """:meth:`resolved` as the text of a job file. Unlike other writers it keeps the order inside parameters."""
@@ -401,7 +401,8 @@ def build(
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
         told = [hidden(each, secrets) for each in sentences(mistakes, tomltext.key_lines(text), outside)]
-        if place and any(KEY_HINT in each for each in told) and (open_ := exposed(Path(place))):
+        in_file = any(KEY_HINT in what and at not in outside for at, what in mistakes)
+        if place and in_file and (open_ := exposed(Path(place))):
             told.append(f"the file holds a key, and {open_}")
         raise JobError(told, place=place)
     job._models, job._origin = tuple(met), _Origin(environment, folders, spec)

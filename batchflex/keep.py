@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from . import journal, store
+from . import journal, numbering, store
 from .courtesy import Courtesy
 from .folder import Folder, storing
 from .job import JournalSection
@@ -20,17 +20,19 @@ def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -
     """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
 
     A segment whose part is there was sealed before it could be removed. ``plan`` is the identity of the plan that it
-    belongs to, if that is known.
+    belongs to, if that is known. Parts that were merged into others, and not removed, are removed.
 
     :raises StorageError: if the disk is full.
     """
-    sealed = set(store.part_numbers(folder.parts))
+    numbering.clear(folder.parts)
+    sealed = store.part_numbers(folder.parts)
+    last = max(sealed, default=0)
     for number in journal.segments(folder.journal):
-        if number not in sealed:
+        if not numbering.is_sealed(sealed, number):
             _seal(folder, number, carry_schema, plan, lambda: None)
-            sealed.add(number)
+            last = max(last, number)
         journal.drop(folder.journal, number)
-    return max(sealed, default=0) + 1
+    return last + 1
 
 
 def unsealed(folder: Folder) -> list[Outcome]:
@@ -41,7 +43,7 @@ def unsealed(folder: Folder) -> list[Outcome]:
             outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
         except FileNotFoundError:  # sealed meanwhile
             continue
-        if not store.part_path(folder.parts, number).exists():
+        if not numbering.is_sealed(store.part_numbers(folder.parts), number):
             found += outcomes
     return found
 

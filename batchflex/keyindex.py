@@ -63,12 +63,13 @@ class SortedKeys:
         )
 
 
-def read_keys(folder: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """For each part: ``hi`` and ``lo`` of its keys, and the given columns; ``slot`` as ``slot_hi`` and ``slot_lo``.
+def read_keys(folder: Path, columns: Sequence[str], numbers: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
+    """For each part, or each of these: ``hi`` and ``lo`` of its keys, and the given columns; ``slot`` as ``slot_hi`` and
+    ``slot_lo``.
 
     :raises FolderError: if a part is damaged.
     """
-    for number in store.part_numbers(folder):
+    for number in store.part_numbers(folder) if numbers is None else numbers:
         yield head(store.read_part(folder, number, ["key", *columns]))
 
 
@@ -87,6 +88,14 @@ def _halves(keys: pa.ChunkedArray, prefix: str) -> pl.DataFrame:
     whole = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(binascii.unhexlify(text))])
     flat = pl.Series(whole)
     return pl.DataFrame({f"{prefix}hi": flat.gather_every(2), f"{prefix}lo": flat.gather_every(2, 1)})
+
+
+def shared_slots(folder: Path) -> pl.DataFrame:
+    """The slots of rows that had their id in common: which of them an answer belonged to cannot be told."""
+    place = pl.struct("id", "point", "sample").hash().alias("place")
+    parts = read_keys(folder, ["slot", "id", "point", "sample"])
+    slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
+    return slots.filter(pl.len().over("place") > 1).select("slot_hi", "slot_lo")
 
 
 def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:

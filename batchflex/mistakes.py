@@ -14,6 +14,7 @@ from pydantic import BaseModel, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
 
 from . import params as parameters
+from .redaction import redacted
 
 
 class Mistake(NamedTuple):
@@ -29,15 +30,6 @@ KEY_HINT = (
 )
 
 _KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
-_KEY_VALUE = re.compile(
-    r"""
-    \b(?:sk[-_][\w-]{6,} | (?:pk|rk|hf|gsk|xai|nvapi|pplx|ghp)[-_][\w-]{8,})  # the usual prefixes
-  | \b(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{32,}                         # or just long and random
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_USER_IN_URL = re.compile(r"://[^/\s'\"]*@")
-_HIDDEN = "***"
 # What stands here may hold a secret, whatever it looks like.
 _SECRET_PLACES = (".base_url", "notify.webhook", "notify.command", "notify.ping")
 
@@ -78,11 +70,6 @@ def wanted(words: str) -> WrapValidator:
 def names_a_key(name: str) -> bool:
     """Whether what stands under this name may be a secret."""
     return _KEY_NAME.search(name) is not None
-
-
-def redacted(text: str) -> str:
-    """The text without what looks like a key, and without user and password of URLs."""
-    return _KEY_VALUE.sub(_HIDDEN, _USER_IN_URL.sub(f"://{_HIDDEN}@", text))
 
 
 def found(value: Any) -> str:

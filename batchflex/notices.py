@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from .ends import End, Occasion
-from .mistakes import redacted
 from .model import STATUSES
+from .redaction import redacted
 
 _MOST_CHARACTERS = 300  # a field of Slack may have 2,000, and one may become five
 _SIGNS = {

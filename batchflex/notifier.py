@@ -22,8 +22,8 @@ from .environment import credential, environment_of
 from .errors import BatchflexError, JobError
 from .folder import Folder
 from .job import Job, build
-from .mistakes import redacted
 from .notifyspec import Address, Pings, address, pings
+from .redaction import redacted
 from .runner import Observer, Run
 from .tally import Tally
 

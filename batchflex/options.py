@@ -220,6 +220,19 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     retry.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still said")
     retry.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard output")
 
+    compact = verb(
+        "compact",
+        "merge small parts of an output folder, and drop what is old and superseded",
+        "The answers stay the same; that is checked, and it may be killed at any moment. Says first what it is going to do.",
+    )
+    compact.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    compact.add_argument(
+        "--older-than", metavar="AGE",
+        help="drop answers that others have superseded, and telemetry, if they are older: 30d, 12h (nothing is dropped)",
+    )  # fmt: skip
+    compact.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    compact.add_argument("--json", action="store_true", help="print what was done as one line of JSON")
+
     schedule = verb(
         "schedule",
         "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",

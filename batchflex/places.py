@@ -45,6 +45,21 @@ class Moves(NamedTuple):
 STAY = Moves(np.zeros(1, np.int64), np.full(1, _OPEN), np.zeros(1, np.int64))
 
 
+# Of rows in turn, how many are moved in which way; in the only stretch there is, all of them. ``None`` if that is not known.
+Stretches = Sequence[tuple[int, Moves | None]]
+
+
+def placed(stretches: Stretches, rows: int) -> list[tuple[int, int, Moves | None]]:
+    """For ``rows`` rows where each stretch begins, how long it is, and how it is moved."""
+    if len(stretches) < 2:
+        return [(0, rows, stretches[0][1] if stretches else None)]
+    found, begin = [], 0
+    for length, moved in stretches:
+        found.append((begin, length, moved))
+        begin += length
+    return found
+
+
 def moves(then: Layout, now: Layout) -> Moves:
     """From the rows of one plan to those of another. Files after one of unknown length are nowhere, for where they begin is not
     known. Where ``now`` has fewer rows in a file, those beyond are nowhere."""

@@ -13,7 +13,7 @@ from .job import Job
 from .jobchanges import changes, endpoint_of
 from .keyset import KeySet
 from .model import Request
-from .places import Moves
+from .places import Moves, Stretches
 from .plan import Census, Passed
 from .results import Settled, settled
 
@@ -151,13 +151,13 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
 
 def placement(plan: Plan, folder: Folder) -> dict[str, Moves]:
     """For each plan that parts name, and of which that can be told without going through the input: where its rows are now."""
-    return plan.moves({named for named in store.plans(folder.parts).values() if named is not None})
+    return plan.moves({named for each in store.plans(folder.parts).values() for named, _ in each if named is not None})
 
 
-def placed_parts(folder: Folder, moves: Mapping[str, Moves]) -> dict[int, Moves]:
+def placed_parts(folder: Folder, moves: Mapping[str, Moves]) -> dict[int, Stretches]:
     """The same by the numbers of the parts."""
     plans = store.plans(folder.parts)
-    return {number: moves[named] for number, named in plans.items() if named is not None and named in moves}
+    return {number: [(rows, moves.get(named or "")) for named, rows in each] for number, each in plans.items()}
 
 
 def _placed(

@@ -112,7 +112,7 @@ def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[
     else:
         formats, keys, numbers = _formats_of_plan(job)
     for part, frame in zip(store.part_numbers(folder.parts), keyindex.read_keys(folder.parts, ["point"]), strict=True):
-        placed = frame.with_columns(part=pl.lit(part, dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
+        placed = frame.with_columns(part=pl.lit(int(part), dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
         if of_points:
             placed = table.pointed(placed, labels).rename({"point": "format"})
         else:
@@ -138,8 +138,9 @@ def _formats_of_plan(job: Job) -> tuple[list[bytes | None], SortedKeys, pl.Serie
 
 def _answers(folder: Folder, where: pl.DataFrame) -> Iterator[tuple[store.Footer, Outcome, int]]:
     """The answers that were read as JSON, or as none, with the number of the format that was asked for."""
+    numbers = {int(number): number for number in store.part_numbers(folder.parts)}
     for rows in where.partition_by("part", maintain_order=True):
-        part = rows["part"][0]
+        part = numbers[rows["part"][0]]
         footer = store.footer(folder.parts, part)
         begin = 0
         for group, length in enumerate(footer.groups):

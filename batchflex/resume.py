@@ -17,7 +17,8 @@ from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Request, Status
-from .places import STAY, Moves
+from .numbering import Reading
+from .places import STAY, Moves, Stretches, placed
 from .plan import Census, Passed
 from .unfit import Unfit
 
@@ -34,8 +35,13 @@ def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
     return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
 
 
-def _moved(frame: pl.DataFrame, moves: Moves | None) -> pl.DataFrame:
+def _moved(frame: pl.DataFrame, stretches: Stretches) -> pl.DataFrame:
     """With the rows where they are in the plan."""
+    pieces = [_moved_by(frame.slice(begin, rows), moves) for begin, rows, moves in placed(stretches, frame.height)]
+    return pl.concat(pieces)
+
+
+def _moved_by(frame: pl.DataFrame, moves: Moves | None) -> pl.DataFrame:
     if moves is None:
         return frame.with_columns(row=pl.lit(-1, pl.Int64), point=pl.col("point").fill_null(0))
     if moves.are_none:
@@ -48,9 +54,9 @@ class Done:
 
     ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
     not. About 30 bytes an answer. With ``labels``, the sweep points in their order, parts tell themselves which rows they
-    answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Parts
-    that are not in it are answers without a place, until the plan comes to them. An answer that did not fit and was asked for
-    again fewer than ``max_reasks`` times is still to be asked for.
+    answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
+    of which it does not tell are answers without a place, until the plan comes to them. An answer that did not fit and was
+    asked for again fewer than ``max_reasks`` times is still to be asked for.
     """
 
     def __init__(
@@ -60,12 +66,9 @@ class Done:
         labels: Sequence[str] | None = None,
         *,
         max_reasks: int = 0,
-        moves: Mapping[int, Moves] | None = None,
+        moves: Mapping[int, Stretches] | None = None,
     ) -> None:
         self._parts = parts
-        if moves is None:
-            moves = dict.fromkeys(store.part_numbers(parts), STAY) if labels is not None else {}
-        self._moves = moves
         self._is_placed = labels is not None
         self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
@@ -77,13 +80,20 @@ class Done:
             wanted += [pl.col("row"), point]
         columns = [name for name in schema if name not in ("hi", "lo")] + ["reasks"] * (max_reasks > 0)
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
-        for number, part in zip(store.part_numbers(parts), keyindex.read_keys(parts, columns), strict=True):
+        self._reading = Reading(parts)
+        self._numbers = store.part_numbers(parts)
+        if moves is None:
+            moves = {number: [(0, STAY)] for number in self._numbers} if labels is not None else {}
+        self._moves = moves
+        for number, part in zip(self._numbers, keyindex.read_keys(parts, columns, self._numbers), strict=True):
             frame = part.select(wanted)
             if labels is not None:
-                frame = _moved(frame, moves.get(number))
+                frame = _moved(frame, moves.get(number, []))
             frames.append(frame)
             if max_reasks:
-                placed = part.select("hi", "lo", "status", "reasks", part=pl.lit(number), at=pl.int_range(pl.len()))
+                placed = part.select(
+                    "hi", "lo", "status", "reasks", part=pl.lit(int(number)), at=pl.int_range(pl.len())
+                )
                 unfit.append(placed.filter(pl.col("status") == "invalid").select(list(_UNFIT)).cast(_UNFIT))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
@@ -121,7 +131,7 @@ class Done:
         found = found.filter(self._status.gather(found["position"]) == "invalid")
         for at in found["position"]:
             self._again[at] = 1
-        return Unfit(self._parts, found)
+        return Unfit(self._parts, found, self._numbers)
 
     def __len__(self) -> int:
         return len(self._again)
@@ -231,15 +241,17 @@ class Done:
     def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
         """The answers to these rows, part by part."""
         mask = np.frombuffer(rows + b"\0", np.uint8)
-        placed = np.frombuffer(self._row, np.int64)
+        known = np.frombuffer(self._row, np.int64)
         columns = ["slot", "row", "sample", "point"]
-        for number, part in zip(store.part_numbers(self._parts), keyindex.read_keys(self._parts, columns), strict=True):
-            if number in self._moves:
-                row = self._moves[number].moved(part["row"].to_numpy())
-            else:
-                at = np.array(self._sorted.find(part), np.int64)
-                row = np.where(at >= 0, placed[at], -1)
-            yield part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+        for number, part in zip(self._numbers, keyindex.read_keys(self._parts, columns, self._numbers), strict=True):
+            for begin, length, moves in placed(self._moves.get(number, []), part.height):
+                some = part.slice(begin, length)
+                if moves is not None:
+                    row = moves.moved(some["row"].to_numpy())
+                else:
+                    at = np.array(self._sorted.find(some), np.int64)
+                    row = np.where(at >= 0, known[at], -1)
+                yield some.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
 
     def _first(self, part: pl.DataFrame) -> pl.DataFrame:
         """Those to the first request of an item."""
@@ -312,13 +324,7 @@ class Done:
                 found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
         changed = pl.concat(found)
         if changed.height:
-            changed = changed.join(self._shared(), on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
+            shared = keyindex.shared_slots(self._parts)
+            changed = changed.join(shared, on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
         together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
         return keyindex.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
-
-    def _shared(self) -> pl.DataFrame:
-        """The slots of rows that had their id in common: which of them an answer belonged to cannot be told."""
-        place = pl.struct("id", "point", "sample").hash().alias("place")
-        parts = keyindex.read_keys(self._parts, ["slot", "id", "point", "sample"])
-        slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
-        return slots.filter(pl.len().over("place") > 1).select("slot_hi", "slot_lo")

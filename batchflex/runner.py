@@ -18,7 +18,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import __version__, metrics, reask, results, standing, store
+from . import __version__, metrics, reask, results, room, standing, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
@@ -37,6 +37,7 @@ from .lanes import lanes_of
 from .opening import open_early
 from .outage import Outage
 from .outcome import Frame
+from .params import answer_limit
 from .parsed import declared
 from .places import STAY
 from .prepare import Prepared, prepare
@@ -58,6 +59,7 @@ _STATE_EVERY_S = 1.0
 _TELEMETRY_EVERY_S = 5.0
 _HOURS_EVERY_S = 30.0
 _QUEUE_EVERY_S = 0.5
+_ROOM_EVERY_S = 1.0
 
 
 class Observer(Protocol):
@@ -281,6 +283,13 @@ class _Conduct:
 
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits
+        bound = answer_limit(job.params | job.override)
+        guess = None if bound is None else room.guessed_row(bound)
+        watch = room.Watch(self._folder, limits.min_free_disk_mb, guess, job.journal.seal_mb)
+        if short := watch.short():
+            return self._stop("disk", short)
+        if doubt := self._doubt(watch):
+            self._teller.note(doubt, "warning")
         lanes, slots, fewer = lanes_of(job, self._endpoints)
         if fewer is not None:
             self._teller.note(fewer, "warning")
@@ -320,6 +329,7 @@ class _Conduct:
                         beside.start_soon(gate.keep_time)
                         beside.start_soon(self._fill)
                         beside.start_soon(self._count)
+                        beside.start_soon(self._watch_room, watch)
                         beside.start_soon(self._measure, gate)
                         beside.start_soon(self._get_table_ready)
                         for way in ways:
@@ -410,6 +420,20 @@ class _Conduct:
     async def _end_at(self, due: float) -> None:
         await anyio.sleep(max(0.0, due - time.monotonic()))
         self._stop("deadline", "the deadline has come")
+
+    async def _watch_room(self, watch: room.Watch) -> None:
+        """Stop before the disk is full, and say early that it may become so."""
+        while True:
+            await anyio.sleep(_ROOM_EVERY_S)
+            if short := await anyio.to_thread.run_sync(watch.short):
+                self._stop("disk", short)
+                return
+            if doubt := await anyio.to_thread.run_sync(self._doubt, watch):
+                self._teller.note(doubt, "warning")
+
+    def _doubt(self, watch: room.Watch) -> str | None:
+        planned, done = self._tally.planned, self._tally.done
+        return watch.doubt(None if planned is None else planned - done, done)
 
     async def _get_table_ready(self) -> None:
         """Import what makes the table of results while answers are awaited, once the first requests have gone."""

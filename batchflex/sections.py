@@ -87,6 +87,7 @@ class LimitsSection(Section):
     on_no_credit: Literal["stop", "wait"] = "stop"
     max_outage: Duration = "10m"
     max_failures: MaxFailures = 0.5
+    min_free_disk_mb: Annotated[float, Field(ge=0)] | None = None
 
 
 class LogSection(Section):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .errors import FolderError, JobError
 from .folder import Folder
-from .inputs import since_of
+from .inputs import Inputs
 from .job import Job
 from .retention import outputs
 from .spans import moment_of
@@ -37,7 +37,7 @@ def since(job: Job) -> From | None:
     text = job.input.since
     if text is None:
         return None
-    before = since_of(Folder(job.out), text)
+    before = Inputs(Folder(job.out)).since.get(text)
     if before is not None:
         return From(text, before)
     if text != "last":
@@ -52,9 +52,8 @@ def since(job: Job) -> From | None:
 
 
 def _began(folder: Folder) -> int | None:
-    """When the last run of a folder began, if it finished; in ns."""
-    with contextlib.suppress(FolderError, KeyError, TypeError, ValueError):
-        state = folder.read_state()
-        if state["status"] == "finished":
-            return int(1e9 * datetime.datetime.fromisoformat(state["started_at"]).timestamp())
+    """When the last run of a folder looked at its input, if it finished; in ns."""
+    with contextlib.suppress(FolderError):
+        if folder.read_state().get("status") == "finished":
+            return Inputs(folder).looked_at
     return None

@@ -151,14 +151,15 @@ def keep(folder: Folder, now: Now, before: Standing | None, since: int) -> None:
     """
     drop = folder.standing.unlink
     plans = store.plans(folder.parts)
-    if not all(named in now.moves for named in plans.values()):
+    names = {named for each in plans.values() for named, _ in each}
+    if not all(named in now.moves for named in names):
         return drop(missing_ok=True)
     if sum(sum(store.footer(folder.parts, number).groups) for number in plans) < WORTH_ROWS:
         return drop(missing_ok=True)
     if before is not None and (found := _with_more(folder, now, before, since)) is not None:
-        _write(folder, now, plans.values(), before, found)
+        _write(folder, now, names, before, found)
     elif (found := _anew(folder, now, plans)) is not None:
-        _write(folder, now, plans.values(), None, found)
+        _write(folder, now, names, None, found)
     else:
         drop(missing_ok=True)
     return None
@@ -173,9 +174,9 @@ class _Found(NamedTuple):
     statuses: dict[str, int]
 
 
-def _anew(folder: Folder, now: Now, plans: Mapping[int, str | None]) -> _Found | None:
+def _anew(folder: Folder, now: Now, plans: Mapping[int, Sequence[tuple[str | None, int]]]) -> _Found | None:
     """From all parts; some 100 bytes an answer."""
-    placed = {number: now.moves[named] for number, named in plans.items() if named is not None}
+    placed = {number: [(rows, now.moves.get(named or "")) for named, rows in each] for number, each in plans.items()}
     done = Done(folder.parts, now.retry_failed, now.labels, moves=placed)
     rows, statuses = done.finished(now.per_item), done.statuses()
     if done.strays or sum(statuses.values()) != rows.count(1) * now.per_item:

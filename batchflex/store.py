@@ -22,6 +22,9 @@ from . import carried, parsed
 from .errors import FolderError
 from .folder import replaced, storing
 from .model import Outcome
+from .numbering import Number
+from .numbering import part_numbers as part_numbers
+from .numbering import part_path as part_path
 
 T = TypeVar("T")
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
@@ -38,20 +41,22 @@ COLUMNS: dict[str, pa.DataType] = {
     "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
 }  # fmt: skip
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
-_PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
+PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
 _PLAN, _FIELDS = b"batchflex.plan", b"batchflex.parsed_kinds"
+PLANS, STANDS_FOR = b"batchflex.plans", b"batchflex.stands_for"
 _ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
-_GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
+GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
 _AT_ONCE = 200  # rows
 
 
 class Footer(NamedTuple):
     """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
     structured answers, its size in memory in bytes, the rows of each of its row groups, and the plan that its row numbers
-    are those of, if that is known (see :meth:`~batchflex.feed.Plan.identity`)."""
+    are those of, if that is known (see :meth:`~batchflex.feed.Plan.identity`). Where parts of several plans were merged,
+    ``plan`` is ``None``. ``plans`` has in any case how many rows are of which plan, in their order."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
@@ -59,15 +64,7 @@ class Footer(NamedTuple):
     size: int
     groups: list[int]
     plan: str | None
-
-
-def part_numbers(folder: Path) -> list[int]:
-    """The numbers of the parts in a folder, ascending."""
-    return sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdecimal())
-
-
-def part_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.parquet"
+    plans: list[tuple[str | None, int]]
 
 
 def _nothing() -> None:
@@ -102,14 +99,7 @@ def write_part(
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
-    told = {
-        _KINDS: msgspec.json.encode(kinds),
-        _TYPES: base64.b64encode(types.serialize().to_pybytes()),
-        _FIELDS: msgspec.json.encode(fields),
-        _SIZE: b"%d" % table.nbytes,
-    }
-    if plan is not None:
-        told[_PLAN] = plan.encode()
+    told = metadata(Footer(kinds, types, fields, table.nbytes, [], plan, []))
     with storing(path), replaced(path) as stream:
         pq.write_table(
             table.replace_schema_metadata(told),
@@ -117,8 +107,21 @@ def write_part(
             compression="zstd",
             write_statistics=["key", "id", "row"],
             write_page_checksum=True,
-            row_group_size=_GROUP_ROWS,
+            row_group_size=GROUP_ROWS,
         )
+
+
+def metadata(footer: Footer) -> dict[bytes, bytes]:
+    """A footer as it is written, without what belongs to merged parts alone."""
+    told = {
+        _KINDS: msgspec.json.encode(footer.kinds),
+        _TYPES: base64.b64encode(footer.types.serialize().to_pybytes()),
+        _FIELDS: msgspec.json.encode(footer.fields),
+        _SIZE: b"%d" % footer.size,
+    }
+    if footer.plan is not None:
+        told[_PLAN] = footer.plan.encode()
+    return told
 
 
 def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
@@ -131,22 +134,22 @@ def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]
 def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing) -> pa.Table:
     """Outcomes as an Arrow table with the columns of a part."""
     arrays = []
-    for field in _PART_SCHEMA:
+    for field in PART_SCHEMA:
         column = list(map(operator.attrgetter(field.name), outcomes))
         if field.type == _MOMENT:
             arrays.append(_array(column, pa.int64(), between).view(_MOMENT))
         else:
             arrays.append(_array(column, field.type, between))
-    return pa.Table.from_arrays(arrays, schema=_PART_SCHEMA)
+    return pa.Table.from_arrays(arrays, schema=PART_SCHEMA)
 
 
 def outcomes(table: pa.Table) -> list[Outcome]:
     """What :func:`to_table` has made a table of."""
     columns = []
-    for field in _PART_SCHEMA:
+    for field in PART_SCHEMA:
         column = table.column(field.name)
         columns.append((column.cast(pa.int64()) if field.type == _MOMENT else column).to_pylist())
-    return [Outcome(**dict(zip(_PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
+    return [Outcome(**dict(zip(PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
@@ -162,7 +165,8 @@ def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) ->
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turn a failed read of a part into a :class:`FolderError` that says what to do."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -177,7 +181,7 @@ def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa
     :raises FolderError: if it is damaged.
     """
     path = part_path(folder, number)
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return _whole(file.read(columns=columns, use_threads=columns is None), columns)  # threads cost more for a few
 
 
@@ -187,16 +191,27 @@ def read_group(folder: Path, number: int, group: int) -> pa.Table:
     :raises FolderError: if it is damaged.
     """
     path = part_path(folder, number)
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return _whole(file.read_row_group(group, use_threads=False))
+
+
+def read_groups(folder: Path, number: int) -> Iterator[pa.Table]:
+    """All row groups of a part, one after the other.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            yield _whole(file.read_row_group(group, use_threads=False))
 
 
 def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
     """With the columns that parts of an older version lack."""
-    columns = columns or _PART_SCHEMA.names
+    columns = columns or PART_SCHEMA.names
     for name in columns:
         if name not in table.column_names:
-            kind = _PART_SCHEMA.field(name).type
+            kind = PART_SCHEMA.field(name).type
             missing = pa.repeat(0, len(table)).cast(kind) if name in _ZERO else pa.nulls(len(table), kind)
             table = table.append_column(name, missing)
     return table if table.column_names == list(columns) else table.select(columns)
@@ -205,26 +220,47 @@ def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
 def footer(folder: Path, number: int) -> Footer:
     """:raises FolderError: if the part is damaged, or none of batchflex's."""
     path = part_path(folder, number)
-    with _reading(path):
-        metadata = pq.read_metadata(path)
-    told: Mapping[bytes, bytes] = metadata.metadata or {}
+    with reading(path):
+        read = pq.read_metadata(path)
+    told: Mapping[bytes, bytes] = read.metadata or {}
     if not {_KINDS, _TYPES, _SIZE} <= told.keys():
         raise FolderError(f"{path} is no part that batchflex wrote; move it away")
     types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
     plan = told[_PLAN].decode() if _PLAN in told else None
-    groups = [int(metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+    groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
+    plans = (
+        msgspec.json.decode(told[PLANS], type=list[tuple[str | None, int]]) if PLANS in told else [(plan, sum(groups))]
+    )
     if _FIELDS in told:
         fields = msgspec.json.decode(told[_FIELDS])
     else:  # a part of an older version
         fields = parsed.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
-    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan)
+    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans)
 
 
 def stamp(folder: Path) -> str:
-    """What tells these parts from others without reading them: their numbers, sizes and times, as a digest."""
-    stats = [(number, part_path(folder, number).stat()) for number in part_numbers(folder)]
-    sizes = [(number, stat.st_size, stat.st_mtime_ns) for number, stat in stats]
+    """What tells these parts from others: their numbers, sizes and times, as a digest. Merging parts does not change it. Only
+    the footers of merged ones are read."""
+    sizes = [entry for number in part_numbers(folder) for entry in entries(folder, number)]
     return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest()
+
+
+def entries(folder: Path, number: Number) -> list[tuple[int, int, int]]:
+    """Number, size and time of change of a part, in nanoseconds; of a merged one those of the parts that it stands for."""
+    path = part_path(folder, number)
+    stat = path.stat()
+    if number.is_merged:
+        stood_for = _stood_for(told(path)[0].get(STANDS_FOR, b""))
+        if stood_for and stat.st_mtime_ns == max(time for _, _, time in stood_for):
+            return stood_for
+    return [(int(number), stat.st_size, stat.st_mtime_ns)]
+
+
+def _stood_for(raw: bytes) -> list[tuple[int, int, int]]:
+    try:
+        return msgspec.json.decode(raw, type=list[tuple[int, int, int]])
+    except msgspec.DecodeError:
+        return []
 
 
 def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
@@ -236,9 +272,10 @@ def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     return footer.metadata or {}, int(footer.num_rows)
 
 
-def plans(folder: Path) -> dict[int, str | None]:
-    """For each part by its number the plan that its row numbers are those of, if it is known.
+def plans(folder: Path) -> dict[int, list[tuple[str | None, int]]]:
+    """For each part by its number the plans that its row numbers are those of, as far as they are known, and how many rows in
+    turn are of each.
 
     :raises FolderError: if a part is damaged.
     """
-    return {number: footer(folder, number).plan for number in part_numbers(folder)}
+    return {number: footer(folder, number).plans for number in part_numbers(folder)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,8 @@ from . import carried, keyindex, parsed, store
 from .folder import replaced, storing
 from .keyindex import SortedKeys, raw
 from .model import Outcome
-from .places import Moves
+from .numbering import Reading
+from .places import Moves, placed
 from .places import moves as moves_between
 from .store import COLUMNS
 
@@ -224,8 +226,9 @@ class _Parts:
 
     def __init__(self, folder: Path, pending: Sequence[Outcome]) -> None:
         self._folder = folder
+        self._reading = Reading(folder)
         self.numbers = store.part_numbers(folder)
-        self.footers = {number: store.footer(folder, number) for number in self.numbers}
+        self.footers: dict[int, store.Footer] = {number: store.footer(folder, number) for number in self.numbers}
         self.points: set[str] = set()
         self._pending = store.to_table(pending)
         self._groups: list[tuple[int, int]] = []  # part and row group
@@ -361,9 +364,10 @@ def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], 
     for number, head in parts.heads(lambda number: ["row", "sample", "point"]):
         frame = pointed(head, labels)
         if number < since:
-            plan = parts.footers[number].plan
-            row = _NOWHERE if plan is None else moves.get(plan, _NOWHERE)
-            frame = frame.with_columns(pl.Series("row", row.moved(frame["row"].to_numpy()))).filter(pl.col("row") >= 0)
+            stretches = [(n, moves.get(plan or "", _NOWHERE)) for plan, n in parts.footers[number].plans]
+            row = frame["row"].to_numpy()
+            here = [(by or _NOWHERE).moved(row[at : at + n]) for at, n, by in placed(stretches, len(row))]
+            frame = frame.with_columns(pl.Series("row", np.concatenate(here))).filter(pl.col("row") >= 0)
         heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))
     return _Places(heads)
 

@@ -11,17 +11,19 @@ import pyarrow as pa
 
 from . import store
 from .model import Outcome
+from .numbering import Number
 
 
 class Unfit:
     """Finds answers by the positions that their keys have in an index.
 
-    ``found`` has ``position``, the number of the ``part`` and the row ``at`` which it is there; 20 bytes an answer. One row
-    group is kept in memory.
+    ``found`` has ``position``, the number of the ``part`` (one of ``numbers``) and the row ``at`` which it is there; 20 bytes
+    an answer. One row group is kept in memory.
     """
 
-    def __init__(self, parts: Path, found: pl.DataFrame) -> None:
+    def __init__(self, parts: Path, found: pl.DataFrame, numbers: Sequence[Number]) -> None:
         self._parts = parts
+        self._numbers = {int(number): number for number in numbers}
         found = found.sort("position")
         self._positions, self._part, self._at = (found[name].to_list() for name in ("position", "part", "at"))
         self._groups: dict[int, list[int]] = {}
@@ -40,10 +42,10 @@ class Unfit:
         for position in positions:
             place = bisect_left(self._positions, position)
             if place < len(self) and self._positions[place] == position:
-                found[position] = self._read(self._part[place], self._at[place])
+                found[position] = self._read(self._numbers[self._part[place]], self._at[place])
         return found
 
-    def _read(self, part: int, at: int) -> Outcome:
+    def _read(self, part: Number, at: int) -> Outcome:
         groups = self._groups.get(part)
         if groups is None:
             groups = self._groups[part] = store.footer(self._parts, part).groups

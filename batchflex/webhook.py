@@ -15,7 +15,7 @@ import httpx
 import tenacity
 
 from . import __version__
-from .mistakes import redacted
+from .redaction import redacted
 from .transport import proxy_for
 
 _ATTEMPT_S = 10.0

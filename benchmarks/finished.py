@@ -32,7 +32,7 @@ def resume_large(shop: Workshop) -> list[Figure]:
     rows = shop.size(10 * _MILLION)
     with own() as target:
         source = shop.rows(rows, short=True)
-        whole = _finished(shop, target, source, rows)
+        whole = finished(shop, target, source)
         begun = []
         for _ in shop.runs(2):
             half = shop.fresh("half")
@@ -54,7 +54,7 @@ def results(shop: Workshop) -> list[Figure]:
     """The table of a finished job, made from its parts by ``batchflex results``."""
     rows = shop.size(_MILLION)
     with own() as target:
-        out = _finished(shop, target, shop.rows(rows), rows)
+        out = finished(shop, target, shop.rows(rows))
     table, spent = shop.folder / "table.parquet", []
     for _ in shop.runs(3):
         (out / "results.parquet").unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def scores(shop: Workshop) -> list[Figure]:
     rows = shop.size(_MILLION)
     with own() as target:
         source = shop.rows(rows)
-        out = _finished(shop, target, source, rows)
+        out = finished(shop, target, source)
         measure(shop.command(source, out, target.base_url, 256))  # makes the table
     job, spent = shop.folder / "scores.toml", []
     job.write_text(_SCORES)
@@ -109,7 +109,7 @@ def report(shop: Workshop) -> list[Figure]:
     rows = shop.size(_MILLION)
     with own() as target:
         source = shop.rows(rows)
-        out = _finished(shop, target, source, rows)
+        out = finished(shop, target, source)
         measure(shop.command(source, out, target.base_url, 256))  # makes the table
     batchflex, page, spent = [sys.executable, "-m", "batchflex.cli"], out / "report.html", []
     for _ in shop.runs(3):
@@ -126,7 +126,7 @@ def report(shop: Workshop) -> list[Figure]:
 
 def _again(shop: Workshop, target: Running, source: Path, rows: int, *, usual: int) -> list[Spent]:
     """Runs of a finished job, after one that makes its table."""
-    out = _finished(shop, target, source, rows)
+    out = finished(shop, target, source)
     command = shop.command(source, out, target.base_url, 256)
     spent = []
     for _ in range(1 + len(shop.runs(usual))):
@@ -136,7 +136,7 @@ def _again(shop: Workshop, target: Running, source: Path, rows: int, *, usual: i
     return spent[1:]
 
 
-def _finished(shop: Workshop, target: Running, source: Path, rows: int) -> Path:
+def finished(shop: Workshop, target: Running, source: Path) -> Path:
     """The folder of a finished job, made once."""
     out = shop.folder / f"{source.stem}-finished"
     if not (out / "job.toml").exists():  # which is written last

@@ -41,6 +41,8 @@ def finish(source: Path, base_url: str, out: Path) -> None:
     plan, folder, answer = Plan(job), Folder(job.out), _answer()
     frame = outcome.Frame("20260101T000000Z-0123ab", base_url, plan.labels)
     with folder.held():
+        plan.know(folder)
+        plan.begin()
         for number, requests in enumerate(_by(job.journal.seal_rows, plan.blocks()), 1):
             now = time.time_ns() // 1000
             effort = outcome.Effort(1, now - _LATENCY_US, now)

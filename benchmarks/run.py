@@ -26,6 +26,7 @@ import comparison
 import exports
 import figures
 import finished
+import nightly
 import prefixes
 import starting
 import storing
@@ -52,10 +53,11 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "prefixes": prefixes.cached,
     "resume10m": finished.resume_large,
     "exports10m": exports.exports_large,
+    "nightly10m": nightly.nightly,
     "peers": comparison.peers,
 }
 # These take long, or need more than batchflex: only when named.
-APART = {"resume10m", "exports10m", "peers", "prefixes"}
+APART = {"resume10m", "exports10m", "nightly10m", "peers", "prefixes"}
 
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:

@@ -18,19 +18,21 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "mistakes", "events", "paths", "dated", "keychecks", "environment",
+    "allocation", "errors", "params", "model", "tomltext", "redaction", "mistakes", "events", "paths", "dated", "keychecks",
+    "environment",
     "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
-    "courtesy", "folder", "journal", "carried", "parsed", "store", "keyindex", "keyset", "table", "unfit", "resume",
+    "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
+    "superseded", "merge", "table", "unfit", "resume",
     "standing", "inputs", "retention", "since",
     "feed", "keep", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
-    "judging", "evaluation", "assembly", "contents", "condition", "choosing", "selecting", "settings", "again",
+    "judging", "evaluation", "assembly", "compact", "contents", "condition", "choosing", "selecting", "settings", "again",
     "notices", "webhook", "hook", "metricsfile", "errands", "notifier", "api",
     "reparse", "cells", "writers", "splitting", "openai_batch", "export", "checking", "render", "scoretext",
     "throttle", "loglines", "logs", "progress", "rotation", "logbook", "forecast", "turn", "history", "historytext",
@@ -52,7 +54,7 @@ FACING_PEOPLE = {
 CORE = [name for name in MODULES if name not in FACING_PEOPLE]
 # These decide or describe; time and the world come in as arguments.
 PURE = [
-    "events", "throttle", "loglines",
+    "redaction", "events", "throttle", "loglines",
     "model", "models", "params", "paths", "dated", "keychecks", "spans", "schemachecks",
     "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
     "ratelimit", "metrics", "heads",

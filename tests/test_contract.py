@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import inputs, journal, scores, store, table
+from batchflex import inputs, journal, merge, scores, store, table
 from batchflex.errors import StopReason
 from batchflex.folder import Folder
 from batchflex.job import build
@@ -96,6 +96,7 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         kept = journal.Journal(folder.journal, 1, reserve_bytes=4096)
         kept.append(outcome(1))
         store.write_part(folder.parts, 1, [outcome(1)])
+        merge.merge(folder.parts, store.part_numbers(folder.parts), {})
         table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
         scores.make(folder, build({}), specs_of({"brief": {"kind": "length", "max": 1}}))
         folder.write_state({})

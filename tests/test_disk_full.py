@@ -122,7 +122,7 @@ def test_a_full_disk_loses_nothing_that_was_in_flight(
     rows, out = write_large_rows(tmp_path / "rows.jsonl"), small_disk / "out"
     endpoint.knobs(latency_s=0.02)
     for settings in (["--set", "journal.seal_rows=40"], []):
-        stopped = batchflex(*command(endpoint, rows, out, *settings))
+        stopped = batchflex(*command(endpoint, rows, out, *settings, "--set", "limits.min_free_disk_mb=0"))
         check_stopped(stopped, out)
         assert "the disk is full" in stopped.err
         kept, stats = stored(out), endpoint.stats()
@@ -135,6 +135,23 @@ def test_a_full_disk_loses_nothing_that_was_in_flight(
     check_finished(finished, out)
     assert (endpoint.stats()["good"], endpoint.stats()["repeats"]) == (ROWS, 0)
     assert journal.segments(Folder(out).journal) == []
+
+
+def test_a_run_stops_before_the_disk_is_full(endpoint: CountingEndpoint, small_disk: Path, tmp_path: Path) -> None:
+    rows, out = write_large_rows(tmp_path / "rows.jsonl"), small_disk / "out"
+    endpoint.knobs(latency_s=0.4)
+    options = ["--json", "--set", "max_tokens=100000"]
+    stopped = batchflex(*command(endpoint, rows, out, *options, "--set", "limits.min_free_disk_mb=2.5"))
+    assert (stopped.code, stopped.summary["stopped_by"]) == (3, "disk")
+    assert "left, and the last 2.5 MB are left alone (limits.min_free_disk_mb)" in stopped.summary["message"]
+    assert "the disk may fill up: what is left takes up to about" in stopped.err
+    kept = stored(out)
+    assert 0 < kept == table(out).height == endpoint.stats()["good"] < ROWS
+    again = batchflex(*command(endpoint, rows, out, *options, "--set", "limits.min_free_disk_mb=5.9"))
+    assert (again.code, endpoint.stats()["requests"]) == (3, kept), (
+        "nothing is sent when there is too little from the start"
+    )
+    assert table(out).height == kept
 
 
 # -------------------------------------------------------------------------------------------------- one run at a time

@@ -98,7 +98,8 @@ def test_paths_are_expanded_wherever_a_job_has_one(tmp_path: Path, monkeypatch: 
         '[score.judge]\nrubric = "${RUBRIC} {{ content }}"\n[score.judge.endpoint]\nmodel_path = "${MODELS}/j.gguf"\n'
     )
     path.write_text(
-        '[job]\nout = "${OUT}/x"\n[input]\npath = ["${DATA_DIR}/a.jsonl", "~/b.jsonl"]\n[endpoint]\n'
+        '[job]\nout = "${OUT}/x"\n[log]\nfile = "${OUT}/x.log"\n[notify]\nmetrics_file = "${OUT}/$${x}.prom"\n'
+        '[input]\npath = ["${DATA_DIR}/a.jsonl", "~/b.jsonl"]\n[endpoint]\n'
         'model_path = "${MODELS}/m.gguf"\n[prompt]\nuser = "${NOTHING} {{ text }}"\n[params]\nuser = "${NOBODY}"\n'
         f'[[score]]\nname = "good"\nkind = "judge"\n{judge}'
     )
@@ -106,6 +107,9 @@ def test_paths_are_expanded_wherever_a_job_has_one(tmp_path: Path, monkeypatch: 
     assert job.out == Path("elsewhere/x")
     assert job.input.path == [str(tmp_path.resolve() / "data/a.jsonl"), str(Path.home() / "b.jsonl")]
     assert job.endpoint.model_path == "/models/m.gguf"
+    assert (job.log.file, job.notify.metrics_file) == tuple(
+        f"{tmp_path.resolve()}/elsewhere/{name}" for name in ("x.log", "${x}.prom")
+    )
     assert job.score[0].judge and job.score[0].judge.endpoint
     assert job.score[0].judge.endpoint.model_path == "/models/j.gguf"
     assert job.prompt and job.prompt.user == "${NOTHING} {{ text }}" and job.params["user"] == "${NOBODY}"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Collection
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import readers, standing, store
+from batchflex import compact, readers, standing, store
 from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
@@ -483,8 +484,10 @@ def arrives(folder: Path, day: int) -> None:
 
 def ended(job: Job, day: int, status: str = "finished") -> list[str]:
     _, asked = night(job)
-    begun = datetime.datetime(2026, 1, day, 2).astimezone().isoformat()
-    Folder(job.out).write_state({"job": "nightly", "status": status, "started_at": begun})
+    folder = Folder(job.out)
+    folder.write_state({"job": "nightly", "status": status})
+    at = int(1e9 * datetime.datetime(2026, 1, day, 2).timestamp())
+    folder.inputs.write_bytes(re.sub(rb'"at":\d+\}\n\Z', b'"at":%d}\n' % at, folder.inputs.read_bytes()))
     return [request.id for request in asked]
 
 
@@ -603,11 +606,18 @@ class Folderful:
     def forget(self) -> None:
         (self.folder.parent / "out" / "inputs.jsonl").unlink(missing_ok=True)
 
+    def compact(self) -> None:
+        if (out := Folder(self.folder.parent / "out")).exists():
+            with out.held():
+                compact.carry_out(compact.look(out, "0s", datetime.datetime.now(datetime.UTC)))
+
     def lines(self) -> list[str]:
         return [line for path in self.files() for line in path.read_text().splitlines()]
 
 
-HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget"])
+HAPPENING = st.sampled_from(
+    ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"]
+)
 
 
 @given(

@@ -225,7 +225,19 @@ def test_a_part_with_a_sweep_point_that_its_plan_does_not_have_is_damaged(half: 
 
 
 def test_every_section_of_a_job_shapes_the_requests_or_does_not() -> None:
-    others = {"answer", "job", "endpoint", "endpoints", "prices", "limits", "retry", "journal", "score"}
+    others = {
+        "answer",
+        "job",
+        "endpoint",
+        "endpoints",
+        "prices",
+        "limits",
+        "retry",
+        "journal",
+        "score",
+        "log",
+        "notify",
+    }
     assert set(Job.model_fields) == {*SHAPING, *others}
 
 

@@ -224,6 +224,7 @@ def test_nothing_is_sent_for_a_job_with_a_key_in_it(endpoint: CountingEndpoint, 
     path.chmod(0o600)
     assert "chmod" not in called("run", path).err
     path.write_text(plain)
+    path.chmod(0o644)
     for setting in (
         f"endpoint.api_key={RANDOM}",
         f"api_key={RANDOM}",
@@ -232,5 +233,6 @@ def test_nothing_is_sent_for_a_job_with_a_key_in_it(endpoint: CountingEndpoint, 
     ):
         refused = called("run", path, "--set", setting)
         assert refused.code == 2 and WORD not in refused.err and "x1234567" not in refused.err
+        assert "chmod" not in refused.err, "it is not in the file"
         assert "a key never stands in a job file or on the command line" in refused.err or setting.startswith("extra")
     assert endpoint.stats()["requests"] == 0 and not (tmp_path / "out").exists()
