@@ -38,15 +38,15 @@ def cron_keeps(lines: str) -> Iterator[None]:
     """These lines in the crontab of root, below those that are there; afterwards it is as before. The cron that
     runs already keeps them, else one for this test."""
     before = _crontab("-l")
-    with _daemon():
-        try:
-            _crontab("-", lines=before + lines)
+    try:
+        _crontab("-", lines=before + lines)
+        with _daemon():
             yield
-        finally:
-            if before:
-                _crontab("-", lines=before)
-            else:
-                _crontab("-r")
+    finally:
+        if before:
+            _crontab("-", lines=before)
+        else:
+            _crontab("-r")
 
 
 def _crontab(*words: str, lines: str | None = None) -> str:
