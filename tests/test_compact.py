@@ -79,8 +79,13 @@ def seen(folder: Folder) -> dict[str, Any]:
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
     placed = Done(folder.parts, 1, ["{}"], moves=placed_parts(folder, MOVES))
     asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
-    asked.append([part.rows() for part in placed.keys_of(placed.finished(1))[:1]])
     return {"stamp": store.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
+
+
+def finished_keys(folder: Folder) -> list[Any]:
+    done = Done(folder.parts, 1, ["{}"], moves=placed_parts(folder, MOVES))
+    keys, slots = done.keys_of(done.finished(1))
+    return [keys.rows(), slots.to_list()]
 
 
 def check_same(folder: Folder, before: dict[str, Any]) -> None:
@@ -112,9 +117,10 @@ def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactor
     folder = make(tmp_path_factory.mktemp("out"), seed)
     before, rows, last = seen(folder), rows_of(folder), store.part_numbers(folder.parts)[-1]
     moved: dict[str, Any] = {"planned": table.NO_PLAN, "since": 99, "moves": MOVES}
-    placed = assembled(folder.parts, **moved)
+    placed, keys = assembled(folder.parts, **moved), finished_keys(folder)
     done = compacted(folder)
     assert assembled(folder.parts, **moved).equals(placed)
+    assert finished_keys(folder) == keys
     check_same(folder, before)
     assert rows_of(folder) == rows
     assert [int(n) for n in store.part_numbers(folder.parts)] == [last]
