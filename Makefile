@@ -26,7 +26,7 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 test: $(STAMP)   ## run the tests, two at a time: many of them wait
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes eight minutes
+test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes seven minutes
 	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/test_cron_daemon.py tests/test_nights.py
 
 lint: $(STAMP)   ## check style; edits nothing
