@@ -67,7 +67,9 @@ def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     try:
-        for block in plan_of(job).blocks():
+        plan = plan_of(job)
+        plan.know(folder)
+        for block in plan.blocks():
             done.sort_out(block)
     except (JobError, InputError, EndpointError):
         return None

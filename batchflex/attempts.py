@@ -48,14 +48,14 @@ class Attempt:
     if it ends by an error before :meth:`begun` was called; from then on the run itself does.
 
     The deadline of a job counts from when this is made, which is ``moment`` by the clock on the wall and ``monotonic_s`` by the
-    monotonic one.
+    monotonic one. ``run_id`` is that of the run, too, if it comes to be one.
     """
 
     def __init__(self, folder: Folder | None = None, job: str | None = None) -> None:
         self.moment = datetime.datetime.now()
         self.monotonic_s = time.monotonic()
         self._started_at = time.time()
-        self._run_id = run_id(self._started_at)
+        self.run_id = run_id(self._started_at)
         self._over = False
         self.of(folder, job)
 
@@ -93,7 +93,7 @@ class Attempt:
     def _leave(self, status: Unbegun, message: str, exit_code: int) -> dict[str, Any]:
         now = timestamp(time.time())
         line = {
-            "run_id": self._run_id,
+            "run_id": self.run_id,
             "job": self._job,
             "status": status,
             "stopped_by": "signal" if status == "interrupted" else None,

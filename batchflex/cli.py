@@ -86,7 +86,9 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
     try:
         if "book" not in options:
             job_file = Path(options.spec) if options.verb is _run else options.out / "job.toml"
-            options.book = logbook.peeked(dict(log_settings(options)), job_file, quiet=options.quiet)
+            options.book = logbook.peeked(
+                dict(log_settings(options)), job_file, quiet=options.quiet, run_id=options.run_id
+            )
         book: Logbook = options.book
         is_logged = book.failed(error, exit_code)
         for note in _notes(error) if is_logged else ():
@@ -178,6 +180,7 @@ def _run(options: argparse.Namespace) -> int:
         from .notifier import Notifier
     _spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
+        options.run_id = attempt.run_id
         try:
             job = job_of(options)
         except JobError as error:
@@ -185,7 +188,7 @@ def _run(options: argparse.Namespace) -> int:
             raise
         folder = Folder(job.out)
         attempt.of(folder, job.job.name)
-        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
+        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet, run_id=attempt.run_id)
         for warning in job.warnings():
             book.warn(warning)
         with Notifier(job) as notifier:
@@ -249,12 +252,13 @@ def _retry(options: argparse.Namespace) -> int:
     _spare_pandas()
     folder = Folder(options.out)
     with Attempt(folder) as attempt:
+        options.run_id = attempt.run_id
         settings = [*map(parse_setting, options.set), *log_settings(options)]
         if options.metrics_file is not None:
             settings.append(("notify.metrics_file", options.metrics_file))
         job = retry_of(options.out, options.where, settings).job
         attempt.of(folder, job.job.name)
-        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet)
+        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet, run_id=attempt.run_id)
         for warning in job.warnings():
             book.warn(warning)
         notifier = Notifier(job)

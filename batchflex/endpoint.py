@@ -17,6 +17,7 @@ import anyio
 import msgspec
 
 from .crosschecks import endpoint_name
+from .environment import credential
 from .errors import EndpointError
 from .job import EndpointsEntry
 from .sections import EndpointSection
@@ -185,19 +186,10 @@ def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
 
 
 def _credential(environ: Mapping[str, str], variable: str) -> str:
-    """What systemd's ``LoadCredential=VARIABLE:FILE`` hands to a service: a file of that name; without one, nothing."""
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        return ""
-    path = Path(folder) / variable
     try:
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except UnicodeDecodeError:
-        return "\0"  # refused as any other that no key can be
+        return credential(environ, variable)
     except OSError as error:
-        raise EndpointError(f"the credential {path} cannot be read: {error.strerror}") from None
+        raise EndpointError(f"the credential {error.filename} cannot be read: {error.strerror}") from None
 
 
 def model_file(section: EndpointSection) -> Path:

@@ -67,6 +67,22 @@ class Environment(Mapping[str, str]):
         return told
 
 
+def credential(environ: Mapping[str, str], variable: str) -> str:
+    """What systemd's ``LoadCredential=VARIABLE:FILE`` hands to a service: a file of that name; without one, nothing.
+
+    :raises OSError: if it cannot be read.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return ""
+    try:
+        return (Path(folder) / variable).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except UnicodeDecodeError:
+        return "\0"  # refused as any other text that it cannot be
+
+
 def exposed(path: Path) -> str | None:
     """That others than its owner may read a file, and what to do; ``None`` if they may not."""
     try:

@@ -67,6 +67,7 @@ class Plan:
         self._inputs: Inputs | None = None
         self._numbers: list[int] = []
         self._counted: dict[int, int] = {}
+        self.left: list[str] = []  # names of files whose last line is still being written
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
@@ -117,13 +118,18 @@ class Plan:
     def know(self, folder: Folder) -> list[str]:
         """Take what a folder remembers of the input files: those that are as they were, or begin so, need not be read where
         nothing of them is to be asked. Returns a sentence for each that is not what it was. Blocks, while files that have
-        grown or were touched are read once."""
+        grown or were touched are read once. A line at the end of one that has grown is left out while it is being written."""
         if self._signature is None:
             return []
         self._inputs = Inputs(folder)
         found = self._inputs.find(self._signature)
         self._numbers = [each.number for each in found]
         self._source.known = [each.known for each in found]
+        told = zip(found, self._signature, strict=True)
+        self.left = [Path(seen.path).name for each, seen in told if each.bytes < seen.size]
+        self._signature = tuple(
+            seen._replace(size=each.bytes) for each, seen in zip(found, self._signature, strict=True)
+        )
         return [each.told for each in found if each.told is not None]
 
     def _layout(self) -> list[tuple[int, int | None]]:

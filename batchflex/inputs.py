@@ -17,7 +17,7 @@ import msgspec
 from .errors import StorageError
 from .folder import Folder, append
 from .places import STAY, Layout, Moves, moves
-from .readers import digest
+from .readers import digest, whole
 from .source import Ended, Known, Seen, Signature, is_young
 
 
@@ -65,11 +65,12 @@ class Since(msgspec.Struct, frozen=True, tag="since", tag_field="kind"):
 
 class Found(NamedTuple):
     """An input file beside what is remembered: its number, what is known of its beginning, and a sentence if that is not what it
-    was."""
+    was. ``bytes`` are those of its whole lines, if it has grown and the last one is still being written."""
 
     number: int
     known: Known | None
     told: str | None
+    bytes: int
 
 
 Line = Remembered | Begun | Planned | Since
@@ -119,7 +120,7 @@ class Inputs:
         found = []
         for each in seen:
             known, told = self._known(each)
-            found.append(Found(self._number_of(each, known), known, told))
+            found.append(Found(self._number_of(each, known), known, told, _whole(each, known)))
         return found
 
     def _known(self, seen: Seen) -> tuple[Known | None, str | None]:
@@ -200,6 +201,16 @@ class Inputs:
     def numbers_of(self, plans: Collection[str]) -> set[int]:
         """The files of some plans."""
         return {number for plan in plans if plan in self._layouts for number, _ in self._layouts[plan][1]}
+
+
+def _whole(seen: Seen, known: Known | None) -> int:
+    """Rows are appended to a file that has grown, so that its last line may be half a row; any other is damaged if it is."""
+    if known is None or not seen.may_grow or seen.size <= known.bytes:
+        return seen.size
+    try:
+        return whole(Path(seen.path), seen.format, known.bytes, seen.size)
+    except OSError:
+        return seen.size
 
 
 def _full(path: str) -> str:

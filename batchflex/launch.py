@@ -12,8 +12,8 @@ class Launch(NamedTuple):
     """One job as a scheduler starts it.
 
     ``name`` is fit for files, units and Kubernetes objects. ``program`` is the command of batchflex that runs now, ``words``
-    what follows it. ``keys`` are the environment variables whose keys it is to be given; further ones
-    it finds by itself in ``own_file``. ``grace_s`` is how long the
+    what follows it. ``keys`` are the environment variables whose keys it is to be given, or the secret addresses of
+    whom it tells; further ones it finds by itself in ``own_file``. ``grace_s`` is how long the
     run may take to end when it is told to.
     """
 

@@ -38,10 +38,18 @@ class Logbook:
     :raises JobError: if the file cannot be written.
     """
 
-    def __init__(self, settings: LogSection, job: str | None, *, quiet: bool, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        settings: LogSection,
+        job: str | None,
+        *,
+        quiet: bool,
+        run_id: str | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
         stream = sys.stderr if stream is None else stream
         on_terminal = stream.isatty()
-        self._settings, self._job, self._quiet = settings, job, quiet
+        self._settings, self._job, self._quiet, self._run_id = settings, job, quiet, run_id
         self._stderr = self._log(logs.to_stream(stream))
         self.is_log = settings.format is not None and not on_terminal
         self.is_bare = not (on_terminal or settings.prompts) and (settings.file is not None or self.is_log)
@@ -50,7 +58,7 @@ class Logbook:
         self.observer = Several([shown, *self._files])
 
     def _log(self, write: Callable[[str], None]) -> Log:
-        return Log(write, form=self._settings.format or "text", prompts=self._settings.prompts)
+        return Log(write, form=self._settings.format or "text", prompts=self._settings.prompts, attempt=self._run_id)
 
     def summary(self, run: Run) -> dict[str, Any]:
         """What is said of a run that has ended, with what may be said."""
@@ -140,7 +148,7 @@ def _to_file(settings: LogSection, shown: Bar | Log | Quiet) -> Callable[[str], 
     return write
 
 
-def peeked(given: Mapping[str, Any], job_file: Path, *, quiet: bool) -> Logbook:
+def peeked(given: Mapping[str, Any], job_file: Path, *, quiet: bool, run_id: str | None = None) -> Logbook:
     """The logs of a command whose job cannot be made: ``given`` are places in the job that the command line has set, the rest is
     what the job file says, as far as it can be read.
 
@@ -150,8 +158,8 @@ def peeked(given: Mapping[str, Any], job_file: Path, *, quiet: bool) -> Logbook:
     own, job = _written(job_file)
     for data in (own | here, here):
         with contextlib.suppress(pydantic.ValidationError):
-            return Logbook(LogSection.model_validate(data), job, quiet=quiet)
-    return Logbook(LogSection(), job, quiet=quiet)
+            return Logbook(LogSection.model_validate(data), job, quiet=quiet, run_id=run_id)
+    return Logbook(LogSection(), job, quiet=quiet, run_id=run_id)
 
 
 def _written(path: Path) -> tuple[dict[str, Any], str | None]:

@@ -41,11 +41,13 @@ class Log:
         form: Literal["text", "json"] = "text",
         prompts: bool = False,
         every_s: float = LINE_EVERY_S,
+        attempt: str | None = None,
     ) -> None:
         self._write = write
         self._form = form
         self._prompts = prompts
         self._every_s = every_s
+        self._attempt = attempt
         self._throttle = Throttle(_MOST)
         self._last = time.monotonic()
         self._last_done: int | None = None
@@ -74,7 +76,7 @@ class Log:
 
     def event(self, event: Event) -> None:
         if event.run_id is None:
-            event = event._replace(job=self._job or event.job, run_id=self.run_id)
+            event = event._replace(job=self._job or event.job, run_id=self.run_id or self._attempt)
         else:
             self._job, self.run_id = event.job, event.run_id
         now = time.monotonic()

@@ -13,12 +13,12 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio.to_thread
 
 from .ends import End, Occasion, end_of, event_of, last_end
-from .environment import environment_of
+from .environment import credential, environment_of
 from .errors import BatchflexError, JobError
 from .folder import Folder
 from .job import Job, build
@@ -57,8 +57,8 @@ class Notifier:
         newest = next((f for f in (self._folder, *reversed(self._earlier)) if f.state.exists()), self._folder)
         state = _known_state(newest) if job.notify.tells else {}
         self._unfinished = state.get("run_id") if state.get("status") == "running" else None
-        self._webhook = address(job.notify, "webhook", job.environment)
-        self._ping = address(job.notify, "ping", job.environment)
+        self._webhook = _address(job, "webhook")
+        self._ping = _address(job, "ping")
 
     def __enter__(self) -> Notifier:
         return self
@@ -266,6 +266,18 @@ def _earlier(job: Job) -> list[Folder]:
 
     own = job.dated.moment_of(str(job.out)) or ""
     return [Folder(output.path) for output in reversed(retention.outputs(job)) if output.moment < own]
+
+
+def _address(job: Job, name: Literal["webhook", "ping"]) -> Address | None:
+    """From the environment, or else from a credential that systemd hands to a service."""
+    variable = getattr(job.notify, f"{name}_env")
+    if variable is None or job.environment.get(variable, "").strip():
+        return address(job.notify, name, job.environment)
+    try:
+        handed = credential(job.environment, variable)
+    except OSError as error:
+        return Address("", f"the credential {error.filename} cannot be read: {error.strerror}")
+    return address(job.notify, name, {variable: handed})
 
 
 def _known_state(folder: Folder) -> dict[str, Any]:

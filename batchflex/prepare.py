@@ -90,6 +90,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     folder.write_job(job.resolved())
     plan.begin()
     told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.census is not None else []
+    told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if (files := plan.told_of_files) is not None:
         told.insert(0, files)
     return prepared._replace(notes=(*told, *_notes(prepared, moved_from)))

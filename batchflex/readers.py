@@ -152,6 +152,25 @@ def digest(path: Path, size: int | None = None) -> hashlib._Hash:
     return found
 
 
+def whole(path: Path, kind: str, begin: int, end: int) -> int:
+    """Where a file that goes to the byte ``end`` for now ends without a last line that is being written; ``begin`` at least.
+    A last line without line break may be whole in JSONL, where that can be seen.
+
+    :raises OSError: if it cannot be read.
+    """
+    at, tail = end, b""
+    with path.open("rb", buffering=0) as stream:
+        while at > begin and b"\n" not in tail:
+            size = min(1 << 16, at - begin)
+            at -= size
+            stream.seek(at)
+            tail = stream.read(size) + tail
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail or (kind == "jsonl" and (tail.isspace() or not isinstance(_parse(tail), Fault))):
+        return end
+    return end - len(tail)
+
+
 _decode = msgspec.json.Decoder().decode
 
 

@@ -168,7 +168,7 @@ async def arun(
         plan = early or await new_plan()
         prepared = await anyio.to_thread.run_sync(preparing, job, plan, folder)
         try:
-            conduct = _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody(), end)
+            conduct = _Conduct(job, endpoints, plan, folder, prepared, observer or _Nobody(), end, attempt)
             if attempt is not None:
                 attempt.begun()
             run = await conduct.conduct(heed_signals)
@@ -215,6 +215,7 @@ class _Conduct:
         prepared: Prepared,
         observer: Observer,
         end: _End | None,
+        attempt: Attempt | None,
     ) -> None:
         self._job = job
         self._endpoints = endpoints
@@ -222,7 +223,7 @@ class _Conduct:
         self._folder = folder
         self._prepared = prepared
         self._started = time.time()
-        of = run_id(self._started)
+        of = run_id(self._started) if attempt is None else attempt.run_id
         self._tally = Tally(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
         self._tally.plan = plan.identity()
         self._observer = observer

@@ -120,7 +120,8 @@ def _check_private(path: Path) -> None:
 
 def _launch(wanted: Wanted, job: Job) -> Launch:
     folder = Path.cwd()
-    keys = dict.fromkeys(filter(None, (key_variable(entry, job.environment) for entry in _endpoints(job))))
+    of_endpoints = (key_variable(entry, job.environment) for entry in _endpoints(job))
+    keys = dict.fromkeys(filter(None, (*of_endpoints, job.notify.webhook_env, job.notify.ping_env)))
     in_file = [key for key in keys if job.environment.is_in_file(key)]
     if wanted.env_file or wanted.keys_in or wanted.secret:  # then it is these that are to have the keys
         in_file = []

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import compact, readers, standing, store
+from batchflex import compact, forecast, readers, standing, store
 from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
@@ -333,6 +333,40 @@ def test_a_line_that_is_being_written_is_left_for_the_next_run(tmp_path: Path, t
     _, asked = night(job_of(tmp_path))
     assert [request.id for request in asked] == ["b", "c"]
     assert table(tmp_path)["id"].to_list() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "half", "rest"),
+    [
+        ("t.jsonl", rows_of(["a"]), '{"id": "b", "mess', None),
+        ("t.csv", "id,text\na,one\n", "b,tw", "o\n"),
+    ],
+)
+def test_a_line_that_stays_half_in_a_file_that_grows_is_left_for_the_next_run(
+    tmp_path: Path, name: str, first: str, half: str, rest: str | None
+) -> None:
+    """As a program leaves it that writes by the block. Rows of later files stay where they are."""
+    (tmp_path / "in").mkdir()
+    path, later = tmp_path / "in" / name, tmp_path / "in" / f"z{name}"
+    sections = {"endpoint": {"base_url": "http://127.0.0.1:9/v1"}}
+    if name == "t.csv":
+        sections["prompt"] = {"user": "{{ text }}"}
+    end = rows_of(["b"])[len(half) :] if rest is None else rest
+    path.write_text(first)
+    later.write_text(first.replace('"a"', '"z"').replace("a,one", "z,one"))
+    night(job_of(tmp_path, **sections))
+    for _ in range(2):
+        path.write_text(first + half)
+        job = job_of(tmp_path, **sections)
+        found, asked = night(job)
+        assert asked == [] and f"{name} ends within a line, which is left for the next run" in found.notes
+        assert table(tmp_path)["id"].to_list() == ["a", "z"]
+        assert table(tmp_path)["row"].to_list() == [0, 1]
+        assert forecast.forecast(job)["unaskable"] == 0
+    path.write_text(first + half + end)
+    found, asked = night(job_of(tmp_path, **sections))
+    assert [request.id for request in asked] == ["b"] and not any("within a line" in note for note in found.notes)
+    assert table(tmp_path)["id"].to_list() == ["a", "b", "z"]
 
 
 def test_where_a_file_grows_while_it_is_asked_what_it_had_is_asked(endpoint: CountingEndpoint, tmp_path: Path) -> None:

@@ -138,12 +138,12 @@ def test_a_job_that_is_refused_is_in_the_log(how: str, tmp_path: Path) -> None:
     options = [] if how == "file" else ["--log-file", log, "--log-format", "json"]
     ended = called("run", job, *options)
     [line] = lines_of(log)
-    assert (ended.code, line["event"], line["level"], line["exit_code"], line["run_id"]) == (
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", line["run_id"])
+    assert (ended.code, line["event"], line["level"], line["exit_code"]) == (
         2,
         "refused",
         "error",
         2,
-        None,
     )
     assert line["job"] == "nightly" and line["message"].startswith("refused, exit code 2: ")
     assert ("rmp" in line["message"]) == (how != "option")

@@ -32,6 +32,7 @@ from batchflex.nexttimes import upcoming
 from batchflex.systemd import units
 from batchflex.zones import differences
 from tests.counting_endpoint import CountingEndpoint
+from tests.recorder import Recorder
 from tests.test_cron import expressions, needs_systemd
 
 AWKWARD = """a b%c$HOME 'd' "e" `f` ü;&#"""
@@ -223,14 +224,35 @@ def test_words_of_a_unit() -> None:
 
 
 def test_a_service_finds_the_key_where_its_credential_is(folder: Path, endpoint: CountingEndpoint) -> None:
-    write_job(folder, f'[endpoint]\nbase_url = "{endpoint.base_url}"\napi_key_env = "MY_KEY"\n[params]\nmodel = "m"')
+    """And where to tell how it went."""
+    write_job(
+        folder,
+        f'[endpoint]\nbase_url = "{endpoint.base_url}"\napi_key_env = "MY_KEY"\n[params]\nmodel = "m"\n'
+        '[notify]\non = ["success"]\nwebhook_env = "MY_HOOK"\nping_env = "MY_PING"\n',
+    )
+    endpoint.knobs(key="sk-of-systemd")
+    unit = run(folder, "job%.toml", "--at", "02:00", "--as", "systemd").stdout
+    names = re.findall(r"^LoadCredential=(\w+):", unit, re.M)
+    assert names == ["MY_KEY", "MY_HOOK", "MY_PING"]
     credentials = folder / "credentials"
     credentials.mkdir()
-    (credentials / "MY_KEY").write_text("sk-of-systemd\n")
-    environ = {**os.environ, "CREDENTIALS_DIRECTORY": str(credentials)}
-    done = subprocess.run([BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, check=False)
-    assert done.returncode == 0
-    assert endpoint.stats()["requests"] == 1
+    with Recorder() as recorder:
+        for name, secret in zip(names, ("sk-of-systemd", f"{recorder.url}/hook", f"{recorder.url}/ping"), strict=True):
+            (credentials / name).write_text(f"{secret}\n")
+        environ = {"PATH": os.defpath, "CREDENTIALS_DIRECTORY": str(credentials)}
+        done = subprocess.run(
+            [BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert endpoint.stats()["requests"] == 1
+        assert sorted(recorder.paths()) == ["/hook", "/ping", "/ping/start"]
+        (credentials / "MY_HOOK").unlink()
+        (credentials / "MY_HOOK").mkdir()
+        done = subprocess.run(
+            [BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, capture_output=True, check=False
+        )
+        assert done.returncode == 0
+        assert b"not told by the webhook: the credential " in done.stderr and b"MY_HOOK cannot be read: " in done.stderr
 
 
 # -------------------------------------------------------------------------------------------------------- Kubernetes
