@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
     if before is not None:
         gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
     sizes = [merge.size_of(folder.parts, number, len(gone.get(number, ()))) for number in numbers]
-    groups = merge.groups(sizes, _MOST_ROWS, _MOST_BYTES)
+    groups = _groups(numbers, sizes, journal.segments(folder.journal))
     there = room.free(folder.parts)
     return Sight(
         folder,
@@ -97,6 +97,19 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
         sum(merge.saved(sizes[group]) for group in groups),
         None if there is None else there[0],
     )
+
+
+def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence[int]) -> list[slice]:
+    """Which neighbours to merge. None has a segment of the journal between that is not sealed, as a full disk can leave one: the
+    merged part would stand for it."""
+    found, begin = [], 0
+    for end in range(1, len(numbers) + 1):
+        if end < len(numbers) and not any(numbers[end - 1] < segment < numbers[end].first for segment in segments):
+            continue
+        of_these = merge.groups(sizes[begin:end], _MOST_ROWS, _MOST_BYTES)
+        found += [slice(begin + group.start, begin + group.stop) for group in of_these]
+        begin = end
+    return found
 
 
 def _present(folder: Folder) -> Path | None:

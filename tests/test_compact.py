@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchflex import compact, keep, merge, numbering, store, table
+from batchflex import compact, journal, keep, merge, numbering, store, table
 from batchflex.errors import FolderError, StorageError
 from batchflex.folder import Folder
 from batchflex.merge import Size
@@ -192,6 +192,22 @@ def test_a_merged_part_stands_for_its_segments(tmp_path: Path) -> None:
     assert numbering.clear(tmp_path) == 0
     assert numbering.part_numbers(tmp_path) == numbers
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_segment_that_is_not_sealed_is_not_stood_for(tmp_path: Path) -> None:
+    """A full disk may leave one behind parts of later segments."""
+    folder = Folder(tmp_path / "out")
+    with folder.held():
+        for number in (1, 2, 4, 5):
+            store.write_part(folder.parts, number, [outcome(number)])
+    kept = journal.Journal(folder.journal, 3)
+    kept.append(outcome(3))
+    kept.close()
+    assert compacted(folder)["parts_after"] == 2
+    assert [n.name for n in store.part_numbers(folder.parts)] == ["000001-000002-1.parquet", "000004-000005-1.parquet"]
+    assert keep.recover(folder) == 6
+    assert Done(folder.parts, 0).sort_out([request(name) for name in range(1, 6)]) == []
+    assert compacted(folder)["parts_after"] == 1
 
 
 def test_what_is_written_wrong_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
