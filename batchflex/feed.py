@@ -65,6 +65,7 @@ class Plan:
         # Files that are written to right now cannot be known again by their times.
         self._once = secrets.token_hex(8) if self._is_young else ""
         self._inputs: Inputs | None = None
+        self._remembers = True
         self._numbers: list[int] = []
         self._counted: dict[int, int] = {}
         self.left: list[str] = []  # names of files whose last line is still being written
@@ -115,12 +116,14 @@ class Plan:
         """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""
         return self._since is not None and self._inputs is not None and self._since.text not in self._inputs.since
 
-    def know(self, folder: Folder) -> list[str]:
+    def know(self, folder: Folder, *, remember: bool = True) -> list[str]:
         """Take what a folder remembers of the input files: those that are as they were, or begin so, need not be read where
         nothing of them is to be asked. Returns a sentence for each that is not what it was. Blocks, while files that have
-        grown or were touched are read once. A line at the end of one that has grown is left out while it is being written."""
+        grown or were touched are read once. A line at the end of one that has grown is left out while it is being written.
+        Unless it is to ``remember``, nothing is written into the folder, which need not be held then."""
         if self._signature is None:
             return []
+        self._remembers = remember
         self._inputs = Inputs(folder)
         found = self._inputs.find(self._signature)
         self._numbers = [each.number for each in found]
@@ -168,7 +171,7 @@ class Plan:
         if self._counted.get(at, ended.known.rows) != ended.known.rows:
             raise InputError(f"{self._source.files[at][0]} {_CHANGED}")
         self._source.known[at] = ended.known
-        if self._inputs is not None and self._signature is not None:
+        if self._inputs is not None and self._remembers and self._signature is not None:
             self._inputs.ended(self._numbers[at], self._signature[at], ended, self._made)
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
