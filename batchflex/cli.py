@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _logged(options, error, 130)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        _give_up_stdout()
         return 0
     except Exception as error:
         if options.debug:
@@ -120,7 +120,13 @@ def _prepare_streams() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more, or its disk is full: that changes no exit code
+        print(text, file=sys.stderr, flush=True)
+
+
+def _give_up_stdout() -> None:
+    """Or the flush at exit complains of what it does not take again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_json(data: object) -> None:
@@ -311,7 +317,7 @@ def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) 
     book: Logbook = options.book
     state = book.summary(run)
     if options.json:
-        _print_json(run.summary)
+        _print_summary(run.summary)
     if book.is_log:
         pass  # its last line says it
     elif not options.quiet:
@@ -330,6 +336,17 @@ def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) 
         sys.stdout.flush()
         os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
     return run.exit_code
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    """The run is over: where its summary is not taken, its exit code says all the same how it went, and those are told who are
+    to be."""
+    try:
+        _print_json(summary)
+    except OSError as error:
+        _give_up_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _say(f"batchflex: the summary cannot be printed: {error.strerror or error}")
 
 
 def _write_report(run: Run, say: Callable[[str], None], *, quiet: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Callable
@@ -105,9 +106,12 @@ class Log:
 
 
 def to_stream(stream: TextIO) -> Callable[[str], None]:
+    """What a stream does not take, as nobody reads it any more or its disk is full, is not said: no run ends for it."""
+
     def write(lines: str) -> None:
-        stream.write(f"{lines}\n")
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.write(f"{lines}\n")
+            stream.flush()
 
     return write
 

@@ -324,6 +324,27 @@ def test_a_pipe_that_is_closed_early_is_no_fault(asks: list[object], tmp_path: P
         assert run.wait(60) == 0
 
 
+def test_whoever_stops_reading_ends_no_run_and_changes_no_exit_code(
+    endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
+) -> None:
+    rows, log = write_rows(tmp_path / "rows.jsonl", 5), tmp_path / "run.log"
+    endpoint.knobs(faults={"400": 1.0})
+    with begun("run", rows, *asks, "--out", tmp_path / "out", "--json", "--log-file", log) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        run.stderr.close()
+        assert run.wait(60) == 1
+    assert state(tmp_path / "out")["failed"] == 5
+    assert "finished after" in log.read_text().splitlines()[-1]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-m", "batchflex.cli", "run", rows, *asks, "--out", tmp_path / "full", "--json"]
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), timeout=60, check=False
+        )
+    assert ended.returncode == 1
+    assert "the summary cannot be printed: No space left on device" in ended.stderr
+
+
 def test_closed_streams_and_a_terminal_without_unicode(asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 5, user="漢字"), tmp_path / "out"
     command = [sys.executable, "-m", "batchflex.cli", "run", rows, *asks, "--out", out]
