@@ -68,7 +68,7 @@ def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     try:
         plan = plan_of(job)
-        plan.know(folder)
+        plan.know(folder, remember=False)
         for block in plan.blocks():
             done.sort_out(block)
     except (JobError, InputError, EndpointError):

@@ -857,6 +857,16 @@ def test_plan_tells_what_is_done_and_what_has_changed(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "a plan writes nothing"
 
 
+def test_plan_leaves_alone_what_the_folder_remembers_of_its_input(asks: list[object], tmp_path: Path) -> None:
+    """Also where it reads a file further than any run has: a run may be writing there."""
+    rows, out = write_rows(tmp_path / "rows.jsonl", 5_000), tmp_path / "out"
+    os.utime(rows, (1_700_000_000, 1_700_000_000))
+    assert called("run", rows, *asks, "--out", out, "--limit", "6").code == 0
+    before = (out / "inputs.jsonl").read_bytes()
+    assert called("plan", rows, *asks, "--out", out, "--json").summary["left"] == 4_994
+    assert (out / "inputs.jsonl").read_bytes() == before
+
+
 def test_plan_counts_what_is_in_the_journal_of_a_killed_run(
     endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
 ) -> None:
