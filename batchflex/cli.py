@@ -268,20 +268,20 @@ def _retry(options: argparse.Namespace) -> int:
         for warning in job.warnings():
             book.warn(warning)
         notifier = Notifier(job)
-        work = partial(_ask_again, options, settings, book.observer, attempt, notifier)
-        try:
-            run = _in_turn(options, attempt, folder, job, book.observer.note, work)
-        finally:
-            book.observer.close()
+        work = partial(_ask_again, options, settings, notifier.watching(book.observer), attempt)
+        with contextlib.nullcontext() if options.dry_run else notifier:
+            try:
+                run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+            finally:
+                book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
 
 
 def _ask_again(
     options: argparse.Namespace,
     settings: Sequence[tuple[str, Any]],
-    observer: Observer,
+    observer: Observer | None,
     attempt: Attempt,
-    notifier: Notifier,
 ) -> Run | None:
     """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
     from .again import retry_of, sight
@@ -302,8 +302,7 @@ def _ask_again(
             if not _agreed():
                 _say("nothing was sent")
                 return None
-    with notifier:
-        return ask_again(retried, observer=notifier.watching(observer), heed_signals=True, attempt=attempt)
+    return ask_again(retried, observer=observer, heed_signals=True, attempt=attempt)
 
 
 def _agreed() -> bool:

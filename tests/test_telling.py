@@ -194,6 +194,21 @@ def test_a_retry_tells_too_where_the_address_is_in_a_variable(
     ]
 
 
+def test_a_retry_that_finds_another_run_is_told_of_as_a_run_is(
+    job: dict[str, Any], recorder: Recorder, tmp_path: Path
+) -> None:
+    env = {"HOOK_URL": f"{recorder.url}/{SECRET}", "NO_PROXY": "127.0.0.1"}
+    job["notify"] = {"webhook_env": "HOOK_URL", "on": ["busy", "failure"]}
+    file = job_file(tmp_path / "job.toml", job)
+    assert called("run", file, env=env).code == 0
+    with Folder(tmp_path / "out").held():
+        for command in (["run", file], ["retry", tmp_path / "out", "--where", "row = 1"]):
+            assert called(*command, "--skip", env=env).code == 0
+            assert events(recorder) == [], "it is not wanted then"
+            assert called(*command, env=env).code == called(*command, "--wait", "0.1s", env=env).code == 4
+            assert events(recorder) == ["busy", "busy"]
+
+
 # -------------------------------------------------------------------------------- the run is none the worse for it
 
 
