@@ -86,9 +86,8 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
     try:
         if "book" not in options:
             job_file = Path(options.spec) if options.verb is _run else options.out / "job.toml"
-            options.book = logbook.peeked(
-                dict(log_settings(options)), job_file, quiet=options.quiet, run_id=options.run_id
-            )
+            run_id = getattr(options, "run_id", None)  # a signal may come before there is one
+            options.book = logbook.peeked(dict(log_settings(options)), job_file, quiet=options.quiet, run_id=run_id)
         book: Logbook = options.book
         is_logged = book.failed(error, exit_code)
         for note in _notes(error) if is_logged else ():

@@ -129,7 +129,10 @@ class Folder:
         self._is_mine = False
 
     def exists(self) -> bool:
-        return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+        try:
+            return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+        except OSError:  # a name that is too long, or not to be looked at: whoever needs the folder will say so
+            return False
 
     def owns(self, path: Path) -> bool:
         """Whether a path is, or lies in, something that this folder's runs keep here."""

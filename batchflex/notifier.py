@@ -54,8 +54,8 @@ class Notifier:
         self._writing = threading.Lock()
         self._start_ping: threading.Thread | None = None
         self._earlier = _earlier(job) if job.notify.tells else []
-        newest = next((f for f in (self._folder, *reversed(self._earlier)) if f.state.exists()), self._folder)
-        state = _known_state(newest) if job.notify.tells else {}
+        newest_first = (self._folder, *reversed(self._earlier)) if job.notify.tells else ()
+        state = next(filter(None, map(_known_state, newest_first)), {})
         self._unfinished = state.get("run_id") if state.get("status") == "running" else None
         self._webhook = _address(job, "webhook")
         self._ping = _address(job, "ping")

@@ -143,8 +143,9 @@ class Source:
                 "the job names no input: set input.path to a file, a folder or a pattern such as 'data/*.jsonl'"
             )
         found = _expand([paths] if isinstance(paths, str) else paths)
-        if without is not None and without.exists():
-            found = [p for p in found if not p.resolve().is_relative_to(without.resolve())]
+        if without is not None:
+            inside = without.resolve()
+            found = [p for p in found if not p.resolve().is_relative_to(inside)]
         newer = [p for p in found if since is None or _seen(p, "").modified >= since]
         self.left_out = len(found) - len(newer)
         self.files = [(p, _format(p, format)) for p in newer]

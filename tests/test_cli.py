@@ -564,6 +564,11 @@ WRONG: dict[str, tuple[dict[str, str], str, list[str]]] = {
         ["a.csv, line 2", "3 cells"],
     ),
     "no folder to write to": ({"file": ""}, "run rows.jsonl --base-url URL --model m --out file/out", ["file/out"]),
+    "a folder whose name is too long": (
+        {},
+        f"run rows.jsonl --base-url URL --model m --out {'a' * 300}",
+        ["the output folder aaa", "File name too long"],
+    ),
     "no run to show": ({}, "status nowhere", ["nowhere"]),
     "no results to show": ({}, "results nowhere", ["nowhere"]),
     "no such format": ({}, "results nowhere --format xml", ["openai-batch", "xml"]),
