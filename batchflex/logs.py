@@ -93,7 +93,8 @@ class Log:
             one, many = _MORE[kind]
             message = f"and {held:,} more {one if held == 1 else many}"
             level: Literal["info", "warning"] = "info" if kind in ("note", "resumed") else "warning"
-            self._line(Event(kind, message, level=level, facts={"more": held}, job=self._job, run_id=self.run_id))
+            run = self.run_id or self._attempt
+            self._line(Event(kind, message, level=level, facts={"more": held}, job=self._job, run_id=run))
 
     def _line(self, event: Event) -> None:
         moment = datetime.datetime.now().astimezone()

@@ -531,3 +531,13 @@ def test_a_log_file_of_settings_that_cannot_be_is_a_job_error(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="cannot be written: Not a directory"):
         logbook.Logbook(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
+
+
+def test_also_how_many_more_there_were_has_the_id_of_the_command() -> None:
+    lines: list[str] = []
+    log = logs.Log(lines.append, form="json", attempt="20260101T000000Z-abcdef")
+    for number in range(40):
+        log.event(Event("note", f"warning {number}", job="j"))
+    log.close()
+    assert {json.loads(line)["run_id"] for line in lines} == {"20260101T000000Z-abcdef"}
+    assert json.loads(lines[-1])["message"] == "and 10 more notes"
