@@ -526,21 +526,28 @@ class _Conduct:
         if self._at_once:
             return
         self._tally.in_flight = 0
+        if self._prepared.complete:
+            return
         try:
             await anyio.to_thread.run_sync(self._write_results)
         except StorageError as error:
-            self._stop("disk", str(error))
+            return self._stop("disk", str(error))
         except FolderError as error:
-            self._stop("disk", f"the table of results could not be made: {error}")
+            return self._stop("disk", f"the table of results could not be made: {error}")
+        try:
+            await anyio.to_thread.run_sync(self._keep_standing)
+        except (StorageError, FolderError) as error:  # nothing depends on it
+            self._teller.note(f"the next run will look longer for what is done: {error}", "warning")
 
     def _write_results(self) -> None:
         prepared, folder, plan = self._prepared, self._folder, self._plan
-        if prepared.complete:
-            return
         variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
         results.make(
             folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves
         )
+
+    def _keep_standing(self) -> None:
+        prepared, folder, plan = self._prepared, self._folder, self._plan
         identity = plan.identity()
         if identity is None or (prepared.moves is None and prepared.segment > 1):
             folder.standing.unlink(missing_ok=True)

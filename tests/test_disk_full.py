@@ -15,10 +15,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchflex import journal, store
+from batchflex import journal, standing, store
 from batchflex.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
-from tests.test_cli import Ended, batchflex, begun, ended, state, table, wait_until, write_rows
+from tests.test_cli import Ended, batchflex, begun, called, ended, state, table, wait_until, write_rows
 
 ROWS = 240
 SLOTS = 8
@@ -155,6 +155,18 @@ def test_a_run_stops_before_the_disk_is_full(endpoint: CountingEndpoint, small_d
 
 
 # -------------------------------------------------------------------------------------------------- one run at a time
+
+
+def test_what_only_spares_the_next_run_time_stops_none(
+    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    out = Folder(tmp_path / "out")
+    (out.standing / "in its place").mkdir(parents=True)
+    rows = write_rows(tmp_path / "rows.jsonl", 3)
+    run = called("run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", out.path)
+    assert (run.code, state(out.path)["stopped_by"], table(out.path).height) == (0, None, 3)
+    assert "the next run will look longer for what is done" in run.err
 
 
 def test_a_second_run_on_the_same_folder_leaves_the_first_alone(endpoint: CountingEndpoint, tmp_path: Path) -> None:
