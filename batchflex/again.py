@@ -21,15 +21,11 @@ from .model import Request
 from .params import LIMITS, answer_limit
 from .places import Moves
 from .plan import Census, Passed
-from .prepare import Finished, Prepared, are_at_home, placed_parts, placement, plan_of_last_run
+from .prepare import Finished, Held, Prepared, are_at_home, placed_parts, placement, plan_of_last_run
 from .results import settled
 from .resume import Done
 from .settings import elsewhere, refused
 from .tally import Again
-
-_HELD_BYTES = 32 << 20  # of the chosen requests, which then need not be planned twice
-_OBJECT_BYTES = 600  # of a request, beside its body and what it carries
-
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -118,26 +114,17 @@ class _Look:
 
     def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]]) -> None:
         self.sort_out = sort_out
-        self._bytes = 0
         self.estimate = Estimate()
         self.planned = 0
-        self.held: list[list[Request]] = []
+        self.held = Held()
 
     def at(self, block: list[Request]) -> list[Request]:
         mine = self.sort_out(block)
         self.planned += len(block)
         for request in mine:
             self.estimate.add(request)
-            self._bytes += len(request.body) + len(request.carry or "") + _OBJECT_BYTES
-        if self._bytes > _HELD_BYTES:
-            self.held.clear()
-        elif mine:
-            self.held.append(mine)
+        self.held.add(mine)
         return mine
-
-    @property
-    def holds_all(self) -> bool:
-        return self._bytes <= _HELD_BYTES
 
     @property
     def count(self) -> int:
@@ -227,8 +214,8 @@ def _prepared(
     planned = census.planned or 0
     census = census._replace(done=planned - seen.count)
     prepared = Prepared(0, done.statuses(), census, None, done, iter(()), moves=moves)
-    if seen.holds_all:
-        return prepared._replace(blocks=iter(seen.held), passed=planned - seen.count), seen.estimate
+    if seen.held.blocks is not None:
+        return prepared._replace(blocks=iter(seen.held.blocks), passed=planned - seen.count), seen.estimate
     chosen = seen.sort_out
     return prepared._replace(blocks=begin(), passed=passed, sort_out=chosen), seen.estimate
 
