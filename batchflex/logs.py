@@ -132,7 +132,7 @@ def _progress(tally: Tally, rate: float) -> str:
 def facts(tally: Tally) -> str:
     """In flight, failed, tokens, what bounds it, cost; in a few words."""
     text = f"{tally.in_flight} in flight, {tally.rows['failed']:,} failed, "
-    text += f"{_short(tally.prompt_tokens + tally.completion_tokens)} tokens"
+    text += f"{render.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
     if tally.binding:
         text += f", bound by {tally.binding}"
     if tally.backing_off:
@@ -140,10 +140,3 @@ def facts(tally: Tally) -> str:
     if tally.cost is not None:
         text += f", {render.money(tally.cost)}"
     return text
-
-
-def _short(number: int) -> str:
-    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)
