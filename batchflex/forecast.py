@@ -47,13 +47,13 @@ class _Pass:
 def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
-    The result has ``requests``, ``done``, ``truncated`` (of these), ``left``, ``unaskable``, ``first_fault``, ``changed``
-    (answers in the folder whose requests the job would send differently now), ``changed_tokens`` (what these took),
-    ``changes`` (in the job, a line each), ``sweep`` (each variable with its values), ``forms`` (what is crossed, a line each),
-    ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full), ``prompt_tokens`` (an estimate, of what is left),
-    ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without ``max_tokens``, or without prices), ``disk_needed``, of
-    it ``disk_needed_for_results``, and ``disk_free`` (bytes; the first two ``None`` without ``max_tokens`` and answers, and a
-    guess unless ``disk_is_measured``).
+    The result has ``files`` (a sentence, if ``input.since`` says which count), ``requests``, ``done``, ``truncated`` (of these),
+    ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
+    now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
+    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full),
+    ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without
+    ``max_tokens``, or without prices), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free`` (bytes; the first
+    two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
@@ -80,6 +80,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
+        "files": plan.told_of_files,
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
@@ -153,6 +154,8 @@ def text(found: dict[str, Any]) -> str:
         f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
     ]
+    if found["files"] is not None:
+        lines.insert(1, f"  files     {found['files']}")
     swept = list(found["forms"])
     if len(swept) > 1:
         swept.append(f"{found['points']:,} points in all")

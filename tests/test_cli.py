@@ -862,6 +862,16 @@ def test_plan_tells_what_is_done_and_what_has_changed(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "a plan writes nothing"
 
 
+def test_plan_tells_which_files_count(asks: list[object], tmp_path: Path) -> None:
+    os.utime(write_rows(tmp_path / "old.jsonl", 3), (1_700_000_000, 1_700_000_000))
+    write_rows(tmp_path / "new.jsonl", 2)
+    plan: list[object] = ["plan", tmp_path / "*.jsonl", *asks, "--out", tmp_path / "out"]
+    told = called(*plan, "--since", "2024-01-01")
+    assert "  files     input files changed since 2024-01-01 00:00:00" in told.out and ": 1 of 2\n" in told.out
+    assert "requests  2: 0 done" in told.out
+    assert "  files  " not in called(*plan).out
+
+
 def test_plan_leaves_alone_what_the_folder_remembers_of_its_input(asks: list[object], tmp_path: Path) -> None:
     """Also where it reads a file further than any run has: a run may be writing there."""
     rows, out = write_rows(tmp_path / "rows.jsonl", 5_000), tmp_path / "out"
