@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens.
+    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens. No run ends as its terminal does: what
+    that does not take any more is not shown.
 
     tqdm is imported with the first bar: a run without a terminal, as cron starts it, does without.
     """
@@ -26,6 +28,10 @@ class Bar:
         self._bar: tqdm | None = None
 
     def tick(self, tally: Tally) -> None:
+        with contextlib.suppress(OSError):
+            self._show(tally)
+
+    def _show(self, tally: Tally) -> None:
         if (
             self._bar is not None and self._bar.desc.removesuffix(": ") != tally.job
         ):  # a judge's run after the run itself
@@ -51,11 +57,12 @@ class Bar:
 
     def note(self, text: str) -> None:
         text = "\n".join(map(render.one_line, text.splitlines()))
-        if self._bar is None:
-            self._stream.write(f"{text}\n")
-        else:
-            self._bar.write(text, file=self._stream)
-        self._stream.flush()
+        with contextlib.suppress(OSError):
+            if self._bar is None:
+                self._stream.write(f"{text}\n")
+            else:
+                self._bar.write(text, file=self._stream)
+            self._stream.flush()
 
     def event(self, event: Event) -> None:
         if event.shown:
@@ -63,7 +70,8 @@ class Bar:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
 
 
 class Several:

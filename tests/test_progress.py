@@ -187,6 +187,24 @@ class TestBar:
             bar.close()
         assert "".join(shown).rpartition("\r")[0].rpartition("\r")[2].strip() == ""
 
+    def test_a_terminal_that_is_gone_ends_no_run(self) -> None:
+        reader, writer = os.openpty()
+        with os.fdopen(writer, "w") as stream:
+            bar, early = progress.Bar(stream), progress.Bar(stream)
+            bar.tick(tally())
+            os.close(reader)
+            with pytest.raises(OSError, match="Input/output error"):
+                os.write(stream.fileno(), b"x")
+            bar.tick(tally())
+            bar.note("meanwhile")
+            bar.close()
+            early.note("before there is a bar")
+            early.tick(tally())
+            early.close()
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())  # for what closing still writes
+            os.close(null)
+
     def test_closing_one_that_has_shown_nothing(self) -> None:
         progress.Bar(io.StringIO()).close()
 
