@@ -13,6 +13,7 @@ import pytest
 
 from batchflex.errors import JobError
 from batchflex.job import build
+from batchflex.redaction import redacted
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, called, environment, sha1_of_key, table, wait_until, write_rows
 
@@ -236,3 +237,19 @@ def test_nothing_is_sent_for_a_job_with_a_key_in_it(endpoint: CountingEndpoint, 
         assert "chmod" not in refused.err, "it is not in the file"
         assert "a key never stands in a job file or on the command line" in refused.err or setting.startswith("extra")
     assert endpoint.stats()["requests"] == 0 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("no sk-abcdef123456 here", "no *** here"),
+        ("AIzaSyA-abc_defghijklmnopqrstuvwxyz12345", "***"),
+        ("r8_abcDEF1234567890abcd", "***"),
+        ("sent 'Bearer abc.def-123'", "sent 'Bearer ***'"),
+        ("GET http://h/x?api_key=abc123def&page=1", "GET http://h/x?api_key=***&page=1"),
+        ("http://u:p@h/x", "http://***@h/x"),
+        ("the bearer token is missing; see skip-level", "the bearer token is missing; see skip-level"),
+    ],
+)
+def test_what_looks_like_a_key_is_hidden(text: str, left: str) -> None:
+    assert redacted(text) == left
