@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from .ends import Occasion
 from .mistakes import wanted
-from .sections import Section
+from .sections import Section, http_url
 
 _WORDS = re.compile(r"\{([^{}|]*)\|([^{}|]*)\|([^{}|]*)\}")
 _SECRET = {"webhook", "command", "ping"}
@@ -23,12 +23,8 @@ _SECRET = {"webhook", "command", "ping"}
 
 def url_fault(url: str) -> str | None:
     """What is wrong with an address, as the end of a sentence that does not repeat it; ``None`` if nothing is."""
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url or not url.isascii() or not url.isprintable() or " " in url:
+    parts = http_url(url)
+    if parts is None or not url.isascii():
         return "must be a URL such as 'https://host/path', without spaces"
     if "@" in parts.netloc:
         return "must be a URL without user or password"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +20,16 @@ MaxFailures = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, le=1)],
     wanted("a whole number of rows, or a share such as 0.5"),
 ]
+
+
+def http_url(text: str) -> SplitResult | None:
+    """The parts of an address of HTTP; ``None`` if it is none, or has spaces in it."""
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_url and text.isprintable() and " " not in text else None
 
 
 class Section(BaseModel):
@@ -45,12 +55,8 @@ class EndpointSection(Section):
     def _is_http(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        try:
-            parts = urlsplit(value)
-            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_url = False
-        if not is_url or not value.isprintable() or " " in value:
+        parts = http_url(value)
+        if parts is None:
             raise ValueError("must be a URL such as 'https://host/v1' or 'http://127.0.0.1:8000/v1'")
         if "@" in parts.netloc:
             raise ValueError("must be a URL without user or password; put the key into the variable api_key_env names")
