@@ -234,11 +234,11 @@ class Done:
         placed = np.frombuffer(self._row, np.int64)
         columns = ["slot", "row", "sample", "point"]
         for number, part in zip(store.part_numbers(self._parts), keyindex.read_keys(self._parts, columns), strict=True):
-            if number in self._moves:
-                row = self._moves[number].moved(part["row"].to_numpy())
-            else:
-                at = np.array(self._sorted.find(part), np.int64)
-                row = np.where(at >= 0, placed[at], -1)
+            moves = self._moves.get(number)
+            row = np.full(len(part), -1, np.int64) if moves is None else moves.moved(part["row"].to_numpy())
+            if (lost := row < 0).any():  # the plan may have come to them since
+                at = np.array(self._sorted.find(part.filter(lost)), np.int64)
+                row[lost] = np.where(at >= 0, placed[at], -1)
             yield part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
 
     def _first(self, part: pl.DataFrame) -> pl.DataFrame:

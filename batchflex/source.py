@@ -185,7 +185,8 @@ class Source:
 
             heed_changes()
             known = None if seen is None else self.known[number]
-            if skip and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
+            is_as_signed = seen is None or not skip or seen == _seen_now(path, kind)
+            if not is_as_signed and not _are_asked(skip, first) and not _begins_so(path, known):
                 # In place of what was added, what is passed over might have been changed.
                 if on_change is not None:
                     on_change(path)
@@ -285,6 +286,11 @@ class Source:
         return end
 
 
+def sayable(path: str) -> str:
+    """A path as text that can be written down: bytes of a name that are no UTF-8 are escaped."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def is_young(seen: Seen, now: int) -> bool:
     """Whether a file might be written to again without getting another time. ``now`` is in ns."""
     return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else FINE_S)
@@ -325,6 +331,11 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
 
 def _are_passed(skip: bytes, begin: int, end: int) -> bool:
     return end <= len(skip) and skip.find(b"\0", begin, end) < 0
+
+
+def _are_asked(skip: bytes, begin: int) -> bool:
+    """Whether nothing is passed over from here on."""
+    return skip.count(b"\0", begin) >= len(skip) - begin
 
 
 def _begins_so(path: Path, known: Known | None) -> bool:

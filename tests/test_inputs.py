@@ -19,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import readers, standing, store
+from batchflex import feed, readers, standing, store
+from batchflex import prepare as preparing
 from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
@@ -405,6 +406,97 @@ def test_how_far_a_file_is_read_is_what_it_had(tmp_path: Path) -> None:
     assert Every()[1 << 40]
 
 
+def test_rows_of_a_file_that_grew_are_known_only_as_far_as_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that asked them was killed before the end of the file, whose end was then made anew."""
+    monkeypatch.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
+    monkeypatch.setattr(feed, "_BLOCK_REQUESTS", 2)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "1.jsonl"
+    path.write_text(rows_of(range(5)))
+    night(job_of(tmp_path))
+    path.write_text(rows_of([*range(5), *"abcdef"]))
+    assert [request.id for request in night(job_of(tmp_path), 2)[1]] == ["a", "b"]
+    path.write_text(rows_of([*range(5), *"xyabcdefgh"]))
+    assert [request.id for request in night(job_of(tmp_path), 3)[1]] == ["x", "y", "c"]
+    path.write_text(rows_of([*range(5), *"ycxabdefghi"]))
+    assert [request.id for request in night(job_of(tmp_path))[1]] == [*"defghi"]
+    assert table(tmp_path)["id"].to_list() == [*map(str, range(5)), *"ycxabdefghi"]
+
+
+def test_a_new_file_that_grows_beside_finished_ones_is_read_as_far_as_it_went(inbox: Path, tmp_path: Path) -> None:
+    path = inbox / "3.jsonl"
+    path.write_text(rows_of("ab"))
+    job = job_of(tmp_path)
+    plan, folder = Plan(job), Folder(job.out)
+    with folder.held():
+        with path.open("a") as stream:
+            stream.write(rows_of("c"))
+        assert [request.id for block in prepare(job, plan, folder).blocks for request in block] == ["a", "b"]
+
+
+def test_a_last_line_that_was_a_row_and_is_none_any_more_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the rows after it would be taken for others."""
+    monkeypatch.setattr(preparing, "_HELD_BYTES", 0)
+    (tmp_path / "in").mkdir()
+    one, two = tmp_path / "in" / "1.jsonl", tmp_path / "in" / "2.jsonl"
+    one.write_text(rows_of("abc"))
+    two.write_text(rows_of("xyz"))
+    bad = {"input": {"on_bad_row": "fail"}}
+    night(job_of(tmp_path, **bad))
+    one.write_text(rows_of("nabc") + '{"id": "torn", "mess')
+    two.write_text(rows_of("wxyzv"))
+    job = job_of(tmp_path, **bad)
+    with (folder := Folder(job.out)).held():
+        found = prepare(job, Plan(job), folder)
+        with one.open("a") as stream:
+            stream.write(rows_of(["torn"])[20:])
+        with pytest.raises(InputError, match=r"1\.jsonl was changed while it was being asked"):
+            list(found.blocks)
+    assert [request.id for request in night(job_of(tmp_path, **bad))[1]] == ["n", "torn", "w", "v"]
+
+
+def test_a_last_cell_that_is_being_written_is_left_for_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "t.csv"
+    path.write_text("id,text\n1,one\n2,tw")
+    job = job_of(tmp_path, prompt={"user": "{{ text }}"})
+    plan = Plan(job)
+    with path.open("a") as stream:
+        stream.write("o\n3,three\n")
+    assert [request.id for block in plan.blocks() for request in block] == ["1"]
+    assert [request.id for request in night(job_of(tmp_path, prompt={"user": "{{ text }}"}))[1]] == ["1", "2", "3"]
+
+
+def test_a_file_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / os.fsdecode(b"\xff.jsonl")
+    path.write_text(rows_of("a"))
+    night(job_of(tmp_path))
+    with path.open("a") as stream:
+        stream.write(rows_of("b"))
+    found, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["b"] and found.moves is not None
+
+
+def test_answers_found_by_their_keys_number_the_same_requests_of_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is not known any more in which their part says that they are."""
+    monkeypatch.setattr(preparing, "_HELD_BYTES", 0)
+    (tmp_path / "in").mkdir()
+    for name in ("1", "2"):
+        (tmp_path / "in" / f"{name}.jsonl").write_text('{"messages": [{"role": "user", "content": "again"}]}\n' * 2)
+    assert len(night(job_of(tmp_path))[1]) == 4
+    (tmp_path / "in" / "2.jsonl").rename(tmp_path / "in" / "0.jsonl")
+    (tmp_path / "in" / "3.jsonl").write_text((tmp_path / "in" / "1.jsonl").read_text())
+    assert len(night(job_of(tmp_path))[1]) == 2
+    assert table(tmp_path)["row"].to_list() == list(range(6))
+
+
 # --------------------------------------------------------------------------------------------- how the folder stood
 
 
@@ -431,6 +523,18 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
         )
     assert len(night(job_of(tmp_path))[1]) == 5
     assert table(tmp_path)["row"].to_list() == list(range(65))
+
+
+def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(5)))
+    twice = {"job": {"retry_failed": 2}}
+    night(job_of(tmp_path, **twice))
+    (tmp_path / "in" / "2.jsonl").write_text(rows_of("ab"))
+    assert [len(night(job_of(tmp_path, **twice), fails=fails)[1]) for fails in ([1], [0], [0], [0])] == [2, 1, 1, 0]
 
 
 @pytest.mark.parametrize("what", ["cut", "other parts", "other version", "limit", "retry_failed"])
