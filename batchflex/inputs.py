@@ -23,8 +23,8 @@ from .source import Ended, Known, Seen, Signature, is_young, sayable
 
 class Remembered(msgspec.Struct, frozen=True, tag="file", tag_field="kind"):
     """A file that was read to its end. ``signature`` is how the system told of it (inode, size, times), ``None`` if it was too
-    young for that to tell it from what it might become. ``bytes`` are those of its ``rows``. ``at`` is when the plan that read it
-    was made, in ns."""
+    young for that to tell it from what it might become, or has grown while it was read. ``bytes`` are those of its ``rows``.
+    ``at`` is when the plan that read it was made, in ns."""
 
     number: int
     path: str
@@ -209,7 +209,7 @@ class Inputs:
         """Remember a file that was read to its end. What cannot be written is not remembered. ``now`` is when the plan was made,
         in ns."""
         known = ended.known
-        signature = None if is_young(seen, now) else seen[2:]
+        signature = None if is_young(seen, now) or not ended.is_as_signed else seen[2:]
         line = Remembered(
             number, _full(seen.path), seen.format, signature, known.rows, known.lines, known.bytes, known.sha256,
             ended.is_extensible, now,

@@ -87,10 +87,12 @@ class Known(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A file that was read to its end: how it begins, or rather is, and whether rows can be appended to it."""
+    """A file that was read to its end: how it begins, or rather is, whether rows can be appended to it, and whether it is still
+    as it was signed: if it is longer, its beginning might be another, too."""
 
     known: Known
     is_extensible: bool
+    is_as_signed: bool
 
 
 class Block(NamedTuple):
@@ -185,8 +187,8 @@ class Source:
 
             heed_changes()
             known = None if seen is None else self.known[number]
-            is_as_signed = seen is None or not skip or seen == _seen_now(path, kind)
-            if not is_as_signed and not _are_asked(skip, first) and not _begins_so(path, known):
+            counts_on_it = known is not None or not _are_asked(skip, first)
+            if counts_on_it and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
                 # In place of what was added, what is passed over might have been changed.
                 if on_change is not None:
                     on_change(path)
@@ -205,7 +207,11 @@ class Source:
                         yield Block(path.name, read.rows, read.at, read.lines, first)
                 if on_end is not None and heed_changes():
                     ended = _ended(reading, kind, seen, end - first)
-                    if ended is not None:
+                    is_other = known is not None and not passes and ended is not None and not ended.is_as_signed
+                    if is_other and not _begins_so(path, known):
+                        if on_change is not None:
+                            on_change(path)
+                    elif ended is not None:
                         on_end(number, ended)
             except DAMAGED as error:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
@@ -324,9 +330,10 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
         return None
     if reading.end is not None:
         told = reading.digest.hexdigest() if reading.digest is not None else None
-        return Ended(Known(rows, reading.lines, reading.bytes, told, reading.digest), reading.is_extensible)
+        known = Known(rows, reading.lines, reading.bytes, told, reading.digest)
+        return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
     told = digest(reading.path).hexdigest()
-    return Ended(Known(rows, 0, seen.size, told), False) if _is_still(reading.path, kind, seen) else None
+    return Ended(Known(rows, 0, seen.size, told), False, True) if _is_still(reading.path, kind, seen) else None
 
 
 def _are_passed(skip: bytes, begin: int, end: int) -> bool:

@@ -459,6 +459,21 @@ def test_a_last_line_that_was_a_row_and_is_none_any_more_ends_the_run(
     assert [request.id for request in night(job_of(tmp_path, **bad))[1]] == ["n", "torn", "w", "v"]
 
 
+def test_a_file_rewritten_just_before_it_is_read_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is longer, and has the inode it had: so the system tells of it as of one that was appended to."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "1.jsonl"
+    path.write_text(rows_of("abc"))
+    night(job_of(tmp_path))
+    job = job_of(tmp_path, input={"on_bad_row": "fail"})  # a plan of another shape goes through the file anew
+    with (folder := Folder(job.out)).held():
+        plan = Plan(job)
+        path.write_text(rows_of("abxyz"))
+        prepare(job, plan, folder)
+    assert [request.id for request in night(job_of(tmp_path))[1]] == ["x", "y", "z"]
+    assert table(tmp_path)["id"].to_list() == [*"abxyz"]
+
+
 def test_a_last_cell_that_is_being_written_is_left_for_the_next_run(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "t.csv"
@@ -704,6 +719,11 @@ class Folderful:
         lines[(at := self.chance.randrange(len(lines) + 1)) : at] = self.rows(1)
         self.write(path, lines)
 
+    def rewrite_end(self) -> None:
+        path = self.chance.choice(self.files())
+        lines = path.read_text().splitlines()
+        self.write(path, lines[: self.chance.randrange(len(lines) + 1)] + self.rows(self.chance.randint(1, 4)))
+
     def forget(self) -> None:
         (self.folder.parent / "out" / "inputs.jsonl").unlink(missing_ok=True)
 
@@ -711,7 +731,9 @@ class Folderful:
         return [line for path in self.files() for line in path.read_text().splitlines()]
 
 
-HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget"])
+HAPPENING = st.sampled_from(
+    ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "rewrite_end", "forget"]
+)
 
 
 @given(
@@ -721,6 +743,7 @@ HAPPENING = st.sampled_from(["add", "add", "append", "append", "touch", "remove"
     sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}]),
     written=st.booleans(),
     failing=st.sets(st.integers(0, 8), max_size=2),
+    large=st.booleans(),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
@@ -731,11 +754,17 @@ def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
     sweep: dict[str, Any],
     written: bool,
     failing: set[int],
+    large: bool,
 ) -> None:
-    """Whether how the folder stands is written down or not, and also where some rows fail first."""
+    """Whether how the folder stands is written down or not, also where some rows fail first, and where the input is so large
+    that runs end before they have read it, or read it twice."""
     folder = tmp_path_factory.mktemp("nights")
     patched = pytest.MonkeyPatch()
     patched.setattr(standing, "WORTH_ROWS", 1 if written else 1_000)
+    if large:
+        patched.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
+        patched.setattr(preparing, "_HELD_BYTES", 0)
+        patched.setattr(feed, "_BLOCK_REQUESTS", 2)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []
     for turn, (happenings, answered) in enumerate([*nights, ([], None)]):
