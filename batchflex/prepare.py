@@ -172,7 +172,7 @@ def _placed(
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     rows = done.finished(plan.per_item)
-    if done.strays:
+    if done.has_unplaced:
         return _held_against(job, plan, folder, done, rows, changed)
     census = done.census()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None

@@ -174,6 +174,12 @@ class Done:
         return int(((self._rows() < 0) & (self._status != "failed")).sum())
 
     @property
+    def has_unplaced(self) -> bool:
+        """Whether an answer that would not be asked for again has no known place in the plan, be it failed or not."""
+        again = _series("again", bytes(self._again), pa.uint8())
+        return bool(((self._rows() < 0) & ((self._status != "failed") | (again == 0))).any())
+
+    @property
     def end(self) -> int:
         """The number of rows up to the last that has an answer, as far as the places of answers are known."""
         last = self._rows().max()

@@ -270,6 +270,18 @@ def test_the_memory_may_be_lost(inbox: Path, tmp_path: Path) -> None:
     assert [request.id for request in night(job_of(tmp_path))[1]] == ["a"]
 
 
+def test_a_failed_row_whose_part_tells_no_place_is_in_the_results(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(3)))
+    never = {"job": {"retry_failed": 0}}
+    assert len(night(job_of(tmp_path, **never), 1, fails=[0])[1]) == 1
+    Folder(tmp_path / "out").inputs.unlink()
+    for number in (2, 3):
+        (tmp_path / "in" / f"{number}.jsonl").write_text(rows_of([f"n{number}"]))
+        night(job_of(tmp_path, **never))
+        assert table(tmp_path)["id"].to_list() == ["0", "1", "2", *(f"n{at}" for at in range(2, number + 1))]
+
+
 def test_another_prompt_places_no_old_answer(inbox: Path, tmp_path: Path) -> None:
     (inbox / "3.jsonl").write_text(rows_of(["a"]))
     with pytest.raises(JobChanged):
