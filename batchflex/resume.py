@@ -71,10 +71,10 @@ class Done:
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
         wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
         if labels is not None:
-            schema |= {"row": pl.Int64, "point": pl.Int32}
+            schema |= {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
             order = {label: number for number, label in enumerate(labels)}
             point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
-            wanted += [pl.col("row"), point]
+            wanted += [pl.col("row"), point, pl.col("sample")]
         columns = [name for name in schema if name not in ("hi", "lo")] + ["reasks"] * (max_reasks > 0)
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         for number, part in zip(store.part_numbers(parts), keyindex.read_keys(parts, columns), strict=True):
@@ -104,7 +104,9 @@ class Done:
         if labels is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
+            self._sample = pl.Series("sample", [], pl.Int32)
         else:
+            self._sample = index["sample"]
             self._row = array("q", bytes(raw(index["row"])))
             self._point = array("i", bytes(raw(index["point"])))
         self._missing: list[pl.DataFrame] = []
@@ -213,9 +215,15 @@ class Done:
         and none is marked in ``but``, which are by default those still to be asked."""
         again = _series("again", bytes(self._again if but is None else but), pa.uint8())
         rows = self._rows()
-        rows = rows.filter((again == 0) & (rows >= 0))
         if per_item > 1:
-            rows = rows.to_frame().group_by("row").len().filter(pl.col("len") == per_item)["row"]
+            points = _series("point", self._point.tobytes(), pa.int32())
+            found = pl.DataFrame([rows, points, self._sample, again]).filter(pl.col("row") >= 0)
+            # Two keys may be at one place: equal requests are numbered anew when files come and go.
+            places = found.filter(pl.col("again") == 0).unique(["row", "point", "sample"]).group_by("row").len()
+            rows = places.filter(pl.col("len") == per_item)["row"]
+            rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
+        else:
+            rows = rows.filter((again == 0) & (rows >= 0))
         return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
 
     def passed(self, rows: bytes, per_item: int) -> Passed:

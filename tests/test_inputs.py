@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -31,6 +32,7 @@ from batchflex.places import STAY, moves, unknown_before
 from batchflex.prepare import Prepared, prepare
 from batchflex.readers import Every
 from batchflex.results import make
+from batchflex.resume import Done
 from batchflex.source import Known, Source
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
@@ -522,6 +524,19 @@ def test_answers_found_by_their_keys_number_the_same_requests_of_other_rows(
     (tmp_path / "in" / "3.jsonl").write_text((tmp_path / "in" / "1.jsonl").read_text())
     assert len(night(job_of(tmp_path))[1]) == 2
     assert table(tmp_path)["row"].to_list() == list(range(6))
+
+
+def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: Path, tmp_path: Path) -> None:
+    """As it is where equal requests got other numbers when files came and went."""
+    (inbox / "3.jsonl").write_text(rows_of("a"))
+    plan = Plan(job_of(tmp_path, sweep={"temperature": [0.0, 1.0]}))
+    requests = [request for block in plan.blocks() for request in block][:4]
+    twice = msgspec.structs.replace(answer(plan, requests[0]), key="ff" * 16)
+    outcomes = [answer(plan, requests[0]), twice, *(answer(plan, request) for request in requests[2:4])]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    store.write_part(parts, 1, outcomes)
+    assert Done(parts, 0, plan.labels).finished(2) == b"\0\1"
 
 
 # --------------------------------------------------------------------------------------------- how the folder stood
