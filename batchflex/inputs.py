@@ -1,8 +1,9 @@
 """What a folder remembers of its input files: ``inputs.jsonl``, so that a nightly job need not read again what it has finished.
 
 A file is known by its path, size, times and the digest of its bytes. It keeps its number when it is touched, copied back or
-when rows are appended to it; one whose beginning has changed is another file. Lines are appended only; the last of a file counts.
-It can be deleted: then answers are found by their keys, in passes over the whole input. CONTRACT.md is the reference of its fields.
+when rows are appended to it; one whose beginning has changed is another file. Lines are appended only; the last of a file
+counts. It can be deleted: then answers are found by their keys, in passes over the whole input. CONTRACT.md is the reference of
+its fields.
 """
 
 from __future__ import annotations

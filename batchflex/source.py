@@ -383,7 +383,10 @@ def _expand(patterns: list[str]) -> list[Path]:
                 f"the input {pattern} is not on this machine; copy it here and name the file in input.path"
             )
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if _is_input(p, path))
+            outputs = {
+                run.parent for run in path.rglob("run.json") if run.parent != path and (run.parent / "parts").is_dir()
+            }
+            here = sorted(p for p in path.rglob("*") if _is_input(p, path) and outputs.isdisjoint(p.parents))
             if not here:
                 raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
         elif path.exists():
