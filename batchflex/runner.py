@@ -18,7 +18,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import __version__, metrics, reask, results, room, standing, store
+from . import __version__, metrics, reask, results, room, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
@@ -547,6 +547,8 @@ class _Conduct:
         )
 
     def _keep_standing(self) -> None:
+        from . import standing  # brings polars, which the first request does without
+
         prepared, folder, plan = self._prepared, self._folder, self._plan
         identity = plan.identity()
         if identity is None or (prepared.moves is None and prepared.segment > 1):
