@@ -94,7 +94,7 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
         for note in _notes(error) if is_logged else ():
             book.warn(note)
         return is_logged
-    except BatchflexError:  # the log cannot be written
+    except Exception:  # the log cannot be written; the error itself is to be said, with its own exit code
         return False
 
 
@@ -194,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
         with Notifier(job) as notifier:
             work = partial(execute, job, observer=notifier.watching(book.observer), heed_signals=True, attempt=attempt)
             try:
-                run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+                run = _in_turn(options, attempt, folder, job, book, work)
             finally:
                 book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
@@ -216,7 +216,7 @@ def _in_turn(
     attempt: Attempt,
     folder: Folder,
     job: Job,
-    say: Callable[[str], None],
+    book: Logbook,
     work: Callable[[], T],
 ) -> T | None:
     """Do the work when no other run holds the folder, as the options say. ``None`` if it is skipped."""
@@ -228,12 +228,12 @@ def _in_turn(
         from . import turn
 
         left_s = turn.left_s(job.limits.deadline, attempt)
-        return turn.patiently(work, folder, options.wait, say, until_deadline_s=left_s)
+        return turn.patiently(work, folder, options.wait, book.note, until_deadline_s=left_s)
     except FolderBusy:
         if not options.skip:
             raise
         line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
-        say(f"skipped: {line['message']}")
+        book.skipped(line["message"])
         if options.json:
             _print_json(line)
         return None
@@ -264,7 +264,7 @@ def _retry(options: argparse.Namespace) -> int:
         notifier = Notifier(job)
         work = partial(_ask_again, options, settings, book.observer, attempt, notifier)
         try:
-            run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+            run = _in_turn(options, attempt, folder, job, book, work)
         finally:
             book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
@@ -573,14 +573,12 @@ def _compact(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from . import compact
-    from .spans import parse_duration
+    from .spans import parse_age
 
     before = None
     if options.older_than is not None:
         try:
-            before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
-                seconds=parse_duration(options.older_than)
-            )
+            before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=parse_age(options.older_than))
         except (ValueError, OverflowError) as error:
             raise JobError(f"--older-than: {error}") from None
     found = []
