@@ -422,11 +422,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from . import forecast
+    from . import forecast, notifier
 
     _spare_pandas()
     job = job_of(options)
-    for warning in job.warnings():
+    for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
     found = forecast.forecast(job)
     if options.json:
@@ -643,12 +643,12 @@ def _schedule(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     import anyio
 
-    from . import checking
+    from . import checking, notifier
 
     if options.spec is not None and not options.spec.lower().endswith(".toml"):
         raise JobError(f"check takes a job file (.toml), or no file at all; found {options.spec!r}")
     job = job_of(options)
-    for warning in job.warnings():
+    for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
     report = anyio.run(checking.check, job)
     print(report.text)

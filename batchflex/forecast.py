@@ -80,6 +80,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
+        "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
@@ -152,6 +153,7 @@ def text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
+        *(f"  files     {told.removeprefix('input files ')}" for told in found["files"]),
     ]
     swept = list(found["forms"])
     if len(swept) > 1:

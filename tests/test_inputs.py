@@ -557,12 +557,15 @@ def test_a_file_that_came_since_counts_however_old_its_bytes_are(tmp_path: Path)
 
 
 def test_a_file_that_has_grown_is_said_to_be_asked_as_a_whole(tmp_path: Path) -> None:
+    anywhere = {"endpoint": {"base_url": "http://127.0.0.1:9/v1"}}
     arrives(tmp_path, 2)
     assert ended(dated(tmp_path, "last", 2), 2) == ["2a", "2b"]
     arrives(tmp_path, 1)
     with (tmp_path / "in" / "02.jsonl").open("a") as file:
         file.write(rows_of(["2c"]))
+    planned = forecast.forecast(dated(tmp_path, "last", 3, **anywhere))["files"]
     found, asked = night(dated(tmp_path, "last", 3))
+    assert tuple(planned) == found.notes and planned[0].endswith(": 2 of 2"), "plan says what run says"
     assert [request.id for request in asked] == ["1a", "1b", "2a", "2b", "2c"]
     assert [note for note in found.notes if "has grown since" in note] == [
         f"02.jsonl was read in {tmp_path}/runs/nightly/2026-01-02 and has grown since: with input.since it counts as a whole, "
