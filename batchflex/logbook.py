@@ -65,7 +65,7 @@ class Logbook:
         return run.unquoted if self.is_bare else run.summary
 
     def warn(self, text: str) -> None:
-        self.observer.event(Event("note", f"warning: {text}", level="warning", job=self._job))
+        self.observer.event(Event("note", f"warning: {text}", text, level="warning", job=self._job))
 
     def note(self, text: str) -> None:
         """Something worth knowing before a run has begun, of which the log knows neither job nor run yet."""
