@@ -175,7 +175,7 @@ def _placed(
     """Where the place of all answers is known, only the rows of the chosen ones are planned."""
     done = Done(folder.parts, 0, plan.labels, moves=placed_parts(folder, moves))
     limit = plan.job.input.limit
-    if done.strays or (limit is not None and done.end > limit):
+    if done.has_unplaced or (limit is not None and done.end > limit):
         return None
     if not are_at_home(done, done.finished(plan.per_item), plan, moves):
         return None

@@ -26,7 +26,7 @@ from .places import STAY, Moves, unknown_before
 from .plan import Passed, Planner, points
 from .prefixes import Line, grouped, name_of
 from .since import since
-from .source import FINE_S, Ended, Signature, Source, is_young
+from .source import FINE_S, Ended, Signature, Source, is_young, sayable
 
 _BLOCK_REQUESTS = 400
 _READ_AHEAD = 2_000
@@ -93,7 +93,8 @@ class Plan:
         """
         if self._signature is None or not self._is_still(self._signature):
             return None
-        return _digest([self._shape(), self._signature, self._once])
+        files = [each._replace(path=sayable(each.path)) for each in self._signature]
+        return _digest([self._shape(), files, self._once])
 
     def _is_still(self, signature: Signature) -> bool:
         try:
@@ -138,12 +139,14 @@ class Plan:
         return [each.told for each in found if each.told is not None]
 
     def _layout(self) -> list[tuple[int, int | None]]:
-        signature = self._signature or ()
-        rows = [
-            known.rows if known is not None and known.bytes == seen.size else self._counted.get(at)
-            for at, (known, seen) in enumerate(zip(self._source.known, signature, strict=True))
-        ]
-        return list(zip(self._numbers, rows, strict=True))
+        return [(number, self._rows_of(at)) for at, number in enumerate(self._numbers)]
+
+    def _rows_of(self, at: int) -> int | None:
+        """How many rows a file of this plan has, if that is known."""
+        known, signature = self._source.known[at], self._signature
+        if known is not None and signature is not None and known.bytes == signature[at].size:
+            return known.rows
+        return self._counted.get(at)
 
     def moves(self, plans: Collection[str]) -> dict[str, Moves]:
         """From those of some plans whose rows can be found in this one: how. For a plan that :meth:`know` has told of what is
@@ -170,9 +173,10 @@ class Plan:
             self._inputs.plan(identity, self._shape(), self._layout(), self._signature, self._made)
 
     def _note_end(self, at: int, ended: Ended) -> None:
-        if self._counted.get(at, ended.known.rows) != ended.known.rows:
+        if self._rows_of(at) not in (None, ended.known.rows):
             raise InputError(f"{self._source.files[at][0]} {_CHANGED}")
         self._source.known[at] = ended.known
+        self._counted[at] = ended.known.rows
         if self._inputs is not None and self._signature is not None:
             self._inputs.ended(self._numbers[at], self._signature[at], ended, self._made)
 

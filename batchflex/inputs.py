@@ -1,8 +1,9 @@
 """What a folder remembers of its input files: ``inputs.jsonl``, so that a nightly job need not read again what it has finished.
 
 A file is known by its path, size, times and the digest of its bytes. It keeps its number when it is touched, copied back or
-when rows are appended to it; one whose beginning has changed is another file. Lines are appended only; the last of a file counts.
-It can be deleted: then the next run goes through the whole input once. CONTRACT.md is the reference of its fields.
+when rows are appended to it; one whose beginning has changed is another file. Lines are appended only; the last of a file
+counts. It can be deleted: then answers are found by their keys, in passes over the whole input. CONTRACT.md is the reference of
+its fields.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from .errors import StorageError
 from .folder import Folder, append
 from .places import STAY, Layout, Moves, moves
 from .readers import digest, whole
-from .source import Ended, Known, Seen, Signature, is_young
+from .source import Ended, Known, Seen, Signature, is_young, sayable
 
 
 class Remembered(msgspec.Struct, frozen=True, tag="file", tag_field="kind"):
     """A file that was read to its end. ``signature`` is how the system told of it (inode, size, times), ``None`` if it was too
-    young for that to tell it from what it might become. ``bytes`` are those of its ``rows``."""
+    young for that to tell it from what it might become, or has grown while it was read. ``bytes`` are those of its ``rows``.
+    ``at`` is when the plan that read it was made, in ns."""
 
     number: int
     path: str
@@ -34,15 +36,22 @@ class Remembered(msgspec.Struct, frozen=True, tag="file", tag_field="kind"):
     bytes: int
     sha256: str | None
     extensible: bool
+    at: int = 0
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun", tag_field="kind"):
-    """A file that a plan has and that was not read to its end yet. It keeps its number while it stays as it is."""
+    """A file that a plan made ``at`` this moment has, and that was not read to its end yet. It keeps its number while it stays as
+    it is, if it was not too young to tell that: then ``signature`` is ``None``."""
 
     number: int
     path: str
     format: str
-    signature: tuple[int, int, int, int]
+    signature: tuple[int, int, int, int] | None
+    at: int = 0
+
+    def is_of(self, line: Remembered) -> bool:
+        """Whether it was this file, as it is now, that was read to its end later."""
+        return self.at == line.at or (self.signature is not None and self.signature == line.signature)
 
 
 class Planned(msgspec.Struct, frozen=True, tag="plan", tag_field="kind"):
@@ -84,8 +93,13 @@ class Inputs:
         self._path = folder.inputs
         self._files: dict[str, Remembered] = {}
         self._begun: dict[str, Begun] = {}
+        self._known: dict[int, Remembered] = {}  # by number
+        self._unread: dict[int, Begun] = {}
         self._layouts: dict[str, tuple[str, list[tuple[int, int | None]]]] = {}
-        self._open: dict[int, list[tuple[str, int]]] = {}
+        # Files of plans that were not read to their ends by then: plan, place in it, and how the file was.
+        self._open: dict[int, list[tuple[str, int, Begun | None]]] = {}
+        # Of some files a plan had more than the rows that are there still: how many these are.
+        self._kept: dict[str, dict[int, int]] = {}
         self.since: dict[str, int] = {}
         self.looked_at: int | None = None
         self._next = 1
@@ -100,20 +114,29 @@ class Inputs:
         if not isinstance(line, Planned):
             self._next = max(self._next, line.number + 1)
         if isinstance(line, Begun):
-            self._begun[line.path] = line
+            self._begun[line.path] = self._unread[line.number] = line
             return
         if isinstance(line, Remembered):
-            self._files[line.path] = line
-            for plan, at in self._open.pop(line.number, ()):
-                self._layouts[plan][1][at] = line.number, line.rows
+            for plan, at, begun in self._open.pop(line.number, ()):
+                if begun is not None and begun.is_of(line):
+                    self._layouts[plan][1][at] = line.number, line.rows
+                else:
+                    self._keep(plan, line.number, self._known.get(line.number))
+            self._files[line.path] = self._known[line.number] = line
             return
         files = list(line.files)
         self.looked_at = line.at
         self._layouts[line.plan] = line.shape, files
+        self._kept.pop(line.plan, None)
         for at, (number, rows) in enumerate(files):
             self._next = max(self._next, number + 1)
-            if rows is None:
-                self._open.setdefault(number, []).append((line.plan, at))
+            known = self._known.get(number)
+            if known is None or known.rows != rows:
+                others = [each for each in self._open.get(number, ()) if each[0] != line.plan]
+                self._open[number] = [*others, (line.plan, at, self._unread.get(number))]
+
+    def _keep(self, plan: str, number: int, known: Known | Remembered | None) -> None:
+        self._kept.setdefault(plan, {})[number] = 0 if known is None else known.rows
 
     def has_read(self, seen: Seen) -> bool:
         """Whether a file of this path and size was read to its end, or was in a plan; tells nothing of its bytes."""
@@ -131,11 +154,16 @@ class Inputs:
         """The files of an input beside what is remembered of them. Reads those that were touched or have grown."""
         found = []
         for each in seen:
-            known, told = self._known(each)
-            found.append(Found(self._number_of(each, known), known, told, _whole(each, known)))
+            known, told = self._known_of(each)
+            number = self._number_of(each, known)
+            found.append(Found(number, known, told, _whole(each, known)))
+            for plan, _, begun in self._open.get(number, ()):
+                # It may have become another beyond what was read to its end.
+                if begun is None or begun.signature != each[2:]:
+                    self._keep(plan, number, known)
         return found
 
-    def _known(self, seen: Seen) -> tuple[Known | None, str | None]:
+    def _known_of(self, seen: Seen) -> tuple[Known | None, str | None]:
         before = self._files.get(_full(seen.path))
         if before is None or before.format != seen.format:
             return None, None
@@ -174,8 +202,12 @@ class Inputs:
             return
         lines: list[Begun | Planned] = []
         for (number, rows), each in zip(files, seen, strict=True):
-            begun = Begun(number, _full(each.path), each.format, each[2:])
-            if rows is None and not is_young(each, now) and self._begun.get(begun.path) != begun:
+            known = self._known.get(number)
+            if known is not None and known.rows == rows:
+                continue
+            begun = Begun(number, _full(each.path), each.format, None if is_young(each, now) else each[2:], now)
+            before = self._unread.get(number)
+            if before is None or begun.signature is None or before.signature != begun.signature:
                 lines.append(begun)
         lines.append(Planned(plan, shape, tuple(files), now))
         append(self._path, *lines, sync=False)
@@ -195,19 +227,24 @@ class Inputs:
         """Remember a file that was read to its end. What cannot be written is not remembered. ``now`` is when the plan was made,
         in ns."""
         known = ended.known
-        signature = None if is_young(seen, now) else seen[2:]
+        signature = None if is_young(seen, now) or not ended.is_as_signed else seen[2:]
         line = Remembered(
             number, _full(seen.path), seen.format, signature, known.rows, known.lines, known.bytes, known.sha256,
-            ended.is_extensible,
+            ended.is_extensible, now,
         )  # fmt: skip
-        if self._files.get(line.path) != line:
+        before = self._files.get(line.path)
+        if before is None or signature is None or msgspec.structs.replace(before, at=now) != line:
             with contextlib.suppress(StorageError):
                 append(self._path, line, sync=False)
             self._note(line)
 
     def moves(self, plan: str, shape: str, files: Layout) -> dict[str, Moves]:
         """From each plan of the same shape that is remembered to a plan of these files."""
-        found = {then: moves(layout, files) for then, (shaped, layout) in self._layouts.items() if shaped == shape}
+        found = {
+            then: moves(layout, files, self._kept.get(then, {}))
+            for then, (shaped, layout) in self._layouts.items()
+            if shaped == shape
+        }
         return found | {plan: STAY}
 
     def numbers_of(self, plans: Collection[str]) -> set[int]:
@@ -226,7 +263,7 @@ def _whole(seen: Seen, known: Known | None) -> int:
 
 
 def _full(path: str) -> str:
-    return str(Path(path).absolute())
+    return sayable(str(Path(path).absolute()))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

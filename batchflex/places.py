@@ -6,7 +6,7 @@ appended to keeps those it had.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 # For each file of a plan, in order: its number, and how many rows it had; ``None`` if that is not known.
 Layout = Sequence[tuple[int, int | None]]
 _OPEN = 1 << 62
+_ALL: Mapping[int, int] = {}
 
 Rows = npt.NDArray[np.int64]
 
@@ -60,9 +61,10 @@ def placed(stretches: Stretches, rows: int) -> list[tuple[int, int, Moves | None
     return found
 
 
-def moves(then: Layout, now: Layout) -> Moves:
+def moves(then: Layout, now: Layout, kept: Mapping[int, int] = _ALL) -> Moves:
     """From the rows of one plan to those of another. Files after one of unknown length are nowhere, for where they begin is not
-    known. Where ``now`` has fewer rows in a file, those beyond are nowhere."""
+    known. Where ``now`` has fewer rows in a file, those beyond are nowhere. Of some files only so many rows are ``kept``: those
+    beyond are nowhere, too."""
     begins_now: dict[int, tuple[int, int]] = {}
     at = 0
     for number, rows in now:
@@ -75,7 +77,7 @@ def moves(then: Layout, now: Layout) -> Moves:
     for number, rows in then:
         if number in begins_now:
             begin, most = begins_now[number]
-            length = min(_OPEN if rows is None else rows, most)
+            length = min(_OPEN if rows is None else rows, most, kept.get(number, _OPEN))
             by = begin - at
             if found and found[-1][1] == at and found[-1][2] == by:
                 found[-1] = found[-1][0], min(_OPEN, at + length), by

@@ -175,7 +175,7 @@ def _placed(
     rows = done.finished(plan.per_item)
     if not are_at_home(done, rows, plan, moves):
         return None
-    if done.strays:
+    if done.has_unplaced:
         return _held_against(job, plan, folder, done, rows, changed)
     census = done.census()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None

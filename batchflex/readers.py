@@ -305,7 +305,8 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
             at.append(position - 1)
             lines.append(line)
             size += sum(map(len, cells))
-        if not reading.ends_a_line and rows and isinstance(rows[-1], Fault) and reading.has_grown():
+        # Its last cell may be cut off in the middle.
+        if not reading.ends_a_line and rows and reading.has_grown():
             position -= 1
             del rows[-1], at[-1], lines[-1]
         reading.lines = before + reader.line_num

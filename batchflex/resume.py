@@ -69,7 +69,7 @@ class Done:
         moves: Mapping[int, Stretches] | None = None,
     ) -> None:
         self._parts = parts
-        self._is_placed = self._is_labelled = labels is not None
+        self._is_placed = labels is not None
         self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
         wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
@@ -114,10 +114,11 @@ class Done:
         if labels is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
+            self._sample = pl.Series("sample", [], pl.Int32)
         else:
+            self._sample = index["sample"]
             self._row = array("q", bytes(raw(index["row"])))
             self._point = array("i", bytes(raw(index["point"])))
-        self._sample = index["sample"] if labels is not None else None
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
@@ -185,6 +186,12 @@ class Done:
         return int(((self._rows() < 0) & (self._status != "failed")).sum())
 
     @property
+    def has_unplaced(self) -> bool:
+        """Whether an answer that would not be asked for again has no known place in the plan, be it failed or not."""
+        again = _series("again", bytes(self._again), pa.uint8())
+        return bool(((self._rows() < 0) & ((self._status != "failed") | (again == 0))).any())
+
+    @property
     def end(self) -> int:
         """The number of rows up to the last that has an answer, as far as the places of answers are known."""
         last = self._rows().max()
@@ -218,18 +225,15 @@ class Done:
         and none is marked in ``but``, which are by default those still to be asked."""
         again = _series("again", bytes(self._again if but is None else but), pa.uint8())
         rows = self._rows()
-        counts = (again == 0) & (rows >= 0)
         if per_item > 1:
-            # A row may have two answers to one of its requests, if rows that make the same were numbered in another order.
-            places = [
-                rows,
-                _series("point", self._point.tobytes(), pa.int32()),
-                *([self._sample] if self._is_labelled else []),
-            ]
-            each = pl.DataFrame(places).filter(counts).unique()
-            rows = each.group_by("row").len().filter(pl.col("len") == per_item)["row"]
+            points = _series("point", self._point.tobytes(), pa.int32())
+            found = pl.DataFrame([rows, points, self._sample, again]).filter(pl.col("row") >= 0)
+            # Two keys may be at one place: equal requests are numbered anew when files come and go.
+            places = found.filter(pl.col("again") == 0).unique(["row", "point", "sample"]).group_by("row").len()
+            rows = places.filter(pl.col("len") == per_item)["row"]
+            rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
         else:
-            rows = rows.filter(counts)
+            rows = rows.filter((again == 0) & (rows >= 0))
         return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
 
     def passed(self, rows: bytes, per_item: int) -> Passed:
@@ -256,11 +260,10 @@ class Done:
         for number, part in zip(self._numbers, keyindex.read_keys(self._parts, columns, self._numbers), strict=True):
             for begin, length, moves in placed(self._moves.get(number, []), part.height):
                 some = part.slice(begin, length)
-                if moves is not None:
-                    row = moves.moved(some["row"].to_numpy())
-                else:
-                    at = np.array(self._sorted.find(some), np.int64)
-                    row = np.where(at >= 0, known[at], -1)
+                row = np.full(length, -1, np.int64) if moves is None else moves.moved(some["row"].to_numpy()).copy()
+                if (lost := row < 0).any():  # the plan may have come to them since
+                    at = np.array(self._sorted.find(some.filter(lost)), np.int64)
+                    row[lost] = np.where(at >= 0, known[at], -1)
                 yield some.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
 
     def _first(self, part: pl.DataFrame) -> pl.DataFrame:

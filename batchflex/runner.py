@@ -18,7 +18,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import __version__, metrics, reask, results, room, standing, store
+from . import __version__, metrics, reask, results, room, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
@@ -541,6 +541,8 @@ class _Conduct:
         results.make(
             folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves
         )
+        from . import standing  # brings polars, which the first request does without
+
         identity = plan.identity()
         if identity is None or (prepared.moves is None and prepared.segment > 1):
             folder.standing.unlink(missing_ok=True)

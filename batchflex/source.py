@@ -87,10 +87,12 @@ class Known(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A file that was read to its end: how it begins, or rather is, and whether rows can be appended to it."""
+    """A file that was read to its end: how it begins, or rather is, whether rows can be appended to it, and whether it is still
+    as it was signed: if it is longer, its beginning might be another, too."""
 
     known: Known
     is_extensible: bool
+    is_as_signed: bool
 
 
 class Block(NamedTuple):
@@ -185,7 +187,8 @@ class Source:
 
             heed_changes()
             known = None if seen is None else self.known[number]
-            if skip and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
+            counts_on_it = known is not None or not _are_asked(skip, first)
+            if counts_on_it and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
                 # In place of what was added, what is passed over might have been changed.
                 if on_change is not None:
                     on_change(path)
@@ -204,7 +207,11 @@ class Source:
                         yield Block(path.name, read.rows, read.at, read.lines, first)
                 if on_end is not None and heed_changes():
                     ended = _ended(reading, kind, seen, end - first)
-                    if ended is not None:
+                    is_other = known is not None and not passes and ended is not None and not ended.is_as_signed
+                    if is_other and not _begins_so(path, known):
+                        if on_change is not None:
+                            on_change(path)
+                    elif ended is not None:
                         on_end(number, ended)
             except DAMAGED as error:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
@@ -285,6 +292,11 @@ class Source:
         return end
 
 
+def sayable(path: str) -> str:
+    """A path as text that can be written down: bytes of a name that are no UTF-8 are escaped."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def is_young(seen: Seen, now: int) -> bool:
     """Whether a file might be written to again without getting another time. ``now`` is in ns."""
     return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else FINE_S)
@@ -318,13 +330,19 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
         return None
     if reading.end is not None:
         told = reading.digest.hexdigest() if reading.digest is not None else None
-        return Ended(Known(rows, reading.lines, reading.bytes, told, reading.digest), reading.is_extensible)
+        known = Known(rows, reading.lines, reading.bytes, told, reading.digest)
+        return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
     told = digest(reading.path).hexdigest()
-    return Ended(Known(rows, 0, seen.size, told), False) if _is_still(reading.path, kind, seen) else None
+    return Ended(Known(rows, 0, seen.size, told), False, True) if _is_still(reading.path, kind, seen) else None
 
 
 def _are_passed(skip: bytes, begin: int, end: int) -> bool:
     return end <= len(skip) and skip.find(b"\0", begin, end) < 0
+
+
+def _are_asked(skip: bytes, begin: int) -> bool:
+    """Whether nothing is passed over from here on."""
+    return skip.count(b"\0", begin) >= len(skip) - begin
 
 
 def _begins_so(path: Path, known: Known | None) -> bool:
@@ -365,7 +383,10 @@ def _expand(patterns: list[str]) -> list[Path]:
                 f"the input {pattern} is not on this machine; copy it here and name the file in input.path"
             )
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if _is_input(p, path))
+            outputs = {
+                run.parent for run in path.rglob("run.json") if run.parent != path and (run.parent / "parts").is_dir()
+            }
+            here = sorted(p for p in path.rglob("*") if _is_input(p, path) and outputs.isdisjoint(p.parents))
             if not here:
                 raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
         elif path.exists():

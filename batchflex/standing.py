@@ -206,7 +206,8 @@ def _with_more(folder: Folder, now: Now, before: Standing, since: int) -> _Found
     counts = answered.group_by("row").len()
     if (counts["len"] != now.per_item).any():
         return None
-    end = max(len(passed.rows), int(answered["row"].max() or -1) + 1)  # type: ignore[arg-type]
+    # Failed ones count, too: a later run has to see that they are old.
+    end = max(len(passed.rows), int(new["row"].max()) + 1)  # type: ignore[arg-type]
     rows = np.zeros(end, np.uint8)
     rows[: len(passed.rows)] = np.frombuffer(passed.rows, np.uint8)
     if rows[answered["row"].to_numpy()].any():

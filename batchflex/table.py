@@ -301,8 +301,8 @@ class _Parts:
 class _Places:
     """The rows of a table in their order: ``place``, one number for row, sweep point and sample, and ``where`` each is.
 
-    Of what comes twice at one place the last counts, unless ``all``. The list of ``frames`` is emptied, so that they do not
-    stay in memory beside the index.
+    Of what comes twice at one place the last that is not ``failed`` counts, unless ``all``. The list of ``frames`` is emptied,
+    so that they do not stay in memory beside the index.
     """
 
     def __init__(self, frames: list[pl.DataFrame], *, all: bool = False) -> None:
@@ -316,8 +316,10 @@ class _Places:
             + pl.col("sample").cast(pl.UInt64)
         )
         for number, frame in enumerate(frames):
-            frames[number] = frame.select(place=place, where=pl.col("where").cast(pl.UInt32))
+            answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
+            frames[number] = frame.select(place=place * 2 + answered, where=pl.col("where").cast(pl.UInt32))
         index = _concat(frames, {"place": pl.UInt64, "where": pl.UInt32}).sort("place", maintain_order=True)
+        index = index.with_columns(pl.col("place") // 2)
         twice = index["place"] == index["place"].shift(-1)
         self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
 
@@ -348,27 +350,34 @@ def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
 def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since: int) -> _Places:
     plan = SortedKeys(planned)
     heads = []
-    placed = ["row", "sample", "point"]
-    for number, head in parts.heads(lambda number: ["key", *placed] if number < since else placed):
+    columns = ["row", "sample", "point", "status"]
+    for number, head in parts.heads(lambda number: ["key", *columns] if number < since else columns):
         frame = pointed(head, labels)
         if number < since:
             at = pl.Series(plan.find(frame), dtype=pl.Int64)
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
             frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
-        heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))  # a third of the size
+        heads.append(_small(frame))
     return _Places(heads)
+
+
+def _small(frame: pl.DataFrame) -> pl.DataFrame:
+    """What places are made of, in a third of the memory."""
+    return pl.DataFrame(
+        [*(frame[name].shrink_dtype() for name in _PLACE), (frame["status"] == "failed").alias("failed")]
+    )
 
 
 def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], since: int) -> _Places:
     heads = []
-    for number, head in parts.heads(lambda number: ["row", "sample", "point"]):
+    for number, head in parts.heads(lambda number: ["row", "sample", "point", "status"]):
         frame = pointed(head, labels)
         if number < since:
             stretches = [(n, moves.get(plan or "", _NOWHERE)) for plan, n in parts.footers[number].plans]
             row = frame["row"].to_numpy()
             here = [(by or _NOWHERE).moved(row[at : at + n]) for at, n, by in placed(stretches, len(row))]
             frame = frame.with_columns(pl.Series("row", np.concatenate(here))).filter(pl.col("row") >= 0)
-        heads.append(pl.DataFrame([frame[name].shrink_dtype() for name in _PLACE]))
+        heads.append(_small(frame))
     return _Places(heads)
 
 

@@ -14,13 +14,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex import compact, forecast, readers, standing, store
+from batchflex import compact, feed, forecast, readers, standing, store
+from batchflex import prepare as preparing
 from batchflex.errors import InputError, JobChanged, JobError
 from batchflex.feed import Plan
 from batchflex.folder import Folder
@@ -31,6 +33,7 @@ from batchflex.places import STAY, moves, unknown_before
 from batchflex.prepare import Prepared, prepare
 from batchflex.readers import Every
 from batchflex.results import make
+from batchflex.resume import Done
 from batchflex.source import Known, Source
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
@@ -270,6 +273,18 @@ def test_the_memory_may_be_lost(inbox: Path, tmp_path: Path) -> None:
     assert [request.id for request in night(job_of(tmp_path))[1]] == ["a"]
 
 
+def test_a_failed_row_whose_part_tells_no_place_is_in_the_results(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(3)))
+    never = {"job": {"retry_failed": 0}}
+    assert len(night(job_of(tmp_path, **never), 1, fails=[0])[1]) == 1
+    Folder(tmp_path / "out").inputs.unlink()
+    for number in (2, 3):
+        (tmp_path / "in" / f"{number}.jsonl").write_text(rows_of([f"n{number}"]))
+        night(job_of(tmp_path, **never))
+        assert table(tmp_path)["id"].to_list() == ["0", "1", "2", *(f"n{at}" for at in range(2, number + 1))]
+
+
 def test_another_prompt_places_no_old_answer(inbox: Path, tmp_path: Path) -> None:
     (inbox / "3.jsonl").write_text(rows_of(["a"]))
     with pytest.raises(JobChanged):
@@ -440,6 +455,125 @@ def test_how_far_a_file_is_read_is_what_it_had(tmp_path: Path) -> None:
     assert Every()[1 << 40]
 
 
+def test_rows_of_a_file_that_grew_are_known_only_as_far_as_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that asked them was killed before the end of the file, whose end was then made anew."""
+    monkeypatch.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
+    monkeypatch.setattr(feed, "_BLOCK_REQUESTS", 2)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "1.jsonl"
+    path.write_text(rows_of(range(5)))
+    night(job_of(tmp_path))
+    path.write_text(rows_of([*range(5), *"abcdef"]))
+    assert [request.id for request in night(job_of(tmp_path), 2)[1]] == ["a", "b"]
+    path.write_text(rows_of([*range(5), *"xyabcdefgh"]))
+    assert [request.id for request in night(job_of(tmp_path), 3)[1]] == ["x", "y", "c"]
+    path.write_text(rows_of([*range(5), *"ycxabdefghi"]))
+    assert [request.id for request in night(job_of(tmp_path))[1]] == [*"defghi"]
+    assert table(tmp_path)["id"].to_list() == [*map(str, range(5)), *"ycxabdefghi"]
+
+
+def test_a_new_file_that_grows_beside_finished_ones_is_read_as_far_as_it_went(inbox: Path, tmp_path: Path) -> None:
+    path = inbox / "3.jsonl"
+    path.write_text(rows_of("ab"))
+    job = job_of(tmp_path)
+    plan, folder = Plan(job), Folder(job.out)
+    with folder.held():
+        with path.open("a") as stream:
+            stream.write(rows_of("c"))
+        assert [request.id for block in prepare(job, plan, folder).blocks for request in block] == ["a", "b"]
+
+
+def test_a_last_line_that_was_a_row_and_is_none_any_more_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the rows after it would be taken for others."""
+    monkeypatch.setattr(preparing, "_HELD_BYTES", 0)
+    (tmp_path / "in").mkdir()
+    one, two = tmp_path / "in" / "1.jsonl", tmp_path / "in" / "2.jsonl"
+    one.write_text(rows_of("abc"))
+    two.write_text(rows_of("xyz"))
+    bad = {"input": {"on_bad_row": "fail"}}
+    night(job_of(tmp_path, **bad))
+    one.write_text(rows_of("nabc") + '{"id": "torn", "mess')
+    two.write_text(rows_of("wxyzv"))
+    job = job_of(tmp_path, **bad)
+    with (folder := Folder(job.out)).held():
+        found = prepare(job, Plan(job), folder)
+        with one.open("a") as stream:
+            stream.write(rows_of(["torn"])[20:])
+        with pytest.raises(InputError, match=r"1\.jsonl was changed while it was being asked"):
+            list(found.blocks)
+    assert [request.id for request in night(job_of(tmp_path, **bad))[1]] == ["n", "torn", "w", "v"]
+
+
+def test_a_file_rewritten_just_before_it_is_read_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is longer, and has the inode it had: so the system tells of it as of one that was appended to."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "1.jsonl"
+    path.write_text(rows_of("abc"))
+    night(job_of(tmp_path))
+    job = job_of(tmp_path, input={"on_bad_row": "fail"})  # a plan of another shape goes through the file anew
+    with (folder := Folder(job.out)).held():
+        plan = Plan(job)
+        path.write_text(rows_of("abxyz"))
+        prepare(job, plan, folder)
+    assert [request.id for request in night(job_of(tmp_path))[1]] == ["x", "y", "z"]
+    assert table(tmp_path)["id"].to_list() == [*"abxyz"]
+
+
+def test_a_last_cell_that_is_being_written_is_left_for_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "t.csv"
+    path.write_text("id,text\n1,one\n2,tw")
+    job = job_of(tmp_path, prompt={"user": "{{ text }}"})
+    plan = Plan(job)
+    with path.open("a") as stream:
+        stream.write("o\n3,three\n")
+    assert [request.id for block in plan.blocks() for request in block] == ["1"]
+    assert [request.id for request in night(job_of(tmp_path, prompt={"user": "{{ text }}"}))[1]] == ["1", "2", "3"]
+
+
+def test_a_file_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / os.fsdecode(b"\xff.jsonl")
+    path.write_text(rows_of("a"))
+    night(job_of(tmp_path))
+    with path.open("a") as stream:
+        stream.write(rows_of("b"))
+    found, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["b"] and found.moves is not None
+
+
+def test_answers_found_by_their_keys_number_the_same_requests_of_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is not known any more in which their part says that they are."""
+    monkeypatch.setattr(preparing, "_HELD_BYTES", 0)
+    (tmp_path / "in").mkdir()
+    for name in ("1", "2"):
+        (tmp_path / "in" / f"{name}.jsonl").write_text('{"messages": [{"role": "user", "content": "again"}]}\n' * 2)
+    assert len(night(job_of(tmp_path))[1]) == 4
+    (tmp_path / "in" / "2.jsonl").rename(tmp_path / "in" / "0.jsonl")
+    (tmp_path / "in" / "3.jsonl").write_text((tmp_path / "in" / "1.jsonl").read_text())
+    assert len(night(job_of(tmp_path))[1]) == 2
+    assert table(tmp_path)["row"].to_list() == list(range(6))
+
+
+def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: Path, tmp_path: Path) -> None:
+    """As it is where equal requests got other numbers when files came and went."""
+    (inbox / "3.jsonl").write_text(rows_of("a"))
+    plan = Plan(job_of(tmp_path, sweep={"temperature": [0.0, 1.0]}))
+    requests = [request for block in plan.blocks() for request in block][:4]
+    twice = msgspec.structs.replace(answer(plan, requests[0]), key="ff" * 16)
+    outcomes = [answer(plan, requests[0]), twice, *(answer(plan, request) for request in requests[2:4])]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    store.write_part(parts, 1, outcomes)
+    assert Done(parts, 0, plan.labels).finished(2) == b"\0\1"
+
+
 # --------------------------------------------------------------------------------------------- how the folder stood
 
 
@@ -466,6 +600,18 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
         )
     assert len(night(job_of(tmp_path))[1]) == 5
     assert table(tmp_path)["row"].to_list() == list(range(65))
+
+
+def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(5)))
+    twice = {"job": {"retry_failed": 2}}
+    night(job_of(tmp_path, **twice))
+    (tmp_path / "in" / "2.jsonl").write_text(rows_of("ab"))
+    assert [len(night(job_of(tmp_path, **twice), fails=fails)[1]) for fails in ([1], [0], [0], [0])] == [2, 1, 1, 0]
 
 
 @pytest.mark.parametrize("what", ["cut", "other parts", "other version", "limit", "retry_failed"])
@@ -665,6 +811,11 @@ class Folderful:
         lines[(at := self.chance.randrange(len(lines) + 1)) : at] = self.rows(1)
         self.write(path, lines)
 
+    def rewrite_end(self) -> None:
+        path = self.chance.choice(self.files())
+        lines = path.read_text().splitlines()
+        self.write(path, lines[: self.chance.randrange(len(lines) + 1)] + self.rows(self.chance.randint(1, 4)))
+
     def forget(self) -> None:
         (self.folder.parent / "out" / "inputs.jsonl").unlink(missing_ok=True)
 
@@ -692,7 +843,7 @@ def test_of_equal_rows_that_are_not_finished_each_gets_its_answers(tmp_path: Pat
 
 
 HAPPENING = st.sampled_from(
-    ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "forget", "compact", "compact"]
+    ["add", "add", "append", "append", "touch", "remove", "rename", "cut", "insert", "rewrite_end", "forget", "compact"]
 )
 
 
@@ -703,6 +854,7 @@ HAPPENING = st.sampled_from(
     sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}]),
     written=st.booleans(),
     failing=st.sets(st.integers(0, 8), max_size=2),
+    large=st.booleans(),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
@@ -713,11 +865,17 @@ def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
     sweep: dict[str, Any],
     written: bool,
     failing: set[int],
+    large: bool,
 ) -> None:
-    """Whether how the folder stands is written down or not, and also where some rows fail first."""
+    """Whether how the folder stands is written down or not, also where some rows fail first, and where the input is so large
+    that runs end before they have read it, or read it twice."""
     folder = tmp_path_factory.mktemp("nights")
     patched = pytest.MonkeyPatch()
     patched.setattr(standing, "WORTH_ROWS", 1 if written else 1_000)
+    if large:
+        patched.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
+        patched.setattr(preparing, "_HELD_BYTES", 0)
+        patched.setattr(feed, "_BLOCK_REQUESTS", 2)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []
     for turn, (happenings, answered) in enumerate([*nights, ([], None)]):

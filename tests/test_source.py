@@ -124,6 +124,19 @@ def test_folders_globs_and_lists(tmp_path):
     assert [row["from"] for row in twice] == ["b.jsonl", "a.jsonl.gz", "deep/c.jsonl"]
 
 
+def test_output_folders_in_an_input_folder_are_no_input(tmp_path):
+    (tmp_path / "data").mkdir()
+    pack(tmp_path / "data" / "a.jsonl", jsonl(ROWS))
+    for out in (tmp_path / "data" / "runs" / "2026-01-01", tmp_path / "data" / "runs" / "2026-01-02"):
+        (out / "parts").mkdir(parents=True)
+        (out / "run.json").write_text("{}")
+        pl.DataFrame({"a": [1]}).write_parquet(out / "results.parquet")
+        (out / "history.jsonl").write_text("{}\n")
+    assert [path.name for path, _ in Source(str(tmp_path / "data")).files] == ["a.jsonl"]
+    results = tmp_path / "data" / "runs" / "2026-01-01" / "results.parquet"
+    assert [path for path, _ in Source(str(results)).files] == [results]
+
+
 def test_paths_with_the_characters_of_patterns(tmp_path):
     folder = tmp_path / "run [1]"
     folder.mkdir()
