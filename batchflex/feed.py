@@ -65,6 +65,7 @@ class Plan:
         # Files that are written to right now cannot be known again by their times.
         self._once = secrets.token_hex(8) if self._is_young else ""
         self._inputs: Inputs | None = None
+        self._remembers = False
         self._numbers: list[int] = []
         self._counted: dict[int, int] = {}
         self.left: list[str] = []  # names of files whose last line is still being written
@@ -121,13 +122,15 @@ class Plan:
         """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""
         return self._since is not None and self._inputs is not None and self._since.text not in self._inputs.since
 
-    def know(self, folder: Folder) -> list[str]:
+    def know(self, folder: Folder, *, remembers: bool = True) -> list[str]:
         """Take what a folder remembers of the input files: those that are as they were, or begin so, need not be read where
         nothing of them is to be asked. Returns a sentence for each that is not what it was. Blocks, while files that have
-        grown or were touched are read once. A line at the end of one that has grown is left out while it is being written."""
+        grown or were touched are read once. A line at the end of one that has grown is left out while it is being written.
+
+        Files that are read to their end are told to the folder, unless it ``remembers`` nothing of this plan."""
         if self._signature is None:
             return []
-        self._inputs = Inputs(folder)
+        self._inputs, self._remembers = Inputs(folder), remembers
         found = self._inputs.find(self._signature)
         self._numbers = [each.number for each in found]
         self._source.known = [each.known for each in found]
@@ -177,7 +180,7 @@ class Plan:
             raise InputError(f"{self._source.files[at][0]} {_CHANGED}")
         self._source.known[at] = ended.known
         self._counted[at] = ended.known.rows
-        if self._inputs is not None and self._signature is not None:
+        if self._inputs is not None and self._signature is not None and self._remembers:
             self._inputs.ended(self._numbers[at], self._signature[at], ended, self._made)
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:

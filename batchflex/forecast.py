@@ -62,7 +62,7 @@ def forecast(job: Job) -> dict[str, Any]:
         endpoint.require(job.models)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
-    plan.know(folder)
+    plan.know(folder, remembers=False)  # another run may hold it
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
     found = _Pass(plan, done, pending)

@@ -143,7 +143,9 @@ class Inputs:
         path = _full(seen.path)
         read, begun = self._files.get(path), self._begun.get(path)
         sizes = {read.signature[1] if read.signature else read.bytes} if read else set()
-        return seen.size in (sizes | {begun.signature[1]} if begun else sizes)
+        if begun is not None and begun.signature is not None:
+            sizes.add(begun.signature[1])
+        return seen.size in sizes
 
     def has_read_of(self, seen: Seen) -> bool:
         """Whether a file of this path was read to its end when it was shorter, and may have grown."""
