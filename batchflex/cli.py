@@ -93,7 +93,7 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
         for note in _notes(error) if is_logged else ():
             book.warn(note)
         return is_logged
-    except BatchflexError:  # the log cannot be written
+    except Exception:  # the log cannot be written; the error itself is to be said, with its own exit code
         return False
 
 
@@ -199,7 +199,7 @@ def _run(options: argparse.Namespace) -> int:
         with Notifier(job) as notifier:
             work = partial(execute, job, observer=notifier.watching(book.observer), heed_signals=True, attempt=attempt)
             try:
-                run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+                run = _in_turn(options, attempt, folder, job, book, work)
             finally:
                 book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
@@ -221,7 +221,7 @@ def _in_turn(
     attempt: Attempt,
     folder: Folder,
     job: Job,
-    say: Callable[[str], None],
+    book: Logbook,
     work: Callable[[], T],
 ) -> T | None:
     """Do the work when no other run holds the folder, as the options say. ``None`` if it is skipped."""
@@ -233,12 +233,12 @@ def _in_turn(
         from . import turn
 
         left_s = turn.left_s(job.limits.deadline, attempt)
-        return turn.patiently(work, folder, options.wait, say, until_deadline_s=left_s)
+        return turn.patiently(work, folder, options.wait, book.note, until_deadline_s=left_s)
     except FolderBusy:
         if not options.skip:
             raise
         line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
-        say(f"skipped: {line['message']}")
+        book.skipped(line["message"])
         if options.json:
             _print_json(line)
         return None
@@ -270,7 +270,7 @@ def _retry(options: argparse.Namespace) -> int:
         work = partial(_ask_again, options, settings, notifier.watching(book.observer), attempt)
         with contextlib.nullcontext() if options.dry_run else notifier:
             try:
-                run = _in_turn(options, attempt, folder, job, book.observer.note, work)
+                run = _in_turn(options, attempt, folder, job, book, work)
             finally:
                 book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
@@ -437,11 +437,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from . import forecast
+    from . import forecast, notifier
 
     _spare_pandas()
     job = job_of(options)
-    for warning in job.warnings():
+    for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
     found = forecast.forecast(job)
     if options.json:
@@ -588,14 +588,12 @@ def _compact(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from . import compact
-    from .spans import parse_duration
+    from .spans import parse_age
 
     before = None
     if options.older_than is not None:
         try:
-            before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
-                seconds=parse_duration(options.older_than)
-            )
+            before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=parse_age(options.older_than))
         except (ValueError, OverflowError) as error:
             raise JobError(f"--older-than: {error}") from None
     found = []
@@ -660,12 +658,12 @@ def _schedule(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     import anyio
 
-    from . import checking
+    from . import checking, notifier
 
     if options.spec is not None and not options.spec.lower().endswith(".toml"):
         raise JobError(f"check takes a job file (.toml), or no file at all; found {options.spec!r}")
     job = job_of(options)
-    for warning in job.warnings():
+    for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
     report = anyio.run(checking.check, job)
     print(report.text)

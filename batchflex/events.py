@@ -72,6 +72,8 @@ def brief(http_status: int | None, error_type: str | None, error_code: str | Non
     """
     if http_status is None:
         return words or "it failed" if error_type in ("connect", "timeout", "bad_answer") else error_type or "it failed"
+    if error_type == "invalid_answer":
+        return "the answer does not fit"
     names = [name for name in (error_type, error_code) if name is not None and _NAME.fullmatch(name)]
     return ", ".join([f"HTTP {http_status}", *(name for name in dict.fromkeys(names) if name != f"http_{http_status}")])
 

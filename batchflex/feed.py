@@ -54,8 +54,8 @@ class Plan:
         self.job = job
         self._default_model = default_model
         self._since = None if frame is not None else since(job)
-        first = None if self._since is None else self._since.at
-        self._source = Source(job.input.path, job.input.format, frame, without=job.out, since=first)
+        counts = None if self._since is None else self._since.counter()
+        self._source = Source(job.input.path, job.input.format, frame, without=job.out, counts=counts)
         self._made = time.time_ns()
         self._signature = self._source.seen()
         if self._is_young:
@@ -113,6 +113,11 @@ class Plan:
         return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
 
     @property
+    def told_of_growth(self) -> list[str]:
+        """A sentence for each file that the folders of earlier dates have read a beginning of."""
+        return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))
+
+    @property
     def narrows(self) -> bool:
         """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""
         return self._since is not None and self._inputs is not None and self._since.text not in self._inputs.since
@@ -167,7 +172,7 @@ class Plan:
         identity = self.identity()
         if self._inputs is not None and identity is not None and self._signature is not None:
             if self._since is not None:
-                self._inputs.begin_at(*self._since)
+                self._inputs.begin_at(self._since.text, self._since.at)
             self._inputs.plan(identity, self._shape(), self._layout(), self._signature, self._made)
 
     def _note_end(self, at: int, ended: Ended) -> None:

@@ -143,7 +143,9 @@ class Folder:
     def require(self) -> None:
         """:raises FolderError: if there is no run in this folder."""
         if not self.exists():
-            raise FolderError(f"{self.path} is not the output folder of a run")
+            inside = sorted(state.parent for state in self.path.glob("*/run.json"))
+            hint = f", but holds {len(inside)} of them, such as {inside[-1]}" if inside else ""
+            raise FolderError(f"{self.path} is not the output folder of a run{hint}")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -203,8 +205,8 @@ class Folder:
             except BlockingIOError:
                 if wait_s is None:
                     raise FolderBusy(
-                        f"another run holds {self.path}{self.holder()}; "
-                        "wait for it, or choose another folder with --out"
+                        f"another run holds {self.path}{self.holder()}. Try again when it has ended (run and retry "
+                        f"wait for that with --wait); how it is going: batchflex status {self.path}"
                     ) from None
                 time.sleep(wait_s)
             except OSError as error:

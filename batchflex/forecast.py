@@ -62,7 +62,7 @@ def forecast(job: Job) -> dict[str, Any]:
         endpoint.require(job.models)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
-    plan.know(folder, remember=False)
+    plan.know(folder, remember=False)  # another run may hold it
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
     found = _Pass(plan, done, pending)
@@ -80,7 +80,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
-        "files": plan.told_of_files,
+        "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
@@ -153,9 +153,8 @@ def text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
+        *(f"  files     {told.removeprefix('input files ')}" for told in found["files"]),
     ]
-    if found["files"] is not None:
-        lines.insert(1, f"  files     {found['files']}")
     swept = list(found["forms"])
     if len(swept) > 1:
         swept.append(f"{found['points']:,} points in all")

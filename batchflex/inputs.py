@@ -138,6 +138,20 @@ class Inputs:
     def _keep(self, plan: str, number: int, known: Known | Remembered | None) -> None:
         self._kept.setdefault(plan, {})[number] = 0 if known is None else known.rows
 
+    def has_read(self, seen: Seen) -> bool:
+        """Whether a file of this path and size was read to its end, or was in a plan; tells nothing of its bytes."""
+        path = _full(seen.path)
+        read, begun = self._files.get(path), self._begun.get(path)
+        sizes = {read.signature[1] if read.signature else read.bytes} if read else set()
+        if begun is not None and begun.signature is not None:
+            sizes.add(begun.signature[1])
+        return seen.size in sizes
+
+    def has_read_of(self, seen: Seen) -> bool:
+        """Whether a file of this path was read to its end when it was shorter, and may have grown."""
+        read = self._files.get(_full(seen.path))
+        return read is not None and read.extensible and seen.may_grow and read.bytes < seen.size
+
     def find(self, seen: Signature) -> list[Found]:
         """The files of an input beside what is remembered of them. Reads those that were touched or have grown."""
         found = []

@@ -65,7 +65,15 @@ class Logbook:
         return run.unquoted if self.is_bare else run.summary
 
     def warn(self, text: str) -> None:
-        self.observer.event(Event("note", f"warning: {text}", level="warning", job=self._job))
+        self.observer.event(Event("note", f"warning: {text}", text, level="warning", job=self._job))
+
+    def note(self, text: str) -> None:
+        """Something worth knowing before a run has begun, of which the log knows neither job nor run yet."""
+        self.observer.event(Event("note", text, job=self._job))
+
+    def skipped(self, text: str) -> None:
+        """The last line of a run that found another at work, and is content with that."""
+        self.observer.event(Event("skipped", f"skipped: {text}", facts={"exit_code": 0}, job=self._job))
 
     def ended(self, run: Run) -> None:
         """The last line: how it went, and the exit code."""

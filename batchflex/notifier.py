@@ -268,6 +268,12 @@ def _earlier(job: Job) -> list[Folder]:
     return [Folder(output.path) for output in reversed(retention.outputs(job)) if output.moment < own]
 
 
+def untellable(job: Job) -> list[str]:
+    """A sentence for the webhook and the ping of a job, if a run that starts here and now would not know where they are."""
+    found = ((name, _address(job, name)) for name in ("webhook", "ping"))
+    return [f"a run could not tell the {name}: {to.fault}" for name, to in found if to is not None and to.fault]
+
+
 def _address(job: Job, name: Literal["webhook", "ping"]) -> Address | None:
     """From the environment, or else from a credential that systemd hands to a service."""
     variable = getattr(job.notify, f"{name}_env")

@@ -311,7 +311,7 @@ def _add_metrics_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-file",
         metavar="FILE",
-        help="write the run's figures to FILE.prom, for the textfile collector of Prometheus' node_exporter",
+        help="write the run's figures to FILE, whose name ends in .prom, for the textfile collector of Prometheus' node_exporter",
     )
 
 

@@ -92,7 +92,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.census is not None else []
     told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if (files := plan.told_of_files) is not None:
-        told.insert(0, files)
+        told[:0] = [files, *plan.told_of_growth]
     return prepared._replace(notes=(*told, *_notes(prepared, moved_from)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from .errors import FolderError, JobError
@@ -11,15 +13,44 @@ from .folder import Folder
 from .inputs import Inputs
 from .job import Job
 from .retention import outputs
+from .source import Seen
 from .spans import moment_of
 
 
 class From(NamedTuple):
     """Input files that were last changed at the moment ``at`` (ns since the epoch), or later, count. ``text`` is what the job
-    says."""
+    says.
+
+    So do those that came to their place then, though their bytes are older (``mv``, ``cp -p``, ``rsync -t``), if ``earlier`` says
+    which folders would know of them, and none of these does.
+    """
 
     text: str
     at: int
+    earlier: tuple[Path, ...] = ()
+
+    def counter(self) -> Callable[[Seen], bool]:
+        """What says of a file whether it counts. The folders are read when the first file asks for that."""
+        earlier: list[Inputs] = []
+
+        def counts(seen: Seen) -> bool:
+            if seen.modified >= self.at or seen.changed < self.at or not self.earlier:
+                return seen.modified >= self.at
+            earlier.extend(Inputs(Folder(path)) for path in self.earlier[len(earlier) :])
+            return not any(inputs.has_read(seen) for inputs in earlier)
+
+        return counts
+
+    def told_of_growth(self, files: Sequence[Seen]) -> Iterator[str]:
+        """A sentence for each of the files that count of which a folder has read a beginning."""
+        earlier = {path: Inputs(Folder(path)) for path in self.earlier} if files else {}
+        for seen in files:
+            read = next((path for path, inputs in earlier.items() if inputs.has_read_of(seen)), None)
+            if read is not None:
+                yield (
+                    f"{Path(seen.path).name} was read in {read} and has grown since: with input.since it counts as a whole, "
+                    "so the rows of then are asked and paid for again"
+                )
 
     @property
     def told(self) -> str:
@@ -37,9 +68,10 @@ def since(job: Job) -> From | None:
     text = job.input.since
     if text is None:
         return None
+    begun = _begun(job) if text == "last" else {}
     before = Inputs(Folder(job.out)).since.get(text)
     if before is not None:
-        return From(text, before)
+        return From(text, before, tuple(begun))
     if text != "last":
         return From(text, int(1e9 * moment_of(text, datetime.datetime.now()).timestamp()))
     if job.dated is None:
@@ -47,8 +79,13 @@ def since(job: Job) -> From | None:
             "input.since = 'last' goes by the folders of earlier dates, and this job has but one folder: give job.out a date "
             '("runs/{name}/{date}"), or leave since away: in one folder only what is new is asked in any case'
         )
-    begun = [at for output in outputs(job) if output.path != job.out and (at := _began(Folder(output.path)))]
-    return From(text, max(begun)) if begun else None
+    return From(text, max(begun.values()), tuple(begun)) if begun else None
+
+
+def _begun(job: Job) -> dict[Path, int]:
+    """When the last run looked at its input in each folder of another date in which it finished."""
+    others = [output.path for output in outputs(job) if output.path != job.out]
+    return {path: at for path in others if (at := _began(Folder(path)))}
 
 
 def _began(folder: Folder) -> int | None:

@@ -119,8 +119,8 @@ class Block(NamedTuple):
 class Source:
     """The rows of one or more files, in the order of the paths given; a folder's and a glob's files by name.
 
-    Files inside the folder ``without`` are left out: a run may write into a folder that it reads. So are those last changed
-    before the moment ``since`` (ns since the epoch), ``left_out`` of them. What is ``known`` of the files need not be read where
+    Files inside the folder ``without`` are left out: a run may write into a folder that it reads. So are those of which
+    ``counts`` is not true, ``left_out`` of them. What is ``known`` of the files need not be read where
     all of its rows are passed over.
 
     :raises InputError: if nothing is there, or the kind of a file cannot be told.
@@ -132,7 +132,7 @@ class Source:
         format: str = "auto",
         frame: Any = None,
         without: Path | None = None,
-        since: int | None = None,
+        counts: Callable[[Seen], bool] | None = None,
     ) -> None:
         self._frame = frame
         self.left_out = 0
@@ -148,7 +148,7 @@ class Source:
         if without is not None:
             inside = without.resolve()
             found = [p for p in found if not p.resolve().is_relative_to(inside)]
-        newer = [p for p in found if since is None or _seen(p, "").modified >= since]
+        newer = [p for p in found if counts is None or counts(_seen(p, ""))]
         self.left_out = len(found) - len(newer)
         self.files = [(p, _format(p, format)) for p in newer]
         self.known = [None] * len(newer)

@@ -32,6 +32,16 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
+def parse_age(text: str) -> float:
+    """Seconds as :func:`parse_duration`, but with a unit: who writes ``"30"`` of something old means days.
+
+    :raises ValueError: as there, and without a unit.
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError(f"{text!r} has no unit; write for example '{text}d' for days or '{text}h' for hours")
+    return parse_duration(text)
+
+
 def deadline_s(value: str | float, now: datetime.datetime) -> float:
     """Seconds from ``now`` until a deadline: a duration, or the next time it is a time of day such as ``"06:30"``.
 
@@ -70,7 +80,7 @@ def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
     try:
         found = datetime.datetime.fromisoformat(value)
     except ValueError:
-        return now - datetime.timedelta(seconds=parse_duration(value))
+        return now - datetime.timedelta(seconds=parse_age(value))
     return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
 
 
@@ -79,7 +89,7 @@ def _check_since(value: str) -> str:
         with contextlib.suppress(ValueError):
             datetime.datetime.fromisoformat(value)
             return value
-        parse_duration(value)
+        parse_age(value)
     return value
 
 

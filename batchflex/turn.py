@@ -86,7 +86,7 @@ def _too_long(folder: Folder, most_s: float, *, by_deadline: bool) -> str:
     why = "the deadline has come" if by_deadline else f"that was waited for {duration(most_s)}"
     return (
         f"another run still holds {folder.path}{folder.holder()}, and {why}; nothing was sent. "
-        "How it is going: batchflex status"
+        f"How it is going: batchflex status {folder.path}"
     )
 
 

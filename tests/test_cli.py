@@ -867,7 +867,7 @@ def test_plan_tells_which_files_count(asks: list[object], tmp_path: Path) -> Non
     write_rows(tmp_path / "new.jsonl", 2)
     plan: list[object] = ["plan", tmp_path / "*.jsonl", *asks, "--out", tmp_path / "out"]
     told = called(*plan, "--since", "2024-01-01")
-    assert "  files     input files changed since 2024-01-01 00:00:00" in told.out and ": 1 of 2\n" in told.out
+    assert "  files     changed since 2024-01-01 00:00:00" in told.out and ": 1 of 2\n" in told.out
     assert "requests  2: 0 done" in told.out
     assert "  files  " not in called(*plan).out
 

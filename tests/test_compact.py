@@ -295,6 +295,8 @@ def test_nights(endpoint: CountingEndpoint, tmp_path: Path) -> None:
 
     shown = batchflex("compact", out, "--dry-run", "--older-than", "1ms")
     assert (shown.code, shown.out) == (2, "") and "--older-than: '1ms' is no duration" in shown.err
+    shown = batchflex("compact", out, "--dry-run", "--older-than", "30")
+    assert (shown.code, shown.out) == (2, "") and "--older-than: '30' has no unit" in shown.err and "'30d'" in shown.err
     shown = batchflex("compact", out, "--dry-run", "--older-than", "0.001s")
     assert shown.code == 0 and "3 parts with 40 rows" in shown.out and "20 answers older than 0.001s" in shown.out
     assert len(list((out / "parts").iterdir())) == 3

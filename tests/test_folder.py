@@ -140,9 +140,14 @@ def test_a_folder_nobody_made_is_not_held_and_no_run(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "none")
     assert not folder.is_held()
     assert not folder.exists()
-    with pytest.raises(FolderError, match="is not the output folder of a run"):
+    with pytest.raises(FolderError, match=r"is not the output folder of a run$"):
         folder.require()
     assert not folder.path.exists()
+    for date in ("2026-01-02", "2026-01-03"):
+        (folder.path / date).mkdir(parents=True)
+        (folder.path / date / "run.json").write_text("{}")
+    with pytest.raises(FolderError, match=r"a run, but holds 2 of them, such as .*/none/2026-01-03$"):
+        folder.require()
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:

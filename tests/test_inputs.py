@@ -691,6 +691,34 @@ def test_each_date_has_what_came_since_the_last_run_that_finished(tmp_path: Path
     assert asked == [] and found.empty and "0 of 3" in found.notes[0]
 
 
+def test_a_file_that_came_since_counts_however_old_its_bytes_are(tmp_path: Path) -> None:
+    arrives(tmp_path, 2)
+    assert ended(dated(tmp_path, "last", 2), 2) == ["2a", "2b"]
+    arrives(tmp_path, 1)  # as `mv` and `cp -p` bring it
+    (tmp_path / "in" / "02.jsonl").chmod(0o600)
+    job = dated(tmp_path, "last", 3)
+    assert ended(job, 3) == ["1a", "1b"], "the other one was asked in another folder"
+    assert ended(job, 3) == []
+    assert ended(dated(tmp_path, "last", 4), 4) == []
+
+
+def test_a_file_that_has_grown_is_said_to_be_asked_as_a_whole(tmp_path: Path) -> None:
+    anywhere = {"endpoint": {"base_url": "http://127.0.0.1:9/v1"}}
+    arrives(tmp_path, 2)
+    assert ended(dated(tmp_path, "last", 2), 2) == ["2a", "2b"]
+    arrives(tmp_path, 1)
+    with (tmp_path / "in" / "02.jsonl").open("a") as file:
+        file.write(rows_of(["2c"]))
+    planned = forecast.forecast(dated(tmp_path, "last", 3, **anywhere))["files"]
+    found, asked = night(dated(tmp_path, "last", 3))
+    assert tuple(planned) == found.notes and planned[0].endswith(": 2 of 2"), "plan says what run says"
+    assert [request.id for request in asked] == ["1a", "1b", "2a", "2b", "2c"]
+    assert [note for note in found.notes if "has grown since" in note] == [
+        f"02.jsonl was read in {tmp_path}/runs/nightly/2026-01-02 and has grown since: with input.since it counts as a whole, "
+        "so the rows of then are asked and paid for again"
+    ]
+
+
 @pytest.mark.parametrize(
     ("since", "asked"),
     [("2026-01-02", ["2a", "2b", "3a", "3b"]), ("2026-01-02T01:30", ["3a", "3b"]), ("2030-01-01T00:00:00Z", []),
@@ -702,7 +730,7 @@ def test_since_a_moment(tmp_path: Path, since: str, asked: list[str]) -> None:
     assert ended(dated(tmp_path, since, 3), 3) == asked
 
 
-@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "", "-1h"])
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "", "-1h", "7"])
 def test_since_what_is_no_moment(tmp_path: Path, since: str) -> None:
     with pytest.raises(JobError, match=r"input\.since.*'2026-01-31T02:00', or 'last'"):
         dated(tmp_path, since, 1)

@@ -310,6 +310,7 @@ def test_prompts_are_shortened() -> None:
         ((None, "connect", None, "cannot connect: refused"), "cannot connect: refused"),
         ((None, "input", None, f"the template fails on {SECRET}"), "input"),
         ((None, None, None, None), "it failed"),
+        ((200, "invalid_answer", None, f"is not JSON: {SECRET}"), "the answer does not fit"),
     ],
 )  # fmt: skip
 def test_a_failure_in_brief(known: tuple[Any, ...], told: str) -> None:

@@ -192,6 +192,19 @@ def test_a_retry_tells_too_where_the_address_is_in_a_variable(
     assert batchflex.run(job).untold == [
         "not told by the webhook: the environment variable HOOK_URL, which notify.webhook_env names, is not set"
     ]
+    spec = tmp_path / "hooked.toml"
+    spec.write_text(f"""
+[endpoint]
+base_url = "{job["endpoint"]["base_url"]}"
+[input]
+path = "{job["input"]["path"]}"
+[params]
+model = "m"
+[notify]
+webhook_env = "HOOK_URL"
+""")
+    for verb in ("plan", "check"):
+        assert "warning: a run could not tell the webhook: the environment variable HOOK_URL" in called(verb, spec).err
 
 
 def test_a_retry_that_finds_another_run_is_told_of_as_a_run_is(

@@ -81,11 +81,13 @@ def test_when_the_time_is_up_the_exit_code_says_busy(endpoint: CountingEndpoint,
 
 
 def test_what_is_skipped_is_said_in_a_line_and_is_no_failure(endpoint: CountingEndpoint, rows: Path) -> None:
-    out = rows.parent / "out"
+    out, log = rows.parent / "out", rows.parent / "log"
     with Folder(out).held():
         skipped = called(*asked(rows, endpoint), "--skip", "--json")
-        quiet = called(*asked(rows, endpoint), "--skip", "--quiet")
+        quiet = called(*asked(rows, endpoint), "--skip", "--quiet", "--log-file", log, "--log-format", "json")
     assert skipped.code == 0
+    line = json.loads(log.read_text())
+    assert (line["event"], line["job"], line["exit_code"]) == ("skipped", "rows", 0), "a last line has an exit code"
     assert len(skipped.err.splitlines()) == 1 and "skipped: another run holds" in skipped.err
     told = skipped.summary
     assert (told["status"], told["exit_code"], told["out"]) == ("skipped", 0, str(out))
