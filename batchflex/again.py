@@ -19,9 +19,9 @@ from .folder import Folder
 from .job import Job, build
 from .model import Request
 from .params import LIMITS, answer_limit
-from .places import Moves
+from .places import Moves, Stretches
 from .plan import Census, Passed
-from .prepare import Finished, Held, Prepared, are_at_home, placed_parts, placement, plan_of_last_run
+from .prepare import Finished, Held, Prepared, are_at_home, placement, plan_of_last_run
 from .results import settled
 from .resume import Done
 from .settings import elsewhere, refused
@@ -149,18 +149,18 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0) if known else None
         prepared = Prepared(segment, chosen.statuses, census, carry_schema, None, iter(()), complete=True)
         return _sight(retry, chosen, Estimate(), prepared)
-    moves = placement(plan, folder)
-    found = _placed(retry, plan, folder, chosen, moves) if moves else None
+    moves, parts = placement(plan, folder)
+    found = _placed(retry, plan, folder, chosen, moves, parts) if moves else None
     prepared, seen = found or _surveyed(retry, plan, folder, chosen)
     plan.begin()
     return _sight(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
 
 
 def _placed(
-    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves]
+    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves], parts: dict[int, Stretches]
 ) -> tuple[Prepared, Estimate] | None:
     """Where the place of all answers is known, only the rows of the chosen ones are planned."""
-    done = Done(folder.parts, 0, plan.labels, moves=placed_parts(folder, moves))
+    done = Done(folder.parts, 0, plan.labels, moves=parts)
     limit = plan.job.input.limit
     if done.has_unplaced or (limit is not None and done.end > limit):
         return None

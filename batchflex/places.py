@@ -50,6 +50,15 @@ STAY = Moves(np.zeros(1, np.int64), np.full(1, _OPEN), np.zeros(1, np.int64))
 Stretches = Sequence[tuple[int, Moves | None]]
 
 
+# How many rows of a part in turn are of which plan.
+Runs = Sequence[tuple[str | None, int]]
+
+
+def stretches(plans: Mapping[int, Runs], moves: Mapping[str, Moves]) -> dict[int, Stretches]:
+    """For each part by its number how its rows are moved; ``moves`` has that for each plan of which it is known."""
+    return {number: [(rows, moves.get(named or "")) for named, rows in runs] for number, runs in plans.items()}
+
+
 def placed(stretches: Stretches, rows: int) -> list[tuple[int, int, Moves | None]]:
     """For ``rows`` rows where each stretch begins, how long it is, and how it is moved."""
     if len(stretches) < 2:

@@ -13,7 +13,7 @@ from .job import Job
 from .jobchanges import changes, endpoint_of
 from .keyset import KeySet
 from .model import Request
-from .places import Moves, Stretches
+from .places import Moves, Stretches, stretches
 from .plan import Census, Passed
 from .results import Settled, settled
 
@@ -65,8 +65,8 @@ class Prepared(NamedTuple):
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     """Seal the journal of earlier runs, find what is done, and refuse what must not be begun. Blocks.
 
-    A folder with answers costs a pass over the whole plan, unless they are known to be answers to just this plan. In one
-    without, only its beginning is looked at.
+    A folder with answers costs a pass over the rows whose answers' places are not known from what the folder remembers of its
+    input. In one without, only the beginning of the plan is looked at.
 
     :raises JobChanged: if there are answers to other requests than this job makes, and ``on_change`` is ``stop``.
     :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
@@ -82,8 +82,9 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
         found = _standing(job, plan, folder)
-        if found is None and (moves := placement(plan, folder)):
-            found = _placed(job, plan, folder, known, moves, changed)
+        if found is None:
+            moves, parts = placement(plan, folder)
+            found = _placed(job, plan, folder, known, moves, parts, changed) if moves else None
         prepared = (found or _surveyed(job, plan, folder, changed))._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
@@ -150,25 +151,27 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
     )
 
 
-def placement(plan: Plan, folder: Folder) -> dict[str, Moves]:
-    """For each plan that parts name, and of which that can be told without going through the input: where its rows are now."""
-    return plan.moves({named for each in store.plans(folder.parts).values() for named, _ in each if named is not None})
-
-
-def placed_parts(folder: Folder, moves: Mapping[str, Moves]) -> dict[int, Stretches]:
-    """The same by the numbers of the parts."""
+def placement(plan: Plan, folder: Folder) -> tuple[dict[str, Moves], dict[int, Stretches]]:
+    """For each plan that parts name, and of which that can be told without going through the input, where its rows are now; and
+    the same by the numbers of the parts."""
     plans = store.plans(folder.parts)
-    return {number: [(rows, moves.get(named or "")) for named, rows in each] for number, each in plans.items()}
+    moves = plan.moves({named for runs in plans.values() for named, _ in runs if named is not None})
+    return moves, stretches(plans, moves)
 
 
 def _placed(
-    job: Job, plan: Plan, folder: Folder, known: Settled | None, moves: dict[str, Moves], changed: list[str]
+    job: Job,
+    plan: Plan,
+    folder: Folder,
+    known: Settled | None,
+    moves: dict[str, Moves],
+    parts: dict[int, Stretches],
+    changed: list[str],
 ) -> Prepared | None:
     """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
     the ``input.limit`` of the plan, or may belong to other rows."""
     from .resume import Done
 
-    parts = placed_parts(folder, moves)
     done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=parts)
     if job.input.limit is not None and done.end > job.input.limit:
         return None

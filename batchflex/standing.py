@@ -19,7 +19,7 @@ import polars as pl
 from . import keyindex, store
 from .folder import Folder, replaced, storing
 from .keyset import KeySet
-from .places import Moves
+from .places import Moves, Runs, stretches
 from .plan import Passed
 from .resume import Done
 
@@ -151,10 +151,10 @@ def keep(folder: Folder, now: Now, before: Standing | None, since: int) -> None:
     """
     drop = folder.standing.unlink
     plans = store.plans(folder.parts)
-    names = {named for each in plans.values() for named, _ in each}
+    names = {named for runs in plans.values() for named, _ in runs}
     if not all(named in now.moves for named in names):
         return drop(missing_ok=True)
-    if sum(sum(store.footer(folder.parts, number).groups) for number in plans) < WORTH_ROWS:
+    if sum(rows for runs in plans.values() for _, rows in runs) < WORTH_ROWS:
         return drop(missing_ok=True)
     if before is not None and (found := _with_more(folder, now, before, since)) is not None:
         _write(folder, now, names, before, found)
@@ -174,10 +174,9 @@ class _Found(NamedTuple):
     statuses: dict[str, int]
 
 
-def _anew(folder: Folder, now: Now, plans: Mapping[int, Sequence[tuple[str | None, int]]]) -> _Found | None:
+def _anew(folder: Folder, now: Now, plans: Mapping[int, Runs]) -> _Found | None:
     """From all parts; some 100 bytes an answer."""
-    placed = {number: [(rows, now.moves.get(named or "")) for named, rows in each] for number, each in plans.items()}
-    done = Done(folder.parts, now.retry_failed, now.labels, moves=placed)
+    done = Done(folder.parts, now.retry_failed, now.labels, moves=stretches(plans, now.moves))
     rows, statuses = done.finished(now.per_item), done.statuses()
     if done.strays or sum(statuses.values()) != rows.count(1) * now.per_item:
         return None

@@ -166,9 +166,22 @@ class _Spilled:
         self._spill.close()
 
 
-class _Csv:
+class _Direct:
+    """Keeps nothing back."""
+
     held = 0
 
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def drop(self) -> None:
+        pass
+
+
+class _Csv(_Direct):
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
         self._stream = stream
         self._schema = pa.schema([(field.name, cells.csv_type(field.type)) for field in schema])
@@ -180,19 +193,8 @@ class _Csv:
         # Not one writer of pyarrow's for the whole file: each keeps room for the largest batch it has had.
         pyarrow.csv.write_csv(made, self._stream, pyarrow.csv.WriteOptions(include_header=False))
 
-    def flush(self) -> None:
-        pass
 
-    def close(self) -> None:
-        pass
-
-    def drop(self) -> None:
-        pass
-
-
-class _Jsonl:
-    held = 0
-
+class _Jsonl(_Direct):
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
         self._stream, self._names = stream, schema.names
 
@@ -200,12 +202,3 @@ class _Jsonl:
         names = self._names
         lines = [_encode(dict(zip(names, row, strict=True))) for row in cells.rows(batch)]
         self._stream.write(b"\n".join(lines) + b"\n" if lines else b"")
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def drop(self) -> None:
-        pass

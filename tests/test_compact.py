@@ -22,8 +22,7 @@ from batchflex.errors import FolderError, StorageError
 from batchflex.folder import Folder
 from batchflex.merge import Size
 from batchflex.model import Outcome
-from batchflex.places import STAY, Moves
-from batchflex.prepare import placed_parts
+from batchflex.places import STAY, Moves, stretches
 from batchflex.resume import Done
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome, request, run_python
@@ -77,13 +76,13 @@ def seen(folder: Folder) -> dict[str, Any]:
         done = Done(folder.parts, retries, max_reasks=reasks)
         asked.append([(r.key, r.before) for r in done.sort_out(requests)])
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
-    placed = Done(folder.parts, 1, ["{}"], moves=placed_parts(folder, MOVES))
+    placed = Done(folder.parts, 1, ["{}"], moves=stretches(store.plans(folder.parts), MOVES))
     asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
     return {"stamp": store.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
 
 
 def finished_keys(folder: Folder) -> list[Any]:
-    done = Done(folder.parts, 1, ["{}"], moves=placed_parts(folder, MOVES))
+    done = Done(folder.parts, 1, ["{}"], moves=stretches(store.plans(folder.parts), MOVES))
     keys, slots = done.keys_of(done.finished(1))
     return [keys.rows(), slots.to_list()]
 
