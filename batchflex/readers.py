@@ -219,13 +219,19 @@ def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Eve
 def _parse(line: bytes) -> Row | Fault:
     try:
         row = _decode(line)
-    except UnicodeDecodeError:
-        return Fault("not valid UTF-8: save the file as UTF-8")
-    except (msgspec.DecodeError, RecursionError) as error:
-        return Fault(f"not valid JSON: {error}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Fault(f"not valid JSON: {error}" if _decodes(line) else "not valid UTF-8: save the file as UTF-8")
     if not isinstance(row, dict):
         return Fault(f"each line must be a JSON object; found {line.strip()[:40].decode('utf-8', 'replace')!r}")
     return row
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _csv_cells(reading: Reading) -> tuple[io.TextIOWrapper, Any]:

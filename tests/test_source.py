@@ -210,7 +210,7 @@ def test_csv_with_a_mark_blank_lines_and_cells_of_several_lines(tmp_path):
         (b'{"a": 1', "not valid JSON: Input data was truncated"),
         (b'{"a": NaN}', "not valid JSON: JSON is malformed"),
         (b'{"a": "\xe9"}', "not valid UTF-8"),
-        (b'\xff\xfe{\0"\0', "not valid JSON"),
+        (b'\xff\xfe{\0"\0', "not valid UTF-8"),
         (b'{"a": "\\ud800"}', "not valid JSON"),
         (b"[1, 2]", "each line must be a JSON object; found '[1, 2]'"),
         (b"null", "each line must be a JSON object; found 'null'"),
