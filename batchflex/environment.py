@@ -19,6 +19,11 @@ _NAME = ".env"
 _KEY_VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
 
 
+def is_called_a_key(variable: str) -> bool:
+    """Whether what a variable holds is a secret, as far as its name tells."""
+    return _KEY_VARIABLE.search(variable) is not None
+
+
 class Environment(Mapping[str, str]):
     """What a variable is: as the process has it, also if that is empty; else as the ``file`` has it, if one was read."""
 
@@ -54,7 +59,7 @@ class Environment(Mapping[str, str]):
         """The values of key variables: of those ``named``, of any that ends in ``API_KEY``, of those of the file that
         are called like one."""
         names = {name for name in self if name in named or name.endswith("API_KEY")}
-        names |= {name for name in self._inside if _KEY_VARIABLE.search(name)}
+        names |= {name for name in self._inside if is_called_a_key(name)}
         return {value for name in names if (value := self[name].strip())}
 
     def warnings(self, named: Collection[str]) -> list[str]:
@@ -62,7 +67,7 @@ class Environment(Mapping[str, str]):
         if self.file is None:
             return []
         told = [f"{self.file}, line {line}: not NAME=VALUE, so it is passed over" for line in self._torn]
-        if any(name in named or _KEY_VARIABLE.search(name) for name in self._inside) and (open_ := exposed(self.file)):
+        if any(name in named or is_called_a_key(name) for name in self._inside) and (open_ := exposed(self.file)):
             told.append(f"{self.file} holds a key, and {open_}")
         return told
 

@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from . import dated, models, paths, tomltext
 from . import params as parameters
 from .crosschecks import cross_checks
-from .environment import Environment, environment_of, exposed
+from .environment import Environment, environment_of, exposed, is_called_a_key
 from .errors import JobError
 from .keychecks import hidden, key_mistakes
 from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
@@ -443,7 +443,7 @@ def _home(path: str) -> str:
 
 
 def _key_variables(data: Mapping[str, Any]) -> set[str]:
-    """Every variable that ``api_key_env`` names."""
+    """Every variable that ``api_key_env`` names, and those called like keys that a header or a query is made of."""
     found, left = set(), [data]
     while left:
         here: Any = left.pop()
@@ -451,9 +451,21 @@ def _key_variables(data: Mapping[str, Any]) -> set[str]:
             left += here.values()
             if isinstance(name := here.get("api_key_env"), str):
                 found.add(name)
+            for texts in (here.get("endpoint"), *_tables(here.get("endpoints"))):
+                found |= {name for text in _sent(texts) for name in paths.names(text) if is_called_a_key(name)}
         elif isinstance(here, list):
             left += here
     return found
+
+
+def _tables(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _sent(endpoint: Any) -> list[str]:
+    """The texts of an endpoint's headers and of its query."""
+    tables = (endpoint.get(name) for name in ("headers", "query")) if isinstance(endpoint, Mapping) else ()
+    return [text for table in tables if isinstance(table, Mapping) for text in table.values() if isinstance(text, str)]
 
 
 def _with_keys(mistakes: list[Mistake], keys: list[Mistake]) -> list[Mistake]:

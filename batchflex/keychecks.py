@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from . import paths
 from .mistakes import KEY_HINT, Mistake
 
 SHORTEST = 12  # a placeholder such as EMPTY is no secret, and may well stand in a text
@@ -29,6 +30,9 @@ _VALUE = re.compile(
 )
 # All of a value, where that is neither a path nor a name.
 _WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
+# Of headers and queries, beside those above.
+_SENT = re.compile(r"(?:^|access|auth|functions?|subscription|signing|virtual)[-_]?key$|token$|cookie|^sig(?:nature)?$", re.I)
+_NAMING = {"api_key_env", "api_key_command"}  # say where a key is
 _NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
 # Tables, and request parameters, whose texts are prose or schemas.
 _PROSE = {"prompt", "prompts", "score", "answer"}
@@ -48,7 +52,11 @@ def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mist
     """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
     real = [secret for secret in secrets if len(secret) >= SHORTEST]
     found = dict.fromkeys(_places(data, (), real))
-    return [Mistake(place, _HINTS.get(place, KEY_HINT)) for place in found]
+    return [Mistake(place, _HINTS.get(place) or _hint(place)) for place in found]
+
+
+def _hint(place: str) -> str:
+    return f"{KEY_HINT}, or write ${{VARIABLE}} here" if _is_sent(("", *place.split("."))) else KEY_HINT
 
 
 def hidden(text: str, secrets: Collection[str]) -> str:
@@ -65,7 +73,7 @@ def _places(value: Any, steps: tuple[str, ...], real: Collection[str]) -> Iterat
             here = (*steps, str(name))
             if any(secret in str(name) for secret in real):
                 yield ".".join(steps)
-            elif len(here) > 2 and isinstance(inner, str) and _is_called_a_key(here):
+            elif len(here) > 2 and isinstance(inner, str) and _is_called_a_key(here) and not _is_of_variables(here, inner):
                 yield ".".join(here)
             else:
                 yield from _places(inner, here, real)
@@ -77,7 +85,18 @@ def _places(value: Any, steps: tuple[str, ...], real: Collection[str]) -> Iterat
 
 
 def _is_called_a_key(steps: tuple[str, ...]) -> bool:
-    return _NAME.search(steps[-1]) is not None and steps[-1] != "api_key_env" and not _is_prose(steps)
+    name = steps[-1]
+    named = _NAME.search(name) or (_is_sent(steps) and _SENT.search(name))
+    return bool(named) and name not in _NAMING and not _is_prose(steps)
+
+
+def _is_sent(steps: tuple[str, ...]) -> bool:
+    return steps[-2] in ("headers", "query") and bool({"endpoint", "endpoints"} & {*steps[:-2]})
+
+
+def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
+    """Whether what is secret in a header or a query comes from variables; a default of theirs would stand in the file."""
+    return _is_sent(steps) and bool(paths.names(text)) and not any(paths.defaults(text))
 
 
 def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:

@@ -31,7 +31,9 @@ KEY_HINT = (
 
 _KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
 # What stands here may hold a secret, whatever it looks like.
-_SECRET_PLACES = (".base_url", "notify.webhook", "notify.command", "notify.ping")
+_SECRET_PLACES = re.compile(
+    r"\.base_url$|notify\.(webhook|command|ping)$|api_key_command(\.\d+)?$|endpoint(s\.\d+)?\.(headers|query|auth_header)\b"
+)
 
 _WORDS = {
     "int_type": "a whole number",
@@ -95,7 +97,7 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
     if kind == "invalid_key" or steps[-1:] == ("[key]",):
         return Mistake(place, "a key must be text")
     words = _WORDS[kind].format_map(context) if kind in _WORDS else error["msg"].removeprefix("Input should be ")
-    shown = "" if names_a_key(place) or place.endswith(_SECRET_PLACES) else f"; {found(error['input'])}"
+    shown = "" if names_a_key(place) or _SECRET_PLACES.search(place) else f"; {found(error['input'])}"
     return Mistake(place, f"must be {words}{shown}")
 
 

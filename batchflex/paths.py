@@ -49,6 +49,27 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def names(text: str) -> list[str]:
+    """The variables that a text is made of."""
+    return [found["name"] for found in _well_formed(text)]
+
+
+def values(text: str, variables: Mapping[str, str]) -> list[str]:
+    """What its variables put into a text."""
+    return [value for name in names(text) if (value := variables.get(name))]
+
+
+def defaults(text: str) -> list[str]:
+    """What is taken where variables of a text are not set."""
+    return [found["default"] or "" for found in _well_formed(text)]
+
+
+def _well_formed(text: str) -> Iterator[re.Match[str]]:
+    for found in _VARIABLE.finditer(text):
+        if found["inside"] is not None and found["end"] and (inside := _INSIDE.fullmatch(found["inside"])):
+            yield inside
+
+
 def escaped(text: str) -> str:
     """The text so that :func:`expanded` gives it back as it is."""
     return text.replace("${", "$${")

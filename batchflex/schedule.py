@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from . import cron, zones
 from .crontab import Clock, crontab
-from .endpoint import key_variable
+from .endpoint import variables
 from .environment import exposed
 from .errors import BatchflexError, JobError
 from .job import Job
@@ -120,7 +120,7 @@ def _check_private(path: Path) -> None:
 
 def _launch(wanted: Wanted, job: Job) -> Launch:
     folder = Path.cwd()
-    of_endpoints = (key_variable(entry, job.environment) for entry in _endpoints(job))
+    of_endpoints = (name for entry in _endpoints(job) for name in variables(entry, job.environment))
     keys = dict.fromkeys(filter(None, (*of_endpoints, job.notify.webhook_env, job.notify.ping_env)))
     in_file = [key for key in keys if job.environment.is_in_file(key)]
     if wanted.env_file or wanted.keys_in or wanted.secret:  # then it is these that are to have the keys

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from . import paths
 from .mistakes import wanted
 from .spans import Deadline, Duration, Hours
 
@@ -36,14 +38,66 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+_NonEmpty = Annotated[str, Field(min_length=1)]
+Command = Annotated[
+    _NonEmpty | Annotated[list[_NonEmpty], Field(min_length=1)],
+    wanted("a command in quotes, or a list of a program and its arguments"),
+]
+_Texts = Annotated[dict[str, str], wanted("a table of texts in quotes")]
+
+# A request would break, or mean something else, if these were set to anything but what the client gives them.
+_OWN_HEADERS = {
+    *("host", "content-length", "content-type", "content-encoding", "accept-encoding", "transfer-encoding", "te", "trailer"),
+    *("connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate", "upgrade", "expect"),
+}  # fmt: skip
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def header_fault(name: str) -> str | None:
+    """Why a job cannot set this header, as the end of a sentence; ``None`` if it can."""
+    if not _HEADER_NAME.fullmatch(name):
+        return f"{name!r:.80} is no name of a header"
+    if name.lower() in _OWN_HEADERS or name.startswith(":"):
+        return f"the header {name!r} is set by batchflex itself: another value would break the request"
+    return None
+
+
+def key_header(auth: object, named: object) -> str:
+    """The header that has the key: as it is ``named``, else as ``auth`` has it."""
+    return str(named or ("api-key" if auth == "api-key" else "authorization"))
+
+
+def text_fault(text: str) -> str | None:
+    """Why a header or a query cannot have this value, which is not repeated; ``None`` if it can."""
+    if text.isascii() and text.isprintable() and text == text.strip():
+        return None
+    return "may hold printable ASCII characters only, without spaces at its ends"
+
+
+def _check_texts(texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        try:
+            paths.expanded(text, dict.fromkeys(paths.names(text), "x"))
+        except ValueError as error:
+            raise ValueError(f"{name!r:.80} {error}") from None
+        if fault := text_fault(text):
+            raise ValueError(f"the value of {name!r:.80} {fault}")
+
+
 class EndpointSection(Section):
     name: Annotated[str, Field(min_length=1)] | None = None
     base_url: str | None = None
     api_key_env: str | None = None
+    api_key_command: Command | None = None
+    auth: Literal["bearer", "api-key", "none"] = "bearer"
+    auth_header: Annotated[str, Field(min_length=1)] | None = None
+    headers: _Texts | None = None
+    query: _Texts | None = None
     stream: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    metrics: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
     model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
     context: Annotated[int, Field(ge=256)] = 2048
@@ -77,6 +131,50 @@ class EndpointSection(Section):
                 "must be the name of an environment variable in capitals, such as 'MY_API_KEY', never the key itself"
             )
         return value
+
+    @pydantic.field_validator("auth_header")
+    @classmethod
+    def _is_header(cls, value: str | None) -> str | None:
+        if value is not None and (fault := header_fault(value)):
+            raise ValueError(fault)
+        return value
+
+    @pydantic.field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        seen: set[str] = set()
+        for name in value or ():
+            if fault := header_fault(name):
+                raise ValueError(fault)
+            if name.lower() in seen:
+                raise ValueError(f"{name!r} is there twice: the names of headers are the same in capitals")
+            seen.add(name.lower())
+        _check_texts(value or {})
+        return value or None
+
+    @pydantic.field_validator("query")
+    @classmethod
+    def _is_query(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if "" in (value or {}):
+            raise ValueError("a parameter needs a name")
+        _check_texts(value or {})
+        return value or None
+
+    @property
+    def variables(self) -> list[str]:
+        """The environment variables that its headers and its query are made of."""
+        texts = [*(self.headers or {}).values(), *(self.query or {}).values()]
+        return list(dict.fromkeys(name for text in texts for name in paths.names(text)))
+
+    @property
+    def sends_key(self) -> bool:
+        """Whether a key is sent, if there is one: not where a header of the job stands in its place."""
+        return self.auth != "none" and self.key_header.lower() not in {name.lower() for name in self.headers or ()}
+
+    @property
+    def key_header(self) -> str:
+        """The header that has the key."""
+        return key_header(self.auth, self.auth_header)
 
 
 class LimitsSection(Section):

@@ -17,10 +17,13 @@ def elsewhere(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     places = dict(settings)
     if not {"endpoint.name", "endpoint.base_url"} & places.keys():
         return list(settings)
-    own = ["name", "base_url", "api_key_env"]
+    own: dict[str, Any] = {
+        **dict.fromkeys(("name", "base_url", "api_key_env", "api_key_command", "auth_header")),
+        "auth": "bearer", "headers": {}, "query": {}, "metrics": "auto",
+    }  # fmt: skip
     if places.get("endpoint.name") != "local":
-        own.append("model_path")
-    return [*((f"endpoint.{name}", None) for name in own), *settings]
+        own["model_path"] = None
+    return [*((f"endpoint.{name}", value) for name, value in own.items()), *settings]
 
 
 def refused(place: str, planned: Job) -> str | None:

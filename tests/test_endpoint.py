@@ -48,7 +48,7 @@ def test_the_hosted_api_needs_its_key() -> None:
     with pytest.raises(EndpointError, match="set the environment variable FLEXAI_API_KEY"):
         resolve(EndpointSection(name="flexai"), {"BATCHFLEX_API_KEY": "another's", "OPENAI_API_KEY": "another's"})
     endpoint = resolve(EndpointSection(name="flexai"), {"FLEXAI_API_KEY": " sk-a\n"})
-    assert endpoint.base_url == "https://tokens.flex.ai/v1"
+    assert endpoint.base_url == "https://api.flex.ai/v1"
     assert endpoint.key is not None
     assert endpoint.key.reveal() == "sk-a"
     planned = resolve(EndpointSection(name="flexai"), {}, with_key=False)
