@@ -34,6 +34,7 @@ _RATE = {"429", "rate_limit_exceeded", "rate_limit_error", "throttling_error"}
 _ROW_BLAMED = {408, 409, 425, 500}
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
+_NO_KEY = "endpoint.api_key_command gives no key"
 
 
 def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float) -> AttemptError:
@@ -140,6 +141,11 @@ def unreachable(message: str) -> Transient:
     return Transient(message, error_type="connect")
 
 
+def no_key(why: str) -> RunFault:
+    """The command that is to give the key gives none."""
+    return RunFault(f"{_NO_KEY}: {why}", error_type="api_key_command").because("key")
+
+
 def timed_out(message: str) -> Transient:
     return _billed(Transient(message, error_type="timeout"))
 
@@ -198,6 +204,8 @@ def facts(fault: AttemptError) -> dict[str, Any]:
 def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     """A sentence for whoever runs the job. ``with_key`` tells whether a key was sent. Without ``quoting`` it has none of the
     server's words."""
+    if fault.error_type == "api_key_command":
+        return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
     what, todo = _ADVICE[fault.reason]
     if fault.reason == "key" and not with_key:
         what, todo = (

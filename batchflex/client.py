@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import anyio
 import httpx
@@ -14,16 +14,19 @@ import httpx_sse
 import msgspec
 
 from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
-from .endpoint import Endpoint
-from .errors import AttemptError
+from .endpoint import Endpoint, Secret
+from .errors import AttemptError, RunFault
 from .http1 import Header
+from .keycommand import KeyCommand, NoKeyError
 from .model import Answer, Request
 from .ratelimit import Told
 
+T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
+_MOST_KEYS = 3  # that one request is sent with
 _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
@@ -39,7 +42,8 @@ class Client:
     """Asks one endpoint. Use as an async context manager.
 
     ``via`` replaces the transport: any httpx transport does. Nothing is retried here, no redirect is followed, no
-    cookie is kept, and the key goes to the endpoint's own address alone. It never shows in an error or an answer.
+    cookie is kept, and the key goes to the endpoint's own address alone. Neither it nor what the environment has put into
+    headers and query shows in an error or an answer.
     """
 
     def __init__(
@@ -47,21 +51,18 @@ class Client:
     ) -> None:
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
-        self._url = httpx.URL(f"{endpoint.base_url}/chat/completions")
-        headers = {
+        self._url = self._at("/chat/completions")
+        self._common = httpx.Headers({
             "host": self._url.netloc.decode(),
-            "content-type": "application/json",
             "accept-encoding": "identity",
             "user-agent": f"batchflex/{__version__}",
-        }
-        if endpoint.key:
-            headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
-        self._headers = httpx.Headers(headers)
-        self._head = http1.head_of("POST", self._url, self._headers)
-        key = endpoint.key.reveal() if endpoint.key else ""
-        self.has_key = bool(key)
-        self._key = key if len(key) >= keychecks.SHORTEST else ""
-        self._key_in_json = _encode(self._key)[1:-1]
+        })  # fmt: skip
+        self._keys = None if endpoint.key_command is None else KeyCommand(endpoint.key_command)
+        self._secrets: list[str] = []
+        for secret in endpoint.secrets:
+            self._hide(secret)
+        self._use(endpoint.key)
+        self.has_key = endpoint.key is not None or self._keys is not None
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
 
@@ -85,7 +86,9 @@ class Client:
         streamed = self._endpoint.streams(request.max_tokens)
         body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
         try:
-            return await (self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard))
+            return await self._with_key(
+                lambda: self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard)
+            )
         except AttemptError as error:
             raise self._redacted(error) from None
         except TimeoutError as error:
@@ -100,32 +103,88 @@ class Client:
         except httpx.RequestError as error:
             raise self._named(self._redacted(classify.cut_short(_words(error))), error) from None
 
+    def _at(self, path: str) -> httpx.URL:
+        query = {name: value.reveal() for name, value in self._endpoint.query}
+        url = httpx.URL(f"{self._endpoint.base_url}{path}")
+        return url.copy_merge_params(query) if query else url
+
+    def _use(self, key: Secret | None) -> None:
+        """Send this key from now on."""
+        headers = httpx.Headers({**self._common, "content-type": "application/json"})
+        headers.update({name: value.reveal() for name, value in self._endpoint.headers})
+        if key is not None:
+            headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.reveal()}"
+            self._hide(key)
+        self._headers = headers
+        self._head = http1.head_of("POST", self._url, headers)
+        self._sent_key = key
+
+    def _hide(self, secret: Secret) -> None:
+        """Let it be in no error and in no answer."""
+        text = secret.reveal()
+        if len(text) >= keychecks.SHORTEST and text not in self._secrets:
+            self._secrets = sorted([*self._secrets, text], key=len, reverse=True)
+
+    async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send with the key that is good now. Where a command gives it, one that is refused after others were not is
+        replaced and the request sent anew: the server has looked at none but the key."""
+        keys = self._keys
+        if keys is None:
+            return await send()
+        for left in reversed(range(_MOST_KEYS)):
+            try:
+                key = await keys.key()
+                if key is not self._sent_key:
+                    self._use(key)
+                try:
+                    answer = await send()
+                except AttemptError as fault:
+                    refused = isinstance(fault, RunFault) and fault.reason == "key"
+                    if not refused and fault.http_status is not None:
+                        keys.accepted(key)
+                    if not refused or not left or await keys.instead_of(key) is None:
+                        raise
+                else:
+                    keys.accepted(key)
+                    return answer
+            except NoKeyError as error:
+                none = classify.no_key(str(error))
+                raise (classify.unreachable(none.message) if keys.has_worked else none) from None
+        raise AssertionError("unreachable")
+
     async def models(self) -> Listing:
         """What ``GET /models`` lists; nothing if the endpoint does not say.
 
         :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
         """
-        url = httpx.URL(f"{self._endpoint.base_url}/models")
         try:
-            with anyio.fail_after(_MODELS_S):
-                response = await self._send("GET", url, b"")
-                raw = await self._body(response)
-        except TimeoutError:
-            raise classify.timed_out(f"{url} did not answer within {_MODELS_S:g} s") from None
-        except httpx.RequestError as error:
-            raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
-        if response.status_code in (401, 403) or response.status_code >= 500:
-            raise self._redacted(classify.http_fault(response.status_code, response.headers, raw, time.time()))
+            response, raw = await self._with_key(self._listed)
+        except AttemptError as error:
+            raise self._redacted(error) from None
         listed = (completion.decode(raw)[0] or {}).get("data")
         models = listed if isinstance(listed, list) else []
         ids = [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
         return Listing(ids, ratelimit.read(response.headers, time.time()) is not None)
 
+    async def _listed(self) -> tuple[httpx.Response, bytes]:
+        try:
+            with anyio.fail_after(_MODELS_S):
+                response = await self._send("GET", self._at("/models"), b"")
+                raw = await self._body(response)
+        except TimeoutError:
+            where = f"{self._endpoint.base_url}/models"
+            raise classify.timed_out(f"{where} did not answer within {_MODELS_S:g} s") from None
+        except httpx.RequestError as error:
+            raise classify.unreachable(f"cannot connect: {_words(error)}") from None
+        if response.status_code in (401, 403) or response.status_code >= 500:
+            raise classify.http_fault(response.status_code, response.headers, raw, time.time())
+        return response, raw
+
     async def metrics(self) -> str | None:
-        """The text of the server's ``/metrics``; ``None`` if it has none. The key is not sent there."""
-        url = self._url.copy_with(path="/metrics")
-        headers = {name: value for name, value in self._headers.items() if name != "authorization"}
-        request = httpx.Request("GET", url, headers=headers, extensions=self._extensions)
+        """The text of the server's ``/metrics``; ``None`` if it has none. Neither the key nor headers and query of the job are
+        sent there."""
+        url = self._url.copy_with(path="/metrics", query=None)
+        request = httpx.Request("GET", url, headers=self._common, extensions=self._extensions)
         try:
             with anyio.fail_after(_METRICS_S):
                 response = await self._transport.handle_async_request(request)
@@ -172,7 +231,7 @@ class Client:
         if seen.is_encoded:
             raw = httpx.Response(status, headers=headers, content=raw).content
         latency_s = time.perf_counter() - began
-        return self._unstreamed(status, headers, self._clean(raw), latency_s, self._unless_key(seen.request_id))
+        return self._unstreamed(status, headers, self._clean(raw), latency_s, self._unless_secret(seen.request_id))
 
     def _unstreamed(
         self, status: int, headers: list[Header], raw: bytes, latency_s: float, request_id: str | None
@@ -234,19 +293,22 @@ class Client:
         return _answer(data, raw, latency, None if first is None else first - began, request_id)
 
     def _clean(self, raw: bytes) -> bytes:
-        """The bytes without the key, which a server may repeat."""
-        if not self._key:
+        """The bytes without the secrets, which a server may repeat."""
+        if not self._secrets:
             return raw
-        if b"\\u00" in raw or b"\\/" in raw:  # escapes that need not be: the key might hide in them
+        if b"\\u00" in raw or b"\\/" in raw:  # escapes that need not be: a secret might hide in them
             data, raw = completion.decode(raw)
             raw = _encode(data) if data is not None else raw
-        return raw.replace(self._key.encode(), b"***").replace(self._key_in_json, b"***")
+        for secret in self._secrets:
+            raw = raw.replace(secret.encode(), b"***").replace(_encode(secret)[1:-1], b"***")
+        return raw
 
     def _request_id(self, headers: Sequence[Header]) -> str | None:
-        return self._unless_key(heads.glance(headers).request_id)
+        return self._unless_secret(heads.glance(headers).request_id)
 
-    def _unless_key(self, request_id: str | None) -> str | None:
-        return None if self._key and request_id is not None and self._key in request_id else request_id
+    def _unless_secret(self, text: str | None) -> str | None:
+        """A word of the server's, if there is no secret in it."""
+        return None if text is not None and any(secret in text for secret in self._secrets) else text
 
     def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
         """The fault with the id of a request that broke off after its headers had come."""
@@ -255,9 +317,9 @@ class Client:
         return fault
 
     def _redacted(self, error: AttemptError) -> AttemptError:
-        if self._key and self._key in error.message:
-            error.message = error.message.replace(self._key, "***")
-            error.args = (error.message,)
+        if (message := keychecks.hidden(error.message, self._secrets)) != error.message:
+            error.message = message
+            error.args = (message,)
         return error
 
 

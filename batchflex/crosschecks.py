@@ -14,8 +14,8 @@ from . import params as parameters
 from . import sweep
 from .mistakes import KEY_HINT, Mistake, choice, names_a_key
 from .model import Outcome
-from .sections import key_header
 from .schemachecks import check_format, check_schema
+from .sections import key_header
 from .sweepchecks import check_sweep
 
 _Table = Mapping[str, Any]

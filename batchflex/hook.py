@@ -1,4 +1,4 @@
-"""A command that is told something on its standard input: bounded, and ended with its children."""
+"""A command of the user's: bounded in time, and ended with its children."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from typing import IO
+from collections.abc import Mapping, Sequence
+from typing import IO, NamedTuple
 
 from .redaction import redacted
 
@@ -18,6 +18,7 @@ _GRACE_S = 1.0
 _LOOK_S = 0.02
 _TAIL_BYTES = 2048
 _MOST_WORDS = 200
+_MOST_BYTES = 64 << 10
 
 
 def run(
@@ -32,8 +33,36 @@ def run(
     ``more`` is added to its environment. Its output goes nowhere but, of a command that fails, into that sentence. When
     ``within_s`` is over, or ``given_up`` set, it and its children are sent SIGTERM, and a second later SIGKILL. Blocks.
     """
+    with tempfile.TemporaryFile() as output:
+        return _ended(command, told, more, within_s, given_up, output, output)
+
+
+class Printed(NamedTuple):
+    """What a command has printed, or why it failed, as a sentence with the last line of its standard error."""
+
+    output: bytes
+    fault: str | None
+
+
+def printed(command: str | Sequence[str], within_s: float, given_up: threading.Event) -> Printed:
+    """Run ``command`` as :func:`run` does, with nothing on its standard input, and take what it prints. Blocks."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
+        fault = _ended(command, b"", {}, within_s, given_up, output, said)
+        output.seek(0)
+        return Printed(output.read(_MOST_BYTES), fault)
+
+
+def _ended(
+    command: str | Sequence[str],
+    told: bytes,
+    more: Mapping[str, str],
+    within_s: float,
+    given_up: threading.Event,
+    output: IO[bytes],
+    said: IO[bytes],
+) -> str | None:
     # Files, as a pipe would have to be emptied, and would stay open with whatever the command leaves in the background.
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as stdin:
         stdin.write(told)
         stdin.seek(0)
         try:
@@ -42,7 +71,7 @@ def run(
                 shell=isinstance(command, str),
                 stdin=stdin,
                 stdout=output,
-                stderr=output,
+                stderr=said,
                 env={**os.environ, **more},
                 start_new_session=True,
             )
@@ -57,7 +86,7 @@ def run(
         if code == 0:
             return None
         how = f"it exited with {code}" if code > 0 else f"it was ended by {signal.Signals(-code).name}"
-        words = _last_line(output)
+        words = _last_line(said)
         return f"{how}: {words}" if words else how
 
 

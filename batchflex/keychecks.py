@@ -31,7 +31,9 @@ _VALUE = re.compile(
 # All of a value, where that is neither a path nor a name.
 _WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
 # Of headers and queries, beside those above.
-_SENT = re.compile(r"(?:^|access|auth|functions?|subscription|signing|virtual)[-_]?key$|token$|cookie|^sig(?:nature)?$", re.I)
+_SENT = re.compile(
+    r"(?:^|access|auth|functions?|subscription|signing|virtual)[-_]?key$|token$|cookie|^sig(?:nature)?$", re.I
+)
 _NAMING = {"api_key_env", "api_key_command"}  # say where a key is
 _NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
 # Tables, and request parameters, whose texts are prose or schemas.
@@ -73,7 +75,12 @@ def _places(value: Any, steps: tuple[str, ...], real: Collection[str]) -> Iterat
             here = (*steps, str(name))
             if any(secret in str(name) for secret in real):
                 yield ".".join(steps)
-            elif len(here) > 2 and isinstance(inner, str) and _is_called_a_key(here) and not _is_of_variables(here, inner):
+            elif (
+                len(here) > 2
+                and isinstance(inner, str)
+                and _is_called_a_key(here)
+                and not _is_of_variables(here, inner)
+            ):
                 yield ".".join(here)
             else:
                 yield from _places(inner, here, real)

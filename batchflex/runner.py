@@ -359,7 +359,7 @@ class _Conduct:
 
     async def _look_at_queue(self, way: Way) -> None:
         """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
-        if way.lane.pace.concurrency.fixed or way.endpoint.is_hosted:
+        if way.lane.pace.concurrency.fixed or not way.endpoint.asks_metrics:
             return
         told = False
         while True:
