@@ -400,8 +400,8 @@ class Asking:
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
     def _effort(self, row: _Row) -> outcome.Effort:
-        name = row.way.endpoint.name if row.way else None
-        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name)
+        name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
+        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model)
 
 
 def _now_us() -> int:

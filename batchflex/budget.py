@@ -91,6 +91,12 @@ def price_usd(prices: PricesSection, usage: Usage) -> float | None:
     return ((prompt - cached) * prices.input + cached * cached_price + completion * prices.output) / 1e6
 
 
+def cost_usd(prices: PricesSection | None, usage: Usage) -> float | None:
+    """What an answer cost: by the prices where there are any, else, or without token counts, as a gateway says."""
+    price = None if prices is None else price_usd(prices, usage)
+    return usage.cost if price is None else price
+
+
 class TokenEstimate:
     """What an attempt is expected to use: bytes times a ratio, and an answer as long as those seen. Learned from usage."""
 
@@ -179,8 +185,8 @@ class Budget:
         return GO
 
     def price_usd(self, usage: Usage) -> float | None:
-        """What an answer cost, where prices are known."""
-        return None if self._prices is None else price_usd(self._prices, usage)
+        """What an answer cost, as far as it is known."""
+        return cost_usd(self._prices, usage)
 
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""

@@ -218,32 +218,33 @@ class Client:
             with anyio.fail_after(self._endpoint.timeout_s):
                 response = await self._send("POST", self._url, body, heard)
                 raw = await self._body(response)
-            request_id = self._request_id(response.headers.raw)
+            seen = self._seen(response.headers.raw)
             latency_s = time.perf_counter() - began
-            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
+            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
         status, headers, raw = await self._transport.fetch(
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
         )
-        seen = heads.glance(headers)
+        seen = self._seen(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
         if seen.is_encoded:
             raw = httpx.Response(status, headers=headers, content=raw).content
         latency_s = time.perf_counter() - began
-        return self._unstreamed(status, headers, self._clean(raw), latency_s, self._unless_secret(seen.request_id))
+        return self._unstreamed(status, headers, self._clean(raw), latency_s, seen)
 
     def _unstreamed(
-        self, status: int, headers: list[Header], raw: bytes, latency_s: float, request_id: str | None
+        self, status: int, headers: list[Header], raw: bytes, latency_s: float, seen: heads.Glance
     ) -> Answer:
+        request_id = seen.request_id
         try:
             if status != 200:
                 raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
             answer = completion.regular(raw, http_status=200, latency_s=latency_s, request_id=request_id)
-            if answer is not None:
-                return answer
-            data, raw = _object(raw)
-            return _answer(data, raw, latency_s, None, request_id)
+            if answer is None:
+                data, raw = _object(raw)
+                answer = _answer(data, raw, latency_s, None, request_id)
+            return answer if seen.gateway is heads.NO_GATEWAY else _as_told(answer, seen.gateway)
         except AttemptError as fault:
             fault.request_id = request_id
             raise
@@ -251,17 +252,17 @@ class Client:
     async def _streamed(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
-        request_id: str | None = None
+        seen = heads.Glance(None, False, False)
         stream = completion.Stream()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
             with patience.scope:
                 response = await self._send("POST", self._url, body, heard)
-                request_id = self._request_id(response.headers.raw)
+                seen = self._seen(response.headers.raw)
                 if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
                     raw = await self._body(response)
                     latency_s = time.perf_counter() - began
-                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
+                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen)
                 response.stream = _Lines(response.stream, patience.heard)
                 async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
                     async for event in events:
@@ -277,20 +278,22 @@ class Client:
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
             if stream.finish_reason is None:
-                vars(error)["request_id"] = request_id
+                vars(error)["request_id"] = seen.request_id
                 raise
         if stream.finish_reason is None:
             if patience.scope.cancelled_caught:
                 fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
             else:
                 fault = classify.cut_short("the stream ended before the answer was complete", status=200)
-            fault.request_id = request_id
+            fault.request_id = seen.request_id
             raise fault
         data = stream.completion()
         raw = self._clean(_encode(data))
         data, raw = _object(raw)
         latency = time.perf_counter() - began
-        return _answer(data, raw, latency, None if first is None else first - began, request_id)
+        answer = _answer(data, raw, latency, None if first is None else first - began, seen.request_id)
+        # What a stream costs is not known when its headers are sent: then 0 says nothing.
+        return _as_told(answer, seen.gateway._replace(cost=seen.gateway.cost or None))
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
@@ -303,8 +306,15 @@ class Client:
             raw = raw.replace(secret.encode(), b"***").replace(_encode(secret)[1:-1], b"***")
         return raw
 
-    def _request_id(self, headers: Sequence[Header]) -> str | None:
-        return self._unless_secret(heads.glance(headers).request_id)
+    def _seen(self, headers: Sequence[Header]) -> heads.Glance:
+        """What the headers tell, without secrets."""
+        seen = heads.glance(headers)
+        if not self._secrets:
+            return seen
+        gateway = seen.gateway
+        if gateway.deployment is not None:
+            gateway = gateway._replace(deployment=self._unless_secret(gateway.deployment))
+        return seen._replace(request_id=self._unless_secret(seen.request_id), gateway=gateway)
 
     def _unless_secret(self, text: str | None) -> str | None:
         """A word of the server's, if there is no secret in it."""
@@ -313,7 +323,7 @@ class Client:
     def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
         """The fault with the id of a request that broke off after its headers had come."""
         known = vars(error)
-        fault.request_id = known.get("request_id") or self._request_id(known.get("headers", ()))
+        fault.request_id = known.get("request_id") or self._seen(known.get("headers", ())).request_id
         return fault
 
     def _redacted(self, error: AttemptError) -> AttemptError:
@@ -390,6 +400,15 @@ def _answer(data: dict[str, Any], raw: bytes, latency_s: float, ttft_s: float | 
     if answer is None:
         raise classify.empty("the answer has no choices", raw, 200)
     return answer
+
+
+def _as_told(answer: Answer, gateway: heads.Gateway) -> Answer:
+    """The answer with what the gateway says of it in headers, which comes before what may be the words of one behind it."""
+    usage = answer.usage
+    if gateway.cost is not None:
+        usage = msgspec.structs.replace(usage, cost=gateway.cost)
+    deployment = answer.deployment if gateway.deployment is None else gateway.deployment
+    return msgspec.structs.replace(answer, usage=usage, deployment=deployment, fallbacks=gateway.fallbacks)
 
 
 def _words(error: Exception) -> str:

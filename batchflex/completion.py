@@ -150,6 +150,9 @@ class _Choice(msgspec.Struct, gc=False):
 _Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**62)] | None
 
 
+_Dollars = Annotated[float, msgspec.Meta(ge=0, lt=1e9)] | None
+
+
 class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: _Tokens = None
 
@@ -165,6 +168,8 @@ class _Usage(msgspec.Struct, gc=False):
     cache_read_input_tokens: _Tokens = None
     cache_creation_input_tokens: _Tokens = None
     reasoning_tokens: _Tokens = None
+    cost: _Dollars = None
+    estimated_cost: _Dollars = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -173,6 +178,7 @@ class _Completion(msgspec.Struct, gc=False):
     choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
     usage: _Usage
     model: str | None = None
+    provider: str | None = None
     error: None = None
 
 
@@ -197,11 +203,12 @@ def regular(raw: bytes, *, http_status: int, latency_s: float, request_id: str |
     if reasoning is None and counts.completion_tokens_details is not None:
         reasoning = counts.completion_tokens_details.reasoning_tokens
     used = Usage(
-        counts.prompt_tokens, counts.completion_tokens, total, cached, counts.cache_creation_input_tokens, reasoning
-    )
+        counts.prompt_tokens, counts.completion_tokens, total, cached, counts.cache_creation_input_tokens, reasoning,
+        counts.estimated_cost if counts.cost is None else counts.cost,
+    )  # fmt: skip
     return Answer(
         message.content, message.reasoning_content or message.reasoning, None, choice.finish_reason, data.model, used,
-        raw, http_status, latency_s, None, request_id,
+        raw, http_status, latency_s, None, request_id, data.provider,
     )  # fmt: skip
 
 
@@ -238,6 +245,7 @@ def read(
         latency_s=latency_s,
         ttft_s=ttft_s,
         request_id=request_id,
+        deployment=_string(data.get("provider")),
     )
 
 
@@ -269,7 +277,19 @@ def usage(value: Any) -> Usage:
     reasoning = _count(value.get("reasoning_tokens"))
     if reasoning is None and isinstance(completion_details, dict):
         reasoning = _count(completion_details.get("reasoning_tokens"))
-    return Usage(prompt, completion, total, cached, _count(value.get("cache_creation_input_tokens")), reasoning)
+    cost = _dollars(value.get("cost"))
+    if cost is None:
+        cost = _dollars(value.get("estimated_cost"))
+    created = _count(value.get("cache_creation_input_tokens"))
+    return Usage(prompt, completion, total, cached, created, reasoning, cost)
+
+
+def _dollars(value: Any) -> float | None:
+    if isinstance(value, dict):  # some break it down
+        value = value.get("total_cost")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        return None
+    return float(value)
 
 
 def _count(value: Any) -> int | None:

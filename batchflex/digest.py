@@ -19,6 +19,7 @@ from .folder import Folder
 from .job import Job, build
 from .plan import points
 from .scored import Scores
+from .substitutes import Substitutes
 from .timeline import PastRun, Timeline
 
 _RUNS = 12
@@ -96,6 +97,8 @@ def digest(folder: Folder, rows: int) -> Digest:
         missing = sum(key not in prompts for key, _ in found)
         if missing:
             notes.append(_no_prompts(missing, len(found)))
+        if words := _substitutes(results, columns).words():
+            notes.append(f"{words}.")
         causes, beyond = breakdown.causes(results)
         whole = breakdown.whole(results, columns)
         told = timeline.timeline(_lines(folder.telemetry))
@@ -199,6 +202,16 @@ def _distinct(results: pl.LazyFrame, name: str, most: int = 6) -> list[str]:
 
 def _models(results: pl.LazyFrame) -> list[str]:
     return _distinct(results, "model")
+
+
+def _substitutes(results: pl.LazyFrame, columns: Sequence[str]) -> Substitutes:
+    """What is told of answers by other models; nothing in tables of an older version."""
+    found, told = Substitutes(), ["requested_model", "model", "gateway_fallbacks"]
+    if {*told} <= {*columns}:
+        counted = results.filter(pl.col("status") != "failed").group_by(told).len().sort(told).collect()
+        for requested, answered, fallbacks, rows in counted.iter_rows():
+            found.add(requested, answered, fallbacks, rows)
+    return found
 
 
 def _run_of_most(results: pl.LazyFrame) -> str | None:

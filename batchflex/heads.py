@@ -7,9 +7,31 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 # By which a server's people find a request again. That of the server itself comes before that of what stands in front.
-_IDS = (b"x-request-id", b"request-id", b"x-amzn-requestid", b"cf-ray")
+_IDS = (
+    b"x-litellm-call-id", b"x-request-id", b"request-id", b"x-amzn-requestid", b"apim-request-id", b"x-ms-request-id",
+    b"mistral-correlation-id", b"nvcf-reqid", b"x-debug-trace-id", b"x-portkey-trace-id", b"cf-aig-log-id",
+    b"x-correlation-id", b"x-trace-id", b"x-amz-cf-id", b"cf-ray",
+)  # fmt: skip
+_COSTS = (b"x-litellm-response-cost",)
+_DEPLOYMENTS = (b"x-litellm-model-id", b"x-ms-deployment-name", b"x-portkey-provider")
+_FALLBACKS = (b"x-litellm-attempted-fallbacks", b"cf-aig-step")
 _RANK = {name: rank for rank, name in enumerate(_IDS)}
+_GATEWAY = {name: at for at, names in enumerate((_COSTS, _DEPLOYMENTS, _FALLBACKS)) for name in names}
 _SANE = re.compile(rb"[!-~]{1,128}")
+_COST = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?")
+_SMALL = re.compile(rb"[0-9]{1,4}")
+
+
+class Gateway(NamedTuple):
+    """What a gateway says of an answer: what it cost in US dollars, which of several deployments or providers gave it, and how
+    many others had been tried for it before. ``None`` where it does not say."""
+
+    cost: float | None = None
+    deployment: str | None = None
+    fallbacks: int | None = None
+
+
+NO_GATEWAY = Gateway()
 
 
 class Glance(NamedTuple):
@@ -18,18 +40,33 @@ class Glance(NamedTuple):
     request_id: str | None
     tells_limits: bool
     is_encoded: bool
+    gateway: Gateway = NO_GATEWAY
 
 
 def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
     """One pass over the headers, whose names may be in any case."""
     best, found, tells, encoded = len(_IDS), b"", False, False
+    told: list[bytes | None] | None = None
     for name, value in headers:
         name = name.lower()
         if name in _RANK:
             if _RANK[name] < best and _SANE.fullmatch(value):
                 best, found = _RANK[name], value
+        elif name in _GATEWAY:
+            told = told or [None, None, None]
+            told[_GATEWAY[name]] = value
         elif b"ratelimit" in name:
             tells = True
         elif name == b"content-encoding":
             encoded = True
-    return Glance(found.decode("ascii") if found else None, tells, encoded)
+    gateway = NO_GATEWAY if told is None else _gateway(*told)
+    return Glance(found.decode("ascii") if found else None, tells, encoded, gateway)
+
+
+def _gateway(cost: bytes | None, deployment: bytes | None, fallbacks: bytes | None) -> Gateway:
+    """LiteLLM writes the word ``None`` for what it does not know."""
+    return Gateway(
+        float(cost) if cost is not None and _COST.fullmatch(cost) else None,
+        deployment.decode("ascii") if deployment not in (None, b"None") and _SANE.fullmatch(deployment) else None,
+        int(fallbacks) if fallbacks is not None and _SMALL.fullmatch(fallbacks) else None,
+    )

@@ -11,6 +11,7 @@ from . import spending
 from .model import STATUSES
 from .scorespec import ScoreSection
 from .scoring import Scored
+from .substitutes import is_substitute
 
 MEASURES: dict[str, pl.DataType | type[pl.DataType]] = {
     "status": pl.Enum(STATUSES),
@@ -19,7 +20,9 @@ MEASURES: dict[str, pl.DataType | type[pl.DataType]] = {
     "cache_read_input_tokens": pl.Int64,
     "cost": pl.Float64,
     "latency_s": pl.Float64,
+    "substituted": pl.Int64,
 }
+WHO = ["requested_model", "model", "gateway_fallbacks"]
 OTHER = "(other)"
 _MOST_LABELS = 30
 _LONGEST_LABEL = 40
@@ -104,6 +107,17 @@ class Ledger:
         if not labels or name in self._unlabelled or len(labels) * _SHARE_OF_LABELS > self._rows:
             return None
         return sorted(labels, key=_by_number_then_text)
+
+
+def with_substitutes(frame: pl.DataFrame) -> pl.DataFrame:
+    """With a column ``substituted``: 1 where another model than the one asked for has answered, or a fallback. As it is, if it
+    does not tell."""
+    if not {*WHO} <= {*frame.columns}:
+        return frame
+    kinds = frame.select(WHO).unique()
+    flags = [int(is_substitute(*kind)) for kind in kinds.iter_rows()]
+    kinds = kinds.with_columns(substituted=pl.Series(flags, dtype=pl.Int64))
+    return frame.drop("substituted", strict=False).join(kinds, on=WHO, how="left", nulls_equal=True, maintain_order="left")
 
 
 def _fits(kind: pl.DataType, wanted: pl.DataType | type[pl.DataType]) -> bool:

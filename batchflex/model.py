@@ -70,7 +70,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the server counted them; ``None`` where it did not say."""
+    """Tokens as the server counted them, and what it says they cost, in US dollars; ``None`` where it did not say."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -78,11 +78,13 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cost: float | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """A complete answer to one attempt. ``response`` is the raw JSON (of a stream: put together to the same shape),
-    ``request_id`` what the server called the attempt, if it said."""
+    ``request_id`` what the server called the attempt, if it said; ``deployment`` and ``fallbacks`` are what a gateway says of
+    where it came from."""
 
     content: str | None
     reasoning: str | None
@@ -95,6 +97,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     latency_s: float
     ttft_s: float | None
     request_id: str | None = None
+    deployment: str | None = None
+    fallbacks: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -141,5 +145,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     reask_cost: float | None = None
     retried_with: str | None = None
     request_id: str | None = None
+    requested_model: str | None = None
+    gateway_cost: float | None = None
+    gateway_deployment: str | None = None
+    gateway_fallbacks: int | None = None
     point: str = "{}"
     carry: str | None = None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .budget import price_usd
+from .budget import cost_usd
 from .errors import AttemptError
 from .model import Answer, Outcome, Request, Status
 from .reask import carried_on, given_up
@@ -32,12 +32,23 @@ class Frame(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where."""
+    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where.
+
+    ``model`` is what that endpoint is asked for in place of the request's own, if anything.
+    """
 
     attempts: int
     started_at: int
     finished_at: int
     endpoint: str | None = None
+    model: str | None = None
+
+
+class _Asked(msgspec.Struct):
+    model: str | None = None
+
+
+_decode_asked = msgspec.json.Decoder(_Asked).decode
 
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
@@ -61,7 +72,7 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         cache_read_input_tokens=usage.cache_read_input_tokens,
         cache_creation_input_tokens=usage.cache_creation_input_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        cost=price_usd(frame.prices, usage) if frame.prices else None,
+        cost=cost_usd(frame.prices, usage),
         latency_s=answer.latency_s,
         ttft_s=answer.ttft_s,
         http_status=answer.http_status,
@@ -69,6 +80,9 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         error_message=complaint,
         response=answer.response.decode("utf-8", "replace"),
         request_id=answer.request_id,
+        gateway_cost=usage.cost,
+        gateway_deployment=answer.deployment,
+        gateway_fallbacks=answer.fallbacks,
     )
     return made if request.before is None else carried_on(made, request.before)
 
@@ -129,6 +143,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         point=frame.labels[request.point],
         carry=request.carry,
         retried_with=request.retried_with,
+        requested_model=(effort.model or _decode_asked(request.body).model) if effort.attempts else None,
         **fields,
     )
 

@@ -226,6 +226,7 @@ class _Conduct:
         of = run_id(self._started) if attempt is None else attempt.run_id
         self._tally = Tally(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
         self._tally.plan = plan.identity()
+        self._tally.cost_from = "gateway" if job.prices is None else "prices"
         self._observer = observer
         self._teller = Teller(observer, job.job.name, of)
         if prepared.census is not None:
@@ -262,6 +263,7 @@ class _Conduct:
                 self._stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
                 self._conclude()
                 raise
+            self._tell_of_substitutes()
             await self._finish()
             beside.cancel_scope.cancel()
         self._observer.tick(self._tally)
@@ -280,6 +282,13 @@ class _Conduct:
             "pid": os.getpid(),
         }
         self._teller.tell(Event("started", f"started; output in {tally.out}", facts=facts, shown=False))
+
+    def _tell_of_substitutes(self) -> None:
+        """An evaluation must not mix models unseen."""
+        found = self._tally.substitutes
+        if words := found.words():
+            facts = {"substituted": found.rows}
+            self._teller.tell(Event("substituted", words, found.words(named=False), "warning", facts))
 
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits

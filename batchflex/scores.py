@@ -18,7 +18,7 @@ from . import __version__, functions, scoring, spending, store, summary
 from .errors import FolderError, JobError
 from .folder import Folder, replaced, storing
 from .job import Job
-from .ledger import MEASURES, Ledger, Score
+from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
 from .scorespec import ScoreSection
 from .table import sweep_columns
 
@@ -71,7 +71,7 @@ def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence
 
     :raises JobError: if one is missing.
     """
-    wanted, mistakes = {"id", "key", *MEASURES, *spending.BEFORE.values(), *sweep}, []
+    wanted, mistakes = {"id", "key", *MEASURES, *spending.BEFORE.values(), *WHO, *sweep}, []
     for spec in specs:
         try:
             wanted.update(scoring.needed(spec, names))
@@ -103,7 +103,7 @@ def _write(
                     else scoring.evaluate(frame, spec, known.get(spec.name))
                     for spec in specs
                 }
-                ledger.add(frame, scored)
+                ledger.add(with_substitutes(frame), scored)
                 block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
                 writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
         folder.scores_json.unlink(missing_ok=True)  # it tells of the scores that go now

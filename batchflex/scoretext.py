@@ -22,6 +22,11 @@ def text(found: Mapping[str, Any]) -> str:
     if len(found["points"]) == 1:
         for name, score in found["points"][0]["scores"].items():
             lines += _labels(name, score["labels"])
+    if others := sum(point.get("substituted") or 0 for point in found["points"]):
+        lines.append(
+            f"  {count(others, 'row')} answered by another model than was asked for, or by a fallback: see the columns "
+            "requested_model, model and gateway_fallbacks of the results"
+        )
     lines += [f"  {judge_line(judge)}" for judge in found.get("judges", ())]
     return "\n".join(lines)
 
@@ -61,16 +66,19 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     costs = any(point["cost"] is not None for point in points)
     tokens = any(point["prompt_tokens"] is not None for point in points)
     timed = any(point["latency_s"]["p50"] is not None for point in points)
+    others = any(point.get("substituted") for point in points)
     heads = [*variables]
     for name in names:
         heads += [name, "n"]
-    heads += ["tokens"] * tokens + ["cost"] * costs + ["latency"] * timed
+    heads += ["other model"] * others + ["tokens"] * tokens + ["cost"] * costs + ["latency"] * timed
     lines = [heads]
     for point in points:
         line = [_cell(point["point"].get(name)) for name in variables]
         for name in names:
             score = point["scores"][name]
             line += [number(score["mean"], (score["low"], score["high"])), f"{score['n']:,}"]
+        if others:
+            line.append(f"{point.get('substituted') or 0:,}")
         if tokens:
             line.append(f"{(point['prompt_tokens'] or 0) + (point['completion_tokens'] or 0):,}")
         if costs:

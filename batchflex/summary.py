@@ -197,6 +197,8 @@ def _measures(part: pl.DataFrame) -> dict[str, Any]:
     for name in _TOKENS:
         values = column(name)
         found[name] = None if values is None else int(values.sum())
+    substituted = column("substituted")
+    found["substituted"] = None if substituted is None else int(substituted.sum())
     cost, latency = column("cost"), column("latency_s")
     found["cost"] = None if cost is None else math.fsum(cost)
     found["latency_s"] = {f"p{p}": None if latency is None else latency.quantile(p / 100, "linear") for p in (50, 95)}

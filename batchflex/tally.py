@@ -12,6 +12,7 @@ from . import __version__
 from .errors import StopReason
 from .events import ident, unquoted
 from .model import STATUSES, Outcome, Status, Usage
+from .substitutes import Substitutes
 
 
 def timestamp(seconds: float) -> str:
@@ -36,7 +37,7 @@ class Tally:
     ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``binding`` the
     word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not used any more while others are. In a
     retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
-    and keep it.
+    and keep it. ``cost_from`` says where prices come from.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Tally:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost: float | None = None
+        self.cost_from: str | None = None
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
         self.message: str | None = None
@@ -82,6 +84,7 @@ class Tally:
         self.binding: str | None = None
         self.given_up: list[str] = []
         self.given_up_unquoted: list[str] = []
+        self.substitutes = Substitutes()
 
     @property
     def done(self) -> int:
@@ -110,6 +113,8 @@ class Tally:
         if not stays:
             self._drop(stood)
             self.rows[outcome.status] += 1
+        if outcome.status != "failed":
+            self.substitutes.add(outcome.requested_model, outcome.model, outcome.gateway_fallbacks)
         if outcome.status in ("failed", "invalid") and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
             self._first_unquoted = f"{outcome.id}: {unquoted(outcome)}{ident(outcome.request_id)}"
@@ -167,6 +172,8 @@ class Tally:
             "reask_prompt_tokens": self.reask_prompt_tokens,
             "reask_completion_tokens": self.reask_completion_tokens,
             "cost": self.cost,
+            "cost_from": self.cost_from if self.cost is not None else None,
+            "substituted": self.substitutes.rows,
             "retry": self._retried(),
             "out": self.out,
             "version": __version__,

@@ -29,7 +29,7 @@ ORDER = [
     "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
     "superseded", "merge", "table", "unfit", "resume",
     "standing", "inputs", "retention", "since",
-    "feed", "keep", "tally", "attempts",
+    "feed", "keep", "substitutes", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
     "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "compact", "contents", "condition", "choosing", "selecting", "settings", "again",
@@ -60,7 +60,7 @@ PURE = [
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
     "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
-    "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
+    "substitutes", "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "cells", "splitting", "openai_batch", "timeline", "verdict", "canvas", "charts", "speed", "chapters",
     "cron", "nexttimes", "launch", "crontab", "systemd", "kubernetes",
 ]  # fmt: skip

@@ -14,13 +14,16 @@ from batchflex import http1, store
 from batchflex.client import Client
 from batchflex.endpoint import Endpoint, Secret
 from batchflex.errors import AttemptError
-from batchflex.heads import glance
+from batchflex.heads import NO_GATEWAY, glance
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import outcome
 from tests.test_cli import called, write_rows
 from tests.test_transport import KEY, _request
 
-HEADERS = ["x-request-id", "X-Request-ID", "request-id", "x-amzn-RequestId", "CF-RAY"]
+HEADERS = [
+    "x-request-id", "X-Request-ID", "request-id", "x-amzn-RequestId", "CF-RAY", "x-litellm-call-id", "apim-request-id",
+    "x-ms-request-id", "Nvcf-ReqId",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,8 @@ HEADERS = ["x-request-id", "X-Request-ID", "request-id", "x-amzn-RequestId", "CF
         *(([(name.encode(), b"abc-1")], "abc-1") for name in HEADERS),
         ([(b"cf-ray", b"4"), (b"x-amzn-requestid", b"3"), (b"request-id", b"2"), (b"X-Request-Id", b"1")], "1"),
         ([(b"cf-ray", b"4"), (b"x-request-id", b"")], "4"),
+        ([(b"x-request-id", b"of the proxy before it"), (b"x-litellm-call-id", b"5")], "5"),
+        ([(b"x-request-id", b"6"), (b"x-litellm-call-id", b"7")], "7"),
         ([(b"x-request-id", b"two words")], None),
         ([(b"x-request-id", "ä".encode())], None),
         ([(b"x-request-id", b"a" * 128)], "a" * 128),
@@ -41,8 +46,8 @@ def test_the_id_is_found_among_the_headers(headers: list[tuple[bytes, bytes]], f
 
 
 def test_what_else_headers_tell_is_seen_in_any_case() -> None:
-    assert glance([(b"X-RateLimit-Limit-Requests", b"1"), (b"Content-Encoding", b"gzip")])[1:] == (True, True)
-    assert glance([(b"content-type", b"x")]) == (None, False, False)
+    assert glance([(b"X-RateLimit-Limit-Requests", b"1"), (b"Content-Encoding", b"gzip")])[1:3] == (True, True)
+    assert glance([(b"content-type", b"x")]) == (None, False, False, NO_GATEWAY)
 
 
 @pytest.mark.anyio
