@@ -90,7 +90,7 @@ class Client:
                 lambda: self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard)
             )
         except AttemptError as error:
-            raise self._redacted(error) from None
+            raise self._redacted(self._hinted(error, body)) from None
         except TimeoutError as error:
             fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
             raise self._named(fault, error) from None
@@ -326,6 +326,15 @@ class Client:
         fault.request_id = known.get("request_id") or self._seen(known.get("headers", ())).request_id
         return fault
 
+    def _hinted(self, error: AttemptError, body: bytes) -> AttemptError:
+        """With the name that the model has here, if it was asked for by one that it has elsewhere."""
+        if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
+            model = msgspec.json.decode(body, type=_Asked).model
+            if "/" in model:
+                error.message += f" (ids are bare here: {model.rpartition('/')[2]!r} in place of {model!r})"
+                error.args = (error.message,)
+        return error
+
     def _redacted(self, error: AttemptError) -> AttemptError:
         if (message := keychecks.hidden(error.message, self._secrets)) != error.message:
             error.message = message
@@ -379,6 +388,10 @@ def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
     if told := ratelimit.read(headers, time.time()):
         heard(told)
+
+
+class _Asked(msgspec.Struct):
+    model: str = ""
 
 
 def _renamed(body: bytes, model: str) -> bytes:

@@ -191,7 +191,8 @@ def _base_of(provider: str, environ: Mapping[str, str]) -> str | None:
 def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[str, str]) -> Endpoint:
     """With all that makes the server let requests in."""
     _check_owners(endpoint, section)
-    variables = {name: _value(environ, name) for name in section.variables}
+    known = {name: _value(environ, name) for name in section.variables}
+    variables = {name: value for name, value in known.items() if value or name in environ}
     endpoint = endpoint._replace(
         headers=_filled("endpoint.headers", section.headers, variables),
         query=_filled("endpoint.query", section.query, variables),

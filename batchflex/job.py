@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from . import dated, models, paths, tomltext
 from . import params as parameters
-from .crosschecks import cross_checks
+from .crosschecks import HOSTED, cross_checks, hosted_at
 from .environment import Environment, environment_of, exposed, is_called_a_key
 from .errors import JobError
 from .keychecks import hidden, key_mistakes
@@ -256,8 +256,22 @@ class Job(Section):
             for name in names
             if (near := parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
         ]
+        slips += [
+            f"the model {model!r} has an organisation before its name; at {name} ids are bare: {model.rpartition('/')[2]!r}"
+            for name, model in self._hosted_models()
+            if "/" in model
+        ]
         own = {name for name in (self.notify.webhook_env, self.notify.ping_env) if name is not None}
         return slips + self.environment.warnings(own | _key_variables(self.resolved()))
+
+    def _hosted_models(self) -> dict[tuple[str, str], None]:
+        """What is asked of hosted APIs: the name of each with that of the model."""
+        found: dict[tuple[str, str], None] = {}
+        for entry in self.asked:
+            name = hosted_at(entry.base_url) if entry.base_url else entry.name
+            if name is not None and name in HOSTED:
+                found |= {(name, model): None for model in ([entry.model] if entry.model else self.models)}
+        return found
 
     def resolved(self) -> dict[str, Any]:
         """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds. It stands for this
@@ -519,7 +533,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         read = {}
     value = read["v"] if read.keys() == {"v"} else raw  # a line break in it may have begun another key
-    if isinstance(value, datetime.date | datetime.time):
+    is_text = name.startswith(("endpoint.headers.", "endpoint.query."))
+    if isinstance(value, datetime.date | datetime.time) or (is_text and not isinstance(value, str)):
         value = raw
     if "." not in name and not parameters.documented(name) and (section := _section_of(name)):
         raise JobError(f"--set {name}: that is no request parameter; write --set {section}.{name}=…")

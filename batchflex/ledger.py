@@ -117,7 +117,9 @@ def with_substitutes(frame: pl.DataFrame) -> pl.DataFrame:
     kinds = frame.select(WHO).unique()
     flags = [int(is_substitute(*kind)) for kind in kinds.iter_rows()]
     kinds = kinds.with_columns(substituted=pl.Series(flags, dtype=pl.Int64))
-    return frame.drop("substituted", strict=False).join(kinds, on=WHO, how="left", nulls_equal=True, maintain_order="left")
+    return frame.drop("substituted", strict=False).join(
+        kinds, on=WHO, how="left", nulls_equal=True, maintain_order="left"
+    )
 
 
 def _fits(kind: pl.DataType, wanted: pl.DataType | type[pl.DataType]) -> bool:

@@ -84,6 +84,12 @@ class Knobs:
     header_bytes: int = 0  # so large a header comes with each answer
     echo: bool = False  # every refusal of ours repeats the Authorization header and the whole body
     key: str | None = None  # refuse any other key with 401
+    key_lives: int | None = None  # each key that begins with `key` is good for so many requests, then gets 401
+    answer_headers: dict[str, str] = dataclasses.field(default_factory=dict)  # come with each answer and refusal
+    answered_by: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # substring of the body -> model of the answer
+    more_usage: dict[str, Any] = dataclasses.field(default_factory=dict)  # beside the counts of tokens
     echo_key: bool = (
         False  # say the key in headers, in ids and names of answers, in types and codes of errors, as a model
     )
@@ -267,6 +273,7 @@ class Counter:
     def reset(self) -> None:
         self.totals = Totals()
         self.script = collections.deque(self.knobs.script)
+        self.key_uses: collections.Counter[str] = collections.Counter()
         for rate in self.rates.values():
             rate.forget()
 
@@ -344,8 +351,8 @@ class Counter:
         if there was no whole answer), ``answered_at`` (when its last byte was with the kernel; ``None`` if never),
         ``open`` (whether the connection was open then), ``later`` (another request came on that connection: so the
         client has read this answer), ``in_flight`` (how many were, with this one, when it came), ``tokens`` (billed for
-        it; 0 if its answer never began), ``unfit`` (it got ``unfit_answer``), ``prompt_tokens``. Times are seconds
-        since the epoch.
+        it; 0 if its answer never began), ``unfit`` (it got ``unfit_answer``), ``prompt_tokens``, ``headers`` (by their
+        names in lower case) and ``query`` (as it was sent). Times are seconds since the epoch.
         """
         knobs, totals, now = self.knobs, self.totals, time.time()
         name = body_hash(body)
@@ -443,7 +450,13 @@ class Counter:
         return "ok", False
 
     def refuses(self, authorization: str | None) -> bool:
-        return self.knobs.key is not None and authorization != f"Bearer {self.knobs.key}"
+        key, lives = self.knobs.key, self.knobs.key_lives
+        if key is None:
+            return False
+        if lives is None:
+            return authorization != f"Bearer {key}"
+        self.key_uses[str(authorization)] += 1
+        return self.key_uses[str(authorization)] > lives or not str(authorization).startswith(f"Bearer {key}")
 
     def admits(self, tokens: int, now: float) -> bool:
         """Charge both rates, or neither."""
@@ -518,13 +531,15 @@ class Counter:
             ]
         prompt = sum(len(str(m.get("content"))) for m in body.get("messages", ())) // 4 + 1
         echoed = f" {authorization}" if knobs.echo_key else ""
+        by = next((model for word, model in knobs.answered_by.items() if word in str(said)), body.get("model"))
         return {
             "id": f"chatcmpl-{self.totals.requests}{echoed}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": f"{body.get('model')}{echoed}" if echoed else body.get("model"),
+            "model": f"{by}{echoed}" if echoed else by,
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-            "usage": {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words},
+            "usage": {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
+            | knobs.more_usage,
         }
 
     def events(self, reply: dict[str, Any], outcome: str) -> list[bytes]:
@@ -608,7 +623,7 @@ class Connection(asyncio.Protocol):
             self.buffer.partition(b"\r\n\r\n")[2][: int(headers.get("content-length", 0))],
             self.buffer[end:],
         )
-        place = line.rpartition(" ")[0]
+        place, _, query = line.rpartition(" ")[0].partition("?")
         self.authorization = headers.get("authorization")
         if " /control/" in place:
             return self.say(*self.counter.control(place.rpartition("/")[2], raw))
@@ -618,7 +633,7 @@ class Connection(asyncio.Protocol):
         if self.before is not None:
             self.before["later"] = True
         if place == "POST /v1/chat/completions":
-            return self.begin(raw, headers.get("authorization"))
+            return self.begin(raw, headers.get("authorization"), headers, query)
         self.counter.totals.elsewhere.append(place)
         if place == "GET /metrics" and self.knobs.metrics is not None:
             return self.say(200, self.counter.metrics())
@@ -630,10 +645,11 @@ class Connection(asyncio.Protocol):
         listed = [{"id": model, "object": "model"} for model in self.knobs.models + echoed]
         self.say(200, {"object": "list", "data": listed})
 
-    def begin(self, raw: bytes, authorization: str | None) -> None:
+    def begin(self, raw: bytes, authorization: str | None, headers: dict[str, str], query: str) -> None:
         body = _decode(raw)
         self.request = request = self.counter.arrived(raw, body, authorization, self.number)
         self.record = request.record
+        self.record |= {"headers": headers, "query": query}
         if request.reply is None:
             self.steps = self.refused(authorization, raw)
         else:
@@ -659,6 +675,7 @@ class Connection(asyncio.Protocol):
         tokens = 0 if self.request is None else self.request.tokens
         if self.knobs.request_ids is not None and self.record is not None:
             first += f"{self.knobs.request_ids}: req-{self.record['seq']}\r\n"
+        first += "".join(f"{name}: {value}\r\n" for name, value in self.knobs.answer_headers.items())
         if self.knobs.echo_key:
             first += f"x-request-id: {self.authorization}\r\nserver: {self.authorization}\r\n"
         return f"{first}{self.counter.headers(outcome, tokens)}{length}\r\n\r\n".encode()
