@@ -40,8 +40,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint.require(job.models)
     limits: list[Told] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
-        key = f"key from {job.environment.origin(served.key_env or '')}" if served.key else "no key"
-        lines = [f"endpoint  {served.name}, {served.base_url} ({key})"]
+        lines = [f"endpoint  {served.name}, {served.base_url} ({_key(job, served)})"]
         try:
             models = (await client.models()).ids
             model = _model(job, endpoint, models)
@@ -59,6 +58,17 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             return Report("\n".join(lines), 3)
         lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
         return Report("\n".join(lines), 0)
+
+
+def _key(job: Job, endpoint: Endpoint) -> str:
+    """Where its key comes from, and how it is sent where that is not the usual way."""
+    if endpoint.key_command is not None:
+        source = "endpoint.api_key_command"
+    elif endpoint.key is not None:
+        source = job.environment.origin(endpoint.key_env or "")
+    else:
+        return "no key"
+    return f"key from {source}" + (f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else "")
 
 
 def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:

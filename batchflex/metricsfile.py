@@ -115,14 +115,14 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> I
         yield from gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field])
     tokens = {kind: last[f"{kind}_tokens"] for kind in ("prompt", "completion")}
     yield _by("last_run_tokens", "Tokens of the last run's answers", "kind", tokens, job)
-    yield from gauge("last_run_cost_dollars", "What the last run's answers cost, by the job's prices", last["cost"])
+    yield from gauge("last_run_cost_dollars", "What the last run's answers cost, as far as is known", last["cost"])
 
     for field, name in _SUMS.items():
         yield from counter(name, f"{_HELP[name]}, by all runs", sums.get(field, 0))
     tokens = {kind: sums.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
     yield _by("tokens", "Tokens of all runs' answers", "kind", tokens, job, CounterMetricFamily)
     if "cost" in sums:
-        yield from counter("cost_dollars", "What the answers of all runs cost, by the job's prices", sums["cost"])
+        yield from counter("cost_dollars", "What the answers of all runs cost, as far as is known", sums["cost"])
     yield _by("runs", "Runs that have ended", "result", dict(ends), job, CounterMetricFamily)
 
 

@@ -64,7 +64,9 @@ def by_status(state: Mapping[str, Any]) -> str:
 
 def usage(state: Mapping[str, Any]) -> str:
     text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
-    return text if state["cost"] is None else f"{text}, {money(state['cost'])}"
+    if state["cost"] is None:
+        return text
+    return f"{text}, {money(state['cost'])}{' as the gateway says' if state.get('cost_from') == 'gateway' else ''}"
 
 
 def summary(state: Mapping[str, Any]) -> str:

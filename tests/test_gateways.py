@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import polars as pl
 import pytest
@@ -51,6 +52,10 @@ API, TOKENS = "https://api.flex.ai/v1", "https://tokens.flex.ai/v1"
             {"base_url": "http://10.0.0.1:4000/v1"}, {"FLEXAI_API_BASE": "http://10.0.0.1:4000"},
             "http://10.0.0.1:4000/v1", "sk-flex",
         ),
+        (
+            {"base_url": "https://mine.ai:443/v1"}, {"FLEXAI_API_BASE": "https://mine.ai/v1"},
+            "https://mine.ai:443/v1", "sk-flex",
+        ),
         ({"base_url": API, "auth": "none"}, {}, API, None),
     ],
     ids=str,
@@ -59,7 +64,8 @@ def test_the_hosted_api_is_one_endpoint_however_it_is_named(
     section: dict[str, Any], environ: dict[str, str], base_url: str, key: str | None
 ) -> None:
     endpoint = resolve(EndpointSection(**section), {"FLEXAI_API_KEY": "sk-flex", **environ})
-    assert (endpoint.name if "10.0.0.1" not in section.get("base_url", "") else "flexai") == "flexai"
+    own = "FLEXAI_API_BASE" in environ and "base_url" in section
+    assert endpoint.name == (section["base_url"].split("/")[2] if own else "flexai")
     assert (endpoint.base_url, endpoint.provider, endpoint.unstreamed_max_tokens) == (base_url, "flexai", 2048)
     assert (endpoint.key and endpoint.key.reveal()) == key
 
@@ -100,6 +106,12 @@ def test_an_address_in_the_environment_that_is_none_is_told(base: str) -> None:
     with pytest.raises(EndpointError, match="the environment variable FLEXAI_API_BASE must be a URL") as caught:
         resolve(EndpointSection(name="flexai"), {"FLEXAI_API_KEY": "sk-flex", "FLEXAI_API_BASE": base})
     assert base not in str(caught.value)
+
+
+def test_it_matters_to_no_other_server() -> None:
+    environ = {"FLEXAI_API_BASE": "no address", "FLEXAI_API_KEY": "sk-flex"}
+    endpoint = resolve(EndpointSection(base_url="http://vllm:8000/v1"), environ)
+    assert (endpoint.key, endpoint.provider) == (None, None)
 
 
 def test_the_variables_that_an_endpoint_is_given() -> None:
@@ -404,6 +416,30 @@ def test_a_command_that_gives_no_key_stops_the_run(
     assert "leak123456789" not in everything_in(tmp_path / "out").replace(str(command), "") + ended.err
     checked = called("check", path)
     assert checked.code == 3 and words in checked.out
+
+
+def test_all_that_are_refused_together_share_a_run_that_gives_nothing(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    endpoint.knobs(key="key-", key_lives=10, latency_s=0.02)
+    path = job_of(endpoint, tmp_path, rows=40, api_key_command=counting(tmp_path, "echo key-same"))
+    ended = called("run", path, "--concurrency", "8")
+    assert (ended.code, state(tmp_path / "out")["stopped_by"], runs(tmp_path)) == (3, "key", 2), ended
+
+
+@pytest.mark.anyio
+async def test_all_that_wait_for_a_command_share_its_failure(tmp_path: Path) -> None:
+    keys, faults = KeyCommand(counting(tmp_path, "sleep 0.1; exit 1")), list[str]()
+
+    async def ask() -> None:
+        with pytest.raises(NoKeyError) as caught:
+            await keys.key()
+        faults.append(str(caught.value))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(ask)
+    assert faults == ["it exited with 1"] * 5 and runs(tmp_path) == 1
 
 
 @pytest.mark.parametrize("then", ["echo key-same", 'echo "other-$n"'])
