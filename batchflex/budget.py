@@ -185,8 +185,8 @@ class Budget:
         return GO
 
     def price_usd(self, usage: Usage) -> float | None:
-        """What an answer cost, as far as it is known."""
-        return cost_usd(self._prices, usage)
+        """What an answer cost, where prices are known."""
+        return None if self._prices is None else price_usd(self._prices, usage)
 
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""

@@ -66,7 +66,8 @@ def usage(state: Mapping[str, Any]) -> str:
     text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
     if state["cost"] is None:
         return text
-    return f"{text}, {money(state['cost'])}{' as the gateway says' if state.get('cost_from') == 'gateway' else ''}"
+    by = " as the gateway says" if state.get("cost_from") == "gateway" else ""
+    return f"{text}, {money(state['cost'])}{by}"
 
 
 def summary(state: Mapping[str, Any]) -> str:

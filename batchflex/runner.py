@@ -226,7 +226,6 @@ class _Conduct:
         of = run_id(self._started) if attempt is None else attempt.run_id
         self._tally = Tally(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
         self._tally.plan = plan.identity()
-        self._tally.cost_from = "gateway" if job.prices is None else "prices"
         self._observer = observer
         self._teller = Teller(observer, job.job.name, of)
         if prepared.census is not None:

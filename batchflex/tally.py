@@ -37,7 +37,7 @@ class Tally:
     ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``binding`` the
     word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not used any more while others are. In a
     retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
-    and keep it. ``cost_from`` says where prices come from.
+    and keep it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Tally:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost: float | None = None
-        self.cost_from: str | None = None
+        self._cost_from: set[str] = set()
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
         self.message: str | None = None
@@ -132,11 +132,13 @@ class Tally:
         self.reask_completion_tokens += outcome.completion_tokens or 0
 
     def use(self, usage: Usage, cost: float | None) -> None:
-        """Tokens and money of one answer, whatever becomes of it."""
+        """Tokens and money of one answer, whatever becomes of it: ``cost`` is by prices, if there are any."""
         self.answered += 1
         self.prompt_tokens += usage.prompt_tokens or 0
         self.completion_tokens += usage.completion_tokens or 0
+        cost, by = (usage.cost, "gateway") if cost is None else (cost, "prices")
         if cost is not None:
+            self._cost_from.add(by)
             self.cost = (self.cost or 0.0) + cost
 
     def state(self, now: float, *, ended: bool = False) -> dict[str, Any]:
@@ -172,7 +174,7 @@ class Tally:
             "reask_prompt_tokens": self.reask_prompt_tokens,
             "reask_completion_tokens": self.reask_completion_tokens,
             "cost": self.cost,
-            "cost_from": self.cost_from if self.cost is not None else None,
+            "cost_from": " and ".join(sorted(self._cost_from, reverse=True)) or None,
             "substituted": self.substitutes.rows,
             "retry": self._retried(),
             "out": self.out,
