@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
+.PHONY: help install lock demo test test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -35,6 +35,8 @@ $(UV):
 lock: $(UV)      ## write the newest versions that pyproject.toml allows into constraints.txt; then run make check
 	printf 'pip>=25.1\nsetuptools>=77\n' | $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --upgrade \
 	  --custom-compile-command 'make lock' --output-file constraints.txt pyproject.toml -
+	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --custom-compile-command 'make lock' \
+	  --output-file tests/gateway/requirements.txt tests/gateway/requirements.in
 
 demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show the table
 	$(BIN)/batchflex run jobs/label_reviews.toml
@@ -42,6 +44,16 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 
 test: $(STAMP)   ## run the tests, two at a time: many of them wait
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+GATEWAY := $(VENVS)/gateway
+
+$(GATEWAY)/.installed: tests/gateway/requirements.txt
+	$(PYTHON) -m venv $(GATEWAY)
+	$(GATEWAY)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+test-gateway: $(STAMP) $(GATEWAY)/.installed ## run jobs through a real LiteLLM proxy, in an environment of its own; some five minutes
+	BATCHFLEX_TEST_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(BIN)/python -m pytest -n 4 --dist worksteal tests/gateway
 
 test-latest:     ## run the tests with the newest versions that pyproject.toml allows: what breaks next
 	rm -rf $(VENVS)/latest
