@@ -18,7 +18,7 @@ from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import Outcome, Request
+from .model import BAD, Outcome, Request
 from .outcome import Frame
 from .probing import Way
 from .tally import Tally
@@ -381,7 +381,7 @@ class Asking:
             self._tally.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
                 self._stop("failures", useless, self._failures.unquoted)
-            if made.status in ("failed", "invalid"):
+            if made.status in BAD:
                 self._tell_of_row(made, request)
         if self._keeper.full:
             self._stop("disk", "the disk is full: free some space", None)
@@ -393,7 +393,8 @@ class Asking:
             **{name: getattr(made, name) for name in ("error_type", "error_code", "request_id")},
         }
         is_failed = made.status == "failed"
-        head = f"row {made.id} failed" if is_failed else f"the answer of row {made.id} does not fit"
+        heads = {"failed": f"row {made.id} failed", "empty": f"the answer of row {made.id} is empty"}
+        head = heads.get(made.status, f"the answer of row {made.id} does not fit")
         known_as = ident(made.request_id)
         bare = f"{head}: {unquoted(made)}{known_as}" if is_failed else f"{head}{known_as}"
         words = f"{head}: {made.error_message}{known_as}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import anyio
 import httpx
@@ -14,6 +14,7 @@ import httpx_sse
 import msgspec
 
 from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
+from .endings import ended
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .http1 import Header
@@ -25,6 +26,7 @@ _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
+_BOM = b"\xef\xbb\xbf"
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
 
@@ -77,15 +79,16 @@ class Client:
         """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
-        ``idle_timeout_s``, and one that belongs to the answer within each ``timeout_s``: a server that only pings is
-        given up too.
+        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
 
         :raises AttemptError: of the kind that :mod:`batchflex.classify` gives to what happened.
         """
         streamed = self._endpoint.streams(request.max_tokens)
         body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
         try:
-            return await (self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard))
+            if streamed:
+                return await self._streamed(body[:-1] + _STREAMING, request.max_tokens, heard)
+            return await self._whole(body, request.max_tokens, heard)
         except AttemptError as error:
             raise self._redacted(error) from None
         except TimeoutError as error:
@@ -153,7 +156,7 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
+    async def _whole(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         if not isinstance(self._transport, http1.Connections):
             with anyio.fail_after(self._endpoint.timeout_s):
@@ -161,7 +164,7 @@ class Client:
                 raw = await self._body(response)
             request_id = self._request_id(response.headers.raw)
             latency_s = time.perf_counter() - began
-            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
+            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id, max_tokens)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
         status, headers, raw = await self._transport.fetch(
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
@@ -172,24 +175,30 @@ class Client:
         if seen.is_encoded:
             raw = httpx.Response(status, headers=headers, content=raw).content
         latency_s = time.perf_counter() - began
-        return self._unstreamed(status, headers, self._clean(raw), latency_s, self._unless_key(seen.request_id))
+        request_id = self._unless_key(seen.request_id)
+        return self._unstreamed(status, headers, self._clean(raw), latency_s, request_id, max_tokens)
 
     def _unstreamed(
-        self, status: int, headers: list[Header], raw: bytes, latency_s: float, request_id: str | None
+        self,
+        status: int,
+        headers: list[Header],
+        raw: bytes,
+        latency_s: float,
+        request_id: str | None,
+        max_tokens: int | None,
     ) -> Answer:
         try:
-            if status != 200:
+            if not 200 <= status < 300:
                 raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
-            answer = completion.regular(raw, http_status=200, latency_s=latency_s, request_id=request_id)
-            if answer is not None:
-                return answer
-            data, raw = _object(raw)
-            return _answer(data, raw, latency_s, None, request_id)
+            return completion.answer(
+                raw, http_status=status, latency_s=latency_s, request_id=request_id, max_tokens=max_tokens,
+                own=self._endpoint.finish_reasons,
+            )  # fmt: skip
         except AttemptError as fault:
             fault.request_id = request_id
             raise
 
-    async def _streamed(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
+    async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
         request_id: str | None = None
@@ -199,39 +208,44 @@ class Client:
             with patience.scope:
                 response = await self._send("POST", self._url, body, heard)
                 request_id = self._request_id(response.headers.raw)
-                if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
+                status, kind = response.status_code, response.headers.get("content-type", "")
+                if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
                     latency_s = time.perf_counter() - began
-                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
+                    return self._unstreamed(status, response.headers.raw, raw, latency_s, request_id, max_tokens)
+                stream = completion.Stream(status)
                 response.stream = _Lines(response.stream, patience.heard)
                 async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
                     async for event in events:
-                        if event.data == "[DONE]":
-                            patience.at_most(_END_S)
-                        elif event.data:  # without data it is what a comment leaves behind
-                            chunk, _ = _object(self._clean(event.data.encode()))
+                        # One that brings nothing of the answer is a sign of life at most, as a comment is.
+                        if stream.take(event.event, self._clean(event.data.encode())):
                             patience.progressed()
-                            if stream.feed(chunk) and first is None:
-                                first = time.perf_counter()
-                            if stream.finish_reason is not None:
-                                patience.at_most(_USAGE_S)
+                            first = first or time.perf_counter()
+                        if stream.done or stream.finish_reason is not None:
+                            patience.at_most(_END_S if stream.done else _USAGE_S)
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
-            if stream.finish_reason is None:
+            if not stream.is_complete:
                 vars(error)["request_id"] = request_id
                 raise
-        if stream.finish_reason is None:
+        if not stream.is_complete:
             if patience.scope.cancelled_caught:
                 fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
             else:
-                fault = classify.cut_short("the stream ended before the answer was complete", status=200)
+                fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
             fault.request_id = request_id
             raise fault
-        data = stream.completion()
-        raw = self._clean(_encode(data))
-        data, raw = _object(raw)
-        latency = time.perf_counter() - began
-        return _answer(data, raw, latency, None if first is None else first - began, request_id)
+        latency_s = time.perf_counter() - began
+        try:
+            data, raw = completion.decode(self._clean(_encode(stream.completion())))
+            answer = completion.of_object(
+                data, raw, http_status=stream.http_status, latency_s=latency_s,
+                ttft_s=None if first is None else first - began, request_id=request_id,
+            )  # fmt: skip
+            return ended(answer, max_tokens, self._endpoint.finish_reasons)
+        except AttemptError as error:
+            error.request_id = request_id
+            raise
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the key, which a server may repeat."""
@@ -265,8 +279,8 @@ class _Patience:
     """How long a stream is waited for: a deadline that what is heard moves on."""
 
     def __init__(self, idle_s: float, answer_s: float) -> None:
-        self.idle_s = idle_s
-        self._answer_s = max(idle_s, answer_s)
+        self.idle_s = min(idle_s, answer_s)
+        self._answer_s = answer_s
         self.scope = anyio.CancelScope()
         self.progressed()
 
@@ -286,14 +300,21 @@ class _Patience:
 
 
 class _Lines(httpx.AsyncByteStream):
-    """The bytes of an event stream; calls ``heard`` for lines. Ends the last event where the server forgot to."""
+    """The bytes of an event stream without a byte order mark; calls ``heard`` for lines. Ends the last event where the server
+    forgot to."""
 
     def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream, heard: Callable[[], None]) -> None:
         self._stream = cast(httpx.AsyncByteStream, stream)
         self._heard = heard
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        begun, at_first = False, b""
         async for data in self._stream:
+            if not begun:  # a byte order mark before the first event would hide it
+                at_first += data
+                if _BOM.startswith(at_first):
+                    continue
+                begun, data = True, at_first.removeprefix(_BOM)
             if b"\n" in data or b"\r" in data:
                 self._heard()
             yield data
@@ -311,23 +332,6 @@ def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
 
 def _renamed(body: bytes, model: str) -> bytes:
     return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
-
-
-def _object(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """The JSON object of an answer or of an event, without an error in it, and the bytes that say it."""
-    data, raw = completion.decode(raw)
-    if data is None:
-        raise classify.cut_short(f"the answer is not a JSON object: {classify.describe(raw)[0]}", raw, 200)
-    if fault := classify.error_inside(data, raw, 200, time.time()):
-        raise fault
-    return data, raw
-
-
-def _answer(data: dict[str, Any], raw: bytes, latency_s: float, ttft_s: float | None, request_id: str | None) -> Answer:
-    answer = completion.read(data, raw, http_status=200, latency_s=latency_s, ttft_s=ttft_s, request_id=request_id)
-    if answer is None:
-        raise classify.empty("the answer has no choices", raw, 200)
-    return answer
 
 
 def _words(error: Exception) -> str:

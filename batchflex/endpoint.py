@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,9 +18,11 @@ import anyio
 import msgspec
 
 from .crosschecks import endpoint_name
+from .endings import plain_word
 from .environment import credential
 from .errors import EndpointError
 from .job import EndpointsEntry
+from .model import Ending
 from .sections import EndpointSection
 
 LOCAL = "local"
@@ -69,6 +72,7 @@ class Endpoint(NamedTuple):
     """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
 
     ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
+    ``finish_reasons`` are words of its own for how an answer ends, each as :func:`batchflex.endings.plain_word` has it.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Endpoint(NamedTuple):
     timeout_s: float = 600.0
     idle_timeout_s: float = 120.0
     connect_timeout_s: float = 10.0
+    finish_reasons: Mapping[str, Ending] = MappingProxyType({})
 
     @property
     def is_hosted(self) -> bool:
@@ -123,6 +128,7 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     """
     name = section.name or (LOCAL if section.base_url is None else "")
     times = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s")}
+    times["finish_reasons"] = {plain_word(word): ending for word, ending in section.finish_reasons.items()}
     times["model"] = section.model if isinstance(section, EndpointsEntry) else None
     if name == LOCAL:
         path = model_file(section)

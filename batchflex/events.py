@@ -15,6 +15,7 @@ from .redaction import redacted
 Level = Literal["info", "warning", "error"]
 Tell = Callable[["Event"], None]
 
+_OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 # What follows was found somewhere: in a job, a row, a template.
 _FOUND = [
@@ -72,8 +73,8 @@ def brief(http_status: int | None, error_type: str | None, error_code: str | Non
     """
     if http_status is None:
         return words or "it failed" if error_type in ("connect", "timeout", "bad_answer") else error_type or "it failed"
-    if error_type == "invalid_answer":
-        return "the answer does not fit"
+    if error_type in _OURS:
+        return _OURS[error_type]
     names = [name for name in (error_type, error_code) if name is not None and _NAME.fullmatch(name)]
     return ", ".join([f"HTTP {http_status}", *(name for name in dict.fromkeys(names) if name != f"http_{http_status}")])
 

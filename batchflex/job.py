@@ -121,6 +121,7 @@ class AnswerSection(Section):
 
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
     lenient: bool = False
+    allow_empty: bool = False
     json_schema: dict[str, Any] | None = None
 
 
@@ -267,6 +268,9 @@ class Job(Section):
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
+        for table in plain.get("endpoints", [plain.get("endpoint")]):
+            if not table["finish_reasons"]:
+                del table["finish_reasons"]
         if not self.score:
             del plain["score"]
         if kept := self.notify.kept():

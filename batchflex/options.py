@@ -32,7 +32,7 @@ answered is asked twice."""
 _EXIT_CODES = """\
 exit codes:
   0    every row was answered; or the run was skipped (--skip)
-  1    finished, but some rows are 'failed' or 'invalid'
+  1    finished, but some rows are 'failed', 'invalid' or 'empty'
   2    the job, the input or the command line is wrong; nothing was sent
   3    stopped early and resumable; the summary and run.json say why
   4    another run holds the output folder

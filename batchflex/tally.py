@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from . import __version__
 from .errors import StopReason
 from .events import ident, unquoted
-from .model import STATUSES, Outcome, Status, Usage
+from .model import BAD, STATUSES, Outcome, Status, Usage
 
 
 def timestamp(seconds: float) -> str:
@@ -96,7 +96,7 @@ class Tally:
             return 128 + (self.signal or signal.SIGINT)
         if self.stopped_by is not None:
             return 3
-        return 1 if self.rows["failed"] or self.rows["invalid"] or self.stayed else 0
+        return 1 if any(self.rows[status] for status in BAD) or self.stayed else 0
 
     def _said(self, message: str | None) -> str | None:
         if not self.unstored:
@@ -110,7 +110,7 @@ class Tally:
         if not stays:
             self._drop(stood)
             self.rows[outcome.status] += 1
-        if outcome.status in ("failed", "invalid") and self.first_failure is None:
+        if outcome.status in BAD and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
             self._first_unquoted = f"{outcome.id}: {unquoted(outcome)}{ident(outcome.request_id)}"
 
