@@ -242,8 +242,8 @@ def timed_out(message: str) -> Transient:
     return _billed(Transient(message, error_type="timeout", rule="timeout"))
 
 
-def too_often(fault: RateLimited) -> RowFault:
-    """A rate limit that refuses one row again and again while others pass: the row does not fit into it."""
+def of_row(fault: AttemptError) -> RowFault:
+    """What others are not refused for is the row's: a rate limit that lets them pass, a model that answers them."""
     return RowFault(fault.message, **_facts(fault))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import anyio
 import httpx
-import httpx_sse
 import msgspec
 
 from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
@@ -26,7 +25,6 @@ _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
-_BOM = b"\xef\xbb\xbf"
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
 
@@ -214,15 +212,16 @@ class Client:
                     latency_s = time.perf_counter() - began
                     return self._unstreamed(status, response.headers.raw, raw, latency_s, request_id, max_tokens)
                 stream = completion.Stream(status)
-                response.stream = _Lines(response.stream, patience.heard)
-                async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
-                    async for event in events:
-                        # One that brings nothing of the answer is a sign of life at most, as a comment is.
-                        if stream.take(event.event, self._clean(event.data.encode())):
-                            patience.progressed()
-                            first = first or time.perf_counter()
-                        if stream.done or stream.finish_reason is not None:
-                            patience.at_most(_END_S if stream.done else _USAGE_S)
+                async with aclosing(response), aclosing(_with_end(response)) as pieces:
+                    async for piece in pieces:
+                        patience.heard(piece)
+                        for name, event in stream.events.feed(piece):
+                            # One that brings nothing of the answer is a sign of life at most, as a comment is.
+                            if stream.take(name, self._clean(event)):
+                                patience.progressed()
+                                first = first or time.perf_counter()
+                            if stream.done or stream.finish_reason is not None:
+                                patience.at_most(_END_S if stream.done else _USAGE_S)
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
@@ -284,14 +283,18 @@ class _Patience:
         self.scope = anyio.CancelScope()
         self.progressed()
 
-    def heard(self) -> None:
-        """A line came, if only a comment."""
+    def heard(self, data: bytes) -> None:
+        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
+        if b"\n" in data or b"\r" in data:
+            self._extend()
+
+    def _extend(self) -> None:
         self.scope.deadline = min(anyio.current_time() + self.idle_s, self._until)
 
     def progressed(self) -> None:
         """Something of the answer came."""
         self._until = anyio.current_time() + self._answer_s
-        self.heard()
+        self._extend()
 
     def at_most(self, seconds: float) -> None:
         """The answer is there; what may follow has so long, in all."""
@@ -299,29 +302,11 @@ class _Patience:
         self.progressed()
 
 
-class _Lines(httpx.AsyncByteStream):
-    """The bytes of an event stream without a byte order mark; calls ``heard`` for lines. Ends the last event where the server
-    forgot to."""
-
-    def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream, heard: Callable[[], None]) -> None:
-        self._stream = cast(httpx.AsyncByteStream, stream)
-        self._heard = heard
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        begun, at_first = False, b""
-        async for data in self._stream:
-            if not begun:  # a byte order mark before the first event would hide it
-                at_first += data
-                if _BOM.startswith(at_first):
-                    continue
-                begun, data = True, at_first.removeprefix(_BOM)
-            if b"\n" in data or b"\r" in data:
-                self._heard()
-            yield data
-        yield b"\n\n"
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The bytes of an event stream; ends the last event where the server forgot to."""
+    async for data in response.aiter_bytes():
+        yield data
+    yield b"\n\n"
 
 
 def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:

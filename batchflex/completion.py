@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ class Stream:
 
     def __init__(self, http_status: int = 200) -> None:
         self.http_status = http_status
+        self.events = Events()
         self._index: str | None = None
         self._whole: list[str] = []  # texts that stand where a delta is expected: in `message`, or as `text`
         self._message: dict[str, Any] = {}
@@ -185,19 +185,38 @@ class Stream:
             self._calls = self._calls or calls_of(self._message)
 
 
-def events(raw: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and data of each event of a stream that is there as a whole."""
-    name, data = "", []
-    for line in [*re.split(rb"\r\n|\n|\r", raw.removeprefix(_BOM)), b""]:
-        field, _, value = line.partition(b":")
-        if field == b"event":
-            name = value.strip().decode("utf-8", "replace")
-        elif field == b"data":
-            data.append(value.removeprefix(b" "))
-        elif not line and data:
-            yield name, b"\n".join(data)
-        if not line:
-            name, data = "", []
+class Events:
+    """Name and data of the events in the bytes of a stream, however these are cut into pieces."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._at_start = True
+        self._name, self._data = "", list[bytes]()
+
+    def feed(self, piece: bytes) -> Iterator[tuple[str, bytes]]:
+        """Those that have ended with this piece."""
+        text = self._rest + piece
+        if self._at_start:  # a byte order mark before the first event would hide it
+            if _BOM.startswith(text):
+                self._rest = text
+                return
+            self._at_start, text = False, text.removeprefix(_BOM)
+        held = b"\r" if text.endswith(b"\r") else b""  # a line feed may follow
+        if b"\r" in text:
+            text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = text.split(b"\n")
+        self._rest = rest + held
+        for line in lines:
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                self._data.append(value.removeprefix(b" "))
+            elif field == b"event":
+                self._name = value.strip().decode("utf-8", "replace")
+            elif not line:
+                name, data = self._name, self._data
+                self._name, self._data = "", []
+                if data:
+                    yield name, b"\n".join(data)
 
 
 def _are_events(raw: bytes) -> bool:
@@ -343,7 +362,7 @@ def together(raw: bytes, http_status: int) -> dict[str, Any]:
     :raises AttemptError: if it is not complete, or carries an error.
     """
     stream = Stream(http_status)
-    for name, data in events(raw):
+    for name, data in stream.events.feed(raw + b"\n\n"):
         stream.take(name, data)
     if not stream.is_complete:
         raise classify.cut_short("the stream ended before the answer was complete", raw, http_status)

@@ -16,6 +16,7 @@ Level = Literal["info", "warning", "error"]
 Tell = Callable[["Event"], None]
 
 _OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
+RULE = "rule"  # the name of an event: by which rule of the table a failure was read, told once for each rule
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 # What follows was found somewhere: in a job, a row, a template.
 _FOUND = [

@@ -231,6 +231,12 @@ class Job(Section):
         return [str(model) for model in named]
 
     @property
+    def names_every_model(self) -> bool:
+        """Whether no row can bring another model than :attr:`models`."""
+        is_set = "model" in self.override or "model" in always_set(self.sweep.forms)
+        return is_set or (bool(self.models) and bool(self.templates))
+
+    @property
     def schemas(self) -> list[dict[str, Any]]:
         """The JSON Schemas that the job itself holds its answers against; several if they are swept."""
         if self.answer.json_schema is not None:

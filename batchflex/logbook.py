@@ -45,6 +45,7 @@ class Logbook:
         job: str | None,
         *,
         quiet: bool,
+        debug: bool = False,
         run_id: str | None = None,
         stream: TextIO | None = None,
     ) -> None:
@@ -56,7 +57,7 @@ class Logbook:
         self.is_bare = not (on_terminal or settings.prompts) and (settings.file is not None or self.is_log)
         shown: Bar | Log | Quiet = Quiet() if quiet else Bar(stream) if on_terminal else self._stderr
         self._files = [] if settings.file is None else [self._log(_to_file(settings, shown))]
-        self.observer = Several([shown, *self._files])
+        self.observer = Several([shown, *self._files], debug=debug)
 
     def _log(self, write: Callable[[str], None]) -> Log:
         return Log(write, form=self._settings.format or "text", prompts=self._settings.prompts, attempt=self._run_id)

@@ -316,6 +316,7 @@ class _Conduct:
                     known = Ways(
                         ways, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait",
+                        models=job.models if job.names_every_model else (),
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
                     frame = Frame(

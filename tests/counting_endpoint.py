@@ -18,8 +18,9 @@ By hand: ``python -m tests.counting_endpoint [--port 0] [--knobs '{"rpm": 60}'] 
 with ``base_url`` and ``control``. The process ends when its standard input does: it never outlives its parent, but it
 outlives a run that is killed. ``body_hash(body)`` is the identity of a request in the log; it ignores ``stream``.
 
-Fault names: ``sorted(FAULTS)``, and ``said`` for the answer that the knob of that name holds. Control over HTTP on the same port: ``POST /control/knobs`` (a JSON object of some
-knobs), ``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
+Fault names: ``sorted(FAULTS)``, and ``said`` for the answer that the knob of that name holds. Control over HTTP on the
+same port: ``POST /control/knobs`` (a JSON object of some knobs),
+``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
 ``GET /v1/models`` and, with the knob ``metrics``, ``GET /metrics``.
 """
 

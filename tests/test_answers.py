@@ -18,7 +18,6 @@ import pytest
 
 import batchflex
 from batchflex import classify, completion, outage, outcome, rules
-from batchflex.endings import ended
 from batchflex.errors import AttemptError, Filtered, NotReady, RateLimited, RowFault, RunFault
 from batchflex.model import Answer, Request
 from batchflex.outcome import Effort, Frame

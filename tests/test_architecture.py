@@ -135,7 +135,6 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
 def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
     assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
-    assert users_of("httpx_sse") <= {"client"}
 
 
 def test_only_the_connections_know_their_parser() -> None:
