@@ -303,7 +303,7 @@ class Asking:
             self._rules.add(fault.rule)
             bare = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
             words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
-            self._tell(Event(RULE, words, bare, facts=classify.facts(fault), shown=False))
+            self._tell(Event(RULE, words, bare, facts=classify.facts(fault)))
 
     def _tell_of_trouble(self, row: _Row, way: Way, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True

@@ -16,7 +16,7 @@ Level = Literal["info", "warning", "error"]
 Tell = Callable[["Event"], None]
 
 _OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
-RULE = "rule"  # the name of an event: by which rule of the table a failure was read, told once for each rule
+RULE = "rule"  # the name of the event that tells by which rule a failure was read, once for each rule
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 # What follows was found somewhere: in a job, a row, a template.
 _FOUND = [
@@ -50,14 +50,18 @@ class Watching(Protocol):
 
 
 class Teller:
-    """Tells an observer what happens: events, if it has a method ``event``, else notes of what is to be shown."""
+    """Tells an observer what happens: events, if it has a method ``event``, else notes of what is to be shown. Only one whose
+    ``debug`` is true is told by which rules failures are read."""
 
     def __init__(self, observer: Watching, job: str, run_id: str) -> None:
         self._note = observer.note
         self._hear: Tell | None = getattr(observer, "event", None)
         self._job, self._run_id = job, run_id
+        self._debug = bool(getattr(observer, "debug", False))
 
     def tell(self, event: Event) -> None:
+        if event.name == RULE and not self._debug:
+            return
         if self._hear is not None:
             self._hear(event._replace(job=self._job, run_id=self._run_id))
         elif event.shown:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from . import loglines, render
-from .events import RULE, Event
+from .events import Event
 from .tally import Tally
 from .throttle import Throttle
 
@@ -76,8 +76,6 @@ class Log:
         self.event(Event("note", text))
 
     def event(self, event: Event) -> None:
-        if event.name == RULE and not event.shown:
-            return
         if event.run_id is None:
             event = event._replace(job=self._job or event.job, run_id=self.run_id or self._attempt)
         else:

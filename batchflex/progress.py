@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from . import logs, render
-from .events import RULE, Event
+from .events import Event
 from .logs import Log
 from .tally import Tally
 
@@ -75,11 +75,11 @@ class Bar:
 
 
 class Several:
-    """All of these. With ``debug`` they show by which rules failures were read."""
+    """All of these. With ``debug`` they are told by which rules failures were read."""
 
     def __init__(self, observers: Sequence[Bar | Log | Quiet], *, debug: bool = False) -> None:
         self._observers = observers
-        self._debug = debug
+        self.debug = debug
 
     def tick(self, tally: Tally) -> None:
         for observer in self._observers:
@@ -90,8 +90,6 @@ class Several:
             observer.note(text)
 
     def event(self, event: Event) -> None:
-        if event.name == RULE:
-            event = event._replace(shown=self._debug)
         for observer in self._observers:
             observer.event(event)
 

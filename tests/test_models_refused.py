@@ -61,7 +61,7 @@ def test_of_several_swept_models_the_others_go_on(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 20)
     endpoint.knobs(said=said, poison={'"gone"': "said"})
-    swept = job(endpoint, rows, sweep={"model": models})
+    swept = job(endpoint, rows, sweep={"model": models}, limits={"concurrency": 4})
     run = batchflex.run(swept)
     others = 20 * (len(models) - 1)
     assert (run.exit_code, run.stopped_by) == (3, "model")
@@ -69,7 +69,7 @@ def test_of_several_swept_models_the_others_go_on(
     assert said["body"]["error"]["message"] in run.summary["message"]
     assert "gone" not in set(run.results()["model"])
     refused = endpoint.stats()["outcomes"]["said"]
-    assert refused <= 12, "what was in flight, and one request for a token"
+    assert refused <= 5, "what was in flight, and one request for a token"
 
     again = batchflex.run(swept)
     assert again.stopped_by == "model" and again.summary["requests_sent"] == 1, "the others are not asked again"
