@@ -323,7 +323,7 @@ def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> A
         base = data.get("base_resp")
         is_error = data.get("object") == "error" or (isinstance(data.get("message"), str) and "code" in data)
         error = data if is_error else base if isinstance(base, dict) and base.get("status_code") else None
-    if not error or (data.get("choices") and _is_success(error)):
+    if not error or _is_success(error):
         return None
     return _inside(error, raw, status, now)
 

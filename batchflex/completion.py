@@ -10,6 +10,7 @@ import msgspec
 
 from . import classify
 from .endings import NO_WORDS, ended, ending_of
+from .errors import AttemptError
 from .message import calls_of, content_of, dicts, not_read, unknown_text
 from .model import Answer, Ending, Usage
 
@@ -362,8 +363,12 @@ def together(raw: bytes, http_status: int) -> dict[str, Any]:
     :raises AttemptError: if it is not complete, or carries an error.
     """
     stream = Stream(http_status)
-    for name, data in stream.events.feed(raw + b"\n\n"):
-        stream.take(name, data)
+    try:
+        for name, data in stream.events.feed(raw + b"\n\n"):
+            stream.take(name, data)
+    except AttemptError:
+        if not stream.is_complete:
+            raise
     if not stream.is_complete:
         raise classify.cut_short("the stream ended before the answer was complete", raw, http_status)
     return stream.completion()
