@@ -12,13 +12,13 @@ from . import classify, outcome, reask, tries
 from .accounts import Accounts
 from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
-from .events import Event, Tell, ident, named, unquoted
+from .events import RULE, Event, Tell, ident, named, unquoted
 from .failures import Failures
 from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import Outcome, Request
+from .model import BAD, Outcome, Request
 from .outcome import Frame
 from .probing import Way
 from .tally import Tally
@@ -117,6 +117,7 @@ class Asking:
         self._tally = tally
         self._stop = stop
         self._tell = tell
+        self._rules: set[str] = set()
         self._suspects: list[_Suspect] = []
         self._judged: set[int] = set()
         self._persisting = 0
@@ -137,6 +138,7 @@ class Asking:
                     if not self._persisting:
                         self._judge_suspects()
                     await self._changed.wait()
+            self._ways.end()
             watching.cancel_scope.cancel()
 
     async def _work(self, feed: Feed) -> None:
@@ -215,8 +217,13 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
+        if self._ways.is_refused(row.request):
+            raise _Halted
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
+            raise _Halted
+        if self._ways.is_refused(row.request):
+            self._gate.unused(lane, row.cost)
             raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
             self._excuse(row)
@@ -259,6 +266,7 @@ class Asking:
     def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
         now = row.failed_at = time.monotonic()
+        self._tell_of_rule(fault)
         first = not row.waiting
         of_row = classify.is_of_row(fault)
         self._accounts.failed(way.lane, row.cost, fault)
@@ -278,7 +286,7 @@ class Asking:
             fault = told if row.excused < _MOST_EXCUSED else fault
         row.tries.count(now - began, costs=tries.costs(fault))
         if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
-            return classify.too_often(fault)
+            return classify.of_row(fault)
         if isinstance(fault, Transient):
             if tries.costs(fault) and not tries.exhausted(fault, row.tries, self._policy):
                 self._tell_of_trouble(row, way, fault)
@@ -288,6 +296,14 @@ class Asking:
                 row.waiting = True
                 self._gate.begin_backing_off()
         return fault
+
+    def _tell_of_rule(self, fault: AttemptError) -> None:
+        """The first failure that a rule applies to says which: for whoever looks into how failures are read."""
+        if fault.rule is not None and fault.rule not in self._rules:
+            self._rules.add(fault.rule)
+            bare = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
+            words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
+            self._tell(Event(RULE, words, bare, facts=classify.facts(fault)))
 
     def _tell_of_trouble(self, row: _Row, way: Way, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True
@@ -308,6 +324,14 @@ class Asking:
         failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
         it was down, the row is asked again.
         """
+        if isinstance(fault, RunFault) and fault.reason == "model" and row.way is not None:
+            if await self._ways.refuses_model(row.way, row.request, fault):
+                if row.way.lane.closed and self._tally.stopped_by is None:  # another endpoint may have it
+                    row.waiting = True
+                    self._gate.begin_backing_off()
+                    self._begin_persisting(row, classify.deferred(fault))
+                return
+            fault = classify.of_row(fault)
         made = outcome.failed(self._frame, row.request, self._effort(row), fault)
         if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
             self._keep(made, row.request)
@@ -381,7 +405,7 @@ class Asking:
             self._tally.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
                 self._stop("failures", useless, self._failures.unquoted)
-            if made.status in ("failed", "invalid"):
+            if made.status in BAD:
                 self._tell_of_row(made, request)
         if self._keeper.full:
             self._stop("disk", "the disk is full: free some space", None)
@@ -393,7 +417,8 @@ class Asking:
             **{name: getattr(made, name) for name in ("error_type", "error_code", "request_id")},
         }
         is_failed = made.status == "failed"
-        head = f"row {made.id} failed" if is_failed else f"the answer of row {made.id} does not fit"
+        heads = {"failed": f"row {made.id} failed", "empty": f"the answer of row {made.id} is empty"}
+        head = heads.get(made.status, f"the answer of row {made.id} does not fit")
         known_as = ident(made.request_id)
         bare = f"{head}: {unquoted(made)}{known_as}" if is_failed else f"{head}{known_as}"
         words = f"{head}: {made.error_message}{known_as}"

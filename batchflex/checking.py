@@ -55,6 +55,8 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             if isinstance(error, RunFault):
                 words = classify.advice(error, with_key=client.has_key)
             lines.append(f"failed    {words}")
+            if error.rule is not None:
+                lines.append(f"rule      {error.rule}")
             return Report("\n".join(lines), 3)
         lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
         return Report("\n".join(lines), 0)

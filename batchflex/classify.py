@@ -1,18 +1,6 @@
-"""What a failed attempt means: the only place that decides it.
+"""What a failed attempt means: the only place that decides it, by the table in :mod:`batchflex.rules`.
 
-Pure functions of status, headers, body and the wall clock passed in. The table is the provider's reference joined with
-what OpenAI-compatible servers are seen to do:
-
-======================================================  =============================================
-400, 413, 422 and other 4xx                             the row is final
-401, 403                                                the run stops: the key
-402, or any status with code ``insufficient_quota``     the run stops: the credit
-404, 400 with code ``model_not_found``                  the run stops: the model, or the URL
-3xx, 405                                                the run stops: the URL
-429, or a 5xx whose body carries the code of one        wait; costs no attempt
-408, 409, 425, 500                                      transient; final for the row if it persists
-502, 503, 504, 52x and every other 5xx                  transient; the endpoint's fault if it persists
-======================================================  =============================================
+Pure functions of status, headers, body and the wall clock passed in.
 """
 
 from __future__ import annotations
@@ -20,21 +8,41 @@ from __future__ import annotations
 import datetime
 import email.utils
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
-from .errors import AttemptError, Deferred, RateLimited, RowFault, RunFault, StopReason, Transient
+from .errors import (
+    AttemptError,
+    Deferred,
+    Filtered,
+    NotReady,
+    RateLimited,
+    RowFault,
+    RunFault,
+    StopReason,
+    Transient,
+)  # fmt: skip
 from .events import brief, named
+from .rules import OVER_LIMIT, ROW_BLAMED, RULES, Rule
 
-_CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_reached"}
-_NO_MODEL = {"model_not_found", "model_not_exist"}
-_RATE = {"429", "rate_limit_exceeded", "rate_limit_error", "throttling_error"}
-_ROW_BLAMED = {408, 409, 425, 500}
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
 _NO_KEY = "endpoint.api_key_command gives no key"
+# Characters of a message in which words are looked for: what it repeats of a request mostly comes later.
+_SEARCHED = 600
+
+
+class _Said(NamedTuple):
+    """What an error body says. ``names`` are all codes and types in it, in lower case; ``words`` those that rules look at."""
+
+    message: str
+    kind: str | None = None
+    code: str | None = None
+    names: frozenset[str] = frozenset()
+    words: str = ""
+    again_s: float | None = None
 
 
 def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float) -> AttemptError:
@@ -42,57 +50,144 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
 
     ``headers`` must be case-insensitive or lower-case. ``now`` is the wall clock in seconds since the epoch.
     """
-    message, kind, code = describe(body)
-    message = message or f"HTTP {status} without a message"
+    said = _read(body)
+    wait_s = retry_after(headers, now)
+    again_s = said.again_s if wait_s is None else wait_s
+    rule = next(
+        rule
+        for rule in RULES
+        if _fits(rule, status, said, timed=again_s is not None or _A_RATE.search(said.words) is not None)
+    )
+    message = said.message or f"HTTP {status} without a message"
+    if 300 <= status < 400:
+        message = f"the endpoint redirects to {headers.get('location', 'nowhere')}, which is not followed: {message}"
     facts: dict[str, Any] = {
-        "error_type": kind or f"http_{status}",
-        "error_code": code,
+        "error_type": said.kind or f"http_{status}",
+        "error_code": said.code,
         "http_status": status,
         "body": body[:_KEPT_BODY],
-        "retry_after_s": retry_after(headers, now),
+        "retry_after_s": again_s if rule.means == "wait" else wait_s,
+        "rule": f"status_{status}" if rule.name == "status" else rule.name,
     }
-    names = {str(name).lower() for name in (kind, code) if name is not None}
-    if status == 402 or names & _CREDIT:
-        return RunFault(message, **facts).because("credit")
-    if status in (401, 403):
-        return RunFault(message, **facts).because("key")
-    if names & _NO_MODEL and status in (400, 404, 422):
-        return RunFault(message, **facts).because("model")
-    if status in (404, 405) or 300 <= status < 400:
-        if status < 400:
-            to = headers.get("location", "nowhere")
-            message = f"the endpoint redirects to {to}, which is not followed: {message}"
-        named_model = status == 404 and "model" in message.lower()
-        return RunFault(message, **facts).because("model" if named_model else "url")
-    if status == 429 or (status >= 500 and names & _RATE):
-        return RateLimited(message, **facts)
-    if 400 <= status < 500 and status not in _ROW_BLAMED:
-        return RowFault(message, **facts)
+    match rule.means:
+        case "credit" | "key" | "model" | "url":
+            return RunFault(message, **facts).because(rule.means)
+        case "wait":
+            return RateLimited(message, **facts)
+        case "row":
+            return RowFault(message, **facts)
+        case "filtered":
+            return Filtered(message, **facts)
+        case "not_ready":
+            return NotReady(message, **facts)
     fault = Transient(message, **facts)
     fault.billed = status in _GAVE_UP_WAITING
-    return fault.blamed_on("row") if status in _ROW_BLAMED else fault
+    is_of_row = status in ROW_BLAMED and rule.name == "status"
+    return fault.blamed_on("row") if is_of_row else fault
+
+
+def _fits(rule: Rule, status: int, said: _Said, *, timed: bool) -> bool:
+    return (
+        status in rule.statuses
+        and (not rule.names or not rule.names.isdisjoint(said.names))
+        and (rule.words is None or rule.words.search(said.words) is not None)
+        and (timed or not rule.timed)
+    )
 
 
 def describe(body: bytes) -> tuple[str, str | None, str | None]:
     """Message, type and code of an error body, however the server words it; the text of an HTML page."""
+    return _read(body)[:3]
+
+
+def _read(body: bytes) -> _Said:
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _plain(body), None, None
+        return _in_words(_plain(body))
     if isinstance(data, list) and data:  # some gateways wrap the error in a list
         data = data[0]
     if not isinstance(data, dict):
-        return str(data)[:500], None, None
+        return _in_words(str(data)[:500])
     error = data.get("error") or data
+    while isinstance(error, dict) and "message" not in error and isinstance(error.get("error"), dict):
+        error = error["error"]  # some wrap it in itself
     if isinstance(error, str):
-        return error[:2000], None, None
+        return _in_words(error[:2000], data)
     if not isinstance(error, dict):
-        return str(error)[:500], None, None
-    message = error.get("message") or error.get("detail") or error.get("msg") or ""
-    if not isinstance(message, str):
-        message = msgspec.json.encode(message).decode()
+        return _in_words(str(error)[:500])
+    given = error.get("message") or error.get("detail") or error.get("msg") or ""
+    message = given if isinstance(given, str) else msgspec.json.encode(given).decode()
     kind, code = error.get("type"), error.get("code")
-    return message[:2000], None if kind is None else str(kind), None if code is None else str(code)
+    metadata, status = error.get("metadata"), data.get("base_resp")
+    if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):  # a gateway's upstream has the words
+        message = f"{message}: {metadata['raw']}"
+    elif not message and isinstance(status, dict):  # MiniMax
+        message, code = str(status.get("status_msg") or ""), status.get("status_code")
+    said = _in_words(message[:2000] if isinstance(given, str) else "; ".join(_complaints(given)), error)
+    return said._replace(
+        message=message[:2000], kind=None if kind is None else str(kind), code=None if code is None else str(code)
+    )
+
+
+def _in_words(message: str, error: Mapping[str, Any] | None = None) -> _Said:
+    words = message[:_SEARCHED]
+    if error is not None and str(error.get("param") or "").startswith("response_format"):
+        words = f"response_format: {words}"
+    names = set(_codes(error or {}))
+    if (found := _REQUESTED.search(message)) and _number(found["requested"]) > _number(found["limit"]):
+        names.add(OVER_LIMIT)
+    return _Said(message, names=frozenset(names), words=words, again_s=_again_in(message, error or {}))
+
+
+def _codes(error: Mapping[str, Any]) -> Iterator[str]:
+    """Whatever stands for a code or a type, at the depth at which servers have them."""
+    for name in ("type", "code", "status", "reason", "error_type"):
+        if isinstance(error.get(name), str | int):
+            yield str(error[name]).lower()
+    if error.get("flagged_input"):
+        yield "flagged_input"
+    for name in ("innererror", "metadata", "provider_specific_fields"):
+        if isinstance(error.get(name), dict):
+            yield from _codes(error[name])
+    details = error.get("details")
+    for each in details if isinstance(details, list) else ():
+        if isinstance(each, dict):
+            yield from _codes(each)
+
+
+def _complaints(given: Any) -> Iterator[str]:
+    """The words of a validator, without the values that it repeats."""
+    for each in given if isinstance(given, list) else [given]:
+        if isinstance(each, dict):
+            where = each.get("loc")
+            place = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
+            yield place + " ".join(str(each[name]) for name in ("msg", "message", "error") if name in each)
+        elif isinstance(each, str):
+            yield each
+
+
+_REQUESTED = re.compile(r"limit:? (?P<limit>[\d,]+)[^.]{0,60}\brequested:? (?P<requested>[\d,]+)", re.IGNORECASE)
+_AGAIN = re.compile(
+    r"(?:try again|retry)(?: (?:after|in))? (?:(?P<m>\d+)m)?(?P<n>\d+(?:\.\d+)?)(?![\d:-]) ?(?P<unit>ms|s|m|h)?",
+    re.IGNORECASE,
+)
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_A_RATE = re.compile(r"per[ -]?(second|minute)", re.IGNORECASE)
+
+
+def _number(digits: str) -> int:
+    return int(digits.replace(",", "") or "0")
+
+
+def _again_in(message: str, error: Mapping[str, Any]) -> float | None:
+    """Seconds until the next try, as the message has it."""
+    if found := _AGAIN.search(message):
+        seconds = float(found["n"]) * _UNIT_S[(found["unit"] or "s").lower()] + 60.0 * int(found["m"] or 0)
+        return seconds if seconds < 1e9 else None
+    details = error.get("details")
+    delays = [each.get("retryDelay") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+    return next((_float(delay.rstrip("s")) for delay in delays if isinstance(delay, str)), None)
 
 
 def _plain(body: bytes) -> str:
@@ -128,17 +223,19 @@ def _float(text: str | None) -> float | None:
 
 def cut_short(message: str, body: bytes | None = None, status: int | None = None) -> Transient:
     """A broken connection, a body that ends early, or one that is not what it says it is."""
-    return _billed(Transient(message, error_type="bad_answer", http_status=status, body=body and body[:_KEPT_BODY]))
+    body = body and body[:_KEPT_BODY]
+    return _billed(Transient(message, error_type="bad_answer", http_status=status, body=body, rule="bad_answer"))
 
 
 def empty(message: str, body: bytes, status: int) -> Transient:
     """A well-formed answer that answers nothing: asked again, but the endpoint works."""
-    fault = Transient(message, error_type="empty_answer", http_status=status, body=body[:_KEPT_BODY])
+    kept = body[:_KEPT_BODY]
+    fault = Transient(message, error_type="empty_answer", http_status=status, body=kept, rule="empty_answer")
     return _billed(fault.blamed_on("row"))
 
 
 def unreachable(message: str) -> Transient:
-    return Transient(message, error_type="connect")
+    return Transient(message, error_type="connect", rule="connect")
 
 
 def no_key(why: str) -> RunFault:
@@ -147,11 +244,11 @@ def no_key(why: str) -> RunFault:
 
 
 def timed_out(message: str) -> Transient:
-    return _billed(Transient(message, error_type="timeout"))
+    return _billed(Transient(message, error_type="timeout", rule="timeout"))
 
 
-def too_often(fault: RateLimited) -> RowFault:
-    """A rate limit that refuses one row again and again while others pass: the row does not fit into it."""
+def of_row(fault: AttemptError) -> RowFault:
+    """What others are not refused for is the row's: a rate limit that lets them pass, a model that answers them."""
     return RowFault(fault.message, **_facts(fault))
 
 
@@ -176,7 +273,8 @@ def _billed(fault: Transient) -> Transient:
 
 
 def _facts(fault: AttemptError) -> dict[str, Any]:
-    return {name: getattr(fault, name) for name in ("error_type", "error_code", "http_status", "body", "request_id")}
+    names = ("error_type", "error_code", "http_status", "body", "request_id", "rule")
+    return {name: getattr(fault, name) for name in names}
 
 
 _ADVICE: dict[StopReason, tuple[str, str]] = {
@@ -197,7 +295,7 @@ def unquoted(fault: AttemptError) -> str:
 
 def facts(fault: AttemptError) -> dict[str, Any]:
     """What is known of a failure, for a log."""
-    names = ("http_status", "error_type", "error_code", "request_id")
+    names = ("http_status", "error_type", "error_code", "request_id", "rule")
     return named({name: getattr(fault, name) for name in names})
 
 
@@ -207,6 +305,11 @@ def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     if fault.error_type == "api_key_command":
         return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
     what, todo = _ADVICE[fault.reason]
+    if (fault.rule or "").startswith("model_denied"):
+        what = "the endpoint does not let this key use the model"
+        todo = (
+            "name another in params.model or --model (`batchflex check` lists those there are), or have the key allowed"
+        )
     if fault.reason == "key" and not with_key:
         what, todo = (
             "the endpoint wants a key, and none was sent",
@@ -223,11 +326,55 @@ def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> A
     ``status`` that came with it.
     """
     error = data.get("error")
-    if not error:
+    if not error and not data.get("choices"):  # some have the words where the answer should be
+        base = data.get("base_resp")
+        is_error = data.get("object") == "error" or (isinstance(data.get("message"), str) and "code" in data)
+        error = data if is_error else base if isinstance(base, dict) and base.get("status_code") else None
+    if not error or _is_success(error):
         return None
+    return _inside(error, raw, status, now)
+
+
+def error_of_choice(error: Any, status: int, now: float) -> AttemptError | None:
+    """The same of an error beside the choice in which an answer broke off: never the row's for the status that it names."""
+    if not error or _is_success(error):
+        return None
+    raw = msgspec.json.encode({"error": error})
+    fault = _inside(error, raw, status, now)
+    if isinstance(fault, RowFault) and (fault.rule or "").startswith("status_"):
+        return broke_off(fault.message, raw, status)
+    return fault
+
+
+def _inside(error: Any, raw: bytes, status: int, now: float) -> AttemptError:
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
     told = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
     fault = http_fault(told, {}, raw, now)
     fault.http_status = status
     fault.billed = True  # it had begun to answer
+    return fault
+
+
+def _is_success(error: Any) -> bool:
+    """Whether what stands in the place of an error says that there is none."""
+    if not isinstance(error, dict):
+        return False
+    code, message = (str(error.get(name) or "").strip().lower() for name in ("code", "message"))
+    return code in ("", "0", "200", "ok", "success") and message in ("", "ok", "success")
+
+
+def broke_off(message: str, body: bytes, status: int) -> Transient:
+    """An answer that ended before it was whole, as its server says: asked again, but the endpoint works."""
+    fault = Transient(
+        message, error_type="broken_answer", http_status=status, body=body[:_KEPT_BODY], rule="finish_reason"
+    )
+    return _billed(fault.blamed_on("row"))
+
+
+def unknown_shape(message: str, body: bytes, status: int) -> RowFault:
+    """An answer with text in a place that is not known: asking again would bring the same, and it is paid for."""
+    fault = RowFault(
+        message, error_type="unknown_shape", http_status=status, body=body[:_KEPT_BODY], rule="unknown_shape"
+    )
+    fault.billed = True
     return fault

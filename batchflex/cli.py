@@ -193,7 +193,8 @@ def _run(options: argparse.Namespace) -> int:
             raise
         folder = Folder(job.out)
         attempt.of(folder, job.job.name)
-        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet, run_id=attempt.run_id)
+        quiet, debug = options.quiet, options.debug
+        book = options.book = Logbook(job.log, job.job.name, quiet=quiet, debug=debug, run_id=attempt.run_id)
         for warning in job.warnings():
             book.warn(warning)
         with Notifier(job) as notifier:
@@ -263,7 +264,8 @@ def _retry(options: argparse.Namespace) -> int:
             settings.append(("notify.metrics_file", options.metrics_file))
         job = retry_of(options.out, options.where, settings).job
         attempt.of(folder, job.job.name)
-        book = options.book = Logbook(job.log, job.job.name, quiet=options.quiet, run_id=attempt.run_id)
+        quiet, debug = options.quiet, options.debug
+        book = options.book = Logbook(job.log, job.job.name, quiet=quiet, debug=debug, run_id=attempt.run_id)
         for warning in job.warnings():
             book.warn(warning)
         notifier = Notifier(job)

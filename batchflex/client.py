@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import anyio
 import httpx
-import httpx_sse
 import msgspec
 
 from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
+from .endings import ended
 from .endpoint import Endpoint, Secret
 from .errors import AttemptError, RunFault
 from .http1 import Header
@@ -78,16 +78,18 @@ class Client:
         """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
-        ``idle_timeout_s``, and one that belongs to the answer within each ``timeout_s``: a server that only pings is
-        given up too.
+        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
 
         :raises AttemptError: of the kind that :mod:`batchflex.classify` gives to what happened.
         """
         streamed = self._endpoint.streams(request.max_tokens)
         body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
         try:
+            most = request.max_tokens
             return await self._with_key(
-                lambda: self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard)
+                lambda: (
+                    self._streamed(body[:-1] + _STREAMING, most, heard) if streamed else self._whole(body, most, heard)
+                )
             )
         except AttemptError as error:
             raise self._redacted(self._hinted(error, body)) from None
@@ -212,7 +214,7 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
+    async def _whole(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         if not isinstance(self._transport, http1.Connections):
             with anyio.fail_after(self._endpoint.timeout_s):
@@ -220,7 +222,7 @@ class Client:
                 raw = await self._body(response)
             seen = self._seen(response.headers.raw)
             latency_s = time.perf_counter() - began
-            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen)
+            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen, max_tokens)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
         status, headers, raw = await self._transport.fetch(
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
@@ -231,25 +233,31 @@ class Client:
         if seen.is_encoded:
             raw = httpx.Response(status, headers=headers, content=raw).content
         latency_s = time.perf_counter() - began
-        return self._unstreamed(status, headers, self._clean(raw), latency_s, seen)
+        return self._unstreamed(status, headers, self._clean(raw), latency_s, seen, max_tokens)
 
     def _unstreamed(
-        self, status: int, headers: list[Header], raw: bytes, latency_s: float, seen: heads.Glance
+        self,
+        status: int,
+        headers: list[Header],
+        raw: bytes,
+        latency_s: float,
+        seen: heads.Glance,
+        max_tokens: int | None,
     ) -> Answer:
         request_id = seen.request_id
         try:
-            if status != 200:
+            if not 200 <= status < 300:
                 raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
-            answer = completion.regular(raw, http_status=200, latency_s=latency_s, request_id=request_id)
-            if answer is None:
-                data, raw = _object(raw)
-                answer = _answer(data, raw, latency_s, None, request_id)
+            answer = completion.answer(
+                raw, http_status=status, latency_s=latency_s, request_id=request_id, max_tokens=max_tokens,
+                own=self._endpoint.finish_reasons,
+            )  # fmt: skip
             return answer if seen.gateway is heads.NO_GATEWAY else _as_told(answer, seen.gateway)
         except AttemptError as fault:
             fault.request_id = request_id
             raise
 
-    async def _streamed(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
+    async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
         seen = heads.Glance(None, False, False)
@@ -259,41 +267,47 @@ class Client:
             with patience.scope:
                 response = await self._send("POST", self._url, body, heard)
                 seen = self._seen(response.headers.raw)
-                if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
+                status, kind = response.status_code, response.headers.get("content-type", "")
+                if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
                     latency_s = time.perf_counter() - began
-                    return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen)
-                response.stream = _Lines(response.stream, patience.heard)
-                async with aclosing(response), aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
-                    async for event in events:
-                        if event.data == "[DONE]":
-                            patience.at_most(_END_S)
-                        elif event.data:  # without data it is what a comment leaves behind
-                            chunk, _ = _object(self._clean(event.data.encode()))
-                            patience.progressed()
-                            if stream.feed(chunk) and first is None:
-                                first = time.perf_counter()
-                            if stream.finish_reason is not None:
-                                patience.at_most(_USAGE_S)
+                    return self._unstreamed(status, response.headers.raw, raw, latency_s, seen, max_tokens)
+                stream = completion.Stream(status)
+                async with aclosing(response), aclosing(_with_end(response)) as pieces:
+                    async for piece in pieces:
+                        patience.heard(piece)
+                        for name, event in stream.events.feed(piece):
+                            # One that brings nothing of the answer is a sign of life at most, as a comment is.
+                            if stream.take(name, self._clean(event)):
+                                patience.progressed()
+                                first = first or time.perf_counter()
+                            if stream.done or stream.finish_reason is not None:
+                                patience.at_most(_END_S if stream.done else _USAGE_S)
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
-            if stream.finish_reason is None:
+            if not stream.is_complete:
                 vars(error)["request_id"] = seen.request_id
                 raise
-        if stream.finish_reason is None:
+        if not stream.is_complete:
             if patience.scope.cancelled_caught:
                 fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
             else:
-                fault = classify.cut_short("the stream ended before the answer was complete", status=200)
+                fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
             fault.request_id = seen.request_id
             raise fault
-        data = stream.completion()
-        raw = self._clean(_encode(data))
-        data, raw = _object(raw)
-        latency = time.perf_counter() - began
-        answer = _answer(data, raw, latency, None if first is None else first - began, seen.request_id)
-        # What a stream costs is not known when its headers are sent: then 0 says nothing.
-        return _as_told(answer, seen.gateway._replace(cost=seen.gateway.cost or None))
+        latency_s = time.perf_counter() - began
+        try:
+            data, raw = completion.decode(self._clean(_encode(stream.completion())))
+            answer = completion.of_object(
+                data, raw, http_status=stream.http_status, latency_s=latency_s,
+                ttft_s=None if first is None else first - began, request_id=seen.request_id,
+            )  # fmt: skip
+            # What a stream costs is not known when its headers are sent: then 0 says nothing.
+            answer = _as_told(answer, seen.gateway._replace(cost=seen.gateway.cost or None))
+            return ended(answer, max_tokens, self._endpoint.finish_reasons)
+        except AttemptError as error:
+            error.request_id = seen.request_id
+            raise
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
@@ -346,19 +360,23 @@ class _Patience:
     """How long a stream is waited for: a deadline that what is heard moves on."""
 
     def __init__(self, idle_s: float, answer_s: float) -> None:
-        self.idle_s = idle_s
-        self._answer_s = max(idle_s, answer_s)
+        self.idle_s = min(idle_s, answer_s)
+        self._answer_s = answer_s
         self.scope = anyio.CancelScope()
         self.progressed()
 
-    def heard(self) -> None:
-        """A line came, if only a comment."""
+    def heard(self, data: bytes) -> None:
+        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
+        if b"\n" in data or b"\r" in data:
+            self._extend()
+
+    def _extend(self) -> None:
         self.scope.deadline = min(anyio.current_time() + self.idle_s, self._until)
 
     def progressed(self) -> None:
         """Something of the answer came."""
         self._until = anyio.current_time() + self._answer_s
-        self.heard()
+        self._extend()
 
     def at_most(self, seconds: float) -> None:
         """The answer is there; what may follow has so long, in all."""
@@ -366,22 +384,11 @@ class _Patience:
         self.progressed()
 
 
-class _Lines(httpx.AsyncByteStream):
-    """The bytes of an event stream; calls ``heard`` for lines. Ends the last event where the server forgot to."""
-
-    def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream, heard: Callable[[], None]) -> None:
-        self._stream = cast(httpx.AsyncByteStream, stream)
-        self._heard = heard
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            if b"\n" in data or b"\r" in data:
-                self._heard()
-            yield data
-        yield b"\n\n"
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The bytes of an event stream; ends the last event where the server forgot to."""
+    async for data in response.aiter_bytes():
+        yield data
+    yield b"\n\n"
 
 
 def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
@@ -396,23 +403,6 @@ class _Asked(msgspec.Struct):
 
 def _renamed(body: bytes, model: str) -> bytes:
     return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
-
-
-def _object(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """The JSON object of an answer or of an event, without an error in it, and the bytes that say it."""
-    data, raw = completion.decode(raw)
-    if data is None:
-        raise classify.cut_short(f"the answer is not a JSON object: {classify.describe(raw)[0]}", raw, 200)
-    if fault := classify.error_inside(data, raw, 200, time.time()):
-        raise fault
-    return data, raw
-
-
-def _answer(data: dict[str, Any], raw: bytes, latency_s: float, ttft_s: float | None, request_id: str | None) -> Answer:
-    answer = completion.read(data, raw, http_status=200, latency_s=latency_s, ttft_s=ttft_s, request_id=request_id)
-    if answer is None:
-        raise classify.empty("the answer has no choices", raw, 200)
-    return answer
 
 
 def _as_told(answer: Answer, gateway: heads.Gateway) -> Answer:

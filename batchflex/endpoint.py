@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,9 +19,11 @@ import anyio
 import msgspec
 
 from .crosschecks import HOSTED, endpoint_name, host_of, hosted_at
+from .endings import plain_word
 from .environment import credential
 from .errors import EndpointError
 from .job import EndpointsEntry
+from .model import Ending
 from .paths import expanded
 from .sections import EndpointSection, http_url, text_fault
 
@@ -69,6 +72,7 @@ class Endpoint(NamedTuple):
     ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
     ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
     ``key_command`` is set, it is what that prints. ``secrets`` are what the environment has put into ``headers`` and ``query``.
+    ``finish_reasons`` are words of its own for how an answer ends, each as :func:`batchflex.endings.plain_word` has it.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Endpoint(NamedTuple):
     query: tuple[tuple[str, Secret], ...] = ()
     secrets: tuple[Secret, ...] = ()
     metrics: bool | str = "auto"
+    finish_reasons: Mapping[str, Ending] = MappingProxyType({})
 
     @property
     def is_hosted(self) -> bool:
@@ -139,6 +144,7 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     """
     name = section.name or (LOCAL if section.base_url is None else "")
     common = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s", "metrics")}
+    common["finish_reasons"] = {plain_word(word): ending for word, ending in section.finish_reasons.items()}
     common["model"] = section.model if isinstance(section, EndpointsEntry) else None
     if name == LOCAL:
         path = model_file(section)

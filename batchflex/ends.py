@@ -54,6 +54,11 @@ def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: 
     return "killed" if unfinished is not None else before
 
 
+def is_news(state: Mapping[str, Any]) -> bool:
+    """Whether a run that ended so has something to tell: not if it came to its end, and all its bad rows are of earlier runs."""
+    return state.get("exit_code") != 1 or state.get("first_failure") is not None
+
+
 def event_of(end: End, before: End | None, on: Collection[str]) -> Occasion | None:
     """What is told of a run that ended like this, after one that ended like ``before``; ``None`` if it is not asked for.
 

@@ -15,9 +15,11 @@
     ├── Interrupted         a signal came while it waited for its turn                       exit 130, 143
     └── AttemptError        one attempt at one request failed; never leaves the run
         ├── Transient       worth another attempt
+        │   ├── NotReady    the endpoint says that it is starting: it is waited for, as in an outage
         │   └── Deferred    nothing the row can help: it waits for its endpoint, and that costs no attempt
         │       └── RateLimited the endpoint asked this key to wait
         ├── RowFault        final for this request: its row becomes ``failed``
+        │   └── Filtered    the request was refused for its content: its row becomes ``filtered``
         └── RunFault        every request to this endpoint would fail the same way: if it is the last, the run stops
 
 The three below :class:`AttemptError` are decided in one place only, :mod:`batchflex.classify`.
@@ -108,8 +110,8 @@ class AttemptError(Exception):
     ``message`` are the server's words where it said any. ``http_status`` is ``None`` when no answer arrived.
     ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
     server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``request_id`` is what the
-    server called this attempt, if it said. ``billed`` tells whether the endpoint may have worked, and charge, for this attempt
-    all the same.
+    server called this attempt, if it said. ``rule`` is the name of the rule of :mod:`batchflex.classify` that applied.
+    ``billed`` tells whether the endpoint may have worked, and charge, for this attempt all the same.
     """
 
     billed = False
@@ -124,6 +126,7 @@ class AttemptError(Exception):
         body: bytes | None = None,
         retry_after_s: float | None = None,
         request_id: str | None = None,
+        rule: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -133,6 +136,7 @@ class AttemptError(Exception):
         self.body = body
         self.retry_after_s = retry_after_s
         self.request_id = request_id
+        self.rule = rule
 
 
 class Transient(AttemptError):
@@ -150,6 +154,10 @@ class Transient(AttemptError):
         return self
 
 
+class NotReady(Transient):
+    """The endpoint says that it is starting, or loads its model: an outage from the first such answer on."""
+
+
 class Deferred(Transient):
     """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt."""
 
@@ -160,6 +168,10 @@ class RateLimited(Deferred):
 
 class RowFault(AttemptError):
     """Final for this request: retrying buys nothing."""
+
+
+class Filtered(RowFault):
+    """The request was refused for what it says, by a content filter or a moderation. ``message`` says so."""
 
 
 StopReason = Literal[

@@ -15,6 +15,8 @@ from .redaction import redacted
 Level = Literal["info", "warning", "error"]
 Tell = Callable[["Event"], None]
 
+_OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
+RULE = "rule"  # the name of the event that tells by which rule a failure was read, once for each rule
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 # What follows was found somewhere: in a job, a row, a template.
 _FOUND = [
@@ -48,14 +50,18 @@ class Watching(Protocol):
 
 
 class Teller:
-    """Tells an observer what happens: events, if it has a method ``event``, else notes of what is to be shown."""
+    """Tells an observer what happens: events, if it has a method ``event``, else notes of what is to be shown. Only one whose
+    ``debug`` is true is told by which rules failures are read."""
 
     def __init__(self, observer: Watching, job: str, run_id: str) -> None:
         self._note = observer.note
         self._hear: Tell | None = getattr(observer, "event", None)
         self._job, self._run_id = job, run_id
+        self._debug = bool(getattr(observer, "debug", False))
 
     def tell(self, event: Event) -> None:
+        if event.name == RULE and not self._debug:
+            return
         if self._hear is not None:
             self._hear(event._replace(job=self._job, run_id=self._run_id))
         elif event.shown:
@@ -72,8 +78,8 @@ def brief(http_status: int | None, error_type: str | None, error_code: str | Non
     """
     if http_status is None:
         return words or "it failed" if error_type in ("connect", "timeout", "bad_answer") else error_type or "it failed"
-    if error_type == "invalid_answer":
-        return "the answer does not fit"
+    if error_type in _OURS:
+        return _OURS[error_type]
     names = [name for name in (error_type, error_code) if name is not None and _NAME.fullmatch(name)]
     return ", ".join([f"HTTP {http_status}", *(name for name in dict.fromkeys(names) if name != f"http_{http_status}")])
 

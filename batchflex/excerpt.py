@@ -22,6 +22,7 @@ KINDS = {
     "invalid": "invalid",
     "truncated": "cut off",
     "filtered": "withheld",
+    "empty": "empty",
     "flipped": "samples disagree",
     "differs": "sweep points disagree",
 }
@@ -74,7 +75,7 @@ def choose(
     if scores is not None and shares:
         slim = slim.join(scores.select("key", **scored), on="key", how="left", maintain_order="left")
     frame = slim.collect()
-    masks = {status: frame["status"] == status for status in ("failed", "invalid", "truncated", "filtered")}
+    masks = {status: frame["status"] == status for status in ("failed", "invalid", "empty", "truncated", "filtered")}
     if scores is not None and shares:
         verdict = next(iter(scored))
         masks["wrong"] = (

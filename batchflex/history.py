@@ -35,6 +35,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     ok: int = 0
     truncated: int = 0
     filtered: int = 0
+    empty: int = 0
     invalid: int = 0
     failed: int = 0
     requests_sent: int = 0

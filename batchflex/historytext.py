@@ -46,8 +46,8 @@ def text(history: History, *, last: int, width: int, zone: datetime.tzinfo | Non
 
 
 # What is in the table even if there is nothing in it: when, how long, rows, new, ok, failed, tokens, exit and how it ended.
-_HEADS = ["folder", "started", "took", "rows", "new", "ok", "truncated", "filtered", "invalid", "failed", "tokens", "spend",
-          "exit", "ended"]  # fmt: skip
+_HEADS = ["folder", "started", "took", "rows", "new", "ok", "truncated", "filtered", "empty", "invalid", "failed", "tokens",
+          "spend", "exit", "ended"]  # fmt: skip
 _ALWAYS = {_HEADS.index(name) for name in ("started", "took", "rows", "new", "ok", "failed", "tokens", "exit", "ended")}
 _LEFT = {"folder", "started", "ended"}
 
@@ -74,7 +74,7 @@ def _cells(row: _Row, folders: Sequence[Path], zone: datetime.tzinfo | None) -> 
     began = entry.done is not None
     ended = entry.finished_at or entry.updated_at or entry.started_at
     took_s = (ended - entry.started_at).total_seconds() if row.times == 1 else 0.0
-    numbers = [_new(entry), entry.ok, entry.truncated, entry.filtered, entry.invalid, entry.failed]
+    numbers = [_new(entry), entry.ok, entry.truncated, entry.filtered, entry.empty, entry.invalid, entry.failed]
     return [
         _name(row.told.folder, folders),
         _moment(entry.started_at, zone),

@@ -121,6 +121,7 @@ class AnswerSection(Section):
 
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
     lenient: bool = False
+    allow_empty: bool = False
     json_schema: dict[str, Any] | None = None
 
 
@@ -230,6 +231,12 @@ class Job(Section):
         return [str(model) for model in named]
 
     @property
+    def names_every_model(self) -> bool:
+        """Whether no row can bring another model than :attr:`models`."""
+        is_set = "model" in self.override or "model" in always_set(self.sweep.forms)
+        return is_set or (bool(self.models) and bool(self.templates))
+
+    @property
     def schemas(self) -> list[dict[str, Any]]:
         """The JSON Schemas that the job itself holds its answers against; several if they are swept."""
         if self.answer.json_schema is not None:
@@ -281,6 +288,9 @@ class Job(Section):
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         del plain["endpoint" if self.endpoints else "endpoints"]
+        for table in plain.get("endpoints", [plain.get("endpoint")]):
+            if not table["finish_reasons"]:
+                del table["finish_reasons"]
         if not self.score:
             del plain["score"]
         if kept := self.notify.kept():

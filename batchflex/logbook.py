@@ -23,7 +23,8 @@ from .sections import LogSection
 
 _LEVELS: dict[int, Level] = {0: "info", 1: "warning", 4: "warning", 130: "warning", 143: "warning"}
 _TOLD = (
-    "status", "stopped_by", "exit_code", "planned", "done", "done_before", "ok", "truncated", "filtered", "invalid", "failed",
+    "status", "stopped_by", "exit_code", "planned", "done", "done_before", "ok", "truncated", "filtered", "empty", "invalid",
+    "failed",
     "requests_sent", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "reasks", "cost", "first_failure",
     "given_up", "out",
 )  # fmt: skip
@@ -44,6 +45,7 @@ class Logbook:
         job: str | None,
         *,
         quiet: bool,
+        debug: bool = False,
         run_id: str | None = None,
         stream: TextIO | None = None,
     ) -> None:
@@ -55,7 +57,7 @@ class Logbook:
         self.is_bare = not (on_terminal or settings.prompts) and (settings.file is not None or self.is_log)
         shown: Bar | Log | Quiet = Quiet() if quiet else Bar(stream) if on_terminal else self._stderr
         self._files = [] if settings.file is None else [self._log(_to_file(settings, shown))]
-        self.observer = Several([shown, *self._files])
+        self.observer = Several([shown, *self._files], debug=debug)
 
     def _log(self, write: Callable[[str], None]) -> Log:
         return Log(write, form=self._settings.format or "text", prompts=self._settings.prompts, attempt=self._run_id)

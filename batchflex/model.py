@@ -9,8 +9,12 @@ from typing import Literal
 
 import msgspec
 
-Status = Literal["ok", "truncated", "filtered", "invalid", "failed"]
-STATUSES: tuple[Status, ...] = ("ok", "truncated", "filtered", "invalid", "failed")
+Status = Literal["ok", "truncated", "filtered", "empty", "invalid", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "truncated", "filtered", "empty", "invalid", "failed")
+# What a row that ends so needs: somebody's attention. A run with such rows exits with 1.
+BAD: frozenset[Status] = frozenset({"empty", "invalid", "failed"})
+# How an answer ended, whatever word the server has for it; "again" is one that broke off.
+Ending = Literal["ok", "truncated", "filtered", "again"]
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Row = dict[str, JsonValue]
@@ -84,7 +88,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """A complete answer to one attempt. ``response`` is the raw JSON (of a stream: put together to the same shape),
     ``request_id`` what the server called the attempt, if it said; ``deployment`` and ``fallbacks`` are what a gateway says of
-    where it came from."""
+    where it came from. ``refusal`` are the model's words where it refused in place of answering. ``ending`` is set where the
+    finish reason alone does not tell how the answer ended."""
 
     content: str | None
     reasoning: str | None
@@ -99,6 +104,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     request_id: str | None = None
     deployment: str | None = None
     fallbacks: int | None = None
+    refusal: str | None = None
+    ending: Ending | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -52,7 +52,7 @@ def headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
 
 def _rows(summary: Mapping[str, Any]) -> str:
     of = f" of {summary['planned']:,}" if summary["planned"] is not None else ""
-    counts = ", ".join(f"{summary[status]:,} {status}" for status in STATUSES if summary[status])
+    counts = ", ".join(f"{summary[status]:,} {status}" for status in STATUSES if summary.get(status))
     return f"{summary['done']:,}{of} rows" + (f", {counts}" if counts else "")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio.to_thread
 
-from .ends import End, Occasion, end_of, event_of, last_end
+from .ends import End, Occasion, end_of, event_of, is_news, last_end
 from .environment import credential, environment_of
 from .errors import BatchflexError, JobError
 from .folder import Folder
@@ -136,7 +136,7 @@ class Notifier:
 
         end = end_of(summary)
         before = last_end(self._past_runs(), summary["run_id"], self._unfinished) if end == "success" else None
-        event = event_of(end, before, self._section.on)
+        event = event_of(end, before, self._section.on) if is_news(summary) else None
         within_s = self._section.timeout_s
         if summary["exit_code"] >= 128:  # whoever ended it does not wait for long
             within_s = min(within_s, _AFTER_A_SIGNAL_S)

@@ -10,6 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from . import cells
+from .endings import ending_of
 from .reading import text_of
 
 _COLUMNS = (
@@ -18,7 +19,7 @@ _COLUMNS = (
 )  # fmt: skip
 _REQUEST_ID = "request_id"  # only in tables that have it
 _FINISH = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
-_FINISHES = {"max_tokens": "length", "safety": "content_filter"}
+_FINISHES = {"truncated": "length", "filtered": "content_filter"}  # of a row whose server has a word of its own
 
 
 class Ids(NamedTuple):
@@ -99,7 +100,8 @@ def columns(ids: Ids, there: Sequence[str]) -> list[str]:
 
 
 def lines(batch: pa.RecordBatch, ids: Ids) -> Iterator[tuple[bytes, bool]]:
-    """Each row as a line with its newline, and whether it belongs into the error file: that of a row that ``failed``.
+    """Each row as a line with its newline, and whether it belongs into the error file: that of a row that ``failed``, or was
+    refused for its content before there was an answer.
 
     As OpenAI does, a request that was refused has its ``response`` with the status and the body of the refusal, and no
     ``error``; one that no answer came for has an ``error`` and no ``response``.
@@ -107,7 +109,7 @@ def lines(batch: pa.RecordBatch, ids: Ids) -> Iterator[tuple[bytes, bool]]:
     names = batch.schema.names
     for values in cells.rows(batch):
         row = dict(zip(names, values, strict=True))
-        is_error = row["status"] == "failed"
+        is_error = row["status"] == "failed" or (row["status"] == "filtered" and _is_refusal(row))
         response, error = (_refused if is_error else _answered)(row)
         line = _Line(f"batch_req_{row['key']}", custom_id(row, ids), response, error)
         yield _encode(line) + b"\n", is_error
@@ -118,6 +120,11 @@ def custom_id(row: Mapping[str, Any], ids: Ids) -> str:
     given = {name: text_of(row[column]) for column, name in ids.sweep.items() if row.get(column) is not None}
     point = "@" + ",".join(f"{name}={value}" for name, value in given.items()) if given else ""
     return f"{row['id']}{point}" + (f"#{row['sample']}" if ids.samples else "")
+
+
+def _is_refusal(row: Mapping[str, Any]) -> bool:
+    """Whether nothing of an answer came."""
+    return (row["http_status"] or 200) >= 300 or (row["content"] is None and row["finish_reason"] is None)
 
 
 def _answered(row: Mapping[str, Any]) -> tuple[_Response, None]:
@@ -179,7 +186,8 @@ def _choice(choice: dict[str, Any], number: int, row: Mapping[str, Any]) -> dict
     if isinstance(message.get("tool_calls"), list):
         message["tool_calls"] = [_call(c, n, row) for n, c in enumerate(message["tool_calls"]) if isinstance(c, dict)]
     if said not in _FINISH.__args__:  # type: ignore[attr-defined]
-        choice["finish_reason"] = _FINISHES.get(str(said), "tool_calls" if message.get("tool_calls") else "stop")
+        ending = row["status"] if row["status"] in _FINISHES else ending_of(None if said is None else str(said))
+        choice["finish_reason"] = _FINISHES.get(ending, "tool_calls" if message.get("tool_calls") else "stop")
     choice["message"] = message
     _complete_logprobs(choice.get("logprobs"))
     return choice

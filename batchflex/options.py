@@ -32,12 +32,13 @@ answered is asked twice."""
 _EXIT_CODES = """\
 exit codes:
   0    every row was answered; or the run was skipped (--skip)
-  1    finished, but some rows are 'failed' or 'invalid'
+  1    finished, but some rows are 'failed', 'invalid' or 'empty'
   2    the job, the input or the command line is wrong; nothing was sent
   3    stopped early and resumable; the summary and run.json say why
   4    another run holds the output folder
   130  interrupted by Ctrl-C (143: by SIGTERM); resumable"""
 
+_DEBUG = "show tracebacks, and by which rules failures are read"
 _SPEC = (
     "a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), a folder "
     "or a quoted pattern of these, each row with 'messages' or in the shape of an OpenAI batch file"
@@ -73,14 +74,14 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     whole.add_argument("--version", action="version", version=f"batchflex {__version__}")
-    whole.add_argument("--debug", action="store_true", help="show tracebacks")
+    whole.add_argument("--debug", action="store_true", help=_DEBUG)
     added_to = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, brief: str, more: str = "") -> argparse.ArgumentParser:
         about = f"{brief[0].upper()}{brief[1:]}.\n\n{textwrap.fill(more, 100)}".strip()
         added = added_to.add_parser(name, help=brief, description=about)
         added.set_defaults(verb=verbs[name], parser=added)
-        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
         return added
 
     run = verb("run", "ask everything that has no answer yet", "Progress goes to standard error.")

@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .budget import cost_usd
-from .errors import AttemptError
+from .endings import ending_of
+from .errors import AttemptError, Filtered
 from .model import Answer, Outcome, Request, Status
 from .reask import carried_on, given_up
 from .sections import PricesSection
 from .structured import Shapes
 
-_TRUNCATED = {"length", "max_tokens"}
-_FILTERED = {"content_filter", "safety"}
 _NOT_ASKED = Shapes()
 
 
 class Frame(NamedTuple):
     """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number.
 
-    ``endpoint`` is for rows that were never sent anywhere, ``shapes`` what structured answers are held against.
+    ``endpoint`` is for rows that were never sent anywhere, ``shapes`` what structured answers are held against. With
+    ``allow_empty`` an answer without text is one.
     """
 
     run_id: str
@@ -29,6 +29,16 @@ class Frame(NamedTuple):
     labels: tuple[str, ...]
     prices: PricesSection | None = None
     shapes: Shapes = _NOT_ASKED
+    allow_empty: bool = False
+
+
+class Verdict(NamedTuple):
+    """How an answer is judged. ``error_type`` and ``complaint`` say what is wrong with it."""
+
+    status: Status
+    parsed: str | None = None
+    error_type: str | None = None
+    complaint: str | None = None
 
 
 class Effort(NamedTuple):
@@ -52,8 +62,8 @@ _decode_asked = msgspec.json.Decoder(_Asked).decode
 
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
-    """The row of a complete answer: ``ok``, ``truncated``, ``filtered`` or ``invalid``."""
-    status, parsed, complaint = _judge(frame.shapes, request, answer)
+    """The row of a complete answer: any status but ``failed``."""
+    status, parsed, error_type, complaint = _judge(frame, request, answer)
     usage = answer.usage
     made = _outcome(
         frame,
@@ -76,7 +86,7 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         latency_s=answer.latency_s,
         ttft_s=answer.ttft_s,
         http_status=answer.http_status,
-        error_type="invalid_answer" if complaint else None,
+        error_type=error_type,
         error_message=complaint,
         response=answer.response.decode("utf-8", "replace"),
         request_id=answer.request_id,
@@ -99,12 +109,13 @@ def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Ou
 
 
 def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) -> Outcome:
-    """The row of a request that has no answer and gets none; an earlier one that did not fit is kept."""
+    """The row of a request that has no answer and gets none, ``filtered`` if that is for its content; an earlier answer that
+    did not fit is kept."""
     made = _outcome(
         frame,
         request,
         effort,
-        status="failed",
+        status="filtered" if isinstance(error, Filtered) else "failed",
         http_status=error.http_status,
         error_type=error.error_type,
         error_code=error.error_code,
@@ -124,7 +135,7 @@ def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
 
 def stays(request: Request, made: Outcome) -> bool:
     """Whether the answer that there is already remains the row, as asking again has brought none."""
-    return request.stands not in (None, "failed") and made.status == "failed"
+    return request.stands not in (None, "failed") and made.latency_s is None
 
 
 def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **fields: Any) -> Outcome:
@@ -148,12 +159,36 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
     )
 
 
-def _judge(shapes: Shapes, request: Request, answer: Answer) -> tuple[Status, str | None, str | None]:
-    if answer.finish_reason in _TRUNCATED:
-        return "truncated", None, None
-    if answer.finish_reason in _FILTERED:
-        return "filtered", None, None
+def _judge(frame: Frame, request: Request, answer: Answer) -> Verdict:
+    """Real text counts, whatever stands beside it: a refusal makes a row ``filtered`` if there is none, or if JSON was asked for
+    and the text is not it."""
+    ending = answer.ending or ending_of(answer.finish_reason)
+    if ending == "filtered":
+        return Verdict("filtered", None, "refusal" if answer.refusal else None, answer.refusal)
+    if ending != "ok":
+        return Verdict("truncated")
     if answer.tool_calls:
-        return "ok", None, None
-    parsed, complaint = shapes.judge(request.body, answer.content)
-    return ("ok" if complaint is None else "invalid"), parsed, complaint
+        return Verdict("ok")
+    content = answer.content
+    is_blank = not content or content.isspace()
+    if is_blank and answer.refusal:
+        return Verdict("filtered", None, "refusal", answer.refusal)
+    parsed, complaint = frame.shapes.judge(request.body, content)
+    if complaint is not None:
+        refused = answer.refusal
+        return (
+            Verdict("filtered", None, "refusal", refused)
+            if refused
+            else Verdict("invalid", None, "invalid_answer", complaint)
+        )
+    if is_blank and parsed is None and not frame.allow_empty:
+        return Verdict("empty", None, "empty_answer", _nothing(answer))
+    return Verdict("ok", parsed)
+
+
+def _nothing(answer: Answer) -> str:
+    tokens = answer.usage.completion_tokens
+    if answer.reasoning and not answer.reasoning.isspace():
+        spent = "" if tokens is None else f", which took {tokens:,} tokens"
+        return f"the answer has no text, only reasoning{spent}: more max_tokens may help"
+    return "the answer has no text"

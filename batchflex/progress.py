@@ -75,10 +75,11 @@ class Bar:
 
 
 class Several:
-    """All of these."""
+    """All of these. With ``debug`` they are told by which rules failures were read."""
 
-    def __init__(self, observers: Sequence[Bar | Log | Quiet]) -> None:
+    def __init__(self, observers: Sequence[Bar | Log | Quiet], *, debug: bool = False) -> None:
         self._observers = observers
+        self.debug = debug
 
     def tick(self, tally: Tally) -> None:
         for observer in self._observers:

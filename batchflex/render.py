@@ -59,7 +59,7 @@ def one_line(text: str) -> str:
 
 def by_status(state: Mapping[str, Any]) -> str:
     """``70 ok, 2 truncated``: every status there is a row of, ``ok`` always."""
-    return ", ".join(f"{state[s]:,} {s}" for s in STATUSES if s == "ok" or state[s])
+    return ", ".join(f"{state[s]:,} {s}" for s in STATUSES if s == "ok" or state.get(s))
 
 
 def usage(state: Mapping[str, Any]) -> str:
@@ -93,6 +93,8 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
         lines.append(f"  {truncated(state['truncated'], state['out'])}")
+    if state.get("empty"):
+        lines.append(f"  {empty(state['empty'], state['out'])}")
     lines += [f"  {one_line(words)}" for words in state.get("given_up", [])]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
@@ -112,6 +114,13 @@ def truncated(answers: int, out: str) -> str:
     command = f"batchflex retry {shlex.quote(out)} --where \"status = 'truncated'\" --set max_tokens=…"
     were = count(answers, "answer was", "answers were")
     return f"{were} cut off by max_tokens; ask {'it' if answers == 1 else 'them'} again with more: {command}"
+
+
+def empty(answers: int, out: str) -> str:
+    """How many answers have no text, and what to do about it."""
+    command = f"batchflex retry {shlex.quote(out)} --where \"status = 'empty'\" --set max_tokens=…"
+    have = count(answers, "answer has", "answers have")
+    return f"{have} no text (answer.allow_empty = true takes such for good); where reasoning took it all, ask again: {command}"
 
 
 def _retried(told: Mapping[str, Any]) -> str:
@@ -142,6 +151,8 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         lines.append(f"  bound by  {state['binding']}")
     if state["truncated"]:
         lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
+    if state.get("empty"):
+        lines.append(f"  empty     {empty(state['empty'], state['out'])}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
     lines += [f"  endpoint  {one_line(words)}" for words in state.get("given_up", [])]

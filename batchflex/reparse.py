@@ -14,7 +14,7 @@ from .errors import JobError
 from .folder import Folder
 from .job import Job, build
 from .keyindex import SortedKeys, halves
-from .model import Outcome
+from .model import BAD, Outcome
 from .outcome import read_anew
 from .plan import points
 from .structured import Shapes, asked_format
@@ -160,5 +160,5 @@ def _tell(folder: Folder, more_ok: int) -> None:
         return
     state |= {"ok": state["ok"] + more_ok, "invalid": state["invalid"] - more_ok}
     if state["status"] == "finished":
-        state["exit_code"] = 1 if state["failed"] or state["invalid"] else 0
+        state["exit_code"] = 1 if any(state.get(status) for status in BAD) else 0
     folder.write_state(state)

@@ -103,7 +103,7 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """What the command line would exit with: 0 every row answered, 1 some failed or invalid, 3 stopped early, or with
+        """What the command line would exit with: 0 every row answered, 1 some failed, invalid or empty, 3 stopped early, or with
         scores missing."""
         code = int(self.summary["exit_code"])
         return 3 if code in (0, 1) and self.unscored is not None else code
@@ -324,9 +324,17 @@ class _Conduct:
                     known = Ways(
                         ways, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait",
+                        models=job.models if job.names_every_model else (),
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
-                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices, shapes)
+                    frame = Frame(
+                        tally.run_id,
+                        ways[0].endpoint.name,
+                        self._plan.labels,
+                        job.prices,
+                        shapes,
+                        job.answer.allow_empty,
+                    )
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,

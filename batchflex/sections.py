@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from . import paths
 from .mistakes import wanted
+from .model import Ending
 from .spans import Deadline, Duration, Hours
 
 Concurrency = Annotated[
@@ -101,6 +102,10 @@ class EndpointSection(Section):
     model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
     context: Annotated[int, Field(ge=256)] = 2048
+    finish_reasons: dict[
+        Annotated[str, Field(min_length=1)],
+        Annotated[Ending, wanted("'ok', 'truncated', 'filtered' or 'again'")],
+    ] = Field(default_factory=dict)
 
     # What was found may hold a secret in these two, so it is not repeated.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from . import __version__
 from .errors import StopReason
 from .events import ident, unquoted
-from .model import STATUSES, Outcome, Status, Usage
+from .model import BAD, STATUSES, Outcome, Status, Usage
 from .substitutes import Substitutes
 
 
@@ -99,7 +99,7 @@ class Tally:
             return 128 + (self.signal or signal.SIGINT)
         if self.stopped_by is not None:
             return 3
-        return 1 if self.rows["failed"] or self.rows["invalid"] or self.stayed else 0
+        return 1 if any(self.rows[status] for status in BAD) or self.stayed else 0
 
     def _said(self, message: str | None) -> str | None:
         if not self.unstored:
@@ -115,7 +115,7 @@ class Tally:
             self.rows[outcome.status] += 1
         if outcome.status != "failed":
             self.substitutes.add(outcome.requested_model, outcome.model, outcome.gateway_fallbacks)
-        if outcome.status in ("failed", "invalid") and self.first_failure is None:
+        if outcome.status in BAD and self.first_failure is None:
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
             self._first_unquoted = f"{outcome.id}: {unquoted(outcome)}{ident(outcome.request_id)}"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .digest import Digest, PointDigest
-from .model import STATUSES
+from .model import BAD, STATUSES
 from .render import count, duration, money, one_line, seconds_between
 from .scored import Interval, ScoreSpec
 
@@ -37,7 +37,7 @@ def ending(digest: Digest) -> Ending:
     if word != "finished":
         return Ending("unknown", "There is no run.json, so how the last run ended is not known.", "warned")
     status = digest.whole.status
-    if status["failed"] or status["invalid"]:
+    if any(status[each] for each in BAD):
         return Ending("finished", f"Finished with rows that failed: {statuses(digest)}.", "warned")
     if status["truncated"] or status["filtered"]:
         return Ending("finished", f"Finished; not every answer is whole: {statuses(digest)}.", "warned")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
 
+import msgspec
 from anyio.abc import TaskGroup
 
 from . import classify
-from .errors import AttemptError, RateLimited, RunFault, StopReason, Transient
+from .errors import AttemptError, NotReady, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
 from .gate import Gate, Lane
 from .model import Request
@@ -25,6 +26,9 @@ _BLAMELESS = ". No row was marked failed for it"
 class Ways:
     """All of them. What one endpoint cannot do another may: the run stops when the last one is given up.
 
+    A model that the last one does not have, or not for this key, is not asked any more; the others go on. ``models`` are those
+    that the job names: when none of them is left, the run stops at once, else when nothing else is left to ask.
+
     ``wait_for_credit`` is ``on_no_credit = "wait"``. ``tell`` is told what whoever watches should know. ``stop`` takes a
     reason, a sentence, and the sentence without words of a server.
     """
@@ -39,7 +43,11 @@ class Ways:
         tell: Tell,
         *,
         wait_for_credit: bool = False,
+        models: Collection[str] = (),
     ) -> None:
+        self._models = models
+        self._refused: dict[str, tuple[str, str]] = {}  # by model, the words with and without those of the server
+        self._had: set[str] = set()  # models that were answered after one row with them was refused
         self._ways = {id(way.lane): way for way in ways}
         self._gate = gate
         self._prober = prober
@@ -86,8 +94,14 @@ class Ways:
     def failed(self, way: Way, fault: Transient, number: int, request: Request, *, first: bool) -> Transient:
         """An attempt failed as it would if the endpoint were down; returns what that means for the row.
 
-        Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for.
+        Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for, unless it
+        says itself that it is starting.
         """
+        if isinstance(fault, NotReady) and not way.outage.on:
+            way.outage.begin(time.monotonic())
+            self._begin_outage(way, fault, request)
+        if way.outage.on and isinstance(fault, NotReady):
+            return classify.deferred(fault)
         if self._answered is None:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
@@ -116,9 +130,63 @@ class Ways:
         words, bare = (
             classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
         )
+        if fault.reason == "model" and not any(
+            o.lane is not way.lane and not o.lane.closed for o in self._ways.values()
+        ):
+            self._refuse_model(way, fault, model_of(request), words, bare)
+            return fault
         if self._given_up(way, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
+
+    def _refuse_model(self, way: Way, fault: RunFault, model: str, words: str, bare: str) -> None:
+        if model in self._refused or way.lane.closed:
+            return
+        self._refused[model] = words, bare
+        if set(self._models) <= {*self._refused} and self._models:
+            self._given_up(way, fault, "model", words, bare)
+            return
+        words, bare = (f"the model {model!r} is not asked any more: {why}" for why in (words, bare))
+        self._tally.given_up.append(words)
+        self._tally.given_up_unquoted.append(bare)
+        self._tell(Event("given_up", words, bare, "warning", self._facts(way, "model", fault)))
+
+    def is_refused(self, request: Request) -> bool:
+        """Whether nothing more is sent to the model of this request."""
+        return bool(self._refused) and model_of(request) in self._refused
+
+    async def refuses_model(self, way: Way, request: Request, fault: RunFault) -> bool:
+        """Whether it is the model that was refused, and not this row: asked once, with one token, if others were answered.
+
+        If so, no further row is sent to it; if the run stops, or this endpoint is closed, it is so, too.
+        """
+        model = model_of(request)
+        while not (self._gate.closed or way.lane.closed or model in self._refused or model in self._had):
+            if way.lane.pauses:
+                await self._gate.sleep(_MOMENT_S)
+                continue
+            async with way.probing:
+                if model in self._refused or model in self._had:
+                    break
+                try:
+                    found = await self._prober.ask(way, request)
+                except NotSent:
+                    break
+                if isinstance(found, RunFault):
+                    self.refuses(way, found, request)
+                elif _means_down(found):
+                    if not way.outage.on:
+                        way.outage.begin(time.monotonic())
+                        self._begin_outage(way, found, request)
+                elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
+                    self._had.add(model)
+        return model not in self._had
+
+    def end(self) -> None:
+        """Nothing is left to ask. If models were refused, their rows are unanswered, and the run has stopped for that."""
+        if self._refused:
+            words, bare = ("; ".join(each) for each in zip(*self._refused.values(), strict=True))
+            self._stop("model", f"{words}{_BLAMELESS}", f"{bare}{_BLAMELESS}")
 
     async def works(self, way: Way, request: Request, since: float, tried: int) -> bool:
         """Whether the endpoint answers something that was sent after ``since``: a request for one token, if nothing else was.
@@ -145,7 +213,7 @@ class Ways:
                     self._heed_doubt(way)
                     self._gate.prove(way.lane)
                     return True
-                elif self._answered is None:
+                elif self._answered is None and not isinstance(fault, NotReady):
                     words, bare = (
                         f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
                         for why in _whys(fault)
@@ -167,7 +235,8 @@ class Ways:
 
     def _begin_outage(self, way: Way, fault: Transient, like: Request) -> None:
         self._gate.pause(way.lane, _OUTAGE)
-        words, bare = (f"{self._name(way)} does not answer ({why}); waiting for it" for why in _whys(fault))
+        what = "is starting" if isinstance(fault, NotReady) else "does not answer"
+        words, bare = (f"{self._name(way)} {what} ({why}); waiting for it" for why in _whys(fault))
         self._tell(Event("paused", words, bare, "warning", self._facts(way, _OUTAGE, fault)))
         self._tasks.start_soon(self._await_recovery, way, like)
 
@@ -258,6 +327,18 @@ class Ways:
 def _whys(fault: AttemptError) -> tuple[str, str]:
     """What went wrong: with the server's words, and without."""
     return fault.message, classify.unquoted(fault)
+
+
+class _Body(msgspec.Struct):
+    model: str = ""
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def model_of(request: Request) -> str:
+    """The model that a request is for."""
+    return _decode_body(request.body).model
 
 
 def _means_down(fault: AttemptError | None) -> TypeGuard[Transient]:

@@ -18,8 +18,9 @@ By hand: ``python -m tests.counting_endpoint [--port 0] [--knobs '{"rpm": 60}'] 
 with ``base_url`` and ``control``. The process ends when its standard input does: it never outlives its parent, but it
 outlives a run that is killed. ``body_hash(body)`` is the identity of a request in the log; it ignores ``stream``.
 
-Fault names: ``sorted(FAULTS)``. Control over HTTP on the same port: ``POST /control/knobs`` (a JSON object of some
-knobs), ``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
+Fault names: ``sorted(FAULTS)``, and ``said`` for the answer that the knob of that name holds. Control over HTTP on the
+same port: ``POST /control/knobs`` (a JSON object of some knobs),
+``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
 ``GET /v1/models`` and, with the knob ``metrics``, ``GET /metrics``.
 """
 
@@ -82,6 +83,8 @@ class Knobs:
     usage: str = "with_last"  # "with_last" chunk of a stream, "after" it in a chunk without choices, or "none" at all
     request_ids: str | None = None  # the header that names each answer's request "req-SEQ", such as "x-request-id"
     header_bytes: int = 0  # so large a header comes with each answer
+    # the fault "said": status, headers, and a body (JSON), or raw (text, as of a stream), or repeat (text, again and again)
+    said: dict[str, Any] = dataclasses.field(default_factory=dict)
     echo: bool = False  # every refusal of ours repeats the Authorization header and the whole body
     key: str | None = None  # refuse any other key with 401
     key_lives: int | None = None  # each key that begins with `key` is good for so many requests, then gets 401
@@ -391,7 +394,8 @@ class Counter:
         record |= {"prompt_tokens": 0 if not (reply and reply["usage"]) else reply["usage"]["prompt_tokens"]}
         if knobs.keep_log:
             totals.records.append(record)
-        at_once = knobs.down is not None or (outcome in REFUSALS and 400 <= REFUSALS[outcome][0] < 500)
+        status = knobs.said["status"] if outcome == "said" else REFUSALS[outcome][0] if outcome in REFUSALS else 200
+        at_once = knobs.down is not None or 400 <= status < 500
         return Request(record, reply, tokens, at_once, paid, totals)
 
     def begun(self, request: Request) -> float:
@@ -688,6 +692,9 @@ class Connection(asyncio.Protocol):
     def refused(self, authorization: str | None, raw: bytes) -> Iterator[Step]:
         assert self.record is not None
         outcome = self.record["outcome"]
+        if outcome == "said":
+            yield from self.said(self.knobs.said)
+            return
         status, said = REFUSALS[outcome]
         if outcome == "echo_key_error":
             said = _error(400, f"bad key: {authorization}", "invalid_request_error")[1]
@@ -699,6 +706,20 @@ class Connection(asyncio.Protocol):
             said = {"error": said["error"] | told}
         self.record["status"] = status
         yield self.whole(status, said, outcome)
+
+    def said(self, given: dict[str, Any]) -> Iterator[Step]:
+        """An answer as it was given, whatever it is."""
+        assert self.record is not None
+        self.record["status"] = status = given["status"]
+        repeated = given.get("repeat")
+        raw = given["raw"].encode() if "raw" in given else b"" if repeated else _fast(given.get("body"))
+        headers = {"content-type": "application/json", **given.get("headers", {})}
+        headers |= {"transfer-encoding": "chunked"} if repeated else {"content-length": str(len(raw))}
+        first = f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}\r\n"
+        yield (first + "".join(f"{name}: {value}\r\n" for name, value in headers.items())).encode() + b"\r\n" + raw
+        while repeated:
+            yield _chunk(repeated.encode())
+            yield 0.02
 
     def unstreamed(self, reply: dict[str, Any]) -> Iterator[Step]:
         assert self.record is not None
@@ -912,7 +933,7 @@ def _checked(knobs: dict[str, Any]) -> dict[str, Any]:
         *knobs.get("script", ()),
         *knobs.get("poison", {}).values(),
     }
-    wrong = asked - FAULTS - {"ok"} | knobs.keys() - {field.name for field in dataclasses.fields(Knobs)}
+    wrong = asked - FAULTS - {"ok", "said"} | knobs.keys() - {field.name for field in dataclasses.fields(Knobs)}
     wrong |= {knobs.get("down")} & ANSWERS
     if wrong:
         raise ValueError(f"no such knob or fault: {sorted(wrong)}")

@@ -25,7 +25,8 @@ ORDER = [
     "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "hook", "keycommand", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
+    "hook", "rules", "classify", "message", "endings",
+    "endpoint", "keycommand", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
     "superseded", "merge", "table", "unfit", "resume",
     "standing", "inputs", "retention", "since",
@@ -59,7 +60,8 @@ PURE = [
     "sweep", "sweepchecks", "jobchanges", "prefixes", "places", "plan", "template",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "outage", "failures",
-    "classify", "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
+    "rules", "classify", "message", "endings",
+    "completion", "tries", "structured", "reask", "outcome", "carried", "parsed", "telemetry",
     "substitutes", "scorespec", "ends", "notifyspec", "notices", "stats", "reading", "spending", "ledger", "summary", "pairing",
     "cells", "splitting", "openai_batch", "timeline", "verdict", "canvas", "charts", "speed", "chapters",
     "cron", "nexttimes", "launch", "crontab", "systemd", "kubernetes",
@@ -133,7 +135,6 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
 def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
     assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
-    assert users_of("httpx_sse") <= {"client"}
 
 
 def test_only_the_connections_know_their_parser() -> None:

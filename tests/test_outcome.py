@@ -49,9 +49,11 @@ def made(answer_: Answer, prices: PricesSection | None = None, **body: Any) -> A
 @pytest.mark.parametrize("content", ["yes", "", None])
 def test_the_finish_reason_decides_the_status(finish_reason: str | None, status: str, content: str | None) -> None:
     row = made(answer(content, finish_reason))
-    assert row.status == status
-    assert (row.content, row.finish_reason) == (content, finish_reason)
-    assert (row.error_type, row.error_message, row.parsed) == (None, None, None)
+    if status == "ok" and not content:
+        assert (row.status, row.error_type, row.error_message) == ("empty", "empty_answer", "the answer has no text")
+    else:
+        assert (row.status, row.error_type, row.error_message) == (status, None, None)
+    assert (row.content, row.finish_reason, row.parsed) == (content, finish_reason, None)
 
 
 @pytest.mark.parametrize("wanted", [{"type": "json_object"}, SCHEMA])

@@ -106,7 +106,7 @@ def test_what_is_told_apart_and_how_it_is_measured() -> None:
     assert (large["rows"], large["items"], large["prompt_tokens"], large["completion_tokens"]) == (2, 2, 30, 3)
     assert (large["cost"], small["cost"], large["cache_read_input_tokens"]) == (0.75, None, None)
     assert large["latency_s"] == {"p50": 2.0, "p95": pytest.approx(2.9)}
-    assert small["status"] == {"ok": 1, "truncated": 0, "filtered": 0, "invalid": 0, "failed": 1}
+    assert small["status"] == {"ok": 1, "truncated": 0, "filtered": 0, "empty": 0, "invalid": 0, "failed": 1}
 
 
 def test_answers_that_are_all_different_are_no_labels() -> None:

@@ -1,0 +1,214 @@
+"""A model that is not there, or not for this key, is a fault of that model's rows; one that is still loading is waited for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import batchflex
+from batchflex import outage
+from tests.counting_endpoint import CountingEndpoint
+from tests.test_cli import batchflex as command
+from tests.test_cli import called, message, table, write_rows
+
+UNKNOWN: dict[str, Any] = {
+    "status": 400,
+    "body": {
+        "error": {
+            "message": "/chat/completions: Invalid model name passed in model=gone. Call `/v1/models` to view models.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "400",
+        }
+    },
+}
+DENIED: dict[str, Any] = {
+    "status": 403,
+    "body": {"error": {"message": "not for you", "type": "key_model_access_denied", "param": "model", "code": "403"}},
+}
+LOADING: dict[str, Any] = {
+    "status": 503,
+    "body": {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}},
+}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "_FIRST_PROBE_S", 0.02)
+    monkeypatch.setattr(outage, "_NEXT_PROBE_S", 0.02)
+    for name in ("BATCHFLEX_API_KEY", "FLEXAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def job(endpoint: CountingEndpoint, rows: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "job": {"name": "j", "out": str(rows.parent / "out")},
+        "endpoint": {"base_url": endpoint.base_url},
+        "input": {"path": str(rows)},
+        "retry": {"base_s": 0.001},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("said", [UNKNOWN, DENIED], ids=["unknown", "denied"])
+@pytest.mark.parametrize("models", [["gone", "m"], ["m", "gone"], ["m", "gone", "other"]])
+def test_of_several_swept_models_the_others_go_on(
+    models: list[str], said: dict[str, Any], endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(said=said, poison={'"gone"': "said"})
+    swept = job(endpoint, rows, sweep={"model": models}, limits={"concurrency": 4})
+    run = batchflex.run(swept)
+    others = 20 * (len(models) - 1)
+    assert (run.exit_code, run.stopped_by) == (3, "model")
+    assert (run.summary["ok"], run.summary["failed"], run.summary["done"]) == (others, 0, others)
+    assert said["body"]["error"]["message"] in run.summary["message"]
+    assert "gone" not in set(run.results()["model"])
+    refused = endpoint.stats()["outcomes"]["said"]
+    assert refused <= 5, "what was in flight, and one request for a token"
+
+    again = batchflex.run(swept)
+    assert again.stopped_by == "model" and again.summary["requests_sent"] == 1, "the others are not asked again"
+    endpoint.knobs(poison={})
+    finished = batchflex.run(swept)
+    assert (finished.exit_code, finished.summary["ok"]) == (0, 20 * len(models))
+    assert endpoint.stats()["repeats"] == 0
+
+
+def test_rows_that_bring_a_model_that_is_not_there_stay_unanswered(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    with rows.open("w") as stream:
+        for number in range(30):
+            model = "gone" if number % 3 == 0 else "m"
+            stream.write(json.dumps({"id": f"r{number}", "messages": message(f"row {number}."), "model": model}) + "\n")
+    endpoint.knobs(said=UNKNOWN, poison={'"gone"': "said"})
+    run = batchflex.run(job(endpoint, rows))
+    assert (run.stopped_by, run.summary["ok"], run.summary["failed"]) == ("model", 20, 0)
+    endpoint.knobs(poison={})
+    assert batchflex.run(job(endpoint, rows)).summary["ok"] == 30
+
+
+def test_a_row_that_alone_is_refused_for_a_model_that_others_have_is_failed(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(said=UNKNOWN, poison={"row 7.": "said", "row 9.": "said"})
+    run = batchflex.run(job(endpoint, rows, params={"model": "m"}))
+    assert (run.exit_code, run.summary["ok"], run.summary["failed"]) == (1, 18, 2)
+    assert endpoint.stats()["requests"] == 21, "one request for a token tells for both"
+
+
+def test_every_model_refused_is_the_end_at_once(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(said=DENIED, fail_after=0, fail_with="said")
+    stopped = command("run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", tmp_path / "out", "--json")
+    assert (stopped.code, stopped.summary["stopped_by"]) == (3, "model")
+    assert endpoint.stats()["requests"] == 1
+    assert "does not let this key use the model" in stopped.summary["message"]
+    assert "batchflex check" in stopped.summary["message"] and "set a valid key" not in stopped.summary["message"]
+
+
+# ------------------------------------------------------------------------------------------- an endpoint that is starting
+
+
+def test_an_endpoint_that_is_loading_is_waited_for_from_the_start(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(said=LOADING, script=["said"] * 5)
+    told: list[str] = []
+
+    class Watch:
+        def note(self, text: str) -> None:
+            told.append(text)
+
+        def tick(self, tally: Any) -> None:
+            pass
+
+    run = batchflex.run(job(endpoint, rows, params={"model": "m"}), observer=Watch())
+    assert (run.exit_code, run.summary["ok"]) == (0, 20)
+    assert any("is starting (Loading model); waiting for it" in text for text in told), told
+    assert any("answers again" in text for text in told)
+    assert run.results()["attempts"].max() == 2
+
+
+def test_but_for_no_longer_than_an_outage_may_last(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(said=LOADING, fail_after=0, fail_with="said")
+    run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"max_outage": "1s"}))
+    assert (run.exit_code, run.stopped_by, run.summary["failed"]) == (3, "endpoint", 0)
+    assert "Loading model" in run.summary["message"] and "max_outage" in run.summary["message"]
+
+
+# --------------------------------------------------------------------------------------------------- which rule applied
+
+
+def test_check_says_which_rule_applied(endpoint: CountingEndpoint) -> None:
+    endpoint.knobs(said=DENIED, script=["said"])
+    told = command("check", "--base-url", endpoint.base_url, "--model", "m")
+    assert told.code == 3
+    assert "rule      model_denied_code" in told.out
+    assert "does not let this key use the model" in told.out
+
+
+def test_debug_says_which_rules_applied(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 10)
+    options = ["run", rows, "--base-url", endpoint.base_url, "--model", "m", "--set", "retry.base_s=0.01"]
+    endpoint.knobs(poison={"row 3.": "400_context", "row 4.": "400_context"}, script=["500"])
+    plain = command(*options, "--out", tmp_path / "one")
+    assert "read by the rule" not in plain.err
+    endpoint.knobs(script=["500"])
+    debugged = command("--debug", *options, "--out", tmp_path / "two")
+    assert debugged.err.count("read by the rule too_large_code") == 1, "once for each rule"
+    assert "read by the rule status_500: HTTP 500, server_error" in debugged.err
+
+
+# ---------------------------------------------------------------------------------------------- words of an endpoint's own
+
+
+def test_a_job_may_say_what_a_finish_reason_means(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 6)
+    choice = {"index": 0, "message": {"role": "assistant", "content": "some"}, "finish_reason": "LOOPED-OUT"}
+    endpoint.knobs(said={"status": 200, "body": {"choices": [choice]}}, poison={"row 2.": "said"})
+    asks = ["run", rows, "--base-url", endpoint.base_url, "--model", "m", "--json"]
+    assert called(*asks, "--out", tmp_path / "one").summary["ok"] == 6
+    own = ["--set", 'endpoint.finish_reasons={looped_out = "truncated"}']
+    cut = called(*asks, "--out", tmp_path / "two", *own)
+    assert (cut.summary["ok"], cut.summary["truncated"]) == (5, 1)
+    keys = [set(table(tmp_path / folder)["key"]) for folder in ("one", "two")]
+    assert keys[0] == keys[1], "how answers are read is no part of a request"
+    wrong = called(*asks, "--out", tmp_path / "three", "--set", 'endpoint.finish_reasons={odd = "perhaps"}')
+    assert wrong.code == 2 and "'ok', 'truncated', 'filtered' or 'again'" in wrong.err
+
+
+def test_each_of_several_endpoints_has_its_own_words(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 4)
+    choice = {"index": 0, "message": {"role": "assistant", "content": "some"}, "finish_reason": "stop"}
+    endpoint.knobs(said={"status": 200, "body": {"choices": [choice]}}, fail_after=0, fail_with="said")
+    here = {"base_url": endpoint.base_url, "finish_reasons": {"stop": "filtered"}}
+    several = job(endpoint, rows, params={"model": "m"}, endpoints=[here])
+    del several["endpoint"]
+    run = batchflex.run(several)
+    assert run.summary["filtered"] == 4
+    assert 'stop = "filtered"' in (tmp_path / "out" / "job.toml").read_text()
+    assert isinstance(run.results(), pl.DataFrame)
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize(
+    "repeat", ['data: {"type": "ping"}\n\n', "event: ping\ndata: {}\n\n", 'data: {"choices": []}\n\n', ": ping\n\n"]
+)
+def test_a_stream_that_only_pings_is_given_up(repeat: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 3)
+    headers = {"content-type": "text/event-stream"}
+    endpoint.knobs(said={"status": 200, "headers": headers, "repeat": repeat}, poison={"row 1.": "said"})
+    spec = job(endpoint, rows, params={"model": "m"})
+    spec["endpoint"] |= {"stream": True, "timeout_s": 0.2}
+    spec["retry"]["attempts"] = 2
+    run = batchflex.run(spec)
+    (failed,) = run.results().filter(pl.col("status") == "failed").to_dicts()
+    assert (failed["id"], failed["error_type"], run.summary["ok"]) == ("r1", "timeout", 2)
