@@ -359,8 +359,12 @@ def _is_success(error: Any) -> bool:
     """Whether what stands in the place of an error says that there is none."""
     if not isinstance(error, dict):
         return False
-    code, message = (str(error.get(name) or "").strip().lower() for name in ("code", "message"))
-    return code in ("", "0", "200", "ok", "success") and message in ("", "ok", "success")
+    code, message = error.get("code"), str(error.get("message") or "").strip().lower()
+    if message not in ("", "ok", "success"):
+        return False
+    if code is None and not message:
+        return not any(error.values())
+    return str(code if code is not None else 0).strip().lower() in ("0", "200", "ok", "success")
 
 
 def broke_off(message: str, body: bytes, status: int) -> Transient:

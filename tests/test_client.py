@@ -154,6 +154,8 @@ def test_an_error_is_described(body: bytes, told: tuple[str, str | None, str | N
         ({"message": "m", "code": "503"}, Transient),
         ({"message": "m", "code": 7}, Transient),
         ({"message": "m", "type": "insufficient_quota"}, RunFault),
+        ({"message": None, "type": "server_error", "code": None}, Transient),
+        ({"code": 0, "message": "upstream failed"}, Transient),
         ("words", Transient),
     ],
 )
@@ -164,7 +166,19 @@ def test_an_error_inside_an_answer_means_what_it_says(error: Any, kind: type[Att
     assert fault.http_status == 200
 
 
-@pytest.mark.parametrize("data", [{}, {"error": None}, {"error": ""}, {"error": {}}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"error": None},
+        {"error": ""},
+        {"error": {}},
+        {"error": {"code": 0, "message": "success"}},
+        {"error": {"code": "200", "message": "OK", "type": "none"}},
+        {"error": {"code": None, "message": None}},
+        {"error": {"message": "success"}},
+    ],
+)
 def test_no_error_inside(data: dict[str, Any]) -> None:
     assert classify.error_inside(data, b"", 200, NOW) is None
 
