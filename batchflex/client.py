@@ -13,12 +13,13 @@ import httpx
 import httpx_sse
 import msgspec
 
-from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
+from . import __version__, classify, completion, heads, http1, ratelimit, transport
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .http1 import Header
 from .model import Answer, Request
 from .ratelimit import Told
+from .redaction import Redactor
 
 _encode = msgspec.json.Encoder().encode
 _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
@@ -60,8 +61,7 @@ class Client:
         self._head = http1.head_of("POST", self._url, self._headers)
         key = endpoint.key.reveal() if endpoint.key else ""
         self.has_key = bool(key)
-        self._key = key if len(key) >= keychecks.SHORTEST else ""
-        self._key_in_json = _encode(self._key)[1:-1]
+        self._redactor = Redactor([key])
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
 
@@ -235,18 +235,13 @@ class Client:
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the key, which a server may repeat."""
-        if not self._key:
-            return raw
-        if b"\\u00" in raw or b"\\/" in raw:  # escapes that need not be: the key might hide in them
-            data, raw = completion.decode(raw)
-            raw = _encode(data) if data is not None else raw
-        return raw.replace(self._key.encode(), b"***").replace(self._key_in_json, b"***")
+        return self._redactor.clean(raw)
 
     def _request_id(self, headers: Sequence[Header]) -> str | None:
         return self._unless_key(heads.glance(headers).request_id)
 
     def _unless_key(self, request_id: str | None) -> str | None:
-        return None if self._key and request_id is not None and self._key in request_id else request_id
+        return None if request_id is not None and self._redactor.is_in(request_id) else request_id
 
     def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
         """The fault with the id of a request that broke off after its headers had come."""
@@ -255,9 +250,8 @@ class Client:
         return fault
 
     def _redacted(self, error: AttemptError) -> AttemptError:
-        if self._key and self._key in error.message:
-            error.message = error.message.replace(self._key, "***")
-            error.args = (error.message,)
+        error.message = self._redactor.text(error.message)
+        error.args = (error.message,)
         return error
 
 

@@ -48,11 +48,16 @@ _SHORTEST = 4  # what is shorter protects nothing, and stands in every other ans
 _AS_A_WORD = 8  # what is shorter may stand in a longer word or number by chance
 _PLAIN_WORD = 12  # the same, of letters alone or digits alone
 _DEEPEST = 3  # escapes within escapes: a server's error, quoted by a proxy, quoted by another
-_IN_BASE64 = r"(?:(?<!\\)(?<!\\u)(?<!\\u.)(?<!\\u..)(?<!\\u...)[A-Za-z0-9+/_-]|\\/)*"
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
+_MORE_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]|\\/)*=*")
+# Cheap to look for where there are none. Of ASCII, and of all, for secrets that are not.
+_ESCAPES = {
+    True: [(b"\\u", re.compile(rb"\\u00[2-7]")), (b"%", re.compile(rb"%(?:25){0,4}[2-7][0-9A-Fa-f]"))],
+    False: [(b"\\u", re.compile(rb"\\u")), (b"%", re.compile(rb"%(?:25){0,4}[0-9A-Fa-f]{2}"))],
+}
 _ESCAPED = re.compile(
-    rb"\\+u00([2-7][0-9A-Fa-f])|\\+(/)|%(?:25)*([2-7][0-9A-Fa-f])|&(?:#x0*([2-7][0-9A-Fa-f])|#0*(3[2-9]|[4-9]\d|1[01]\d|12[0-6]));"
+    rb"\\{1,16}u([0-9A-Fa-f]{4})|\\*(\\|\"|/)|%(?:25){0,4}([0-9A-Fa-f]{2})|&#(?:[xX]0*([0-9A-Fa-f]{2,4})|0*([1-9]\d{1,4}));"
 )
-_MAY_BE_ESCAPED = (b"\\u00", b"\\/", b"%", b"&#")
 
 
 class Redactor:
@@ -69,14 +74,22 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         found = {text for secret in secrets if _is_secret(text := secret.strip())}
-        self._secrets = sorted(found, key=len, reverse=True)
-        self._raw = [secret.encode("utf-8", "surrogatepass") for secret in self._secrets]
-        cores = {core: None for secret in self._raw for core in _cores(secret)}
-        self._sought = [*dict.fromkeys([*self._raw, *(form for s in self._secrets for form in _forms(s))]), *cores]
-        self._patterns = [*map(_pattern, self._secrets), *(_run_of(core.decode()) for core in cores)]
+        secrets = sorted(found, key=len, reverse=True)
+        raw = [secret.encode("utf-8", "surrogatepass") for secret in secrets]
+        cores = {core: None for secret in raw for core in _cores(secret)}
+        self._sought = [*dict.fromkeys([*raw, *(form for secret in secrets for form in _forms(secret))]), *cores]
+        self._patterns = [*map(_pattern, secrets)]
+        self._cores = [re.compile("".join(map(_sign, core.decode()))) for core in cores]
+        self._escapes: list[tuple[bytes, re.Pattern[bytes] | None]] = [
+            (b"&#", None),
+            *_ESCAPES["".join(secrets).isascii()],
+        ]
+        self._escapes += [
+            (b"\\" + sign, None) for sign in (b"/", b'"', b"\\") if any(sign in form for form in self._sought)
+        ]
 
     def __bool__(self) -> bool:
-        return bool(self._secrets)
+        return bool(self._patterns)
 
     def clean(self, data: bytes) -> bytes:
         """The bytes without the secrets. JSON stays JSON: its texts are cleaned one by one."""
@@ -97,15 +110,20 @@ class Redactor:
         return self.text(text) != text
 
     def _may_be_in(self, data: bytes) -> bool:
-        """Looked at for every answer: what is sought for first costs little where it is not there."""
-        if any(form in data for form in self._sought):
-            return True
-        if not any(sign in data for sign in _MAY_BE_ESCAPED):
+        """Looked at for every answer, so what costs little comes first."""
+        for form in self._sought:
+            if form in data:
+                return True
+        for sign, escape in self._escapes:
+            if sign in data and (escape is None or escape.search(data)):
+                break
+        else:
             return False
         for _ in range(_DEEPEST):
             plain = _ESCAPED.sub(_unescaped, data)
-            if any(form in plain for form in self._sought):
-                return True
+            for form in self._sought:
+                if form in plain:
+                    return True
             if plain == data:
                 break
             data = plain
@@ -114,6 +132,8 @@ class Redactor:
     def _cleaned(self, text: str) -> str:
         for pattern in self._patterns:
             text = pattern.sub(_HIDDEN, text)
+        for core in self._cores:
+            text = _without_runs(text, core)
         return text
 
 
@@ -128,10 +148,10 @@ def _stands_alone(secret: str) -> bool:
 
 
 def _forms(secret: str) -> list[bytes]:
-    """A secret as JSON, HTML and URLs write it, where that is not what it is."""
-    in_json = msgspec.json.encode(secret.encode("utf-8", "replace").decode())[1:-1]
+    """A secret as URLs and HTML write it; and as it is where a backslash in it has been taken for an escape."""
     others = (quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace"), html.escape(secret))
-    return [in_json, *(each.encode("utf-8", "surrogatepass") for each in others)]
+    plain = re.sub(r'\\+(["/\\])', r"\1", secret)
+    return [each.encode("utf-8", "surrogatepass") for each in (*others, plain)]
 
 
 def _cores(secret: bytes) -> list[bytes]:
@@ -154,31 +174,44 @@ def _pattern(secret: str) -> re.Pattern[str]:
 
 def _sign(character: str) -> str:
     escaped = [re.escape(character)]
-    if character in '"\\':
-        escaped.append(rf"\\+{re.escape(character)}")
+    if character in '"/\\':
+        escaped.append(rf"\\{{1,16}}{re.escape(character)}")
     if character == " ":
         escaped.append(r"\+")
     code = ord(character)
     if code < 0x10000:
-        escaped.append(rf"\\+u(?i:{code:04x})")
-    escaped.append("".join(f"%(?:25)*(?i:{byte:02x})" for byte in character.encode("utf-8", "surrogatepass")))
+        escaped.append(rf"\\{{1,16}}u(?i:{code:04x})")
+    escaped.append("".join(f"%(?:25){{0,4}}(?i:{byte:02x})" for byte in character.encode("utf-8", "surrogatepass")))
     named = html.escape(character)
     escaped.append(rf"&(?:#0*{code}|#[xX]0*(?i:{code:x})|{named[1:-1] if len(named) > 1 else '(?!)'});")
-    if character == "/":
-        escaped.append(r"\\+/")
     return f"(?:{'|'.join(escaped)})"
 
 
-def _run_of(core: str) -> re.Pattern[str]:
-    """All of the base64 that has this in it."""
-    return re.compile(f"{_IN_BASE64}{''.join(map(_sign, core))}{_IN_BASE64}=*")
+def _without_runs(text: str, core: re.Pattern[str]) -> str:
+    """The text without the base64 that has this in it: all of it, as what stands beside may tell the rest."""
+    kept, at = [], 0
+    for found in core.finditer(text):
+        if found.start() < at:
+            continue
+        begin = found.start()
+        while begin > at and (text[begin - 1] in _BASE64 or text[begin - 1 : begin + 1] == "\\/"):
+            begin -= 1
+        if begin > at and text[begin - 1] == "\\":  # what follows belongs to an escape, as in \\n
+            begin = min(begin + (5 if text[begin] == "u" else 1), found.start())
+        kept += [text[at:begin], _HIDDEN]
+        more = _MORE_BASE64.match(text, found.end())
+        at = found.end() if more is None else more.end()
+    return "".join([*kept, text[at:]])
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
-    in_json, slash, in_url, in_html, in_decimal = found.groups()
-    if slash:
-        return slash
-    return bytes([int(in_decimal)]) if in_decimal else bytes.fromhex((in_json or in_url or in_html).decode())
+    in_json, as_it_is, in_url, in_html, in_decimal = found.groups()
+    if as_it_is:
+        return as_it_is
+    if in_url:
+        return bytes.fromhex(in_url.decode())
+    code = int(in_decimal) if in_decimal else int(in_json or in_html, 16)
+    return chr(code).encode("utf-8", "surrogatepass")
 
 
 def each_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -223,7 +256,9 @@ def as_json(data: object, enc_hook: Callable[[Any], Any] | None = None) -> bytes
     try:
         encoded = msgspec.json.encode(data, enc_hook=enc_hook)
     except UnicodeEncodeError:
-        encoded = msgspec.json.encode(each_text(msgspec.to_builtins(data, enc_hook=enc_hook), _whole), enc_hook=enc_hook)
+        encoded = msgspec.json.encode(
+            each_text(msgspec.to_builtins(data, enc_hook=enc_hook), _whole), enc_hook=enc_hook
+        )
     return fit_json(encoded)
 
 
