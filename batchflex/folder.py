@@ -18,6 +18,7 @@ import msgspec
 
 from . import tomltext
 from .errors import FolderBusy, FolderError, StorageError
+from .redaction import json_line
 
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -251,7 +252,7 @@ class Folder:
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         with storing(self.state), replaced(self.state) as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
+            stream.write(msgspec.json.format(json_line(state), indent=2) + b"\n")
 
     def read_job(self) -> dict[str, Any] | None:
         """The job that the folder's answers came from, as resolved then."""
@@ -314,7 +315,7 @@ def append(path: Path, *lines: object, sync: bool) -> None:
     :raises StorageError: if they cannot be written.
     """
     with storing(path), path.open("a+b", buffering=0) as stream:
-        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        data = b"".join(json_line(line) + b"\n" for line in lines)
         end = stream.seek(0, os.SEEK_END)
         if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
             data = b"\n" + data

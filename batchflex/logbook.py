@@ -18,6 +18,7 @@ from .events import Event, Level, guarded
 from .logs import Log
 from .paths import expanded
 from .progress import Bar, Quiet, Several
+from .redaction import one_line
 from .runner import Run
 from .sections import LogSection
 
@@ -125,7 +126,7 @@ def _ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
     text = f"{state['status']} after {render.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
     text += f"{render.by_status(state)}; {render.count(state['requests_sent'], 'request')} sent, {render.usage(state)}"
     if state["message"]:
-        text += f"; stopped by {state['stopped_by']}: {render.one_line(state['message'])}"
+        text += f"; stopped by {state['stopped_by']}: {one_line(state['message'])}"
     if run.unscored is not None:
         text += f"; {run.unscored.partition(':')[0]}"
     return text

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from . import __version__
 from .ends import Occasion
 from .errors import JobError
+from .redaction import one_line
 
 if TYPE_CHECKING:
     from .job import Job
@@ -54,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(_alone(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}; see: {self.prog} --help\n")
 
 
 def refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-import msgspec
-
 _KEY_VALUE = re.compile(
     r"""
     \b(?:sk[-_][\w-]{6,} | (?:pk|rk|hf|gsk|xai|nvapi|pplx|ghp|r8|tgp)[-_][\w-]{8,} | AIza[\w-]{30,})  # the usual prefixes
@@ -95,6 +93,8 @@ class Redactor:
         """The bytes without the secrets. JSON stays JSON: its texts are cleaned one by one."""
         if not self._may_be_in(data):
             return data
+        import msgspec  # not above: the command line shows its help without
+
         try:
             value = msgspec.json.decode(data)
         except (ValueError, RecursionError):  # no JSON
@@ -250,9 +250,11 @@ def _sign_for(found: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
 
 
-def as_json(data: object, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
+def json_line(data: object, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
     """JSON in one line, in which what :func:`shown` would replace is escaped, so that it can be shown as it is. Half of a
     surrogate pair, which JSON cannot say, is ``�``."""
+    import msgspec
+
     try:
         encoded = msgspec.json.encode(data, enc_hook=enc_hook)
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflex.redaction import Redactor, as_json, fit_json, one_line, shown
+from batchflex.redaction import Redactor, fit_json, json_line, one_line, shown
 
 SECRETS = [
     "sk-Proj/ab+c=d\"1234\\Zq", "sk-1234", "hunter2pw", "abcdefgh1", "pässwörd-1", "p@ss w0rd/#?", "0123456789abcdef",
@@ -141,7 +141,7 @@ def test_words_and_layout_stay() -> None:
 
 @given(st.text(st.characters() | st.sampled_from("".join(HOSTILE))))
 def test_json_says_the_same_and_can_be_shown(text: str) -> None:
-    encoded = as_json({text: [text]})
+    encoded = json_line({text: [text]})
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert msgspec.json.decode(encoded) == {whole: [whole]}
     assert shown(encoded.decode()) == encoded.decode()
