@@ -69,6 +69,8 @@ def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
     temporaries: dict[Path, Path] = {}
 
     def opened(path: Path) -> IO[bytes]:
+        if not path.name:  # "." or "/"
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
         temporaries[path].unlink(missing_ok=True)  # of a process that had this number before; or not ours at all
         streams[path] = temporaries[path].open("xb")

@@ -52,7 +52,7 @@ class JobSection(Section):
     out: Annotated[str, Field(min_length=1)] | None = None
     keep_runs: Annotated[int, Field(ge=1)] | None = None
     on_change: OnChange = "stop"
-    retry_failed: Annotated[int, Field(ge=0)] = 3
+    retry_failed: Annotated[int, Field(ge=0, le=1_000_000)] = 3
     report: bool | None = None
     env_file: Annotated[str, Field(min_length=1)] | None = None
 

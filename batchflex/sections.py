@@ -41,9 +41,9 @@ class EndpointSection(Section):
     base_url: str | None = None
     api_key_env: str | None = None
     stream: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 600.0
+    idle_timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 120.0
+    connect_timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 10.0
     model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
     context: Annotated[int, Field(ge=256)] = 2048
@@ -89,7 +89,7 @@ class LimitsSection(Section):
     budget_requests: Annotated[int, Field(ge=1)] | None = None
     deadline: Deadline | None = None
     active_hours: Hours | None = None
-    grace_s: Annotated[float, Field(ge=0)] = 30.0
+    grace_s: Annotated[float, Field(ge=0, le=1e8)] = 30.0
     on_no_credit: Literal["stop", "wait"] = "stop"
     max_outage: Duration = "10m"
     max_failures: MaxFailures = 0.5
