@@ -171,8 +171,9 @@ class Folder:
             _make(self.parts)
             _make(self.journal)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
-        except OSError as error:
-            why = f"its {self._lock.name}: {_LINKED}" if error.errno == errno.ELOOP else error.strerror or error
+        except (OSError, ValueError) as error:  # the latter of a name with a NUL character
+            number = getattr(error, "errno", None)
+            why = f"its {self._lock.name}: {_LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
             raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
         second = None
         try:
@@ -193,7 +194,7 @@ class Folder:
         """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
         try:
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
-        except OSError:
+        except (OSError, ValueError):
             yield False
             return
         second = None
@@ -324,7 +325,7 @@ class Folder:
 def _is_locked(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+    except (OSError, ValueError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

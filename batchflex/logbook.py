@@ -139,8 +139,8 @@ def _to_file(settings: LogSection, shown: Bar | Log | Quiet) -> Callable[[str], 
     handler = SharedFileHandler(path, max(1, int(settings.max_mb * 1e6)), settings.keep)
     try:
         handler.touch()
-    except OSError as error:
-        raise JobError(f"the log file {path} cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL character
+        raise JobError(f"the log file {path} cannot be written: {getattr(error, 'strerror', error)}") from None
     told = False
 
     def write(lines: str) -> None:

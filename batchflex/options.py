@@ -356,7 +356,6 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=_path_text,
         help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'",
     )
     parser.add_argument(
@@ -472,6 +471,8 @@ def _path(text: str) -> Path:
 
 
 def _path_text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a path is not empty")
     from .paths import usable
 
     try:
@@ -535,4 +536,7 @@ def job(options: argparse.Namespace) -> Job:
         from .environment import environment_of
 
         return build({}, found, environment=environment_of({}, found, Path()))
-    return read(options.spec, found, moment=datetime.datetime.now())
+    made = read(options.spec, found, moment=datetime.datetime.now())
+    if "\0" in str(made.out):
+        raise JobError(f"job.out: a path holds no NUL character; found {str(made.out)!r:.80}")
+    return made

@@ -55,8 +55,6 @@ def usable(text: str) -> str:
 
     :raises ValueError: with a sentence, if no file system takes it.
     """
-    if not text:
-        raise ValueError("a path is not empty")
     if "\0" in text:
         raise ValueError(f"a path holds no NUL character; found {text!r:.80}")
     longest = max(len(name.encode("utf-8", "surrogateescape")) for name in text.split("/"))
@@ -78,7 +76,7 @@ def expand(data: dict[str, Any], variables: Mapping[str, str]) -> list[Mistake]:
 
     def value(place: str, text: str) -> str:
         try:
-            return usable(expanded(text, variables))
+            return expanded(text, variables)
         except ValueError as error:
             mistakes.append(Mistake(place, str(error)))
             return text
