@@ -85,15 +85,15 @@ class LimitsSection(Section):
     rpm: Annotated[float, Field(gt=0)] | None = None
     tpm: Annotated[float, Field(gt=0)] | None = None
     budget_usd: Annotated[float, Field(gt=0)] | None = None
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    budget_requests: Annotated[int, Field(ge=1)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    budget_requests: Annotated[int, Field(ge=1, le=10**15)] | None = None
     deadline: Deadline | None = None
     active_hours: Hours | None = None
     grace_s: Annotated[float, Field(ge=0, le=1e8)] = 30.0
     on_no_credit: Literal["stop", "wait"] = "stop"
     max_outage: Duration = "10m"
     max_failures: MaxFailures = 0.5
-    min_free_disk_mb: Annotated[float, Field(ge=0)] | None = None
+    min_free_disk_mb: Annotated[float, Field(ge=0, le=1e12)] | None = None
 
 
 class LogSection(Section):

@@ -80,6 +80,19 @@ def test_a_moment_is_of_years_that_clocks_know(value: str) -> None:
         build({}, [("input.since", value)])
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        f"limits.budget_requests={'9' * 400}", f"limits.budget_tokens={'9' * 400}", "limits.min_free_disk_mb=1e308",
+        f"job.retry_failed={'9' * 400}", "endpoint.timeout_s=1e-308", "endpoint.connect_timeout_s=5e-324", "limits.grace_s=1e308",
+        "endpoint.idle_timeout_s=1e308",
+    ],
+)  # fmt: skip
+def test_numbers_that_a_run_cannot_go_by_are_refused_before_it(setting: str) -> None:
+    with pytest.raises(JobError, match=r"or (less|more); found"):
+        build({}, [parse_setting(setting)])
+
+
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
