@@ -391,6 +391,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
 
 _ALONE = "--wait="
 _MOST = 1_000_000_000  # rows, runs
+_LONGEST, _LONGEST_NAME = 4000, 255  # of a path
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:
@@ -471,14 +472,17 @@ def _path(text: str) -> Path:
 
 
 def _path_text(text: str) -> str:
+    """What some file system may take."""
+    names = [name.encode("utf-8", "surrogatepass") for name in text.split("/")]
     if not text:
         raise argparse.ArgumentTypeError("a path is not empty")
-    from .paths import usable
-
-    try:
-        return usable(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"a path holds no NUL character; found {text!r:.80}")
+    if len(text) > _LONGEST or max(map(len, names)) > _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(
+            f"a path has {_LONGEST:,} characters at most, and {_LONGEST_NAME} bytes in one name; found {text!r:.80}"
+        )
+    return text
 
 
 def _positive(text: str) -> int:

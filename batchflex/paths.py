@@ -16,7 +16,6 @@ PLACES = (
     "job.out", "job.env_file", "input.path", "notify.metrics_file", "log.file",
     "endpoint.model_path", "endpoints.*.model_path", "score.*.judge.endpoint.model_path",
 )  # fmt: skip
-_LONGEST, _LONGEST_NAME = 4000, 255
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")
 _INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 
@@ -48,21 +47,6 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
         )
 
     return _VARIABLE.sub(value, text)
-
-
-def usable(text: str) -> str:
-    """The text, if it can be a path.
-
-    :raises ValueError: with a sentence, if no file system takes it.
-    """
-    if "\0" in text:
-        raise ValueError(f"a path holds no NUL character; found {text!r:.80}")
-    longest = max(len(name.encode("utf-8", "surrogateescape")) for name in text.split("/"))
-    if longest > _LONGEST_NAME or len(text) > _LONGEST:
-        raise ValueError(
-            f"a path has {_LONGEST:,} characters at most, and {_LONGEST_NAME} in one name; found {text!r:.80}"
-        )
-    return text
 
 
 def escaped(text: str) -> str:
