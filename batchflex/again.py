@@ -22,6 +22,7 @@ from .params import LIMITS, answer_limit
 from .places import Moves, Stretches
 from .plan import Census, Passed
 from .prepare import Finished, Held, Prepared, are_at_home, placement, plan_of_last_run
+from .redaction import one_line
 from .results import settled
 from .resume import Done
 from .settings import elsewhere, refused
@@ -245,12 +246,13 @@ def _sight(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) ->
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    where = one_line(facts["where"])
     if not facts["rows"]:
-        yield f"no row of {facts['results']:,} fits {facts['where']}: nothing is sent"
+        yield f"no row of {facts['results']:,} fits {where}: nothing is sent"
         return
-    examples = ", ".join(facts["examples"])
+    examples = ", ".join(one_line(example, 80) for example in facts["examples"])
     more = ", …" if facts["rows"] > len(facts["examples"]) else ""
-    yield f"retry: {facts['rows']:,} of {facts['results']:,} rows fit {facts['where']} ({examples}{more})"
+    yield f"retry: {facts['rows']:,} of {facts['results']:,} rows fit {where} ({examples}{more})"
     if facts["gone"]:
         yield f"  gone      {facts['gone']:,} of them: the input does not have them any more; their answers stay as they are"
     if facts["asked"]:

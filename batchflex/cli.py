@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .errors import BatchflexError, JobError
 from .options import Verb, log_settings, parser, refuse
 from .options import job as job_of
+from .redaction import fit_json, json_line, one_line, shown
 
 if TYPE_CHECKING:
     from .attempts import Attempt
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb(options)
     except BatchflexError as error:
         if options.debug:
-            traceback.print_exc()
+            _say(traceback.format_exc())
         if not _logged(options, error, error.exit_code):
             _say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
         return error.exit_code
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if options.debug:
-            traceback.print_exc()
+            _say(traceback.format_exc())
         if _logged(options, error, 3):
             return 3
         _say(
@@ -120,7 +121,12 @@ def _prepare_streams() -> None:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it any more, or its disk is full: that changes no exit code
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text), file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    """What is not JSON, a table's file or a schedule's: words for people, whatever names and answers are in them."""
+    print(shown(text), flush=True)
 
 
 def _give_up_stdout() -> None:
@@ -129,10 +135,8 @@ def _give_up_stdout() -> None:
 
 
 def _print_json(data: object) -> None:
-    import msgspec
-
     sys.stdout.flush()
-    sys.stdout.buffer.write(msgspec.json.encode(data) + b"\n")
+    sys.stdout.buffer.write(json_line(data) + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -296,7 +300,7 @@ def _ask_again(
             if options.json:
                 _print_json(seen.facts)
             else:
-                print(seen.told)
+                _print(seen.told)
             return None
         if seen.facts["asked"]:
             _say(seen.told)
@@ -413,7 +417,7 @@ def _score(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(made.summary)
     else:
-        print(scoretext.text(made.summary))
+        _print(scoretext.text(made.summary))
     if made.unfinished is not None:
         _say(made.unfinished)
     return 0 if made.unfinished is None else 3
@@ -433,8 +437,8 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         _print_json({"a_is": one, "b_is": two, **found.told})
     else:
-        shown = found.flips.head(options.rows).to_dicts()
-        print(scoretext.comparison(found.told, (one, two), shown, found.flips.height))
+        flips = found.flips.head(options.rows).to_dicts()
+        _print(scoretext.comparison(found.told, (one, two), flips, found.flips.height))
     return 0
 
 
@@ -449,7 +453,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(found)
     else:
-        print(forecast.text(found))
+        _print(forecast.text(found))
     return 0
 
 
@@ -459,7 +463,7 @@ def _status(options: argparse.Namespace) -> int:
 
     folder = Folder(options.out)
     folder.require()
-    shown: object = None
+    before: object = None
     while True:
         held = folder.is_held()
         state = folder.read_state()
@@ -467,13 +471,13 @@ def _status(options: argparse.Namespace) -> int:
             raise BatchflexError(
                 f"{options.out} has no run.json: its run has only just begun, was refused, or was killed as it began"
             )
-        if state and options.json and state != shown:
-            _print_json(shown := state)
-        elif state and not options.json and (text := render.status(state, held)) != shown:
-            if isinstance(shown, str) and sys.stdout.isatty():
-                print(f"\x1b[{len(shown.splitlines())}F\x1b[J", end="")
-            print(text, flush=True)
-            shown = text
+        if state and options.json and state != before:
+            _print_json(before := state)
+        elif state and not options.json and (text := render.status(state, held)) != before:
+            if isinstance(before, str) and sys.stdout.isatty():
+                print(f"\x1b[{len(before.splitlines())}F\x1b[J", end="")
+            _print(text)
+            before = text
         if not options.watch or not held:
             return 0
         time.sleep(1.0)
@@ -491,11 +495,11 @@ def _history(options: argparse.Namespace) -> int:
         )
     if options.json:
         sys.stdout.flush()
-        sys.stdout.buffer.writelines(told.line + b"\n" for told in found.runs[-options.last :])
+        sys.stdout.buffer.writelines(fit_json(told.line) + b"\n" for told in found.runs[-options.last :])
         sys.stdout.buffer.flush()
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
-        print(historytext.text(found, last=options.last, width=width))
+        _print(historytext.text(found, last=options.last, width=width))
     return 0
 
 
@@ -535,9 +539,9 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
     beside = [by] if by else []
     with _tidy_when_terminated(), selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
         if to is None:
-            print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
+            _print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
             if options.where:
-                _say(f"{rows.rows:,} of {render.count(rows.of, 'row')} fit {options.where}")
+                _say(f"{rows.rows:,} of {render.count(rows.of, 'row')} fit {one_line(options.where)}")
             return 0
         written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)
         if to.path is not None:
@@ -577,9 +581,9 @@ def _report(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(report.as_json(digest, written))
     else:
-        print(verdict.summary(digest))
+        _print(verdict.summary(digest))
         if written is not None:
-            print(f"  report: {written.path} ({written.size / 1e6:.1f} MB)")
+            _print(f"  report: {written.path} ({written.size / 1e6:.1f} MB)")
     if missing is not None:
         raise missing
     return 0
@@ -606,10 +610,10 @@ def _compact(options: argparse.Namespace) -> int:
         for folder in folders:
             sight = compact.look(folder, options.older_than, before)
             if not options.json:
-                print(compact.told(sight), flush=True)
+                _print(compact.told(sight))
             found.append(sight.facts if options.dry_run else compact.carry_out(sight))
             if not options.json and not options.dry_run:
-                print(compact.told_after(found[-1]), flush=True)
+                _print(compact.told_after(found[-1]))
     if options.json:
         _print_json(found[0] | {"dry_run": options.dry_run, "judges": found[1:]})
     return 0
@@ -668,7 +672,7 @@ def _check(options: argparse.Namespace) -> int:
     for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
     report = anyio.run(checking.check, job)
-    print(report.text)
+    _print(report.text)
     return report.exit_code
 
 
@@ -680,7 +684,7 @@ def _notify(options: argparse.Namespace) -> int:
         raise JobError(f"notify takes a job file (.toml); found {options.spec!r}")
     outcomes = notifier.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
     for name, fault in outcomes.items():
-        print(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
+        _print(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
     return 3 if any(outcomes.values()) else 0
 
 

@@ -12,7 +12,7 @@ import anyio
 import httpx
 import msgspec
 
-from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
+from . import __version__, classify, completion, heads, http1, ratelimit, transport
 from .endings import ended
 from .endpoint import Endpoint, Secret
 from .errors import AttemptError, RunFault
@@ -20,6 +20,7 @@ from .http1 import Header
 from .keycommand import KeyCommand, NoKeyError
 from .model import Answer, Request
 from .ratelimit import Told
+from .redaction import Redactor
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -58,9 +59,7 @@ class Client:
             "user-agent": f"batchflex/{__version__}",
         })  # fmt: skip
         self._keys = None if endpoint.key_command is None else KeyCommand(endpoint.key_command)
-        self._secrets: list[str] = []
-        for secret in endpoint.secrets:
-            self._hide(secret)
+        self._secrets = {secret.reveal() for secret in endpoint.secrets}
         self._use(endpoint.key)
         self.has_key = endpoint.key is not None or self._keys is not None or bool(endpoint.secrets)
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
@@ -116,16 +115,11 @@ class Client:
         headers.update({name: value.reveal() for name, value in self._endpoint.headers})
         if key is not None:
             headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.reveal()}"
-            self._hide(key)
+            self._secrets.add(key.reveal())
+        self._redactor = Redactor(self._secrets)
         self._headers = headers
         self._head = http1.head_of("POST", self._url, headers)
         self._sent_key = key
-
-    def _hide(self, secret: Secret) -> None:
-        """Let it be in no error and in no answer."""
-        text = secret.reveal()
-        if len(text) >= keychecks.SHORTEST and text not in self._secrets:
-            self._secrets = sorted([*self._secrets, text], key=len, reverse=True)
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
         """Send with the key that is good now. Where a command gives it, one that is refused after others were not is
@@ -311,19 +305,12 @@ class Client:
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
-        if not self._secrets:
-            return raw
-        if b"\\u00" in raw or b"\\/" in raw:  # escapes that need not be: a secret might hide in them
-            data, raw = completion.decode(raw)
-            raw = _encode(data) if data is not None else raw
-        for secret in self._secrets:
-            raw = raw.replace(secret.encode(), b"***").replace(_encode(secret)[1:-1], b"***")
-        return raw
+        return self._redactor.clean(raw)
 
     def _seen(self, headers: Sequence[Header]) -> heads.Glance:
         """What the headers tell, without secrets."""
         seen = heads.glance(headers)
-        if not self._secrets:
+        if not self._redactor:
             return seen
         gateway = seen.gateway
         if gateway.deployment is not None:
@@ -332,7 +319,7 @@ class Client:
 
     def _unless_secret(self, text: str | None) -> str | None:
         """A word of the server's, if there is no secret in it."""
-        return None if text is not None and any(secret in text for secret in self._secrets) else text
+        return None if text is not None and self._redactor.is_in(text) else text
 
     def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
         """The fault with the id of a request that broke off after its headers had come."""
@@ -350,9 +337,8 @@ class Client:
         return error
 
     def _redacted(self, error: AttemptError) -> AttemptError:
-        if (message := keychecks.hidden(error.message, self._secrets)) != error.message:
-            error.message = message
-            error.args = (message,)
+        error.message = self._redactor.text(error.message)
+        error.args = (error.message,)
         return error
 
 

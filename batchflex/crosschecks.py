@@ -138,7 +138,7 @@ def endpoint_name(name: Any, base_url: Any) -> str:
 
 def _check_endpoint(place: str, endpoint: _Table) -> list[Mistake]:
     name, base_url = endpoint.get("name"), endpoint.get("base_url")
-    known = name == "local" or (name in HOSTED and hosted_at(base_url) != name)
+    known = name == "local" or (str(name) in HOSTED and hosted_at(base_url) != name)
     mistakes = _check_access(place, endpoint)
     if name is not None and not known and not base_url:
         there = choice(str(name), ("local", *HOSTED))

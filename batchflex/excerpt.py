@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
+from . import redaction
 from .breakdown import text
 from .errors import EndpointError, InputError, JobError
 from .feed import Plan
@@ -34,8 +35,6 @@ _PLANNED_ROWS = 1_000_000  # passing over them takes a second
 _SHOWN = ("id", "row", "sample", "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason", "model",
           "prompt_tokens", "completion_tokens", "cache_read_input_tokens", "cost", "latency_s", "ttft_s", "attempts",
           "http_status", "error_type", "error_code", "error_message", "endpoint")  # fmt: skip
-VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-VISIBLE |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 
 class Message(NamedTuple):
@@ -148,7 +147,7 @@ def fetch(
 
 def shown(words: str, most: int = _CELL) -> str:
     """Fit for a cell: not endless, and without characters that would be invisible or turn what stands beside them round."""
-    return shortened(words, most).translate(VISIBLE)
+    return redaction.shown(shortened(words, most))
 
 
 def shortened(words: str, most: int) -> str:

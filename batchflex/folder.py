@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import os
 import socket
+import stat
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +19,15 @@ import msgspec
 
 from . import tomltext
 from .errors import FolderBusy, FolderError, StorageError
+from .redaction import json_line
 
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the largest file size allowed is reached",
 }
+_LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
+_OWN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
 _LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
@@ -40,7 +44,8 @@ def storing(what: object) -> Iterator[None]:
                 f"{FULL[error.errno]}: {what} could not be written. Nothing stored before is damaged; "
                 "free some space and run the same command again"
             ) from error
-        raise StorageError(f"{what} could not be written: {error.strerror or error}") from error
+        why = _LINKED if error.errno == errno.ELOOP else error.strerror or error
+        raise StorageError(f"{what} could not be written: {why}") from error
 
 
 @contextlib.contextmanager
@@ -64,8 +69,11 @@ def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
     temporaries: dict[Path, Path] = {}
 
     def opened(path: Path) -> IO[bytes]:
+        if not path.name:  # "." or "/"
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
-        streams[path] = temporaries[path].open("wb")
+        temporaries[path].unlink(missing_ok=True)  # of a process that had this number before; or not ours at all
+        streams[path] = temporaries[path].open("xb")
         return streams[path]
 
     try:
@@ -162,12 +170,14 @@ class Folder:
         try:
             _make(self.parts)
             _make(self.journal)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise FolderError(f"the output folder {self.path} cannot be used: {error.strerror or error}") from None
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
+        except (OSError, ValueError) as error:  # the latter of a name with a NUL character
+            number = getattr(error, "errno", None)
+            why = f"its {self._lock.name}: {_LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
+            raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
+        second = None
         try:
-            self._take(descriptor)
-            self._is_still_there(descriptor)
+            second = self._take(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
@@ -177,27 +187,46 @@ class Folder:
             yield
         finally:
             self._is_mine = False
-            os.close(descriptor)
+            _close(descriptor, second)
 
     @contextlib.contextmanager
     def held_if_free(self) -> Iterator[bool]:
         """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
         try:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
+        except (OSError, ValueError):
             yield False
             return
+        second = None
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                second = self._take(descriptor)
+            except FolderError:
                 yield False
             else:
                 yield True
         finally:
-            os.close(descriptor)
+            _close(descriptor, second)
 
-    def _take(self, descriptor: int) -> None:
+    def _take(self, descriptor: int) -> int | None:
+        """Lock it, and what is left when somebody removes it while a run goes on: ``journal`` itself. Returns the descriptor of
+        that; ``None`` where there are no locks of folders, as on some network file systems."""
+        self._lock_now(descriptor)
+        self._is_still_there(descriptor)
+        try:
+            second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            self._lock_now(second)
+        except FolderError as error:
+            os.close(second)
+            if isinstance(error, FolderBusy):
+                raise
+            return None
+        return second
+
+    def _lock_now(self, descriptor: int) -> None:
         for wait_s in (*_LOCK_WAITS_S, None):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,14 +252,7 @@ class Folder:
 
     def is_held(self) -> bool:
         """Whether a run holds the folder now."""
-        try:
-            with self._lock.open("rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return any(map(_is_locked, (self._lock, self.journal)))
 
     def holder(self) -> str:
         """Who holds the folder, in words to follow its name; empty if that is not known."""
@@ -251,7 +273,7 @@ class Folder:
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         with storing(self.state), replaced(self.state) as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
+            stream.write(msgspec.json.format(json_line(state), indent=2) + b"\n")
 
     def read_job(self) -> dict[str, Any] | None:
         """The job that the folder's answers came from, as resolved then."""
@@ -300,6 +322,28 @@ class Folder:
         append(self.telemetry, line, sync=False)
 
 
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _close(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _is_of(line: bytes, run_id: str) -> bool:
     try:
         told = msgspec.json.decode(line)
@@ -308,13 +352,21 @@ def _is_of(line: bytes, run_id: str) -> bool:
     return isinstance(told, dict) and told.get("run_id") == run_id
 
 
+def _appending(path: Path) -> IO[bytes]:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _OWN, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(descriptor, "a+b", buffering=0)
+
+
 def append(path: Path, *lines: object, sync: bool) -> None:
-    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line.
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line. A link is not followed.
 
     :raises StorageError: if they cannot be written.
     """
-    with storing(path), path.open("a+b", buffering=0) as stream:
-        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    with storing(path), _appending(path) as stream:
+        data = b"".join(json_line(line) + b"\n" for line in lines)
         end = stream.seek(0, os.SEEK_END)
         if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
             data = b"\n" + data

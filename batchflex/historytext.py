@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .history import Entry, History, Told
-from .render import count, duration, money, one_line, short
+from .redaction import one_line
+from .render import count, duration, money, short
 
 _UNWANTED = ("busy", "skipped")
 _INDENT = "    "

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
 
-from .redaction import redacted
+from .redaction import one_line, redacted
 
 _GRACE_S = 1.0
 _LOOK_S = 0.02
@@ -102,4 +102,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _last_line(output: IO[bytes]) -> str:
     output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = [line for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return redacted(lines[-1].strip())[:_MOST_WORDS] if lines else ""
+    return one_line(redacted(lines[-1]), _MOST_WORDS) if lines else ""

@@ -24,10 +24,10 @@ from . import params as parameters
 from .crosschecks import HOSTED, cross_checks, hosted_at
 from .environment import Environment, environment_of, exposed, is_called_a_key
 from .errors import JobError
-from .keychecks import hidden, key_mistakes
+from .keychecks import key_mistakes
 from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
 from .notifyspec import NotifySection
-from .redaction import redacted
+from .redaction import Redactor, redacted
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
 from .spans import Since
@@ -52,7 +52,7 @@ class JobSection(Section):
     out: Annotated[str, Field(min_length=1)] | None = None
     keep_runs: Annotated[int, Field(ge=1)] | None = None
     on_change: OnChange = "stop"
-    retry_failed: Annotated[int, Field(ge=0)] = 3
+    retry_failed: Annotated[int, Field(ge=0, le=1_000_000)] = 3
     report: bool | None = None
     env_file: Annotated[str, Field(min_length=1)] | None = None
 
@@ -424,7 +424,7 @@ def build(
     secrets = environment.secrets(_key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
-        told = [hidden(each, secrets) for each in sentences(mistakes, tomltext.key_lines(text), outside)]
+        told = [Redactor(secrets).text(each) for each in sentences(mistakes, tomltext.key_lines(text), outside)]
         in_file = any(KEY_HINT in what and at not in outside for at, what in mistakes)
         if place and in_file and (open_ := exposed(Path(place))):
             told.append(f"the file holds a key, and {open_}")

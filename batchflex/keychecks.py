@@ -12,8 +12,7 @@ from typing import Any
 
 from . import paths
 from .mistakes import KEY_HINT, Mistake
-
-SHORTEST = 12  # a placeholder such as EMPTY is no secret, and may well stand in a text
+from .redaction import Redactor
 
 _NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
 # Wherever it stands in a text: a provider's prefix, and behind it something long and random.
@@ -52,8 +51,7 @@ _HINTS = {
 
 def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
     """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
-    real = [secret for secret in secrets if len(secret) >= SHORTEST]
-    found = dict.fromkeys(_places(data, (), real))
+    found = dict.fromkeys(_places(data, (), Redactor(secrets)))
     return [Mistake(place, _HINTS.get(place) or _hint(place)) for place in found]
 
 
@@ -61,19 +59,11 @@ def _hint(place: str) -> str:
     return f"{KEY_HINT}, or write ${{VARIABLE}} here" if _is_sent(("", *place.split("."))) else KEY_HINT
 
 
-def hidden(text: str, secrets: Collection[str]) -> str:
-    """The text without these secrets."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= SHORTEST:
-            text = text.replace(secret, "***")
-    return text
-
-
-def _places(value: Any, steps: tuple[str, ...], real: Collection[str]) -> Iterator[str]:
+def _places(value: Any, steps: tuple[str, ...], real: Redactor) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             here = (*steps, str(name))
-            if any(secret in str(name) for secret in real):
+            if real.is_in(str(name)):
                 yield ".".join(steps)
             elif (
                 len(here) > 2
@@ -87,7 +77,7 @@ def _places(value: Any, steps: tuple[str, ...], real: Collection[str]) -> Iterat
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             yield from _places(inner, (*steps, str(number)), real)
-    elif isinstance(value, str) and (_has_the_shape(value, steps) or any(secret in value for secret in real)):
+    elif isinstance(value, str) and (_has_the_shape(value, steps) or real.is_in(value)):
         yield ".".join(steps)
 
 

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from .errors import JobError
+from .redaction import shown
 
 
 class Launch(NamedTuple):
@@ -32,7 +33,7 @@ class Launch(NamedTuple):
     def check(self) -> None:
         """:raises JobError: if a word has characters that no line of a schedule can have."""
         for word in (*self.program, *self.words, self.folder, self.env_file or "", self.log or ""):
-            if any(ord(c) < 32 or ord(c) == 127 for c in word) or not _is_text(word):
+            if shown(word) != word or {*word} & {*"\n\t"}:
                 raise JobError(f"{word!r:.120} has characters that cannot stand in a schedule; give it another name")
 
     def key_notes(self) -> list[str]:
@@ -50,11 +51,3 @@ def name_of(title: str) -> str:
     """A name of small letters, digits and hyphens, of 40 characters at most."""
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-")
     return plain or "job"
-
-
-def _is_text(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:  # a name that is not UTF-8, as the system's calls give it
-        return False
-    return True

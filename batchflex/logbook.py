@@ -18,6 +18,7 @@ from .events import Event, Level, guarded
 from .logs import Log
 from .paths import expanded
 from .progress import Bar, Quiet, Several
+from .redaction import one_line
 from .runner import Run
 from .sections import LogSection
 
@@ -127,7 +128,7 @@ def _ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
     text = f"{state['status']} after {render.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
     text += f"{render.by_status(state)}; {render.count(state['requests_sent'], 'request')} sent, {render.usage(state)}"
     if state["message"]:
-        text += f"; stopped by {state['stopped_by']}: {render.one_line(state['message'])}"
+        text += f"; stopped by {state['stopped_by']}: {one_line(state['message'])}"
     if run.unscored is not None:
         text += f"; {run.unscored.partition(':')[0]}"
     return text
@@ -140,8 +141,8 @@ def _to_file(settings: LogSection, shown: Bar | Log | Quiet) -> Callable[[str], 
     handler = SharedFileHandler(path, max(1, int(settings.max_mb * 1e6)), settings.keep)
     try:
         handler.touch()
-    except OSError as error:
-        raise JobError(f"the log file {path} cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL character
+        raise JobError(f"the log file {path} cannot be written: {getattr(error, 'strerror', error)}") from None
     told = False
 
     def write(lines: str) -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 
 from .events import Event
-from .render import one_line
+from .redaction import json_line, one_line
 
 _MOST_MESSAGES = 8
 _LONGEST = 500  # characters of one message of a prompt
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def text(moment: datetime.datetime, event: Event, message: str) -> str:
     """``TIME LEVEL JOB RUN MESSAGE``, a line for each line of the message."""
-    head = f"{moment.isoformat(timespec='seconds')} {event.level} {event.job or '-'} {event.run_id or '-'}"
+    job, run_id = (one_line(name or "-") for name in (event.job, event.run_id))
+    head = f"{moment.isoformat(timespec='seconds')} {event.level} {job} {run_id}"
     return "\n".join(f"{head} {one_line(line)}" for line in message.splitlines())
 
 
@@ -33,10 +33,7 @@ def json(moment: datetime.datetime, event: Event, message: str, more: Mapping[st
         "message": one_line(joined(message)),
     }
     data = line | {name: value for name, value in {**event.facts, **more}.items() if name not in line}
-    try:
-        return _encode(data).decode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return _encode(_sound(data)).decode()
+    return json_line(data, str).decode()
 
 
 def joined(message: str) -> str:
@@ -44,14 +41,6 @@ def joined(message: str) -> str:
     return "; ".join(line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()).replace(
         ":; ", ": "
     )
-
-
-def _sound(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, Mapping):
-        return {name: _sound(inner) for name, inner in value.items()}
-    return [_sound(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def prompt(body: bytes | None) -> dict[str, Any]:

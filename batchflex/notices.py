@@ -9,11 +9,9 @@ import datetime
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from .ends import End, Occasion
 from .model import STATUSES
-from .redaction import redacted
+from .redaction import json_line, one_line, redacted
 
 _MOST_CHARACTERS = 300  # a field of Slack may have 2,000, and one may become five
 _SIGNS = {
@@ -26,13 +24,12 @@ _SIGNS = {
 
 
 def _short(text: str) -> str:
-    text = redacted(" ".join(text.split()))
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+    return one_line(" ".join(redacted(text).split()), _MOST_CHARACTERS)
 
 
 def headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     """How the run went, in a line. ``summary`` is ``run.json``, also of a run that was refused before it began."""
-    job, message = summary["job"], _short(summary["message"] or "")
+    job, message = one_line(summary["job"]), _short(summary["message"] or "")
     if summary["status"] == "test":
         return f"{job}: {message}, of how '{event}' is told"
     if event == "busy":
@@ -74,27 +71,27 @@ def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def as_text(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     """A few lines of plain text: what a dead-man's switch is given."""
     lines = [headline(event, summary), *(f"{name}: {value}" for name, value in facts(summary))]
-    return "\n".join([*lines, f"Output: {summary['out']}"]) + "\n"
+    return "\n".join([*lines, f"Output: {one_line(summary['out'])}"]) + "\n"
 
 
 def as_json(event: Occasion | End, summary: Mapping[str, Any], host: str, **more: Any) -> bytes:
     """The fields of ``run.json``, and the event, the headline and the machine."""
     told = {"event": event, "text": headline(event, summary), "host": host, **more, **summary}
-    return msgspec.json.encode(told)
+    return json_line(told)
 
 
 def as_slack(event: Occasion | End, summary: Mapping[str, Any], host: str) -> bytes:
     """What a Slack webhook takes: a text for notifications, and blocks for the channel."""
     text = f"{_SIGNS.get(event, '')} {_slack(headline(event, summary))}".strip()
     fields = [{"type": "mrkdwn", "text": f"*{name}*\n{_slack(value)}"} for name, value in facts(summary)]
-    where = f"{_slack(summary['out'])} on {_slack(host)}"
+    where = f"{_slack(one_line(summary['out']))} on {_slack(host)}"
     when = f"run {summary['run_id']}" if summary["run_id"] else summary["started_at"]
     blocks = [
         {"type": "section", "text": {"type": "mrkdwn", "text": text}},
         {"type": "section", "fields": fields},
         {"type": "context", "elements": [{"type": "mrkdwn", "text": f"{where}, {when}"}]},
     ]
-    return msgspec.json.encode({"text": text, "blocks": blocks})
+    return json_line({"text": text, "blocks": blocks})
 
 
 def _slack(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from . import __version__
 from .ends import Occasion
 from .errors import JobError
+from .redaction import one_line
 
 if TYPE_CHECKING:
     from .job import Job
@@ -55,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(_alone(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}; see: {self.prog} --help\n")
 
 
 def refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
@@ -102,7 +103,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print it as one line of JSON")
 
     status = verb("status", "show how a run is going, or how it ended")
-    status.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    status.add_argument("out", metavar="OUT", type=_path, help="the output folder")
     status.add_argument("--watch", action="store_true", help="show it again every second until the run ends")
     status.add_argument("--json", action="store_true", help="print run.json as one line")
 
@@ -113,7 +114,11 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "refused, or found another run at work.",
     )
     history.add_argument(
-        "outs", metavar="OUT", nargs="+", help="the output folder; or several, a folder of such, or a quoted pattern"
+        "outs",
+        metavar="OUT",
+        type=_path_text,
+        nargs="+",
+        help="the output folder; or several, a folder of such, or a quoted pattern",
     )
     history.add_argument("--last", type=_positive, default=20, metavar="N", help="how many to show (20)")
     history.add_argument("--json", action="store_true", help="print them as lines of JSON")
@@ -123,9 +128,9 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "show the answers, or write them to a file",
         "Also of a run in progress or interrupted. The whole table is OUT/results.parquet.",
     )
-    results.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    results.add_argument("out", metavar="OUT", type=_path, help="the output folder")
     results.add_argument(
-        "-o", "--output", metavar="FILE",
+        "-o", "--output", metavar="FILE", type=_path_text,
         help="write them to FILE.parquet, .csv or .jsonl (.gz or .zst may follow the last two); - is standard output",
     )  # fmt: skip
     results.add_argument(
@@ -166,8 +171,10 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "By the [[score]] tables of the folder's job, or of another job file. No answer is asked again; only a judge's own "
         "grades are asked, those that are missing.",
     )
-    score.add_argument("out", metavar="OUT", type=Path, help="the output folder")
-    score.add_argument("spec", nargs="?", metavar="JOB", help="a job file (.toml) whose [[score]] tables to take")
+    score.add_argument("out", metavar="OUT", type=_path, help="the output folder")
+    score.add_argument(
+        "spec", nargs="?", metavar="JOB", type=_path_text, help="a job file (.toml) whose [[score]] tables to take"
+    )
     score.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="a place in a score (score.accuracy.ignore_case=true); may be repeated",
@@ -180,8 +187,8 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a "
         "run in progress.",
     )
-    report.add_argument("out", metavar="OUT", type=Path, help="the output folder")
-    report.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write the page (OUT/report.html)")
+    report.add_argument("out", metavar="OUT", type=_path, help="the output folder")
+    report.add_argument("-o", "--output", metavar="FILE", type=_path, help="where to write the page (OUT/report.html)")
     report.add_argument(
         "--rows", type=_positive, default=200, metavar="N", help="rows of the random sample in the page (200)"
     )
@@ -192,10 +199,16 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "hold the scores of two runs, or of two sweep points, against each other",
         "Paired by item: differences with intervals and p-values, and the items that flipped.",
     )
-    compare.add_argument("out", metavar="A", help="an output folder, or a sweep point of it: OUT@temperature=0.7")
-    compare.add_argument("other", metavar="B", nargs="?", help="the other side; left out, A has just two sweep points")
+    compare.add_argument(
+        "out", metavar="A", type=_path_text, help="an output folder, or a sweep point of it: OUT@temperature=0.7"
+    )
+    compare.add_argument(
+        "other", metavar="B", nargs="?", type=_path_text, help="the other side; left out, A has just two sweep points"
+    )
     compare.add_argument("--rows", type=_positive, default=10, metavar="N", help="how many flips to show (10)")
-    compare.add_argument("-o", "--output", metavar="FILE", help="write all flips to FILE.parquet, .csv or .jsonl")
+    compare.add_argument(
+        "-o", "--output", metavar="FILE", type=_path_text, help="write all flips to FILE.parquet, .csv or .jsonl"
+    )
     compare.add_argument("--json", action="store_true", help="print it as one line of JSON, without the flips")
 
     retry = verb(
@@ -205,7 +218,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "and what it may cost. An old answer stays until a new one is there, and in OUT/parts after that.",
     )
     retry.epilog = _EXIT_CODES
-    retry.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    retry.add_argument("out", metavar="OUT", type=_path, help="the output folder")
     retry.add_argument(
         "--where", metavar="SQL", required=True, help="a condition over the columns of the results and their scores"
     )
@@ -226,7 +239,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "merge small parts of an output folder, and drop what is old and superseded",
         "The answers stay the same; that is checked, and it may be killed at any moment. Says first what it is going to do.",
     )
-    compact.add_argument("out", metavar="OUT", type=Path, help="the output folder")
+    compact.add_argument("out", metavar="OUT", type=_path, help="the output folder")
     compact.add_argument(
         "--older-than", metavar="AGE",
         help="drop answers that others have superseded, and telemetry, if they are older: 30d, 12h (nothing is dropped)",
@@ -247,7 +260,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         "send one small request to see that endpoint, key and model work",
         "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint tells.",
     )
-    check.add_argument("spec", nargs="?", metavar="SPEC", help="a job file (.toml)")
+    check.add_argument("spec", nargs="?", metavar="SPEC", type=_path_text, help="a job file (.toml)")
     _add_endpoint_options(check)
 
     notify = verb(
@@ -277,7 +290,7 @@ def _add_schedule_options(parser: argparse.ArgumentParser) -> None:
         "--tz", metavar="ZONE", help="the time zone that the times are in, such as Europe/Berlin (the machine's)"
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="write the files into this folder instead of printing them"
+        "--out", metavar="DIR", type=_path, help="write the files into this folder instead of printing them"
     )
     parser.add_argument(
         "--options",
@@ -288,10 +301,16 @@ def _add_schedule_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print files, notes and next times as one line of JSON")
     here = parser.add_argument_group("crontab and systemd")
     here.add_argument(
-        "--log-file", metavar="FILE", help="append what the run says to it (crontab: NAME.log; systemd: the journal)"
+        "--log-file",
+        metavar="FILE",
+        type=_path_text,
+        help="append what the run says to it (crontab: NAME.log; systemd: the journal)",
     )
     here.add_argument(
-        "--env-file", metavar="FILE", help="set the variables in it, a key among them: lines of NAME=VALUE"
+        "--env-file",
+        metavar="FILE",
+        type=_path_text,
+        help="set the variables in it, a key among them: lines of NAME=VALUE",
     )
     here.add_argument(
         "--keys",
@@ -312,6 +331,7 @@ def _add_metrics_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-file",
         metavar="FILE",
+        type=_path_text,
         help="write the run's figures to FILE, whose name ends in .prom, for the textfile collector of Prometheus' node_exporter",
     )
 
@@ -333,9 +353,11 @@ def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", metavar="SPEC", help=_SPEC)
+    parser.add_argument("spec", metavar="SPEC", type=_path_text, help=_SPEC)
     parser.add_argument(
-        "--out", metavar="DIR", help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'"
+        "--out",
+        metavar="DIR",
+        help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'",
     )
     parser.add_argument(
         "--keep-runs", metavar="N", help="of output folders per date keep the N newest; older ones that are finished go"
@@ -369,6 +391,8 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
 
 
 _ALONE = "--wait="
+_MOST = 1_000_000_000  # rows, runs
+_LONGEST, _LONGEST_NAME = 4000, 255  # of a path
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:
@@ -411,7 +435,10 @@ def _waiting(text: str) -> float:
 def _add_log_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("log")
     group.add_argument(
-        "--log-file", metavar="FILE", help="write the log to FILE too; older lines go to FILE.1, FILE.2, …"
+        "--log-file",
+        metavar="FILE",
+        type=_path_text,
+        help="write the log to FILE too; older lines go to FILE.1, FILE.2, …",
     )
     group.add_argument(
         "--log-format",
@@ -441,13 +468,31 @@ def _names(text: str) -> list[str]:
     return names
 
 
+def _path(text: str) -> Path:
+    return Path(_path_text(text))
+
+
+def _path_text(text: str) -> str:
+    """What some file system may take."""
+    names = [name.encode("utf-8", "surrogatepass") for name in text.split("/")]
+    if not text:
+        raise argparse.ArgumentTypeError("a path is not empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"a path holds no NUL character; found {text!r:.80}")
+    if len(text) > _LONGEST or max(map(len, names)) > _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(
+            f"a path has {_LONGEST:,} characters at most, and {_LONGEST_NAME} bytes in one name; found {text!r:.80}"
+        )
+    return text
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
         number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"wants a whole number, 1 or more; found {text!r}")
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(f"wants a whole number from 1 to {_MOST:,}; found {text!r:.80}")
     return number
 
 
@@ -496,4 +541,7 @@ def job(options: argparse.Namespace) -> Job:
         from .environment import environment_of
 
         return build({}, found, environment=environment_of({}, found, Path()))
-    return read(options.spec, found, moment=datetime.datetime.now())
+    made = read(options.spec, found, moment=datetime.datetime.now())
+    if "\0" in str(made.out):
+        raise JobError(f"job.out: a path holds no NUL character; found {str(made.out)!r:.80}")
+    return made

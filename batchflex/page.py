@@ -14,10 +14,10 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from . import __version__, canvas, verdict
+from . import __version__, canvas, redaction, verdict
 from .chapters import Table, chapters
 from .digest import Digest
-from .excerpt import KINDS, VISIBLE, Row, shortened, shown
+from .excerpt import KINDS, Row, shortened, shown
 from .model import STATUSES
 from .render import duration, money
 from .vega import libraries
@@ -26,7 +26,6 @@ _FILES = Path(__file__).parent
 _ROWS_BYTES = 2_000_000
 _CELLS = (2_000, 600, 160)  # characters, tried one after the other until the rows fit
 _JOB_CHARS = 30_000
-_INVISIBLE_IN_JSON = {code: sign for code, sign in VISIBLE.items() if code > 0x7F}  # the others are escaped
 
 
 class Tile(NamedTuple):
@@ -82,7 +81,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
 
 def _visible(value: Any) -> Any:
     """Whatever text comes into the page, what is ours excepted."""
-    return value.translate(VISIBLE) if type(value) is str else value
+    return redaction.shown(value) if type(value) is str else value
 
 
 def _embedded(script: str) -> Markup:
@@ -100,7 +99,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def json_for_script(data: Any) -> str:
     """JSON that may stand inside a ``script`` element, whatever texts it holds."""
-    text = msgspec.json.encode(data, enc_hook=str).decode().translate(_INVISIBLE_IN_JSON)
+    text = redaction.shown(msgspec.json.encode(data, enc_hook=str).decode())
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

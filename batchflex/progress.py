@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from . import logs, render
+from . import logs
 from .events import Event
 from .logs import Log
+from .redaction import one_line
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -32,16 +33,15 @@ class Bar:
             self._show(tally)
 
     def _show(self, tally: Tally) -> None:
-        if (
-            self._bar is not None and self._bar.desc.removesuffix(": ") != tally.job
-        ):  # a judge's run after the run itself
+        job = one_line(tally.job)
+        if self._bar is not None and self._bar.desc.removesuffix(": ") != job:  # a judge's run after the run itself
             self._bar.close()
             self._bar = None
         if self._bar is None:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=tally.job,
+                desc=job,
                 total=tally.planned,
                 initial=tally.before,
                 unit=" rows",
@@ -51,12 +51,12 @@ class Bar:
                 leave=False,
             )
         self._bar.total = tally.planned
-        self._bar.set_postfix_str(logs.facts(tally), refresh=False)
+        self._bar.set_postfix_str(one_line(logs.facts(tally)), refresh=False)
         self._bar.update(tally.done - self._bar.n)
         self._bar.refresh()
 
     def note(self, text: str) -> None:
-        text = "\n".join(map(render.one_line, text.splitlines()))
+        text = "\n".join(map(one_line, text.splitlines()))
         with contextlib.suppress(OSError):
             if self._bar is None:
                 self._stream.write(f"{text}\n")

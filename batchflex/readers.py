@@ -11,6 +11,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ PACKED = (".gz", ".zst")
 BLOCK_BYTES = 4 << 20
 _TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
 _AT_ONCE = 1 << 18  # bytes
+LONGEST_LINE = 256 << 20  # bytes; a file that unpacks to gigabytes without a newline does not fill the memory
 _NEWLINE = 10
 # What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
 DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
@@ -191,7 +193,9 @@ def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Eve
     whole = True
     number = reading.lines
     with reading.open() as stream:
-        for number, line in enumerate(stream, reading.lines + 1):
+        for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), b""), reading.lines + 1):
+            if len(line) == LONGEST_LINE:
+                raise InputError(_too_long(reading.path, number))
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line or line.isspace():
@@ -214,6 +218,10 @@ def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Eve
     reading.lines = number if reading.ends_a_line or not number else number - 1
     reading.is_extensible = whole and not reading.is_packed
     yield Rows(position, rows, at, lines)
+
+
+def _too_long(path: Path, line: int) -> str:
+    return f"{path}, line {line:,} is longer than {LONGEST_LINE >> 20} MB: that is no row, and would fill the memory"
 
 
 def _parse(line: bytes) -> Row | Fault:
@@ -239,7 +247,16 @@ def _csv_cells(reading: Reading) -> tuple[io.TextIOWrapper, Any]:
     csv.field_size_limit(1 << 30)
     encoding = "utf-8" if reading.begin else "utf-8-sig"
     text = io.TextIOWrapper(reading.open(), encoding=encoding, errors="surrogateescape", newline="")
-    return text, csv.reader(text, delimiter="\t" if suffix(reading.path) == ".tsv" else ",", strict=True)
+    return text, csv.reader(
+        _csv_lines(text, reading), delimiter="\t" if suffix(reading.path) == ".tsv" else ",", strict=True
+    )
+
+
+def _csv_lines(text: io.TextIOWrapper, reading: Reading) -> Iterator[str]:
+    for number, line in enumerate(iter(partial(text.readline, LONGEST_LINE), ""), reading.lines + 1):
+        if len(line) == LONGEST_LINE:
+            raise InputError(_too_long(reading.path, number))
+        yield line
 
 
 def csv_header(path: Path) -> list[str]:

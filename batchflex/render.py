@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .model import STATUSES
+from .redaction import one_line, shown
 from .store import COLUMNS
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from .export import Written
 
 _LONG = 60
-_LONGEST = 500
 _FILES = 20
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def count(number: float, noun: str, plural: str | None = None) -> str:
@@ -49,12 +47,6 @@ def short(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return str(number)
-
-
-def one_line(text: str) -> str:
-    """Words that came from elsewhere, fit for a terminal: no line breaks, no control characters, not endless."""
-    text = _CONTROL.sub(" ", text).strip()
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def by_status(state: Mapping[str, Any]) -> str:
@@ -125,7 +117,7 @@ def empty(answers: int, out: str) -> str:
 
 def _retried(told: Mapping[str, Any]) -> str:
     """What a retry has done, in a line. ``told`` is ``retry`` of ``run.json``."""
-    text = f"asked again: {told['asked_again']:,} of {count(told['rows'], 'row')} that fit {told['where']}"
+    text = f"asked again: {told['asked_again']:,} of {count(told['rows'], 'row')} that fit {one_line(told['where'])}"
     if told["stayed"]:
         text += f"; {told['stayed']:,} could not be asked again, and keep their old answers"
     return text + (f"; {told['gone']:,} are not in the input any more" if told["gone"] else "")
@@ -178,9 +170,9 @@ def table(head: pa.Table, rows: int, *, whole: bool = False) -> str:
     import polars as pl
 
     frame = pl.DataFrame(head)
-    shown = (frame if whole else frame.select(_worth_showing(frame))).with_columns(
-        pl.col(pl.String).str.replace_all(_CONTROL.pattern, " ")
-    )
+    chosen = frame if whole else frame.select(_worth_showing(frame))
+    cells = pl.col(pl.String).map_elements(lambda text: one_line(text, 2 * _LONG), pl.String)
+    cut = chosen.with_columns(cells)
     with pl.Config(
         tbl_rows=frame.height,
         tbl_cols=-1,
@@ -190,7 +182,7 @@ def table(head: pa.Table, rows: int, *, whole: bool = False) -> str:
         tbl_width_chars=160,
         tbl_formatting="UTF8_FULL_CONDENSED",
     ):
-        text = str(shown)
+        text = shown(str(cut))  # names of columns, and what is nested, too
     return (
         text
         if rows <= frame.height

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .render import count, duration, money, one_line
+from .redaction import one_line
+from .render import count, duration, money
 
 _MOST_POINTS = 50
 _WIDEST = 24

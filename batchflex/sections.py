@@ -95,9 +95,9 @@ class EndpointSection(Section):
     headers: _Texts | None = None
     query: _Texts | None = None
     stream: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 600.0
+    idle_timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 120.0
+    connect_timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 10.0
     metrics: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
     model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
@@ -188,15 +188,15 @@ class LimitsSection(Section):
     rpm: Annotated[float, Field(gt=0)] | None = None
     tpm: Annotated[float, Field(gt=0)] | None = None
     budget_usd: Annotated[float, Field(gt=0)] | None = None
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    budget_requests: Annotated[int, Field(ge=1)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    budget_requests: Annotated[int, Field(ge=1, le=10**15)] | None = None
     deadline: Deadline | None = None
     active_hours: Hours | None = None
-    grace_s: Annotated[float, Field(ge=0)] = 30.0
+    grace_s: Annotated[float, Field(ge=0, le=1e8)] = 30.0
     on_no_credit: Literal["stop", "wait"] = "stop"
     max_outage: Duration = "10m"
     max_failures: MaxFailures = 0.5
-    min_free_disk_mb: Annotated[float, Field(ge=0)] | None = None
+    min_free_disk_mb: Annotated[float, Field(ge=0, le=1e12)] | None = None
 
 
 class LogSection(Section):

@@ -378,30 +378,35 @@ def _is_still(path: Path, kind: str, seen: Seen) -> bool:
 def _expand(patterns: list[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for pattern in patterns:
-        path = _expanded_user(pattern)
-        if "://" in pattern:
-            raise InputError(
-                f"the input {pattern} is not on this machine; copy it here and name the file in input.path"
-            )
-        if path.is_dir():
-            outputs = {
-                run.parent for run in path.rglob("run.json") if run.parent != path and (run.parent / "parts").is_dir()
-            }
-            here = sorted(p for p in path.rglob("*") if _is_input(p, path) and outputs.isdisjoint(p.parents))
-            if not here:
-                raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
-        elif path.exists():
-            if not path.is_file():
-                raise InputError(f"the input {path} is no file: it is read more than once, so write it into one first")
-            here = [path]
-        elif any(c in pattern for c in "*?["):
-            here = sorted(_glob(path))
-            if not here:
-                raise InputError(f"no file matches the input path {pattern}")
-        else:
-            raise InputError(f"there is no input file {path}")
-        found |= dict.fromkeys(here)
+        try:
+            found |= dict.fromkeys(_named(pattern))
+        except OSError as error:
+            raise InputError(f"the input {pattern} cannot be looked through: {error}") from None
     return list(found)
+
+
+def _named(pattern: str) -> list[Path]:
+    path = _expanded_user(pattern)
+    if "://" in pattern:
+        raise InputError(f"the input {pattern} is not on this machine; copy it here and name the file in input.path")
+    if path.is_dir():
+        outputs = {
+            run.parent for run in path.rglob("run.json") if run.parent != path and (run.parent / "parts").is_dir()
+        }
+        here = sorted(p for p in path.rglob("*") if _is_input(p, path) and outputs.isdisjoint(p.parents))
+        if not here:
+            raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
+    elif path.exists():
+        if not path.is_file():
+            raise InputError(f"the input {path} is no file: it is read more than once, so write it into one first")
+        here = [path]
+    elif any(c in pattern for c in "*?["):
+        here = sorted(_glob(path))
+        if not here:
+            raise InputError(f"no file matches the input path {pattern}")
+    else:
+        raise InputError(f"there is no input file {path}")
+    return here
 
 
 def _expanded_user(pattern: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 from typing import Annotated
@@ -12,13 +11,15 @@ from pydantic import AfterValidator
 from .mistakes import wanted
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_S = 3650 * 86400.0
+_YEARS = range(1970, 2201)
 _TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds in ``"90"``, ``"30s"``, ``"15m"``, ``"2h"``, ``"1d"`` or sums like ``"1h30m"``.
 
-    :raises ValueError: if it is none of these, or not positive.
+    :raises ValueError: if it is none of these, not positive, or more than 3,650 days.
     """
     plain = re.fullmatch(r"\d+(\.\d+)?", text) if isinstance(text, str) else not isinstance(text, bool)
     if plain:
@@ -29,6 +30,8 @@ def parse_duration(text: str | float) -> float:
         raise ValueError(f"{text!r:.80} is no duration; write for example '30s', '15m', '2h' or '1h30m'")
     if not 0 < seconds < float("inf"):
         raise ValueError(f"a duration must be more than 0 and finite; found {text!r:.80}")
+    if seconds > _LONGEST_S:  # the calendar ends somewhere, and nobody waits so long
+        raise ValueError(f"a duration is 3,650 days at most; found {text!r:.80}")
     return seconds
 
 
@@ -67,7 +70,7 @@ def _check_deadline(value: str | float) -> str | float:
 Deadline = Annotated[
     str | float,
     AfterValidator(_check_deadline),
-    wanted("a duration such as '30s', '15m', '2h' or '1h30m', or a time of day such as '06:30'"),
+    wanted("a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most), or a time of day such as '06:30'"),
 ]
 
 
@@ -75,28 +78,37 @@ def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
     """A moment gone by: so long before ``now`` (a duration), or a date or a time in ISO 8601, in ``now``'s time zone if it names
     none, in the machine's if ``now`` has none.
 
-    :raises ValueError: if it is neither.
+    :raises ValueError: if it is neither, or not of the years 1970 to 2200.
     """
-    try:
-        found = datetime.datetime.fromisoformat(value)
-    except ValueError:
+    found = _moment(value)
+    if found is None:
         return now - datetime.timedelta(seconds=parse_age(value))
     return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
 
 
 def _check_since(value: str) -> str:
-    if value != "last":
-        with contextlib.suppress(ValueError):
-            datetime.datetime.fromisoformat(value)
-            return value
+    if value != "last" and _moment(value) is None:
         parse_age(value)
     return value
+
+
+def _moment(value: str) -> datetime.datetime | None:
+    try:
+        found = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    if found.year not in _YEARS:
+        raise ValueError(f"{value!r:.80} is not of the years {_YEARS[0]} to {_YEARS[-1]}")
+    return found
 
 
 Since = Annotated[
     str,
     AfterValidator(_check_since),
-    wanted("a duration such as '24h', a date or a time such as '2026-01-31' or '2026-01-31T02:00', or 'last'"),
+    wanted(
+        "a duration such as '24h' (3,650 days at most), a date or a time such as '2026-01-31' or '2026-01-31T02:00' (of the "
+        "years 1970 to 2200), or 'last'"
+    ),
 ]
 
 
@@ -138,5 +150,7 @@ def _check_duration(value: str | float) -> str | float:
 
 
 Duration = Annotated[
-    str | float, AfterValidator(_check_duration), wanted("a duration such as '30s', '15m', '2h' or '1h30m'")
+    str | float,
+    AfterValidator(_check_duration),
+    wanted("a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most)"),
 ]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from .digest import Digest, PointDigest
 from .model import BAD, STATUSES
-from .render import count, duration, money, one_line, seconds_between
+from .redaction import one_line
+from .render import count, duration, money, seconds_between
 from .scored import Interval, ScoreSpec
 
 METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}

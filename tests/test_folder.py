@@ -7,9 +7,11 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import pytest
 
 from batchflex import folder as module
 from batchflex.errors import FolderBusy, FolderError, StorageError
-from batchflex.folder import Folder, replaced, storing
+from batchflex.folder import Folder, append, replaced, storing
+from batchflex.journal import Journal
 from tests.outcomes import run_python, small_disk
 
 HOLD = """
@@ -350,3 +353,102 @@ def test_a_full_disk_leaves_the_older_state(tmp_path: Path) -> None:
         assert folder.read_state() == {"n": 1}
         assert folder.history.read_text().splitlines()[0] == '{"n":1}'
         assert {p.name for p in path.iterdir()} == {"run.json", "history.jsonl"}
+
+
+# ------------------------------------------------------------------------------------------ what lies in a file's place
+
+
+def test_a_lock_that_is_removed_lets_no_second_run_in(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    process = holder(folder.path)
+    try:
+        assert said(process) == "held"
+        for _ in range(2):  # and the second one's lock neither
+            (folder.path / ".lock").unlink()
+            assert folder.is_held()
+            with pytest.raises(FolderBusy, match="another run holds"), folder.held():
+                pass
+            with folder.held_if_free() as held:
+                assert not held
+    finally:
+        end(process)
+    with folder.held():
+        pass
+
+
+def test_a_run_of_an_older_version_and_this_one_keep_each_other_out(tmp_path: Path) -> None:
+    """It locks ``.lock`` and nothing else."""
+    folder = Folder(tmp_path / "out")
+    with folder.held(), (folder.path / ".lock").open("rb") as older, pytest.raises(BlockingIOError):
+        fcntl.flock(older, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (folder.path / ".lock").open("rb") as older:
+        fcntl.flock(older, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert folder.is_held()
+        with pytest.raises(FolderBusy), folder.held():
+            pass
+
+
+def test_a_file_system_that_locks_no_folders_has_the_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_files(descriptor: int, how: int, real: Callable[[int, int], None] = fcntl.flock) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", only_files)
+    folder = Folder(tmp_path / "out")
+    with folder.held():
+        assert folder.is_held()
+        with pytest.raises(FolderBusy), Folder(folder.path).held():
+            pass
+    assert not folder.is_held()
+
+
+@pytest.mark.parametrize("name", [".lock", "history.jsonl", "telemetry.jsonl", "inputs.jsonl", "journal/reserve"])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_stands_for_is_not_written(name: str, there: bool, tmp_path: Path) -> None:
+    folder, target = Folder(tmp_path / "out"), tmp_path / "precious"
+    with folder.held():
+        pass
+    if there:
+        target.write_bytes(b"precious")
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).symlink_to(target)
+    with pytest.raises((FolderError, StorageError), match=r"symbolic link.*remove the link"), folder.held():
+        if name == "journal/reserve":
+            Journal(folder.journal, 1, reserve_bytes=1000)
+        append(folder.path / name, {"a": 1}, sync=False)
+    assert (target.read_bytes() == b"precious") if there else not target.exists()
+
+
+@pytest.mark.parametrize("name", [".lock", "history.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    with folder.held():
+        pass
+    (folder.path / name).unlink(missing_ok=True)
+    os.mkfifo(folder.path / name)
+    assert not folder.is_held()
+    with pytest.raises((FolderError, StorageError)), folder.held():
+        folder.add_history({"a": 1})
+
+
+def test_a_file_that_is_replaced_is_the_link_itself(tmp_path: Path) -> None:
+    folder, target = Folder(tmp_path / "out"), tmp_path / "precious"
+    target.write_bytes(b"precious")
+    with folder.held():
+        folder.state.symlink_to(target)
+        for number in range(50):  # names that the next temporary files may have
+            (folder.path / f".run.json.{os.getpid()}-{number}.tmp").symlink_to(target)
+        folder.write_state({"a": "\x1b\u202e\ud800"})
+    assert target.read_bytes() == b"precious"
+    assert folder.read_state() == {"a": "\x1b\u202e\ufffd"}
+    assert b"\\u001b\\u202e" in folder.state.read_bytes()
+
+
+def test_a_folder_in_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    with folder.held():
+        folder.state.mkdir()
+        (folder.state / "x").touch()
+        with pytest.raises(StorageError, match="Is a directory"):
+            folder.write_state({})

@@ -80,7 +80,8 @@ n = 2
         ({"limits": {"grace_s": -1}}, "limits.grace_s: must be 0 or more; found -1"),
         (
             {"limits": {"deadline": "25:00"}},
-            "limits.deadline: must be a duration such as '30s', '15m', '2h' or '1h30m', or a time of day such as '06:30'; "
+            "limits.deadline: must be a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most), "
+            "or a time of day such as '06:30'; "
             "found '25:00'",
         ),
         ({"endpoint": {"stream": "yes"}}, "endpoint.stream: must be 'auto', true or false; found 'yes'"),
