@@ -14,9 +14,9 @@ import httpx_sse
 import msgspec
 
 from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
+from .connection import Alarm, AnswerTooLarge, Header
 from .endpoint import Endpoint
 from .errors import AttemptError
-from .http1 import Header
 from .model import Answer, Request
 from .ratelimit import Told
 
@@ -63,7 +63,11 @@ class Client:
         self._key = key if len(key) >= keychecks.SHORTEST else ""
         self._key_in_json = _encode(self._key)[1:-1]
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
-        self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
+        self._most_bytes = int(endpoint.max_answer_mb * 2**20)
+        self._extensions = {
+            "timeout": {"connect": endpoint.connect_timeout_s, "read": None},
+            "most_bytes": self._most_bytes,
+        }
 
     async def __aenter__(self) -> Client:
         return self
@@ -91,14 +95,21 @@ class Client:
         except TimeoutError as error:
             fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
             raise self._named(fault, error) from None
-        except httpx.ConnectTimeout:
-            raise classify.unreachable(
-                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
-            ) from None
-        except httpx.ConnectError as error:
-            raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
         except httpx.RequestError as error:
-            raise self._named(self._redacted(classify.cut_short(_words(error))), error) from None
+            raise self._named(self._redacted(self._fault_of(error)), error) from None
+
+    def _fault_of(self, error: httpx.RequestError) -> AttemptError:
+        """What a failure of the transport means."""
+        if isinstance(error, AnswerTooLarge):
+            words = f"the answer has more than {self._endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
+            return classify.too_large(words, vars(error).get("status"))
+        if isinstance(error, httpx.ConnectTimeout):
+            return classify.unreachable(
+                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
+            )
+        if isinstance(error, httpx.ConnectError):
+            return classify.unreachable(f"cannot connect: {_words(error)}")
+        return classify.cut_short(_words(error))
 
     async def models(self) -> Listing:
         """What ``GET /models`` lists; nothing if the endpoint does not say.
@@ -113,7 +124,7 @@ class Client:
         except TimeoutError:
             raise classify.timed_out(f"{url} did not answer within {_MODELS_S:g} s") from None
         except httpx.RequestError as error:
-            raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
+            raise self._redacted(self._fault_of(error)) from None
         if response.status_code in (401, 403) or response.status_code >= 500:
             raise self._redacted(classify.http_fault(response.status_code, response.headers, raw, time.time()))
         listed = (completion.decode(raw)[0] or {}).get("data")
@@ -128,7 +139,7 @@ class Client:
         request = httpx.Request("GET", url, headers=headers, extensions=self._extensions)
         try:
             with anyio.fail_after(_METRICS_S):
-                response = await self._transport.handle_async_request(request)
+                response = await self._respond(request)
                 raw = await self._body(response)
         except (TimeoutError, httpx.RequestError):
             return None
@@ -138,17 +149,23 @@ class Client:
         self, method: str, url: httpx.URL, body: bytes, heard: Callable[[Told], None] | None = None
     ) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
-        response = await self._transport.handle_async_request(request)
-        response.request = request
+        response = await self._respond(request)
         if heard is not None and heads.glance(response.headers.raw).tells_limits:
             _tell(heard, response.headers)
+        return response
+
+    async def _respond(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        if not isinstance(self._transport, http1.Connections):
+            transport.bound(response, self._most_bytes)
         return response
 
     async def _body(self, response: httpx.Response) -> bytes:
         try:
             return self._clean(await response.aread())
         except httpx.RequestError as error:
-            vars(error)["headers"] = response.headers.raw
+            vars(error).update(headers=response.headers.raw, status=response.status_code)
             raise
         finally:
             await response.aclose()
@@ -156,21 +173,22 @@ class Client:
     async def _whole(self, body: bytes, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         if not isinstance(self._transport, http1.Connections):
-            with anyio.fail_after(self._endpoint.timeout_s):
+            with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
                 response = await self._send("POST", self._url, body, heard)
                 raw = await self._body(response)
+            if patience.is_over:
+                raise TimeoutError
             request_id = self._request_id(response.headers.raw)
             latency_s = time.perf_counter() - began
             return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, request_id)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
         status, headers, raw = await self._transport.fetch(
-            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
-        )
+            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
+            most_bytes=self._most_bytes,
+        )  # fmt: skip
         seen = heads.glance(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
-        if seen.is_encoded:
-            raw = httpx.Response(status, headers=headers, content=raw).content
         latency_s = time.perf_counter() - began
         return self._unstreamed(status, headers, self._clean(raw), latency_s, self._unless_key(seen.request_id))
 
@@ -196,7 +214,7 @@ class Client:
         stream = completion.Stream()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
-            with patience.scope:
+            with patience:
                 response = await self._send("POST", self._url, body, heard)
                 request_id = self._request_id(response.headers.raw)
                 if response.status_code != 200 or "text/event-stream" not in response.headers.get("content-type", ""):
@@ -221,7 +239,7 @@ class Client:
                 vars(error)["request_id"] = request_id
                 raise
         if stream.finish_reason is None:
-            if patience.scope.cancelled_caught:
+            if patience.is_over:
                 fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
             else:
                 fault = classify.cut_short("the stream ended before the answer was complete", status=200)
@@ -262,17 +280,33 @@ class Client:
 
 
 class _Patience:
-    """How long a stream is waited for: a deadline that what is heard moves on."""
+    """How long an answer is waited for: a deadline that what is heard of a stream moves on. A context manager, which is left
+    when the time ``is_over``."""
 
     def __init__(self, idle_s: float, answer_s: float) -> None:
         self.idle_s = idle_s
         self._answer_s = max(idle_s, answer_s)
-        self.scope = anyio.CancelScope()
-        self.progressed()
+        self._scope = anyio.CancelScope()
+        self._until = anyio.current_time() + self._answer_s
+        self._alarm = Alarm(min(anyio.current_time() + idle_s, self._until), self._scope.cancel)
+
+    def __enter__(self) -> _Patience:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._alarm.cancel()
+        return self._scope.__exit__(kind, error, trace)
+
+    @property
+    def is_over(self) -> bool:
+        return self._scope.cancelled_caught
 
     def heard(self) -> None:
         """A line came, if only a comment."""
-        self.scope.deadline = min(anyio.current_time() + self.idle_s, self._until)
+        self._alarm.put(min(anyio.current_time() + self.idle_s, self._until))
 
     def progressed(self) -> None:
         """Something of the answer came."""

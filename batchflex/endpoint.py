@@ -83,6 +83,7 @@ class Endpoint(NamedTuple):
     timeout_s: float = 600.0
     idle_timeout_s: float = 120.0
     connect_timeout_s: float = 10.0
+    max_answer_mb: float = 64.0
 
     @property
     def is_hosted(self) -> bool:
@@ -122,12 +123,13 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     :raises EndpointError: if the key that it needs is not in the environment, or the model file is missing.
     """
     name = section.name or (LOCAL if section.base_url is None else "")
-    times = {n: getattr(section, n) for n in ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s")}
-    times["model"] = section.model if isinstance(section, EndpointsEntry) else None
+    bounds = ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s", "max_answer_mb")
+    given = {n: getattr(section, n) for n in bounds}
+    given["model"] = section.model if isinstance(section, EndpointsEntry) else None
     if name == LOCAL:
         path = model_file(section)
         # Named with its quantisation: another file of the same model is another model, and its answers are others.
-        return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **times)
+        return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **given)
     if quirks := _NAMED.get(name):
         variable = section.api_key_env or quirks.key_env
         key = _key(environ, variable) if with_key else None
@@ -137,7 +139,7 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
                 f".env beside the job file{_but_empty(environ, variable)}"
             )
         return Endpoint(
-            name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **times
+            name, quirks.base_url, key, variable, unstreamed_max_tokens=quirks.unstreamed_max_tokens, **given
         )
     if section.base_url is None:
         raise EndpointError(f"no endpoint is named {name!r}; known are 'local' and 'flexai'")
@@ -151,7 +153,7 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
     quirks = _quirks_of(section.base_url)
     return Endpoint(
         endpoint_name(name, section.base_url), section.base_url, key, variable if key else None,
-        unstreamed_max_tokens=quirks.unstreamed_max_tokens if quirks else None, **times,
+        unstreamed_max_tokens=quirks.unstreamed_max_tokens if quirks else None, **given,
     )  # fmt: skip
 
 

@@ -17,12 +17,11 @@ class Glance(NamedTuple):
 
     request_id: str | None
     tells_limits: bool
-    is_encoded: bool
 
 
 def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
     """One pass over the headers, whose names may be in any case."""
-    best, found, tells, encoded = len(_IDS), b"", False, False
+    best, found, tells = len(_IDS), b"", False
     for name, value in headers:
         name = name.lower()
         if name in _RANK:
@@ -30,6 +29,4 @@ def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
                 best, found = _RANK[name], value
         elif b"ratelimit" in name:
             tells = True
-        elif name == b"content-encoding":
-            encoded = True
-    return Glance(found.decode("ascii") if found else None, tells, encoded)
+    return Glance(found.decode("ascii") if found else None, tells)

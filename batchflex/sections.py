@@ -44,6 +44,7 @@ class EndpointSection(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    max_answer_mb: Annotated[float, Field(gt=0, le=2048)] = 64.0
     model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4
     context: Annotated[int, Field(ge=256)] = 2048

@@ -25,7 +25,8 @@ ORDER = [
     "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
-    "endpoint", "classify", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
+    "endpoint", "classify", "completion",
+    "content_coding", "connection", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
     "superseded", "merge", "table", "unfit", "resume",
     "standing", "inputs", "retention", "since",
@@ -132,12 +133,13 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
 
 def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
-    assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
+    assert users_of("httpx") == {"client", "transport", "connection", "http1", "webhook"}
     assert users_of("httpx_sse") <= {"client"}
 
 
 def test_only_the_connections_know_their_parser() -> None:
-    assert users_of("httptools", "aiohappyeyeballs") == {"http1"}
+    assert users_of("httptools") == {"connection"}
+    assert users_of("aiohappyeyeballs") == {"http1"}
 
 
 def test_only_the_metrics_file_knows_prometheus() -> None:
