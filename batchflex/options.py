@@ -36,7 +36,7 @@ exit codes:
   2    the job, the input or the command line is wrong; nothing was sent
   3    stopped early and resumable; the summary and run.json say why
   4    another run holds the output folder
-  130  interrupted by Ctrl-C (143: by SIGTERM); resumable"""
+  130  interrupted by Ctrl-C (143: by SIGTERM, 129: by SIGHUP, as a terminal is closed); resumable"""
 
 _SPEC = (
     "a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), a folder "
