@@ -329,10 +329,13 @@ class _Conduct:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
                         beside.start_soon(self._fill)
-                        beside.start_soon(self._count)
-                        beside.start_soon(self._watch_room, watch)
-                        beside.start_soon(self._measure, gate)
-                        beside.start_soon(self._get_table_ready)
+                        for advisory in (
+                            self._count,
+                            partial(self._watch_room, watch),
+                            partial(self._measure, gate),
+                            self._get_table_ready,
+                        ):
+                            beside.start_soon(self._unless_it_fails, advisory)
                         for way in ways:
                             beside.start_soon(self._look_at_queue, way)
                         if due is not None:
@@ -427,6 +430,14 @@ class _Conduct:
                 except StorageError as error:  # nothing depends on it
                     self._teller.note(f"no more telemetry: {error}", "warning")
                     due = float("inf")
+
+    async def _unless_it_fails(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Nothing depends on this task: what goes wrong in it must not cost what is in flight."""
+        try:
+            await task()
+        except Exception as error:
+            what = str(error) if isinstance(error, BatchflexError) else f"{type(error).__name__}: {error}"
+            self._warn(f"the run goes on, with less to say of itself: {what}")
 
     async def _end_at(self, due: float) -> None:
         await anyio.sleep(max(0.0, due - time.monotonic()))
