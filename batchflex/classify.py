@@ -5,7 +5,7 @@ what OpenAI-compatible servers are seen to do:
 
 ======================================================  =============================================
 400, 413, 422 and other 4xx                             the row is final
-401, 403                                                the run stops: the key
+401, 403, 407                                           the run stops: the key, or that of a proxy
 402, or any status with code ``insufficient_quota``     the run stops: the credit
 404, 400 with code ``model_not_found``                  the run stops: the model, or the URL
 3xx, 405                                                the run stops: the URL
@@ -34,6 +34,7 @@ _RATE = {"429", "rate_limit_exceeded", "rate_limit_error", "throttling_error"}
 _ROW_BLAMED = {408, 409, 425, 500}
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
+PROXY = "proxy"
 
 
 def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float) -> AttemptError:
@@ -53,7 +54,7 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
     names = {str(name).lower() for name in (kind, code) if name is not None}
     if status == 402 or names & _CREDIT:
         return RunFault(message, **facts).because("credit")
-    if status in (401, 403):
+    if status in (401, 403, 407):
         return RunFault(message, **facts).because("key")
     if names & _NO_MODEL and status in (400, 404, 422):
         return RunFault(message, **facts).because("model")
@@ -147,6 +148,12 @@ def unreachable(message: str) -> Transient:
     return Transient(message, error_type="connect")
 
 
+def proxy_refuses(message: str, status: int | None) -> RunFault:
+    """What a proxy answers in place of the endpoint: it wants other credentials, or leads nowhere. ``message`` is a sentence."""
+    fault = RunFault(message, error_type=PROXY, http_status=status)
+    return fault.because("key" if status == 407 else "url")
+
+
 def timed_out(message: str) -> Transient:
     return _billed(Transient(message, error_type="timeout"))
 
@@ -205,6 +212,8 @@ def facts(fault: AttemptError) -> dict[str, Any]:
 def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     """A sentence for whoever runs the job. ``with_key`` tells whether a key was sent. Without ``quoting`` it has none of the
     server's words."""
+    if fault.error_type == PROXY:
+        return fault.message
     what, todo = _ADVICE[fault.reason]
     if fault.reason == "key" and not with_key:
         what, todo = (

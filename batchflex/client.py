@@ -47,6 +47,7 @@ class Client:
     ) -> None:
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
+        self._proxy = None if via else transport.proxy_of(endpoint.base_url)
         self._url = httpx.URL(f"{endpoint.base_url}/chat/completions")
         headers = {
             "host": self._url.netloc.decode(),
@@ -108,8 +109,24 @@ class Client:
                 f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
             )
         if isinstance(error, httpx.ConnectError):
-            return classify.unreachable(f"cannot connect: {_words(error)}")
+            through = "" if self._proxy is None else f" through {self._proxy}"
+            return classify.unreachable(f"cannot connect{through}: {_words(error)}")
+        if isinstance(error, httpx.ProxyError):
+            return self._proxy_fault(_words(error))
         return classify.cut_short(_words(error))
+
+    def _proxy_fault(self, words: str) -> AttemptError:
+        """A proxy did not connect to the endpoint; ``words`` begin with the status that it gave, if it gave one."""
+        proxy = self._proxy or "the proxy"
+        status = int(words[:3]) if words[:3].isdigit() else None
+        if status == 407:
+            return classify.proxy_refuses(f"{proxy} wants another user or password (HTTP 407): correct them there", 407)
+        if status is not None and status < 500 and status not in (408, 425, 429):
+            return classify.proxy_refuses(
+                f"{proxy} does not connect to {self._url.host} (HTTP {words}): name another, or the host in NO_PROXY",
+                status,
+            )
+        return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
 
     async def models(self) -> Listing:
         """What ``GET /models`` lists; nothing if the endpoint does not say.
@@ -157,6 +174,9 @@ class Client:
     async def _respond(self, request: httpx.Request) -> httpx.Response:
         response = await self._transport.handle_async_request(request)
         response.request = request
+        if response.status_code == 407 and self._proxy is not None:
+            await response.aclose()
+            raise httpx.ProxyError("407 Proxy Authentication Required")
         if not isinstance(self._transport, http1.Connections):
             transport.bound(response, self._most_bytes)
         return response
