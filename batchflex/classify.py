@@ -137,7 +137,7 @@ def empty(message: str, body: bytes, status: int) -> Transient:
     return _billed(fault.blamed_on("row"))
 
 
-def too_large(message: str, status: int | None) -> RowFault:
+def too_large(message: str, status: int) -> RowFault:
     """An answer that is larger than ``endpoint.max_answer_mb``: so would the next one be."""
     fault = RowFault(message, error_type="answer_too_large", http_status=status)
     fault.billed = True

@@ -103,7 +103,7 @@ class Client:
         """What a failure of the transport means."""
         if isinstance(error, AnswerTooLarge):
             words = f"the answer has more than {self._endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
-            return classify.too_large(words, vars(error).get("status"))
+            return classify.too_large(words, error.status)
         if isinstance(error, httpx.ConnectTimeout):
             return classify.unreachable(
                 f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
@@ -185,7 +185,7 @@ class Client:
         try:
             return self._clean(await response.aread())
         except httpx.RequestError as error:
-            vars(error).update(headers=response.headers.raw, status=response.status_code)
+            vars(error)["headers"] = response.headers.raw
             raise
         finally:
             await response.aclose()

@@ -38,7 +38,11 @@ Header = tuple[bytes, bytes]
 
 
 class AnswerTooLarge(httpx.RemoteProtocolError):
-    """The answer has more bytes than allowed; the rest of it was not read."""
+    """The answer, of this ``status``, has more bytes than allowed; the rest of it was not read."""
+
+    def __init__(self, most_bytes: int, status: int) -> None:
+        super().__init__(f"the answer has more than {most_bytes:,} bytes")
+        self.status = status
 
 
 class MetClose(httpx.RemoteProtocolError):
@@ -349,7 +353,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             self._wake()
         else:
-            self._broke(AnswerTooLarge(f"the answer has more than {self._most:,} bytes"))
+            self._broke(AnswerTooLarge(self._most, self.status))
 
     def _take(self, data: bytes) -> None:
         self._size += len(data)

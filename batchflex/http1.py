@@ -77,7 +77,7 @@ class Connections(httpx.AsyncBaseTransport):
     ) -> Whole:
         """As :meth:`handle_async_request`, without objects of httpx: ``head`` is sent as it is, before the body.
 
-        An error that is raised has the headers that came by then as ``headers``, and their ``status``.
+        An error that is raised has the headers that came by then as ``headers``.
 
         :raises TimeoutError: if the answer is not complete within ``total_s``.
         """
@@ -101,7 +101,7 @@ class Connections(httpx.AsyncBaseTransport):
             content = await connection.rest()
         except BaseException as error:
             connection.abort()
-            vars(error).update(headers=connection.headers, status=connection.status)
+            vars(error)["headers"] = connection.headers
             raise
         finally:
             alarm.cancel()
@@ -141,9 +141,8 @@ class Connections(httpx.AsyncBaseTransport):
             if not connection.is_whole:
                 stream = _Rest(connection, self, origin, read_s)
                 return httpx.Response(connection.status, headers=connection.headers, stream=stream)
-        except BaseException as error:
+        except BaseException:
             connection.abort()
-            vars(error)["status"] = connection.status
             raise
         answer = connection.body()
         response = httpx.Response(connection.status, headers=connection.headers, content=answer)

@@ -101,7 +101,8 @@ class _Bounded(httpx.AsyncByteStream):
     def __init__(self, response: httpx.Response, codings: str, most_bytes: int) -> None:
         self._stream = cast(httpx.AsyncByteStream, response.stream)
         self._codings = codings
-        self._is_error = response.status_code >= FIRST_ERROR
+        self._status = response.status_code
+        self._is_error = self._status >= FIRST_ERROR
         self._most = min(most_bytes, ERROR_BYTES) if self._is_error else most_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -116,7 +117,7 @@ class _Bounded(httpx.AsyncByteStream):
                     yield piece
         except BodyTooLarge:
             if not self._is_error:  # else it is an error whatever follows
-                raise AnswerTooLarge(f"the answer has more than {self._most:,} bytes") from None
+                raise AnswerTooLarge(self._most, self._status) from None
         except ValueError as error:
             raise httpx.RemoteProtocolError(str(error)) from None
 
