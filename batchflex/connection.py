@@ -353,6 +353,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             self._wake()
         else:
+            self._chunks.clear()  # the error refers to all this, and is not collected at once
+            self._unpacker = None
             self._broke(AnswerTooLarge(self._most, self.status))
 
     def _take(self, data: bytes) -> None:
