@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import select
+import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,12 +28,12 @@ _HEADERS_BYTES = 64 << 10
 ERROR_BYTES = 1 << 20  # of an answer that is none: what is wrong is said by then
 _MOST_UNREAD = 1 << 20  # of a streamed body, before the server is made to wait
 _COPIED = 64 << 10  # a larger body is not copied to be sent together with its headers
-_MET_CLOSE_S = (
-    1.0  # so soon after it a request that met a close on its way learns of that: a round trip, and room to spare
-)
+_MET_CLOSE_S = 0.1  # where TCP does not tell what was acknowledged: so soon after it a request learns of a close it met
 _AWAY_S = 1.0  # a timer that is so late tells that the process was stopped, or had no CPU
 _CLOCK_S = 0.002  # what a loop's timers may be early by
 _LOOK_S = 1.0  # for what has come meanwhile, before it is given up
+# Of Linux' struct tcp_info: tcpi_bytes_acked, tcpi_bytes_sent, tcpi_bytes_retrans.
+_TCP_INFO = struct.Struct("=120xQ72xQQ")
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLIN) | select.POLLHUP | select.POLLERR
 
 Header = tuple[bytes, bytes]
@@ -46,7 +48,7 @@ class AnswerTooLarge(httpx.RemoteProtocolError):
 
 
 class MetClose(httpx.RemoteProtocolError):
-    """The server hung up before it can have read the request."""
+    """The server hung up before it had the request."""
 
 
 class Alarm:
@@ -100,6 +102,11 @@ class Connection(asyncio.Protocol):
         self._lost: Exception | None = None
         self._asked = 0
         self._sent_at = 0.0
+        self._met_close = self._got_eof = False
+        # When it was idle last, and who is told that it was closed then, with the answer before and how long ago that was.
+        self.idle_since: float | None = None
+        self._idle_as = False
+        self.when_closed: Callable[[bool, float], None] | None = None
         self._most = ANSWER_BYTES
         self._begin()
 
@@ -134,6 +141,11 @@ class Connection(asyncio.Protocol):
     def is_whole(self) -> bool:
         return self._complete
 
+    @property
+    def was_streamed(self) -> bool:
+        """Whether the last answer was an event stream."""
+        return self._streamed
+
     async def ask(self, head: bytes, body: bytes, read_s: float | None, most_bytes: int = ANSWER_BYTES) -> None:
         """Send, and wait for the answer.
 
@@ -141,6 +153,7 @@ class Connection(asyncio.Protocol):
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
         transport = cast(asyncio.Transport, self._transport)
+        self._idle_as = self._streamed
         self._begin()
         self._asked += 1
         self._most = most_bytes
@@ -220,7 +233,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         link = transport.get_extra_info("socket")
-        if link is not None:
+        if link is not None and link.fileno() >= 0:
             self._watch = select.poll()
             self._watch.register(link.fileno(), _HUNG_UP)
 
@@ -272,11 +285,32 @@ class Connection(asyncio.Protocol):
             # Chunks with a length beside them: what comes after such an answer is not to be trusted.
             self._is_dubious = b"transfer-encoding" in self._head.lower()
 
+    def eof_received(self) -> None:
+        self._got_eof = True
+        if self._asked > 1 and not self._heard and self._transport is not None:
+            unsent = self._transport.get_write_buffer_size() > 0
+            self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
+
+    def _is_unacknowledged(self, link: socket.socket | None) -> bool:
+        if link is None:
+            return False
+        if not hasattr(socket, "TCP_INFO"):
+            return asyncio.get_running_loop().time() - self._sent_at <= _MET_CLOSE_S
+        try:
+            info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return False
+        if len(info) < _TCP_INFO.size:
+            return False
+        acknowledged, sent, sent_again = _TCP_INFO.unpack(info)
+        return bool(acknowledged < sent - sent_again)
+
     def connection_lost(self, error: Exception | None) -> None:
         if self._has_headers and not self._complete and not self._framed and error is None:
             self._complete = True  # a body without a length ends with its connection
         if self._lost is None:
-            if self._met_close():
+            # With a broken pipe not all of the request went out.
+            if self._met_close or (self._asked > 1 and not self._heard and isinstance(error, BrokenPipeError)):
                 self._lost = MetClose("the server closed the connection as the request was sent")
             elif error is not None:
                 self._lost = httpx.ReadError(words(error))
@@ -284,11 +318,12 @@ class Connection(asyncio.Protocol):
                 self._lost = httpx.RemoteProtocolError("the connection broke inside the answer")
             else:
                 self._lost = httpx.RemoteProtocolError("the server closed the connection without an answer")
+        if (self._got_eof or error is not None) and self.when_closed is not None and self.idle_since is not None:
+            is_idle = self._complete
+            if is_idle or isinstance(self._lost, MetClose):
+                after_s = asyncio.get_running_loop().time() - self.idle_since
+                self.when_closed(self._streamed if is_idle else self._idle_as, after_s)
         self._wake()
-
-    def _met_close(self) -> bool:
-        soon = asyncio.get_running_loop().time() - self._sent_at <= _MET_CLOSE_S
-        return self._asked > 1 and not self._heard and soon
 
     # ---------------------------------------------------------------------------------------------- called by the parser
 

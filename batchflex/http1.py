@@ -4,12 +4,15 @@ Made for many small answers over many connections at once: an answer that is who
 idle connection costs nothing. Errors are httpx's, so that a connection that was never made is told from an answer that
 broke off.
 
-A request is sent a second time in one case only: on a connection that had served another before, the server hung up within a
-second of it and before any byte of an answer. Servers close connections that they promised to keep (llama.cpp after each
-stream), and a request that meets such a close on its way is read by nobody. It goes once more, on a fresh connection (RFC 9112,
-9.3.1). A server that reads a request, works on it and then hangs up does not do so within that second, or answers something:
-that is an attempt that failed, and it may have been paid for. Before a connection is used again it is looked at, so that a close
-that is known already costs nothing.
+A request is sent a second time in one case only: the connection had served another before, the server closed it before a byte
+of an answer came, and the system at the other end has not taken all of the request (TCP tells what was acknowledged). Then no
+program can have read it, and it goes once more, on a fresh connection (RFC 9112, 9.3.1). A server that had the request whole
+before it hung up may have worked on it, and may charge for it: that is an attempt that failed.
+
+So that this stays rare, a connection is looked at before it is used again: a close that has arrived costs nothing. And servers
+that promise to keep connections but close them (llama.cpp after each stream) are found out: after its first stream a connection
+is watched for a moment, and where one is closed within a second of an answer, none is used again after such an answer for a
+minute.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import aiohappyeyeballs
@@ -29,6 +33,9 @@ from .connection import ANSWER_BYTES, Alarm, Connection, Header, MetClose, withi
 _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connection
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered
 _OTHER_FAMILY_S = 0.25  # until an address of the other family is tried as well (RFC 8305)
+_SETTLED_S = 0.1  # a server that closes after each stream has closed by then, mostly
+_SOON_S = 1.0  # a close so soon after an answer comes of that
+_REMEMBERED_S = 60.0
 _CONNECTING = 256  # at a time: more would only wait for each other, and overrun the queue of a listening socket
 
 _Origin = tuple[bytes, bytes, int | None]
@@ -48,6 +55,16 @@ class Whole(NamedTuple):
     body: bytes
 
 
+class _Habits:
+    """Of a server: until when connections are taken to close after an answer, after one that was streamed apart."""
+
+    __slots__ = ("closes_until", "is_known")
+
+    def __init__(self) -> None:
+        self.closes_until = [0.0, 0.0]
+        self.is_known = False  # whether the first stream was watched
+
+
 class Connections(httpx.AsyncBaseTransport):
     """A request goes on the connection that was idle last, else on a new one.
 
@@ -59,6 +76,7 @@ class Connections(httpx.AsyncBaseTransport):
     def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
         self._ssl = ssl_context
         self.sent_anew = 0
+        self._habits: dict[_Origin, _Habits] = {}
         self._idle: dict[_Origin, deque[tuple[float, Connection]]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]]] = {}
@@ -84,6 +102,8 @@ class Connections(httpx.AsyncBaseTransport):
         due = asyncio.get_running_loop().time() + total_s
         origin = (url.raw_scheme, url.raw_host, url.port)
         connection = self._take(origin)
+        if connection is not None and connection.was_streamed:
+            connection = await self._settled(origin, connection)
         if connection is not None:
             try:
                 return await self._fetch(origin, connection, head, body, due, most_bytes)
@@ -121,7 +141,10 @@ class Connections(httpx.AsyncBaseTransport):
         url = request.url
         body = await request.aread()
         head = head_of(request.method, url, request.headers) + b"\r\n"
-        connection = self._take((url.raw_scheme, url.raw_host, url.port))
+        origin = (url.raw_scheme, url.raw_host, url.port)
+        connection = self._take(origin)
+        if connection is not None and connection.was_streamed:
+            connection = await self._settled(origin, connection)
         if connection is not None:
             try:
                 return await self._respond(connection, request, head, body)
@@ -151,11 +174,18 @@ class Connections(httpx.AsyncBaseTransport):
 
     def give_back(self, origin: _Origin, connection: Connection) -> None:
         """A request is over. Its connection is kept for the next one, if it can be."""
-        if not connection.reusable:
+        loop, streamed = asyncio.get_running_loop(), connection.was_streamed
+        now = loop.time()
+        habits = self._habits.get(origin)
+        if habits is None:
+            habits = self._habits[origin] = _Habits()
+        if not connection.reusable or now < habits.closes_until[streamed]:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        self._idle.setdefault(origin, deque()).append((loop.time(), connection))
+        if connection.when_closed is None:
+            connection.when_closed = partial(self._closed, habits)
+        connection.idle_since = now
+        self._idle.setdefault(origin, deque()).append((now, connection))
         if self._sweep is None:
             self._sweep = loop.call_later(_IDLE_S, self._close_idle, loop)
 
@@ -168,6 +198,34 @@ class Connections(httpx.AsyncBaseTransport):
                 return connection
             connection.abort()
         return None
+
+    async def _settled(self, origin: _Origin, connection: Connection) -> Connection | None:
+        """A connection that has had a stream, if it can be used. The first one is watched for a moment before."""
+        habits = self._habits[origin]
+        if not habits.is_known:
+            habits.is_known = True
+            habits.closes_until[True] = float("inf")  # until that is known
+            try:
+                await asyncio.sleep(_SETTLED_S)
+            except BaseException:
+                connection.abort()
+                raise
+            finally:
+                if habits.closes_until[True] == float("inf"):
+                    habits.closes_until[True] = 0.0
+            if connection.has_hung_up():
+                self._closed(habits, was_streamed=True, after_s=0.0)
+        now = asyncio.get_running_loop().time()
+        if connection.reusable and now >= habits.closes_until[True] and not connection.has_hung_up():
+            return connection
+        connection.abort()
+        return None
+
+    def _closed(self, habits: _Habits, was_streamed: bool, after_s: float) -> None:
+        """The server has closed a connection, so long after an answer."""
+        if after_s < _SOON_S:
+            habits.closes_until[was_streamed] = asyncio.get_running_loop().time() + _REMEMBERED_S
+            habits.is_known = habits.is_known or was_streamed
 
     def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
         oldest = loop.time() - _IDLE_S

@@ -16,8 +16,7 @@ import anyio
 import httpx
 import pytest
 
-from batchflex import connection
-from batchflex.connection import AnswerTooLarge
+from batchflex.connection import AnswerTooLarge, Connection, MetClose
 from batchflex.http1 import Connections, Whole
 
 pytestmark = pytest.mark.anyio
@@ -284,35 +283,81 @@ def test_a_close_that_lies_in_the_socket_is_seen_before_a_request_goes(uvloop: b
     assert len(read) == 2 and all(read)
 
 
-async def test_a_request_that_met_a_close_goes_once_more_on_a_fresh_connection() -> None:
-    async with serving([OK], [None], [OK]) as server, Connections() as connections:
-        await fetch(connections, server)
-        assert (await fetch(connections, server)).body == b"ok"
-        assert (server.connections, len(server.requests), connections.sent_anew) == (2, 3, 1)
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_request_that_met_a_close_is_known_to_be_unread(size: int, uvloop: bool) -> None:
+    """The close is there already, and was not looked for: so a request crosses one that is on its way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65_536)
+            connection.sendall(OK)
+            connection.close()
+            closed.set()
+
+        async def ask_twice() -> None:
+            loop = asyncio.get_running_loop()
+            _, used = await loop.create_connection(Connection, *listener.getsockname())
+            head = b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n"
+            await used.ask(head % 2, b"{}", None)
+            closed.wait()
+            with pytest.raises(MetClose):
+                await used.ask(head % size, size * b"x", None)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        anyio.run(ask_twice, backend_options={"use_uvloop": uvloop})
+        thread.join(10)
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [[[None]], [[OK], [b"H", None]], [[OK], [None], [None]]],
-    ids=["a fresh connection", "a byte has come", "twice in a row"],
-)
-async def test_otherwise_nothing_is_sent_twice(answers: list[list[bytes | None]]) -> None:
+@pytest.mark.parametrize("answers", [[[None]], [[OK], [None]], [[OK], [0.2, None]], [[OK], [b"H", None]]])
+async def test_what_a_server_has_read_is_not_sent_again(answers: list[list[bytes | float | None]]) -> None:
+    """On a fresh connection as on a used one: it may have been paid for."""
     async with serving(*answers, [OK]) as server, Connections() as connections:
-        for _ in range(len(answers) - 1 if len(answers) < 3 else 1):
+        for _ in answers[1:]:
             await fetch(connections, server)
         with pytest.raises(httpx.RemoteProtocolError):
             await fetch(connections, server)
-        assert len(server.requests) == len(answers)
+        assert (len(server.requests), connections.sent_anew) == (len(answers), 0)
+        assert (await fetch(connections, server)).body == b"ok"
 
 
-async def test_nor_is_what_a_server_may_have_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It read the request, took its time, and hung up: that may have been paid for."""
-    monkeypatch.setattr(connection, "_MET_CLOSE_S", 0.02)
-    async with serving([OK], [0.2, None], [OK]) as server, Connections() as connections:
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.03])
+async def test_a_server_that_closes_after_each_stream_is_found_out(after_s: float) -> None:
+    """Though it promises to keep the connection. No request is lost to that, however long the close takes."""
+    async with serving([STREAM, after_s, None]) as server, Connections() as connections:
+
+        async def several() -> None:
+            for _ in range(10):
+                assert (await fetch(connections, server)).body == b"ok"
+
         await fetch(connections, server)
-        with pytest.raises(httpx.RemoteProtocolError):
-            await fetch(connections, server)
-        assert (len(server.requests), connections.sent_anew) == (2, 0)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(several)
+        assert len(server.requests) == 51 + connections.sent_anew
+        assert connections.sent_anew == 0
+        assert server.connections == 51
+
+
+async def test_a_server_that_closes_after_each_answer_is_found_out() -> None:
+    async with serving([OK, 0.02, None]) as server, Connections() as connections:
+        await fetch(connections, server)
+        await anyio.sleep(0.1)
+        for _ in range(10):
+            assert (await fetch(connections, server)).body == b"ok"
+        assert (server.connections, len(server.requests)) == (11, 11)
+
+
+async def test_one_that_keeps_them_is_believed() -> None:
+    async with serving([STREAM]) as server, Connections() as connections:
+        for _ in range(10):
+            assert (await fetch(connections, server)).body == b"ok"
+        assert server.connections == 1
 
 
 # ---------------------------------------------------------------------------------------------- bounds and lengths
@@ -342,6 +387,7 @@ async def test_several_lengths(given: bytes, body: bytes | None) -> None:
                     await fetch(connections, server)
             else:
                 assert (await fetch(connections, server)).body == body
+            await anyio.sleep(0.05)
             assert (await fetch(connections, server)).body == b"ok"
 
 
