@@ -28,7 +28,6 @@ _HEADERS_BYTES = 64 << 10
 ERROR_BYTES = 1 << 20  # of an answer that is none: what is wrong is said by then
 _MOST_UNREAD = 1 << 20  # of a streamed body, before the server is made to wait
 _COPIED = 64 << 10  # a larger body is not copied to be sent together with its headers
-_MET_CLOSE_S = 0.1  # where TCP does not tell what was acknowledged: so soon after it a request learns of a close it met
 _AWAY_S = 1.0  # a timer that is so late tells that the process was stopped, or had no CPU
 _CLOCK_S = 0.002  # what a loop's timers may be early by
 _LOOK_S = 1.0  # for what has come meanwhile, before it is given up
@@ -101,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
         self._asked = 0
-        self._sent_at = 0.0
+        self._alarm: Alarm | None = None
         self._met_close = self._got_eof = False
         # When it was idle last, and who is told that it was closed then, with the answer before and how long ago that was.
         self.idle_since: float | None = None
@@ -146,9 +145,18 @@ class Connection(asyncio.Protocol):
         """Whether the last answer was an event stream."""
         return self._streamed
 
-    async def ask(self, head: bytes, body: bytes, read_s: float | None, most_bytes: int = ANSWER_BYTES) -> None:
+    async def ask(
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        due: float | None = None,
+        read_s: float | None = None,
+        most_bytes: int = ANSWER_BYTES,
+    ) -> None:
         """Send, and wait for the answer.
 
+        :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock; :meth:`more` likewise.
         :raises httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
@@ -157,7 +165,15 @@ class Connection(asyncio.Protocol):
         self._begin()
         self._asked += 1
         self._most = most_bytes
-        self._sent_at = asyncio.get_running_loop().time()
+        if due is not None:
+            # Put off from request to request: that costs less than a timer for each.
+            if self._alarm is None:
+                self._alarm = Alarm(due, self._expire)
+            else:
+                self._alarm.put(due)
+        elif self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if len(body) <= _COPIED:
             transport.write(head + body)
         else:
@@ -218,9 +234,10 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def expire(self) -> None:
-        """Nothing more is waited for: whoever waits gets a ``TimeoutError``."""
-        self._broke(TimeoutError())
+    def _expire(self) -> None:
+        self._alarm = None
+        if not self._complete:
+            self._broke(TimeoutError())
 
     def _broke(self, error: Exception) -> None:
         if self._lost is None:
@@ -292,10 +309,8 @@ class Connection(asyncio.Protocol):
             self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
 
     def _is_unacknowledged(self, link: socket.socket | None) -> bool:
-        if link is None:
+        if link is None or not hasattr(socket, "TCP_INFO"):
             return False
-        if not hasattr(socket, "TCP_INFO"):
-            return asyncio.get_running_loop().time() - self._sent_at <= _MET_CLOSE_S
         try:
             info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         except OSError:
@@ -306,6 +321,9 @@ class Connection(asyncio.Protocol):
         return bool(acknowledged < sent - sent_again)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if self._has_headers and not self._complete and not self._framed and error is None:
             self._complete = True  # a body without a length ends with its connection
         if self._lost is None:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import aiohappyeyeballs
 import httpx
 
-from .connection import ANSWER_BYTES, Alarm, Connection, Header, MetClose, within, words
+from .connection import ANSWER_BYTES, Connection, Header, MetClose, within, words
 
 _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connection
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered
@@ -115,16 +115,13 @@ class Connections(httpx.AsyncBaseTransport):
     async def _fetch(
         self, origin: _Origin, connection: Connection, head: bytes, body: bytes, due: float, most_bytes: int
     ) -> Whole:
-        alarm = Alarm(due, connection.expire)
         try:
-            await connection.ask(head, body, None, most_bytes)
+            await connection.ask(head, body, due=due, most_bytes=most_bytes)
             content = await connection.rest()
         except BaseException as error:
             connection.abort()
             vars(error)["headers"] = connection.headers
             raise
-        finally:
-            alarm.cancel()
         whole = Whole(connection.status, connection.headers, content)
         self.give_back(origin, connection)
         return whole
@@ -160,7 +157,8 @@ class Connections(httpx.AsyncBaseTransport):
         url = request.url
         origin = (url.raw_scheme, url.raw_host, url.port)
         try:
-            await connection.ask(head, body, read_s, request.extensions.get("most_bytes", ANSWER_BYTES))
+            most_bytes = request.extensions.get("most_bytes", ANSWER_BYTES)
+            await connection.ask(head, body, read_s=read_s, most_bytes=most_bytes)
             if not connection.is_whole:
                 stream = _Rest(connection, self, origin, read_s)
                 return httpx.Response(connection.status, headers=connection.headers, stream=stream)
