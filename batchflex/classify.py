@@ -29,6 +29,7 @@ from .rules import OVER_LIMIT, ROW_BLAMED, RULES, Rule
 
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
+PROXY = "proxy"
 _NO_KEY = "endpoint.api_key_command gives no key"
 # Characters of a message in which words are looked for: what it repeats of a request mostly comes later.
 _SEARCHED = 600
@@ -234,6 +235,13 @@ def empty(message: str, body: bytes, status: int) -> Transient:
     return _billed(fault.blamed_on("row"))
 
 
+def too_large(message: str, status: int) -> RowFault:
+    """An answer that is larger than ``endpoint.max_answer_mb``: so would the next one be."""
+    fault = RowFault(message, error_type="answer_too_large", http_status=status)
+    fault.billed = True
+    return fault
+
+
 def unreachable(message: str) -> Transient:
     return Transient(message, error_type="connect", rule="connect")
 
@@ -241,6 +249,12 @@ def unreachable(message: str) -> Transient:
 def no_key(why: str) -> RunFault:
     """The command that is to give the key gives none."""
     return RunFault(f"{_NO_KEY}: {why}", error_type="api_key_command").because("key")
+
+
+def proxy_refuses(message: str, status: int | None) -> RunFault:
+    """What a proxy answers in place of the endpoint: it wants other credentials, or leads nowhere. ``message`` is a sentence."""
+    fault = RunFault(message, error_type=PROXY, http_status=status)
+    return fault.because("key" if status == 407 else "url")
 
 
 def timed_out(message: str) -> Transient:
@@ -304,6 +318,8 @@ def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     server's words."""
     if fault.error_type == "api_key_command":
         return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
+    if fault.error_type == PROXY:
+        return fault.message
     what, todo = _ADVICE[fault.reason]
     if (fault.rule or "").startswith("model_denied"):
         what = "the endpoint does not let this key use the model"

@@ -25,6 +25,7 @@ from .errors import BatchflexError, JobError
 from .options import Verb, log_settings, parser, refuse
 from .options import job as job_of
 from .redaction import fit_json, json_line, one_line, shown
+from .signals import ending
 
 if TYPE_CHECKING:
     from .attempts import Attempt
@@ -551,7 +552,7 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
 
 @contextlib.contextmanager
 def _tidy_when_terminated() -> Iterator[None]:
-    """Half-written files are removed when SIGTERM comes, too."""
+    """Half-written files are removed when SIGTERM or SIGHUP comes, too."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -559,11 +560,13 @@ def _tidy_when_terminated() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    numbers = [number for number in ending() if number != signal.SIGINT]
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report(options: argparse.Namespace) -> int:

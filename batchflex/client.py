@@ -13,10 +13,10 @@ import httpx
 import msgspec
 
 from . import __version__, classify, completion, heads, http1, ratelimit, transport
+from .connection import Alarm, AnswerTooLarge, Header
 from .endings import ended
 from .endpoint import Endpoint, Secret
 from .errors import AttemptError, RunFault
-from .http1 import Header
 from .keycommand import KeyCommand, NoKeyError
 from .model import Answer, Request
 from .ratelimit import Told
@@ -52,6 +52,7 @@ class Client:
     ) -> None:
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
+        self._proxy = None if via else transport.proxy_of(endpoint.base_url)
         self._url = self._at("/chat/completions")
         self._common = httpx.Headers({
             "host": self._url.netloc.decode(),
@@ -63,7 +64,11 @@ class Client:
         self._use(endpoint.key)
         self.has_key = endpoint.key is not None or self._keys is not None or bool(endpoint.secrets)
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
-        self._extensions = {"timeout": {"connect": endpoint.connect_timeout_s, "read": None}}
+        self._most_bytes = int(endpoint.max_answer_mb * 2**20)
+        self._extensions = {
+            "timeout": {"connect": endpoint.connect_timeout_s, "read": None},
+            "most_bytes": self._most_bytes,
+        }
 
     async def __aenter__(self) -> Client:
         return self
@@ -95,14 +100,37 @@ class Client:
         except TimeoutError as error:
             fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
             raise self._named(fault, error) from None
-        except httpx.ConnectTimeout:
-            raise classify.unreachable(
-                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
-            ) from None
-        except httpx.ConnectError as error:
-            raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
         except httpx.RequestError as error:
-            raise self._named(self._redacted(classify.cut_short(_words(error))), error) from None
+            raise self._named(self._redacted(self._fault_of(error)), error) from None
+
+    def _fault_of(self, error: httpx.RequestError) -> AttemptError:
+        """What a failure of the transport means."""
+        if isinstance(error, AnswerTooLarge):
+            words = f"the answer has more than {self._endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
+            return classify.too_large(words, error.status)
+        if isinstance(error, httpx.ConnectTimeout):
+            return classify.unreachable(
+                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
+            )
+        if isinstance(error, httpx.ConnectError):
+            through = "" if self._proxy is None else f" through {self._proxy}"
+            return classify.unreachable(f"cannot connect{through}: {_words(error)}")
+        if isinstance(error, httpx.ProxyError):
+            return self._proxy_fault(_words(error))
+        return classify.cut_short(_words(error))
+
+    def _proxy_fault(self, words: str) -> AttemptError:
+        """A proxy did not connect to the endpoint; ``words`` begin with the status that it gave, if it gave one."""
+        proxy = self._proxy or "the proxy"
+        status = int(words[:3]) if words[:3].isdigit() else None
+        if status == 407:
+            return classify.proxy_refuses(f"{proxy} wants another user or password (HTTP 407): correct them there", 407)
+        if status is not None and status < 500 and status not in (408, 425, 429):
+            return classify.proxy_refuses(
+                f"{proxy} does not connect to {self._url.host} (HTTP {words}): name another, or the host in NO_PROXY",
+                status,
+            )
+        return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
 
     def _at(self, path: str) -> httpx.URL:
         query = {name: value.reveal() for name, value in self._endpoint.query}
@@ -171,7 +199,7 @@ class Client:
             where = f"{self._endpoint.base_url}/models"
             raise classify.timed_out(f"{where} did not answer within {_MODELS_S:g} s") from None
         except httpx.RequestError as error:
-            raise classify.unreachable(f"cannot connect: {_words(error)}") from None
+            raise self._fault_of(error) from None
         if response.status_code in (401, 403) or response.status_code >= 500:
             raise classify.http_fault(response.status_code, response.headers, raw, time.time())
         return response, raw
@@ -183,7 +211,7 @@ class Client:
         request = httpx.Request("GET", url, headers=self._common, extensions=self._extensions)
         try:
             with anyio.fail_after(_METRICS_S):
-                response = await self._transport.handle_async_request(request)
+                response = await self._respond(request)
                 raw = await self._body(response)
         except (TimeoutError, httpx.RequestError):
             return None
@@ -193,10 +221,19 @@ class Client:
         self, method: str, url: httpx.URL, body: bytes, heard: Callable[[Told], None] | None = None
     ) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
-        response = await self._transport.handle_async_request(request)
-        response.request = request
+        response = await self._respond(request)
         if heard is not None and heads.glance(response.headers.raw).tells_limits:
             _tell(heard, response.headers)
+        return response
+
+    async def _respond(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        if response.status_code == 407 and self._proxy is not None:
+            await response.aclose()
+            raise httpx.ProxyError("407 Proxy Authentication Required")
+        if not isinstance(self._transport, http1.Connections):
+            transport.bound(response, self._most_bytes)
         return response
 
     async def _body(self, response: httpx.Response) -> bytes:
@@ -211,21 +248,22 @@ class Client:
     async def _whole(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         if not isinstance(self._transport, http1.Connections):
-            with anyio.fail_after(self._endpoint.timeout_s):
+            with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
                 response = await self._send("POST", self._url, body, heard)
                 raw = await self._body(response)
+            if patience.is_over:
+                raise TimeoutError
             seen = self._seen(response.headers.raw)
             latency_s = time.perf_counter() - began
             return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen, max_tokens)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
         status, headers, raw = await self._transport.fetch(
-            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s
-        )
+            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
+            most_bytes=self._most_bytes,
+        )  # fmt: skip
         seen = self._seen(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
-        if seen.is_encoded:
-            raw = httpx.Response(status, headers=headers, content=raw).content
         latency_s = time.perf_counter() - began
         return self._unstreamed(status, headers, self._clean(raw), latency_s, seen, max_tokens)
 
@@ -254,11 +292,11 @@ class Client:
     async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
-        seen = heads.Glance(None, False, False)
+        seen = heads.Glance(None, False)
         stream = completion.Stream()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
-            with patience.scope:
+            with patience:
                 response = await self._send("POST", self._url, body, heard)
                 seen = self._seen(response.headers.raw)
                 status, kind = response.status_code, response.headers.get("content-type", "")
@@ -283,7 +321,7 @@ class Client:
                 vars(error)["request_id"] = seen.request_id
                 raise
         if not stream.is_complete:
-            if patience.scope.cancelled_caught:
+            if patience.is_over:
                 fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
             else:
                 fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
@@ -343,13 +381,29 @@ class Client:
 
 
 class _Patience:
-    """How long a stream is waited for: a deadline that what is heard moves on."""
+    """How long an answer is waited for: a deadline that what is heard of a stream moves on. A context manager, which is left
+    when the time ``is_over``."""
 
     def __init__(self, idle_s: float, answer_s: float) -> None:
         self.idle_s = min(idle_s, answer_s)
         self._answer_s = answer_s
-        self.scope = anyio.CancelScope()
-        self.progressed()
+        self._scope = anyio.CancelScope()
+        self._until = anyio.current_time() + self._answer_s
+        self._alarm = Alarm(min(anyio.current_time() + self.idle_s, self._until), self._scope.cancel)
+
+    def __enter__(self) -> _Patience:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._alarm.cancel()
+        return self._scope.__exit__(kind, error, trace)
+
+    @property
+    def is_over(self) -> bool:
+        return self._scope.cancelled_caught
 
     def heard(self, data: bytes) -> None:
         """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
@@ -357,7 +411,7 @@ class _Patience:
             self._extend()
 
     def _extend(self) -> None:
-        self.scope.deadline = min(anyio.current_time() + self.idle_s, self._until)
+        self._alarm.put(min(anyio.current_time() + self.idle_s, self._until))
 
     def progressed(self) -> None:
         """Something of the answer came."""

@@ -10,15 +10,15 @@ Occasion = Literal["success", "failure", "stopped", "recovered", "busy"]
 End = Literal["success", "failure", "stopped", "killed", "interrupted", "busy", "skipped"]
 
 _INTERRUPTED = 130
-_TERMINATED = 143
+_TERMINATED = {129, 143}  # SIGHUP, SIGTERM
 _BAD = {"failure", "stopped", "killed"}
 
 
 def end_of(state: Mapping[str, Any]) -> End:
     """How a run ended; ``state`` is a line of ``history.jsonl``, or ``run.json``.
 
-    SIGINT is a person's, who knows. SIGTERM is sent by a system that shuts down or by whoever bounds the run's time, so that
-    such a run is ``stopped``.
+    SIGINT is a person's, who knows. SIGTERM is sent by a system that shuts down or by whoever bounds the run's time, and SIGHUP
+    comes of a terminal or a connection that is lost, so that such a run is ``stopped``.
     """
     status, code = state.get("status"), state.get("exit_code")
     if status in ("killed", "skipped", "busy"):
@@ -31,7 +31,7 @@ def end_of(state: Mapping[str, Any]) -> End:
         return "busy"
     if code == _INTERRUPTED:
         return "interrupted"
-    if code == _TERMINATED or (code == 3 and state.get("stopped_by") != "error"):
+    if code in _TERMINATED or (code == 3 and state.get("stopped_by") != "error"):
         return "stopped"
     return "failure"
 

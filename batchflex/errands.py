@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
+from .signals import ending
+
 _SLACK_S = 3.0  # beyond the bound, for what ends a moment after it
 _LOOK_S = 0.02
 
@@ -19,8 +21,8 @@ Errand = Callable[[threading.Event], str | None]
 def do(errands: Mapping[str, Errand], within_s: float) -> dict[str, str | None]:
     """Do them all, each in a thread, and return why each failed, if it did. Blocks.
 
-    An errand bounds itself; one that has not ended a few seconds after ``within_s`` is left alone. In the main thread SIGINT and
-    SIGTERM make all of them give up.
+    An errand bounds itself; one that has not ended a few seconds after ``within_s`` is left alone. In the main thread SIGINT,
+    SIGTERM and SIGHUP make all of them give up.
     """
     outcomes: dict[str, str | None] = {}
     unended = f"it did not come to an end within {within_s:.3g} s"
@@ -54,17 +56,20 @@ def _join(threads: Sequence[threading.Thread], within_s: float) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM do what SIGINT does, where nobody else has a use for it."""
+    """Let SIGTERM and SIGHUP do what SIGINT does, where nobody else has a use for them."""
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    unused = [number for number in ending() if signal.getsignal(number) is signal.SIG_DFL]
+    if not in_main:
         yield
         return
 
     def cut_short(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, cut_short)
+    for number in unused:
+        signal.signal(number, cut_short)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in unused:
+            signal.signal(number, signal.SIG_DFL)

@@ -12,7 +12,7 @@
     │   └── JobChanged      its answers came from a different job, and `on_change` is "stop" exit 2
     ├── StorageError        an answer cannot be written: disk full, no permission            exit 3
     ├── RunStopped          a run of `complete` stopped before every row had its answer      exit 3
-    ├── Interrupted         a signal came while it waited for its turn                       exit 130, 143
+    ├── Interrupted         a signal came while it waited for its turn                       exit 129, 130, 143
     └── AttemptError        one attempt at one request failed; never leaves the run
         ├── Transient       worth another attempt
         │   ├── NotReady    the endpoint says that it is starting: it is waited for, as in an outage

@@ -39,13 +39,12 @@ class Glance(NamedTuple):
 
     request_id: str | None
     tells_limits: bool
-    is_encoded: bool
     gateway: Gateway = NO_GATEWAY
 
 
 def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
     """One pass over the headers, whose names may be in any case."""
-    best, found, tells, encoded = len(_IDS), b"", False, False
+    best, found, tells = len(_IDS), b"", False
     told: list[bytes | None] | None = None
     for name, value in headers:
         name = name.lower()
@@ -57,10 +56,8 @@ def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
             told[_GATEWAY[name]] = value
         elif b"ratelimit" in name:
             tells = True
-        elif name == b"content-encoding":
-            encoded = True
     gateway = NO_GATEWAY if told is None else _gateway(*told)
-    return Glance(found.decode("ascii") if found else None, tells, encoded, gateway)
+    return Glance(found.decode("ascii") if found else None, tells, gateway)
 
 
 def _gateway(cost: bytes | None, deployment: bytes | None, fallbacks: bytes | None) -> Gateway:

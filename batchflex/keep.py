@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from . import journal, numbering, store
 from .courtesy import Courtesy
+from .errors import BatchflexError, StorageError
 from .folder import Folder, storing
 from .job import JournalSection
 from .model import Outcome
@@ -89,6 +90,7 @@ class Keeper:
         self._seal_bytes = int(policy.seal_mb * 2**20)
         self._large = anyio.Event()
         self._descriptor = anyio.Lock()
+        self._unsealed: set[int] = set()
 
     def _reserve_bytes(self, line: int) -> int:
         """Room for one answer to each request in flight."""
@@ -112,7 +114,7 @@ class Keeper:
     async def run(self) -> None:
         """Sync the journal every ``sync_s`` seconds and seal it when it is large. Runs until cancelled.
 
-        :raises StorageError: if the disk is full.
+        :raises StorageError: if the disk is full, or a segment cannot be read back; it stays, and outcomes can be kept still.
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_synced)
@@ -145,9 +147,21 @@ class Keeper:
                 await anyio.to_thread.run_sync(self._seal, number)
 
     def _seal(self, number: int) -> None:
+        """:raises StorageError: whatever goes wrong: the segment has everything, and what is in flight is to be kept too."""
+        self._unsealed.add(number)
         self._courtesy.begin()
-        _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
-        journal.drop(self._folder.journal, number)
+        try:
+            _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
+            journal.drop(self._folder.journal, number)
+        except StorageError:
+            raise
+        except Exception as error:
+            path = journal.segment_path(self._folder.journal, number)
+            what = str(error) if isinstance(error, BatchflexError) else f"{type(error).__name__}: {error}"
+            raise StorageError(
+                f"no part could be made of {path}: {what}. All answers are kept there; run the same command again"
+            ) from error
+        self._unsealed.discard(number)
 
     def _hurry(self) -> None:
         """Nothing more comes: no pauses from now on."""
@@ -155,15 +169,21 @@ class Keeper:
         self._courtesy.hurry()
 
     async def finish(self) -> None:
-        """Seal what is left.
+        """Seal what is left, also what could not be sealed before.
 
-        :raises StorageError: if the disk is full; then everything is still in the journal.
+        :raises StorageError: if the disk is full, or a segment cannot be read back; then it is still in the journal.
         """
         self._hurry()
-        number = self._journal.number
+        left = {*self._unsealed, self._journal.number} if self._journal.rows else self._unsealed
         await anyio.to_thread.run_sync(self._journal.close)
-        if self._journal.rows:
-            await anyio.to_thread.run_sync(self._seal, number)
+        faults = []
+        for number in sorted(left):
+            try:
+                await anyio.to_thread.run_sync(self._seal, number)
+            except StorageError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
 
     def abandon(self) -> None:
         """Sync and leave the journal as it is, for the next run to seal."""

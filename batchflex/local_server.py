@@ -1,7 +1,8 @@
 """The embedded model's server: llama.cpp's own, in a child process.
 
-``python -m batchflex.local_server MODEL.gguf SLOTS CONTEXT NAME`` prints one line of JSON with its address and serves
-until its standard input ends. The parent holds the other end, so the child also goes when the parent is killed.
+``python -m batchflex.local_server MODEL.gguf SLOTS CONTEXT NAME PORT`` prints one line of JSON with its address and serves
+until its standard input ends; port 0 is any that is free. The parent holds the other end of that, so the child also goes when
+the parent is killed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 
 
 def main() -> None:
-    path, slots, context, name = sys.argv[1:5]
+    path, slots, context, name, port = sys.argv[1:6]
     # What the libraries print must not fill the pipe, which nobody reads after the first line.
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -22,7 +23,7 @@ def main() -> None:
     params.model.path = path
     params.model_alias = {name}
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = int(port)
     params.n_parallel = int(slots)
     params.n_ctx = int(slots) * int(context)
     affinity = getattr(os, "sched_getaffinity", None)  # not everywhere

@@ -22,7 +22,7 @@ from .redaction import one_line
 from .runner import Run
 from .sections import LogSection
 
-_LEVELS: dict[int, Level] = {0: "info", 1: "warning", 4: "warning", 130: "warning", 143: "warning"}
+_LEVELS: dict[int, Level] = {0: "info", 1: "warning", 4: "warning", 129: "warning", 130: "warning", 143: "warning"}
 _TOLD = (
     "status", "stopped_by", "exit_code", "planned", "done", "done_before", "ok", "truncated", "filtered", "empty", "invalid",
     "failed",

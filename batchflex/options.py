@@ -37,7 +37,7 @@ exit codes:
   2    the job, the input or the command line is wrong; nothing was sent
   3    stopped early and resumable; the summary and run.json say why
   4    another run holds the output folder
-  130  interrupted by Ctrl-C (143: by SIGTERM); resumable"""
+  130  interrupted by Ctrl-C (143: by SIGTERM, 129: by SIGHUP, as a terminal is closed); resumable"""
 
 _DEBUG = "show tracebacks, and by which rules failures are read"
 _SPEC = (

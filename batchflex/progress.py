@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens. No run ends as its terminal does: what
-    that does not take any more is not shown.
+    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens. A terminal that is gone ends no run by
+    taking nothing any more (the SIGHUP that comes with it does, in order): what it does not take is not shown.
 
     tqdm is imported with the first bar: a run without a terminal, as cron starts it, does without.
     """

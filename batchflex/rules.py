@@ -137,7 +137,7 @@ RULES: tuple[Rule, ...] = (
     Rule("key_type", "key", _INVALID, _names("authentication_error auth_error unauthenticated invalid_authentication_error")),
     # -------------------------------------------------------------------------------------------------- the status
     Rule("status", "credit", frozenset({402})),
-    Rule("status", "key", frozenset({401, 403})),
+    Rule("status", "key", frozenset({401, 403, 407})),
     Rule("status", "model", frozenset({404}), words=_words("model")),
     Rule("status", "url", frozenset({404, 405, *range(300, 400)})),
     Rule("status", "wait", frozenset({429})),

@@ -18,7 +18,7 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import __version__, metrics, reask, results, room, store
+from . import __version__, metrics, reask, results, room, signals, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
@@ -138,9 +138,10 @@ async def arun(
 ) -> Run:
     """Run a job to its end, or until something stops it; either way what was answered is kept.
 
-    Rows come from ``frame``, if given, else from ``input.path``. With ``heed_signals`` the first SIGINT or SIGTERM stops
-    admitting and lets what is in flight finish within ``limits.grace_s``; the second ends the run at once. Cancelling
-    this coroutine is safe at any moment: the next run goes on from the journal.
+    Rows come from ``frame``, if given, else from ``input.path``. With ``heed_signals`` the first SIGINT, SIGTERM or SIGHUP
+    stops admitting and lets what is in flight finish within ``limits.grace_s``; the second ends the run at once, but for
+    SIGHUP, which a terminal that is closed sends more than once. Cancelling this coroutine is safe at any moment: the next
+    run goes on from the journal.
 
     A run that stops early (no credit, key refused, endpoint gone, disk full, budget, deadline, signal) is no exception:
     :attr:`Run.stopped_by` says so.
@@ -344,10 +345,13 @@ class _Conduct:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
                         beside.start_soon(self._fill)
-                        beside.start_soon(self._count)
-                        beside.start_soon(self._watch_room, watch)
-                        beside.start_soon(self._measure, gate)
-                        beside.start_soon(self._get_table_ready)
+                        for advisory in (
+                            self._count,
+                            partial(self._watch_room, watch),
+                            partial(self._measure, gate),
+                            self._get_table_ready,
+                        ):
+                            beside.start_soon(self._unless_it_fails, advisory)
                         for way in ways:
                             beside.start_soon(self._look_at_queue, way)
                         if due is not None:
@@ -368,10 +372,20 @@ class _Conduct:
     async def _way(self, number: int, lane: Lane) -> AsyncIterator[Way]:
         entry = self._job.asked[number]
         async with (
-            serving(entry, self._endpoints[number]) as endpoint,
+            serving(entry, self._endpoints[number], self._warn, self._server_is_gone) as endpoint,
             Client(endpoint, connections=lane.pace.concurrency.most) as client,
         ):
             yield Way(lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)))
+
+    def _warn(self, words: str) -> None:
+        self._teller.note(words, "warning")
+
+    def _server_is_gone(self, words: str, unquoted: str) -> None:
+        """The local model's server cannot be kept up. Where there are other endpoints they go on."""
+        if len(self._endpoints) > 1:
+            self._warn(words)
+        else:
+            self._stop("endpoint", words, unquoted)
 
     async def _look_at_queue(self, way: Way) -> None:
         """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
@@ -432,6 +446,14 @@ class _Conduct:
                 except StorageError as error:  # nothing depends on it
                     self._teller.note(f"no more telemetry: {error}", "warning")
                     due = float("inf")
+
+    async def _unless_it_fails(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Nothing depends on this task: what goes wrong in it must not cost what is in flight."""
+        try:
+            await task()
+        except Exception as error:
+            what = str(error) if isinstance(error, BatchflexError) else f"{type(error).__name__}: {error}"
+            self._warn(f"the run goes on, with less to say of itself: {what}")
 
     async def _end_at(self, due: float) -> None:
         await anyio.sleep(max(0.0, due - time.monotonic()))
@@ -503,8 +525,10 @@ class _Conduct:
         self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
 
     async def _heed_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for number in signals:
+        with anyio.open_signal_receiver(*signals.ending()) as received:
+            async for number in received:
+                if number == signal.SIGHUP and self._tally.signal is not None:
+                    continue  # a terminal that is closed sends one, and its shell another
                 if self._tally.signal is None:
                     self._tally.signal = int(number)
                     self._stop("signal", f"interrupted by {signal.Signals(number).name}")

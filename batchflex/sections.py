@@ -98,6 +98,7 @@ class EndpointSection(Section):
     timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 600.0
     idle_timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 120.0
     connect_timeout_s: Annotated[float, Field(ge=0.001, le=1e8)] = 10.0
+    max_answer_mb: Annotated[float, Field(gt=0, le=2048)] = 64.0
     metrics: Annotated[Literal["auto"] | bool, wanted("'auto', true or false")] = "auto"
     model_path: Annotated[str, Field(min_length=1)] | None = None
     n_parallel: Annotated[int, Field(ge=1, le=256)] = 4

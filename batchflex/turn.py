@@ -14,6 +14,7 @@ from .attempts import Attempt
 from .errors import BatchflexError, FolderBusy, Interrupted
 from .folder import Folder
 from .render import duration
+from .signals import ending
 from .spans import deadline_s
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def patiently(
     Says what it waits for when it begins to, and every ten minutes.
 
     :raises FolderBusy: if the folder was held all the time.
-    :raises Interrupted: at SIGINT or SIGTERM while it waits.
+    :raises Interrupted: at SIGINT, SIGTERM or SIGHUP while it waits.
     """
     began = time.monotonic()
     most_s = wait_s if until_deadline_s is None else min(wait_s, until_deadline_s)
@@ -92,7 +93,7 @@ def _too_long(folder: Folder, most_s: float, *, by_deadline: bool) -> str:
 
 @contextlib.contextmanager
 def _interruptible(folder: Folder) -> Iterator[None]:
-    """SIGINT and SIGTERM end the waiting at once."""
+    """What ends a run ends the waiting at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -103,7 +104,7 @@ def _interruptible(folder: Folder) -> Iterator[None]:
             f"interrupted by {name} while it waited for the run that holds {folder.path}; nothing was sent", number
         )
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in ending()}
     try:
         yield
     finally:

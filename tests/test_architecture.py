@@ -18,15 +18,16 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "errors", "params", "model", "tomltext", "redaction", "mistakes", "events", "paths", "dated", "keychecks",
-    "environment",
+    "allocation", "signals", "errors", "params", "model", "tomltext", "redaction", "mistakes", "events", "paths", "dated",
+    "keychecks", "environment",
     "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",
     "readers", "source", "template", "items", "prefixes", "places", "plan",
     "ratelimit", "metrics", "heads",
     "budget", "estimate", "lessons", "quota", "concurrency", "pace", "gate", "outage", "failures",
     "hook", "rules", "classify", "message", "endings",
-    "endpoint", "keycommand", "completion", "http1", "transport", "client", "tries", "reask", "outcome",
+    "endpoint", "keycommand", "completion",
+    "content_coding", "connection", "http1", "transport", "client", "tries", "reask", "outcome",
     "courtesy", "folder", "journal", "carried", "parsed", "numbering", "store", "room", "keyindex", "keyset",
     "superseded", "merge", "table", "unfit", "resume",
     "standing", "inputs", "retention", "since",
@@ -134,11 +135,12 @@ def test_journal_and_store_do_not_know_of_each_other() -> None:
 
 def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
-    assert users_of("httpx") == {"client", "transport", "http1", "webhook"}
+    assert users_of("httpx") == {"client", "transport", "connection", "http1", "webhook"}
 
 
 def test_only_the_connections_know_their_parser() -> None:
-    assert users_of("httptools", "aiohappyeyeballs") == {"http1"}
+    assert users_of("httptools") == {"connection"}
+    assert users_of("aiohappyeyeballs") == {"http1"}
 
 
 def test_only_the_metrics_file_knows_prometheus() -> None:

@@ -199,3 +199,39 @@ def test_a_killed_run_leaves_no_lock(endpoint: CountingEndpoint, tmp_path: Path)
     assert batchflex(*command(endpoint, rows, out)).code == 0
     assert table(out).height == 40
     assert endpoint.stats()["repeats"] == 0
+
+
+# ---------------------------------------------------------------------------------------- what cannot be read back
+
+
+@pytest.mark.parametrize("heals", [False, True], ids=["for good", "for a moment"])
+def test_a_journal_that_cannot_be_read_back_costs_nothing(
+    heals: bool, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    """As it is sealed: what is in flight is waited for and kept, and so is the segment."""
+    rows, out = write_rows(tmp_path / "rows.jsonl", ROWS), tmp_path / "out"
+    endpoint.knobs(latency_s=0.3)
+    segment = journal.segment_path(Folder(out).journal, 1)
+    aside = tmp_path / "aside"
+    with begun(*command(endpoint, rows, out, "--set", "journal.seal_rows=60", "--json")) as run:
+        wait_until(lambda: endpoint.stats()["good"] >= SLOTS, "it is well under way")
+        segment.rename(aside)
+        segment.mkdir()
+        wait_until(lambda: out.joinpath("run.json").exists() and state(out)["stopped_by"] is not None, "it is noticed")
+        if heals:
+            segment.rmdir()
+            aside.rename(segment)
+        stopped = ended(run)
+    stats = endpoint.stats()
+    assert (stopped.code, stopped.summary["stopped_by"]) == (3, "disk")
+    assert f"no part could be made of {segment}" in stopped.summary["message"]
+    assert "Traceback" not in stopped.err
+    assert (stats["abandoned"], stopped.summary["ok"], stats["requests"]) == (0, stats["good"], stats["good"])
+    if not heals:
+        segment.rmdir()
+        aside.rename(segment)
+    assert stored(out) == stats["good"] < ROWS
+    assert not heals or table(out).height == stats["good"], stopped.err
+    endpoint.knobs(latency_s=0.0)
+    check_finished(batchflex(*command(endpoint, rows, out, "--json")), out)
+    assert (endpoint.stats()["requests"], endpoint.stats()["repeats"]) == (ROWS, 0)

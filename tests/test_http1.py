@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import anyio
 import httpx
 import pytest
 
+from batchflex.connection import AnswerTooLarge, Connection, MetClose
 from batchflex.http1 import Connections, Whole
 
 pytestmark = pytest.mark.anyio
@@ -20,16 +24,22 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+def uvloop(request: pytest.FixtureRequest) -> bool:
     if request.param:
         pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
+    return bool(request.param)
+
+
+@pytest.fixture
+def anyio_backend(uvloop: bool) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": uvloop}
 
 
 class Server:
-    """Answers each request with the next of ``answers``, the last one again and again; hangs up after a ``None`` in it."""
+    """Answers each request with the next of ``answers``, the last one again and again; hangs up after a ``None`` in it, and
+    waits so many seconds where there is a number."""
 
-    def __init__(self, *answers: list[bytes | None]) -> None:
+    def __init__(self, *answers: Sequence[bytes | float | None]) -> None:
         self.answers = answers
         self.connections = 0
         self.requests: list[bytes] = []
@@ -45,9 +55,12 @@ class Server:
                 for piece in self.answers[min(len(self.requests), len(self.answers)) - 1]:
                     if piece is None:
                         return
+                    if isinstance(piece, float):
+                        await asyncio.sleep(piece)
+                        continue
                     writer.write(piece)
                     await writer.drain()
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01 if len(piece) < 500 else 0)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -55,7 +68,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*answers: list[bytes | None], tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+async def serving(*answers: Sequence[bytes | float | None], tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     server = Server(*answers)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     host = "localhost" if tls else "127.0.0.1"
@@ -66,10 +79,12 @@ async def serving(*answers: list[bytes | None], tls: ssl.SSLContext | None = Non
         listener.close()
 
 
-async def fetch(connections: Connections, server: Server, body: bytes = b"{}", total_s: float = 10.0) -> Whole:
+async def fetch(
+    connections: Connections, server: Server, body: bytes = b"{}", total_s: float = 10.0, most_bytes: int = 64 << 20
+) -> Whole:
     url = httpx.URL(server.url)
     head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (url.raw_path, len(body))
-    return await connections.fetch(url, head, body, connect_s=5.0, total_s=total_s)
+    return await connections.fetch(url, head, body, connect_s=5.0, total_s=total_s, most_bytes=most_bytes)
 
 
 async def test_one_connection_serves_one_request_after_another() -> None:
@@ -234,3 +249,189 @@ async def test_tls_takes_one_handshake_a_connection(certificate: Path) -> None:
         with pytest.raises(httpx.ConnectError, match="certificate"):
             await fetch(connections, server)
         assert server.requests == []
+
+
+# --------------------------------------------------------------------------------------------- what a close tells
+
+
+def test_a_close_that_lies_in_the_socket_is_seen_before_a_request_goes(uvloop: bool) -> None:
+    """The event loop has not come round to it yet: the server does not get a request that it will not read."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed, read = threading.Event(), []
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                read.append(connection.recv(65_536))
+                connection.sendall(OK)
+                connection.close()
+                closed.set()
+
+        async def ask_twice() -> int:
+            server = Server()
+            server.url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+            async with Connections() as connections:
+                await fetch(connections, server)
+                closed.wait()  # and nothing else happens on this thread
+                await fetch(connections, server)
+                return connections.sent_anew
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        assert anyio.run(ask_twice, backend_options={"use_uvloop": uvloop}) == 0
+        thread.join(10)
+    assert len(read) == 2 and all(read)
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_request_that_met_a_close_is_known_to_be_unread(size: int, uvloop: bool) -> None:
+    """The close is there already, and was not looked for: so a request crosses one that is on its way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65_536)
+            connection.sendall(OK)
+            connection.close()
+            closed.set()
+
+        async def ask_twice() -> None:
+            loop = asyncio.get_running_loop()
+            _, used = await loop.create_connection(Connection, *listener.getsockname())
+            head = b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n"
+            await used.ask(head % 2, b"{}")
+            closed.wait()
+            with pytest.raises(MetClose):
+                await used.ask(head % size, size * b"x")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        anyio.run(ask_twice, backend_options={"use_uvloop": uvloop})
+        thread.join(10)
+
+
+@pytest.mark.parametrize("answers", [[[None]], [[OK], [None]], [[OK], [0.2, None]], [[OK], [b"H", None]]])
+async def test_what_a_server_has_read_is_not_sent_again(answers: list[list[bytes | float | None]]) -> None:
+    """On a fresh connection as on a used one: it may have been paid for."""
+    async with serving(*answers, [OK]) as server, Connections() as connections:
+        for _ in answers[1:]:
+            await fetch(connections, server)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await fetch(connections, server)
+        assert (len(server.requests), connections.sent_anew) == (len(answers), 0)
+        assert (await fetch(connections, server)).body == b"ok"
+
+
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.03])
+async def test_a_server_that_closes_after_each_stream_is_found_out(after_s: float) -> None:
+    """Though it promises to keep the connection. No request is lost to that, however long the close takes."""
+    async with serving([STREAM, after_s, None]) as server, Connections() as connections:
+
+        async def several() -> None:
+            for _ in range(10):
+                assert (await fetch(connections, server)).body == b"ok"
+
+        await fetch(connections, server)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(several)
+        assert len(server.requests) == 51 + connections.sent_anew
+        assert connections.sent_anew == 0
+        assert server.connections == 51
+
+
+async def test_a_server_that_closes_after_each_answer_is_found_out() -> None:
+    async with serving([OK, 0.02, None]) as server, Connections() as connections:
+        await fetch(connections, server)
+        await anyio.sleep(0.1)
+        for _ in range(10):
+            assert (await fetch(connections, server)).body == b"ok"
+        assert (server.connections, len(server.requests)) == (11, 11)
+
+
+async def test_one_that_keeps_them_is_believed() -> None:
+    async with serving([STREAM]) as server, Connections() as connections:
+        for _ in range(10):
+            assert (await fetch(connections, server)).body == b"ok"
+        assert server.connections == 1
+
+
+# ---------------------------------------------------------------------------------------------- bounds and lengths
+
+
+@pytest.mark.parametrize(
+    ("given", "body"),
+    [
+        (b"content-length: 2\r\ncontent-length: 2\r\n\r\nok", b"ok"),
+        (b"Content-Length: 2\r\nx: y\r\ncontent-length:2 \r\nContent-Length: 2\r\n\r\nok", b"ok"),
+        (b"content-length: 2, 2\r\n\r\nok", b"ok"),
+        (b"content-length: 7\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"ok"),
+        (b"transfer-encoding: chunked\r\ncontent-length: 7\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"ok"),
+        (b"content-length: 2\r\ncontent-length: 3\r\n\r\nok", None),
+        (b"content-length: 2, 3\r\n\r\nok", None),
+        (b"content-length: 2\r\ncontent-length: many\r\n\r\nok", None),
+        (b"content-length: -2\r\n\r\nok", None),
+    ],
+)
+async def test_several_lengths(given: bytes, body: bytes | None) -> None:
+    """Those that agree are one, and chunks need none (RFC 9112, 6.3); others are refused."""
+    said = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n" + given
+    for sent in ([said], [said[i : i + 1] for i in range(len(said))]):
+        async with serving([*sent, None], [OK]) as server, Connections() as connections:
+            if body is None:
+                with pytest.raises(httpx.RemoteProtocolError, match="not HTTP"):
+                    await fetch(connections, server)
+            else:
+                assert (await fetch(connections, server)).body == body
+            await anyio.sleep(0.05)
+            assert (await fetch(connections, server)).body == b"ok"
+
+
+_PACKED = b"HTTP/1.1 200 OK\r\ncontent-encoding: %b\r\ncontent-length: %d\r\n\r\n%b"
+
+
+async def test_an_answer_is_read_to_its_bound() -> None:
+    for size in (1000, 1001):
+        said = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (size, size * b"x")
+        packed = gzip.compress(size * b"x")
+        for sent in (said, _PACKED % (b"gzip", len(packed), packed)):
+            async with serving([sent], [OK]) as server, Connections() as connections:
+                if size == 1000:
+                    assert (await fetch(connections, server, most_bytes=1000)).body == size * b"x"
+                    continue
+                with pytest.raises(AnswerTooLarge) as caught:
+                    await fetch(connections, server, most_bytes=1000)
+                assert caught.value.status == 200
+                assert (await fetch(connections, server, most_bytes=1000)).body == b"ok"
+                assert (server.connections, len(server.requests)) == (2, 2)
+
+
+async def test_of_an_error_its_beginning_is_enough() -> None:
+    """That it is large is no reason to take a passing 503 for a fault of the row."""
+    endless = [b"HTTP/1.1 503 Busy\r\n\r\n", *(100 * [100_000 * b"x"])]
+    async with serving(endless, [OK]) as server, Connections() as connections:
+        whole = await fetch(connections, server)
+        assert whole.status == 503
+        assert 500_000 < len(whole.body) <= 1 << 20
+        assert (await fetch(connections, server)).body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [b"HTTP/1.1 200 OK\r\nx: ", *(50 * [10_000 * b"a"])],
+        [b"HTTP/1.1 200 OK\r\n", *(50 * [1_000 * b"a: b\r\n"])],
+        50 * [300 * b"HTTP/1.1 103 Early Hints\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: ", *(50 * [10_000 * b"a"])],
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;x=", *(50 * [10_000 * b"a"])],
+    ],
+    ids=["one header", "many headers", "hints", "trailer", "chunk extension"],
+)
+async def test_endless_headers_are_given_up(sent: list[bytes]) -> None:
+    async with serving([*sent, 60.0]) as server, Connections() as connections:
+        with pytest.raises(httpx.RemoteProtocolError, match="65,536 bytes of headers"):
+            await fetch(connections, server)

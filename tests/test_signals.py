@@ -1,8 +1,12 @@
-"""Ctrl-C and SIGTERM, once and twice: what was received is kept, and what was kept is not asked again."""
+"""Ctrl-C, SIGTERM and a closed terminal, once and twice: what was received is kept, and what was kept is not asked again."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +47,7 @@ def finish(endpoint: CountingEndpoint, rows: Path) -> Ended:
     return finished
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_lets_what_is_in_flight_finish(
     number: signal.Signals, code: int, slow: CountingEndpoint, rows: Path
 ) -> None:
@@ -128,3 +132,53 @@ def test_a_signal_while_the_quota_is_waited_for(slow: CountingEndpoint, rows: Pa
     assert slow.stats()["good"] < 20
     finish(slow, rows)
     assert slow.stats()["repeats"] == 0
+
+
+def test_a_closed_terminal_ends_the_run_in_order(slow: CountingEndpoint, rows: Path) -> None:
+    """It sends SIGHUP, its shell does so too, and it takes nothing that is still written to it."""
+    out, (terminal, inside) = rows.parent / "out", os.openpty()
+
+    def in_terminal() -> None:
+        fcntl.ioctl(inside, termios.TIOCSCTTY, 0)  # the session's own, so that the kernel tells when it is gone
+        for number in (0, 1, 2):
+            os.dup2(inside, number)
+
+    with begun(*command(slow, rows), preexec=in_terminal) as run:
+        os.close(inside)
+        wait_until(lambda: slow.stats()["good"] >= 8 and slow.stats()["in_flight"] == 8, "it is well under way")
+        os.close(terminal)
+        wait_until(lambda: (out / "run.json").exists() and state(out)["stopped_by"] is not None, "it has heard of it")
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(30) == 129
+    stats, kept = slow.stats(), state(out)
+    assert (stats["abandoned"], kept["status"], kept["ok"]) == (0, "interrupted", stats["good"])
+    assert "SIGHUP" in kept["message"]
+    assert table(out).height == stats["good"] == stats["requests"] < ROWS
+    finish(slow, rows)
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(slow: CountingEndpoint, rows: Path) -> None:
+    slow.knobs(latency_s=0.02)
+    with begun(*command(slow, rows), preexec=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as run:
+        wait_until(lambda: slow.stats()["good"] >= 8, "it is well under way")
+        run.send_signal(signal.SIGHUP)
+        assert ended(run).code == 0
+    assert state(rows.parent / "out")["ok"] == ROWS
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_a_run_that_was_stopped_for_long_finds_its_answers(stream: str, slow: CountingEndpoint, rows: Path) -> None:
+    """Ctrl-Z, a paused container: longer than any time-out, while whole answers lie in the sockets."""
+    slow.knobs(latency_s=0.4)
+    limits = ["endpoint.timeout_s=0.8", "endpoint.idle_timeout_s=0.8", f"endpoint.stream={stream}", "retry.attempts=1"]
+    with begun(*command(slow, rows, *(each for limit in limits for each in ("--set", limit)))) as run:
+        wait_until(lambda: slow.stats()["good"] >= 8 and slow.stats()["in_flight"] == 8, "it is well under way")
+        run.send_signal(signal.SIGSTOP)
+        wait_until(lambda: slow.stats()["in_flight"] == 0, "what was in flight was answered")
+        time.sleep(2.5)
+        slow.knobs(latency_s=0.0)
+        run.send_signal(signal.SIGCONT)
+        finished = ended(run)
+    stats = slow.stats()
+    assert (finished.code, stats["requests"], stats["repeats"]) == (0, ROWS, 0), finished.err
+    assert state(rows.parent / "out")["retries"] == 0

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
+import struct
+import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import anyio
+import brotli
 import httpx
 import pytest
 
@@ -22,6 +27,11 @@ from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Tran
 from batchflex.model import Answer, Request, Usage
 from batchflex.ratelimit import Told
 from tests.counting_endpoint import ANSWERS, FAULTS, CountingEndpoint
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 pytestmark = pytest.mark.anyio
 KEY = 'sk-Sesam/+"oeffne"=='  # with characters that JSON may or must escape
@@ -304,14 +314,76 @@ async def test_an_unstreamed_answer_to_a_streamed_request_is_read(via: Via) -> N
     assert (answer.content, answer.ttft_s) == ("a", None)
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_a_compressed_answer_is_read(stream: bool, via: Via) -> None:
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": lambda data: gzip.compress(data[:20]) + gzip.compress(data[20:]),
+    "deflate": zlib.compress,
+    "Deflate": lambda data: zlib.compress(data, wbits=-15),  # without a header, as some take it
+    "br": brotli.compress,
+    "zstd": lambda data: zstd.compress(data[:20]) + zstd.compress(data[20:]),
+    "gzip, br": lambda data: brotli.compress(gzip.compress(data)),
+    "identity": bytes,
+    "utf-8": bytes,  # seen, and no coding at all
+}
+
+
+def _packed(coding: str, body: bytes, stream: bool) -> bytes:
     kind = "text/event-stream" if stream else "application/json"
-    body = f"data: {_TEXT_EVENT}\n\ndata: {_LAST_EVENT}\n\n" if stream else '{"choices":[{"message":{"content":"a"}}]}'
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Encoding: gzip\r\n\r\n"
-    with _raw_server(head.encode() + gzip.compress(body.encode())) as url:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Encoding: {coding}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("coding", PACKED)
+async def test_a_compressed_answer_is_read(coding: str, stream: bool, via: Via) -> None:
+    """Though none is asked for."""
+    said = f"data: {_TEXT_EVENT}\n\ndata: {_LAST_EVENT}\n\n" if stream else '{"choices":[{"message":{"content":"a"}}]}'
+    sent = _packed(coding, PACKED[coding](said.encode()), stream)
+    for pieces in ([sent], [sent[: len(sent) - 25], sent[len(sent) - 25 :]]):
+        with _raw_server(*pieces, gap_s=0.01) as url:
+            async with _client(url, via, stream=stream) as client:
+                assert (await client.attempt(_request())).content == "a"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("coding", "body", "words"),
+    [
+        ("gzip", b"{}", "not packed as gzip, as it says"),
+        ("br", b"{}{}{}", "not packed as br, as it says"),
+        ("zstd", b"{}{}{}", "not packed as zstd, as it says"),
+        ("compress", b"{}", "packed as 'compress', which is not read here"),
+        ("gzip, " * 9, b"{}", "packed 9 times"),
+    ],
+)
+async def test_what_cannot_be_unpacked_is_named(coding: str, body: bytes, words: str, stream: bool, via: Via) -> None:
+    with _raw_server(_packed(coding, body, stream)) as url:
         async with _client(url, via, stream=stream) as client:
-            assert (await client.attempt(_request())).content == "a"
+            error = await _fault(client)
+    assert (type(error), error.error_type) == (Transient, "bad_answer")
+    assert words in error.message
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("coding", ["identity", "gzip", "br", "zstd"])
+async def test_an_answer_that_is_too_large_fails_its_row(coding: str, stream: bool, via: Via) -> None:
+    """Also one that is small until it is unpacked, and one whose only line does not end."""
+    body = (b"data: " if stream else b"") + (2 << 20) * b" "
+    with _raw_server(_packed(coding, PACKED[coding](body), stream)) as url:
+        async with _client(url, via, stream=stream, max_answer_mb=1.0) as client:
+            error = await _fault(client)
+    assert (type(error), error.error_type, error.http_status, error.billed) == (RowFault, "answer_too_large", 200, True)
+    assert error.message == "the answer has more than 1 MB (endpoint.max_answer_mb)"
+
+
+@pytest.mark.parametrize("status", [*range(520, 528), 530, 598, 599])
+async def test_every_other_5xx_is_the_endpoints(status: int, via: Via) -> None:
+    with _raw_server(b"HTTP/1.1 %d Odd\r\nContent-Length: 19\r\n\r\n<h1>error %d</h1>.." % (status, status)) as url:
+        async with _client(url, via) as client:
+            error = await _fault(client)
+    assert (type(error), error.error_type, error.http_status) == (Transient, f"http_{status}", status)
+    assert isinstance(error, Transient)
+    assert error.blame == "endpoint"
 
 
 async def test_long_answers_are_streamed_where_they_would_be_cut(via: Via, endpoint: CountingEndpoint) -> None:
@@ -486,13 +558,42 @@ def _raw_server(*answer: bytes, gap_s: float = 0.0, hold_s: float = 0.0) -> Iter
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("where", ["refused", "no such host", "no TLS"])
+@pytest.mark.parametrize("where", ["refused", "no such host", "no TLS", "hangs up", "resets", "alert"])
 async def test_no_connection(where: str, stream: bool, via: Via, endpoint: CountingEndpoint) -> None:
     url = {
-        "refused": f"http://127.0.0.1:{_unused_port()}/v1",
-        "no such host": "http://nowhere.invalid/v1",
-        "no TLS": endpoint.base_url.replace("http:", "https:"),
+        "refused": lambda: contextlib.nullcontext(f"http://127.0.0.1:{_unused_port()}/v1"),
+        "no such host": lambda: contextlib.nullcontext("http://nowhere.invalid/v1"),
+        "no TLS": lambda: contextlib.nullcontext(endpoint.base_url.replace("http:", "https:")),
+        "hangs up": lambda: _no_tls(b""),
+        "resets": lambda: _no_tls(None),
+        "alert": lambda: _no_tls(bytes([21, 3, 3, 0, 2, 2, 112])),  # fatal: unrecognized_name
     }[where]
+    with url() as address:
+        await _cannot_connect(address, stream, via)
+
+
+@contextmanager
+def _no_tls(said: bytes | None) -> Iterator[str]:
+    """Answers each handshake with this, or a reset."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        if said is None:
+                            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        else:
+                            connection.sendall(said)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+async def _cannot_connect(url: str, stream: bool, via: Via) -> None:
     async with _client(url, via, stream=stream, connect_timeout_s=5.0) as client:
         error = await _fault(client)
         assert (type(error), error.error_type, error.http_status) == (Transient, "connect", None)

@@ -1,0 +1,479 @@
+"""One connection of HTTP/1.1, parsed by llhttp (httptools), and the time that is given to what goes over it.
+
+Errors are httpx's. Answers are bounded: no body, head or trailer takes more memory than is allowed, whatever the server sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import cast
+
+import httptools
+import httpx
+
+from .content_coding import BodyTooLarge, Unpacker
+
+ANSWER_BYTES = 64 << 20  # of an answer, unless the request says otherwise
+FIRST_ERROR = 300  # the first status that comes with no answer
+_HEADERS_BYTES = 64 << 10
+ERROR_BYTES = 1 << 20  # of an answer that is none: what is wrong is said by then
+_MOST_UNREAD = 1 << 20  # of a streamed body, before the server is made to wait
+_COPIED = 64 << 10  # a larger body is not copied to be sent together with its headers
+_AWAY_S = 1.0  # a timer that is so late tells that the process was stopped, or had no CPU
+_CLOCK_S = 0.002  # what a loop's timers may be early by
+_LOOK_S = 1.0  # for what has come meanwhile, before it is given up
+# Of Linux' struct tcp_info: tcpi_bytes_acked, tcpi_bytes_sent, tcpi_bytes_retrans.
+_TCP_INFO = struct.Struct("=120xQ72xQQ")
+_HUNG_UP = getattr(select, "POLLRDHUP", select.POLLIN) | select.POLLHUP | select.POLLERR
+
+Header = tuple[bytes, bytes]
+
+
+class AnswerTooLarge(httpx.RemoteProtocolError):
+    """The answer, of this ``status``, has more bytes than allowed; the rest of it was not read."""
+
+    def __init__(self, most_bytes: int, status: int) -> None:
+        super().__init__(f"the answer has more than {most_bytes:,} bytes")
+        self.status = status
+
+
+class MetClose(httpx.RemoteProtocolError):
+    """The server hung up before it had the request."""
+
+
+class Alarm:
+    """Calls ``ring`` at ``due``, seconds of the event loop's clock, unless it is cancelled or put off before.
+
+    Where the process was stopped meanwhile (Ctrl-Z, a paused container), so that the time was up without anybody looking, what
+    has come by then lies in the sockets: it is read first, for a second at most.
+    """
+
+    __slots__ = ("_due", "_loop", "_ring", "_timer")
+
+    def __init__(self, due: float, ring: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due = due
+        self._ring = ring
+        self._timer = self._loop.call_at(due, self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def put(self, due: float) -> None:
+        """To another time. Putting it off costs next to nothing: the timer that runs finds out."""
+        is_sooner, self._due = due < self._due, due
+        if is_sooner:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self, *, again: bool = True) -> None:
+        late_s = self._loop.time() - self._due
+        if late_s < -_CLOCK_S:
+            self._timer = self._loop.call_at(self._due, self._look)
+        elif again and late_s > _AWAY_S:
+            self._timer = self._loop.call_later(_LOOK_S, partial(self._look, again=False))
+        else:
+            self._ring()
+
+
+class Connection(asyncio.Protocol):
+    """One connection, for one request at a time.
+
+    :meth:`ask` returns when the answer is whole, or, where it is an event stream, when its headers are there; then
+    :meth:`more` gives the rest. ``reusable`` tells whether another request may follow. Bodies are unpacked, and ``headers`` are
+    without ``Content-Encoding``.
+    """
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._watch: select.poll | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost: Exception | None = None
+        self._asked = 0
+        self._alarm: Alarm | None = None
+        self._met_close = self._got_eof = False
+        # When it was idle last, and who is told that it was closed then, with the answer before and how long ago that was.
+        self.idle_since: float | None = None
+        self._idle_as = False
+        self.when_closed: Callable[[bool, float], None] | None = None
+        self._most = ANSWER_BYTES
+        self._begin()
+
+    def _begin(self) -> None:
+        self.status = 0
+        self.headers: list[Header] = []
+        self._chunks: deque[bytes] = deque()
+        self._headers_bytes = self._unread = self._size = self._idle_bytes = 0
+        self._head = b""
+        self._unpacker: Unpacker | None = None
+        self._streamed = self._framed = self._has_headers = self._complete = self._keep = self._paused = False
+        self._is_dubious = self._heard = False
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the answer was read to its end, and the server keeps the connection open."""
+        return (
+            self._complete
+            and self._keep
+            and not self._is_dubious
+            and self._lost is None
+            and self._transport is not None
+            and not self._transport.is_closing()
+            and not self._transport.get_write_buffer_size()
+        )
+
+    def has_hung_up(self) -> bool:
+        """Whether the server has closed an idle connection, also where the event loop has not come round to that yet."""
+        return self._watch is not None and bool(self._watch.poll(0))
+
+    @property
+    def is_whole(self) -> bool:
+        return self._complete
+
+    @property
+    def was_streamed(self) -> bool:
+        """Whether the last answer was an event stream."""
+        return self._streamed
+
+    async def ask(
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        due: float | None = None,
+        read_s: float | None = None,
+        most_bytes: int = ANSWER_BYTES,
+    ) -> None:
+        """Send, and wait for the answer.
+
+        :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock; :meth:`more` likewise.
+        :raises httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: if there is none, or it is broken.
+        :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
+        """
+        transport = cast(asyncio.Transport, self._transport)
+        self._idle_as = self._streamed
+        self._begin()
+        self._asked += 1
+        self._most = most_bytes
+        if due is not None:
+            # Put off from request to request: that costs less than a timer for each.
+            if self._alarm is None:
+                self._alarm = Alarm(due, self._expire)
+            else:
+                self._alarm.put(due)
+        elif self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if len(body) <= _COPIED:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        while not (self._complete or (self._streamed and self._has_headers)):
+            await self._news(read_s)
+
+    async def rest(self) -> bytes:
+        """The whole body.
+
+        :raises httpx.ReadError, httpx.RemoteProtocolError, AnswerTooLarge: if it is broken.
+        """
+        pieces = []
+        while (piece := await self.more(None)) is not None:
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def body(self) -> bytes:
+        """What has come of the body and was not taken yet."""
+        chunks, self._chunks, self._unread = self._chunks, deque(), 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def more(self, read_s: float | None) -> bytes | None:
+        """The next of the body; ``None`` at its end.
+
+        :raises httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: if it is broken.
+        """
+        while not self._chunks:
+            if self._complete:
+                return None
+            await self._news(read_s)
+        return self.body()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _news(self, read_s: float | None) -> None:
+        if self._lost is not None:
+            raise self._lost
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            if read_s is None:
+                await self._waiter
+            else:
+                async with asyncio.timeout(read_s):
+                    await self._waiter
+        except TimeoutError:
+            raise httpx.ReadTimeout("no data in time") from None
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _expire(self) -> None:
+        self._alarm = None
+        if not self._complete:
+            self._broke(TimeoutError())
+
+    def _broke(self, error: Exception) -> None:
+        if self._lost is None:
+            self._lost = error
+        self._wake()
+        self.abort()
+
+    # ------------------------------------------------------------------------------------------ called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        link = transport.get_extra_info("socket")
+        if link is not None and link.fileno() >= 0:
+            self._watch = select.poll()
+            self._watch.register(link.fileno(), _HUNG_UP)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lost is not None:
+            return
+        if not self._asked or self._complete:
+            self._broke(httpx.RemoteProtocolError("the server sent something that was not asked for"))
+            return
+        self._heard = True
+        self._idle_bytes += len(data)  # counted anew with each piece of a body
+        if not self._has_headers:
+            self._head = self._head + data if self._head else data
+        try:
+            self._parse(data)
+        except httptools.HttpParserUpgrade:
+            self._broke(httpx.RemoteProtocolError("not HTTP: the server wants another protocol"))
+        except httptools.HttpParserError as error:
+            self._broke(httpx.RemoteProtocolError(f"not HTTP: {str(error).splitlines()[0]}"[:300]))
+        except ValueError as error:
+            self._broke(httpx.RemoteProtocolError(str(error)))
+        if self._has_headers:
+            self._head = b""
+        if self._idle_bytes > _HEADERS_BYTES and not self._complete:
+            self._too_many_headers()
+
+    def _parse(self, data: bytes) -> None:
+        if self._is_dubious and not self._has_headers:
+            self._read_lengths()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._has_headers or "Content-Length" not in str(error):
+                raise
+            self._is_dubious = True
+            self._read_lengths()
+
+    def _read_lengths(self) -> None:
+        """Read a head anew whose lengths the parser does not take, once all of it is there.
+
+        :raises ValueError: if they differ, or are none.
+        """
+        if (mended := _of_one_length(self._head)) is not None:
+            self._parser = httptools.HttpResponseParser(self)
+            self.headers.clear()
+            self._headers_bytes = 0
+            self._parser.feed_data(mended)
+            # Chunks with a length beside them: what comes after such an answer is not to be trusted.
+            self._is_dubious = b"transfer-encoding" in self._head.lower()
+
+    def eof_received(self) -> None:
+        self._got_eof = True
+        if self._asked > 1 and not self._heard and self._transport is not None:
+            unsent = self._transport.get_write_buffer_size() > 0
+            self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
+
+    def _is_unacknowledged(self, link: socket.socket | None) -> bool:
+        if link is None or not hasattr(socket, "TCP_INFO"):
+            return False
+        try:
+            info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return False
+        if len(info) < _TCP_INFO.size:
+            return False
+        acknowledged, sent, sent_again = _TCP_INFO.unpack(info)
+        return bool(acknowledged < sent - sent_again)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._has_headers and not self._complete and not self._framed and error is None:
+            self._complete = True  # a body without a length ends with its connection
+        if self._lost is None:
+            # With a broken pipe not all of the request went out.
+            if self._met_close or (self._asked > 1 and not self._heard and isinstance(error, BrokenPipeError)):
+                self._lost = MetClose("the server closed the connection as the request was sent")
+            elif error is not None:
+                self._lost = httpx.ReadError(words(error))
+            elif self._has_headers:
+                self._lost = httpx.RemoteProtocolError("the connection broke inside the answer")
+            else:
+                self._lost = httpx.RemoteProtocolError("the server closed the connection without an answer")
+        if (self._got_eof or error is not None) and self.when_closed is not None and self.idle_since is not None:
+            is_idle = self._complete
+            if is_idle or isinstance(self._lost, MetClose):
+                after_s = asyncio.get_running_loop().time() - self.idle_since
+                self.when_closed(self._streamed if is_idle else self._idle_as, after_s)
+        self._wake()
+
+    # ---------------------------------------------------------------------------------------------- called by the parser
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            # One answer more than was asked for: the next request would be given this one.
+            raise ValueError("the server sent something that was not asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_bytes += len(name) + len(value)
+        if self._headers_bytes > _HEADERS_BYTES:
+            self._too_many_headers()
+        else:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        if self.status < 200:
+            return
+        codings = b""
+        for name, value in self.headers:
+            lower = name.lower()
+            if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+                self._framed = True
+            elif lower == b"content-type" and b"text/event-stream" in value.lower():
+                self._streamed = True
+            elif lower == b"content-encoding":
+                codings += value + b","
+        self._has_headers = True
+        if self.status >= FIRST_ERROR:
+            self._most = min(self._most, ERROR_BYTES)
+        if codings:
+            self.headers = [header for header in self.headers if header[0].lower() != b"content-encoding"]
+            try:
+                self._unpacker = Unpacker(codings.decode("latin-1"), self._most)
+            except ValueError as error:
+                self._broke(httpx.RemoteProtocolError(str(error)))
+        if self._streamed:
+            self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        self._idle_bytes = 0
+        if self._lost is not None or self._complete:
+            return
+        if self._unpacker is None:
+            self._take(data)
+            return
+        try:
+            for piece in self._unpacker.feed(data):
+                self._take(piece)
+        except BodyTooLarge:
+            self._too_large()
+        except ValueError as error:
+            self._broke(httpx.RemoteProtocolError(str(error)))
+
+    def _too_many_headers(self) -> None:
+        self._broke(httpx.RemoteProtocolError(f"the answer has more than {_HEADERS_BYTES:,} bytes of headers"))
+
+    def _too_large(self) -> None:
+        if self.status >= FIRST_ERROR:  # it is an error whatever follows
+            self._complete = True
+            self.abort()
+            self._wake()
+        else:
+            self._chunks.clear()  # the error refers to all this, and is not collected at once
+            self._unpacker = None
+            self._broke(AnswerTooLarge(self._most, self.status))
+
+    def _take(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._most:
+            self._too_large()
+            return
+        self._chunks.append(data)
+        if self._streamed:
+            self._unread += len(data)
+            if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+            self._wake()
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
+            self.headers.clear()
+            return
+        if self._complete or self._lost is not None:
+            return
+        self._keep = self._parser.should_keep_alive()
+        self._complete = True
+        self._wake()
+
+
+@asynccontextmanager
+async def within(seconds: float | None) -> AsyncIterator[None]:
+    """As ``asyncio.timeout``, with an :class:`Alarm`."""
+    if seconds is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        alarm = Alarm(loop.time() + seconds, lambda: limit.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+
+def _of_one_length(data: bytes) -> bytes | None:
+    """What a server sent, with one length where it gave several that agree, and none beside chunks (RFC 9112, 6.3);
+    ``None`` if its head is not whole yet.
+
+    :raises ValueError: if the lengths differ, or are none.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    if not blank:
+        return None
+    if re.match(rb"HTTP/1\.[01] 1\d\d", head):  # nothing that an answer to come depends on
+        return _of_one_length(rest)
+    lines = head.split(b"\r\n")
+    lengths = [line for line in lines if line.lower().startswith(b"content-length:")]
+    given = {each.strip() for line in lengths for each in line.partition(b":")[2].split(b",")}
+    lines = [line for line in lines if line not in lengths]
+    if not any(line.lower().startswith(b"transfer-encoding:") for line in lines):
+        if len(given) != 1 or not min(given).isdigit():
+            said = b", ".join(sorted(given)).decode("latin-1")
+            raise ValueError(f"not HTTP: the answer has several content lengths, {said:.100}")
+        lines.append(b"content-length: " + given.pop())
+    return b"\r\n".join(lines) + blank + rest
+
+
+def words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message}"
+    words = error.strerror if isinstance(error, OSError) else None
+    return words or str(error) or type(error).__name__
