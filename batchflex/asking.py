@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 import anyio
 
@@ -13,26 +14,29 @@ from .accounts import Accounts
 from .budget import Budget, Cost
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .events import Event, Tell, ident, named, unquoted
-from .failures import Failures
+from .failures import BLAMELESS, Failures, can_be_void, is_about_request
 from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import Outcome, Request
+from .model import Outcome, Proof, Request
 from .outcome import Frame
-from .probing import Way
+from .probing import Way, model_of
 from .tally import Tally
 from .tries import Tries
-from .ways import Ways
+from .ways import ALIKE, MEND, Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
+# So many refusals in a row by an endpoint that has answered before: is it the rows, or the run?
+_MOST_REFUSED = 20
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it.
 _MOST_REFUSALS = 50
 # An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
+_LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 _NO_REASKS = reask.Policy()
 
 
@@ -69,7 +73,7 @@ class _Row:
 
 
 class _Suspect(NamedTuple):
-    """A row given up at that moment, and where it was asked last."""
+    """A row given up at that moment, and where it was asked last. ``made`` is its row, if it is to blame."""
 
     made: Outcome
     fault: AttemptError
@@ -87,7 +91,8 @@ class Asking:
     """Asks until the feed ends or the run is stopped; every final outcome goes to the keeper before its slot is free.
 
     ``stop`` is called with a reason and a sentence, and perhaps that without words of a server, when the run must end; it
-    closes the gate and the feed. ``tell`` is told of what fails.
+    closes the gate and the feed. ``tell`` is told of what fails. ``models`` are those that the job names: where an endpoint
+    refuses whatever one of them is asked, the others are still asked.
     """
 
     def __init__(
@@ -104,8 +109,10 @@ class Asking:
         stop: Callable[[StopReason, str, str | None], None],
         tell: Tell,
         reasks: reask.Policy = _NO_REASKS,
+        models: Collection[str] = (),
     ) -> None:
         self._reasks = reasks
+        self._models = frozenset(models)
         self._policy = policy
         self._frame = frame
         self._ways = ways
@@ -118,7 +125,10 @@ class Asking:
         self._stop = stop
         self._tell = tell
         self._suspects: list[_Suspect] = []
-        self._judged: set[int] = set()
+        # Refusals whose words do not tell whose fault they are, by endpoint and model, in the order of time.
+        self._refused: dict[tuple[Way, str], deque[_Suspect]] = {}
+        self._set_aside: dict[str, AttemptError] = {}
+        self._judged: set[object] = set()
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
@@ -132,11 +142,15 @@ class Asking:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
-                while self._tally.stopped_by is None and (self._persisting or self._suspects):
+                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refused):
                     self._changed = anyio.Event()
                     if not self._persisting:
                         self._judge_suspects()
+                        for way, model in list(self._refused):
+                            self._begin_judging((way, model), self._judge_refused, way, model)
                     await self._changed.wait()
+            if self._set_aside:
+                self._stop_for(*next(iter(self._set_aside.items())))
             watching.cancel_scope.cancel()
 
     async def _work(self, feed: Feed) -> None:
@@ -146,6 +160,8 @@ class Asking:
                 continue
             asked = None if request.before is None else reask.further(request, request.before, self._reasks)
             try:
+                if self._set_aside and model_of(request) in self._set_aside:
+                    continue
                 await self._see_through(self._row(request, asked or request))
             finally:
                 if request.prefix is not None:
@@ -218,6 +234,9 @@ class Asking:
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
             raise _Halted
+        if self._set_aside and model_of(row.request) in self._set_aside:
+            self._gate.give_back(lane, row.cost)
+            raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
             self._excuse(row)
         way = row.way = self._ways.of(lane)
@@ -241,6 +260,8 @@ class Asking:
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
                 self._clear_suspects(way)
+            if self._refused:
+                self._confirm_refused(way, model_of(row.request), began)
             return further
         except AttemptError as fault:
             raise self._failed_once(row, way, fault, began) from None
@@ -271,8 +292,9 @@ class Asking:
             fault = self._ways.refuses(way, fault, row.request)
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
-            way.prove(began)
-            self._gate.prove(way.lane)
+            if is_about_request(fault):
+                way.prove(began)
+                self._gate.prove(way.lane)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
@@ -306,15 +328,21 @@ class Asking:
 
         Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
         failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
-        it was down, the row is asked again.
+        it was down, the row is asked again. A refusal is a suspect until the same model answers.
         """
-        made = outcome.failed(self._frame, row.request, self._effort(row), fault)
-        if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
+        is_refusal = isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS
+        proof: Proof = "words" if is_refusal and is_about_request(fault) else "answers"
+        made = outcome.failed(self._frame, row.request, self._effort(row), fault, proof)
+        if proof == "words":
             self._keep(made, row.request)
             return
         if self._tally.stopped_by is not None or row.way is None:
             return
-        self._suspects.append(_Suspect(made, fault, row, row.way, time.monotonic()))
+        suspect = _Suspect(made, fault, row, row.way, time.monotonic())
+        if is_refusal:
+            self._suspect_refused(suspect)
+            return
+        self._suspects.append(suspect)
         self._gate.doubt_row(_MOST_SUSPECTS)
         never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
@@ -324,9 +352,12 @@ class Asking:
     def _judge_suspects(self) -> None:
         """Find out whom to blame, for each endpoint in a task of its own: one may keep its probe waiting for long."""
         for way in {id(suspect.way): suspect.way for suspect in self._suspects}.values():
-            if id(way) not in self._judged:
-                self._judged.add(id(way))
-                self._watching.start_soon(self._judge, way)
+            self._begin_judging(way, self._judge, way)
+
+    def _begin_judging(self, what: object, judge: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
+        if what not in self._judged:
+            self._judged.add(what)
+            self._watching.start_soon(judge, *arguments)
 
     async def _judge(self, way: Way) -> None:
         try:
@@ -342,7 +373,7 @@ class Asking:
                     if await self._ways.works(way, last.row.request, last.at, last.row.tries.sent):
                         self._clear_suspects(way)
         finally:
-            self._judged.discard(id(way))
+            self._judged.discard(way)
             self._gate.question(way.lane, False)
             self._changed.set()
 
@@ -352,10 +383,69 @@ class Asking:
             self._suspects.remove(suspect)
             self._keep(suspect.made, suspect.row.request)
 
+    def _suspect_refused(self, suspect: _Suspect) -> None:
+        way, model = suspect.way, model_of(suspect.row.request)
+        if model in self._set_aside:
+            return
+        held = self._refused.setdefault((way, model), deque())
+        held.append(suspect)
+        if len(held) >= (_MOST_REFUSED if way.completions else _MOST_SUSPECTS):
+            self._begin_judging((way, model), self._judge_refused, way, model)
+
+    async def _judge_refused(self, way: Way, model: str) -> None:
+        """Ask that model for one token: if it says the same to that, it is not the rows."""
+        try:
+            while self._tally.stopped_by is None and (held := self._refused.get((way, model))):
+                last, asked_at = held[-1], time.monotonic()
+                if way.lane.closed or (not way.lane.is_open and self._ways.others_than(way)):
+                    self._ask_again([held.popleft() for _ in range(len(held))])
+                    self._refused.pop((way, model), None)
+                elif not way.lane.is_open:
+                    await self._ways.until_it_returns(way)
+                elif await self._ways.works(way, last.row.request, last.at, last.row.tries.sent, last.fault):
+                    self._confirm_refused(way, model, asked_at)
+                elif way.lane.is_open and self._tally.stopped_by is None and last in held:
+                    self._heed_refusal(way, model, last.fault)
+        finally:
+            self._judged.discard((way, model))
+            self._changed.set()
+
+    def _heed_refusal(self, way: Way, model: str, fault: AttemptError) -> None:
+        """Whatever this model is asked is refused there: ask another endpoint, or other models, or stop."""
+        if self._ways.others_than(way):
+            self._ways.refuses_all(way, fault)
+            return
+        self._set_aside[model] = fault
+        for each in [each for each in self._refused if each[1] == model]:
+            del self._refused[each]
+        if self._models and self._models <= self._set_aside.keys():
+            self._stop_for(model, fault)
+
+    def _stop_for(self, model: str, fault: AttemptError) -> None:
+        which = f", sent to the model {model}" if len(self._models) != 1 else ""
+        words, bare = (
+            f"{ALIKE}{which}: {why} (HTTP {fault.http_status}); {MEND}{BLAMELESS}"
+            for why in (fault.message, classify.unquoted(fault))
+        )
+        self._stop("failures", words, bare)
+
+    def _confirm_refused(self, way: Way, model: str, sent_at: float) -> None:
+        """This model has answered what was sent then: those that it had refused before are to blame."""
+        held = self._refused.get((way, model))
+        while held and held[0].at <= sent_at:
+            suspect = held.popleft()
+            self._keep(suspect.made, suspect.row.request)
+        if held is not None and not held:
+            self._refused.pop((way, model), None)
+
     def _ask_suspects_again(self, way: Way) -> None:
         """They were given up while this endpoint was down, and are not to blame."""
-        for suspect in [s for s in self._suspects if s.way is way]:
-            self._suspects.remove(suspect)
+        found = [suspect for suspect in self._suspects if suspect.way is way]
+        self._suspects = [suspect for suspect in self._suspects if suspect.way is not way]
+        self._ask_again(found)
+
+    def _ask_again(self, suspects: Sequence[_Suspect]) -> None:
+        for suspect in suspects:
             if suspect.row.excused >= _MOST_EXCUSED:
                 self._keep(suspect.made, suspect.row.request)
                 continue
@@ -367,6 +457,8 @@ class Asking:
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
         does not take the place of an answer that stands."""
+        if self._tally.is_void and can_be_void(made):
+            return
         stays = outcome.stays(request, made)
         try:
             if not stays:
@@ -380,7 +472,9 @@ class Asking:
         else:
             self._tally.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
-                self._stop("failures", useless, self._failures.unquoted)
+                self._stop(
+                    "failures", *(f"{words}; {_LET_FAIL}{BLAMELESS}" for words in (useless, self._failures.unquoted))
+                )
             if made.status in ("failed", "invalid"):
                 self._tell_of_row(made, request)
         if self._keeper.full:

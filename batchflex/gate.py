@@ -125,9 +125,7 @@ class Gate:
             await waiter.decided.wait()
         except BaseException:
             if waiter.lane is not None:
-                self._budget.settled(cost, None, billed=False, sent=False)
-                waiter.lane.pace.unsent(self._clock(), cost, waiter.lane.in_flight - 1)
-                self.leave(waiter.lane)
+                self.give_back(waiter.lane, cost)
             elif waiter in queue:
                 queue.remove(waiter)
             raise
@@ -153,6 +151,12 @@ class Gate:
         self._budget.sent(cost)
         lane.in_flight += 1
         lane.pace.sent(now, cost)
+
+    def give_back(self, lane: Lane, cost: Cost) -> None:
+        """Give a slot back that nothing was sent with."""
+        self._budget.settled(cost, None, billed=False, sent=False)
+        lane.pace.unsent(self._clock(), cost, lane.in_flight - 1)
+        self.leave(lane)
 
     def leave(self, lane: Lane) -> None:
         """Give the slot back."""

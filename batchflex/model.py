@@ -12,6 +12,9 @@ import msgspec
 Status = Literal["ok", "truncated", "filtered", "invalid", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "truncated", "filtered", "invalid", "failed")
 
+# Why a request that got no answer is itself to blame for it: see :mod:`batchflex.failures`.
+Proof = Literal["words", "answers", "input"]
+
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Row = dict[str, JsonValue]
 
@@ -101,7 +104,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning.
 
     ``point`` is the sweep point as a JSON object, ``carry`` the carried input columns as one. Times are µs since
-    the epoch, UTC.
+    the epoch, UTC. ``proof`` is set of a request that got no answer.
     """
 
     key: str
@@ -143,3 +146,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     request_id: str | None = None
     point: str = "{}"
     carry: str | None = None
+    proof: Proof | None = None

@@ -8,7 +8,7 @@ import msgspec
 
 from .budget import price_usd
 from .errors import AttemptError
-from .model import Answer, Outcome, Request, Status
+from .model import Answer, Outcome, Proof, Request, Status
 from .reask import carried_on, given_up
 from .sections import PricesSection
 from .structured import Shapes
@@ -84,8 +84,9 @@ def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Ou
     )
 
 
-def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) -> Outcome:
-    """The row of a request that has no answer and gets none; an earlier one that did not fit is kept."""
+def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, proof: Proof) -> Outcome:
+    """The row of a request that has no answer and gets none; an earlier one that did not fit is kept. ``proof`` is why that is
+    the row's own fault."""
     made = _outcome(
         frame,
         request,
@@ -97,6 +98,7 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) 
         error_message=error.message,
         response=None if error.body is None else error.body.decode("utf-8", "replace"),
         request_id=error.request_id,
+        proof=proof,
     )
     return made if request.before is None else given_up(made, request.before)
 
@@ -104,8 +106,9 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) 
 def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
     """The row of an input row that no request can be made of."""
     return _outcome(
-        frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=request.fault
-    )
+        frame, request, Effort(0, now, now),
+        status="failed", error_type="input", error_message=request.fault, proof="input",
+    )  # fmt: skip
 
 
 def stays(request: Request, made: Outcome) -> bool:

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from . import classify
 from .errors import AttemptError, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
+from .failures import BLAMELESS, are_alike
 from .gate import Gate, Lane
 from .model import Request
 from .probing import HOURS, NotSent, Prober, Way
@@ -19,7 +20,8 @@ from .tally import Tally
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
-_BLAMELESS = ". No row was marked failed for it"
+ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
+MEND = "see to what these words say, and run the same command again"
 
 
 class Ways:
@@ -120,25 +122,30 @@ class Ways:
             return fault
         return classify.deferred(fault)
 
-    async def works(self, way: Way, request: Request, since: float, tried: int) -> bool:
+    async def works(
+        self, way: Way, request: Request, since: float, tried: int, refused: AttemptError | None = None
+    ) -> bool:
         """Whether the endpoint answers something that was sent after ``since``: a request for one token, if nothing else was.
 
         If it does not, after ``tried`` attempts at one row, an outage begins; before anything was answered it is given up.
-        A paused endpoint is asked nothing, and does not work.
+        A paused endpoint is asked nothing, and does not work. Where ``refused`` is what was said to this very request, one to
+        the same model is sent in any case, and an endpoint that says the same to that does not work either.
         """
         async with way.probing:
             while way.lane.is_open and not self._gate.closed:
-                if way.proof_at > since:
+                if refused is None and way.proof_at > since:
                     return True
                 asked_at = time.monotonic()
                 try:
-                    fault = await self._prober.ask(way, self._answered or request)
+                    fault = await self._prober.ask(way, request if refused is not None else self._answered or request)
                 except NotSent:
                     return False
                 if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                     continue
                 if isinstance(fault, RunFault):
                     self.refuses(way, fault, request)
+                elif refused is not None and fault is not None and are_alike(fault, refused):
+                    return False
                 elif not _means_down(fault):  # it works, if not for this row
                     way.prove(asked_at)
                     way.outage.probe_answered()
@@ -155,6 +162,11 @@ class Ways:
                     way.outage.begin(time.monotonic())
                     self._begin_outage(way, fault, request)
         return False
+
+    def refuses_all(self, way: Way, fault: AttemptError) -> bool:
+        """The endpoint says to every request what it has said to a row. True: it was the last one, and the run stops."""
+        words, bare = (f"{ALIKE}: {why} (HTTP {fault.http_status}); {MEND}" for why in _whys(fault))
+        return self._given_up(way, fault, "failures", words, bare)
 
     async def until_it_returns(self, way: Way) -> None:
         """Wait as long as nothing is sent to this endpoint, nor to any other."""
@@ -229,7 +241,7 @@ class Ways:
                 return
 
     def _given_up(
-        self, way: Way, fault: AttemptError, reason: StopReason, words: str, bare: str, end: str = _BLAMELESS
+        self, way: Way, fault: AttemptError, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
     ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:
