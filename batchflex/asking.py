@@ -127,6 +127,7 @@ class Asking:
         self._suspects: list[_Suspect] = []
         # Refusals whose words do not tell whose fault they are, by endpoint and model, in the order of time.
         self._refused: dict[tuple[Way, str], deque[_Suspect]] = {}
+        self._proven: set[tuple[Way, str]] = set()
         self._set_aside: dict[str, AttemptError] = {}
         self._judged: set[object] = set()
         self._persisting = 0
@@ -389,7 +390,8 @@ class Asking:
             return
         held = self._refused.setdefault((way, model), deque())
         held.append(suspect)
-        if len(held) >= (_MOST_REFUSED if way.completions else _MOST_SUSPECTS):
+        has_answered = (way, model) in self._proven or (way.completions > 0 and len(self._models) == 1)
+        if len(held) >= (_MOST_REFUSED if has_answered else _MOST_SUSPECTS):
             self._begin_judging((way, model), self._judge_refused, way, model)
 
     async def _judge_refused(self, way: Way, model: str) -> None:
@@ -431,6 +433,7 @@ class Asking:
 
     def _confirm_refused(self, way: Way, model: str, sent_at: float) -> None:
         """This model has answered what was sent then: those that it had refused before are to blame."""
+        self._proven.add((way, model))
         held = self._refused.get((way, model))
         while held and held[0].at <= sent_at:
             suspect = held.popleft()

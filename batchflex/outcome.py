@@ -84,7 +84,7 @@ def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Ou
     )
 
 
-def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, proof: Proof) -> Outcome:
+def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, proof: Proof = "answers") -> Outcome:
     """The row of a request that has no answer and gets none; an earlier one that did not fit is kept. ``proof`` is why that is
     the row's own fault."""
     made = _outcome(
