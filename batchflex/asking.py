@@ -305,7 +305,7 @@ class Asking:
         if isinstance(fault, Transient):
             if tries.costs(fault) and not tries.exhausted(fault, row.tries, self._policy):
                 self._tell_of_trouble(row, way, fault)
-            if of_row:
+            if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
                 self._gate.doubt_row(_MOST_SUSPECTS)
             if not row.waiting and not tries.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
@@ -347,7 +347,10 @@ class Asking:
         self._gate.doubt_row(_MOST_SUSPECTS)
         never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
-            self._gate.question(row.way.lane, True)
+            if not row.way.completions or isinstance(
+                fault, RunFault
+            ):  # else new rows may be answered sooner than a probe
+                self._gate.question(row.way.lane, True)
             self._judge_suspects()
 
     def _judge_suspects(self) -> None:
