@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
-from .budget import Budget, Cost
+from .budget import Budget
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .events import Event, Tell, ident, named, unquoted
 from .failures import BLAMELESS, Failures, can_be_void, is_about_request
@@ -21,15 +20,13 @@ from .job import RetrySection
 from .keep import Keeper
 from .model import Outcome, Proof, Request
 from .outcome import Frame
-from .probing import Way, model_of
+from .probing import Way
+from .refusals import Asked, Refusals, Suspect
 from .tally import Tally
-from .tries import Tries
-from .ways import ALIKE, MEND, Ways
+from .ways import Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
-# So many refusals in a row by an endpoint that has answered before: is it the rows, or the run?
-_MOST_REFUSED = 20
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it.
 _MOST_REFUSALS = 50
 # An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
@@ -42,44 +39,6 @@ _NO_REASKS = reask.Policy()
 
 class _Halted(Exception):
     """The run admits nothing more; the row stays unfinished."""
-
-
-class _Row:
-    """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
-
-    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit, if there was one.
-    ``sent_before`` are the requests that were sent for that. ``outages`` and ``completions`` are how many there had been
-    there by then, ``failed_at`` is when it failed. ``refused`` counts refusals by a rate limit while others were answered,
-    ``excused`` how often its failures were forgiven.
-    """
-
-    __slots__ = (
-        "completions", "cost", "excused", "failed_at", "number", "outages", "planned", "refused", "request",
-        "sent_before", "started_at", "tries", "waiting", "way",
-    )  # fmt: skip
-
-    def __init__(self, planned: Request, request: Request, cost: Cost) -> None:
-        self.planned = planned
-        self.request = request
-        self.cost = cost
-        self.sent_before = 0
-        self.number = self.outages = self.completions = self.excused = 0
-        self.failed_at = 0.0
-        self.refused = 0
-        self.tries = Tries()
-        self.started_at = 0
-        self.waiting = False
-        self.way: Way | None = None
-
-
-class _Suspect(NamedTuple):
-    """A row given up at that moment, and where it was asked last. ``made`` is its row, if it is to blame."""
-
-    made: Outcome
-    fault: AttemptError
-    row: _Row
-    way: Way
-    at: float
 
 
 def _maybe_of_a_row(fault: RunFault, way: Way) -> bool:
@@ -112,7 +71,6 @@ class Asking:
         models: Collection[str] = (),
     ) -> None:
         self._reasks = reasks
-        self._models = frozenset(models)
         self._policy = policy
         self._frame = frame
         self._ways = ways
@@ -124,11 +82,8 @@ class Asking:
         self._tally = tally
         self._stop = stop
         self._tell = tell
-        self._suspects: list[_Suspect] = []
-        # Refusals whose words do not tell whose fault they are, by endpoint and model, in the order of time.
-        self._refused: dict[tuple[Way, str], deque[_Suspect]] = {}
-        self._proven: set[tuple[Way, str]] = set()
-        self._set_aside: dict[str, AttemptError] = {}
+        self._suspects: list[Suspect] = []
+        self._refusals = Refusals(ways, models, tally, self._blame, self._ask_again, stop)
         self._judged: set[object] = set()
         self._persisting = 0
         self._troubled = False
@@ -143,15 +98,14 @@ class Asking:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
-                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refused):
+                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refusals.open):
                     self._changed = anyio.Event()
                     if not self._persisting:
                         self._judge_suspects()
-                        for way, model in list(self._refused):
-                            self._begin_judging((way, model), self._judge_refused, way, model)
+                        for refused in self._refusals.open:
+                            self._begin_judging(refused, self._judge_refusals, *refused)
                     await self._changed.wait()
-            if self._set_aside:
-                self._stop_for(*next(iter(self._set_aside.items())))
+            self._refusals.finish()
             watching.cancel_scope.cancel()
 
     async def _work(self, feed: Feed) -> None:
@@ -161,19 +115,19 @@ class Asking:
                 continue
             asked = None if request.before is None else reask.further(request, request.before, self._reasks)
             try:
-                if self._set_aside and model_of(request) in self._set_aside:
+                if self._refusals.is_set_aside(request):
                     continue
                 await self._see_through(self._row(request, asked or request))
             finally:
                 if request.prefix is not None:
                     feed.back(request)
 
-    def _row(self, planned: Request, asked: Request) -> _Row:
-        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
+    def _row(self, planned: Request, asked: Request) -> Asked:
+        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
 
-    async def _see_through(self, row: _Row) -> None:
+    async def _see_through(self, row: Asked) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
-        further: _Row | None = row
+        further: Asked | None = row
         try:
             while further is not None:
                 row = further
@@ -186,11 +140,11 @@ class Asking:
             else:
                 await self._give_up(row, fault)
 
-    def _begin_persisting(self, row: _Row, first: Transient) -> None:
+    def _begin_persisting(self, row: Asked, first: Transient) -> None:
         self._persisting += 1
         self._again.start_soon(self._persist, row, first)
 
-    async def _persist(self, row: _Row, first: Transient) -> None:
+    async def _persist(self, row: Asked, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
         further = None
         try:
@@ -211,7 +165,7 @@ class Asking:
             if not self._persisting:
                 self._changed.set()
 
-    async def _attempt_again(self, row: _Row) -> _Row | None:
+    async def _attempt_again(self, row: Asked) -> Asked | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
         if way is not None and tries.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
@@ -221,12 +175,12 @@ class Asking:
                 await self._ways.works(way, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
-    def _excuse(self, row: _Row) -> None:
+    def _excuse(self, row: Asked) -> None:
         if row.excused < _MOST_EXCUSED:
             row.excused += 1
             row.tries.forgive()
 
-    async def _attempt(self, row: _Row) -> _Row | None:
+    async def _attempt(self, row: Asked) -> Asked | None:
         """Send the row once, and keep its answer before anything else can happen. If it does not fit: what to ask next.
 
         :raises AttemptError: if there is none.
@@ -235,7 +189,7 @@ class Asking:
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
             raise _Halted
-        if self._set_aside and model_of(row.request) in self._set_aside:
+        if self._refusals.is_set_aside(row.request):
             self._gate.give_back(lane, row.cost)
             raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
@@ -261,8 +215,7 @@ class Asking:
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
                 self._clear_suspects(way)
-            if self._refused:
-                self._confirm_refused(way, model_of(row.request), began)
+            self._refusals.answered(way, row.request, began)
             return further
         except AttemptError as fault:
             raise self._failed_once(row, way, fault, began) from None
@@ -270,7 +223,7 @@ class Asking:
             self._ways.ended(way, number)
             self._gate.leave(lane)
 
-    def _further(self, row: _Row, made: Outcome) -> _Row | None:
+    def _further(self, row: Asked, made: Outcome) -> Asked | None:
         asked = reask.further(row.planned, made, self._reasks)
         if asked is None:
             return None
@@ -278,7 +231,7 @@ class Asking:
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
-    def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
+    def _failed_once(self, row: Asked, way: Way, fault: AttemptError, began: float) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
         now = row.failed_at = time.monotonic()
         first = not row.waiting
@@ -312,7 +265,7 @@ class Asking:
                 self._gate.begin_backing_off()
         return fault
 
-    def _tell_of_trouble(self, row: _Row, way: Way, fault: Transient) -> None:
+    def _tell_of_trouble(self, row: Asked, way: Way, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True
         facts = {
             "id": row.planned.id,
@@ -324,7 +277,7 @@ class Asking:
         where = f"{bare} (row {row.planned.id}){ident(fault.request_id)}"
         self._tell(Event("retrying", words, where, "warning", facts, shown=is_first))
 
-    async def _give_up(self, row: _Row, fault: AttemptError) -> None:
+    async def _give_up(self, row: Asked, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
@@ -339,9 +292,10 @@ class Asking:
             return
         if self._tally.stopped_by is not None or row.way is None:
             return
-        suspect = _Suspect(made, fault, row, row.way, time.monotonic())
+        suspect = Suspect(made, fault, row, row.way, time.monotonic())
         if is_refusal:
-            self._suspect_refused(suspect)
+            if refused := self._refusals.add(suspect):
+                self._begin_judging(refused, self._judge_refusals, *refused)
             return
         self._suspects.append(suspect)
         self._gate.doubt_row(_MOST_SUSPECTS)
@@ -385,64 +339,17 @@ class Asking:
         """This endpoint has answered what was sent after these were given up: so it was them."""
         for suspect in [s for s in self._suspects if s.way is way and s.at < way.proof_at]:
             self._suspects.remove(suspect)
-            self._keep(suspect.made, suspect.row.request)
+            self._blame(suspect)
 
-    def _suspect_refused(self, suspect: _Suspect) -> None:
-        way, model = suspect.way, model_of(suspect.row.request)
-        if model in self._set_aside:
-            return
-        held = self._refused.setdefault((way, model), deque())
-        held.append(suspect)
-        has_answered = (way, model) in self._proven or (way.completions > 0 and len(self._models) == 1)
-        if len(held) >= (_MOST_REFUSED if has_answered else _MOST_SUSPECTS):
-            self._begin_judging((way, model), self._judge_refused, way, model)
-
-    async def _judge_refused(self, way: Way, model: str) -> None:
-        """Ask that model for one token: if it says the same to that, it is not the rows."""
+    async def _judge_refusals(self, way: Way, model: str) -> None:
         try:
-            while self._tally.stopped_by is None and (held := self._refused.get((way, model))):
-                last, asked_at = held[-1], time.monotonic()
-                if way.lane.closed or (not way.lane.is_open and self._ways.others_than(way)):
-                    self._ask_again([held.popleft() for _ in range(len(held))])
-                    self._refused.pop((way, model), None)
-                elif not way.lane.is_open:
-                    await self._ways.until_it_returns(way)
-                elif await self._ways.works(way, last.row.request, last.at, last.row.tries.sent, last.fault):
-                    self._confirm_refused(way, model, asked_at)
-                elif way.lane.is_open and self._tally.stopped_by is None and last in held:
-                    self._heed_refusal(way, model, last.fault)
+            await self._refusals.judge(way, model)
         finally:
             self._judged.discard((way, model))
             self._changed.set()
 
-    def _heed_refusal(self, way: Way, model: str, fault: AttemptError) -> None:
-        """Whatever this model is asked is refused there: ask another endpoint, or other models, or stop."""
-        if self._ways.others_than(way):
-            self._ways.refuses_all(way, fault)
-            return
-        self._set_aside[model] = fault
-        for each in [each for each in self._refused if each[1] == model]:
-            del self._refused[each]
-        if self._models and self._models <= self._set_aside.keys():
-            self._stop_for(model, fault)
-
-    def _stop_for(self, model: str, fault: AttemptError) -> None:
-        which = f", sent to the model {model}" if len(self._models) != 1 else ""
-        words, bare = (
-            f"{ALIKE}{which}: {why} (HTTP {fault.http_status}); {MEND}{BLAMELESS}"
-            for why in (fault.message, classify.unquoted(fault))
-        )
-        self._stop("failures", words, bare)
-
-    def _confirm_refused(self, way: Way, model: str, sent_at: float) -> None:
-        """This model has answered what was sent then: those that it had refused before are to blame."""
-        self._proven.add((way, model))
-        held = self._refused.get((way, model))
-        while held and held[0].at <= sent_at:
-            suspect = held.popleft()
-            self._keep(suspect.made, suspect.row.request)
-        if held is not None and not held:
-            self._refused.pop((way, model), None)
+    def _blame(self, suspect: Suspect) -> None:
+        self._keep(suspect.made, suspect.row.request)
 
     def _ask_suspects_again(self, way: Way) -> None:
         """They were given up while this endpoint was down, and are not to blame."""
@@ -450,10 +357,10 @@ class Asking:
         self._suspects = [suspect for suspect in self._suspects if suspect.way is not way]
         self._ask_again(found)
 
-    def _ask_again(self, suspects: Sequence[_Suspect]) -> None:
+    def _ask_again(self, suspects: Sequence[Suspect]) -> None:
         for suspect in suspects:
             if suspect.row.excused >= _MOST_EXCUSED:
-                self._keep(suspect.made, suspect.row.request)
+                self._blame(suspect)
                 continue
             self._excuse(suspect.row)
             suspect.row.waiting = True
@@ -499,7 +406,7 @@ class Asking:
         words = f"{head}: {made.error_message}{known_as}"
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
-    def _effort(self, row: _Row) -> outcome.Effort:
+    def _effort(self, row: Asked) -> outcome.Effort:
         name = row.way.endpoint.name if row.way else None
         return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name)
 

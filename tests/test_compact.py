@@ -49,7 +49,9 @@ def make(out: Path, seed: int, *, parts: int = 8) -> Folder:
     with folder.held():
         for number in sorted(chance.sample(range(1, 3 * parts), parts)):
             rows = [_outcome(chance) for _ in range(chance.choice([1, 3, 10, 30]))]
-            store.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), chance.choice(["A", "A", "B", None]))
+            void = chance.choice([[], [], ["run-1"], ["run-2", "run-1"]])
+            plan = chance.choice(["A", "A", "B", None])
+            store.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), plan, void=void)
     return folder
 
 
@@ -59,6 +61,8 @@ def _outcome(chance: random.Random) -> Outcome:
         chance.randrange(NAMES),
         chance.choice([0, 0, 0, 1]),
         status=status,
+        run_id=f"run-{chance.randrange(9)}",
+        proof="answers" if status == "failed" else None,
         reasks=chance.randrange(3),
         carry=chance.choice(CARRIES),
         parsed=chance.choice(ANSWERS) if status == "ok" else None,
