@@ -136,17 +136,22 @@ def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactor
 @given(seed=st.integers(0, 2**32))
 def test_only_what_is_superseded_and_old_goes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = make(tmp_path_factory.mktemp("out"), seed)
-    before, rows = seen(folder), rows_of(folder)
+    before, rows, runs = seen(folder), rows_of(folder), store.void_runs(folder.parts)
+
+    def is_void(row: dict[str, Any]) -> bool:
+        return row["status"] == "failed" and row["run_id"] in runs
+
     done = compacted(folder, BETWEEN)
     check_same(folder, before)
-    last = {row["key"]: at for at, (_, row) in enumerate(rows)}
+    assert store.void_runs(folder.parts) == runs
+    last = {row["key"]: at for at, (_, row) in enumerate(rows) if not is_void(row)}
     counts = {"failed", "invalid"}
     stay = [
         (plan, row)
         for at, (plan, row) in enumerate(rows)
-        if at == last[row["key"]]
-        or row["finished_at"] >= BETWEEN
-        or {row["status"], rows[last[row["key"]]][1]["status"]} <= counts
+        if row["finished_at"] >= BETWEEN
+        or (not is_void(row) and at == last[row["key"]])
+        or (not is_void(row) and {row["status"], rows[last[row["key"]]][1]["status"]} <= counts)
     ]
     assert rows_of(folder) == stay
     assert done["superseded"] == len(rows) - len(stay)

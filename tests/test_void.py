@@ -106,6 +106,35 @@ def test_one_of_two_models_that_is_refused_whatever_it_is_asked(endpoint: Counti
     assert called(*sweep).summary["ok"] == 60
 
 
+# ------------------------------------------------------------------------------------------- no row stops the others
+
+
+def others_sent_by(log: list[dict[str, Any]], nth: int) -> int:
+    """How many bodies had been sent, beside that of the first request, when this was sent for the nth time."""
+    first = log[0]["hash"]
+    before = [record["seq"] for record in log if record["hash"] == first][nth - 1]
+    return len({record["hash"] for record in log if record["seq"] < before} - {first})
+
+
+@pytest.mark.parametrize("fault", ["503", "502_html", "close_before"])
+def test_a_first_row_that_the_endpoint_seems_down_for_waits_beside_the_others(
+    fault: str, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 40)
+    endpoint.knobs(poison={"row 0.": fault})
+    ended = run(endpoint, rows)
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 39, 1)
+    assert others_sent_by(endpoint.log(), 3) > 0, "one that failed twice lets others go"
+
+
+def test_rows_that_are_refused_one_after_the_other_hold_up_none(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    endpoint.knobs(poison={f"row {name}.": "400_hold" for name in range(20, 80)})
+    ended = run(endpoint, rows, "--set", "limits.max_failures=1.0")
+    assert (ended.code, ended.summary["ok"], ended.summary["failed"]) == (1, 140, 60)
+    assert endpoint.stats()["requests"] <= 200 + 4, "a probe for twenty in a row"
+
+
 # ---------------------------------------------------------------------------------------------------------- void runs
 
 
