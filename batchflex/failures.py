@@ -27,7 +27,7 @@ _FIRST_ALIKE = 20
 _SHARE_FROM_ROWS = 50
 _OF_REQUEST = re.compile(
     r"context[ _-]?(length|window|size)|(request|input|prompt|payload|entity|body)\b.{0,40}\btoo (long|large|big)"
-    r"|max(imum)?[ _](completion_|new_)?tokens|content[ _](management )?(policy|filter)|string_above|(invalid|unsupported) image",
+    r"|max_(completion_|new_)?tokens|content[ _](management )?(policy|filter)|string_above|(invalid|unsupported) image",
     re.IGNORECASE,
 )
 _HAS_DIGIT = re.compile(r"\S*\d\S*")
