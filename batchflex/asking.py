@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
 
 import anyio
 
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
-from .budget import Budget, Cost
+from .budget import Budget
 from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .events import RULE, Event, Tell, ident, named, unquoted
-from .failures import Failures
+from .failures import BLAMELESS, Failures, can_be_void
 from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import BAD, Outcome, Request
+from .model import BAD, Outcome, Proof, Request
 from .outcome import Frame
 from .probing import Way
+from .refusals import Asked, Refusals, Suspect
 from .tally import Tally
-from .tries import Tries
 from .ways import Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
@@ -33,49 +33,12 @@ _MOST_REFUSALS = 50
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
+_LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 _NO_REASKS = reask.Policy()
 
 
 class _Halted(Exception):
     """The run admits nothing more; the row stays unfinished."""
-
-
-class _Row:
-    """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
-
-    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit, if there was one.
-    ``sent_before`` are the requests that were sent for that. ``outages`` and ``completions`` are how many there had been
-    there by then, ``failed_at`` is when it failed. ``refused`` counts refusals by a rate limit while others were answered,
-    ``excused`` how often its failures were forgiven.
-    """
-
-    __slots__ = (
-        "completions", "cost", "excused", "failed_at", "number", "outages", "planned", "refused", "request",
-        "sent_before", "started_at", "tries", "waiting", "way",
-    )  # fmt: skip
-
-    def __init__(self, planned: Request, request: Request, cost: Cost) -> None:
-        self.planned = planned
-        self.request = request
-        self.cost = cost
-        self.sent_before = 0
-        self.number = self.outages = self.completions = self.excused = 0
-        self.failed_at = 0.0
-        self.refused = 0
-        self.tries = Tries()
-        self.started_at = 0
-        self.waiting = False
-        self.way: Way | None = None
-
-
-class _Suspect(NamedTuple):
-    """A row given up at that moment, and where it was asked last."""
-
-    made: Outcome
-    fault: AttemptError
-    row: _Row
-    way: Way
-    at: float
 
 
 def _maybe_of_a_row(fault: RunFault, way: Way) -> bool:
@@ -87,7 +50,8 @@ class Asking:
     """Asks until the feed ends or the run is stopped; every final outcome goes to the keeper before its slot is free.
 
     ``stop`` is called with a reason and a sentence, and perhaps that without words of a server, when the run must end; it
-    closes the gate and the feed. ``tell`` is told of what fails.
+    closes the gate and the feed. ``tell`` is told of what fails. ``models`` are those that the job names: where an endpoint
+    refuses whatever one of them is asked, the others are still asked.
     """
 
     def __init__(
@@ -104,6 +68,7 @@ class Asking:
         stop: Callable[[StopReason, str, str | None], None],
         tell: Tell,
         reasks: reask.Policy = _NO_REASKS,
+        models: Collection[str] = (),
     ) -> None:
         self._reasks = reasks
         self._policy = policy
@@ -118,8 +83,9 @@ class Asking:
         self._stop = stop
         self._tell = tell
         self._rules: set[str] = set()
-        self._suspects: list[_Suspect] = []
-        self._judged: set[int] = set()
+        self._suspects: list[Suspect] = []
+        self._refusals = Refusals(ways, models, tally, self._blame, self._ask_again)
+        self._judged: set[object] = set()
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
@@ -133,10 +99,12 @@ class Asking:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
-                while self._tally.stopped_by is None and (self._persisting or self._suspects):
+                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refusals.open):
                     self._changed = anyio.Event()
                     if not self._persisting:
                         self._judge_suspects()
+                        for refused in self._refusals.open:
+                            self._begin_judging(refused, self._judge_refusals, *refused)
                     await self._changed.wait()
             self._ways.end()
             watching.cancel_scope.cancel()
@@ -153,12 +121,12 @@ class Asking:
                 if request.prefix is not None:
                     feed.back(request)
 
-    def _row(self, planned: Request, asked: Request) -> _Row:
-        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
+    def _row(self, planned: Request, asked: Request) -> Asked:
+        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
 
-    async def _see_through(self, row: _Row) -> None:
+    async def _see_through(self, row: Asked) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
-        further: _Row | None = row
+        further: Asked | None = row
         try:
             while further is not None:
                 row = further
@@ -171,11 +139,11 @@ class Asking:
             else:
                 await self._give_up(row, fault)
 
-    def _begin_persisting(self, row: _Row, first: Transient) -> None:
+    def _begin_persisting(self, row: Asked, first: Transient) -> None:
         self._persisting += 1
         self._again.start_soon(self._persist, row, first)
 
-    async def _persist(self, row: _Row, first: Transient) -> None:
+    async def _persist(self, row: Asked, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
         further = None
         try:
@@ -196,7 +164,7 @@ class Asking:
             if not self._persisting:
                 self._changed.set()
 
-    async def _attempt_again(self, row: _Row) -> _Row | None:
+    async def _attempt_again(self, row: Asked) -> Asked | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
         if way is not None and tries.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
@@ -206,24 +174,24 @@ class Asking:
                 await self._ways.works(way, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
-    def _excuse(self, row: _Row) -> None:
+    def _excuse(self, row: Asked) -> None:
         if row.excused < _MOST_EXCUSED:
             row.excused += 1
             row.tries.forgive()
 
-    async def _attempt(self, row: _Row) -> _Row | None:
+    async def _attempt(self, row: Asked) -> Asked | None:
         """Send the row once, and keep its answer before anything else can happen. If it does not fit: what to ask next.
 
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
-        if self._ways.is_refused(row.request):
+        if self._ways.is_set_aside(row.request):
             raise _Halted
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
             raise _Halted
-        if self._ways.is_refused(row.request):
-            self._gate.unused(lane, row.cost)
+        if self._ways.is_set_aside(row.request):
+            self._gate.give_back(lane, row.cost)
             raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
             self._excuse(row)
@@ -248,6 +216,7 @@ class Asking:
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
                 self._clear_suspects(way)
+            self._refusals.answered(way, row.request, began)
             return further
         except AttemptError as fault:
             raise self._failed_once(row, way, fault, began) from None
@@ -255,7 +224,7 @@ class Asking:
             self._ways.ended(way, number)
             self._gate.leave(lane)
 
-    def _further(self, row: _Row, made: Outcome) -> _Row | None:
+    def _further(self, row: Asked, made: Outcome) -> Asked | None:
         asked = reask.further(row.planned, made, self._reasks)
         if asked is None:
             return None
@@ -263,7 +232,7 @@ class Asking:
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
-    def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
+    def _failed_once(self, row: Asked, way: Way, fault: AttemptError, began: float) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
         now = row.failed_at = time.monotonic()
         self._tell_of_rule(fault)
@@ -279,8 +248,9 @@ class Asking:
             fault = self._ways.refuses(way, fault, row.request)
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
-            way.prove(began)
-            self._gate.prove(way.lane)
+            if classify.is_about_request(fault):
+                way.prove(began)
+                self._gate.prove(way.lane)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
@@ -290,7 +260,7 @@ class Asking:
         if isinstance(fault, Transient):
             if tries.costs(fault) and not tries.exhausted(fault, row.tries, self._policy):
                 self._tell_of_trouble(row, way, fault)
-            if of_row:
+            if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
                 self._gate.doubt_row(_MOST_SUSPECTS)
             if not row.waiting and not tries.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
@@ -305,7 +275,7 @@ class Asking:
             words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
             self._tell(Event(RULE, words, bare, facts=classify.facts(fault)))
 
-    def _tell_of_trouble(self, row: _Row, way: Way, fault: Transient) -> None:
+    def _tell_of_trouble(self, row: Asked, way: Way, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True
         facts = {
             "id": row.planned.id,
@@ -317,12 +287,12 @@ class Asking:
         where = f"{bare} (row {row.planned.id}){ident(fault.request_id)}"
         self._tell(Event("retrying", words, where, "warning", facts, shown=is_first))
 
-    async def _give_up(self, row: _Row, fault: AttemptError) -> None:
+    async def _give_up(self, row: Asked, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
         failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
-        it was down, the row is asked again.
+        it was down, the row is asked again. A refusal is a suspect until the same model answers.
         """
         if isinstance(fault, RunFault) and fault.reason == "model" and row.way is not None:
             if await self._ways.refuses_model(row.way, row.request, fault):
@@ -331,26 +301,42 @@ class Asking:
                     self._gate.begin_backing_off()
                     self._begin_persisting(row, classify.deferred(fault))
                 return
+            # It has answered a request for one token since.
             fault = classify.of_row(fault)
-        made = outcome.failed(self._frame, row.request, self._effort(row), fault)
-        if isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS:
+            self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault), row.request)
+            return
+        is_refusal = isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS
+        proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
+        made = outcome.failed(self._frame, row.request, self._effort(row), fault, proof)
+        if proof == "words":
             self._keep(made, row.request)
             return
         if self._tally.stopped_by is not None or row.way is None:
             return
-        self._suspects.append(_Suspect(made, fault, row, row.way, time.monotonic()))
+        suspect = Suspect(made, fault, row, row.way, time.monotonic())
+        if is_refusal:
+            if refused := self._refusals.add(suspect):
+                self._begin_judging(refused, self._judge_refusals, *refused)
+            return
+        self._suspects.append(suspect)
         self._gate.doubt_row(_MOST_SUSPECTS)
         never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
-            self._gate.question(row.way.lane, True)
+            if not row.way.completions or isinstance(
+                fault, RunFault
+            ):  # else new rows may be answered sooner than a probe
+                self._gate.question(row.way.lane, True)
             self._judge_suspects()
 
     def _judge_suspects(self) -> None:
         """Find out whom to blame, for each endpoint in a task of its own: one may keep its probe waiting for long."""
         for way in {id(suspect.way): suspect.way for suspect in self._suspects}.values():
-            if id(way) not in self._judged:
-                self._judged.add(id(way))
-                self._watching.start_soon(self._judge, way)
+            self._begin_judging(way, self._judge, way)
+
+    def _begin_judging(self, what: object, judge: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
+        if what not in self._judged:
+            self._judged.add(what)
+            self._watching.start_soon(judge, *arguments)
 
     async def _judge(self, way: Way) -> None:
         try:
@@ -366,7 +352,7 @@ class Asking:
                     if await self._ways.works(way, last.row.request, last.at, last.row.tries.sent):
                         self._clear_suspects(way)
         finally:
-            self._judged.discard(id(way))
+            self._judged.discard(way)
             self._gate.question(way.lane, False)
             self._changed.set()
 
@@ -374,14 +360,28 @@ class Asking:
         """This endpoint has answered what was sent after these were given up: so it was them."""
         for suspect in [s for s in self._suspects if s.way is way and s.at < way.proof_at]:
             self._suspects.remove(suspect)
-            self._keep(suspect.made, suspect.row.request)
+            self._blame(suspect)
+
+    async def _judge_refusals(self, way: Way, model: str) -> None:
+        try:
+            await self._refusals.judge(way, model)
+        finally:
+            self._judged.discard((way, model))
+            self._changed.set()
+
+    def _blame(self, suspect: Suspect) -> None:
+        self._keep(suspect.made, suspect.row.request)
 
     def _ask_suspects_again(self, way: Way) -> None:
         """They were given up while this endpoint was down, and are not to blame."""
-        for suspect in [s for s in self._suspects if s.way is way]:
-            self._suspects.remove(suspect)
+        found = [suspect for suspect in self._suspects if suspect.way is way]
+        self._suspects = [suspect for suspect in self._suspects if suspect.way is not way]
+        self._ask_again(found)
+
+    def _ask_again(self, suspects: Sequence[Suspect]) -> None:
+        for suspect in suspects:
             if suspect.row.excused >= _MOST_EXCUSED:
-                self._keep(suspect.made, suspect.row.request)
+                self._blame(suspect)
                 continue
             self._excuse(suspect.row)
             suspect.row.waiting = True
@@ -391,6 +391,8 @@ class Asking:
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
         does not take the place of an answer that stands."""
+        if self._tally.is_void and can_be_void(made):
+            return
         stays = outcome.stays(request, made)
         try:
             if not stays:
@@ -404,7 +406,9 @@ class Asking:
         else:
             self._tally.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
-                self._stop("failures", useless, self._failures.unquoted)
+                self._stop(
+                    "failures", *(f"{words}; {_LET_FAIL}{BLAMELESS}" for words in (useless, self._failures.unquoted))
+                )
             if made.status in BAD:
                 self._tell_of_row(made, request)
         if self._keeper.full:
@@ -424,7 +428,7 @@ class Asking:
         words = f"{head}: {made.error_message}{known_as}"
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
-    def _effort(self, row: _Row) -> outcome.Effort:
+    def _effort(self, row: Asked) -> outcome.Effort:
         name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
         return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model)
 

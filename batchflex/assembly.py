@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from . import keep, store, table
@@ -55,17 +56,19 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assem
     """
     job = job_of(folder)
     labels = [point.label for point in points(job)]
-    pending = keep.unsealed(folder)
+    pending, void = keep.unsealed(folder)
     since = max(store.part_numbers(folder.parts), default=0) + 1
     # Only then can there be answers to requests that this job would send differently, and does not keep.
     if planned is None and job.job.on_change == "rerun":
-        planned = _planned(job, folder)
-    return table.assemble(folder.parts, job.sweep.variables, labels, planned, since, pending, declared(job.schemas))
+        planned = _planned(job, folder, void)
+    return table.assemble(
+        folder.parts, job.sweep.variables, labels, planned, since, pending, declared(job.schemas), void=void
+    )
 
 
-def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
+def _planned(job: Job, folder: Folder, void: Collection[str]) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks, void=void)
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)

@@ -25,7 +25,7 @@ from .errors import (
     Transient,
 )  # fmt: skip
 from .events import brief, named
-from .rules import OVER_LIMIT, ROW_BLAMED, RULES, Rule
+from .rules import OF_REQUEST, OVER_LIMIT, ROW_BLAMED, RULES, Rule
 
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
@@ -279,6 +279,34 @@ def is_time_out(fault: AttemptError) -> bool:
 def is_of_row(fault: AttemptError) -> bool:
     """Whether it is the row that is at fault, and the endpoint works."""
     return isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row")
+
+
+def is_about_request(fault: AttemptError) -> bool:
+    """Whether the server's words are about what this request has in it, and not about who asks: it was read.
+
+    They speak of its length, its content or its format, as rules know it; or they name a field of the body other than the model
+    (``param``, or a place as FastAPI has it).
+    """
+    if isinstance(fault, RowFault) and (fault.rule in OF_REQUEST or fault.http_status == 413):
+        return True
+    return any(name not in ("", "model", "None", "null") for name in _fields(fault.body or b""))
+
+
+def _fields(body: bytes) -> list[str]:
+    """The fields of the request that an error names."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    error = data.get("error", data) if isinstance(data, dict) else None
+    if not isinstance(error, dict):
+        return []
+    found = [error["param"]] if isinstance(error.get("param"), str) else []
+    details = error.get("detail")
+    for detail in details if isinstance(details, list) else ():
+        loc = detail.get("loc") if isinstance(detail, dict) else None
+        found += [str(loc[1])] if isinstance(loc, list) and len(loc) > 1 and loc[0] == "body" else []
+    return found
 
 
 def _billed(fault: Transient) -> Transient:

@@ -63,8 +63,9 @@ def forecast(job: Job) -> dict[str, Any]:
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
     plan.know(folder, remember=False)  # another run may hold it
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
-    pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
+    unsealed = keep.unsealed(folder)
+    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks, void=unsealed.void)
+    pending = {bytes.fromhex(o.slot): o for o in unsealed.outcomes if o.status != "failed"}
     found = _Pass(plan, done, pending)
     census = done.census()
     changed, changed_tokens = census.changed + found.changed, census.changed_tokens + found.changed_tokens

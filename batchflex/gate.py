@@ -125,7 +125,7 @@ class Gate:
             await waiter.decided.wait()
         except BaseException:
             if waiter.lane is not None:
-                self.unused(waiter.lane, cost)
+                self.give_back(waiter.lane, cost)
             elif waiter in queue:
                 queue.remove(waiter)
             raise
@@ -152,7 +152,7 @@ class Gate:
         lane.in_flight += 1
         lane.pace.sent(now, cost)
 
-    def unused(self, lane: Lane, cost: Cost) -> None:
+    def give_back(self, lane: Lane, cost: Cost) -> None:
         """Give back a slot in which nothing was sent."""
         self._budget.settled(cost, None, billed=False, sent=False)
         lane.pace.unsent(self._clock(), cost, lane.in_flight - 1)

@@ -5,6 +5,9 @@ is handed to the kernel in one ``write`` as soon as its answer is complete: kill
 makes what was written so far survive a power cut, and is called for many lines at once. A segment is only ever
 appended to by the run that began it, so a torn tail needs no repair: its bad line is not counted, and the next run
 begins another segment. Nothing here knows what becomes of a segment that was read.
+
+A line with ``!`` in place of the space is no outcome but a note: ``{"void": RUN_ID}`` says that the failures of that run count
+for nothing. Versions that know no notes take such a line for a damaged one, and pass over it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from .model import Outcome
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Outcome).decode
 _SUFFIX = ".journal"
+_Line = bytes
+_OUTCOME, _NOTE = ord(" "), ord("!")
 
 
 def segments(folder: Path) -> list[int]:
@@ -36,6 +41,13 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}{_SUFFIX}"
 
 
+class _Note(msgspec.Struct):
+    void: str | None = None
+
+
+_decode_note = msgspec.json.Decoder(_Note).decode
+
+
 def encode(outcome: Outcome) -> bytes:
     """One line of a segment. Halves of surrogate pairs, which UTF-8 has no place for, become U+FFFD."""
     try:
@@ -44,28 +56,37 @@ def encode(outcome: Outcome) -> bytes:
         data = _encode(
             msgspec.structs.replace(outcome, **{n: _whole(v) for n, v in msgspec.structs.asdict(outcome).items()})
         )
-    return b"%08x %b\n" % (zlib.crc32(data), data)
+    return _line(data, _OUTCOME)
+
+
+def _line(data: bytes, kind: int) -> bytes:
+    return b"%08x%c%b\n" % (zlib.crc32(data), kind, data)
 
 
 def _whole(value: object) -> object:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
-def read(path: Path) -> Iterator[Outcome]:
+def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
     """The outcomes of a segment, also of one that is being written or was torn: what is not a whole line is left out.
 
-    A segment that is gone, because its run has sealed it meanwhile, has none.
+    A segment that is gone, because its run has sealed it meanwhile, has none. The ids of runs that it says the failures of are
+    void are added to ``void``.
 
     :raises FolderError: if it cannot be read, or a whole line of it is no outcome: another version wrote it.
     """
     try:
         with path.open("rb") as stream:
             for line in stream:
-                if len(line) < 11 or line[-1] != 10 or line[8] != 32:
+                if len(line) < 11 or line[-1] != 10 or line[8] not in (_OUTCOME, _NOTE):
                     continue
                 data = line[9:-1]
-                if b"%08x" % zlib.crc32(data) == line[:8]:
+                if b"%08x" % zlib.crc32(data) != line[:8]:
+                    continue
+                if line[8] == _OUTCOME:
                     yield _decode(data)
+                elif void is not None and (run := _decode_note(data).void) is not None:
+                    void.append(run)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -162,7 +183,7 @@ class Journal:
 
     @property
     def rows(self) -> int:
-        """In the present segment."""
+        """Lines in the present segment."""
         return self._segment.rows
 
     @property
@@ -203,7 +224,16 @@ class Journal:
 
         :raises StorageError: if it could not be written; the segment is as before.
         """
-        line = encode(outcome)
+        self._write(encode(outcome))
+
+    def void(self, run_id: str) -> None:
+        """Write down that the failures of a run count for nothing. As :meth:`append`.
+
+        :raises StorageError: if it could not be written; the segment is as before.
+        """
+        self._write(_line(_encode(_Note(run_id)), _NOTE))
+
+    def _write(self, line: _Line) -> None:
         self.longest = max(self.longest, len(line))
         with storing(self._segment.path):
             try:

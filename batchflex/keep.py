@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -12,6 +12,7 @@ import anyio.to_thread
 from . import journal, numbering, store
 from .courtesy import Courtesy
 from .errors import BatchflexError, StorageError
+from .failures import can_be_void
 from .folder import Folder, storing
 from .job import JournalSection
 from .model import Outcome
@@ -36,22 +37,34 @@ def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -
     return last + 1
 
 
-def unsealed(folder: Folder) -> list[Outcome]:
-    """The outcomes that are in the journal only; also while a run goes on."""
+class Unsealed(NamedTuple):
+    """What is in the journal only: ``outcomes`` without failures that are void, and the ids of runs whose failures are
+    ``void``, wherever they are."""
+
+    outcomes: list[Outcome]
+    void: list[str]
+
+
+def unsealed(folder: Folder) -> Unsealed:
+    """What is not in parts yet; also while a run goes on."""
     found: list[Outcome] = []
+    void: list[str] = []
     for number in journal.segments(folder.journal):
-        try:
-            outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
-        except FileNotFoundError:  # sealed meanwhile
-            continue
+        told: list[str] = []
+        outcomes = list(journal.read(journal.segment_path(folder.journal, number), told))
         if not numbering.is_sealed(store.part_numbers(folder.parts), number):
             found += outcomes
-    return found
+            void += told
+    if any(map(can_be_void, found)):
+        runs = store.void_runs(folder.parts).union(void)
+        found = [outcome for outcome in found if not (can_be_void(outcome) and outcome.run_id in runs)]
+    return Unsealed(found, void)
 
 
 def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None]) -> None:
-    outcomes = journal.read(journal.segment_path(folder.journal, number))
-    store.write_part(folder.parts, number, outcomes, carry_schema, plan, between)
+    void: list[str] = []
+    outcomes = journal.read(journal.segment_path(folder.journal, number), void)
+    store.write_part(folder.parts, number, outcomes, carry_schema, plan, between, void)
 
 
 def _unknown() -> None:
@@ -110,6 +123,13 @@ class Keeper:
         if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
             self._large.set()
             self._courtesy.hurry()  # if one is being sealed still, it takes too long
+
+    def void(self, run_id: str) -> None:
+        """Write down that the failures of a run count for nothing. When this returns, killing the process loses it no more.
+
+        :raises StorageError: if it could not be written.
+        """
+        self._journal.void(run_id)
 
     async def run(self) -> None:
         """Sync the journal every ``sync_s`` seconds and seal it when it is large. Runs until cancelled.

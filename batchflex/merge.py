@@ -103,8 +103,9 @@ def together(footers: Sequence[store.Footer], kept: Sequence[Sequence[int]]) -> 
     agreed = {name: types.get(name) or nulls[name] for name in kinds}
     schema = pa.schema([(name, next(iter(t))) for name, t in agreed.items() if len(t) == 1 and None not in t])
     one = plans[0][0] if len({plan for plan, _ in plans}) == 1 else None
+    void = list(dict.fromkeys(run for footer in footers for run in footer.void))
     plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
-    return store.Footer(plain[0], schema, plain[1], 0, [], one, plans)
+    return store.Footer(plain[0], schema, plain[1], 0, [], one, plans, void)
 
 
 def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Number:

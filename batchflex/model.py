@@ -16,6 +16,9 @@ BAD: frozenset[Status] = frozenset({"empty", "invalid", "failed"})
 # How an answer ended, whatever word the server has for it; "again" is one that broke off.
 Ending = Literal["ok", "truncated", "filtered", "again"]
 
+# Why a request that got no answer is itself to blame for it: see :mod:`batchflex.failures`.
+Proof = Literal["words", "answers", "input"]
+
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Row = dict[str, JsonValue]
 
@@ -112,7 +115,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning.
 
     ``point`` is the sweep point as a JSON object, ``carry`` the carried input columns as one. Times are µs since
-    the epoch, UTC.
+    the epoch, UTC. ``proof`` is set of a request that got no answer.
     """
 
     key: str
@@ -158,3 +161,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     gateway_fallbacks: int | None = None
     point: str = "{}"
     carry: str | None = None
+    proof: Proof | None = None

@@ -5,6 +5,8 @@ would cost a run as much, so an endpoint that lists the job's models is opened s
 the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
 the list took, and it gets a few times that. An endpoint that tells of rate limits is not opened: how many it takes is in
 its first answer.
+
+A first request that gets no answer at all, be it a refusal, for long does not keep the others waiting: a few are sent beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ _LEAST_S = 0.02
 _AS_LONG = 3.0
 _LOOK_S = 0.005
 _FIRST_WITHIN_S = 1.0
+_ALONE_S, _FEW = 10.0, 5
 
 
 async def open_early(tasks: TaskGroup, gate: Gate, ways: Sequence[Way], models: Collection[str]) -> None:
@@ -34,6 +37,7 @@ async def open_early(tasks: TaskGroup, gate: Gate, ways: Sequence[Way], models: 
     """
     listed = []
     for way in ways:
+        tasks.start_soon(_open_late, gate, way)
         wanted = {way.endpoint.model} if way.endpoint.model else set(models)
         if wanted and way.lane.pace.concurrency.most > 1 and not way.endpoint.is_hosted:
             listed.append(anyio.Event())
@@ -63,3 +67,14 @@ async def _open(gate: Gate, way: Way, wanted: set[str], listed: anyio.Event) -> 
         await anyio.lowlevel.checkpoint()
     if lane.in_flight and not (lane.proven or gate.backing_off or gate.closed):  # the first one is still out
         gate.try_out(lane, lane.pace.concurrency.most)
+
+
+async def _open_late(gate: Gate, way: Way) -> None:
+    lane, began = way.lane, time.monotonic()
+    while not (lane.proven or lane.closed or gate.closed):
+        await gate.sleep(_ALONE_S / 10)
+        if not lane.in_flight:
+            began = time.monotonic()
+        elif time.monotonic() - began >= _ALONE_S:
+            gate.try_out(lane, max(_FEW, lane.on_trial))
+            return

@@ -9,7 +9,7 @@ import msgspec
 from .budget import cost_usd
 from .endings import ending_of
 from .errors import AttemptError, Filtered
-from .model import Answer, Outcome, Request, Status
+from .model import Answer, Outcome, Proof, Request, Status
 from .reask import carried_on, given_up
 from .sections import PricesSection
 from .structured import Shapes
@@ -108,20 +108,22 @@ def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Ou
     )
 
 
-def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) -> Outcome:
+def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, proof: Proof = "answers") -> Outcome:
     """The row of a request that has no answer and gets none, ``filtered`` if that is for its content; an earlier answer that
-    did not fit is kept."""
+    did not fit is kept. ``proof`` is why that is the row's own fault."""
+    is_filtered = isinstance(error, Filtered)
     made = _outcome(
         frame,
         request,
         effort,
-        status="filtered" if isinstance(error, Filtered) else "failed",
+        status="filtered" if is_filtered else "failed",
         http_status=error.http_status,
         error_type=error.error_type,
         error_code=error.error_code,
         error_message=error.message,
         response=None if error.body is None else error.body.decode("utf-8", "replace"),
         request_id=error.request_id,
+        proof=None if is_filtered else proof,
     )
     return made if request.before is None else given_up(made, request.before)
 
@@ -129,8 +131,9 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) 
 def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
     """The row of an input row that no request can be made of."""
     return _outcome(
-        frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=request.fault
-    )
+        frame, request, Effort(0, now, now),
+        status="failed", error_type="input", error_message=request.fault, proof="input",
+    )  # fmt: skip
 
 
 def stays(request: Request, made: Outcome) -> bool:

@@ -88,6 +88,11 @@ class _Body(msgspec.Struct):
     max_completion_tokens: int | None = None
 
 
+def model_of(request: Request) -> str:
+    """The model that a request asks."""
+    return msgspec.json.decode(request.body, type=_Body).model
+
+
 def smallest(request: Request) -> Request:
     """The smallest request to the same model, which limits its answer by the same name."""
     body = msgspec.json.decode(request.body, type=_Body)

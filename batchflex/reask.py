@@ -78,6 +78,7 @@ def given_up(made: Outcome, before: Outcome) -> Outcome:
         started_at=made.started_at,
         finished_at=made.finished_at,
         run_id=made.run_id,
+        proof=made.proof,
         error_message=f"{before.error_message}; asking again failed: {made.error_message}",
     )
 

@@ -90,12 +90,12 @@ def make(
     """
     from . import table
 
-    pending = keep.unsealed(folder)
+    pending, void = keep.unsealed(folder)
     allocation.trim()
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
     planned = table.NO_PLAN if done is None or moves is not None else done.planned()
     since = since if done is not None or moves is not None else 0
-    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves)
-    told = {} if known is None or pending else {_SETTLED: msgspec.json.encode(known)}
+    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves, void)
+    told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
     if pending or not table.is_current(folder.results, made, told):
         table.write_results(folder.results, made, told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .numbering import Reading
 from .places import STAY, Moves, Stretches, placed
 from .plan import Census, Passed
 from .unfit import Unfit
+from .void import Void
 
 _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
@@ -56,7 +57,8 @@ class Done:
     not. About 30 bytes an answer. With ``labels``, the sweep points in their order, parts tell themselves which rows they
     answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
     of which it does not tell are answers without a place, until the plan comes to them. An answer that did not fit and was
-    asked for again fewer than ``max_reasks`` times is still to be asked for.
+    asked for again fewer than ``max_reasks`` times is still to be asked for. A failure that is void is none; ``void`` are runs
+    whose failures are, as the journal tells.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Done:
         *,
         max_reasks: int = 0,
         moves: Mapping[int, Stretches] | None = None,
+        void: Collection[str] = (),
     ) -> None:
         self._parts = parts
         self._is_placed = labels is not None
@@ -85,16 +88,21 @@ class Done:
         if moves is None:
             moves = {number: [(0, STAY)] for number in self._numbers} if labels is not None else {}
         self._moves = moves
+        void_ones = Void(parts, void)
         for number, part in zip(self._numbers, keyindex.read_keys(parts, columns, self._numbers), strict=True):
             frame = part.select(wanted)
             if labels is not None:
                 frame = _moved(frame, moves.get(number, []))
-            frames.append(frame)
+            gone = void_ones.among(number, part["status"])
+            frames.append(frame if gone is None else frame.filter(~gone))
             if max_reasks:
                 placed = part.select(
                     "hi", "lo", "status", "reasks", part=pl.lit(int(number)), at=pl.int_range(pl.len())
                 )
-                unfit.append(placed.filter(pl.col("status") == "invalid").select(list(_UNFIT)).cast(_UNFIT))
+                is_unfit = placed["status"] == "invalid"
+                if gone is not None:
+                    is_unfit &= ~gone
+                unfit.append(placed.filter(is_unfit).select(list(_UNFIT)).cast(_UNFIT))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         if labels is not None and index["point"].null_count():

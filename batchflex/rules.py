@@ -121,6 +121,10 @@ RULES: tuple[Rule, ...] = (
     Rule("format_refused", "row", _INVALID, words=_words(
         r"response[_ ]format", r"json_schema", r"structured outputs?", r"json mode",
     )),
+    Rule("request_words", "row", frozenset({400, 413, 422}), words=_words(
+        r"(request|input|prompt|payload|entity|body)\b.{0,40}\btoo (long|large|big)", r"max_(completion_|new_)?tokens",
+        r"(invalid|unsupported) image",
+    )),
     Rule("not_ready_words", "not_ready", frozenset({425, *_SERVER}), words=_words(
         r"loading (the )?model", r"model\b.{0,100}\b(is|being|still) (currently |still |being )*load(ing|ed)", r"\bis loading\b",
         r"warm(ing)?[- ]?up", r"\bis (still )?(starting|initiali[sz]ing)\b", r"starting up",
@@ -145,3 +149,6 @@ RULES: tuple[Rule, ...] = (
     Rule("status", "row", range(400, 500)),
     Rule("status", "again"),
 )  # fmt: skip
+
+# Where one of these applies, the request was read: its words are about what it asks.
+OF_REQUEST = frozenset(rule.name for rule in RULES if rule.means in ("row", "filtered") and rule.name != "status")

@@ -27,7 +27,7 @@ from .client import Client
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
 from .events import Event, Teller, guarded
-from .failures import Failures
+from .failures import VOIDING, Failures
 from .feed import Feed, Plan
 from .folder import Folder
 from .gate import Gate, Lane
@@ -234,6 +234,7 @@ class _Conduct:
         self._scope = anyio.CancelScope()
         self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed)
         self._gate: Gate | None = None
+        self._keeper: Keeper | None = None
         self._at_once = False
         self._end = end
 
@@ -302,7 +303,7 @@ class _Conduct:
         lanes, slots, fewer = lanes_of(job, self._endpoints)
         if fewer is not None:
             self._teller.note(fewer, "warning")
-        keeper = Keeper(
+        keeper = self._keeper = Keeper(
             self._folder,
             self._prepared.segment,
             job.journal,
@@ -339,7 +340,7 @@ class _Conduct:
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        self._teller.tell, reask.policy(job.answer),
+                        self._teller.tell, reask.policy(job.answer), job.models,
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
@@ -506,6 +507,8 @@ class _Conduct:
         self._tally.stopped_by = reason
         self._tally.message = message or None
         self._tally.message_unquoted = guarded(message if unquoted is None else unquoted) or None
+        if reason in VOIDING:
+            self._void_failures()
         self._feed.stop()
         if self._gate is not None:
             self._gate.close()
@@ -523,6 +526,16 @@ class _Conduct:
             )
         facts = {"stopped_by": reason, "in_flight": in_flight}
         self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
+
+    def _void_failures(self) -> None:
+        """What has failed in this run proves nothing against the rows."""
+        try:
+            if self._tally.has_failures and self._keeper is not None:
+                self._keeper.void(self._tally.run_id)
+        except StorageError as error:
+            self._teller.note(f"that rows failed in this run counts against them: {error}", "warning")
+            return
+        self._tally.void()
 
     async def _heed_signals(self) -> None:
         with anyio.open_signal_receiver(*signals.ending()) as received:

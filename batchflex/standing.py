@@ -22,11 +22,12 @@ from .keyset import KeySet
 from .places import Moves, Runs, stretches
 from .plan import Passed
 from .resume import Done
+from .void import Void
 
 WORTH_ROWS = 200_000  # below, all of it is found in half a second
 _PAGE = 4_096
 _AT_ONCE = 1 << 20  # words
-_VERSION = 1
+_VERSION = 2  # to be raised when other failures count than before, too
 
 Words = npt.NDArray[np.uint64]
 
@@ -191,8 +192,12 @@ def _with_more(folder: Folder, now: Now, before: Standing, since: int) -> _Found
     if moves is None or passed is None:
         return None
     columns = ["slot", "row", "sample", "point", "status"]
-    heads = [keyindex.head(store.read_part(folder.parts, number, ["key", *columns])) for number in _from(folder, since)]
-    if not heads:
+    void, heads = Void(folder.parts), []
+    for number in _from(folder, since):
+        head = keyindex.head(store.read_part(folder.parts, number, ["key", *columns]))
+        gone = void.among(number, head["status"])
+        heads.append(head if gone is None else head.filter(~gone))
+    if not sum(head.height for head in heads):
         return _Found(keyindex.halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
     new = keyindex.last_of_each(pl.concat(heads))
     failed = new.filter(pl.col("status") == "failed")["row"].to_numpy()

@@ -6,6 +6,7 @@ Of several outcomes with one key the last counts. CONTRACT.md is the reference o
 from __future__ import annotations
 
 import base64
+import bisect
 import contextlib
 import hashlib
 import itertools
@@ -41,11 +42,11 @@ COLUMNS: dict[str, pa.DataType] = {
     "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
     "requested_model": _TEXT, "gateway_cost": _SECONDS, "gateway_deployment": _TEXT, "gateway_fallbacks": pa.int32(),
 }  # fmt: skip
-_INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
+_INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT}
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
-_PLAN, _FIELDS = b"batchflex.plan", b"batchflex.parsed_kinds"
+_PLAN, _FIELDS, _VOID = b"batchflex.plan", b"batchflex.parsed_kinds", b"batchflex.void"
 PLANS, STANDS_FOR = b"batchflex.plans", b"batchflex.stands_for"
 _ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
@@ -57,7 +58,8 @@ class Footer(NamedTuple):
     """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
     structured answers, its size in memory in bytes, the rows of each of its row groups, and the plan that its row numbers
     are those of, if that is known (see :meth:`~batchflex.feed.Plan.identity`). Where parts of several plans were merged,
-    ``plan`` is ``None``. ``plans`` has in any case how many rows are of which plan, in their order."""
+    ``plan`` is ``None``. ``plans`` has in any case how many rows are of which plan, in their order. ``void`` are the ids of runs
+    whose failures count for nothing, in whichever part they are."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
@@ -66,6 +68,7 @@ class Footer(NamedTuple):
     groups: list[int]
     plan: str | None
     plans: list[tuple[str | None, int]]
+    void: list[str]
 
 
 def _nothing() -> None:
@@ -79,10 +82,12 @@ def write_part(
     carry_schema: pa.Schema | None = None,
     plan: str | None = None,
     between: Callable[[], None] = _nothing,
+    void: Sequence[str] = (),
 ) -> None:
     """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
     had any; ``plan`` is the identity of the plan they belong to, if it is known. ``between`` is called every few
-    milliseconds of work.
+    milliseconds of work. ``void`` are the ids of runs whose failures are void, as the outcomes are gone through; such a part may
+    have no rows.
 
     :raises StorageError: if it cannot be written; then there is no such part.
     """
@@ -92,7 +97,7 @@ def write_part(
     while some := list(itertools.islice(outcomes, _AT_ONCE)):
         sealed += some
         between()
-    if not sealed:
+    if not sealed and not void:
         return
     table = to_table(sealed, between)
     kinds, types = carried.describe([outcome.carry for outcome in sealed], carry_schema)
@@ -100,7 +105,7 @@ def write_part(
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
-    told = metadata(Footer(kinds, types, fields, table.nbytes, [], plan, []))
+    told = metadata(Footer(kinds, types, fields, table.nbytes, [], plan, [], list(dict.fromkeys(void))))
     with storing(path), replaced(path) as stream:
         pq.write_table(
             table.replace_schema_metadata(told),
@@ -122,6 +127,8 @@ def metadata(footer: Footer) -> dict[bytes, bytes]:
     }
     if footer.plan is not None:
         told[_PLAN] = footer.plan.encode()
+    if footer.void:
+        told[_VOID] = msgspec.json.encode(footer.void)
     return told
 
 
@@ -196,6 +203,26 @@ def read_group(folder: Path, number: int, group: int) -> pa.Table:
         return _whole(file.read_row_group(group, use_threads=False))
 
 
+def read_rows(folder: Path, number: int, positions: Sequence[int], columns: list[str]) -> pa.Table:
+    """Some columns of the rows at these positions of a part, ascending; of row groups without any nothing is read.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    pieces = [pa.schema([PART_SCHEMA.field(name) for name in columns]).empty_table()]
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        begin = at = 0
+        for group in range(file.num_row_groups):
+            end = begin + int(file.metadata.row_group(group).num_rows)
+            here = positions[at : bisect.bisect_left(positions, end, at)]
+            if here:
+                there = [name for name in columns if name in file.schema_arrow.names]
+                rows = file.read_row_group(group, columns=there, use_threads=False)
+                pieces.append(_whole(rows, columns).take(pa.array([each - begin for each in here], pa.int64())))
+            at, begin = at + len(here), end
+    return pa.concat_tables(pieces)
+
+
 def read_groups(folder: Path, number: int) -> Iterator[pa.Table]:
     """All row groups of a part, one after the other.
 
@@ -230,13 +257,16 @@ def footer(folder: Path, number: int) -> Footer:
     plan = told[_PLAN].decode() if _PLAN in told else None
     groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
     plans = (
-        msgspec.json.decode(told[PLANS], type=list[tuple[str | None, int]]) if PLANS in told else [(plan, sum(groups))]
+        msgspec.json.decode(told[PLANS], type=list[tuple[str | None, int]])
+        if PLANS in told
+        else [(plan, sum(groups))] * (sum(groups) > 0)
     )
     if _FIELDS in told:
         fields = msgspec.json.decode(told[_FIELDS])
     else:  # a part of an older version
         fields = parsed.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
-    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans)
+    void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
+    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans, void)
 
 
 def stamp(folder: Path) -> str:
@@ -280,3 +310,9 @@ def plans(folder: Path) -> dict[int, list[tuple[str | None, int]]]:
     :raises FolderError: if a part is damaged.
     """
     return {number: footer(folder, number).plans for number in part_numbers(folder)}
+
+
+def void_runs(folder: Path) -> set[str]:
+    """The ids of the runs whose failures count for nothing, as the footers of all parts tell."""
+    raw = (told(part_path(folder, number))[0].get(_VOID) for number in part_numbers(folder))
+    return {run for found in raw if found is not None for run in msgspec.json.decode(found, type=list[str])}

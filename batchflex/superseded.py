@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from . import keyindex, store
 from .keyindex import raw
 from .model import STATUSES
+from .void import Void
 
 _STATUS = pl.Enum(STATUSES)
 _AGAIN = ("failed", "invalid")  # how often a request has ended so tells whether it is asked again
@@ -58,7 +59,8 @@ def known(folder: Path, left_out: Mapping[int, pl.Series] | None) -> Known:
 
 class Answers:
     """The answers of all parts, in their order: which is the ``last`` to its request, and which are superseded. Those that
-    ended before ``before_us``, in µs since the epoch, are old. Some 60 bytes an answer, twice that while they are sorted.
+    ended before ``before_us``, in µs since the epoch, are old. A failure that is void is no answer. Some 60 bytes an answer,
+    twice that while they are sorted.
 
     :raises FolderError: if a part is damaged.
     """
@@ -67,14 +69,20 @@ class Answers:
         self._folder = folder
         self._numbers = store.part_numbers(folder)
         frames, self._rows = [], []
-        for frame in keyindex.read_keys(folder, ["status", "finished_at"], self._numbers):
+        void = Void(folder)
+        kept = keyindex.read_keys(folder, ["status", "finished_at"], self._numbers)
+        for number, frame in zip(self._numbers, kept, strict=True):
             old = pl.col("finished_at").dt.timestamp("us") < before_us
-            frames.append(frame.select("hi", "lo", pl.col("status").cast(_STATUS), old=old))
+            gone = void.among(number, frame["status"])
+            counts = pl.lit(True) if gone is None else ~gone
+            frames.append(frame.select("hi", "lo", pl.col("status").cast(_STATUS), old=old, counts=counts))
             self._rows.append(frame.height)
-        empty = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "old": pl.Boolean})
+        empty = pl.DataFrame(
+            schema={"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "old": pl.Boolean, "counts": pl.Boolean}
+        )
         self._all = pl.concat([empty, *frames]).with_row_index("at")
         del frames
-        ordered = self._all.select("hi", "lo", "at").sort("hi", "lo", "at")
+        ordered = self._all.filter("counts").select("hi", "lo", "at").sort("hi", "lo", "at")
         as_next = ((pl.col("hi") == pl.col("hi").shift(-1)) & (pl.col("lo") == pl.col("lo").shift(-1))).fill_null(False)
         twice = ordered.select("at", as_next=as_next)
         twice = twice.with_columns(several=pl.col("as_next") | pl.col("as_next").shift(1, fill_value=False))
@@ -94,9 +102,10 @@ class Answers:
         status = pl.col("status").cast(pl.String)
         stands = status.last().over("hi", "lo", order_by="at")
         may_go = ~pl.col("last") & pl.col("old") & ~(stands.is_in(_AGAIN) & status.is_in(_AGAIN))
-        gone = here.filter(may_go)["at"]
+        gone = pl.concat([here.filter(may_go)["at"], self._all.filter("old", ~pl.col("counts"))["at"]])
         if results is not None:
-            gone = pl.concat([gone, self._of_earlier_jobs(results)]).unique()
+            gone = pl.concat([gone, self._of_earlier_jobs(results)])
+        gone = gone.unique()
         found, begin = {}, 0
         for number, rows in zip(self._numbers, self._rows, strict=True):
             mine = gone.filter(gone.is_between(begin, begin + rows, closed="left")) - begin

@@ -26,6 +26,7 @@ from .numbering import Reading
 from .places import Moves, placed
 from .places import moves as moves_between
 from .store import COLUMNS
+from .void import Void
 
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
@@ -136,6 +137,7 @@ def assemble(
     pending: Sequence[Outcome] = (),
     declared: Mapping[str, list[str]] | None = None,
     moves: Mapping[str, Moves] | None = None,
+    void: Collection[str] = (),
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
@@ -143,10 +145,11 @@ def assemble(
     numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
     themselves. In place of it, ``moves`` says for each plan that the earlier parts name where its rows are now. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
-    the fields of structured answers that have a column in any case. Memory is bounded by some 80 MB, 12 bytes a row (without a
+    the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
+    ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a
     plan 60), twice that while they are sorted, and twice the largest row group.
     """
-    tables = _Parts(folder, pending)
+    tables = _Parts(folder, pending, void)
     if moves is not None:
         places = _of_moves(tables, labels, moves, since)
     else:
@@ -224,8 +227,9 @@ class _Parts:
     ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
     """
 
-    def __init__(self, folder: Path, pending: Sequence[Outcome]) -> None:
+    def __init__(self, folder: Path, pending: Sequence[Outcome], void: Collection[str]) -> None:
         self._folder = folder
+        self._void = Void(folder, void)
         self._reading = Reading(folder)
         self.numbers = store.part_numbers(folder)
         self.footers: dict[int, store.Footer] = {number: store.footer(folder, number) for number in self.numbers}
@@ -263,6 +267,11 @@ class _Parts:
         frame = keyindex.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
         self.points.update(frame["point"].unique())
         return frame
+
+    def valid(self, number: int, frame: pl.DataFrame, status: pl.Series) -> pl.DataFrame:
+        """A frame of all rows of a part, without those of failures that are void."""
+        gone = None if number == _PENDING else self._void.among(number, status)
+        return frame if gone is None else frame.filter(~gone)
 
     def located(self, where: pl.Series) -> pl.DataFrame:
         """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
@@ -340,8 +349,11 @@ _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
 
 def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
-    columns = ["key", "slot", "row", "sample", "point"]
-    heads = [pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
+    columns = ["key", "slot", "row", "sample", "point", "status"]
+    heads = [
+        pointed(parts.valid(number, head, head["status"]), labels)
+        for number, head in parts.heads(lambda number: columns)
+    ]
     whole = keyindex.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
     whole = keyindex.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
@@ -352,7 +364,7 @@ def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since:
     heads = []
     columns = ["row", "sample", "point", "status"]
     for number, head in parts.heads(lambda number: ["key", *columns] if number < since else columns):
-        frame = pointed(head, labels)
+        frame = pointed(parts.valid(number, head, head["status"]), labels)
         if number < since:
             at = pl.Series(plan.find(frame), dtype=pl.Int64)
             now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
@@ -376,8 +388,9 @@ def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], 
             stretches = [(n, moves.get(plan or "", _NOWHERE)) for plan, n in parts.footers[number].plans]
             row = frame["row"].to_numpy()
             here = [(by or _NOWHERE).moved(row[at : at + n]) for at, n, by in placed(stretches, len(row))]
-            frame = frame.with_columns(pl.Series("row", np.concatenate(here))).filter(pl.col("row") >= 0)
-        heads.append(_small(frame))
+            frame = frame.with_columns(pl.Series("row", np.concatenate(here)))
+        frame = parts.valid(number, frame, head["status"])
+        heads.append(_small(frame.filter(pl.col("row") >= 0) if number < since else frame))
     return _Places(heads)
 
 

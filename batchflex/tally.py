@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from . import __version__
 from .errors import StopReason
 from .events import ident, unquoted
+from .failures import can_be_void
 from .model import BAD, STATUSES, Outcome, Status, Usage
 from .substitutes import Substitutes
 
@@ -81,6 +82,9 @@ class Tally:
         self._first_unquoted: str | None = None
         self.unstored = 0
         self.refused_with: int | None = None
+        self.is_void = False
+        self._refused: list[tuple[Status, Status | None]] = []
+        self._first_can_be_void = False
         self.binding: str | None = None
         self.given_up: list[str] = []
         self.given_up_unquoted: list[str] = []
@@ -113,11 +117,33 @@ class Tally:
         if not stays:
             self._drop(stood)
             self.rows[outcome.status] += 1
+            if can_be_void(outcome):
+                self._refused.append((outcome.status, stood))
         if outcome.status != "failed":
             self.substitutes.add(outcome.requested_model, outcome.model, outcome.gateway_fallbacks)
         if outcome.status in BAD and self.first_failure is None:
+            self._first_can_be_void = can_be_void(outcome)
             self.first_failure = f"{outcome.id}: {outcome.error_message}"
             self._first_unquoted = f"{outcome.id}: {unquoted(outcome)}{ident(outcome.request_id)}"
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether this run has kept a failure that can be void."""
+        return bool(self._refused)
+
+    def void(self) -> None:
+        """The failures of this run count for nothing: rows are as they were found, and none fails from now on."""
+        self.is_void = True
+        for status, stood in self._refused:
+            self.rows[status] -= 1
+            if stood is not None:
+                self.rows[stood] += 1
+                self.outstanding += 1
+        self._refused.clear()
+        if self._first_can_be_void:
+            self.first_failure = self._first_unquoted = None
+        self.outstanding += self.stayed
+        self.stayed = 0
 
     def _drop(self, stood: Status | None) -> None:
         if stood is not None:

@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 from . import classify
 from .errors import AttemptError, NotReady, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
+from .failures import BLAMELESS, are_alike
 from .gate import Gate, Lane
 from .model import Request
 from .probing import HOURS, NotSent, Prober, Way
@@ -20,7 +21,8 @@ from .tally import Tally
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
-_BLAMELESS = ". No row was marked failed for it"
+ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
+MEND = "see to what these words say, and run the same command again"
 
 
 class Ways:
@@ -46,7 +48,8 @@ class Ways:
         models: Collection[str] = (),
     ) -> None:
         self._models = models
-        self._refused: dict[str, tuple[str, str]] = {}  # by model, the words with and without those of the server
+        # By model: why it is asked nothing more, in words with and without those of the server.
+        self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
         self._had: set[str] = set()  # models that were answered after one row with them was refused
         self._ways = {id(way.lane): way for way in ways}
         self._gate = gate
@@ -133,27 +136,29 @@ class Ways:
         if fault.reason == "model" and not any(
             o.lane is not way.lane and not o.lane.closed for o in self._ways.values()
         ):
-            self._refuse_model(way, fault, model_of(request), words, bare)
+            self.set_aside(way, model_of(request), "model", fault, words, bare)
             return fault
         if self._given_up(way, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
-    def _refuse_model(self, way: Way, fault: RunFault, model: str, words: str, bare: str) -> None:
-        if model in self._refused or way.lane.closed:
+    def set_aside(self, way: Way, model: str, reason: StopReason, fault: AttemptError, words: str, bare: str) -> None:
+        """Send nothing more to this model, for a ``reason`` that would stop the run: which it does once no other is left, or
+        nothing else to ask. ``bare`` are the words without those of the server."""
+        if model in self._set_aside or way.lane.closed:
             return
-        self._refused[model] = words, bare
-        if set(self._models) <= {*self._refused} and self._models:
-            self._given_up(way, fault, "model", words, bare)
+        self._set_aside[model] = reason, words, bare
+        if self._models and set(self._models) <= self._set_aside.keys():
+            self._given_up(way, fault, reason, words, bare)
             return
         words, bare = (f"the model {model!r} is not asked any more: {why}" for why in (words, bare))
         self._tally.given_up.append(words)
         self._tally.given_up_unquoted.append(bare)
-        self._tell(Event("given_up", words, bare, "warning", self._facts(way, "model", fault)))
+        self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
 
-    def is_refused(self, request: Request) -> bool:
+    def is_set_aside(self, request: Request) -> bool:
         """Whether nothing more is sent to the model of this request."""
-        return bool(self._refused) and model_of(request) in self._refused
+        return bool(self._set_aside) and model_of(request) in self._set_aside
 
     async def refuses_model(self, way: Way, request: Request, fault: RunFault) -> bool:
         """Whether it is the model that was refused, and not this row: asked once, with one token, if others were answered.
@@ -161,12 +166,12 @@ class Ways:
         If so, no further row is sent to it; if the run stops, or this endpoint is closed, it is so, too.
         """
         model = model_of(request)
-        while not (self._gate.closed or way.lane.closed or model in self._refused or model in self._had):
+        while not (self._gate.closed or way.lane.closed or model in self._set_aside or model in self._had):
             if way.lane.pauses:
                 await self._gate.sleep(_MOMENT_S)
                 continue
             async with way.probing:
-                if model in self._refused or model in self._had:
+                if model in self._set_aside or model in self._had:
                     break
                 try:
                     found = await self._prober.ask(way, request)
@@ -183,30 +188,36 @@ class Ways:
         return model not in self._had
 
     def end(self) -> None:
-        """Nothing is left to ask. If models were refused, their rows are unanswered, and the run has stopped for that."""
-        if self._refused:
-            words, bare = ("; ".join(each) for each in zip(*self._refused.values(), strict=True))
-            self._stop("model", f"{words}{_BLAMELESS}", f"{bare}{_BLAMELESS}")
+        """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
+        if self._set_aside:
+            reasons, *said = zip(*self._set_aside.values(), strict=True)
+            words, bare = (f"{'; '.join(each)}{BLAMELESS}" for each in said)
+            self._stop(reasons[0], words, bare)
 
-    async def works(self, way: Way, request: Request, since: float, tried: int) -> bool:
+    async def works(
+        self, way: Way, request: Request, since: float, tried: int, refused: AttemptError | None = None
+    ) -> bool:
         """Whether the endpoint answers something that was sent after ``since``: a request for one token, if nothing else was.
 
         If it does not, after ``tried`` attempts at one row, an outage begins; before anything was answered it is given up.
-        A paused endpoint is asked nothing, and does not work.
+        A paused endpoint is asked nothing, and does not work. Where ``refused`` is what was said to this very request, one to
+        the same model is sent in any case, and an endpoint that says the same to that does not work either.
         """
         async with way.probing:
             while way.lane.is_open and not self._gate.closed:
-                if way.proof_at > since:
+                if refused is None and way.proof_at > since:
                     return True
                 asked_at = time.monotonic()
                 try:
-                    fault = await self._prober.ask(way, self._answered or request)
+                    fault = await self._prober.ask(way, request if refused is not None else self._answered or request)
                 except NotSent:
                     return False
                 if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                     continue
                 if isinstance(fault, RunFault):
                     self.refuses(way, fault, request)
+                elif refused is not None and fault is not None and are_alike(fault, refused):
+                    return False
                 elif not _means_down(fault):  # it works, if not for this row
                     way.prove(asked_at)
                     way.outage.probe_answered()
@@ -223,6 +234,11 @@ class Ways:
                     way.outage.begin(time.monotonic())
                     self._begin_outage(way, fault, request)
         return False
+
+    def refuses_all(self, way: Way, fault: AttemptError) -> bool:
+        """The endpoint says to every request what it has said to a row. True: it was the last one, and the run stops."""
+        words, bare = (f"{ALIKE}: {why} (HTTP {fault.http_status}); {MEND}" for why in _whys(fault))
+        return self._given_up(way, fault, "failures", words, bare)
 
     async def until_it_returns(self, way: Way) -> None:
         """Wait as long as nothing is sent to this endpoint, nor to any other."""
@@ -298,7 +314,7 @@ class Ways:
                 return
 
     def _given_up(
-        self, way: Way, fault: AttemptError, reason: StopReason, words: str, bare: str, end: str = _BLAMELESS
+        self, way: Way, fault: AttemptError, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
     ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:

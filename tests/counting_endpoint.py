@@ -144,6 +144,8 @@ _RATE = ("Rate limit reached", "rate_limit_error", "rate_limit_exceeded")
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>nginx</body></html>"
 REFUSALS: dict[str, tuple[int, Any]] = {
     "400": _error(400, "the request is malformed", "invalid_request_error"),
+    # Words that no runner knows: they may be about whoever asks.
+    "400_hold": _error(400, "This account is on hold since 3 May", "account_error", "400"),
     "400_context": _error(
         400, "the maximum context length is 2048 tokens", "invalid_request_error", "context_length_exceeded"
     ),

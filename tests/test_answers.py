@@ -166,7 +166,8 @@ def test_a_run_that_gets_it(name: str, endpoint: CountingEndpoint, rows: Path) -
     if kind == "row":
         assert endpoint.stats()["requests"] == 4, "nothing is asked twice"
         _check_row(case, results)
-        assert batchflex.run(job).summary["requests_sent"] == (detail == "failed")
+        # A failed row is asked again; a request for one token then tells whether it is the row's, if its words do not.
+        assert batchflex.run(job).summary["requests_sent"] in ({1, 2} if detail == "failed" else {0})
     if kind == "wait":
         assert results["attempts"].to_list() == [2, 1, 1, 1] or results["attempts"].sum() == 5
 

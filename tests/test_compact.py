@@ -49,7 +49,9 @@ def make(out: Path, seed: int, *, parts: int = 8) -> Folder:
     with folder.held():
         for number in sorted(chance.sample(range(1, 3 * parts), parts)):
             rows = [_outcome(chance) for _ in range(chance.choice([1, 3, 10, 30]))]
-            store.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), chance.choice(["A", "A", "B", None]))
+            void = chance.choice([[], [], ["run-1"], ["run-2", "run-1"]])
+            plan = chance.choice(["A", "A", "B", None])
+            store.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), plan, void=void)
     return folder
 
 
@@ -59,6 +61,8 @@ def _outcome(chance: random.Random) -> Outcome:
         chance.randrange(NAMES),
         chance.choice([0, 0, 0, 1]),
         status=status,
+        run_id=f"run-{chance.randrange(9)}",
+        proof="answers" if status == "failed" else None,
         reasks=chance.randrange(3),
         carry=chance.choice(CARRIES),
         parsed=chance.choice(ANSWERS) if status == "ok" else None,
@@ -132,17 +136,22 @@ def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactor
 @given(seed=st.integers(0, 2**32))
 def test_only_what_is_superseded_and_old_goes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = make(tmp_path_factory.mktemp("out"), seed)
-    before, rows = seen(folder), rows_of(folder)
+    before, rows, runs = seen(folder), rows_of(folder), store.void_runs(folder.parts)
+
+    def is_void(row: dict[str, Any]) -> bool:
+        return row["status"] == "failed" and row["run_id"] in runs
+
     done = compacted(folder, BETWEEN)
     check_same(folder, before)
-    last = {row["key"]: at for at, (_, row) in enumerate(rows)}
+    assert store.void_runs(folder.parts) == runs
+    last = {row["key"]: at for at, (_, row) in enumerate(rows) if not is_void(row)}
     counts = {"failed", "invalid"}
     stay = [
         (plan, row)
         for at, (plan, row) in enumerate(rows)
-        if at == last[row["key"]]
-        or row["finished_at"] >= BETWEEN
-        or {row["status"], rows[last[row["key"]]][1]["status"]} <= counts
+        if row["finished_at"] >= BETWEEN
+        or (not is_void(row) and at == last[row["key"]])
+        or (not is_void(row) and {row["status"], rows[last[row["key"]]][1]["status"]} <= counts)
     ]
     assert rows_of(folder) == stay
     assert done["superseded"] == len(rows) - len(stay)

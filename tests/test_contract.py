@@ -55,7 +55,7 @@ def test_a_part_has_the_columns_of_the_results_and_its_own(tmp_path: Path) -> No
     store.write_part(tmp_path, 1, [outcome(1)])
     schema = pq.read_schema(store.part_path(tmp_path, 1))
     assert schema.names == [*store.COLUMNS, *names("Parts", "column")]
-    assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [pa.string()] * 3
+    assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [pa.string()] * 4
 
 
 def test_every_column_of_a_part_is_a_field_of_an_outcome() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from batchflex.failures import Failures
+from batchflex.classify import http_fault, is_about_request
+from batchflex.errors import AttemptError
+from batchflex.failures import Failures, are_alike
 from batchflex.job import build
 from batchflex.model import STATUSES
 from tests.outcomes import outcome
@@ -156,3 +159,56 @@ def test_a_run_that_goes_on_is_told_again() -> None:
 def test_a_job_keeps_whether_it_is_a_count_or_a_share(most: int | float) -> None:
     kept = build({"limits": {"max_failures": most}}).limits.max_failures
     assert (kept, type(kept)) == (most, type(most))
+
+
+# -------------------------------------------------------------------------------------------------------------- proof
+
+
+def refused(message: str = "", status: int = 400, **error: Any) -> AttemptError:
+    return http_fault(status, {}, json.dumps({"error": {"message": message, **error}}).encode(), 0.0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refused("the maximum context length is 2048 tokens"),
+        refused("too much", code="context_length_exceeded"),
+        refused("the prompt is too long: 9,000 tokens"),
+        refused("max_tokens must be at least 16"),
+        refused("nothing known", param="response_format"),
+        refused("filtered by the content management policy"),
+        http_fault(413, {}, b"<html>Request Entity Too Large</html>", 0.0),
+        http_fault(422, {}, b'{"detail": [{"loc": ["body", "top_p"], "msg": "must be at most 1"}]}', 0.0),
+    ],
+    ids=lambda fault: fault.message,
+)
+def test_words_about_what_is_in_a_request(fault: AttemptError) -> None:
+    assert is_about_request(fault)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refused("the request is malformed", type="invalid_request_error"),
+        refused("This account is on hold"),
+        refused("Budget has been exceeded! Current cost: 5.0012, Max budget: 5.0", type="budget"),
+        refused("no such thing", param="model"),
+        refused("no such thing", param="None"),
+        refused("the month's tokens are used up"),
+        http_fault(422, {}, b'{"detail": [{"loc": ["header", "authorization"], "msg": "missing"}]}', 0.0),
+        http_fault(422, {}, b'{"detail": "no"}', 0.0),
+        http_fault(400, {}, b"[]", 0.0),
+        http_fault(400, {}, b"", 0.0),
+    ],
+    ids=lambda fault: fault.message,
+)
+def test_words_that_may_be_about_whoever_asks(fault: AttemptError) -> None:
+    assert not is_about_request(fault)
+
+
+def test_the_same_refusal_but_for_numbers_and_ids() -> None:
+    spent = refused("Spent $5.0012 of $5.00, request req-1a2b")
+    assert are_alike(spent, refused("Spent $5.0018 of $5.00, request req-77ff"))
+    assert not are_alike(spent, refused("Spent $5.0012 of $5.00, request req-1a2b", code="x"))
+    assert not are_alike(spent, refused("Spent $5.0012 of $5.00, request req-1a2b", status=422))
+    assert not are_alike(spent, refused("the image of row 7 cannot be read"))

@@ -629,7 +629,7 @@ def test_what_is_written_down_is_heeded_only_if_it_fits(
     elif what == "other parts":
         store.part_path(out.parts, 1).touch()
     elif what == "other version":
-        out.standing.write_bytes(out.standing.read_bytes().replace(b'"version":1', b'"version":0'))
+        out.standing.write_bytes(out.standing.read_bytes().replace(b'"version":2', b'"version":0'))
     else:
         name = {"limit": "input", "retry_failed": "job"}[what]
         sections = {name: {what: 5}}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batchflex import opening
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import write_rows
 from tests.test_run_faults import run
@@ -53,3 +54,17 @@ def test_a_first_row_that_is_turned_away_is_tried_again_before_others_go(
     endpoint.knobs(script=["429_ms", "429_ms"], retry_after_s=0.3)
     assert early(endpoint, tmp_path) < ROWS
     assert endpoint.stats()["outcomes"]["429_ms"] == 2
+
+
+@pytest.mark.parametrize("models", [["m"], []], ids=["lists the model", "lists nothing"])
+def test_a_first_row_that_hangs_does_not_keep_the_others_waiting(
+    endpoint: CountingEndpoint, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_ALONE_S", 0.3)
+    endpoint.knobs(poison={"row 0.": "hang"}, models=models)
+    ended = run(
+        endpoint, write_rows(tmp_path / "in.jsonl", ROWS), "--set", "endpoint.timeout_s=4", "--set", "retry.attempts=1"
+    )
+    assert (ended.summary["ok"], ended.summary["failed"]) == (ROWS - 1, 1)
+    log = endpoint.log()
+    assert log[ROWS - 1]["at"] < log[0]["at"] + 4, "all were sent while the first one hung; then a probe"

@@ -120,7 +120,7 @@ def test_an_answered_row_has_all_that_is_known() -> None:
         "response": '{"x":1}', "point": '{"temperature":0.7}', "carry": '{"stars":5}',
         "reasks": 0, "reask_prompt_tokens": None, "reask_completion_tokens": None, "reask_cost": None,
         "retried_with": None, "request_id": None, "requested_model": "m",
-        "gateway_cost": None, "gateway_deployment": None, "gateway_fallbacks": None,
+        "gateway_cost": None, "gateway_deployment": None, "gateway_fallbacks": None, "proof": None,
     }  # fmt: skip
 
 

@@ -414,7 +414,7 @@ def test_recovered_answers_are_no_other_plan(run: Any, endpoint: CountingEndpoin
         times = {name: int(row[name].timestamp() * 1e6) for name in ("started_at", "finished_at")}
         segment.append(Outcome(**{name: row[name] for name in fields} | times))
     segment.close()
-    assert len(keep.unsealed(folder)) == 20
+    assert len(keep.unsealed(folder).outcomes) == 20
     endpoint.reset()
     assert (run()["requests_sent"], endpoint.stats()["requests"]) == (20, 20)
     assert {store.footer(folder.parts, n).plan for n in store.part_numbers(folder.parts)} == {

@@ -220,13 +220,15 @@ def test_without_a_survey_the_same_requests_are_left(tmp_path: Path) -> None:
 
 
 class Step(NamedTuple):
-    """One run: what the job sends, which items in which order, how it takes a change, and how the answers end."""
+    """One run: what the job sends, which items in which order, how it takes a change, how the answers end, and whether it stops
+    for its rows' sake, before or after its failures are sealed."""
 
     version: int
     items: list[int]
     keep: bool
     statuses: list[str]
     parts: int
+    void: str
 
 
 steps = st.builds(
@@ -236,6 +238,7 @@ steps = st.builds(
     keep=st.booleans(),
     statuses=st.lists(st.sampled_from(["ok", "ok", "failed", "truncated"]), max_size=8),
     parts=st.integers(1, 3),
+    void=st.sampled_from(["no", "no", "at once", "later"]),
 )
 
 
@@ -281,13 +284,24 @@ def test_after_any_runs_one_row_a_planned_request_and_the_last_answer_wins(
 
         since, answers = number, []
         for r, status in zip(asked, step.statuses, strict=False):  # the run may stop before the others are answered
-            fields = {"key": r.key.hex(), "slot": r.slot.hex(), "row": r.row, "status": status}
+            fields = {
+                "key": r.key.hex(),
+                "slot": r.slot.hex(),
+                "row": r.row,
+                "status": status,
+                "run_id": f"run-{since}",
+            }
+            fields["proof"] = "answers" if status == "failed" else None
             answers.append(outcome(r.id, content=f"answer {len(book.answers)}", **fields))
-            book.answers.append(answers[-1])
+            if step.void == "no" or status != "failed":
+                book.answers.append(answers[-1])
         for i in range(step.parts):
             if mine := answers[i :: step.parts]:
-                store.write_part(parts, number, mine)
+                store.write_part(parts, number, mine, void=[f"run-{since}"] if step.void == "at once" else [])
                 number += 1
+        if step.void == "later":
+            store.write_part(parts, number, [], void=[f"run-{since}"])
+            number += 1
 
         expected = []
         for r in plan:
