@@ -69,6 +69,7 @@ def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)
+        plan.answered = done.holds
         for block in plan.blocks():
             done.sort_out(block)
     except (JobError, InputError, EndpointError):

@@ -47,7 +47,8 @@ class _Pass:
 def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
-    The result has ``files`` (a sentence, if ``input.since`` says which count), ``requests``, ``done``, ``truncated`` (of these),
+    The result has ``files`` (a sentence, if ``input.since`` says which count), ``notes`` (sentences about the rows:
+    columns that are not sent, ids that come twice), ``requests``, ``done``, ``truncated`` (of these),
     ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
     now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
     ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full),
@@ -65,6 +66,8 @@ def forecast(job: Job) -> dict[str, Any]:
     plan.know(folder, remember=False)  # another run may hold it
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
+    unsealed = {bytes.fromhex(outcome.key) for outcome in keep.unsealed(folder)}
+    plan.answered = lambda keys: [sealed or key in unsealed for key, sealed in zip(keys, done.holds(keys), strict=True)]
     found = _Pass(plan, done, pending)
     census = done.census()
     changed, changed_tokens = census.changed + found.changed, census.changed_tokens + found.changed_tokens
@@ -81,6 +84,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
+        "notes": plan.notes(),
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
@@ -155,6 +159,7 @@ def text(found: dict[str, Any]) -> str:
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
         *(f"  files     {told.removeprefix('input files ')}" for told in found["files"]),
     ]
+    lines += [f"  note      {told}" for told in found["notes"]]
     swept = list(found["forms"])
     if len(swept) > 1:
         swept.append(f"{found['points']:,} points in all")

@@ -76,6 +76,9 @@ class InputSection(Section):
     carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(
         default_factory=list
     )
+    params: Annotated[list[Annotated[str, Field(min_length=1)]], wanted("a list of column names")] = Field(
+        default_factory=list
+    )
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     since: Since | None = None
@@ -266,6 +269,8 @@ class Job(Section):
         plain["job"].pop("keep_runs", None)
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
+        if not self.input.params:  # older folders do not have it
+            del plain["input"]["params"]
         del plain["endpoint" if self.endpoints else "endpoints"]
         if not self.score:
             del plain["score"]
@@ -381,6 +386,7 @@ def build(
     merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
         _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
+    parameters.settle(merged)
     outside = [dotted for dotted, _ in settings]
     mistakes = paths.expand(merged, environment)
     folders, wrong = _output(merged, outside, moment)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from batchflex.feed import Plan
 from batchflex.job import build
 from batchflex.model import Request
+from batchflex.plan import Answered
 
 
 class Case(NamedTuple):
@@ -153,8 +154,8 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def planned(case: Case, folder: Path) -> list[Request]:
-    """The requests of a case, whose files are written into ``folder``."""
+def planned(case: Case, folder: Path, answered: Answered | None = None) -> list[Request]:
+    """The requests of a case, whose files are written into ``folder``. ``answered`` tells which keys have an answer there."""
     for name, content in case.files.items():
         if isinstance(content, str):
             (folder / name).write_text(content, encoding="utf-8")
@@ -162,7 +163,9 @@ def planned(case: Case, folder: Path) -> list[Request]:
             pq.write_table(pa.Table.from_pylist(content), folder / name)
     paths = {"path": [str(folder / name) for name in case.files]}
     job = build({**case.job, "input": paths | case.job.get("input", {})})
-    return [request for block in Plan(job, "the-local-model").blocks() for request in block]
+    plan = Plan(job, "the-local-model")
+    plan.answered = answered
+    return [request for block in plan.blocks() for request in block]
 
 
 def pinned(requests: list[Request]) -> Iterator[list[Any]]:
