@@ -185,12 +185,12 @@ class Itemizer:
             near = ((name, parameters.likely_misspelt(name)) for name in left)
             meant = "".join(f"; did you mean {parameter!r} by {name!r}?" for name, parameter in near if parameter)
             found.append(
-                f"not sent, as no request parameters: the columns {_listed(left)} beside 'messages'{meant} "
+                f"not sent, as no request parameters: {_listed(left)} beside 'messages'{meant} "
                 "(input.params names columns to send, input.carry those to carry into the results)"
             )
         if sent:
             found.append(
-                f"sent as request parameters, by their names: the columns {_listed(sent)} beside 'messages' "
+                f"sent as request parameters, by their names: {_listed(sent)} beside 'messages' "
                 "(what is meant for something else stays here if input.carry names it)"
             )
         return found
@@ -218,7 +218,8 @@ def _is_null(value: Any) -> bool:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"{name!r:.60}" for name in names[:_SHOWN_COLUMNS])
     more = len(names) - _SHOWN_COLUMNS
-    return f"{shown} and {more} more" if more > 0 else shown
+    words = "the column" if len(names) == 1 else "the columns"
+    return f"{words} {shown} and {more} more" if more > 0 else f"{words} {shown}"
 
 
 def _batch_body(row: Row, named: Row, *, is_table: bool) -> Row:

@@ -45,6 +45,10 @@ _FORMAT = {
     "json_schema": {"name": "label", "schema": {"type": "object", "properties": {"z": {"type": "string"}, "a": {}}}},
 }
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+_BESIDE = [
+    _ask("a", label="x"), _ask("a", label="y"), _ask("a", label="x"), _ask("a"), _ask("b", label="x", id="r"), _ask("a", label="y"),
+    _ask("b", label="x", id="r"), _ask("b", label="x", id="s"), _ask("b", id="r"), _ask("c", label="z", temperature=0.5),
+]  # fmt: skip
 
 CASES: dict[str, Case] = {
     "messages with ids": Case({"params": _M}, _lines(_ask("one", id="r1"), _ask("two", id=2), _ask("three", id="r3"))),
@@ -79,6 +83,11 @@ CASES: dict[str, Case] = {
         _lines(_ask("one", id="a", label="x", split="dev", temperature=0.3), _ask("two", label="y", split="test")),
     ),
     "all carried": Case({"params": _M, "input": {"carry": "*"}}, _lines(_ask("one", id="a", label="x", n_votes=3))),
+    "equal but for other columns": Case({"params": _M}, _lines(*_BESIDE)),
+    "equal but for other columns, asked once": Case({"params": _M, "input": {"dedupe": True}}, _lines(*_BESIDE)),
+    "equal but for other columns, samples and a sweep": Case(
+        {"params": _M, "sweep": {"samples": 2, "temperature": [0, 1]}}, _lines(*_BESIDE)
+    ),
     "an id by another name": Case(
         {"params": _M, "input": {"id": "ticket"}}, _lines(_ask("one", id="a", ticket=7), _ask("two", ticket="x-1"))
     ),
