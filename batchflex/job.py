@@ -403,6 +403,8 @@ def build(
         job = Job.model_validate(merged)
     except pydantic.ValidationError as error:
         mistakes += [explained(e, Job) for e in error.errors(include_url=False)]
+    told_of = {mistake.place for mistake in mistakes}
+    mistakes += [Mistake(at, parameters.HALF) for at in parameters.halves_in(merged) if at not in told_of]
     secrets = environment.secrets(_key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 
@@ -163,6 +163,7 @@ TRANSPORT = ("stream", "stream_options")
 LIMITS = ("max_tokens", "max_completion_tokens")  # of the answer
 
 _DEEPEST = 64
+HALF = "holds half a character (a lone surrogate)"
 
 
 def documented(name: str) -> bool:
@@ -245,7 +246,7 @@ def likely_misspelt(name: str) -> str | None:
 def unsayable(value: Any, depth: int = 0) -> str | None:
     """Why a value can stand in no job file or no JSON request; ``None`` if it can stand in both."""
     if isinstance(value, str):
-        return None if value.isascii() or _encodes(value) else "holds half a character (a lone surrogate)"
+        return None if value.isascii() or _encodes(value) else HALF
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -264,6 +265,22 @@ def unsayable(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, list):
         return next((why for part in value if (why := unsayable(part, depth + 1))), None)
     return f"holds a {type(value).__name__}, which JSON does not have; write it in quotes"
+
+
+def halves_in(tables: Any, place: str = "") -> Iterator[str]:
+    """The places of texts that hold half a character; of such a key that of its table."""
+    if isinstance(tables, str):
+        if not _encodes(tables):
+            yield place
+    elif isinstance(tables, Mapping):
+        for key, value in tables.items():
+            if isinstance(key, str) and not _encodes(key):
+                yield place
+            else:
+                yield from halves_in(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(tables, list):
+        for number, value in enumerate(tables):
+            yield from halves_in(value, place if isinstance(value, str) else f"{place}.{number}")
 
 
 def _encodes(text: str) -> bool:
