@@ -172,9 +172,7 @@ def _placed(
     seen = _Look(_Chosen(retry, done, marks).sort_out)
     for block in plan.blocks(done.passed(rows, plan.per_item)):
         seen.at(block)
-    if (
-        plan.may_leave_out and seen.count < choice.keys.height
-    ):  # of a key of a version before, only a whole pass can tell
+    if plan.is_in_doubt:
         return None
     passed = rows.count(1) * plan.per_item
     census = done.census()._replace(planned=passed + seen.planned)
@@ -202,7 +200,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
             passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out)
             for block in plan.blocks():
                 seen.at(block)
-    if plan.identity() is None or plan.may_leave_out:  # it might be changed before it is read again; see prepare
+    if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
         passed = None
     before = 0 if passed is None else passed.requests
     found, estimate = _prepared(done, census, seen, lambda: plan.blocks(passed), before)

@@ -71,6 +71,8 @@ class Plan:
         self.left: list[str] = []  # names of files whose last line is still being written
         # Which keys have an answer in the folder; None where there are none. To be set before the plan is gone through.
         self.answered: Answered | None = None
+        # What passes have found, as the planner tells it.
+        self.has_former = self.is_in_doubt = False
         self._shared_id: SharedId | None = None
         self._told_of_ids = False
         self._itemizer = Itemizer(job, self._source.columns())
@@ -120,12 +122,6 @@ class Plan:
     def told_of_growth(self) -> list[str]:
         """A sentence for each file that the folders of earlier dates have read a beginning of."""
         return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))
-
-    @property
-    def may_leave_out(self) -> bool:
-        """Whether rows may have columns that are not sent, and were by a version before: then an answer may be under a key of
-        then (see :class:`~batchflex.plan.Planner`)."""
-        return self._itemizer.may_leave_out
 
     def notes(self) -> list[str]:
         """Sentences about the rows gone through so far, each told once: columns that are not sent, ids that come twice."""
@@ -219,7 +215,7 @@ class Plan:
             that this plan was made of.
         """
         rows, seen = (passed.rows, passed.seen) if passed is not None else (b"", KeySet())
-        answered = self.answered if self.may_leave_out else None
+        answered = self.answered if self._itemizer.may_leave_out else None
         planner = Planner(self.job, seen, self._default_model, partial=passed is not None, answered=answered)
         limit = self.job.input.limit
 
@@ -240,6 +236,8 @@ class Plan:
     def _planned(self, planner: Planner, items: list[Item]) -> list[Request]:
         requests = planner.requests(items)
         self._shared_id = self._shared_id or planner.shared_id
+        self.has_former = self.has_former or planner.has_former
+        self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
         return requests
 
     def count(self) -> int | None:

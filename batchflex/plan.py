@@ -146,8 +146,9 @@ class Planner:
     slots of these in ``seen``; the others then are numbered as in a whole pass.
 
     ``answered`` tells which keys have an answer. A request of an item that had another one in a version before keeps its key of
-    then if that has one: it counts, and what else is sent into the same slots is numbered as if it were not there. A key of then
-    takes a planner of its own, which numbers the requests as they were.
+    then if that has one (``has_former``): it counts, and other requests are numbered as if it were not there. A key of then
+    takes a planner of its own, which numbers the requests as they were. In a partial pass it may not know all equal ones; then
+    ``is_in_doubt`` tells that a whole pass might find more.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Planner:
         self.samples = job.sweep.samples
         self._answered = answered
         self._former = None if answered is None else Planner(job, seen.copy(), default_model, partial=partial)
+        self.has_former = self.is_in_doubt = False
         self.shared_id: SharedId | None = None
         self._firsts: dict[bytes, int] = {}
         self._seen = seen
@@ -231,7 +233,21 @@ class Planner:
         else:
             requests = self._former.requests(others)
         there = self._answered([request.key for request in requests])
-        return {_place(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
+        found = {_place(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
+        self.has_former = self.has_former or bool(found)
+        if self._partial and not self._dedupe and len(found) < len(requests):
+            self._look_for_others([item for item in others if item.row not in {row for row, _, _ in found}])
+        return found
+
+    def _look_for_others(self, items: Sequence[Item]) -> None:
+        """Equal rows may have been left out under keys of their own, so that these were numbered otherwise then."""
+        if self._former is None or self._answered is None:
+            return
+        bases = {request.key for item in items for request in self._former._expand(item)}
+        keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
+        claimed = self._former._seen.find(keys)
+        there = self._answered(keys)
+        self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
 
     def _note_id(self, item: Item, place: bytes, *, shared: bool) -> None:
         if not item.named or self.shared_id is not None:
