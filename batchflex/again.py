@@ -162,6 +162,7 @@ def _placed(
 ) -> tuple[Prepared, Estimate] | None:
     """Where the place of all answers is known, only the rows of the chosen ones are planned."""
     done = Done(folder.parts, 0, plan.labels, moves=parts)
+    plan.answered = done.holds
     limit = plan.job.input.limit
     if done.has_unplaced or (limit is not None and done.end > limit):
         return None
@@ -172,6 +173,8 @@ def _placed(
     seen = _Look(_Chosen(retry, done, marks).sort_out)
     for block in plan.blocks(done.passed(rows, plan.per_item)):
         seen.at(block)
+    if plan.is_in_doubt:
+        return None
     passed = rows.count(1) * plan.per_item
     census = done.census()._replace(planned=passed + seen.planned)
     return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
@@ -180,6 +183,7 @@ def _placed(
 def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
     """The whole plan is held against the answers."""
     done = Done(folder.parts, 0)
+    plan.answered = done.holds
     marks = done.mark(choice.keys)
     seen, finished = _Look(_Chosen(retry, done, marks).sort_out), Finished()
     for block in plan.blocks():
@@ -197,7 +201,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
             passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out)
             for block in plan.blocks():
                 seen.at(block)
-    if plan.identity() is None:  # it might be changed before it is read again
+    if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
         passed = None
     before = 0 if passed is None else passed.requests
     found, estimate = _prepared(done, census, seen, lambda: plan.blocks(passed), before)

@@ -231,7 +231,7 @@ def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
     """The columns that a request is made of. Unlike a file of requests, a frame has others for reasons of its own."""
     if job.templates:
         return frame
-    own = {"messages", "id", "custom_id", job.input.id}
+    own = {"messages", "id", "custom_id", job.input.id, *job.input.params}
     return frame.select([name for name in frame.columns if name in own or parameters.documented(name)])
 
 

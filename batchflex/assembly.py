@@ -39,8 +39,8 @@ def plan_of(job: Job) -> Plan:
 
 
 def is_newest(folder: Folder) -> bool:
-    """Whether no answer is newer than ``results.parquet``."""
-    if not folder.results.exists():
+    """Whether no answer is newer than ``results.parquet``, and that can be read."""
+    if not folder.results.exists() or not store.is_readable(folder.results):
         return False
     made = folder.results.stat().st_mtime_ns
     newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
@@ -72,6 +72,7 @@ def _planned(job: Job, folder: Folder, void: Collection[str]) -> pl.DataFrame | 
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)
+        plan.answered = done.holds
         for block in plan.blocks():
             done.sort_out(block)
     except (JobError, InputError, EndpointError):

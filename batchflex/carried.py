@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 
 _encode = msgspec.json.Encoder().encode
+_DIGITS = 38  # of a decimal
 
 
 def describe(carries: Iterable[str | None], schema: pa.Schema | None) -> tuple[dict[str, list[str]], pa.Schema]:
@@ -22,8 +23,14 @@ def describe(carries: Iterable[str | None], schema: pa.Schema | None) -> tuple[d
     """
     found = columns(carries)
     kinds = {name: sorted(set(map(kind_of, values))) for name, values in found.items()}
-    fields = [field for field in schema or () if field.name in found and holds(field.type, found[field.name])]
-    return kinds, pa.schema([pa.field(field.name, field.type) for field in fields])
+    types = {field.name: narrowed(field.type) for field in schema or () if field.name in found}
+    return kinds, pa.schema([(name, kind) for name, kind in types.items() if holds(kind, found[name])])
+
+
+def narrowed(kind: pa.DataType) -> pa.DataType:
+    """A type that whoever reads the results knows: decimals of more than 38 digits are Arrow's own."""
+    is_wide = pa.types.is_decimal256(kind) and 0 <= kind.scale <= _DIGITS
+    return pa.decimal128(_DIGITS, kind.scale) if is_wide else kind
 
 
 def columns(carries: Iterable[str | None]) -> dict[str, list[Any]]:
@@ -61,7 +68,11 @@ def type_of(kinds: Iterable[str]) -> pa.DataType:
 
 def holds(kind: pa.DataType | None, values: list[Any]) -> bool:
     """Whether a column of this type gives all values back as they are."""
-    if kind is None or not (_is_plain(kind.value_type if _is_list(kind) else kind) or _reader(kind)):
+    if (
+        kind is None
+        or pa.types.is_decimal256(kind)
+        or not (_is_plain(kind.value_type if _is_list(kind) else kind) or _reader(kind))
+    ):
         return False
     try:
         read = _read(values, kind)

@@ -31,7 +31,7 @@ def cross_checks(data: _Table) -> list[Mistake]:
     forms = sweep.forms(table("sweep"))
     swept = sweep.variables(forms).keys()
     mistakes = _check_params("params", table("params")) + _check_params("override", table("override"))
-    mistakes += _check_prompts(data, table("prompts"), swept)
+    mistakes += _check_prompts(data, table("prompts"), swept) + _check_columns(table("input"))
     mistakes += check_sweep(table("sweep"), table("prompts"), table("override"))
     mistakes += _check_endpoint("endpoint", table("endpoint")) + _check_endpoints(
         data.get("endpoints"), table("endpoint"), swept
@@ -66,6 +66,20 @@ def _check_params(section: str, table: _Table) -> list[Mistake]:
             mistakes.append(Mistake(place, why))
         elif name == "response_format":
             mistakes += check_format(place, value)
+    return mistakes
+
+
+def _check_columns(given: _Table) -> list[Mistake]:
+    """The columns that are to be sent as parameters."""
+    names = given.get("params")
+    mistakes = []
+    for name in names if isinstance(names, list) else ():
+        if name in ("messages", "body"):
+            mistakes.append(Mistake("input.params", f"{name!r} is what is asked, and sent in any case; leave it out"))
+        elif name in parameters.TRANSPORT:
+            mistakes.append(Mistake("input.params", "set endpoint.stream to true, false or 'auto' instead"))
+        elif isinstance(name, str) and names_a_key(name):
+            mistakes.append(Mistake("input.params", KEY_HINT))
     return mistakes
 
 

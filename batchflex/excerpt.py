@@ -168,6 +168,7 @@ def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[M
     for row in wanted.values():
         passed[row.values["row"]] = 0
     found: dict[bytes, list[Message]] = {}
+    plan.answered = lambda keys: [key in wanted for key in keys]
     try:
         for block in plan.blocks(Passed(bytes(passed), KeySet())):
             for request in block:

@@ -21,9 +21,9 @@ from .items import Itemizer
 from .job import Job
 from .jobchanges import SHAPING
 from .keyset import KeySet
-from .model import Request
+from .model import Item, Request
 from .places import STAY, Moves, unknown_before
-from .plan import Passed, Planner, points
+from .plan import Answered, Passed, Planner, SharedId, points
 from .prefixes import Line, grouped, name_of
 from .since import since
 from .source import FINE_S, Ended, Signature, Source, is_young, sayable
@@ -69,6 +69,12 @@ class Plan:
         self._numbers: list[int] = []
         self._counted: dict[int, int] = {}
         self.left: list[str] = []  # names of files whose last line is still being written
+        # Which keys have an answer in the folder; None where there are none. To be set before the plan is gone through.
+        self.answered: Answered | None = None
+        # What passes have found, as the planner tells it.
+        self.has_former = self.is_in_doubt = False
+        self._shared_id: SharedId | None = None
+        self._told_of_ids = False
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
@@ -116,6 +122,25 @@ class Plan:
     def told_of_growth(self) -> list[str]:
         """A sentence for each file that the folders of earlier dates have read a beginning of."""
         return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))
+
+    def notes(self) -> list[str]:
+        """Sentences about the rows gone through so far, each told once: columns that are not sent, ids that come twice."""
+        return self._itemizer.notes() + self._ids_told()
+
+    def _ids_told(self) -> list[str]:
+        shared = self._shared_id
+        if shared is None or self._told_of_ids:
+            return []
+        self._told_of_ids = True
+        rows = (
+            f"row {shared.second} and one before"
+            if shared.first is None
+            else f"rows {shared.first} and {shared.second}"
+        )
+        return [
+            f"ids come more than once in the input: {shared.id!r:.80} in {rows} (counted from 0, as in the results). "
+            "Each row has its own answer, but by their ids alone they cannot be told apart"
+        ]
 
     @property
     def narrows(self) -> bool:
@@ -190,7 +215,8 @@ class Plan:
             that this plan was made of.
         """
         rows, seen = (passed.rows, passed.seen) if passed is not None else (b"", KeySet())
-        planner = Planner(self.job, seen, self._default_model, partial=passed is not None)
+        answered = self.answered if self._itemizer.may_leave_out else None
+        planner = Planner(self.job, seen, self._default_model, partial=passed is not None, answered=answered)
         limit = self.job.input.limit
 
         def heed(path: Path) -> None:
@@ -200,12 +226,19 @@ class Plan:
 
         size = max(1, _BLOCK_REQUESTS // self.per_item)
         for block in self._source.blocks(size, rows, self._signature, heed, self._note_end):
-            items = self._itemizer.items(block)
+            items = self._itemizer.items(block, former=answered is not None)
             if limit is not None and items[-1].row >= limit:
                 if within := [item for item in items if item.row < limit]:
-                    yield planner.requests(within)
+                    yield self._planned(planner, within)
                 return
-            yield planner.requests(items)
+            yield self._planned(planner, items)
+
+    def _planned(self, planner: Planner, items: list[Item]) -> list[Request]:
+        requests = planner.requests(items)
+        self._shared_id = self._shared_id or planner.shared_id
+        self.has_former = self.has_former or planner.has_former
+        self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
+        return requests
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.

@@ -47,7 +47,8 @@ class _Pass:
 def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
-    The result has ``files`` (a sentence, if ``input.since`` says which count), ``requests``, ``done``, ``truncated`` (of these),
+    The result has ``files`` (a sentence, if ``input.since`` says which count), ``notes`` (sentences about the rows:
+    columns that are not sent, ids that come twice), ``requests``, ``done``, ``truncated`` (of these),
     ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
     now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
     ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full),
@@ -66,6 +67,8 @@ def forecast(job: Job) -> dict[str, Any]:
     unsealed = keep.unsealed(folder)
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks, void=unsealed.void)
     pending = {bytes.fromhex(o.slot): o for o in unsealed.outcomes if o.status != "failed"}
+    keys = {bytes.fromhex(outcome.key) for outcome in unsealed.outcomes}
+    plan.answered = lambda asked: [held or key in keys for key, held in zip(asked, done.holds(asked), strict=True)]
     found = _Pass(plan, done, pending)
     census = done.census()
     changed, changed_tokens = census.changed + found.changed, census.changed_tokens + found.changed_tokens
@@ -82,6 +85,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
+        "notes": plan.notes(),
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
@@ -156,6 +160,7 @@ def text(found: dict[str, Any]) -> str:
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
         *(f"  files     {told.removeprefix('input files ')}" for told in found["files"]),
     ]
+    lines += [f"  note      {told}" for told in found["notes"]]
     swept = list(found["forms"])
     if len(swept) > 1:
         swept.append(f"{found['points']:,} points in all")

@@ -1,8 +1,9 @@
 """Raw rows to :class:`~batchflex.model.Item`: which shape a row has, its id, its messages, what it carries along.
 
 A row is, in this order: columns for the job's prompt; a request of its own (``messages`` and parameters); a line of an
-OpenAI batch file (``body``). In a request of its own every other field is sent as a parameter, except the id and the
-columns named in ``input.carry``; of those, documented parameters are sent nevertheless.
+OpenAI batch file (``body``, sent whole). Beside ``messages``, known request parameters are sent, and what ``input.params``
+names; the id and the columns named in ``input.carry`` are not, but for documented parameters. Versions before sent every other
+column too: such a row has its request of then as ``former``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +27,8 @@ from .template import Prompt, TemplateFault, missing_column
 # Tables hold types that JSON does not have; those that msgspec does not know either become text.
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(enc_hook=str, order="sorted").encode
+
+_SHOWN_COLUMNS = 12
 
 
 class _BadRow(Exception):
@@ -42,6 +46,7 @@ class Itemizer:
     def __init__(self, job: Job, columns: list[str] | None = None) -> None:
         self._id = job.input.id
         self._carry = job.input.carry
+        self._params = frozenset(job.input.params)
         self._prompts: list[Prompt] = []
         mistakes: list[str] = []
         for name, section in job.templates.items():
@@ -55,6 +60,12 @@ class Itemizer:
             raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         named = () if self._carry == "*" else self._carry
         self._aside = {"id", "custom_id", self._id, *(n for n in named if not parameters.documented(n))}
+        self._left_out: dict[str, None] = {}
+        self._ordinary: dict[str, None] = {}
+        self._noted: set[str] = set()
+        others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
+        has_messages = columns is None or "messages" in columns
+        self.may_leave_out = not self._prompts and has_messages and others
 
     def _misfits(self, columns: list[str]) -> list[str]:
         mistakes = [
@@ -64,6 +75,7 @@ class Itemizer:
         ]
         named = [("input.id", self._id)] if self._id else []
         named += [("input.carry", name) for name in self._carry if self._carry != "*"]
+        named += [("input.params", name) for name in sorted(self._params)]
         mistakes += [
             f"{place} names the column {name!r}, which is not there; the columns are: {', '.join(columns)}"
             for place, name in named
@@ -76,26 +88,31 @@ class Itemizer:
             )
         return mistakes
 
-    def items(self, block: Block) -> list[Item]:
-        """One item a row; a row no request can be made of becomes an item with ``fault`` set."""
-        return [self._item(block, i, row) for i, row in enumerate(block.rows)]
+    def items(self, block: Block, *, former: bool = False) -> list[Item]:
+        """One item a row; a row no request can be made of becomes an item with ``fault`` set. With ``former``, each has its
+        request of then, where that was another."""
+        return [self._item(block, i, row, former) for i, row in enumerate(block.rows)]
 
-    def _item(self, block: Block, index: int, row: Row | Fault) -> Item:
+    def _item(self, block: Block, index: int, row: Row | Fault, wants_former: bool) -> Item:
         position = block.at[index]
         if isinstance(row, Fault):
             return Item(position, _digest(f"{position}:{row.text}".encode()), False, (), None, _told(block, index, row))
         identity: str | None = None
         contents: tuple[Row, ...] = ()
+        former: Row | None = None
         fault: str | None = None
+        is_table = block.lines is None
         try:
             identity = self._identity(row)
-            contents = self._contents(row, is_table=block.lines is None)
+            contents = self._contents(row, is_table=is_table)
+            if wants_former:
+                former = self._former(row, contents, is_table=is_table)
         except (_BadRow, TemplateFault) as error:
             fault = _told(block, index, error)
         named = identity is not None
         if identity is None:
             identity = _digest(_encode_sorted(row))
-        return Item(position, identity, named, contents, self._carried(row), fault)
+        return Item(position, identity, named, contents, self._carried(row), fault, former)
 
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:
@@ -115,13 +132,68 @@ class Itemizer:
         return str(value)
 
     def _contents(self, row: Row, *, is_table: bool) -> tuple[Row, ...]:
+        named = {name: row[name] for name in self._params if name in row}
         if self._prompts:
-            return tuple({"messages": prompt.render(row)} for prompt in self._prompts)
+            return tuple(
+                _request({"messages": prompt.render(row), **named}, is_table=is_table) if named
+                else {"messages": prompt.render(row)}
+                for prompt in self._prompts
+            )  # fmt: skip
         if "messages" in row:
-            return (_request({k: v for k, v in row.items() if k not in self._aside}, is_table=is_table),)
+            return (_request({k: v for k, v in row.items() if self._is_to_send(k, v)}, is_table=is_table),)
         if "body" in row:
-            return (_batch_body(row, is_table=is_table),)
+            return (_batch_body(row, named, is_table=is_table),)
         raise _BadRow(f"has neither 'messages' nor 'body', and the job has no [prompt]; there are: {', '.join(row)}")
+
+    def _is_to_send(self, name: str, value: Any) -> bool:
+        """Whether a column beside ``messages`` is sent."""
+        if name in self._params or name == "messages":
+            return True
+        if name in self._aside or _is_null(value):
+            return False
+        if not (parameters.known(name) and parameters.is_meant(name, value)):
+            if name not in parameters.TRANSPORT:
+                self._left_out[name] = None
+            return False
+        if parameters.is_ordinary(name) and not parameters.documented(name):
+            self._ordinary[name] = None
+        return True
+
+    def _is_sent(self, name: str) -> bool:
+        """Whether a column of this name is sent whatever its value is."""
+        is_parameter = parameters.known(name) and not parameters.is_ordinary(name)
+        return is_parameter or name in ("messages", *self._params) or name in parameters.TRANSPORT
+
+    def _former(self, row: Row, contents: tuple[Row, ...], *, is_table: bool) -> Row | None:
+        """The request that commit eae3bc5 made of a row, with all columns, if that was another."""
+        if self._prompts or "messages" not in row:
+            return None
+        was = {k: v for k, v in row.items() if k not in self._aside}
+        if not any(k not in contents[0] and k not in parameters.TRANSPORT and not _is_null(v) for k, v in was.items()):
+            return None
+        if parameters.faults({k: v for k, v in was.items() if not _is_null(v)}):
+            return None  # it was refused
+        return _request(was, is_table=is_table)
+
+    def notes(self) -> list[str]:
+        """What is to be said of the columns of the rows so far, and was not said before: a sentence for each kind."""
+        left = [name for name in self._left_out if name not in self._noted]
+        sent = [name for name in self._ordinary if name not in self._noted]
+        self._noted.update(left, sent)
+        found = []
+        if left:
+            near = ((name, parameters.likely_misspelt(name)) for name in left)
+            meant = "".join(f"; did you mean {parameter!r} by {name!r}?" for name, parameter in near if parameter)
+            found.append(
+                f"not sent, as no request parameters: {_listed(left)} beside 'messages'{meant} "
+                "(input.params names columns to send, input.carry those to carry into the results)"
+            )
+        if sent:
+            found.append(
+                f"sent as request parameters, by their names: {_listed(sent)} beside 'messages' "
+                "(what is meant for something else stays here if input.carry names it)"
+            )
+        return found
 
     def _carried(self, row: Row) -> str | None:
         if not self._carry:
@@ -143,7 +215,14 @@ def _is_null(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def _batch_body(row: Row, *, is_table: bool) -> Row:
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name!r:.60}" for name in names[:_SHOWN_COLUMNS])
+    more = len(names) - _SHOWN_COLUMNS
+    words = "the column" if len(names) == 1 else "the columns"
+    return f"{words} {shown} and {more} more" if more > 0 else f"{words} {shown}"
+
+
+def _batch_body(row: Row, named: Row, *, is_table: bool) -> Row:
     url = row.get("url")
     if url is not None and not (isinstance(url, str) and url.rstrip("/").endswith("/chat/completions")):
         raise _BadRow(f"only '/v1/chat/completions' can be asked; the row's url is {url!r:.60}")
@@ -152,7 +231,7 @@ def _batch_body(row: Row, *, is_table: bool) -> Row:
         body, is_table = _parsed(body, "body"), False
     if not isinstance(body, dict) or "messages" not in body:
         raise _BadRow("'body' must be an object with 'messages'")
-    return _request(body, is_table=is_table)
+    return _request(body | named, is_table=is_table)
 
 
 def _request(content: dict[str, Any], *, is_table: bool) -> Row:
@@ -168,7 +247,7 @@ def _request(content: dict[str, Any], *, is_table: bool) -> Row:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _BadRow(f"each message must be an object with a 'role'; found {message!r:.60}")
     request = {
-        k: _without_filler(v) if is_table else v
+        k: parameters.whole(k, _without_filler(v) if is_table else v)
         for k, v in content.items()
         if not _is_null(v) and k not in parameters.TRANSPORT
     }

@@ -76,6 +76,9 @@ class InputSection(Section):
     carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(
         default_factory=list
     )
+    params: Annotated[list[Annotated[str, Field(min_length=1)]], wanted("a list of column names")] = Field(
+        default_factory=list
+    )
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     since: Since | None = None
@@ -287,6 +290,8 @@ class Job(Section):
         plain["job"].pop("keep_runs", None)
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
+        if not self.input.params:  # older folders do not have it
+            del plain["input"]["params"]
         del plain["endpoint" if self.endpoints else "endpoints"]
         for table in plain.get("endpoints", [plain.get("endpoint")]):
             if not table["finish_reasons"]:
@@ -405,6 +410,7 @@ def build(
     merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
         _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
+    parameters.settle(merged)
     outside = [dotted for dotted, _ in settings]
     mistakes = paths.expand(merged, environment)
     folders, wrong = _output(merged, outside, moment)
@@ -421,6 +427,8 @@ def build(
         job = Job.model_validate(merged)
     except pydantic.ValidationError as error:
         mistakes += [explained(e, Job) for e in error.errors(include_url=False)]
+    told_of = {mistake.place for mistake in mistakes}
+    mistakes += [Mistake(at, parameters.HALF) for at in parameters.halves_in(merged) if at not in told_of]
     secrets = environment.secrets(_key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:

@@ -14,7 +14,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
-        shapes = place != "sweep.order" and (not place.startswith("input.") or place in ("input.id", "input.dedupe"))
+        shapes = place != "sweep.order" and (
+            not place.startswith("input.") or place in ("input.id", "input.dedupe", "input.params")
+        )
         if shapes and one.get(place) != two.get(place):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]
             lines.append(f"{place}: {shown[0]:.60} → {shown[1]:.60}")

@@ -33,8 +33,14 @@ _OUTCOME, _NOTE = ord(" "), ord("!")
 
 
 def segments(folder: Path) -> list[int]:
-    """The numbers of the segments in a folder, ascending."""
-    return sorted(int(p.stem) for p in folder.glob(f"*{_SUFFIX}") if p.stem.isdecimal())
+    """The numbers of the segments in a folder, ascending.
+
+    :raises FolderError: if it cannot be read.
+    """
+    try:
+        return sorted(int(p.stem) for p in folder.glob(f"*{_SUFFIX}") if p.stem.isdecimal())
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be read: {error.strerror or error}") from None
 
 
 def segment_path(folder: Path, number: int) -> Path:

@@ -28,6 +28,12 @@ class KeySet:
     def __len__(self) -> int:
         return len(self._newest) + sum(run.height for run in self._runs)
 
+    def copy(self) -> KeySet:
+        """Another one with the same keys."""
+        twin = KeySet()
+        twin._newest, twin._runs = set(self._newest), list(self._runs)
+        return twin
+
     def add(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of ``keys`` were there already or come twice in this call; all are there afterwards."""
         before = len(self._newest)

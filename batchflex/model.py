@@ -28,7 +28,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
     ``contents`` holds for each prompt variant what the row brings to the request body: ``messages`` and any
     parameters of its own. ``named`` tells whether ``id`` came from the input or is a hash of the row.
-    ``fault`` is set, and ``contents`` empty, when no request can be made of the row.
+    ``fault`` is set, and ``contents`` empty, when no request can be made of the row. ``former`` is set where a version before
+    made another request of the row, under whose key it may have its answer.
     """
 
     row: int
@@ -37,6 +38,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     contents: tuple[Row, ...]
     carry: str | None
     fault: str | None = None
+    former: Row | None = None
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):

@@ -17,7 +17,7 @@ numbered in their order. Their keys are not, as long as their bodies differ: mov
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +34,7 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _NO_MODEL = "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
 
 
+_REMEMBERED = 10_000  # ids, for an example of one that comes twice
 _AHEAD, _MOST_AHEAD = 8, 1_024  # repetitions looked up at once
 
 
@@ -55,6 +56,22 @@ class Seen(Protocol):
     def find(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of ``keys`` are there."""
         ...
+
+    def copy(self) -> Seen:
+        """Another one with the same keys."""
+        ...
+
+
+# Which of some keys have an answer already.
+Answered = Callable[[Sequence[bytes]], Sequence[bool]]
+
+
+class SharedId(NamedTuple):
+    """An id that two rows have. ``first`` is ``None`` if that row was not among the ones that are remembered."""
+
+    id: str
+    first: int | None
+    second: int
 
 
 def points(job: Job) -> list[Point]:
@@ -78,6 +95,10 @@ def _framed(text: str) -> bytes:
     """The text with its length before it, so that it cannot run into what follows."""
     encoded = text.encode()
     return len(encoded).to_bytes(4, "little") + encoded
+
+
+def _place(request: Request) -> tuple[int, int, int]:
+    return request.row, request.point, request.sample
 
 
 class Passed(NamedTuple):
@@ -123,11 +144,29 @@ class Planner:
     ``seen`` gets the key of each request and the first slot of each item. What comes more than once is counted besides,
     some 150 bytes for each such request or id. A pass that leaves out items (``partial``) begins with the keys and first
     slots of these in ``seen``; the others then are numbered as in a whole pass.
+
+    ``answered`` tells which keys have an answer. A request of an item that had another one in a version before keeps its key of
+    then if that has one (``has_former``): it counts, and other requests are numbered as if it were not there. A key of then
+    takes a planner of its own, which numbers the requests as they were. In a partial pass it may not know all equal ones; then
+    ``is_in_doubt`` tells that a whole pass might find more.
     """
 
-    def __init__(self, job: Job, seen: Seen, default_model: str | None = None, *, partial: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        seen: Seen,
+        default_model: str | None = None,
+        *,
+        partial: bool = False,
+        answered: Answered | None = None,
+    ) -> None:
         self.points = points(job)
         self.samples = job.sweep.samples
+        self._answered = answered
+        self._former = None if answered is None else Planner(job, seen.copy(), default_model, partial=partial)
+        self.has_former = self.is_in_doubt = False
+        self.shared_id: SharedId | None = None
+        self._firsts: dict[bytes, int] = {}
         self._seen = seen
         self._partial = partial
         self._repeats: dict[bytes, int] = {}
@@ -155,19 +194,68 @@ class Planner:
         """
         planned = [request for item in items for request in self._expand(item)]
         places = [request.slot for request in planned[:: self.per_item]]
-        known = self._seen.add([*(request.key for request in planned), *places])
-        if not any(known):
+        former = self._formers(items)
+        keys = [former.get(_place(r), r).key if former else r.key for r in planned]
+        known = self._seen.add([*keys, *places])
+        if not any(known) and not former:
+            if len(self._firsts) < _REMEMBERED:
+                self._firsts |= {place: item.row for item, place in zip(items, places, strict=True) if item.named}
             return planned
         if self._partial:
-            again = {key for key, shared in zip((r.key for r in planned), known, strict=False) if shared}
+            again = {key for key, shared in zip(keys, known, strict=False) if shared}
             self._look_ahead([*again, *{p for p, shared in zip(places, known[len(planned) :], strict=True) if shared}])
         kept = []
         for index, (place, shared) in enumerate(zip(places, known[len(planned) :], strict=True)):
             turn = self._count(place) if shared else 0
+            self._note_id(items[index], place, shared=shared)
             for at in range(index * self.per_item, (index + 1) * self.per_item):
-                if not (known[at] and self._dedupe):
+                was = former.get(_place(planned[at]))
+                if known[at] and self._dedupe:
+                    continue
+                if was is None:
                     kept.append(self._told_apart(planned[at], turn, repeated=known[at]))
+                else:
+                    same = self._told_apart(planned[at], turn, repeated=False)
+                    kept.append(msgspec.structs.replace(same, key=was.key, id=was.id))
         return kept
+
+    def _formers(self, items: Sequence[Item]) -> dict[tuple[int, int, int], Request]:
+        """By row, sweep point and sample the requests of then that have an answer."""
+        others = [
+            msgspec.structs.replace(item, contents=(item.former,), former=None)
+            for item in items
+            if item.former is not None
+        ]
+        if self._former is None or self._answered is None or not others:
+            return {}
+        if self._dedupe:
+            requests = [request for item in others for request in self._former._expand(item)]
+        else:
+            requests = self._former.requests(others)
+        there = self._answered([request.key for request in requests])
+        found = {_place(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
+        self.has_former = self.has_former or bool(found)
+        if self._partial and not self._dedupe and len(found) < len(requests):
+            self._look_for_others([item for item in others if item.row not in {row for row, _, _ in found}])
+        return found
+
+    def _look_for_others(self, items: Sequence[Item]) -> None:
+        """Equal rows may have been left out under keys of their own, so that these were numbered otherwise then."""
+        if self._former is None or self._answered is None:
+            return
+        bases = {request.key for item in items for request in self._former._expand(item)}
+        keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
+        claimed = self._former._seen.find(keys)
+        there = self._answered(keys)
+        self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
+
+    def _note_id(self, item: Item, place: bytes, *, shared: bool) -> None:
+        if not item.named or self.shared_id is not None:
+            return
+        if shared:
+            self.shared_id = SharedId(item.id, self._firsts.get(place), item.row)
+        elif len(self._firsts) < _REMEMBERED:
+            self._firsts[place] = item.row
 
     def _count(self, key: bytes) -> int:
         """Which repetition of this key or slot it is: the first number that none before has."""

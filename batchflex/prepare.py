@@ -94,7 +94,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if (files := plan.told_of_files) is not None:
         told[:0] = [files, *plan.told_of_growth]
-    return prepared._replace(notes=(*told, *_notes(prepared, moved_from)))
+    return prepared._replace(notes=(*told, *_notes(prepared, moved_from), *plan.notes()))
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
@@ -169,10 +169,11 @@ def _placed(
     changed: list[str],
 ) -> Prepared | None:
     """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
-    the ``input.limit`` of the plan, or may belong to other rows."""
+    the ``input.limit`` of the plan, or may belong to other rows, or only a whole pass can tell."""
     from .resume import Done
 
     done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=parts)
+    plan.answered = done.holds
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     rows = done.finished(plan.per_item)
@@ -187,6 +188,8 @@ def _placed(
         # The planner adds to what has been seen: each pass gets its own.
         blocks = preflight(job, lambda: plan.blocks(done.passed(rows, plan.per_item)), done.sort_out)
         passed = rows.count(1) * plan.per_item
+        if plan.is_in_doubt:
+            return None
         if blocks is None:
             census = census._replace(planned=passed)
     return Prepared(
@@ -209,12 +212,15 @@ def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepa
     from .resume import Done
 
     done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    plan.answered = done.holds
     return _held_against(job, plan, folder, done, None, changed)
 
 
 def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes | None, changed: list[str]) -> Prepared:
     """Hold the plan against the answers, but for those of its ``rows`` that have theirs, and refuse what must not be begun."""
     census, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
+    if rows is not None and plan.is_in_doubt:
+        return _surveyed(job, plan, folder, changed)
     kept = 0
     if job.job.on_change == "stop" and plan.narrows and census.orphans:
         raise InputError(
@@ -239,7 +245,8 @@ def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes 
         return prepared
     if held.blocks is not None:
         return prepared._replace(blocks=iter(held.blocks), passed=(census.planned or 0) - held.requests)
-    if plan.identity() is None:  # it might be changed before it is read again
+    # The input might be changed before it is read again; or rows of which some answers are there need all rows to be found.
+    if plan.identity() is None or (plan.has_former and plan.per_item > 1):
         return prepared._replace(blocks=plan.blocks())
     passed = done.passed(now, plan.per_item) if finished is None else finished.passed()
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)

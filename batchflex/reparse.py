@@ -110,7 +110,7 @@ def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[
         formats = [None if each is None else msgspec.json.encode(each) for each in asked]
         labels = [point.label for point in found]
     else:
-        formats, keys, numbers = _formats_of_plan(job)
+        formats, keys, numbers = _formats_of_plan(job, folder)
     for part, frame in zip(store.part_numbers(folder.parts), keyindex.read_keys(folder.parts, ["point"]), strict=True):
         placed = frame.with_columns(part=pl.lit(int(part), dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
         if of_points:
@@ -125,11 +125,16 @@ def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[
     return formats, where.sort("part", "at")
 
 
-def _formats_of_plan(job: Job) -> tuple[list[bytes | None], SortedKeys, pl.Series]:
+def _formats_of_plan(job: Job, folder: Folder) -> tuple[list[bytes | None], SortedKeys, pl.Series]:
     """The same of rows that bring their own: from going through the input."""
+    there = SortedKeys(
+        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *keyindex.read_keys(folder.parts, [])])
+    )
+    plan = plan_of(job)
+    plan.answered = lambda keys: [at >= 0 for at in there.find(halves(keys))]
     known: dict[bytes | None, int] = {None: 0}
     keys, numbers = [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64})], [pl.Series(dtype=pl.Int32)]
-    for block in plan_of(job).blocks():
+    for block in plan.blocks():
         keys.append(halves([request.key for request in block]))
         asked = [known.setdefault(asked_format(request.body), len(known)) for request in block]
         numbers.append(pl.Series(asked, dtype=pl.Int32))

@@ -62,7 +62,7 @@ def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | No
         found = msgspec.json.decode(raw, type=Settled)
     except msgspec.DecodeError:
         return None
-    is_whole = rows >= sum(found.rows.values())
+    is_whole = rows >= sum(found.rows.values()) and store.is_readable(folder.results)
     return (
         found
         if is_whole and (found.plan, found.limit, found.parts) == (plan, limit, store.stamp(folder.parts))

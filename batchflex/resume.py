@@ -146,6 +146,10 @@ class Done:
     def __len__(self) -> int:
         return len(self._again)
 
+    def holds(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these keys have an answer, whatever its status is."""
+        return [at >= 0 for at in self._sorted.find(halves(keys))]
+
     def sort_out(self, requests: Sequence[Request], *, survey: bool = False) -> list[Request]:
         """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`census`."""
         if not len(self):

@@ -488,6 +488,8 @@ class _Conduct:
     async def _fill(self) -> None:
         try:
             await self._feed.fill()
+            for note in self._plan.notes():
+                self._teller.note(note)
             if self._feed.ended:
                 self._tally.planned = self._feed.planned  # exact, whatever was counted before
         except InputError as error:

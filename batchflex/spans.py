@@ -11,15 +11,15 @@ from pydantic import AfterValidator
 from .mistakes import wanted
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LONGEST_S = 3650 * 86400.0
+_LONGEST_DAYS, _LONGEST_AGE_DAYS = 3_650, 36_500
 _YEARS = range(1970, 2201)
 _TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
-def parse_duration(text: str | float) -> float:
+def parse_duration(text: str | float, most_days: int = _LONGEST_DAYS) -> float:
     """Seconds in ``"90"``, ``"30s"``, ``"15m"``, ``"2h"``, ``"1d"`` or sums like ``"1h30m"``.
 
-    :raises ValueError: if it is none of these, not positive, or more than 3,650 days.
+    :raises ValueError: if it is none of these, not positive, or more than ``most_days``.
     """
     plain = re.fullmatch(r"\d+(\.\d+)?", text) if isinstance(text, str) else not isinstance(text, bool)
     if plain:
@@ -30,19 +30,19 @@ def parse_duration(text: str | float) -> float:
         raise ValueError(f"{text!r:.80} is no duration; write for example '30s', '15m', '2h' or '1h30m'")
     if not 0 < seconds < float("inf"):
         raise ValueError(f"a duration must be more than 0 and finite; found {text!r:.80}")
-    if seconds > _LONGEST_S:  # the calendar ends somewhere, and nobody waits so long
-        raise ValueError(f"a duration is 3,650 days at most; found {text!r:.80}")
+    if seconds > most_days * _UNITS["d"]:  # the calendar ends somewhere, and nobody waits so long
+        raise ValueError(f"a duration is {most_days:,} days at most; found {text!r:.80}")
     return seconds
 
 
 def parse_age(text: str) -> float:
     """Seconds as :func:`parse_duration`, but with a unit: who writes ``"30"`` of something old means days.
 
-    :raises ValueError: as there, and without a unit.
+    :raises ValueError: as there, without a unit, and only if it is more than 36,500 days.
     """
     if re.fullmatch(r"\d+(\.\d+)?", text):
         raise ValueError(f"{text!r} has no unit; write for example '{text}d' for days or '{text}h' for hours")
-    return parse_duration(text)
+    return parse_duration(text, _LONGEST_AGE_DAYS)
 
 
 def deadline_s(value: str | float, now: datetime.datetime) -> float:
@@ -106,8 +106,8 @@ Since = Annotated[
     str,
     AfterValidator(_check_since),
     wanted(
-        "a duration such as '24h' (3,650 days at most), a date or a time such as '2026-01-31' or '2026-01-31T02:00' (of the "
-        "years 1970 to 2200), or 'last'"
+        "a duration such as '24h' (36,500 days at most), a date or a time of the years 1970 to 2200 such as '2026-01-31' or "
+        "'2026-01-31T02:00', or 'last'"
     ),
 ]
 

@@ -84,6 +84,11 @@ class _Seen:
         there = self._are_there(keys)
         return [one or other for one, other in zip(self._more.add(keys), there, strict=True)]
 
+    def copy(self) -> _Seen:
+        twin = _Seen(self._standing)
+        twin._more = self._more.copy()
+        return twin
+
     def find(self, keys: Sequence[bytes]) -> list[bool]:
         there = self._are_there(keys)
         return [one or other for one, other in zip(self._more.find(keys), there, strict=True)]

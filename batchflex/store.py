@@ -303,6 +303,14 @@ def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     return footer.metadata or {}, int(footer.num_rows)
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a table has no column that Arrow alone can read: versions before carried decimals of 256 bits as they were."""
+    try:
+        return not any(pa.types.is_decimal256(kind) for kind in pq.read_schema(path).types)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def plans(folder: Path) -> dict[int, list[tuple[str | None, int]]]:
     """For each part by its number the plans that its row numbers are those of, as far as they are known, and how many rows in
     turn are of each.

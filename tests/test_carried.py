@@ -10,11 +10,15 @@ from typing import Any
 import msgspec
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from batchflex import store, table
+import batchflex
+from batchflex import report, store, table
+from batchflex.folder import Folder
 from batchflex.model import Outcome
 from batchflex.readers import without_ns
+from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome
 
 
@@ -134,6 +138,75 @@ def test_a_type_that_does_not_hold_a_value_is_not_forced_on_it(tmp_path: Path, k
     kept = msgspec.json.decode(rows[0].carry or "")["c"]
     assert found != kind or kind == pa.string()
     assert values in ([kept, None], [msgspec.json.encode(kept).decode(), None])
+
+
+WIDE = pa.decimal256(76, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("-1.50", pa.decimal128(38, 2)), (f"{'7' * 60}.25", pa.string())],
+)
+def test_decimals_of_256_bits_come_back_as_what_all_readers_know(tmp_path: Path, value: str, kind: pa.DataType) -> None:
+    store.write_part(tmp_path, 1, carrying({"c": decimal.Decimal(value)}, {"c": None}), pa.schema([("c", WIDE)]))
+    wanted = decimal.Decimal(value) if kind != pa.string() else value
+    assert columns_of(tmp_path) == {"c": (kind, [wanted, None])}
+    table.write_results(tmp_path / "r.parquet", table.assemble(tmp_path, {}, ["{}"]))
+    assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == [wanted, None]
+
+
+def test_a_folder_of_a_version_that_kept_256_bits_is_read_and_its_table_made_anew(tmp_path: Path) -> None:
+    rows = carrying({"c": decimal.Decimal("1.50")})
+    store.write_part(tmp_path, 1, rows, pa.schema([("c", pa.decimal128(38, 2))]))
+    part = store.part_path(tmp_path, 1)
+    footer = store.footer(tmp_path, 1)._replace(types=pa.schema([("c", WIDE)]))
+    pq.write_table(pq.read_table(part).replace_schema_metadata(store.metadata(footer)), part)
+    made = table.assemble(tmp_path, {}, ["{}"])
+    table.write_results(tmp_path / "r.parquet", made)
+    assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == ["1.50"]
+    assert table.is_current(tmp_path / "r.parquet", made)
+    old = pa.table({"c": pa.array([decimal.Decimal("1.50")], WIDE)}).replace_schema_metadata(
+        {store.MADE_OF: made.made_of}
+    )
+    pq.write_table(old, tmp_path / "r.parquet")
+    assert not table.is_current(tmp_path / "r.parquet", made)
+
+
+ODD = pa.table(
+    {
+        "text": ["a", "b"],
+        "wide": pa.array([decimal.Decimal("1.50"), None], WIDE),
+        "wider": pa.array([decimal.Decimal("1" * 50), decimal.Decimal(2)], WIDE),
+        "narrow": pa.array([decimal.Decimal("1.5"), None], pa.decimal128(5, 1)),
+        "took": pa.array([1, None], pa.duration("ms")),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+        "raw": pa.array([b"\xff", None], pa.large_binary()),
+        "nested": pa.array([{"a": [{"b": 1}]}, None]),
+        "prices": pa.array([[decimal.Decimal("1.5")], None], pa.list_(pa.decimal256(60, 1))),
+    }
+)
+
+
+def test_a_run_carries_columns_of_every_kind_and_every_reader_reads_them(
+    tmp_path: Path, endpoint: CountingEndpoint
+) -> None:
+    pq.write_table(ODD, tmp_path / "in.parquet")
+    names = [name for name in ODD.column_names if name != "text"]
+    job: dict[str, Any] = {
+        "job": {"out": str(tmp_path / "out")},
+        "endpoint": {"base_url": endpoint.base_url},
+        "params": {"model": "m"},
+        "prompt": {"user": "{{ text }}"},
+        "input": {"path": str(tmp_path / "in.parquet"), "carry": names},
+    }
+    expected = {
+        "wide": [decimal.Decimal("1.50"), None], "wider": ["1" * 50 + ".00", "2.00"], "narrow": [decimal.Decimal("1.5"), None],
+        "took": ["PT0.001S", None], "kind": ["x", "y"], "raw": [b"\xff", None], "nested": ['{"a":[{"b":1}]}', None],
+        "prices": ['["1.5"]', None],
+    }  # fmt: skip
+    assert batchflex.run(job).results().select(names).to_dict(as_series=False) == expected
+    assert pq.read_table(tmp_path / "out" / "results.parquet").select(names).to_pydict() == expected
+    assert report.write(Folder(tmp_path / "out")).path.exists()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,12 @@ def test_every_checked_parameter_is_documented_with_its_range():
     assert documented == {name: rule.allowed for name, rule in params._RULES.items()}
 
 
+def test_every_parameter_with_an_ordinary_name_is_documented_with_what_it_takes():
+    cells = tables(chapters()["[input]"], "column")
+    assert sorted(name for names, _ in cells for name in re.findall("`(.+?)`", names)) == sorted(params._ORDINARY)
+    assert all(params.known(name) for name in params._ORDINARY)
+
+
 def merged(one: dict, two: dict) -> dict:
     return one | {k: merged(one[k], v) if isinstance(v, dict) and k in one else v for k, v in two.items()}
 

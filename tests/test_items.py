@@ -143,6 +143,58 @@ def test_parameters_in_parquet(tmp_path):
     assert asked(three) == {"messages": HELLO, "max_tokens": 7, "response_format": other}
 
 
+def test_whole_numbers_written_as_floats(tmp_path):
+    """As pandas writes a column of integers in which some are missing."""
+    columns = {
+        "messages": [json.dumps(HELLO)] * 2,
+        "max_tokens": [64.0, None],
+        "seed": [None, 3.0],
+        "temperature": [1.0, 0.0],
+    }
+    pl.DataFrame(columns).write_parquet(tmp_path / "in.parquet")
+    one, two = items(tmp_path / "in.parquet")
+    assert repr(asked(one)) == repr({"messages": HELLO, "max_tokens": 64, "temperature": 1.0})
+    assert repr(asked(two)) == repr({"messages": HELLO, "seed": 3, "temperature": 0.0})
+    body = {"messages": HELLO, "max_completion_tokens": 2e3, "top_logprobs": 5.0, "n": 1.0, "top_k": 20.0}
+    found = asked(item_of(tmp_path, {"body": body}))
+    assert repr(list(found.values())[1:]) == "[2000, 5, 1, 20.0]"
+    for wrong in (64.5, -1.0):
+        assert "max_tokens must be a whole number, 1 or more" in fault(
+            tmp_path, {"messages": HELLO, "max_tokens": wrong}
+        )
+
+
+def test_columns_named_in_the_job_are_sent_whatever_the_rows_are(tmp_path):
+    job = {"input": {"params": ["seed", "odd"], "carry": ["odd"]}}
+    row = {"messages": HELLO, "odd": {"a": 1}, "other": 2, "seed": None}
+    item = item_of(tmp_path, row, **job)
+    assert asked(item) == {"messages": HELLO, "odd": {"a": 1}} and json.loads(item.carry) == {"odd": {"a": 1}}
+    with_body = {"body": {"messages": HELLO, "else": 1}, "seed": 4, "other": 2}
+    assert asked(item_of(tmp_path, with_body, **job)) == {"messages": HELLO, "else": 1, "seed": 4}
+    prompted = item_of(tmp_path, {"text": "hello", "seed": 4, "top_k": 2}, prompt={"user": "{{ text }}"}, **job)
+    assert asked(prompted) == {"messages": HELLO, "seed": 4}
+    assert "seed must be a whole number; found 'x'" in fault(
+        tmp_path, {"text": "a", "seed": "x"}, prompt={"user": "{{ text }}"}, **job
+    )
+    pl.DataFrame({"messages": [json.dumps(HELLO)]}).write_parquet(tmp_path / "in.parquet")
+    with pytest.raises(JobError, match=r"input\.params names the column 'odd', which is not there"):
+        items(tmp_path / "in.parquet", **job)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "stays"),
+    [
+        ("user", "u1", 17), ("metadata", {"a": "b"}, {"a": 1}), ("store", True, "Berlin"), ("priority", 3, "high"),
+        ("regex", "a+", ["a"]), ("echo", False, "?"), ("prediction", {"type": "content", "content": "x"}, "positive"),
+        ("reasoning", {"effort": "low"}, "because"), ("thinking", {"type": "enabled"}, "hm"), ("models", ["a"], "a"),
+        ("provider", {"order": ["x"]}, "openai"), ("usage", {"include": True}, {"total_tokens": 3}), ("verbosity", "low", "7"),
+    ],
+)  # fmt: skip
+def test_a_column_that_cannot_be_the_parameter_of_its_name_is_none(tmp_path, name, sent, stays):
+    assert asked(item_of(tmp_path, {"messages": HELLO, name: sent})) == {"messages": HELLO, name: sent}
+    assert asked(item_of(tmp_path, {"messages": HELLO, name: stays})) == {"messages": HELLO}
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [

@@ -494,3 +494,27 @@ def test_a_job_with_several_endpoints_survives_being_written(tmp_path):
         ("one", 60, 1e6, "auto"),
         (None, 5, None, 8),
     ]
+
+
+def test_whole_numbers_written_as_floats_are_whole_numbers_where_these_are_wanted():
+    job = build(
+        {
+            "params": {"max_tokens": 64.0, "temperature": 1.0, "top_k": 20.0, "n": 1.0},
+            "sweep": {"seed": [1.0, 2], "zip": {"max_completion_tokens": [5.0]}, "points": [{"top_logprobs": 3.0}]},
+            "score": [{"name": "j", "kind": "judge", "judge": {"rubric": "Fine?", "params": {"max_tokens": 9.0}}}],
+        },
+        [parse_setting("max_tokens=32.0")],
+    )
+    assert repr(job.params) == "{'max_tokens': 64, 'temperature': 1.0, 'top_k': 20.0, 'n': 1}"
+    assert repr(job.override) == "{'max_tokens': 32}"
+    assert repr(job.sweep.variables) == "{'top_logprobs': [3], 'max_completion_tokens': [5], 'seed': [1, 2]}"
+    assert job.score[0].judge is not None and repr(job.score[0].judge.params["max_tokens"]) == "9"
+    for wrong in (64.5, 0.0, float("inf")):
+        with pytest.raises(JobError, match=r"params\.max_tokens"):
+            build({"params": {"max_tokens": wrong}})
+
+
+@pytest.mark.parametrize("name", ["messages", "body", "stream", "api_key"])
+def test_columns_that_are_no_parameters_are_refused_as_such(name):
+    with pytest.raises(JobError, match=r"^input\.params: "):
+        build({"input": {"params": [name]}})

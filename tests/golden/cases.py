@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from batchflex.feed import Plan
 from batchflex.job import build
 from batchflex.model import Request
+from batchflex.plan import Answered
 
 
 class Case(NamedTuple):
@@ -44,6 +45,10 @@ _FORMAT = {
     "json_schema": {"name": "label", "schema": {"type": "object", "properties": {"z": {"type": "string"}, "a": {}}}},
 }
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+_BESIDE = [
+    _ask("a", label="x"), _ask("a", label="y"), _ask("a", label="x"), _ask("a"), _ask("b", label="x", id="r"), _ask("a", label="y"),
+    _ask("b", label="x", id="r"), _ask("b", label="x", id="s"), _ask("b", id="r"), _ask("c", label="z", temperature=0.5),
+]  # fmt: skip
 
 CASES: dict[str, Case] = {
     "messages with ids": Case({"params": _M}, _lines(_ask("one", id="r1"), _ask("two", id=2), _ask("three", id="r3"))),
@@ -78,6 +83,11 @@ CASES: dict[str, Case] = {
         _lines(_ask("one", id="a", label="x", split="dev", temperature=0.3), _ask("two", label="y", split="test")),
     ),
     "all carried": Case({"params": _M, "input": {"carry": "*"}}, _lines(_ask("one", id="a", label="x", n_votes=3))),
+    "equal but for other columns": Case({"params": _M}, _lines(*_BESIDE)),
+    "equal but for other columns, asked once": Case({"params": _M, "input": {"dedupe": True}}, _lines(*_BESIDE)),
+    "equal but for other columns, samples and a sweep": Case(
+        {"params": _M, "sweep": {"samples": 2, "temperature": [0, 1]}}, _lines(*_BESIDE)
+    ),
     "an id by another name": Case(
         {"params": _M, "input": {"id": "ticket"}}, _lines(_ask("one", id="a", ticket=7), _ask("two", ticket="x-1"))
     ),
@@ -153,8 +163,8 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def planned(case: Case, folder: Path) -> list[Request]:
-    """The requests of a case, whose files are written into ``folder``."""
+def planned(case: Case, folder: Path, answered: Answered | None = None) -> list[Request]:
+    """The requests of a case, whose files are written into ``folder``. ``answered`` tells which keys have an answer there."""
     for name, content in case.files.items():
         if isinstance(content, str):
             (folder / name).write_text(content, encoding="utf-8")
@@ -162,7 +172,9 @@ def planned(case: Case, folder: Path) -> list[Request]:
             pq.write_table(pa.Table.from_pylist(content), folder / name)
     paths = {"path": [str(folder / name) for name in case.files]}
     job = build({**case.job, "input": paths | case.job.get("input", {})})
-    return [request for block in Plan(job, "the-local-model").blocks() for request in block]
+    plan = Plan(job, "the-local-model")
+    plan.answered = answered
+    return [request for block in plan.blocks() for request in block]
 
 
 def pinned(requests: list[Request]) -> Iterator[list[Any]]:

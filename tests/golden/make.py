@@ -1,7 +1,8 @@
 """How the output folders beside this file were made, by commit eae3bc5: ``python -m tests.golden.make FOLDER`` there.
 
-Each is of a run that was killed when all that its input has now was answered: some answers are in parts, some in a journal that
-is not sealed. The row that was in flight then has been taken out of the input.
+``beside`` is of a run that its budget stopped half-way. Each other is of a run that was killed when all that its input has now
+was answered: some answers are in parts, some in a journal that is not sealed. The row that was in flight then has been taken
+out of the input.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ model = "m"
 seal_rows = 5
 """
 
+BESIDE = """\
+[job]
+name = "beside"
+[input]
+path = "in.jsonl"
+[params]
+model = "m"
+[sweep]
+samples = 2
+"""
+
 
 def main(root: Path) -> None:
     texts = ["fine", "poor", "refused", "so so", "cut off", "great", "bad", "dull", "odd"]
@@ -64,9 +76,19 @@ def main(root: Path) -> None:
     lines = [json.dumps(row) for row in requests]
     last = json.dumps({"id": "last", "messages": [{"role": "user", "content": "HANG"}], "label": "?"})
     _make(root / "requests", REQUESTS, "in.jsonl", lines, last, {})
+    beside = [
+        {"id": name, "messages": [{"role": "user", "content": text}], "label": label}
+        for name, text, label in [
+            (None, "a", "x"), (None, "a", "y"), ("r", "b", "x"), (None, "a", "x"), (None, "a", None), ("r", "b", "x"), ("s", "b", "y"),
+        ]
+    ]  # fmt: skip
+    # Half of it was answered: the run stopped at its budget.
+    _make(root / "beside", BESIDE, "in.jsonl", [json.dumps(row) for row in beside], "", {}, budget=7)
 
 
-def _make(folder: Path, job: str, name: str, lines: list[str], last: str, knobs: dict[str, object]) -> None:
+def _make(
+    folder: Path, job: str, name: str, lines: list[str], last: str, knobs: dict[str, object], budget: int | None = None
+) -> None:
     folder.mkdir(parents=True)
     (folder / "job.toml").write_text(job)
     (folder / name).write_text("\n".join([*lines, last]) + "\n")
@@ -85,13 +107,18 @@ def _make(folder: Path, job: str, name: str, lines: list[str], last: str, knobs:
             "--concurrency",
             "3",
         ]
+        if budget is not None:
+            command += ["--set", f"limits.budget_requests={budget}"]
         environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
         run = subprocess.Popen(command, cwd=folder, env=environment)
         hanging = 2 if name == "in.csv" else 1
-        while endpoint.stats()["in_flight"] != hanging or not (folder / "out" / "run.json").exists():
+        while budget is None and (
+            endpoint.stats()["in_flight"] != hanging or not (folder / "out" / "run.json").exists()
+        ):
             time.sleep(0.1)
-        time.sleep(2.0)  # for what is answered to be written, and what is full to be sealed
-        run.kill()
+        if budget is None:
+            time.sleep(2.0)  # for what is answered to be written, and what is full to be sealed
+            run.kill()
         run.wait()
     (folder / name).write_text("\n".join(lines) + "\n")
     for file in ("run.json", "inputs.jsonl", "job.toml"):
@@ -101,6 +128,8 @@ def _make(folder: Path, job: str, name: str, lines: list[str], last: str, knobs:
         )
     (folder / "out" / "journal" / "reserve").unlink(missing_ok=True)
     (folder / "out" / ".lock").unlink(missing_ok=True)
+    for file in ("results.parquet", "history.jsonl", "telemetry.jsonl"):  # what lies in the folder says all
+        (folder / "out" / file).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
