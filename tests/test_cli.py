@@ -327,7 +327,7 @@ def test_whoever_stops_reading_ends_no_run_and_changes_no_exit_code(
     endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
 ) -> None:
     rows, log = write_rows(tmp_path / "rows.jsonl", 5), tmp_path / "run.log"
-    endpoint.knobs(faults={"400": 1.0})
+    endpoint.knobs(faults={"400_context": 1.0})
     with begun("run", rows, *asks, "--out", tmp_path / "out", "--json", "--log-file", log) as run:
         assert run.stdout is not None and run.stderr is not None
         run.stdout.close()
