@@ -18,9 +18,10 @@ from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import Outcome, Request
+from .model import FormatFallback, Outcome, Request
 from .outcome import Frame
 from .probing import Way
+from .quirks import model_of
 from .tally import Tally
 from .tries import Tries
 from .ways import Ways
@@ -34,6 +35,7 @@ _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
 _NO_REASKS = reask.Policy()
+_BLAMELESS = ". No row was marked failed for it"
 
 
 class _Halted(Exception):
@@ -43,7 +45,8 @@ class _Halted(Exception):
 class _Row:
     """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
 
-    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit, if there was one.
+    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit
+    or was cut off, if there was one.
     ``sent_before`` are the requests that were sent for that. ``outages`` and ``completions`` are how many there had been
     there by then, ``failed_at`` is when it failed. ``refused`` counts refusals by a rate limit while others were answered,
     ``excused`` how often its failures were forgiven.
@@ -144,9 +147,15 @@ class Asking:
             if request.fault is not None:
                 self._keep(outcome.unaskable(self._frame, request, _now_us()), request)
                 continue
-            asked = None if request.before is None else reask.further(request, request.before, self._reasks)
+            asked = request
+            if request.before is not None:
+                further = reask.further(request, request.before, self._reasks)
+                if further is None:  # no more can be asked for it than there is
+                    self._tally.add(request.before)
+                    continue
+                asked = further
             try:
-                await self._see_through(self._row(request, asked or request))
+                await self._see_through(self._row(request, asked))
             finally:
                 if request.prefix is not None:
                     feed.back(request)
@@ -228,14 +237,16 @@ class Asking:
         tally.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, way.outage.sent()
         row.number = number
+        sent, fallback = way.quirks.adapted(row.request)
         try:
             answer = await way.client.attempt(
-                row.request, lambda told: lane.pace.told(time.monotonic(), row.cost, told)
+                sent, lambda told: lane.pace.told(time.monotonic(), row.cost, told), streamed=way.streams(sent)
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
-            made = outcome.answered(self._frame, row.request, self._effort(row), answer)
-            further = self._further(row, made) if made.status == "invalid" else None
+            way.quirks.answered(row.request, fallback)
+            made = outcome.answered(self._frame, row.request, self._effort(row, fallback), answer)
+            further = self._further(row, way, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
             self._keep(made, row.request, final=further is None)
             self._accounts.answered(lane, row.cost, answer.usage)
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
@@ -243,21 +254,74 @@ class Asking:
                 self._clear_suspects(way)
             return further
         except AttemptError as fault:
-            raise self._failed_once(row, way, fault, began) from None
+            refusal = fault if way.quirks.is_refusal(row.request, fallback, fault) else None
+            means = self._failed_once(row, way, fault, began, proves=refusal is None)
+            if refusal is not None:
+                return self._in_another_format(row, way, fallback, refusal)
+            if isinstance(fault, RowFault) and fallback is not None:
+                way.quirks.refused_otherwise(row.request)
+            raise means from None
         finally:
             self._ways.ended(way, number)
             self._gate.leave(lane)
 
-    def _further(self, row: _Row, made: Outcome) -> _Row | None:
+    def _further(self, row: _Row, way: Way, made: Outcome) -> _Row | None:
+        """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
+        before, can_stream = row.request.before, way.endpoint.stream == "auto"
+        after_cut = before is not None and before.cut_by == "server" and made.ttft_s is not None and can_stream
+        if before is not None and after_cut and way.quirks.streamed(before, made):
+            self._note(
+                f"{way.endpoint.name}: an answer was cut off at {made.completion_tokens:,} tokens when streamed, too: such "
+                "answers stay truncated"
+            )
+        if made.cut_by == "server" and made.ttft_s is None:
+            known = way.quirks.unstreamed_tokens
+            if not (can_stream and way.quirks.cut_unstreamed(made)):
+                return None
+            if known is None:
+                self._note(
+                    f"{way.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
+                    "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
+                )
         asked = reask.further(row.planned, made, self._reasks)
-        if asked is None:
-            return None
+        return None if asked is None else self._next(row, asked)
+
+    def _next(self, row: _Row, asked: Request) -> _Row:
+        """What is asked after ``row`` to the same end."""
         further = self._row(row.planned, asked)
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
-    def _failed_once(self, row: _Row, way: Way, fault: AttemptError, began: float) -> AttemptError:
-        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
+    def _in_another_format(self, row: _Row, way: Way, sent_as: FormatFallback | None, fault: AttemptError) -> _Row:
+        """What to ask after a refusal of the response format that this was ``sent_as``.
+
+        :raises _Halted: if the run stops for it.
+        """
+        name = f"{way.endpoint.name}: {way.endpoint.model or model_of(row.request.body)}"
+        was = way.quirks.adapted(row.request)[1]
+        instead = way.quirks.refused(row.request, sent_as, fault)
+        if instead is None:
+            todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
+            words, bare = (
+                f"{name} refuses the response_format{why}; {todo}{_BLAMELESS}"
+                for why in (f": {fault.message}", f" ({classify.unquoted(fault)})")
+            )
+            self._stop("format", words, bare)
+            raise _Halted
+        if instead != was:
+            how = "response_format json_object" if instead == "json_object" else "words alone"
+            told = f"{name} refuses the response_format; asked with {how} and the schema in the system message, validated here"
+            self._note(told)
+        return self._next(row, row.request)
+
+    def _note(self, words: str) -> None:
+        self._tell(Event("note", words, level="warning"))
+
+    def _failed_once(
+        self, row: _Row, way: Way, fault: AttemptError, began: float, *, proves: bool = True
+    ) -> AttemptError:
+        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row. Unless it ``proves``
+        that rows are answered there, a refusal opens the endpoint to no others."""
         now = row.failed_at = time.monotonic()
         first = not row.waiting
         of_row = classify.is_of_row(fault)
@@ -272,7 +336,8 @@ class Asking:
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
             way.prove(began)
-            self._gate.prove(way.lane)
+            if proves:
+                self._gate.prove(way.lane)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
@@ -399,9 +464,9 @@ class Asking:
         words = f"{head}: {made.error_message}{known_as}"
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
-    def _effort(self, row: _Row) -> outcome.Effort:
+    def _effort(self, row: _Row, fallback: FormatFallback | None = None) -> outcome.Effort:
         name = row.way.endpoint.name if row.way else None
-        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name)
+        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name, fallback)
 
 
 def _now_us() -> int:

@@ -12,6 +12,7 @@ from .folder import Folder
 from .job import Job, build
 from .parsed import declared
 from .plan import points
+from .reask import policy
 from .resume import Done
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assem
 
 def _planned(job: Job, folder: Folder) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job))
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)

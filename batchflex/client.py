@@ -73,8 +73,11 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(self, request: Request, heard: Callable[[Told], None] | None = None) -> Answer:
+    async def attempt(
+        self, request: Request, heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
+    ) -> Answer:
         """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
+        Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
         ``idle_timeout_s``, and one that belongs to the answer within each ``timeout_s``: a server that only pings is
@@ -82,7 +85,7 @@ class Client:
 
         :raises AttemptError: of the kind that :mod:`batchflex.classify` gives to what happened.
         """
-        streamed = self._endpoint.streams(request.max_tokens)
+        streamed = self._endpoint.streams(request.max_tokens) if streamed is None else streamed
         body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
         try:
             return await (self._streamed(body[:-1] + _STREAMING, heard) if streamed else self._whole(body, heard))

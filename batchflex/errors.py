@@ -163,7 +163,19 @@ class RowFault(AttemptError):
 
 
 StopReason = Literal[
-    "key", "credit", "model", "url", "endpoint", "failures", "disk", "input", "budget", "deadline", "signal", "error"
+    "key",
+    "credit",
+    "model",
+    "url",
+    "endpoint",
+    "format",
+    "failures",
+    "disk",
+    "input",
+    "budget",
+    "deadline",
+    "signal",
+    "error",
 ]
 
 

@@ -15,6 +15,7 @@ from .folder import Folder
 from .job import Job
 from .jobchanges import changes
 from .model import Outcome, Request
+from .reask import policy
 from .resume import Done
 
 _SHOWN_CHANGES = 12
@@ -63,7 +64,7 @@ def forecast(job: Job) -> dict[str, Any]:
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
     plan.know(folder, remember=False)  # another run may hold it
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job))
     pending = {bytes.fromhex(o.slot): o for o in keep.unsealed(folder) if o.status != "failed"}
     found = _Pass(plan, done, pending)
     census = done.census()

@@ -117,11 +117,13 @@ class SweepSection(BaseModel):
 
 
 class AnswerSection(Section):
-    """What structured answers are held against, and what happens when one does not fit."""
+    """What structured answers are held against, and what happens when one does not fit or is cut off."""
 
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
+    grow_max_tokens: Annotated[int, Field(ge=2)] | None = None
     lenient: bool = False
     json_schema: dict[str, Any] | None = None
+    fallback: Literal["json_object", "prompt", "stop"] = "json_object"
 
 
 class RetrySection(Section):

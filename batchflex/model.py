@@ -12,6 +12,9 @@ import msgspec
 Status = Literal["ok", "truncated", "filtered", "invalid", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "truncated", "filtered", "invalid", "failed")
 
+CutBy = Literal["limit", "server"]
+FormatFallback = Literal["json_object", "prompt"]
+
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Row = dict[str, JsonValue]
 
@@ -48,9 +51,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     ``key`` identifies what is sent, ``slot`` the place it fills (item, sweep point, sample) whatever is sent there;
     both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
     body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent. ``prefix`` is what it
-    begins with, if that matters for the order of requests. ``before`` is set when the answer that an earlier run got did not
-    fit and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON object, and
-    ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
+    begins with, if that matters for the order of requests. ``before`` is set when the answer that there is did not
+    fit, or was cut off, and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON
+    object, and ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
     """
 
     key: bytes
@@ -141,5 +144,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     reask_cost: float | None = None
     retried_with: str | None = None
     request_id: str | None = None
+    limit_tokens: int | None = None
+    cut_by: CutBy | None = None
+    format_fallback: FormatFallback | None = None
     point: str = "{}"
     carry: str | None = None

@@ -8,8 +8,8 @@ import msgspec
 
 from .budget import price_usd
 from .errors import AttemptError
-from .model import Answer, Outcome, Request, Status
-from .reask import carried_on, given_up
+from .model import Answer, FormatFallback, Outcome, Request, Status
+from .reask import carried_on, cut_by, given_up
 from .sections import PricesSection
 from .structured import Shapes
 
@@ -32,12 +32,14 @@ class Frame(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where."""
+    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where.
+    ``format_fallback`` is how JSON was asked for in place of a format that the model refused."""
 
     attempts: int
     started_at: int
     finished_at: int
     endpoint: str | None = None
+    format_fallback: FormatFallback | None = None
 
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
@@ -69,6 +71,8 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         error_message=complaint,
         response=answer.response.decode("utf-8", "replace"),
         request_id=answer.request_id,
+        cut_by=cut_by(status, answer, request.max_tokens),
+        format_fallback=effort.format_fallback,
     )
     return made if request.before is None else carried_on(made, request.before)
 
@@ -129,6 +133,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         point=frame.labels[request.point],
         carry=request.carry,
         retried_with=request.retried_with,
+        limit_tokens=request.max_tokens,
         **fields,
     )
 

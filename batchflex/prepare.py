@@ -15,6 +15,7 @@ from .keyset import KeySet
 from .model import Request
 from .places import Moves, Stretches, stretches
 from .plan import Census, Passed
+from .reask import policy
 from .results import Settled, settled
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    if known is not None and known.is_complete and not (known.rows.get("invalid") and job.answer.max_reasks):
+    if known is not None and known.is_complete and not policy(job).reopens(known.rows):
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
@@ -136,7 +137,7 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
         return None
     from . import standing
 
-    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.answer.max_reasks)
+    found = standing.read(folder, job.job.retry_failed, plan.per_item, policy(job))
     moves = {} if found is None else plan.moves({found.plan, *found.plans})
     if found is None or not {found.plan, *found.plans} <= moves.keys():
         return None
@@ -172,7 +173,7 @@ def _placed(
     the ``input.limit`` of the plan, or may belong to other rows."""
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=parts)
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, reasks=policy(job), moves=parts)
     if job.input.limit is not None and done.end > job.input.limit:
         return None
     rows = done.finished(plan.per_item)
@@ -208,7 +209,7 @@ def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepa
         return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job))
     return _held_against(job, plan, folder, done, None, changed)
 
 

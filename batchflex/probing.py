@@ -14,6 +14,7 @@ from .errors import AttemptError
 from .gate import Gate, Lane
 from .model import Request
 from .outage import Outage
+from .quirks import Fallback, Quirks
 from .tally import Tally
 
 HOURS = "hours"  # the pause of a lane outside of limits.active_hours
@@ -32,14 +33,26 @@ class Way:
     words about the request. ``completions`` counts the former. Seconds of the monotonic clock.
     """
 
-    def __init__(self, lane: Lane, endpoint: Endpoint, client: Client, outage: Outage) -> None:
+    def __init__(
+        self, lane: Lane, endpoint: Endpoint, client: Client, outage: Outage, fallback: Fallback = "json_object"
+    ) -> None:
         self.lane = lane
         self.endpoint = endpoint
         self.client = client
         self.outage = outage
+        self.quirks = Quirks(fallback)
         self.completions = 0
         self.proof_at = float("-inf")
         self.probing = anyio.Lock()
+
+    def streams(self, request: Request) -> bool:
+        """Whether this request is streamed: as the job says, else where it is known or was found that this gets more."""
+        if self.endpoint.stream == "auto" and (
+            self.quirks.streams(request.max_tokens)
+            or (request.before is not None and request.before.cut_by == "server" and self.quirks.streams_help)
+        ):
+            return True
+        return self.endpoint.streams(request.max_tokens)
 
     def prove(self, sent_at: float) -> None:
         """What was sent then was answered as by an endpoint that works."""

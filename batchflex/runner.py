@@ -322,7 +322,7 @@ class _Conduct:
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        self._teller.tell, reask.policy(job.answer),
+                        self._teller.tell, reask.policy(job),
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
@@ -355,7 +355,9 @@ class _Conduct:
             serving(entry, self._endpoints[number]) as endpoint,
             Client(endpoint, connections=lane.pace.concurrency.most) as client,
         ):
-            yield Way(lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)))
+            yield Way(
+                lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)), self._job.answer.fallback
+            )
 
     async def _look_at_queue(self, way: Way) -> None:
         """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
