@@ -20,8 +20,9 @@ from .job import RetrySection
 from .keep import Keeper
 from .model import FormatFallback, Outcome, Request
 from .outcome import Frame
+from .params import model_of
+from .prices import Prices
 from .probing import Way
-from .quirks import model_of
 from .tally import Tally
 from .tries import Tries
 from .ways import Ways
@@ -34,7 +35,6 @@ _MOST_REFUSALS = 50
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
-_NO_REASKS = reask.Policy()
 _BLAMELESS = ". No row was marked failed for it"
 
 
@@ -106,9 +106,11 @@ class Asking:
         tally: Tally,
         stop: Callable[[StopReason, str, str | None], None],
         tell: Tell,
-        reasks: reask.Policy = _NO_REASKS,
+        reasks: reask.Policy,
+        prices: Prices,
     ) -> None:
         self._reasks = reasks
+        self._prices = prices
         self._policy = policy
         self._frame = frame
         self._ways = ways
@@ -144,8 +146,8 @@ class Asking:
 
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
-            if request.fault is not None:
-                self._keep(outcome.unaskable(self._frame, request, _now_us()), request)
+            if (fault := request.fault or self._budget.unbounded(request)) is not None:
+                self._keep(outcome.unaskable(self._frame, request, fault, _now_us()), request)
                 continue
             asked = request
             if request.before is not None:
@@ -161,7 +163,8 @@ class Asking:
                     feed.back(request)
 
     def _row(self, planned: Request, asked: Request) -> _Row:
-        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
+        prices = self._prices.dearest(asked.body)
+        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices))
 
     async def _see_through(self, row: _Row) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
@@ -231,6 +234,7 @@ class Asking:
             self._excuse(row)
         way = row.way = self._ways.of(lane)
         row.outages = way.outage.past
+        row.cost.prices = self._prices.of(row.request.body, way.endpoint.name)
         tally = self._tally
         row.started_at = row.started_at or _now_us()
         tally.requests_sent += 1
@@ -466,7 +470,9 @@ class Asking:
 
     def _effort(self, row: _Row, fallback: FormatFallback | None = None) -> outcome.Effort:
         name = row.way.endpoint.name if row.way else None
-        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name, fallback)
+        return outcome.Effort(
+            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, fallback, row.cost.prices
+        )
 
 
 def _now_us() -> int:

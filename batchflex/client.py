@@ -13,7 +13,8 @@ import httpx
 import httpx_sse
 import msgspec
 
-from . import __version__, classify, completion, heads, http1, keychecks, ratelimit, transport
+from . import __version__, catalog, classify, completion, heads, http1, keychecks, ratelimit, transport
+from .catalog import Catalog
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .http1 import Header
@@ -29,9 +30,9 @@ _END_S = 1.0  # after [DONE], for the end of the body, without which the connect
 
 
 class Listing(NamedTuple):
-    """The ids of the models that an endpoint lists, and whether it told of rate limits along with them."""
+    """The models that an endpoint lists, and whether it told of rate limits along with them."""
 
-    ids: list[str]
+    catalog: Catalog
     tells_limits: bool = False
 
 
@@ -119,10 +120,8 @@ class Client:
             raise self._redacted(classify.unreachable(f"cannot connect: {_words(error)}")) from None
         if response.status_code in (401, 403) or response.status_code >= 500:
             raise self._redacted(classify.http_fault(response.status_code, response.headers, raw, time.time()))
-        listed = (completion.decode(raw)[0] or {}).get("data")
-        models = listed if isinstance(listed, list) else []
-        ids = [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
-        return Listing(ids, ratelimit.read(response.headers, time.time()) is not None)
+        now = time.time()
+        return Listing(catalog.read(raw, now), ratelimit.read(response.headers, now) is not None)
 
     async def metrics(self) -> str | None:
         """The text of the server's ``/metrics``; ``None`` if it has none. The key is not sent there."""

@@ -29,7 +29,7 @@ from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wa
 from .notifyspec import NotifySection
 from .redaction import redacted
 from .scorespec import ScoreSection
-from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
+from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesTable, Section
 from .spans import Since
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
@@ -162,7 +162,7 @@ class Job(Section):
     sweep: SweepSection = SweepSection()
     answer: AnswerSection = AnswerSection()
     limits: LimitsSection = LimitsSection()
-    prices: PricesSection | None = None
+    prices: PricesTable | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
     log: LogSection = LogSection()

@@ -27,19 +27,20 @@ class Frame(NamedTuple):
     run_id: str
     endpoint: str
     labels: tuple[str, ...]
-    prices: PricesSection | None = None
     shapes: Shapes = _NOT_ASKED
 
 
 class Effort(NamedTuple):
     """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where.
-    ``format_fallback`` is how JSON was asked for in place of a format that the model refused."""
+    ``format_fallback`` is how JSON was asked for in place of a format that the model refused, ``prices``
+    are those of the model where it was asked."""
 
     attempts: int
     started_at: int
     finished_at: int
     endpoint: str | None = None
     format_fallback: FormatFallback | None = None
+    prices: PricesSection | None = None
 
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
@@ -63,7 +64,7 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         cache_read_input_tokens=usage.cache_read_input_tokens,
         cache_creation_input_tokens=usage.cache_creation_input_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        cost=price_usd(frame.prices, usage) if frame.prices else None,
+        cost=price_usd(effort.prices, usage) if effort.prices else None,
         latency_s=answer.latency_s,
         ttft_s=answer.ttft_s,
         http_status=answer.http_status,
@@ -105,11 +106,9 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError) 
     return made if request.before is None else given_up(made, request.before)
 
 
-def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
-    """The row of an input row that no request can be made of."""
-    return _outcome(
-        frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=request.fault
-    )
+def unaskable(frame: Frame, request: Request, fault: str, now: int) -> Outcome:
+    """The row of an input row that no request can be made of, or none that may be sent."""
+    return _outcome(frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=fault)
 
 
 def stays(request: Request, made: Outcome) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import keep, store
+from .budget import unbounded
 from .errors import FolderError, InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
@@ -366,6 +367,7 @@ def _emptying(held: list[list[Request]], rest: Iterator[list[Request]]) -> Itera
 class _Faults:
     def __init__(self, job: Job) -> None:
         self._stop = job.input.on_bad_row == "stop"
+        self._limits = job.limits
         self._left = _PREFLIGHT_REQUESTS if self._stop else 0
         self._faults: dict[str, None] = {}
         self._sound = 0
@@ -375,8 +377,9 @@ class _Faults:
         if self._left <= 0:
             return False
         self._left -= passed
-        self._faults |= {r.fault: None for r in requests if r.fault is not None}
-        self._sound += sum(1 for r in requests if r.fault is None)
+        faults = [r.fault or unbounded(self._limits, r) for r in requests]
+        self._faults |= {fault: None for fault in faults if fault is not None}
+        self._sound += sum(1 for fault in faults if fault is None)
         return True
 
     def check(self) -> None:

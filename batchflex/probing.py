@@ -14,6 +14,7 @@ from .errors import AttemptError
 from .gate import Gate, Lane
 from .model import Request
 from .outage import Outage
+from .prices import Prices
 from .quirks import Fallback, Quirks
 from .tally import Tally
 
@@ -62,7 +63,8 @@ class Way:
 class Prober:
     """Sends probes: one at a time to an endpoint, within every limit that rows have."""
 
-    def __init__(self, gate: Gate, budget: Budget, accounts: Accounts, tally: Tally) -> None:
+    def __init__(self, gate: Gate, budget: Budget, accounts: Accounts, tally: Tally, prices: Prices) -> None:
+        self._prices = prices
         self._gate = gate
         self._budget = budget
         self._accounts = accounts
@@ -74,7 +76,8 @@ class Prober:
         :raises NotSent: if nothing more is sent.
         """
         request = smallest(like)
-        cost = self._budget.cost(len(request.body), request.max_tokens)
+        prices = self._prices.of(request.body, way.endpoint.name)
+        cost = self._budget.cost(len(request.body), request.max_tokens, prices)
         while HOURS in way.lane.pauses and not (self._gate.closed or way.lane.closed):
             await self._gate.sleep(_LOOK_S)
         if not await self._gate.enter_as_probe(way.lane, cost):

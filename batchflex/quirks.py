@@ -10,6 +10,7 @@ import msgspec
 
 from .errors import AttemptError, RowFault
 from .model import FormatFallback, Outcome, Request
+from .params import model_of
 from .structured import asked_format, schema_of
 
 Fallback = Literal["json_object", "prompt", "stop"]
@@ -18,6 +19,7 @@ _NAMES_A_FORMAT = re.compile(
     r"response[_ ]?format|json[_ ]?schema|json[_ ]?object|json[_ ]?mode|structured[_ ]?output|guided[_ ](json|decoding)",
     re.IGNORECASE,
 )
+_OF_THE_PROMPT = re.compile(r"must contain the word", re.IGNORECASE)  # 'json', which OpenAI wants beside json_object
 _OF_ONE_SCHEMA = re.compile(r"invalid (json )?schema|schema is (invalid|not valid)", re.IGNORECASE)
 _LONGER = 1.1  # a stream that brings so much more than the unstreamed answer was worth it
 _ONLY_JSON = "and with nothing else: no explanation, no code fence"
@@ -26,21 +28,10 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class _Model(msgspec.Struct):
-    model: str = ""
-
-
-_decode_model = msgspec.json.Decoder(_Model).decode
-
-
-def model_of(body: bytes) -> str:
-    """The model that a request names."""
-    return _decode_model(body).model
-
-
 def refuses_format(fault: AttemptError) -> bool:
     """Whether a server refuses the ``response_format`` of a request: its words name one."""
-    return isinstance(fault, RowFault) and _NAMES_A_FORMAT.search(fault.message) is not None
+    said = fault.message
+    return isinstance(fault, RowFault) and bool(_NAMES_A_FORMAT.search(said)) and not _OF_THE_PROMPT.search(said)
 
 
 def asked_in(request: Request, fallback: FormatFallback) -> Request:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .model import STATUSES
+from .prices import source
 from .store import COLUMNS
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ def by_status(state: Mapping[str, Any]) -> str:
 
 def usage(state: Mapping[str, Any]) -> str:
     text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
-    return text if state["cost"] is None else f"{text}, {money(state['cost'])}"
+    if state["cost"] is None:
+        return text
+    by = source(state.get("prices") or ())
+    return f"{text}, {money(state['cost'])}{f' {by}' if by else ''}"
 
 
 def summary(state: Mapping[str, Any]) -> str:
@@ -84,12 +88,15 @@ def summary(state: Mapping[str, Any]) -> str:
     if state["reasks"]:
         tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
         lines.append(
-            f"  asked again, as the answer did not fit: {state['reasks']:,} times, after answers of {tokens:,} tokens"
+            f"  asked again, as the answer did not fit or was cut off: {state['reasks']:,} times, "
+            f"after answers of {tokens:,} tokens"
         )
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
         lines.append(f"  {truncated(state['truncated'], state['out'])}")
+    if state.get("empty"):
+        lines.append(f"  {empty(state['empty'], state['out'])}")
     lines += [f"  {one_line(words)}" for words in state.get("given_up", [])]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
@@ -109,6 +116,16 @@ def truncated(answers: int, out: str) -> str:
     command = f"batchflex retry {shlex.quote(out)} --where \"status = 'truncated'\" --set max_tokens=…"
     were = count(answers, "answer was", "answers were")
     return f"{were} cut off by max_tokens; ask {'it' if answers == 1 else 'them'} again with more: {command}"
+
+
+def empty(answers: int, out: str) -> str:
+    """How many answers say nothing, why that mostly is, and what to do about it."""
+    command = f"batchflex retry {shlex.quote(out)} --where \"status = 'empty'\" --set max_tokens=…"
+    were = count(answers, "answer is", "answers are")
+    return (
+        f"{were} empty: a reasoning model may have spent max_tokens on its reasoning; ask again with more: {command}, or set "
+        "answer.grow_max_tokens and run again"
+    )
 
 
 def _retried(told: Mapping[str, Any]) -> str:
@@ -139,6 +156,8 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         lines.append(f"  bound by  {state['binding']}")
     if state["truncated"]:
         lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
+    if state.get("empty"):
+        lines.append(f"  empty     {empty(state['empty'], state['out'])}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
     lines += [f"  endpoint  {one_line(words)}" for words in state.get("given_up", [])]

@@ -23,6 +23,7 @@ from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
 from .budget import Budget
+from .catalog import LongPrompts
 from .client import Client
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
@@ -34,13 +35,14 @@ from .gate import Gate, Lane
 from .job import Job
 from .keep import Keeper
 from .lanes import lanes_of
-from .opening import open_early
+from .opening import learn
 from .outage import Outage
 from .outcome import Frame
 from .params import answer_limit
 from .parsed import declared
 from .places import STAY
 from .prepare import Prepared, prepare
+from .prices import Prices
 from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
@@ -231,7 +233,8 @@ class _Conduct:
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned
         self._scope = anyio.CancelScope()
-        self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed)
+        self._long_prompts = LongPrompts(lambda words: self._teller.note(words, "warning"))
+        self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
         self._gate: Gate | None = None
         self._at_once = False
         self._end = end
@@ -306,28 +309,29 @@ class _Conduct:
             until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
             self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
-            budget = Budget(limits, job.prices, due)
+            budget = Budget(limits, due)
+            prices = Prices(job)
+            tally.prices = prices.told
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:
                 async with AsyncExitStack() as open_ways:
                     ways = [await open_ways.enter_async_context(self._way(n, lane)) for n, lane in enumerate(lanes)]
                     accounts = Accounts(budget, tally)
-                    prober = Prober(gate, budget, accounts, tally)
+                    prober = Prober(gate, budget, accounts, tally, prices)
                     known = Ways(
                         ways, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait",
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
-                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, job.prices, shapes)
+                    frame = Frame(tally.run_id, ways[0].endpoint.name, self._plan.labels, shapes)
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        self._teller.tell, reask.policy(job),
+                        self._teller.tell, reask.policy(job), prices,
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
-                        beside.start_soon(self._fill)
                         beside.start_soon(self._count)
                         beside.start_soon(self._watch_room, watch)
                         beside.start_soon(self._measure, gate)
@@ -338,7 +342,8 @@ class _Conduct:
                             beside.start_soon(self._end_at, due)
                         if limits.active_hours is not None:
                             await beside.start(self._keep_hours, gate, limits.active_hours)
-                        await open_early(beside, gate, ways, job.models)
+                        await learn(beside, gate, ways, job, prices, self._long_prompts.contexts)
+                        beside.start_soon(self._fill)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
         finally:
@@ -451,6 +456,7 @@ class _Conduct:
     async def _fill(self) -> None:
         try:
             await self._feed.fill()
+            self._long_prompts.end()
             if self._feed.ended:
                 self._tally.planned = self._feed.planned  # exact, whatever was counted before
         except InputError as error:

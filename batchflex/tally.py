@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from . import __version__
@@ -33,10 +33,10 @@ class Tally:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
-    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``binding`` the
-    word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not used any more while others are. In a
-    retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
-    and keep it.
+    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``prices`` tells
+    by what answers cost, ``binding`` the word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not
+    used any more while others are. In a retry (``again``) ``outstanding`` rows have an old answer and none of this run;
+    ``stayed`` are those that could not be asked and keep it.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Tally:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost: float | None = None
+        self.prices: Callable[[], list[dict[str, Any]]] = list
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
         self.message: str | None = None
@@ -167,6 +168,7 @@ class Tally:
             "reask_prompt_tokens": self.reask_prompt_tokens,
             "reask_completion_tokens": self.reask_completion_tokens,
             "cost": self.cost,
+            "prices": self.prices(),
             "retry": self._retried(),
             "out": self.out,
             "version": __version__,
