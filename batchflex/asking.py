@@ -146,21 +146,21 @@ class Asking:
 
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
-            if (fault := request.fault or self._budget.unbounded(request)) is not None:
-                self._keep(outcome.unaskable(self._frame, request, fault, _now_us()), request)
-                continue
-            asked = request
-            if request.before is not None:
-                further = reask.further(request, request.before, self._reasks)
-                if further is None:  # no more can be asked for it than there is
-                    self._tally.add(request.before)
-                    continue
-                asked = further
             try:
-                await self._see_through(self._row(request, asked))
+                await self._ask(request)
             finally:
                 if request.prefix is not None:
                     feed.back(request)
+
+    async def _ask(self, request: Request) -> None:
+        if (fault := request.fault or self._budget.unbounded(request)) is not None:
+            return self._keep(outcome.unaskable(self._frame, request, fault, _now_us()), request)
+        asked: Request | None = request
+        if request.before is not None:
+            asked = reask.further(request, request.before, self._reasks)
+            if asked is None:  # more than there is cannot be asked for
+                return self._tally.add(request.before)
+        await self._see_through(self._row(request, asked or request))
 
     def _row(self, planned: Request, asked: Request) -> _Row:
         prices = self._prices.dearest(asked.body)

@@ -6,6 +6,7 @@ Decisions only: time is passed in, in seconds of a monotonic clock.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -159,8 +160,11 @@ class Budget:
     been charged for, counts with ``max_tokens`` and, once prompts have been counted, with twice the most tokens a byte seen.
     """
 
-    def __init__(self, limits: LimitsSection, deadline_s: float | None = None) -> None:
+    def __init__(
+        self, limits: LimitsSection, deadline_s: float | None = None, priced_by: Callable[[], str] = str
+    ) -> None:
         self._limits = limits
+        self._priced_by = priced_by
         self._deadline = Deadline(deadline_s)
         self._usd = Purse(limits.budget_usd, "budget_usd")
         self._tokens = Purse(limits.budget_tokens, "budget_tokens")
@@ -187,7 +191,8 @@ class Budget:
             return Verdict(stop="budget", why="the price of the next request's model is not known: set [prices]")
         for purse, most in ((self._requests, 1.0), (self._tokens, float(cost.most_tokens)), (self._usd, cost.most_usd)):
             if (verdict := purse.verdict(most)) is not GO:
-                return verdict
+                is_priced = verdict.stop is not None and purse is self._usd
+                return verdict._replace(why=f"{verdict.why} (counted {self._priced_by()})") if is_priced else verdict
         return GO
 
     def unbounded(self, request: Request) -> str | None:

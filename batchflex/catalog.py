@@ -27,6 +27,7 @@ _CACHED = ("input_cache_read", "cached_input", "cache_read_tokens", "input_cache
 _CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length")
 # A word is a token at least; of scripts without spaces between words even the longest tokens take no more bytes.
 _LONGEST_TOKEN_BYTES = 12
+_SHOWN = 10  # models, in a sentence
 
 _decode = msgspec.json.Decoder().decode
 
@@ -109,6 +110,17 @@ def hint(name: str | None, ids: Iterable[str]) -> str:
     bare = name.rpartition("/")[2]
     near = bare if bare in known else nearest(name, known) or nearest(bare, known)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def others(name: str, catalog: Catalog) -> str:
+    """Which models there are in place of one that cannot be used, to follow a sentence; nothing if no list was fetched."""
+    ids = [each for each in catalog.ids if each != name]
+    if not ids:
+        return ""
+    shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
+    return (
+        f"{hint(name, ids)} It lists for this key: {shown}" if hint(name, ids) else f"; it lists for this key: {shown}"
+    )
 
 
 class TooLong(msgspec.Struct, frozen=True):

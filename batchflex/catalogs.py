@@ -54,7 +54,7 @@ def _path(base_url: str) -> Path | None:
 def keep(base_url: str, catalog: Catalog) -> None:
     """Keep a list that has models in it. Blocks."""
     path = _path(base_url)
-    if path is None or not catalog.models:
+    if path is None or not (base_url and catalog.models):
         return
     models = []
     for model in catalog.models:

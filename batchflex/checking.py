@@ -14,6 +14,7 @@ from .endpoint import Endpoint, resolve, serving
 from .errors import AttemptError, RunFault
 from .job import EndpointsEntry, Job
 from .model import Request
+from .prices import Prices, source
 from .ratelimit import Told
 
 _QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
@@ -60,6 +61,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
                 words = classify.advice(error, with_key=client.has_key)
             lines.append(f"failed    {words}")
             return Report("\n".join(lines), 3)
+        lines += _prices(job, served, model, models)
         lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
         return Report("\n".join(lines), 0)
 
@@ -109,6 +111,17 @@ def _details(model: ModelInfo) -> str:
     if model.ready is not None:
         told.append("ready" if model.ready else "not ready")
     return "   ".join(told)
+
+
+def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[str]:
+    """By what a run would count its costs."""
+    prices = Prices(job)
+    prices.learn(endpoint.name, models)
+    found = prices.of(msgspec.json.encode({"model": model}), endpoint.name)
+    if found is None:
+        return []
+    cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"
+    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {source(prices.told())}"]
 
 
 def _limits(told: Told) -> str:

@@ -70,12 +70,12 @@ def forecast(job: Job) -> dict[str, Any]:
     The result has ``files`` (a sentence, if ``input.since`` says which count), ``requests``, ``done``, ``truncated`` (of these),
     ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
     now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
-    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full),
-    ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without
-    ``max_tokens``, or without prices), ``prices`` (as ``run.json`` has them; those of endpoints as they were fetched last),
-    ``unpriced`` (whether a budget in dollars needs prices that are not known yet), ``too_long`` (prompts that surely do not
-    fit), ``longest`` (the first of them, in words), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free`` (bytes;
-    the first two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
+    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``grow_max_tokens``, ``example`` (a body
+    in full), ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None``
+    without ``max_tokens``, or without prices), ``prices`` (as ``run.json`` has them; those of endpoints as they were fetched
+    last), ``unpriced`` (whether a budget in dollars needs prices that are not known yet), ``too_long`` (prompts that surely do
+    not fit), ``longest`` (the first of them, in words), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free``
+    (bytes; the first two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
@@ -121,6 +121,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "points": len(plan.labels),
         "samples": job.sweep.samples,
         "max_reasks": job.answer.max_reasks,
+        "grow_max_tokens": job.answer.grow_max_tokens,
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": left.prompt_tokens,
@@ -207,6 +208,10 @@ def text(found: dict[str, Any]) -> str:
         )
         if found["max_reasks"]:
             lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
+        if found["grow_max_tokens"]:
+            lines.append(
+                f"            and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
+            )
         if found["cost_at_most"] is not None:
             by = source(found["prices"])
             lines.append(

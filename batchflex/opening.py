@@ -55,7 +55,9 @@ async def learn(
         came.add(id(way))
         prices.learn(way.endpoint.name, catalog)
         contexts.learn(catalog, way.endpoint.model)
-        tasks.start_soon(anyio.to_thread.run_sync, catalogs.keep, way.endpoint.base_url, catalog)
+        way.catalog = catalog
+        if way.endpoint.name != LOCAL:
+            tasks.start_soon(anyio.to_thread.run_sync, catalogs.keep, way.endpoint.base_url, catalog)
 
     await consult(tasks, gate, ways, job.models, hear, unpriced=unpriced, patience_s=patience_s)
     for way, catalog in zip(ways, kept, strict=True):

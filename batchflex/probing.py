@@ -8,6 +8,7 @@ import msgspec
 from . import classify
 from .accounts import Accounts
 from .budget import Budget
+from .catalog import Catalog
 from .client import Client
 from .endpoint import Endpoint
 from .errors import AttemptError
@@ -31,7 +32,8 @@ class Way:
     """One endpoint of a run: its lane of the gate, its client, its breaker.
 
     ``proof_at`` is when the latest request was sent that the endpoint answered as one that works: with a completion, or with
-    words about the request. ``completions`` counts the former. Seconds of the monotonic clock.
+    words about the request. ``completions`` counts the former. Seconds of the monotonic clock. ``catalog`` is its list of models,
+    once that was fetched.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Way:
         self.client = client
         self.outage = outage
         self.quirks = Quirks(fallback)
+        self.catalog = Catalog([])
         self.completions = 0
         self.proof_at = float("-inf")
         self.probing = anyio.Lock()

@@ -42,7 +42,7 @@ from .params import answer_limit
 from .parsed import declared
 from .places import STAY
 from .prepare import Prepared, prepare
-from .prices import Prices
+from .prices import Prices, source
 from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
@@ -309,8 +309,8 @@ class _Conduct:
             until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
             self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
-            budget = Budget(limits, due)
             prices = Prices(job)
+            budget = Budget(limits, due, lambda: source(prices.told()))
             tally.prices = prices.told
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:

@@ -9,10 +9,12 @@ from typing import TypeGuard
 from anyio.abc import TaskGroup
 
 from . import classify
+from .catalog import others
 from .errors import AttemptError, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
 from .gate import Gate, Lane
 from .model import Request
+from .params import model_of
 from .probing import HOURS, NotSent, Prober, Way
 from .tally import Tally
 
@@ -116,6 +118,8 @@ class Ways:
         words, bare = (
             classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
         )
+        if fault.reason == "model" or str(fault.error_type).endswith("model_access_denied"):
+            words += others(way.endpoint.model or model_of(request.body), way.catalog)
         if self._given_up(way, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)

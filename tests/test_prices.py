@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchflex import catalog, catalogs
+from batchflex import catalog, catalogs, render
 from batchflex.budget import price_usd
 from batchflex.catalog import Catalog, Contexts, ModelInfo
 from batchflex.job import build
@@ -240,6 +240,7 @@ def test_a_budget_in_dollars_needs_no_typed_prices(endpoint: CountingEndpoint, t
     stopped = called("run", *options(endpoint, rows, "--budget-usd", "0.002", "--concurrency", 1))
     assert (stopped.code, stopped.summary["stopped_by"]) == (3, "budget")
     assert 0 < stopped.summary["cost"] <= 0.002 and 0 < stopped.summary["done"] < 40
+    assert f"(counted by the prices of 127.0.0.1:{endpoint.port} on {TODAY})" in stopped.summary["message"]
 
 
 @pytest.mark.parametrize("knobs", [{"models": ["m"]}, {"models_form": "404"}, {"models": [LISTED | {"id": "n"}]}])
@@ -317,6 +318,7 @@ def test_check_shows_price_context_and_readiness(endpoint: CountingEndpoint) -> 
     assert ["slow", "0.1,", "0.2", "4,096", "tokens", "not", "ready"] in lines
     assert "\x1b" not in shown
     assert shown.index("131,072") < shown.index("slow"), "the job's own model comes first"
+    assert f"prices    2 (0.5 from cache) and 10, by the prices of 127.0.0.1:{endpoint.port} on {TODAY}" in shown
 
 
 def test_check_names_the_nearest_model(endpoint: CountingEndpoint) -> None:
@@ -324,6 +326,13 @@ def test_check_names_the_nearest_model(endpoint: CountingEndpoint) -> None:
     shown = called("check", "--base-url", endpoint.base_url, "--model", "gpt-oss-12b")
     assert shown.code == 3
     assert "'gpt-oss-12b' is not among them; did you mean 'gpt-oss-120b'?" in shown.out
+
+
+def test_a_run_that_stops_for_its_model_says_which_there_are(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    endpoint.knobs(models=[LISTED | {"id": "gpt-oss-120b"}, "bge-m3"], down="404_model")
+    stopped = called("run", *options(endpoint, write(tmp_path / "rows.jsonl", 3), "--model", "gpt-oss-12b"))
+    assert stopped.summary["stopped_by"] == "model"
+    assert "did you mean 'gpt-oss-120b'? It lists for this key: gpt-oss-120b, bge-m3" in stopped.summary["message"]
 
 
 # ------------------------------------------------------------------------------------------------------- too long prompts
@@ -388,3 +397,9 @@ def test_rows_decide_whether_a_budget_of_tokens_can_hold(endpoint: CountingEndpo
     done = called("run", *options(endpoint, rows, *settings))
     assert (done.summary["ok"], done.summary["failed"], endpoint.stats()["requests"]) == (10, 1, 10)
     assert called("run", *options(endpoint, rows)).summary["ok"] == 11
+
+
+def test_the_end_of_a_run_says_what_empty_answers_mostly_are() -> None:
+    told = render.empty(3, "runs/my job")
+    assert "3 answers are empty" in told and "answer.grow_max_tokens" in told
+    assert """batchflex retry 'runs/my job' --where "status = 'empty'" --set max_tokens=""" in told

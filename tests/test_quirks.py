@@ -265,6 +265,16 @@ def test_an_unknown_cap_on_unstreamed_answers(endpoint: CountingEndpoint, tmp_pa
     assert done.err.count("cuts answers that are not streamed at 40 tokens") == 1
 
 
+def test_stopped_in_between_the_next_run_asks_for_the_stream(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", 1, max_tokens=500)
+    endpoint.knobs(answer=WORDS, unstreamed_cap=40)
+    stopped = run(endpoint, rows, "--set", "limits.budget_requests=1")
+    assert (stopped.code, stopped.summary["done"], stopped.summary["reasks"]) == (3, 0, 1)
+    assert run(endpoint, rows).summary["ok"] == 1
+    assert [record["stream"] for record in endpoint.log()] == [False, True]
+    assert spent(table(tmp_path / "out")) == endpoint.stats()["tokens"]
+
+
 def test_requests_below_the_cap_stay_unstreamed(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     lines = [
         {"id": f"{i}", "messages": [{"role": "user", "content": f"row {i}"}], "max_tokens": 500 if i % 2 else 20}
