@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import anyio
+import msgspec
 
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
@@ -45,9 +46,8 @@ class _Halted(Exception):
 class _Row:
     """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
 
-    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit
-    or was cut off, if there was one.
-    ``sent_before`` are the requests that were sent for that. ``outages`` and ``completions`` are how many there had been
+    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit or was cut off, if there
+    was one. ``sent_before`` are the requests that were sent for that. ``outages`` and ``completions`` are how many there had been
     there by then, ``failed_at`` is when it failed. ``refused`` counts refusals by a rate limit while others were answered,
     ``excused`` how often its failures were forgiven.
     """
@@ -242,14 +242,17 @@ class Asking:
         began, number = row.cost.sent_at, way.outage.sent()
         row.number = number
         sent, fallback = way.quirks.adapted(row.request)
+        streamed = way.streams(sent)
         try:
             answer = await way.client.attempt(
-                sent, lambda told: lane.pace.told(time.monotonic(), row.cost, told), streamed=way.streams(sent)
+                sent, lambda told: lane.pace.told(time.monotonic(), row.cost, told), streamed=streamed
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
             way.quirks.answered(row.request, fallback)
             made = outcome.answered(self._frame, row.request, self._effort(row, fallback), answer)
+            if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
+                made = msgspec.structs.replace(made, cut_by=None)
             further = self._further(row, way, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
             self._keep(made, row.request, final=further is None)
             self._accounts.answered(lane, row.cost, answer.usage)
@@ -272,7 +275,7 @@ class Asking:
     def _further(self, row: _Row, way: Way, made: Outcome) -> _Row | None:
         """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
         before, can_stream = row.request.before, way.endpoint.stream == "auto"
-        after_cut = before is not None and before.cut_by == "server" and made.ttft_s is not None and can_stream
+        after_cut = before is not None and before.cut_by == "server" and can_stream
         if before is not None and after_cut and way.quirks.streamed(before, made):
             self._note(
                 f"{way.endpoint.name}: an answer was cut off at {made.completion_tokens:,} tokens when streamed, too: such "

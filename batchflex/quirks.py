@@ -132,7 +132,8 @@ class Quirks:
 
     def streamed(self, before: Outcome, made: Outcome) -> bool:
         """Take note of the stream that followed such an answer. True: it was cut off likewise, so that streams do not help."""
-        if made.cut_by != "server" or (made.completion_tokens or 0) > _LONGER * (before.completion_tokens or 0):
+        is_cut = made.status == "truncated" and made.cut_by != "limit"
+        if not is_cut or (made.completion_tokens or 0) > _LONGER * (before.completion_tokens or 0):
             return False
         self.unstreamed_tokens, self.streams_help = None, False
         return True

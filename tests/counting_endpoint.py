@@ -81,6 +81,7 @@ class Knobs:
         None  # cut the content of an answer that is not streamed to so many words, with "length"
     )
     cap: int | None = None  # cut the content of every answer so
+    streams: bool = True  # else what is asked for as a stream comes whole
     reasoning: str | None = None  # message.reasoning_content
     think: int = (
         0  # a request with max_tokens of no more than this gets reasoning, no content, and "stop"; see `thought`
@@ -671,7 +672,11 @@ class Connection(asyncio.Protocol):
         if request.reply is None:
             self.steps = self.refused(authorization, raw)
         else:
-            self.steps = self.streamed(request.reply) if body.get("stream") else self.unstreamed(request.reply)
+            self.steps = (
+                self.streamed(request.reply)
+                if body.get("stream") and self.knobs.streams
+                else self.unstreamed(request.reply)
+            )
         if request.at_once:
             self.play()
         elif self.counter.slots.take(self):

@@ -287,9 +287,12 @@ def test_requests_below_the_cap_stay_unstreamed(endpoint: CountingEndpoint, tmp_
     assert sum(record["stream"] for record in endpoint.log()) == 20
 
 
-def test_where_streaming_gets_no_more_it_is_truncated(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("streams", [True, False])
+def test_where_streaming_gets_no_more_it_is_truncated(
+    streams: bool, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
     rows = write(tmp_path / "rows.jsonl", 30, max_tokens=500)
-    endpoint.knobs(answer=WORDS, cap=40)
+    endpoint.knobs(answer=WORDS, cap=40, streams=streams)
     done = batchflex(*options(endpoint, rows, "--concurrency", 1))
     assert (done.code, done.summary["truncated"]) == (0, 30)
     assert sum(record["stream"] for record in endpoint.log()) == 1, "remembered, too"
