@@ -234,7 +234,8 @@ class Asking:
             self._excuse(row)
         way = row.way = self._ways.of(lane)
         row.outages = way.outage.past
-        row.cost.prices = self._prices.of(row.request.body, way.endpoint.name)
+        if self._prices.differ:
+            row.cost.prices = self._prices.of(row.request.body, way.endpoint.name)
         tally = self._tally
         row.started_at = row.started_at or _now_us()
         tally.requests_sent += 1

@@ -197,7 +197,7 @@ class Budget:
 
     def unbounded(self, request: Request) -> str | None:
         """Why a request cannot be sent under these ceilings; ``None`` if it can."""
-        return unbounded(self._limits, request)
+        return unbounded(self._limits, request) if request.max_tokens is None and self._bounded else None
 
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""

@@ -14,8 +14,9 @@ from .endpoint import Endpoint, resolve, serving
 from .errors import AttemptError, RunFault
 from .job import EndpointsEntry, Job
 from .model import Request
-from .prices import Prices, source
+from .prices import Prices
 from .ratelimit import Told
+from .tally import priced_by
 
 _QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
 _MAX_TOKENS = 16
@@ -121,7 +122,7 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
     if found is None:
         return []
     cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"
-    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {source(prices.told())}"]
+    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.told())}"]
 
 
 def _limits(told: Told) -> str:

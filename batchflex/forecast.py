@@ -17,10 +17,11 @@ from .folder import Folder
 from .job import Job
 from .jobchanges import changes
 from .model import Outcome, Request
-from .prices import Prices, source
+from .prices import Prices
 from .reask import policy
 from .resume import Done
 from .sections import LimitsSection
+from .tally import priced_by
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
@@ -213,7 +214,7 @@ def text(found: dict[str, Any]) -> str:
                 f"            and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
             )
         if found["cost_at_most"] is not None:
-            by = source(found["prices"])
+            by = priced_by(found["prices"])
             lines.append(
                 f"  cost      {render.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
             )

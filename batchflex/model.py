@@ -144,7 +144,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     reask_cost: float | None = None
     retried_with: str | None = None
     request_id: str | None = None
-    limit_tokens: int | None = None
+    answer_limit: int | None = None
     cut_by: CutBy | None = None
     format_fallback: FormatFallback | None = None
     point: str = "{}"

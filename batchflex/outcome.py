@@ -132,7 +132,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         point=frame.labels[request.point],
         carry=request.carry,
         retried_with=request.retried_with,
-        limit_tokens=request.max_tokens,
+        answer_limit=request.max_tokens,
         **fields,
     )
 

@@ -31,6 +31,8 @@ class Prices:
         self._of_models = typed.of_models if typed is not None else {}
         self._of_all = typed.of_all if typed is not None else None
         self._sent = {endpoint_name(entry.name, entry.base_url): entry.model for entry in job.asked}
+        self._only = next(iter(self._sent))
+        self.differ = len(self._sent) > 1  # whether they may at the endpoints that a request can go to
         self._listed: dict[tuple[str, str], _Listed] = {}
         self._used: dict[tuple[str | None, str | None], None] = {}
 
@@ -54,9 +56,11 @@ class Prices:
 
     def dearest(self, body: bytes) -> PricesSection | None:
         """For the model that this request asks, wherever that costs most; ``None`` if it is not known of an endpoint."""
+        if not self.differ:
+            return self.of(body, self._only)
         found = [self.of(body, endpoint) for endpoint in self._sent]
-        if len(found) == 1 or None in found:
-            return found[0] if len(found) == 1 else None
+        if None in found:
+            return None
         return max((each for each in found if each), key=lambda each: price_usd(each, _USUAL) or 0.0)
 
     def _find(self, endpoint: str, model: str) -> PricesSection | None:
@@ -95,12 +99,3 @@ class Prices:
             "from": "job" if is_typed else "endpoint",
             "at": None if at is None else at.isoformat(timespec="seconds"),
         }
-
-
-def source(told: Iterable[dict[str, Any]]) -> str:
-    """Where prices came from, in a few words: ``by [prices]``, ``by the prices of api.flex.ai on 2026-11-30``."""
-    words: dict[str, None] = {}
-    for entry in told:
-        of = "[prices]" if entry["from"] == "job" else f"the prices of {entry['endpoint']} on {str(entry['at'])[:10]}"
-        words[of] = None
-    return f"by {' and '.join(words)}" if words else ""

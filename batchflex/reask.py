@@ -87,7 +87,7 @@ def further(request: Request, before: Outcome, policy: Policy) -> Request | None
     how = _how(before, policy, planned)
     if how is None:
         return None
-    limit = max(planned or 0, before.limit_tokens or 0) or None
+    limit = max(planned or 0, before.answer_limit or 0) or None
     if how == "grown":
         limit = min(2 * (limit or before.completion_tokens or 1), policy.grow_to)
     elif how == "unfit":
@@ -103,8 +103,8 @@ def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
     """How is asked again after this answer; ``planned`` is the limit that the plan sets."""
     if before.cut_by == "server":
         return "streamed" if policy.streams and before.ttft_s is None else None
-    limit = before.limit_tokens or planned or before.completion_tokens
-    is_cut = before.cut_by == "limit" or (before.status == "truncated" and before.limit_tokens is None)
+    limit = before.answer_limit or planned or before.completion_tokens
+    is_cut = before.cut_by == "limit" or (before.status == "truncated" and before.answer_limit is None)
     if is_cut and policy.grow_to > (limit or 0):
         return "grown"
     return "unfit" if before.status == "invalid" and before.reasks - _grown(before, planned) < policy.most else None
@@ -113,7 +113,7 @@ def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
 def _grown(before: Outcome, planned: int | None) -> int:
     """How often the limit was doubled for this answer: that uses up none of ``max_reasks``."""
     times, limit = 0, planned or 0
-    while 0 < limit < (before.limit_tokens or 0) and times < before.reasks:
+    while 0 < limit < (before.answer_limit or 0) and times < before.reasks:
         limit, times = 2 * limit, times + 1
     return times
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .model import STATUSES
-from .prices import source
 from .store import COLUMNS
+from .tally import priced_by
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,7 +67,7 @@ def usage(state: Mapping[str, Any]) -> str:
     text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
     if state["cost"] is None:
         return text
-    by = source(state.get("prices") or ())
+    by = priced_by(state.get("prices") or ())
     return f"{text}, {money(state['cost'])}{f' {by}' if by else ''}"
 
 

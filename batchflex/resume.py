@@ -40,7 +40,7 @@ _UNFIT = pl.Schema(
         "at": pl.Int64,
     }
 )
-_UNFIT_COLUMNS = ["reasks", "limit_tokens", "cut_by", "completion_tokens", "ttft_s"]
+_UNFIT_COLUMNS = ["reasks", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
 def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
@@ -139,9 +139,9 @@ class Done:
         """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
         more = keyindex.head(store.read_part(self._parts, number, _UNFIT_COLUMNS))
         whole = pl.concat([part.select("hi", "lo", "status"), more], how="horizontal")
-        limit = pl.coalesce("limit_tokens", "completion_tokens", 0)
+        limit = pl.coalesce("answer_limit", "completion_tokens", 0)
         by_server = pl.col("cut_by").eq_missing("server")
-        is_old = (pl.col("status") == "truncated") & pl.col("limit_tokens").is_null() & pl.col("cut_by").is_null()
+        is_old = (pl.col("status") == "truncated") & pl.col("answer_limit").is_null() & pl.col("cut_by").is_null()
         grows = (pl.col("cut_by").eq_missing("limit") | is_old) & (limit < policy.grow_to)
         unfit = (pl.col("status") == "invalid") & (pl.col("reasks") < policy.most)
         streams = by_server & pl.col("ttft_s").is_null() & policy.streams

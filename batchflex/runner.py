@@ -42,12 +42,12 @@ from .params import answer_limit
 from .parsed import declared
 from .places import STAY
 from .prepare import Prepared, prepare
-from .prices import Prices, source
+from .prices import Prices
 from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
 from .structured import Shapes
-from .tally import Tally
+from .tally import Tally, priced_by
 from .telemetry import Telemetry, binding
 from .ways import Ways
 
@@ -310,7 +310,7 @@ class _Conduct:
             self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
             prices = Prices(job)
-            budget = Budget(limits, due, lambda: source(prices.told()))
+            budget = Budget(limits, due, lambda: priced_by(prices.told()))
             tally.prices = prices.told
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:

@@ -39,7 +39,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "error_type": _TEXT, "error_code": _TEXT, "error_message": _TEXT, "endpoint": _TEXT, "run_id": _TEXT,
     "response": _TEXT, "reasks": pa.int32(), "reask_prompt_tokens": _COUNT, "reask_completion_tokens": _COUNT,
     "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
-    "limit_tokens": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
+    "answer_limit": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
 }  # fmt: skip
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT}
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])

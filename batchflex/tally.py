@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import __version__
@@ -17,6 +17,16 @@ from .model import STATUSES, Outcome, Status, Usage
 def timestamp(seconds: float) -> str:
     """A moment in seconds since the epoch as ISO 8601, UTC."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def priced_by(prices: Iterable[Mapping[str, Any]]) -> str:
+    """Where the ``prices`` of ``run.json`` came from, in a few words: ``by [prices]``,
+    ``by the prices of api.flex.ai on 2026-11-30``."""
+    words: dict[str, None] = {}
+    for entry in prices:
+        of = "[prices]" if entry["from"] == "job" else f"the prices of {entry['endpoint']} on {str(entry['at'])[:10]}"
+        words[of] = None
+    return f"by {' and '.join(words)}" if words else ""
 
 
 class Again(NamedTuple):

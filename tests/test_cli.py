@@ -33,9 +33,8 @@ from tests.counting_endpoint import CountingEndpoint, body_hash
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
 latency_s, ttft_s, attempts, started_at, finished_at, http_status, error_type, error_code, error_message, endpoint, run_id,
-response, reasks, reask_prompt_tokens, reask_completion_tokens, reask_cost, retried_with, request_id""".replace(
-    "\n", " "
-).split(", ")
+response, reasks, reask_prompt_tokens, reask_completion_tokens, reask_cost, retried_with, request_id,
+answer_limit, cut_by, format_fallback""".replace("\n", " ").split(", ")
 
 
 # -------------------------------------------------------------------------------------- the real command, from outside

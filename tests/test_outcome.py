@@ -117,7 +117,7 @@ def test_an_answered_row_has_all_that_is_known() -> None:
         "error_type": None, "error_code": None, "error_message": None,
         "response": '{"x":1}', "point": '{"temperature":0.7}', "carry": '{"stars":5}',
         "reasks": 0, "reask_prompt_tokens": None, "reask_completion_tokens": None, "reask_cost": None,
-        "retried_with": None, "request_id": None, "limit_tokens": None, "cut_by": None, "format_fallback": None,
+        "retried_with": None, "request_id": None, "answer_limit": None, "cut_by": None, "format_fallback": None,
     }  # fmt: skip
 
 

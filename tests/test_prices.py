@@ -14,8 +14,9 @@ from batchflex.budget import price_usd
 from batchflex.catalog import Catalog, Contexts, ModelInfo
 from batchflex.job import build
 from batchflex.model import Request, Usage
-from batchflex.prices import Prices, source
+from batchflex.prices import Prices
 from batchflex.sections import PricesSection
+from batchflex.tally import priced_by
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, called, state, table
 from tests.test_reasks import write
@@ -159,8 +160,8 @@ def test_what_the_job_says_wins() -> None:
     every = _prices({"input": 4.0, "output": 4.0, "n": {"input": 3.0, "output": 3.0}})
     every.learn("a", listed)
     assert [every.of(_body(model), "a") for model in "mnx"] == [_price(4.0), _price(3.0), _price(4.0)]
-    assert source(every.told()) == "by [prices]"
-    assert source(one.told()) == "by the prices of a on 1970-01-01 and [prices]"
+    assert priced_by(every.told()) == "by [prices]"
+    assert priced_by(one.told()) == "by the prices of a on 1970-01-01 and [prices]"
 
 
 def test_a_run_counts_by_one_price_throughout() -> None:

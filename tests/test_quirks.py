@@ -172,7 +172,7 @@ def test_cut_answers_are_asked_again_with_twice_as_much(endpoint: CountingEndpoi
     done = run(endpoint, rows, "--set", "answer.grow_max_tokens=500")
     results = table(tmp_path / "out")
     assert (done.code, done.summary["truncated"], done.summary["ok"]) == (0, 0, 20)
-    assert set(results["limit_tokens"]) == {120} and set(results["reasks"]) == {2}
+    assert set(results["answer_limit"]) == {120} and set(results["reasks"]) == {2}
     assert results["reask_completion_tokens"].to_list() == [30 + 60] * 20
     assert results["cut_by"].null_count() == 20
     assert spent(results) == endpoint.stats()["tokens"]
@@ -187,12 +187,12 @@ def test_it_ends_at_the_largest_limit_and_goes_on_from_there_later(endpoint: Cou
     keys = table(tmp_path / "out")["key"].to_list()
     grown = run(endpoint, rows, "--set", "answer.grow_max_tokens=50")
     assert (grown.summary["truncated"], grown.summary["requests_sent"]) == (5, 5)
-    assert set(table(tmp_path / "out")["limit_tokens"]) == {50}
+    assert set(table(tmp_path / "out")["answer_limit"]) == {50}
     assert run(endpoint, rows, "--set", "answer.grow_max_tokens=50").summary["requests_sent"] == 0
     more = run(endpoint, rows, "--set", "answer.grow_max_tokens=1000")
     assert (more.summary["ok"], more.summary["requests_sent"]) == (5, 5)
     results = table(tmp_path / "out")
-    assert results["key"].to_list() == keys and set(results["limit_tokens"]) == {100}
+    assert results["key"].to_list() == keys and set(results["answer_limit"]) == {100}
     assert spent(results) == endpoint.stats()["tokens"]
 
 
@@ -211,7 +211,7 @@ def test_killed_in_between_it_goes_on_from_the_cut_answer(endpoint: CountingEndp
     received = {record["hash"]: record["seq"] for record in log if record["later"]}
     assert [r for r in log if r["hash"] in received and r["seq"] > received[r["hash"]]] == []
     assert endpoint.stats()["tokens"] - lost <= spent(results) <= endpoint.stats()["tokens"]
-    assert set(results["limit_tokens"]) == {120}
+    assert set(results["answer_limit"]) == {120}
 
 
 def test_reasoning_that_took_all_tokens_is_given_more_of_them(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_reasoning_that_took_all_tokens_is_given_more_of_them(endpoint: Counting
     assert set(table(tmp_path / "out")["cut_by"]) == {"limit"}
     done = run(endpoint, rows, "--set", "answer.grow_max_tokens=256")
     results = table(tmp_path / "out")
-    assert (done.code, set(results["status"]), set(results["limit_tokens"])) == (0, {"ok"}, {64})
+    assert (done.code, set(results["status"]), set(results["answer_limit"])) == (0, {"ok"}, {64})
     said = endpoint.log()
     assert len(said) == 10 + 20
 
@@ -234,7 +234,7 @@ def test_growing_uses_up_no_reask(endpoint: CountingEndpoint, tmp_path: Path) ->
     done = run(endpoint, rows, *grow)
     results = table(tmp_path / "out")
     assert done.code == 1 and set(results["status"]) == {"invalid"}
-    assert set(results["reasks"]) == {2} and set(results["limit_tokens"]) == {32}
+    assert set(results["reasks"]) == {2} and set(results["answer_limit"]) == {32}
     assert endpoint.stats()["requests"] == 12, "cut off, then one that does not fit, then asked again for it"
 
 
@@ -344,13 +344,13 @@ def _before(**fields: Any) -> Outcome:
 @pytest.mark.parametrize(
     ("before", "planned", "asked"),
     [
-        ({"cut_by": "limit", "limit_tokens": 100}, 100, 200),
-        ({"cut_by": "limit", "limit_tokens": 700, "reasks": 3}, 100, 1_000),
-        ({"cut_by": "limit", "limit_tokens": 1_000}, 100, None),
+        ({"cut_by": "limit", "answer_limit": 100}, 100, 200),
+        ({"cut_by": "limit", "answer_limit": 700, "reasks": 3}, 100, 1_000),
+        ({"cut_by": "limit", "answer_limit": 1_000}, 100, None),
         ({"cut_by": "limit", "completion_tokens": 256}, None, 512),
-        ({"cut_by": "limit", "limit_tokens": 100, "status": "empty"}, 100, 200),
-        ({"cut_by": "server", "limit_tokens": 100, "ttft_s": 0.1}, 100, None),
-        ({"cut_by": "server", "limit_tokens": 400, "reasks": 2}, 100, 400),
+        ({"cut_by": "limit", "answer_limit": 100, "status": "empty"}, 100, 200),
+        ({"cut_by": "server", "answer_limit": 100, "ttft_s": 0.1}, 100, None),
+        ({"cut_by": "server", "answer_limit": 400, "reasks": 2}, 100, 400),
         ({"completion_tokens": 100}, 100, 200),  # of an older version
         ({"completion_tokens": 100}, 1_000, None),
         ({"status": "ok"}, 100, None),
