@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from . import classify
-from .budget import Budget, Cost
+from .budget import Budget, Cost, price_usd
 from .errors import AttemptError, RateLimited
 from .gate import Lane
 from .model import Usage
@@ -26,7 +26,7 @@ class Accounts:
     def answered(self, lane: Lane, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
         """An attempt was answered."""
         now = time.monotonic()
-        self._tally.use(usage, self._budget.price_usd(usage))
+        self._tally.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
         self._budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
         if probe:
             lane.pace.probed(now, cost, usage)

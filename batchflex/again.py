@@ -10,7 +10,9 @@ import msgspec
 
 from . import dated, keep, paths, table
 from .assembly import assemble, is_newest, plan_of
+from .catalogs import known
 from .choosing import Choice, choose
+from .endpoint import resolve
 from .environment import environment_of
 from .errors import FolderError, InputError, JobError
 from .estimate import Estimate
@@ -22,6 +24,7 @@ from .params import LIMITS, answer_limit
 from .places import Moves, Stretches
 from .plan import Census, Passed
 from .prepare import Finished, Held, Prepared, are_at_home, placement, plan_of_last_run
+from .prices import Prices
 from .redaction import one_line
 from .results import settled
 from .resume import Done
@@ -110,12 +113,16 @@ class _Chosen:
         )
 
 
+def _prices(retry: Retry) -> Prices:
+    return known(retry.job, [resolve(entry, with_key=False) for entry in retry.job.asked])[0]
+
+
 class _Look:
     """What is seen of the chosen requests in one pass; they are held as long as they are few."""
 
-    def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]]) -> None:
+    def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]], prices: Prices) -> None:
         self.sort_out = sort_out
-        self.estimate = Estimate()
+        self.estimate = Estimate(prices)
         self.planned = 0
         self.held = Held()
 
@@ -145,11 +152,11 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     if not is_newest(folder):
         table.write_results(folder.results, assemble(folder))
     chosen = choose(folder, retry.where)
-    known = settled(folder, identity, plan.job.input.limit)
+    finished = settled(folder, identity, plan.job.input.limit)
     if not chosen.keys.height:
-        census = Census(known.planned, known.planned, 0, 0, 0, None, 0) if known else None
+        census = Census(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
         prepared = Prepared(segment, chosen.statuses, census, carry_schema, None, iter(()), complete=True)
-        return _sight(retry, chosen, Estimate(), prepared)
+        return _sight(retry, chosen, Estimate(Prices(retry.job)), prepared)
     moves, parts = placement(plan, folder)
     found = _placed(retry, plan, folder, chosen, moves, parts) if moves else None
     prepared, seen = found or _surveyed(retry, plan, folder, chosen)
@@ -170,7 +177,7 @@ def _placed(
         return None
     marks = done.mark(choice.keys)
     rows = done.finished(plan.per_item, bytes(marks))
-    seen = _Look(_Chosen(retry, done, marks).sort_out)
+    seen = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
     for block in plan.blocks(done.passed(rows, plan.per_item)):
         seen.at(block)
     if plan.is_in_doubt:
@@ -185,7 +192,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
     done = Done(folder.parts, 0)
     plan.answered = done.holds
     marks = done.mark(choice.keys)
-    seen, finished = _Look(_Chosen(retry, done, marks).sort_out), Finished()
+    seen, finished = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
     for block in plan.blocks():
         missing = done.sort_out(block, survey=True)
         mine = seen.at(block)
@@ -198,7 +205,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
         kept = census.changed
         census = census.keeping()._replace(orphans=census.orphans - kept)
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out)
+            passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
             for block in plan.blocks():
                 seen.at(block)
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
@@ -243,7 +250,7 @@ def _sight(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) ->
         "examples": choice.examples,
         "prompt_tokens": found.prompt_tokens,
         "completion_tokens_at_most": found.completion_tokens_at_most,
-        "cost_at_most": found.cost_at_most(retry.job.prices),
+        "cost_at_most": found.cost_at_most,
     }
     told = "\n".join(_lines(facts))
     return Sight(prepared._replace(notes=(told,)), told, facts)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 import anyio
+import msgspec
 
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
@@ -18,8 +19,10 @@ from .feed import Feed
 from .gate import Gate
 from .job import RetrySection
 from .keep import Keeper
-from .model import BAD, Outcome, Proof, Request
+from .model import BAD, FormatFallback, Outcome, Proof, Request
 from .outcome import Frame
+from .params import model_of
+from .prices import Prices
 from .probing import Way
 from .refusals import Asked, Refusals, Suspect
 from .tally import Tally
@@ -34,7 +37,6 @@ _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
-_NO_REASKS = reask.Policy()
 
 
 class _Halted(Exception):
@@ -67,10 +69,12 @@ class Asking:
         tally: Tally,
         stop: Callable[[StopReason, str, str | None], None],
         tell: Tell,
-        reasks: reask.Policy = _NO_REASKS,
+        reasks: reask.Policy,
+        prices: Prices,
         models: Collection[str] = (),
     ) -> None:
         self._reasks = reasks
+        self._prices = prices
         self._policy = policy
         self._frame = frame
         self._ways = ways
@@ -99,11 +103,11 @@ class Asking:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
-                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refusals.open):
+                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refusals.held):
                     self._changed = anyio.Event()
                     if not self._persisting:
                         self._judge_suspects()
-                        for refused in self._refusals.open:
+                        for refused in list(self._refusals.held):
                             self._begin_judging(refused, self._judge_refusals, *refused)
                     await self._changed.wait()
             self._ways.end()
@@ -111,18 +115,29 @@ class Asking:
 
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
-            if request.fault is not None:
-                self._keep(outcome.unaskable(self._frame, request, _now_us()), request)
-                continue
-            asked = None if request.before is None else reask.further(request, request.before, self._reasks)
             try:
-                await self._see_through(self._row(request, asked or request))
+                if (row := self._begun(request)) is not None:
+                    await self._see_through(row)
             finally:
                 if request.prefix is not None:
                     feed.back(request)
 
+    def _begun(self, request: Request) -> Asked | None:
+        """What to ask for a request of the plan; ``None`` if its row is made without."""
+        fault = request.fault or (self._budget.unbounded(request) if request.max_tokens is None else None)
+        if fault is not None:
+            self._keep(outcome.unaskable(self._frame, request, fault, _now_us()), request)
+            return None
+        asked = request if request.before is None else reask.further(request, request.before, self._reasks)
+        if asked is None:  # more than there is cannot be asked for
+            if request.before is not None:
+                self._tally.add(request.before)
+            return None
+        return self._row(request, asked)
+
     def _row(self, planned: Request, asked: Request) -> Asked:
-        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
+        prices = self._prices.dearest(asked.body)
+        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices))
 
     async def _see_through(self, row: Asked) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
@@ -185,55 +200,114 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
-        if self._ways.is_set_aside(row.request):
-            raise _Halted
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
             raise _Halted
-        if self._ways.is_set_aside(row.request):
+        if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
             self._gate.give_back(lane, row.cost)
             raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
             self._excuse(row)
         way = row.way = self._ways.of(lane)
         row.outages = way.outage.past
+        if self._prices.differ:
+            row.cost.prices = self._prices.of(row.request.body, way.endpoint.name)
         tally = self._tally
         row.started_at = row.started_at or _now_us()
         tally.requests_sent += 1
         tally.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, way.outage.sent()
         row.number = number
+        sent, fallback = way.quirks.adapted(row.request) if way.quirks.instead else (row.request, None)
+        streamed = way.streams(sent)
         try:
             answer = await way.client.attempt(
-                row.request, lambda told: lane.pace.told(time.monotonic(), row.cost, told)
+                sent, lambda told: lane.pace.told(time.monotonic(), row.cost, told), streamed=streamed
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
-            made = outcome.answered(self._frame, row.request, self._effort(row), answer)
-            further = self._further(row, made) if made.status == "invalid" else None
+            way.quirks.answered(row.request, fallback)
+            made = outcome.answered(self._frame, row.request, self._effort(row, fallback), answer)
+            if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
+                made = msgspec.structs.replace(made, cut_by=None)
+            further = self._further(row, way, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
             self._keep(made, row.request, final=further is None)
             self._accounts.answered(lane, row.cost, answer.usage)
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
             if self._suspects:
                 self._clear_suspects(way)
-            self._refusals.answered(way, row.request, began)
+            if self._refusals.held:
+                self._refusals.answered(way, row.request, began)
             return further
         except AttemptError as fault:
-            raise self._failed_once(row, way, fault, began) from None
+            refusal = fault if way.quirks.is_refusal(row.request, fallback, fault) else None
+            means = self._failed_once(row, way, fault, began, proves=refusal is None)
+            if refusal is not None:
+                return self._in_another_format(row, way, fallback, refusal)
+            if isinstance(fault, RowFault) and fallback is not None:
+                way.quirks.refused_otherwise(row.request)
+            raise means from None
         finally:
             self._ways.ended(way, number)
             self._gate.leave(lane)
 
-    def _further(self, row: Asked, made: Outcome) -> Asked | None:
+    def _further(self, row: Asked, way: Way, made: Outcome) -> Asked | None:
+        """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
+        before, can_stream = row.request.before, way.endpoint.stream == "auto"
+        after_cut = before is not None and before.cut_by == "server" and can_stream
+        if before is not None and after_cut and way.quirks.streamed(before, made):
+            self._note(
+                f"{way.endpoint.name}: an answer was cut off at {made.completion_tokens:,} tokens when streamed, too: such "
+                "answers stay truncated"
+            )
+        if made.cut_by == "server" and made.ttft_s is None:
+            known = way.quirks.unstreamed_tokens
+            if not (can_stream and way.quirks.cut_unstreamed(made)):
+                return None
+            if known is None:
+                self._note(
+                    f"{way.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
+                    "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
+                )
         asked = reask.further(row.planned, made, self._reasks)
-        if asked is None:
-            return None
+        return None if asked is None else self._next(row, asked)
+
+    def _next(self, row: Asked, asked: Request) -> Asked:
+        """What is asked after ``row`` to the same end."""
         further = self._row(row.planned, asked)
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
-    def _failed_once(self, row: Asked, way: Way, fault: AttemptError, began: float) -> AttemptError:
-        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row."""
+    def _in_another_format(self, row: Asked, way: Way, sent_as: FormatFallback | None, fault: AttemptError) -> Asked:
+        """What to ask after a refusal of the response format that this was ``sent_as``.
+
+        :raises _Halted: if the run stops for it.
+        """
+        name = f"{way.endpoint.name}: {way.endpoint.model or model_of(row.request.body)}"
+        was = way.quirks.adapted(row.request)[1]
+        instead = way.quirks.refused(row.request, sent_as, fault)
+        if instead is None:
+            todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
+            words, bare = (
+                f"{name} refuses the response_format{why}; {todo}{BLAMELESS}"
+                for why in (f": {fault.message}", f" ({classify.unquoted(fault)})")
+            )
+            self._stop("format", words, bare)
+            raise _Halted
+        if instead != was:
+            how = "response_format json_object" if instead == "json_object" else "words alone"
+            told = f"{name} refuses the response_format; asked with {how} and the schema in the system message, validated here"
+            self._note(told)
+        return self._next(row, row.request)
+
+    def _note(self, words: str) -> None:
+        self._tell(Event("note", words, level="warning"))
+
+    def _failed_once(
+        self, row: Asked, way: Way, fault: AttemptError, began: float, *, proves: bool = True
+    ) -> AttemptError:
+        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row. Unless it ``proves``
+        that rows are answered there, a refusal opens the endpoint to no others."""
         now = row.failed_at = time.monotonic()
         self._tell_of_rule(fault)
         first = not row.waiting
@@ -250,7 +324,8 @@ class Asking:
             self._ways.understood(way, row.number, first=first)
             if classify.is_about_request(fault):
                 way.prove(began)
-                self._gate.prove(way.lane)
+                if proves:
+                    self._gate.prove(way.lane)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
@@ -428,9 +503,11 @@ class Asking:
         words = f"{head}: {made.error_message}{known_as}"
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
-    def _effort(self, row: Asked) -> outcome.Effort:
+    def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> outcome.Effort:
         name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
-        return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model)
+        return outcome.Effort(
+            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model, fallback, row.cost.prices
+        )
 
 
 def _now_us() -> int:

@@ -13,6 +13,7 @@ from .folder import Folder
 from .job import Job, build
 from .parsed import declared
 from .plan import points
+from .reask import policy
 from .resume import Done
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assem
 
 def _planned(job: Job, folder: Folder, void: Collection[str]) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks, void=void)
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job), void=void)
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)

@@ -6,11 +6,12 @@ Decisions only: time is passed in, in seconds of a monotonic clock.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import StopReason
-from .model import Usage
+from .model import Request, Usage
 from .sections import LimitsSection, PricesSection
 
 _UNTIL_SOMETHING_SETTLES = float("inf")
@@ -24,13 +25,15 @@ _COUNTED = 20  # prompts, until what is usual is known
 class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
-    One attempt at a time has it. ``tokens``, ``mark`` and ``sent_at`` are of the attempt that is in flight.
+    One attempt at a time has it. ``prices`` are those of the model where it is asked. ``tokens``, ``mark`` and
+    ``sent_at`` are of the attempt that is in flight.
     """
 
     body_bytes: int
     max_tokens: int | None
     most_tokens: int
     most_usd: float
+    prices: PricesSection | None = None
     tokens: float = 0.0
     sent_at: float = 0.0
     requests_mark: float = 0.0
@@ -97,6 +100,16 @@ def cost_usd(prices: PricesSection | None, usage: Usage) -> float | None:
     return usage.cost if price is None else price
 
 
+def unbounded(limits: LimitsSection, request: Request) -> str | None:
+    """Why no request can be sent under these limits: a budget of tokens or money needs to know the longest answer."""
+    if request.max_tokens is not None or request.fault is not None:
+        return None
+    name = next((name for name in ("budget_usd", "budget_tokens") if getattr(limits, name) is not None), None)
+    if name is None:
+        return None
+    return f"row {request.id!r:.80} has no max_tokens, which limits.{name} needs: give it one, or set params.max_tokens"
+
+
 class TokenEstimate:
     """What an attempt is expected to use: bytes times a ratio, and an answer as long as those seen. Learned from usage."""
 
@@ -154,9 +167,10 @@ class Budget:
     """
 
     def __init__(
-        self, limits: LimitsSection, prices: PricesSection | None = None, deadline_s: float | None = None
+        self, limits: LimitsSection, deadline_s: float | None = None, priced_by: Callable[[], str] = str
     ) -> None:
-        self._prices = prices
+        self._limits = limits
+        self._priced_by = priced_by
         self._deadline = Deadline(deadline_s)
         self._usd = Purse(limits.budget_usd, "budget_usd")
         self._tokens = Purse(limits.budget_tokens, "budget_tokens")
@@ -166,12 +180,12 @@ class Budget:
         self._counted = 0
         self._densest = 0.0
 
-    def cost(self, body_bytes: int, max_tokens: int | None) -> Cost:
-        """What a request with this body may use at most."""
+    def cost(self, body_bytes: int, max_tokens: int | None, prices: PricesSection | None = None) -> Cost:
+        """What a request with this body may use at most, at these prices."""
         usd, completion = 0.0, max_tokens or 0
-        if self._prices is not None:
-            usd = (body_bytes * self._prices.input + completion * self._prices.output) / 1e6
-        return Cost(body_bytes, max_tokens, body_bytes + completion, usd)
+        if prices is not None:
+            usd = (body_bytes * prices.input + completion * prices.output) / 1e6
+        return Cost(body_bytes, max_tokens, body_bytes + completion, usd, prices)
 
     def verdict(self, now: float, cost: Cost) -> Verdict:
         """Whether an attempt may go now."""
@@ -179,14 +193,17 @@ class Budget:
             return GO
         if self._deadline.left_s(now) <= 0:
             return Verdict(stop="deadline", why="the deadline leaves no time for another answer")
+        if cost.prices is None and self._limits.budget_usd is not None:
+            return Verdict(stop="budget", why="the price of the next request's model is not known: set [prices]")
         for purse, most in ((self._requests, 1.0), (self._tokens, float(cost.most_tokens)), (self._usd, cost.most_usd)):
             if (verdict := purse.verdict(most)) is not GO:
-                return verdict
+                is_priced = verdict.stop is not None and purse is self._usd
+                return verdict._replace(why=f"{verdict.why} (counted {self._priced_by()})") if is_priced else verdict
         return GO
 
-    def price_usd(self, usage: Usage) -> float | None:
-        """What an answer cost, where prices are known."""
-        return None if self._prices is None else price_usd(self._prices, usage)
+    def unbounded(self, request: Request) -> str | None:
+        """Why a request cannot be sent under these ceilings; ``None`` if it can."""
+        return unbounded(self._limits, request) if request.max_tokens is None and self._bounded else None
 
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""
@@ -217,8 +234,8 @@ class Budget:
         tokens, usd = self._most(cost) if billed else (0.0, 0.0)
         if usage is not None and usage.total_tokens is not None:
             tokens = float(usage.total_tokens)
-        if self._prices and usage is not None and None not in (usage.prompt_tokens, usage.completion_tokens):
-            usd = price_usd(self._prices, usage) or 0.0
+        if cost.prices and usage is not None and None not in (usage.prompt_tokens, usage.completion_tokens):
+            usd = price_usd(cost.prices, usage) or 0.0
         self._requests.settle(1.0, float(sent))
         self._tokens.settle(cost.most_tokens, tokens)
         self._usd.settle(cost.most_usd, usd)
@@ -229,4 +246,4 @@ class Budget:
             return float(cost.most_tokens), cost.most_usd
         prompt = min(float(cost.body_bytes), 2 * self._densest * cost.body_bytes)
         spared = cost.body_bytes - prompt
-        return cost.most_tokens - spared, cost.most_usd - spared * (self._prices.input if self._prices else 0.0) / 1e6
+        return cost.most_tokens - spared, cost.most_usd - spared * (cost.prices.input if cost.prices else 0.0) / 1e6

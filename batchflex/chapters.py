@@ -177,7 +177,7 @@ def _trade(digest: Digest) -> Section | None:
     about = "cost" if word.startswith("US") else "tokens"
     lead = "Points on the dashed line are beaten by no other in both: higher, or for less."
     if about == "tokens":
-        lead += " The job has no [prices], so tokens stand for cost."
+        lead += " No prices are known, so tokens stand for cost."
     return Section("trade", f"Quality against {about}", lead, figures, "one" if len(figures) == 1 else "two")
 
 
@@ -316,7 +316,7 @@ def _tokens(digest: Digest) -> Section | None:
     if whole.cached_share is None:
         lead += " It does not tell what it read from its cache."
     if whole.cost is None:
-        lead += " The job has no [prices], so there is no cost."
+        lead += " No prices are known, so there is no cost."
     return Section(
         "tokens",
         "Tokens and cost",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from . import classify
+from . import catalog, catalogs, classify
+from .catalog import Catalog, ModelInfo
 from .client import Client
 from .endpoint import Endpoint, resolve, serving
 from .errors import AttemptError, RunFault
 from .job import EndpointsEntry, Job
 from .model import Request
+from .prices import Prices
 from .ratelimit import Told
+from .redaction import one_line
+from .tally import priced_by
 
 _QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
 _MAX_TOKENS = 16
+_SHOWN, _SHOWN_IN_TABLE = 10, 100
 
 
 class Report(NamedTuple):
@@ -27,7 +32,7 @@ class Report(NamedTuple):
 
 
 async def check(job: Job) -> Report:
-    """Ask which models there are, and send one request to the job's model.
+    """Ask which models there are, and send one request to the job's model. The list is kept for plans.
 
     :raises EndpointError: if the endpoint cannot be set up.
     """
@@ -42,9 +47,10 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(job, served)})"]
         try:
-            models = (await client.models()).ids
-            model = _model(job, endpoint, models)
-            lines.append(f"models    {_listed(models, model)}")
+            models = (await client.models()).catalog
+            catalogs.keep(endpoint.base_url, models)
+            model = _model(job, endpoint, models.ids)
+            lines += _listed(models, model)
             if model is None:
                 lines.append("model     none is named: set params.model or --model")
                 return Report("\n".join(lines), 3)
@@ -58,6 +64,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")
             return Report("\n".join(lines), 3)
+        lines += _prices(job, served, model, models)
         lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
         return Report("\n".join(lines), 0)
 
@@ -82,12 +89,53 @@ def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
     )
 
 
-def _listed(models: list[str], wanted: str | None) -> str:
-    if not models:
-        return "the endpoint does not list them"
-    shown = ", ".join(models[:10]) + (f" and {len(models) - 10} more" if len(models) > 10 else "")
-    missing = f"; {wanted!r} is not among them" if wanted and wanted not in models else ""
-    return f"{shown}{missing}"
+def _listed(models: Catalog, wanted: str | None) -> Iterator[str]:
+    """The models that this key may use: a line each, if more is told of them than their names."""
+    if not models.models:
+        yield "models    the endpoint does not list them"
+        return
+    missing = ""
+    if wanted not in (None, *models.ids):
+        missing = f"{wanted!r} is not among them{catalog.hint(wanted, models.ids)}"
+    if not any(model.prices or model.context or model.ready is not None for model in models.models):
+        shown = ", ".join(one_line(name) for name in models.ids[:_SHOWN])
+        more = f" and {len(models.models) - _SHOWN} more" if len(models.models) > _SHOWN else ""
+        yield f"models    {shown}{more}{f'; {missing}' if missing else ''}"
+        return
+    yield f"models    {len(models.models):,}; prices are dollars for a million tokens of prompt, from cache, and of answer"
+    ordered = sorted(models.models, key=lambda model: model.id != wanted)[:_SHOWN_IN_TABLE]
+    names = [one_line(model.id) for model in ordered]
+    width = max(map(len, names))
+    for name, model in zip(names, ordered, strict=True):
+        yield f"          {name:<{width}}   {_details(model)}".rstrip()
+    if len(models.models) > _SHOWN_IN_TABLE:
+        yield f"          and {len(models.models) - _SHOWN_IN_TABLE} more"
+    if missing:
+        yield f"          {missing}"
+
+
+def _details(model: ModelInfo) -> str:
+    """``0.15, 0.075, 0.6   131,072 tokens   not ready``."""
+    told = []
+    if (prices := model.prices) is not None:
+        cached = "" if prices.cached_input is None else f", {prices.cached_input:.6g}"
+        told.append(f"{prices.input:.6g}{cached}, {prices.output:.6g}")
+    if model.context is not None:
+        told.append(f"{model.context:,} tokens")
+    if model.ready is not None:
+        told.append("ready" if model.ready else "not ready")
+    return "   ".join(told)
+
+
+def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[str]:
+    """By what a run would count its costs."""
+    prices = Prices(job)
+    prices.learn(endpoint.name, models)
+    found = prices.of(msgspec.json.encode({"model": model}), endpoint.name)
+    if found is None:
+        return []
+    cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"
+    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.told())}"]
 
 
 def _limits(told: Told) -> str:

@@ -12,13 +12,15 @@ import anyio
 import httpx
 import msgspec
 
-from . import __version__, classify, completion, heads, http1, ratelimit, transport
+from . import __version__, catalog, classify, completion, heads, http1, ratelimit, transport
+from .catalog import Catalog
 from .connection import Alarm, AnswerTooLarge, Header
 from .endings import ended
 from .endpoint import Endpoint, Secret
 from .errors import AttemptError, RunFault
 from .keycommand import KeyCommand, NoKeyError
 from .model import Answer, Request
+from .params import model_of
 from .ratelimit import Told
 from .redaction import Redactor
 
@@ -33,9 +35,9 @@ _END_S = 1.0  # after [DONE], for the end of the body, without which the connect
 
 
 class Listing(NamedTuple):
-    """The ids of the models that an endpoint lists, and whether it told of rate limits along with them."""
+    """The models that an endpoint lists, and whether it told of rate limits along with them."""
 
-    ids: list[str]
+    catalog: Catalog
     tells_limits: bool = False
 
 
@@ -78,23 +80,23 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(self, request: Request, heard: Callable[[Told], None] | None = None) -> Answer:
+    async def attempt(
+        self, request: Request, heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
+    ) -> Answer:
         """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
+        Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
         ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
 
         :raises AttemptError: of the kind that :mod:`batchflex.classify` gives to what happened.
         """
-        streamed = self._endpoint.streams(request.max_tokens)
+        streamed = self._endpoint.streams(request.max_tokens) if streamed is None else streamed
         body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
         try:
-            most = request.max_tokens
-            return await self._with_key(
-                lambda: (
-                    self._streamed(body[:-1] + _STREAMING, most, heard) if streamed else self._whole(body, most, heard)
-                )
-            )
+            if self._keys is None and not streamed:
+                return await self._whole(body, request.max_tokens, heard)
+            return await self._with_key(lambda: self._sent(body, request.max_tokens, heard, streamed=streamed))
         except AttemptError as error:
             raise self._redacted(self._hinted(error, body)) from None
         except TimeoutError as error:
@@ -132,6 +134,11 @@ class Client:
             )
         return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
 
+    def _sent(
+        self, body: bytes, most: int | None, heard: Callable[[Told], None] | None, *, streamed: bool
+    ) -> Awaitable[Answer]:
+        return self._streamed(body[:-1] + _STREAMING, most, heard) if streamed else self._whole(body, most, heard)
+
     def _at(self, path: str) -> httpx.URL:
         query = {name: value.reveal() for name, value in self._endpoint.query}
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
@@ -145,6 +152,7 @@ class Client:
             headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.reveal()}"
             self._secrets.add(key.reveal())
         self._redactor = Redactor(self._secrets)
+        self._hides = bool(self._redactor)
         self._headers = headers
         self._head = http1.head_of("POST", self._url, headers)
         self._sent_key = key
@@ -185,10 +193,8 @@ class Client:
             response, raw = await self._with_key(self._listed)
         except AttemptError as error:
             raise self._redacted(error) from None
-        listed = (completion.decode(raw)[0] or {}).get("data")
-        models = listed if isinstance(listed, list) else []
-        ids = [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
-        return Listing(ids, ratelimit.read(response.headers, time.time()) is not None)
+        now = time.time()
+        return Listing(catalog.read(raw, now), ratelimit.read(response.headers, now) is not None)
 
     async def _listed(self) -> tuple[httpx.Response, bytes]:
         try:
@@ -343,12 +349,12 @@ class Client:
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
-        return self._redactor.clean(raw)
+        return self._redactor.clean(raw) if self._hides else raw
 
     def _seen(self, headers: Sequence[Header]) -> heads.Glance:
         """What the headers tell, without secrets."""
         seen = heads.glance(headers)
-        if not self._redactor:
+        if not self._hides:
             return seen
         gateway = seen.gateway
         if gateway.deployment is not None:
@@ -368,7 +374,7 @@ class Client:
     def _hinted(self, error: AttemptError, body: bytes) -> AttemptError:
         """With the name that the model has here, if it was asked for by one that it has elsewhere."""
         if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
-            model = msgspec.json.decode(body, type=_Asked).model
+            model = model_of(body)
             if "/" in model:
                 error.message += f" (ids are bare here: {model.rpartition('/')[2]!r} in place of {model!r})"
                 error.args = (error.message,)
@@ -435,10 +441,6 @@ def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
     if told := ratelimit.read(headers, time.time()):
         heard(told)
-
-
-class _Asked(msgspec.Struct):
-    model: str = ""
 
 
 def _renamed(body: bytes, model: str) -> bytes:

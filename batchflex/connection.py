@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import cast
 
 import httptools
@@ -89,8 +90,8 @@ class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
     :meth:`ask` returns when the answer is whole, or, where it is an event stream, when its headers are there; then
-    :meth:`more` gives the rest. ``reusable`` tells whether another request may follow. Bodies are unpacked, and ``headers`` are
-    without ``Content-Encoding``.
+    :meth:`more` gives the rest. ``reusable`` tells whether another request may follow, ``streamed`` whether the last answer was
+    an event stream. Bodies are unpacked, and ``headers`` are without ``Content-Encoding``.
     """
 
     def __init__(self) -> None:
@@ -113,10 +114,10 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: list[Header] = []
         self._chunks: deque[bytes] = deque()
-        self._headers_bytes = self._unread = self._size = self._idle_bytes = 0
+        self._unread = self._size = self._idle_bytes = 0
         self._head = b""
         self._unpacker: Unpacker | None = None
-        self._streamed = self._framed = self._has_headers = self._complete = self._keep = self._paused = False
+        self.streamed = self._framed = self._has_headers = self._complete = self._keep = self._paused = False
         self._is_dubious = self._heard = False
 
     @property
@@ -140,11 +141,6 @@ class Connection(asyncio.Protocol):
     def is_whole(self) -> bool:
         return self._complete
 
-    @property
-    def was_streamed(self) -> bool:
-        """Whether the last answer was an event stream."""
-        return self._streamed
-
     async def ask(
         self,
         head: bytes,
@@ -161,7 +157,7 @@ class Connection(asyncio.Protocol):
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
         transport = cast(asyncio.Transport, self._transport)
-        self._idle_as = self._streamed
+        self._idle_as = self.streamed
         self._begin()
         self._asked += 1
         self._most = most_bytes
@@ -178,7 +174,7 @@ class Connection(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        while not (self._complete or (self._streamed and self._has_headers)):
+        while not (self._complete or (self.streamed and self._has_headers)):
             await self._news(read_s)
 
     async def rest(self) -> bytes:
@@ -186,10 +182,9 @@ class Connection(asyncio.Protocol):
 
         :raises httpx.ReadError, httpx.RemoteProtocolError, AnswerTooLarge: if it is broken.
         """
-        pieces = []
-        while (piece := await self.more(None)) is not None:
-            pieces.append(piece)
-        return b"".join(pieces)
+        while not self._complete:
+            await self._news(None)
+        return self.body()
 
     def body(self) -> bytes:
         """What has come of the body and was not taken yet."""
@@ -297,7 +292,6 @@ class Connection(asyncio.Protocol):
         if (mended := _of_one_length(self._head)) is not None:
             self._parser = httptools.HttpResponseParser(self)
             self.headers.clear()
-            self._headers_bytes = 0
             self._parser.feed_data(mended)
             # Chunks with a length beside them: what comes after such an answer is not to be trusted.
             self._is_dubious = b"transfer-encoding" in self._head.lower()
@@ -340,7 +334,7 @@ class Connection(asyncio.Protocol):
             is_idle = self._complete
             if is_idle or isinstance(self._lost, MetClose):
                 after_s = asyncio.get_running_loop().time() - self.idle_since
-                self.when_closed(self._streamed if is_idle else self._idle_as, after_s)
+                self.when_closed(self.streamed if is_idle else self._idle_as, after_s)
         self._wake()
 
     # ---------------------------------------------------------------------------------------------- called by the parser
@@ -351,23 +345,21 @@ class Connection(asyncio.Protocol):
             raise ValueError("the server sent something that was not asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers_bytes += len(name) + len(value)
-        if self._headers_bytes > _HEADERS_BYTES:
-            self._too_many_headers()
-        else:
-            self.headers.append((name, value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return
+        if len(self._head) > _HEADERS_BYTES and sum(map(len, chain(*self.headers))) > _HEADERS_BYTES:
+            self._too_many_headers()
         codings = b""
         for name, value in self.headers:
             lower = name.lower()
             if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
                 self._framed = True
             elif lower == b"content-type" and b"text/event-stream" in value.lower():
-                self._streamed = True
+                self.streamed = True
             elif lower == b"content-encoding":
                 codings += value + b","
         self._has_headers = True
@@ -379,12 +371,16 @@ class Connection(asyncio.Protocol):
                 self._unpacker = Unpacker(codings.decode("latin-1"), self._most)
             except ValueError as error:
                 self._broke(httpx.RemoteProtocolError(str(error)))
-        if self._streamed:
+        if self.streamed:
             self._wake()
 
     def on_body(self, data: bytes) -> None:
         self._idle_bytes = 0
         if self._lost is not None or self._complete:
+            return
+        if self._unpacker is None and not self.streamed and self._size + len(data) <= self._most:
+            self._size += len(data)
+            self._chunks.append(data)
             return
         if self._unpacker is None:
             self._take(data)
@@ -416,7 +412,7 @@ class Connection(asyncio.Protocol):
             self._too_large()
             return
         self._chunks.append(data)
-        if self._streamed:
+        if self.streamed:
             self._unread += len(data)
             if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
                 self._paused = True

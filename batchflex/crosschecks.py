@@ -20,6 +20,8 @@ from .sweepchecks import check_sweep
 
 _Table = Mapping[str, Any]
 
+NO_PRICES = "needs [prices]: input and output, in dollars for a million tokens"
+
 
 def cross_checks(data: _Table) -> list[Mistake]:
     """Every mistake of a job that :class:`~batchflex.job.Job` does not see by itself."""
@@ -38,18 +40,30 @@ def cross_checks(data: _Table) -> list[Mistake]:
     )
     mistakes += check_schema("answer.json_schema", table("answer").get("json_schema"))
     mistakes += _check_scores(data.get("score"), table("input"), swept)
-    limits = table("limits")
-    if limits.get("budget_usd") is not None and data.get("prices") is None:
-        mistakes.append(
-            Mistake("limits.budget_usd", "needs [prices]: input and output, in dollars for a million tokens")
-        )
-    if not {"max_tokens", "max_completion_tokens"} & {*table("params"), *table("override"), *sweep.always_set(forms)}:
+    limits, prices = table("limits"), table("prices")
+    if {"input", "output", "cached_input"} & prices.keys():
+        mistakes += [Mistake(f"prices.{name}", "is missing") for name in ("input", "output") if name not in prices]
+    if limits.get("budget_usd") is not None and data.get("prices") is None and not _lists_prices(data):
+        mistakes.append(Mistake("limits.budget_usd", NO_PRICES))
+    rows_decide = data.get("prompt") is None and not table("prompts")
+    if not rows_decide and not {"max_tokens", "max_completion_tokens"} & {
+        *table("params"),
+        *table("override"),
+        *sweep.always_set(forms),
+    }:
         mistakes += [
             Mistake(f"limits.{name}", "needs params.max_tokens, so that the dearest answer is known before it is sent")
             for name in ("budget_usd", "budget_tokens")
             if limits.get(name) is not None
         ]
     return mistakes
+
+
+def _lists_prices(data: _Table) -> bool:
+    """Whether an endpoint may tell what its models cost: a server, not the local model."""
+    entries = [data.get("endpoint"), *(data["endpoints"] if isinstance(data.get("endpoints"), list) else [])]
+    tables = [entry for entry in entries if isinstance(entry, Mapping)]
+    return any(entry.get("base_url") or entry.get("name") not in (None, "local") for entry in tables)
 
 
 def _check_params(section: str, table: _Table) -> list[Mistake]:

@@ -175,7 +175,19 @@ class Filtered(RowFault):
 
 
 StopReason = Literal[
-    "key", "credit", "model", "url", "endpoint", "failures", "disk", "input", "budget", "deadline", "signal", "error"
+    "key",
+    "credit",
+    "model",
+    "url",
+    "endpoint",
+    "format",
+    "failures",
+    "disk",
+    "input",
+    "budget",
+    "deadline",
+    "signal",
+    "error",
 ]
 
 

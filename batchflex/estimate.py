@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .budget import price_usd
 from .model import Request, Usage
-from .sections import PricesSection
+from .prices import Prices
 
 _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
 
@@ -12,7 +14,10 @@ _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
 class Estimate:
     """Adds up requests. ``requests`` is how many there are, ``first`` the first of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Prices) -> None:
+        self._prices = prices
+        self._priced: dict[int, list[Any]] = {}
+        self._are_known = True
         self.requests = 0
         self.first: Request | None = None
         self._prompt_bytes = self._completion = self._carried = 0
@@ -25,6 +30,12 @@ class Estimate:
         self._carried += len(request.carry or "")
         self._bounded = self._bounded and request.max_tokens is not None
         self._completion += request.max_tokens or 0
+        if (prices := self._prices.dearest(request.body)) is None:
+            self._are_known = False
+        else:
+            sums = self._priced.setdefault(id(prices), [prices, 0, 0])
+            sums[1] += len(request.body)
+            sums[2] += request.max_tokens or 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -41,8 +52,12 @@ class Estimate:
         """Characters that a request carries along, on average."""
         return self._carried / max(1, self.requests)
 
-    def cost_at_most(self, prices: PricesSection | None) -> float | None:
-        """US dollars, with the prompt as estimated; ``None`` without prices or bound."""
-        if prices is None or not self._bounded:
+    @property
+    def cost_at_most(self) -> float | None:
+        """US dollars, with the prompt as estimated; ``None`` if a price is not known, or there is no bound."""
+        if not (self._are_known and self._bounded and self._priced):
             return None
-        return price_usd(prices, Usage(self.prompt_tokens, self._completion))
+        return sum(
+            price_usd(prices, Usage(size // _BYTES_PER_TOKEN, completion)) or 0.0
+            for prices, size, completion in self._priced.values()
+        )

@@ -272,8 +272,9 @@ class Feed:
 
     They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
     the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
-    them may go next says :class:`~batchflex.prefixes.Line`. ``starving`` tasks wait for requests to be read. ``planned``
-    counts the requests, and begins with those of the rows that the blocks leave out.
+    them may go next says :class:`~batchflex.prefixes.Line`. ``starving`` tasks wait for requests to be read. ``heed`` is
+    called with those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that
+    the blocks leave out.
     """
 
     def __init__(
@@ -282,7 +283,9 @@ class Feed:
         sort_out: Callable[[Sequence[Request]], list[Request]],
         planned: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        heed: Callable[[list[Request]], None] = lambda requests: None,
     ) -> None:
+        self._heed = heed
         self._blocks = blocks
         self._sort_out = sort_out
         self._line = Line(clock)
@@ -308,6 +311,7 @@ class Feed:
                     return
                 total, wanted, names = window
                 self.planned += total
+                self._heed(wanted)
                 self._line.add(wanted, names)
                 self._wake()
                 while self._line.size > _READ_AHEAD:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from . import keep, render, room
+from . import catalogs, keep, render, room
+from .budget import unbounded
+from .catalog import Contexts, TooLong
 from .endpoint import default_model, resolve
 from .estimate import Estimate
 from .feed import Plan
@@ -15,29 +17,48 @@ from .folder import Folder
 from .job import Job
 from .jobchanges import changes
 from .model import Outcome, Request
+from .prices import Prices
+from .reask import policy
 from .resume import Done
+from .sections import LimitsSection
+from .tally import priced_by
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
 
 
+class _Look(NamedTuple):
+    """What requests are held against."""
+
+    limits: LimitsSection
+    prices: Prices
+    contexts: Contexts
+
+
 class _Pass:
     """One pass over a plan, counting what would be sent. ``pending`` are answers not sealed yet, by slot."""
 
-    def __init__(self, plan: Plan, done: Done, pending: dict[bytes, Outcome], *, keeps: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, done: Done, pending: dict[bytes, Outcome], look: _Look, *, keeps: bool = False
+    ) -> None:
         self.requests = self.faults = self.changed = self.changed_tokens = 0
-        self.left = Estimate()
+        self.left = Estimate(look.prices)
+        self.too_long = 0
+        self.longest: TooLong | None = None
         self.example: Request | None = None
         self.first_fault: str | None = None
         for block in plan.blocks():
             self.requests += len(block)
             for request in done.sort_out(block, survey=not keeps):
                 there = pending.get(request.slot)
-                if request.fault is not None:
+                if (fault := request.fault or unbounded(look.limits, request)) is not None:
                     self.faults += 1
-                    self.first_fault = self.first_fault or request.fault
+                    self.first_fault = self.first_fault or fault
                 elif there is None or (there.key != request.key.hex() and not keeps):
                     self.left.add(request)
+                    if (long := look.contexts.too_long(request)) is not None:
+                        self.too_long += 1
+                        self.longest = self.longest or long
                     if there is not None:
                         self.changed += 1
                         self.changed_tokens += there.total_tokens or 0
@@ -51,31 +72,35 @@ def forecast(job: Job) -> dict[str, Any]:
     columns that are not sent, ids that come twice), ``requests``, ``done``, ``truncated`` (of these),
     ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
     now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
-    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``example`` (a body in full),
-    ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None`` without
-    ``max_tokens``, or without prices), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free`` (bytes; the first
-    two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
+    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``grow_max_tokens``, ``example`` (a body
+    in full), ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None``
+    without ``max_tokens``, or without prices), ``prices`` (as ``run.json`` has them; those of endpoints as they were fetched
+    last), ``unpriced`` (whether a budget in dollars needs prices that are not known yet), ``too_long`` (prompts that surely do
+    not fit), ``longest`` (the first of them, in words), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free``
+    (bytes; the first two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
     endpoints = [resolve(entry, with_key=False) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
+    prices, contexts = catalogs.known(job, endpoints)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
     plan.know(folder, remember=False)  # another run may hold it
     unsealed = keep.unsealed(folder)
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks, void=unsealed.void)
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job), void=unsealed.void)
     pending = {bytes.fromhex(o.slot): o for o in unsealed.outcomes if o.status != "failed"}
     keys = {bytes.fromhex(outcome.key) for outcome in unsealed.outcomes}
     plan.answered = lambda asked: [held or key in keys for key, held in zip(asked, done.holds(asked), strict=True)]
-    found = _Pass(plan, done, pending)
+    look = _Look(job.limits, prices, contexts)
+    found = _Pass(plan, done, pending, look)
     census = done.census()
     changed, changed_tokens = census.changed + found.changed, census.changed_tokens + found.changed_tokens
     old = folder.read_job() if changed else None
     if changed and job.job.on_change == "keep":
         done.keep_changed()
-        found = _Pass(plan, done, pending, keeps=True)
+        found = _Pass(plan, done, pending, look, keeps=True)
     left, example = found.left, found.example
     there = room.free(folder.path)
     finished = found.requests - left.requests - found.faults
@@ -102,11 +127,16 @@ def forecast(job: Job) -> dict[str, Any]:
         "points": len(plan.labels),
         "samples": job.sweep.samples,
         "max_reasks": job.answer.max_reasks,
+        "grow_max_tokens": job.answer.grow_max_tokens,
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": left.prompt_tokens,
         "completion_tokens_at_most": left.completion_tokens_at_most,
-        "cost_at_most": left.cost_at_most(job.prices),
+        "cost_at_most": left.cost_at_most,
+        "prices": prices.told(),
+        "unpriced": bool(left.requests) and job.limits.budget_usd is not None and left.cost_at_most is None,
+        "too_long": found.too_long,
+        "longest": None if found.longest is None else found.longest.told,
         "disk_needed": None if needed is None else needed.total,
         "disk_needed_for_results": None if needed is None else needed.results,
         "disk_is_measured": needed is not None and needed.is_measured,
@@ -185,8 +215,22 @@ def text(found: dict[str, Any]) -> str:
         )
         if found["max_reasks"]:
             lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
+        if found["grow_max_tokens"]:
+            lines.append(
+                f"            and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
+            )
         if found["cost_at_most"] is not None:
-            lines.append(f"  cost      {render.money(found['cost_at_most'])} at most, with the prompt as estimated")
+            by = priced_by(found["prices"])
+            lines.append(
+                f"  cost      {render.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
+            )
+        if found["unpriced"]:
+            lines.append(
+                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it tells none"
+            )
+        if found["too_long"]:
+            rows = render.count(found["too_long"], "prompt is", "prompts are")
+            lines.append(f"  too long  {rows} for the model; the first: {found['longest']}")
     if found["left"] and found["disk_needed"] is not None:
         lines.append(f"  disk      {_disk(found)}")
     if found["example"] is not None:

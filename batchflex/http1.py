@@ -102,7 +102,7 @@ class Connections(httpx.AsyncBaseTransport):
         due = asyncio.get_running_loop().time() + total_s
         origin = (url.raw_scheme, url.raw_host, url.port)
         connection = self._take(origin)
-        if connection is not None and connection.was_streamed:
+        if connection is not None and connection.streamed:
             connection = await self._settled(origin, connection)
         if connection is not None:
             try:
@@ -140,7 +140,7 @@ class Connections(httpx.AsyncBaseTransport):
         head = head_of(request.method, url, request.headers) + b"\r\n"
         origin = (url.raw_scheme, url.raw_host, url.port)
         connection = self._take(origin)
-        if connection is not None and connection.was_streamed:
+        if connection is not None and connection.streamed:
             connection = await self._settled(origin, connection)
         if connection is not None:
             try:
@@ -172,7 +172,7 @@ class Connections(httpx.AsyncBaseTransport):
 
     def give_back(self, origin: _Origin, connection: Connection) -> None:
         """A request is over. Its connection is kept for the next one, if it can be."""
-        loop, streamed = asyncio.get_running_loop(), connection.was_streamed
+        loop, streamed = asyncio.get_running_loop(), connection.streamed
         now = loop.time()
         habits = self._habits.get(origin)
         if habits is None:

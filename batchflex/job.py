@@ -29,7 +29,7 @@ from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wa
 from .notifyspec import NotifySection
 from .redaction import Redactor, redacted
 from .scorespec import ScoreSection
-from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesSection, Section
+from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesTable, Section
 from .spans import Since
 from .structured import schema_of
 from .sweep import Forms, always_set, variables
@@ -120,12 +120,14 @@ class SweepSection(BaseModel):
 
 
 class AnswerSection(Section):
-    """What structured answers are held against, and what happens when one does not fit."""
+    """What structured answers are held against, and what happens when one does not fit or is cut off."""
 
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
+    grow_max_tokens: Annotated[int, Field(ge=2)] | None = None
     lenient: bool = False
     allow_empty: bool = False
     json_schema: dict[str, Any] | None = None
+    fallback: Literal["json_object", "prompt", "stop"] = "json_object"
 
 
 class RetrySection(Section):
@@ -164,7 +166,7 @@ class Job(Section):
     sweep: SweepSection = SweepSection()
     answer: AnswerSection = AnswerSection()
     limits: LimitsSection = LimitsSection()
-    prices: PricesSection | None = None
+    prices: PricesTable | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
     log: LogSection = LogSection()

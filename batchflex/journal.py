@@ -62,11 +62,7 @@ def encode(outcome: Outcome) -> bytes:
         data = _encode(
             msgspec.structs.replace(outcome, **{n: _whole(v) for n, v in msgspec.structs.asdict(outcome).items()})
         )
-    return _line(data, _OUTCOME)
-
-
-def _line(data: bytes, kind: int) -> bytes:
-    return b"%08x%c%b\n" % (zlib.crc32(data), kind, data)
+    return b"%08x %b\n" % (zlib.crc32(data), data)
 
 
 def _whole(value: object) -> object:
@@ -237,7 +233,8 @@ class Journal:
 
         :raises StorageError: if it could not be written; the segment is as before.
         """
-        self._write(_line(_encode(_Note(run_id)), _NOTE))
+        data = _encode(_Note(run_id))
+        self._write(b"%08x!%b\n" % (zlib.crc32(data), data))
 
     def _write(self, line: _Line) -> None:
         self.longest = max(self.longest, len(line))

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import spending, store
+from . import catalogs, spending, store
+from .crosschecks import NO_PRICES
+from .endpoint import resolve
 from .errors import JobError
 from .folder import Folder, replaced, storing
 from .job import Job, PromptSection, build, literal
@@ -85,12 +87,24 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         data["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
     if judge.prices is not None:
         data["prices"] = judge.prices.model_dump(exclude_none=True)
-    elif not elsewhere and job.prices is not None and "model" not in judge.params:
+    elif not elsewhere and job.prices is not None and params.get("model") in {*job.models, *job.prices.of_models, None}:
         data["prices"] = plain["prices"]
     try:
-        return build(data, environment=job.environment)
+        made = build(data, environment=job.environment)
     except JobError as error:
         raise JobError([f"score '{spec.name}', its judge: {mistake}" for mistake in error.mistakes]) from None
+    if made.limits.budget_usd is not None and _is_unpriced(made):
+        raise JobError(
+            f"score '{spec.name}', its judge: limits.budget_usd: {NO_PRICES}, or `batchflex check` to fetch them"
+        )
+    return made
+
+
+def _is_unpriced(job: Job) -> bool:
+    """Whether no prices are known by which a judge's budget could hold; that is to be found before its job is run."""
+    endpoints = [resolve(entry, with_key=False) for entry in job.asked]
+    prices, _ = catalogs.known(job, endpoints)
+    return bool(prices.missing(job.models)) or not (job.models or prices.are_all_typed)
 
 
 def _section(spec: ScoreSection) -> JudgeSection:

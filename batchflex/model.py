@@ -19,6 +19,9 @@ Ending = Literal["ok", "truncated", "filtered", "again"]
 # Why a request that got no answer is itself to blame for it: see :mod:`batchflex.failures`.
 Proof = Literal["words", "answers", "input"]
 
+CutBy = Literal["limit", "server"]
+FormatFallback = Literal["json_object", "prompt"]
+
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Row = dict[str, JsonValue]
 
@@ -57,9 +60,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     ``key`` identifies what is sent, ``slot`` the place it fills (item, sweep point, sample) whatever is sent there;
     both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
     body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent. ``prefix`` is what it
-    begins with, if that matters for the order of requests. ``before`` is set when the answer that an earlier run got did not
-    fit and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON object, and
-    ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
+    begins with, if that matters for the order of requests. ``before`` is set when the answer that there is did not
+    fit, or was cut off, and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON
+    object, and ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
     """
 
     key: bytes
@@ -161,6 +164,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     gateway_cost: float | None = None
     gateway_deployment: str | None = None
     gateway_fallbacks: int | None = None
+    answer_limit: int | None = None
+    cut_by: CutBy | None = None
+    format_fallback: FormatFallback | None = None
     point: str = "{}"
     carry: str | None = None
     proof: Proof | None = None

@@ -386,7 +386,9 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--concurrency", metavar="N|auto", help="requests in flight at most (auto)")
     limits.add_argument("--rpm", metavar="N", help="requests a minute at most")
     limits.add_argument("--tpm", metavar="N", help="tokens a minute at most")
-    limits.add_argument("--budget-usd", metavar="X", help="dollars at most, by [prices] of the job file")
+    limits.add_argument(
+        "--budget-usd", metavar="X", help="dollars at most, by [prices] of the job file or as the endpoint lists"
+    )
     limits.add_argument("--deadline", metavar="WHEN", help="send nothing more after this time: 30m, 2h, 1h30m or 06:30")
 
 

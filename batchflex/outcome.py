@@ -9,8 +9,9 @@ import msgspec
 from .budget import cost_usd
 from .endings import ending_of
 from .errors import AttemptError, Filtered
-from .model import Answer, Outcome, Proof, Request, Status
-from .reask import carried_on, given_up
+from .model import Answer, FormatFallback, Outcome, Proof, Request, Status
+from .params import model_of
+from .reask import carried_on, cut_by, given_up
 from .sections import PricesSection
 from .structured import Shapes
 
@@ -27,7 +28,6 @@ class Frame(NamedTuple):
     run_id: str
     endpoint: str
     labels: tuple[str, ...]
-    prices: PricesSection | None = None
     shapes: Shapes = _NOT_ASKED
     allow_empty: bool = False
 
@@ -44,7 +44,8 @@ class Verdict(NamedTuple):
 class Effort(NamedTuple):
     """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where.
 
-    ``model`` is what that endpoint is asked for in place of the request's own, if anything.
+    ``model`` is what that endpoint is asked for in place of the request's own, if anything. ``format_fallback`` is how JSON was
+    asked for in place of a format that the model refused, ``prices`` are those of the model where it was asked.
     """
 
     attempts: int
@@ -52,13 +53,8 @@ class Effort(NamedTuple):
     finished_at: int
     endpoint: str | None = None
     model: str | None = None
-
-
-class _Asked(msgspec.Struct):
-    model: str | None = None
-
-
-_decode_asked = msgspec.json.Decoder(_Asked).decode
+    format_fallback: FormatFallback | None = None
+    prices: PricesSection | None = None
 
 
 def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
@@ -82,7 +78,7 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         cache_read_input_tokens=usage.cache_read_input_tokens,
         cache_creation_input_tokens=usage.cache_creation_input_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        cost=cost_usd(frame.prices, usage),
+        cost=usage.cost if effort.prices is None else cost_usd(effort.prices, usage),
         latency_s=answer.latency_s,
         ttft_s=answer.ttft_s,
         http_status=answer.http_status,
@@ -93,6 +89,8 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         gateway_cost=usage.cost,
         gateway_deployment=answer.deployment,
         gateway_fallbacks=answer.fallbacks,
+        cut_by=cut_by(status, answer, request.max_tokens),
+        format_fallback=effort.format_fallback,
     )
     return made if request.before is None else carried_on(made, request.before)
 
@@ -128,12 +126,11 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, 
     return made if request.before is None else given_up(made, request.before)
 
 
-def unaskable(frame: Frame, request: Request, now: int) -> Outcome:
-    """The row of an input row that no request can be made of."""
+def unaskable(frame: Frame, request: Request, fault: str, now: int) -> Outcome:
+    """The row of an input row that no request can be made of, or none that may be sent."""
     return _outcome(
-        frame, request, Effort(0, now, now),
-        status="failed", error_type="input", error_message=request.fault, proof="input",
-    )  # fmt: skip
+        frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=fault, proof="input"
+    )
 
 
 def stays(request: Request, made: Outcome) -> bool:
@@ -157,7 +154,8 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         point=frame.labels[request.point],
         carry=request.carry,
         retried_with=request.retried_with,
-        requested_model=(effort.model or _decode_asked(request.body).model) if effort.attempts else None,
+        requested_model=(effort.model or model_of(request.body) or None) if effort.attempts else None,
+        answer_limit=request.max_tokens,
         **fields,
     )
 

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 
 class _Rule(NamedTuple):
     holds: Callable[[Any], bool]
@@ -228,6 +230,18 @@ def answer_limit(body: Mapping[str, Any]) -> int | None:
     Which of the two parameters a server heeds is its own matter: the larger bounds the answer.
     """
     return max((body[name] for name in LIMITS if body.get(name) is not None), default=None)
+
+
+class _Model(msgspec.Struct):
+    model: str = ""
+
+
+_decode_model = msgspec.json.Decoder(_Model).decode
+
+
+def model_of(body: bytes) -> str:
+    """The model that a request names, of which this is the body."""
+    return _decode_model(body).model
 
 
 def faults(params: Mapping[str, Any]) -> list[str]:

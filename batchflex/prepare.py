@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import keep, store
+from .budget import unbounded
 from .errors import FolderError, InputError, JobChanged
 from .feed import Plan
 from .folder import Folder
@@ -15,6 +16,7 @@ from .keyset import KeySet
 from .model import Request
 from .places import Moves, Stretches, stretches
 from .plan import Census, Passed
+from .reask import policy
 from .results import Settled, settled
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    if known is not None and known.is_complete and not (known.rows.get("invalid") and job.answer.max_reasks):
+    if known is not None and known.is_complete and not policy(job).reopens(known.rows):
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
@@ -136,7 +138,7 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
         return None
     from . import standing
 
-    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.answer.max_reasks)
+    found = standing.read(folder, job.job.retry_failed, plan.per_item, policy(job))
     moves = {} if found is None else plan.moves({found.plan, *found.plans})
     if found is None or not {found.plan, *found.plans} <= moves.keys():
         return None
@@ -172,7 +174,7 @@ def _placed(
     the ``input.limit`` of the plan, or may belong to other rows, or only a whole pass can tell."""
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels, max_reasks=job.answer.max_reasks, moves=parts)
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, reasks=policy(job), moves=parts)
     plan.answered = done.holds
     if job.input.limit is not None and done.end > job.input.limit:
         return None
@@ -211,7 +213,7 @@ def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepa
         return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, max_reasks=job.answer.max_reasks)
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job))
     plan.answered = done.holds
     return _held_against(job, plan, folder, done, None, changed)
 
@@ -372,6 +374,7 @@ def _emptying(held: list[list[Request]], rest: Iterator[list[Request]]) -> Itera
 class _Faults:
     def __init__(self, job: Job) -> None:
         self._stop = job.input.on_bad_row == "stop"
+        self._limits = job.limits
         self._left = _PREFLIGHT_REQUESTS if self._stop else 0
         self._faults: dict[str, None] = {}
         self._sound = 0
@@ -381,8 +384,9 @@ class _Faults:
         if self._left <= 0:
             return False
         self._left -= passed
-        self._faults |= {r.fault: None for r in requests if r.fault is not None}
-        self._sound += sum(1 for r in requests if r.fault is None)
+        faults = [r.fault or unbounded(self._limits, r) for r in requests]
+        self._faults |= {fault: None for fault in faults if fault is not None}
+        self._sound += sum(1 for fault in faults if fault is None)
         return True
 
     def check(self) -> None:

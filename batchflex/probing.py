@@ -8,12 +8,15 @@ import msgspec
 from . import classify
 from .accounts import Accounts
 from .budget import Budget
+from .catalog import Catalog
 from .client import Client
 from .endpoint import Endpoint
 from .errors import AttemptError
 from .gate import Gate, Lane
 from .model import Request
 from .outage import Outage
+from .prices import Prices
+from .quirks import Fallback, Quirks
 from .tally import Tally
 
 HOURS = "hours"  # the pause of a lane outside of limits.active_hours
@@ -29,17 +32,36 @@ class Way:
     """One endpoint of a run: its lane of the gate, its client, its breaker.
 
     ``proof_at`` is when the latest request was sent that the endpoint answered as one that works: with a completion, or with
-    words about the request. ``completions`` counts the former. Seconds of the monotonic clock.
+    words about the request. ``completions`` counts the former. Seconds of the monotonic clock. ``catalog`` is its list of models,
+    once that was fetched.
     """
 
-    def __init__(self, lane: Lane, endpoint: Endpoint, client: Client, outage: Outage) -> None:
+    def __init__(
+        self, lane: Lane, endpoint: Endpoint, client: Client, outage: Outage, fallback: Fallback = "json_object"
+    ) -> None:
         self.lane = lane
         self.endpoint = endpoint
         self.client = client
         self.outage = outage
+        self.quirks = Quirks(fallback)
+        self.catalog = Catalog([])
         self.completions = 0
         self.proof_at = float("-inf")
         self.probing = anyio.Lock()
+
+    def streams(self, request: Request) -> bool:
+        """Whether this request is streamed: as the job says, else where it is known or was found that this gets more."""
+        found = self.quirks.unstreamed_tokens is not None or request.before is not None
+        if (
+            found
+            and self.endpoint.stream == "auto"
+            and (
+                self.quirks.streams(request.max_tokens)
+                or (request.before is not None and request.before.cut_by == "server" and self.quirks.streams_help)
+            )
+        ):
+            return True
+        return self.endpoint.streams(request.max_tokens)
 
     def prove(self, sent_at: float) -> None:
         """What was sent then was answered as by an endpoint that works."""
@@ -49,7 +71,8 @@ class Way:
 class Prober:
     """Sends probes: one at a time to an endpoint, within every limit that rows have."""
 
-    def __init__(self, gate: Gate, budget: Budget, accounts: Accounts, tally: Tally) -> None:
+    def __init__(self, gate: Gate, budget: Budget, accounts: Accounts, tally: Tally, prices: Prices) -> None:
+        self._prices = prices
         self._gate = gate
         self._budget = budget
         self._accounts = accounts
@@ -61,7 +84,8 @@ class Prober:
         :raises NotSent: if nothing more is sent.
         """
         request = smallest(like)
-        cost = self._budget.cost(len(request.body), request.max_tokens)
+        prices = self._prices.of(request.body, way.endpoint.name)
+        cost = self._budget.cost(len(request.body), request.max_tokens, prices)
         while HOURS in way.lane.pauses and not (self._gate.closed or way.lane.closed):
             await self._gate.sleep(_LOOK_S)
         if not await self._gate.enter_as_probe(way.lane, cost):
@@ -86,11 +110,6 @@ class Prober:
 class _Body(msgspec.Struct):
     model: str
     max_completion_tokens: int | None = None
-
-
-def model_of(request: Request) -> str:
-    """The model that a request asks."""
-    return msgspec.json.decode(request.body, type=_Body).model
 
 
 def smallest(request: Request) -> Request:

@@ -11,7 +11,8 @@ from . import classify
 from .budget import Cost
 from .errors import AttemptError
 from .model import Outcome, Request
-from .probing import Way, model_of
+from .params import model_of
+from .probing import Way
 from .tally import Tally
 from .tries import Tries
 from .ways import ALIKE, MEND, Ways
@@ -64,7 +65,8 @@ class Refusals:
     """Holds refused rows until it is known whose fault it is. In time, memory is bounded by what is refused between two answers.
 
     ``models`` are those that the job names: where whatever one of them is asked is refused, it is set aside, and the others are
-    still asked. ``confirm`` is called with each row that is to blame, ``ask_again`` with those to be asked elsewhere.
+    still asked. ``held`` are the rows for which it is not known yet whom to blame, by endpoint and model, in the order of time.
+    ``confirm`` is called with each row that is to blame, ``ask_again`` with those to be asked elsewhere.
     """
 
     def __init__(
@@ -80,44 +82,38 @@ class Refusals:
         self._tally = tally
         self._confirm = confirm
         self._ask_again = ask_again
-        self._held: dict[tuple[Way, str], deque[Suspect]] = {}  # in the order of time
+        self.held: dict[tuple[Way, str], deque[Suspect]] = {}  # in the order of time
         self._answering: set[tuple[Way, str]] = set()
-
-    @property
-    def open(self) -> list[tuple[Way, str]]:
-        """Which endpoints have refused rows, of which models, so that it is not known yet whom to blame."""
-        return list(self._held)
 
     def add(self, suspect: Suspect) -> tuple[Way, str] | None:
         """A row was refused. Returns the endpoint and the model if it is time to :meth:`judge`."""
         way = suspect.way
-        key = way, model_of(suspect.row.request)
+        key = way, model_of(suspect.row.request.body)
         if self._ways.is_set_aside(suspect.row.request):
             return None
-        held = self._held.setdefault(key, deque())
+        held = self.held.setdefault(key, deque())
         held.append(suspect)
         has_answered = key in self._answering or (way.completions > 0 and len(self._models) == 1)
         return key if len(held) >= (_MOST_IN_A_ROW if has_answered else _MOST_AT_FIRST) else None
 
     def answered(self, way: Way, request: Request, sent_at: float) -> None:
         """An answer came to what was sent then: what that model had refused before is of the rows."""
-        if self._held:
-            self._clear(way, model_of(request), sent_at)
+        self._clear(way, model_of(request.body), sent_at)
 
     def _clear(self, way: Way, model: str, sent_at: float) -> None:
         self._answering.add((way, model))
-        held = self._held.get((way, model))
+        held = self.held.get((way, model))
         while held and held[0].at <= sent_at:
             self._confirm(held.popleft())
         if held is not None and not held:
-            self._held.pop((way, model), None)
+            self.held.pop((way, model), None)
 
     async def judge(self, way: Way, model: str) -> None:
         """Ask that model for one token: if it says the same to that, it is not the rows."""
-        while self._tally.stopped_by is None and (held := self._held.get((way, model))):
+        while self._tally.stopped_by is None and (held := self.held.get((way, model))):
             last, asked_at = held[-1], time.monotonic()
             if way.lane.closed or (not way.lane.is_open and self._ways.others_than(way)):
-                self._ask_again(self._held.pop((way, model)))
+                self._ask_again(self.held.pop((way, model)))
             elif not way.lane.is_open:
                 await self._ways.until_it_returns(way)
             elif await self._ways.works(way, last.row.request, last.at, last.row.tries.sent, last.fault):
@@ -132,8 +128,8 @@ class Refusals:
         if self._ways.others_than(way):
             self._ways.refuses_all(way, fault)
             return
-        for each in [each for each in self._held if each[1] == model]:
-            del self._held[each]
+        for each in [each for each in self.held if each[1] == model]:
+            del self.held[each]
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
         words, bare = (
             f"{ALIKE}{which}: {why} (HTTP {fault.http_status}); {MEND}"

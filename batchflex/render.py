@@ -12,6 +12,7 @@ import msgspec
 from .model import STATUSES
 from .redaction import one_line, shown
 from .store import COLUMNS
+from .tally import priced_by
 
 if TYPE_CHECKING:
     import polars as pl
@@ -58,8 +59,8 @@ def usage(state: Mapping[str, Any]) -> str:
     text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
     if state["cost"] is None:
         return text
-    by = " as the gateway says" if state.get("cost_from") == "gateway" else ""
-    return f"{text}, {money(state['cost'])}{by}"
+    by = " as the gateway says" if state.get("cost_from") == "gateway" else priced_by(state.get("prices") or ())
+    return f"{text}, {money(state['cost'])}{f' {by.strip()}' if by else ''}"
 
 
 def summary(state: Mapping[str, Any]) -> str:
@@ -79,7 +80,8 @@ def summary(state: Mapping[str, Any]) -> str:
     if state["reasks"]:
         tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
         lines.append(
-            f"  asked again, as the answer did not fit: {state['reasks']:,} times, after answers of {tokens:,} tokens"
+            f"  asked again, as the answer did not fit or was cut off: {state['reasks']:,} times, "
+            f"after answers of {tokens:,} tokens"
         )
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
@@ -109,10 +111,13 @@ def truncated(answers: int, out: str) -> str:
 
 
 def empty(answers: int, out: str) -> str:
-    """How many answers have no text, and what to do about it."""
+    """How many answers have no text, why that mostly is, and what to do about it."""
     command = f"batchflex retry {shlex.quote(out)} --where \"status = 'empty'\" --set max_tokens=…"
     have = count(answers, "answer has", "answers have")
-    return f"{have} no text (answer.allow_empty = true takes such for good); where reasoning took it all, ask again: {command}"
+    return (
+        f"{have} no text: a reasoning model may have spent max_tokens on its reasoning; ask again with more: {command}, or set "
+        "answer.grow_max_tokens and run again (answer.allow_empty = true takes such for good)"
+    )
 
 
 def _retried(told: Mapping[str, Any]) -> str:

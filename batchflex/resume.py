@@ -17,9 +17,10 @@ from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Request, Status
-from .numbering import Reading
+from .numbering import Number, Reading
 from .places import STAY, Moves, Stretches, placed
 from .plan import Census, Passed
+from .reask import MAY_BE_ASKED_AGAIN, Policy
 from .unfit import Unfit
 from .void import Void
 
@@ -27,8 +28,20 @@ _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
 _MARKED = 100_000  # keys looked up at once
+_NO_REASKS = Policy()
 
-_UNFIT = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "reasks": pl.Int32, "part": pl.Int64, "at": pl.Int64})
+_UNFIT = pl.Schema(
+    {
+        "hi": pl.UInt64,
+        "lo": pl.UInt64,
+        "status": pl.String,
+        "reasks": pl.Int32,
+        "again": pl.Boolean,
+        "part": pl.Int64,
+        "at": pl.Int64,
+    }
+)
+_UNFIT_COLUMNS = ["reasks", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
 def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
@@ -56,9 +69,9 @@ class Done:
     ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
     not. About 30 bytes an answer. With ``labels``, the sweep points in their order, parts tell themselves which rows they
     answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
-    of which it does not tell are answers without a place, until the plan comes to them. An answer that did not fit and was
-    asked for again fewer than ``max_reasks`` times is still to be asked for. A failure that is void is none; ``void`` are runs
-    whose failures are, as the journal tells.
+    of which it does not tell are answers without a place, until the plan comes to them. An answer that the policy of
+    ``reasks`` asks for again is still to be asked for. A failure that is void is none; ``void`` are runs whose failures are, as
+    the journal tells.
     """
 
     def __init__(
@@ -67,7 +80,7 @@ class Done:
         retry_failed: int,
         labels: Sequence[str] | None = None,
         *,
-        max_reasks: int = 0,
+        reasks: Policy = _NO_REASKS,
         moves: Mapping[int, Stretches] | None = None,
         void: Collection[str] = (),
     ) -> None:
@@ -81,7 +94,7 @@ class Done:
             order = {label: number for number, label in enumerate(labels)}
             point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
             wanted += [pl.col("row"), point, pl.col("sample")]
-        columns = [name for name in schema if name not in ("hi", "lo")] + ["reasks"] * (max_reasks > 0)
+        columns = [name for name in schema if name not in ("hi", "lo")]
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = Reading(parts)
         self._numbers = store.part_numbers(parts)
@@ -95,14 +108,9 @@ class Done:
                 frame = _moved(frame, moves.get(number, []))
             gone = void_ones.among(number, part["status"])
             frames.append(frame if gone is None else frame.filter(~gone))
-            if max_reasks:
-                placed = part.select(
-                    "hi", "lo", "status", "reasks", part=pl.lit(int(number)), at=pl.int_range(pl.len())
-                )
-                is_unfit = placed["status"] == "invalid"
-                if gone is not None:
-                    is_unfit &= ~gone
-                unfit.append(placed.filter(is_unfit).select(list(_UNFIT)).cast(_UNFIT))
+            if reasks.asks_again and part["status"].is_in(MAY_BE_ASKED_AGAIN).any():
+                found = self._unfit_in(number, part, reasks)
+                unfit.append(found if gone is None else found.filter(~gone.gather(found["at"])))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         if labels is not None and index["point"].null_count():
@@ -118,7 +126,7 @@ class Done:
         self._again = bytearray(len(self._keys))
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
-        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, max_reasks)
+        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed)
         if labels is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
@@ -133,12 +141,28 @@ class Done:
         self._kept_at: list[int] = []
         self._planned = self._found = self._failed_again = 0
 
-    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, max_reasks: int) -> Unfit:
+    def _unfit_in(self, number: Number, part: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+        """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
+        more = keyindex.head(store.read_part(self._parts, number, _UNFIT_COLUMNS))
+        whole = pl.concat([part.select("hi", "lo", "status"), more], how="horizontal")
+        limit = pl.coalesce("answer_limit", "completion_tokens", 0)
+        by_server = pl.col("cut_by").eq_missing("server")
+        is_old = (pl.col("status") == "truncated") & pl.col("answer_limit").is_null() & pl.col("cut_by").is_null()
+        grows = (pl.col("cut_by").eq_missing("limit") | is_old) & (limit < policy.grow_to)
+        unfit = (pl.col("status") == "invalid") & (pl.col("reasks") < policy.most)
+        streams = by_server & pl.col("ttft_s").is_null() & policy.streams
+        placed = whole.with_columns(
+            again=streams | (~by_server & (grows | unfit)), part=pl.lit(int(number)), at=pl.int_range(pl.len())
+        )
+        return placed.filter(pl.col("status").is_in(MAY_BE_ASKED_AGAIN)).select(list(_UNFIT)).cast(_UNFIT)
+
+    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int) -> Unfit:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
-        few = unfit.group_by("hi", "lo").len("times").filter(pl.col("times") <= max_reasks + retry_failed)
-        last = keyindex.last_of_each(unfit).filter(pl.col("reasks") < max_reasks).join(few, on=["hi", "lo"], how="semi")
+        steps = ["hi", "lo", "reasks", "status"]
+        few = unfit.group_by(steps).len("times").filter(pl.col("times") <= 1 + retry_failed)
+        last = keyindex.last_of_each(unfit).filter("again").join(few, on=steps, how="semi")
         found = last.select(pl.Series("position", self._sorted.find(last), dtype=pl.Int64), "part", "at")
-        found = found.filter(self._status.gather(found["position"]) == "invalid")
+        found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(MAY_BE_ASKED_AGAIN))
         for at in found["position"]:
             self._again[at] = 1
         return Unfit(self._parts, found, self._numbers)

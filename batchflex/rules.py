@@ -118,12 +118,13 @@ RULES: tuple[Rule, ...] = (
         r"(invalid|incorrect|malformed|missing) (api|proxy server|authentication) ?(key|token)", r"api[ _]key (is )?not valid",
         r"(key|token) (has |is )?expired", r"expired (api )?(key|token)", r"no connected db",
     )),
-    Rule("format_refused", "row", _INVALID, words=_words(
-        r"response[_ ]format", r"json_schema", r"structured outputs?", r"json mode",
-    )),
     Rule("request_words", "row", frozenset({400, 413, 422}), words=_words(
         r"(request|input|prompt|payload|entity|body)\b.{0,40}\btoo (long|large|big)", r"max_(completion_|new_)?tokens",
-        r"(invalid|unsupported) image",
+        r"(invalid|unsupported) image", r"must contain the word",  # 'json', which OpenAI wants beside json_object
+    )),
+    Rule("format_refused", "row", _INVALID, words=_words(
+        r"response[_ ]?format", r"json[_ ]?schema", r"json[_ ]?object", r"json[_ ]?mode", r"structured[_ ]?outputs?",
+        r"guided[_ ](json|decoding)",
     )),
     Rule("not_ready_words", "not_ready", frozenset({425, *_SERVER}), words=_words(
         r"loading (the )?model", r"model\b.{0,100}\b(is|being|still) (currently |still |being )*load(ing|ed)", r"\bis loading\b",

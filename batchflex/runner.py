@@ -23,6 +23,7 @@ from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
 from .budget import Budget
+from .catalog import LongPrompts
 from .client import Client
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
@@ -34,18 +35,19 @@ from .gate import Gate, Lane
 from .job import Job
 from .keep import Keeper
 from .lanes import lanes_of
-from .opening import open_early
+from .opening import learn
 from .outage import Outage
 from .outcome import Frame
 from .params import answer_limit
 from .parsed import declared
 from .places import STAY
 from .prepare import Prepared, prepare
+from .prices import Prices
 from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
 from .structured import Shapes
-from .tally import Tally
+from .tally import Tally, priced_by
 from .telemetry import Telemetry, binding
 from .ways import Ways
 
@@ -232,7 +234,8 @@ class _Conduct:
         if prepared.census is not None:
             self._tally.planned = prepared.census.planned
         self._scope = anyio.CancelScope()
-        self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed)
+        self._long_prompts = LongPrompts(lambda words: self._teller.note(words, "warning"))
+        self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
         self._gate: Gate | None = None
         self._keeper: Keeper | None = None
         self._at_once = False
@@ -316,36 +319,31 @@ class _Conduct:
             until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
             self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
-            budget = Budget(limits, job.prices, due)
+            prices = Prices(job)
+            budget = Budget(limits, due, lambda: priced_by(prices.told()))
+            tally.prices = prices.told
             gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:
                 async with AsyncExitStack() as open_ways:
                     ways = [await open_ways.enter_async_context(self._way(n, lane)) for n, lane in enumerate(lanes)]
                     accounts = Accounts(budget, tally)
-                    prober = Prober(gate, budget, accounts, tally)
+                    prober = Prober(gate, budget, accounts, tally, prices)
                     known = Ways(
                         ways, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait",
                         models=job.models if job.names_every_model else (),
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
-                    frame = Frame(
-                        tally.run_id,
-                        ways[0].endpoint.name,
-                        self._plan.labels,
-                        job.prices,
-                        shapes,
-                        job.answer.allow_empty,
-                    )
+                    endpoint_name = ways[0].endpoint.name
+                    frame = Frame(tally.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty)
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        self._teller.tell, reask.policy(job.answer), job.models,
+                        self._teller.tell, reask.policy(job), prices, job.models,
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)
                         beside.start_soon(gate.keep_time)
-                        beside.start_soon(self._fill)
                         for advisory in (
                             self._count,
                             partial(self._watch_room, watch),
@@ -359,7 +357,8 @@ class _Conduct:
                             beside.start_soon(self._end_at, due)
                         if limits.active_hours is not None:
                             await beside.start(self._keep_hours, gate, limits.active_hours)
-                        await open_early(beside, gate, ways, job.models)
+                        await learn(beside, gate, ways, job, prices, self._long_prompts.contexts)
+                        beside.start_soon(self._fill)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
         finally:
@@ -376,7 +375,9 @@ class _Conduct:
             serving(entry, self._endpoints[number], self._warn, self._server_is_gone) as endpoint,
             Client(endpoint, connections=lane.pace.concurrency.most) as client,
         ):
-            yield Way(lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)))
+            yield Way(
+                lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)), self._job.answer.fallback
+            )
 
     def _warn(self, words: str) -> None:
         self._teller.note(words, "warning")
@@ -488,6 +489,7 @@ class _Conduct:
     async def _fill(self) -> None:
         try:
             await self._feed.fill()
+            self._long_prompts.end()
             for note in self._plan.notes():
                 self._teller.note(note)
             if self._feed.ended:

@@ -216,3 +216,24 @@ class PricesSection(Section):
     input: Annotated[float, Field(ge=0)]
     output: Annotated[float, Field(ge=0)]
     cached_input: Annotated[float, Field(ge=0)] | None = None
+
+
+class PricesTable(BaseModel):
+    """The prices of a job: of all its models, and in tables named like models those of these alone."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, PricesSection]
+    input: Annotated[float, Field(ge=0)] | None = None
+    output: Annotated[float, Field(ge=0)] | None = None
+    cached_input: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def of_all(self) -> PricesSection | None:
+        """Those of every model without a table of its own."""
+        if self.input is None or self.output is None:
+            return None
+        return PricesSection(input=self.input, output=self.output, cached_input=self.cached_input)
+
+    @property
+    def of_models(self) -> dict[str, PricesSection]:
+        return dict(self.__pydantic_extra__)

@@ -21,6 +21,7 @@ from .folder import Folder, replaced, storing
 from .keyset import KeySet
 from .places import Moves, Runs, stretches
 from .plan import Passed
+from .reask import Policy
 from .resume import Done
 from .void import Void
 
@@ -113,16 +114,16 @@ def _has(words: Words, wanted: Words) -> npt.NDArray[np.bool_]:
     return np.asarray(near == wanted, np.bool_)
 
 
-def read(folder: Folder, retry_failed: int, per_item: int, max_reasks: int) -> Standing | None:
+def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Standing | None:
     """How the folder stands; ``None`` if that is not written down, or not of the parts that are there, or would be otherwise for
-    a run that asks so many times."""
+    a run of this policy."""
     try:
         with folder.standing.open("rb") as stream:
             head = msgspec.json.decode(stream.readline(), type=_Head)
             begin = stream.tell()
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
-        if (head.statuses.get("invalid") and max_reasks) or head.parts != store.stamp(folder.parts):
+        if reasks.reopens(head.statuses) or head.parts != store.stamp(folder.parts):
             return None
         whole = np.memmap(folder.standing, np.uint8, "r", begin)
     except (OSError, ValueError, msgspec.DecodeError):

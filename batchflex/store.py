@@ -41,6 +41,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "response": _TEXT, "reasks": pa.int32(), "reask_prompt_tokens": _COUNT, "reask_completion_tokens": _COUNT,
     "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
     "requested_model": _TEXT, "gateway_cost": _SECONDS, "gateway_deployment": _TEXT, "gateway_fallbacks": pa.int32(),
+    "answer_limit": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
 }  # fmt: skip
 _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT}
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])

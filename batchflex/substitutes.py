@@ -56,7 +56,7 @@ class Substitutes:
     def add(self, requested: str | None, answered: str | None, fallbacks: int | None, rows: int = 1) -> None:
         """So many rows were answered, by a model of that name."""
         self.answers += rows
-        if is_substitute(requested, answered, fallbacks):
+        if (fallbacks or requested != answered) and is_substitute(requested, answered, fallbacks):
             by_fallback = requested is None or answered is None or is_same_model(requested, answered)
             self._counts[(None, None) if by_fallback else (requested, answered)] += rows
 

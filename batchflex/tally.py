@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import __version__
@@ -19,6 +19,16 @@ from .substitutes import Substitutes
 def timestamp(seconds: float) -> str:
     """A moment in seconds since the epoch as ISO 8601, UTC."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def priced_by(prices: Iterable[Mapping[str, Any]]) -> str:
+    """Where the ``prices`` of ``run.json`` came from, in a few words: ``by [prices]``,
+    ``by the prices of api.flex.ai on 2026-11-30``."""
+    words: dict[str, None] = {}
+    for entry in prices:
+        of = "[prices]" if entry["from"] == "job" else f"the prices of {entry['endpoint']} on {str(entry['at'])[:10]}"
+        words[of] = None
+    return f"by {' and '.join(words)}" if words else ""
 
 
 class Again(NamedTuple):
@@ -35,10 +45,10 @@ class Tally:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
-    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``binding`` the
-    word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not used any more while others are. In a
-    retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
-    and keep it.
+    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``prices`` tells
+    by what answers cost, ``binding`` the word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not
+    used any more while others are. In a retry (``again``) ``outstanding`` rows have an old answer and none of this run;
+    ``stayed`` are those that could not be asked and keep it.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class Tally:
         self.completion_tokens = 0
         self.cost: float | None = None
         self._cost_from: set[str] = set()
+        self.prices: Callable[[], list[dict[str, Any]]] = list
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
         self.message: str | None = None
@@ -117,7 +128,7 @@ class Tally:
         if not stays:
             self._drop(stood)
             self.rows[outcome.status] += 1
-            if can_be_void(outcome):
+            if outcome.proof is not None and can_be_void(outcome):
                 self._refused.append((outcome.status, stood))
         if outcome.status != "failed":
             self.substitutes.add(outcome.requested_model, outcome.model, outcome.gateway_fallbacks)
@@ -202,6 +213,7 @@ class Tally:
             "cost": self.cost,
             "cost_from": " and ".join(sorted(self._cost_from, reverse=True)) or None,
             "substituted": self.substitutes.rows,
+            "prices": self.prices(),
             "retry": self._retried(),
             "out": self.out,
             "version": __version__,

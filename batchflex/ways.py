@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
 
-import msgspec
 from anyio.abc import TaskGroup
 
 from . import classify
+from .catalog import others
 from .errors import AttemptError, NotReady, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
 from .failures import BLAMELESS, are_alike
 from .gate import Gate, Lane
 from .model import Request
+from .params import model_of
 from .probing import HOURS, NotSent, Prober, Way
 from .tally import Tally
 
@@ -50,6 +51,7 @@ class Ways:
         self._models = models
         # By model: why it is asked nothing more, in words with and without those of the server.
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
+        self.any_set_aside = False
         self._had: set[str] = set()  # models that were answered after one row with them was refused
         self._ways = {id(way.lane): way for way in ways}
         self._gate = gate
@@ -133,11 +135,12 @@ class Ways:
         words, bare = (
             classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
         )
-        if fault.reason == "model" and not any(
-            o.lane is not way.lane and not o.lane.closed for o in self._ways.values()
-        ):
-            self.set_aside(way, model_of(request), "model", fault, words, bare)
-            return fault
+        if fault.reason == "model":
+            asked = way.endpoint.model or model_of(request.body)
+            words += others(asked, way.catalog)
+            if not any(other is not way and not other.lane.closed for other in self._ways.values()):
+                self.set_aside(way, model_of(request.body), "model", fault, words, bare)
+                return fault
         if self._given_up(way, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
@@ -148,6 +151,7 @@ class Ways:
         if model in self._set_aside or way.lane.closed:
             return
         self._set_aside[model] = reason, words, bare
+        self.any_set_aside = True
         if self._models and set(self._models) <= self._set_aside.keys():
             self._given_up(way, fault, reason, words, bare)
             return
@@ -158,14 +162,14 @@ class Ways:
 
     def is_set_aside(self, request: Request) -> bool:
         """Whether nothing more is sent to the model of this request."""
-        return bool(self._set_aside) and model_of(request) in self._set_aside
+        return model_of(request.body) in self._set_aside
 
     async def refuses_model(self, way: Way, request: Request, fault: RunFault) -> bool:
         """Whether it is the model that was refused, and not this row: asked once, with one token, if others were answered.
 
         If so, no further row is sent to it; if the run stops, or this endpoint is closed, it is so, too.
         """
-        model = model_of(request)
+        model = model_of(request.body)
         while not (self._gate.closed or way.lane.closed or model in self._set_aside or model in self._had):
             if way.lane.pauses:
                 await self._gate.sleep(_MOMENT_S)
@@ -343,18 +347,6 @@ class Ways:
 def _whys(fault: AttemptError) -> tuple[str, str]:
     """What went wrong: with the server's words, and without."""
     return fault.message, classify.unquoted(fault)
-
-
-class _Body(msgspec.Struct):
-    model: str = ""
-
-
-_decode_body = msgspec.json.Decoder(_Body).decode
-
-
-def model_of(request: Request) -> str:
-    """The model that a request is for."""
-    return _decode_body(request.body).model
 
 
 def _means_down(fault: AttemptError | None) -> TypeGuard[Transient]:

@@ -78,7 +78,18 @@ class Knobs:
     tokens: int | None = None  # completion_tokens to report; else the number of words
     tokens_spread: float = 0.0  # completion_tokens differ by so large a share, up or down, by body; at least 1
     obey_max_tokens: bool = False  # cut the content to max_tokens words, with finish_reason "length"
+    unstreamed_cap: int | None = (
+        None  # cut the content of an answer that is not streamed to so many words, with "length"
+    )
+    cap: int | None = None  # cut the content of every answer so
+    streams: bool = True  # else what is asked for as a stream comes whole
     reasoning: str | None = None  # message.reasoning_content
+    think: int = (
+        0  # a request with max_tokens of no more than this gets reasoning, no content, and "stop"; see `thought`
+    )
+    thought: str = "let me think"  # the reasoning then
+    refuse_formats: list[str] = dataclasses.field(default_factory=list)  # types of response_format that get 400
+    refuse_models: list[str] = dataclasses.field(default_factory=list)  # by these models alone, if there are any
     tool_calls: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # {"id", "name", "arguments": "…"} each
     usage: str = "with_last"  # "with_last" chunk of a stream, "after" it in a chunk without choices, or "none" at all
     request_ids: str | None = None  # the header that names each answer's request "req-SEQ", such as "x-request-id"
@@ -87,7 +98,7 @@ class Knobs:
     said: dict[str, Any] = dataclasses.field(default_factory=dict)
     echo: bool = False  # every refusal of ours repeats the Authorization header and the whole body
     key: str | None = None  # refuse any other key with 401
-    key_lives: int | None = None  # each key that begins with `key` is good for so many requests, then gets 401
+    key_lives: int | None = None  # each key that begins with `key` is good for so many completions, then gets 401
     answer_headers: dict[str, str] = dataclasses.field(default_factory=dict)  # come with each answer and refusal
     answered_by: dict[str, str] = dataclasses.field(
         default_factory=dict
@@ -120,7 +131,10 @@ class Knobs:
     slots: int | None = None  # so many are answered at a time, the others wait in order; refusals (4xx) take none
     most_in_flight: int | None = None  # "429_bare" for a request that finds so many in flight
     credit: int | None = None  # so many more answers can begin; each takes 1 on arrival, at 0 everything gets "402"
-    models: list[str] = dataclasses.field(default_factory=lambda: ["m"])  # that GET /v1/models lists
+    # what GET /v1/models lists: ids, or whole entries
+    models: list[str | dict[str, Any]] = dataclasses.field(default_factory=lambda: ["m"])
+    models_form: str = "data"  # how: in "data", or as a bare "list"; "404": not at all
+    models_latency_s: float = 0.0
     metrics: str | None = None  # GET /metrics as "vllm" or "llamacpp" has it, of the slots
     # streams
     piece: int = 6  # characters in a content delta
@@ -173,6 +187,8 @@ REFUSALS: dict[str, tuple[int, Any]] = {
     "529": _error(529, "Overloaded", "overloaded_error"),
     "redirect": (307, ""),
     "n": _error(400, "n must be 1", "invalid_request_error"),  # what n > 1 gets
+    # what `refuse_formats` answers
+    "format": _error(400, "This model does not support the requested response_format type", "invalid_request_error"),
     "echo_key_error": (400, None),
     # 200, yet no answer
     "not_json": (200, "I am not JSON"),
@@ -447,6 +463,9 @@ class Counter:
                 return fault, False
         if (body.get("n") or 1) > 1:
             return "n", False
+        asked = (body.get("response_format") or {}).get("type")
+        if asked in knobs.refuse_formats and body.get("model") in (knobs.refuse_models or [body.get("model")]):
+            return "format", False
         if knobs.faults and self.totals.faulted[name] < knobs.fault_attempts:
             left_over = self.draw(name, attempt)
             for fault, share in knobs.faults.items():
@@ -455,13 +474,13 @@ class Counter:
                     return fault, True
         return "ok", False
 
-    def refuses(self, authorization: str | None) -> bool:
+    def refuses(self, authorization: str | None, *, counts: bool = True) -> bool:
         key, lives = self.knobs.key, self.knobs.key_lives
         if key is None:
             return False
         if lives is None:
             return authorization != f"Bearer {key}"
-        self.key_uses[str(authorization)] += 1
+        self.key_uses[str(authorization)] += counts
         return self.key_uses[str(authorization)] > lives or not str(authorization).startswith(f"Bearer {key}")
 
     def admits(self, tokens: int, now: float) -> bool:
@@ -517,6 +536,12 @@ class Counter:
         limit = body.get("max_tokens")
         if knobs.obey_max_tokens and limit is not None and len(content.split()) > limit:
             content, finish = " ".join(content.split()[:limit]), "length"
+        for most in (knobs.cap, None if body.get("stream") else knobs.unstreamed_cap):
+            if most is not None and len(content.split()) > most:
+                content, finish = " ".join(content.split()[:most]), "length"
+        thinks = limit is not None and limit <= knobs.think
+        if thinks:
+            content, finish = "", "stop"
         if outcome == "empty_content":
             content = ""
         elif outcome == "echo_key":
@@ -527,8 +552,8 @@ class Counter:
             if knobs.obey_max_tokens and limit is not None:
                 words = min(words, limit)
         message: dict[str, Any] = {"role": "assistant", "content": content}
-        if knobs.reasoning is not None:
-            message["reasoning_content"] = knobs.reasoning
+        if knobs.reasoning is not None or thinks:
+            message["reasoning_content"] = knobs.thought if thinks else knobs.reasoning
         if knobs.tool_calls:
             message["content"], finish = None, "tool_calls"
             message["tool_calls"] = [
@@ -552,7 +577,10 @@ class Counter:
         """The same completion as the events of a stream."""
         knobs, message = self.knobs, reply["choices"][0]["message"]
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        for name, text in (("reasoning_content", knobs.reasoning or ""), ("content", message["content"] or "")):
+        for name, text in (
+            ("reasoning_content", message.get("reasoning_content") or ""),
+            ("content", message["content"] or ""),
+        ):
             deltas += [{name: text[i : i + knobs.piece]} for i in range(0, len(text), knobs.piece)]
         for number, call in enumerate(message.get("tool_calls", ())):
             index = {"index": number} if knobs.tool_index else {}
@@ -645,11 +673,18 @@ class Connection(asyncio.Protocol):
             return self.say(200, self.counter.metrics())
         if place != "GET /v1/models":
             return self.say(*REFUSALS["404_url"])
-        if self.counter.refuses(headers.get("authorization")):
+        if self.counter.refuses(headers.get("authorization"), counts=False):
             return self.say(*REFUSALS["401"])
         echoed = [str(self.authorization)] if self.knobs.echo_key else []
-        listed = [{"id": model, "object": "model"} for model in self.knobs.models + echoed]
-        self.say(200, {"object": "list", "data": listed})
+        if self.knobs.models_form == "404":
+            return self.say(*REFUSALS["404_url"])
+        named = [model if isinstance(model, dict) else {"id": model} for model in (*self.knobs.models, *echoed)]
+        listed = [{"object": "model", **model} for model in named]
+        said = {"object": "list", "data": listed} if self.knobs.models_form == "data" else listed
+        if self.knobs.models_latency_s:
+            asyncio.get_running_loop().call_later(self.knobs.models_latency_s, self.say, 200, said)
+        else:
+            self.say(200, said)
 
     def begin(self, raw: bytes, authorization: str | None, headers: dict[str, str], query: str) -> None:
         body = _decode(raw)
@@ -659,7 +694,11 @@ class Connection(asyncio.Protocol):
         if request.reply is None:
             self.steps = self.refused(authorization, raw)
         else:
-            self.steps = self.streamed(request.reply) if body.get("stream") else self.unstreamed(request.reply)
+            self.steps = (
+                self.streamed(request.reply)
+                if body.get("stream") and self.knobs.streams
+                else self.unstreamed(request.reply)
+            )
         if request.at_once:
             self.play()
         elif self.counter.slots.take(self):

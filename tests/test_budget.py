@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchflex.budget import GO, Budget, Cost, Deadline, Purse, TokenEstimate, Verdict, price_usd
-from batchflex.job import LimitsSection, PricesSection
 from batchflex.model import Usage
+from batchflex.sections import LimitsSection, PricesSection
 
 # The machine may be busy with other tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,7 +19,7 @@ INFINITE = float("inf")
 
 
 def cost(most_tokens: int = 0, most_usd: float = 0.0) -> Cost:
-    return Cost(0, None, most_tokens, most_usd)
+    return Cost(0, None, most_tokens, most_usd, PRICES)
 
 
 # -------------------------------------------------------------------------------------------------------------- budgets
@@ -49,13 +49,13 @@ def test_spent_and_reserved_together_never_exceed_a_budget(
     steps: list[tuple[str, int, int]], usd: float | None, tokens: int | None, requests: int | None
 ) -> None:
     limits = LimitsSection(budget_usd=usd, budget_tokens=tokens, budget_requests=requests)
-    budget = Budget(limits, PRICES)
+    budget = Budget(limits)
     ceilings = (usd or INFINITE, tokens or INFINITE, requests or INFINITE)
     spent = [0.0, 0.0, 0.0]
     flying: list[tuple[Cost, int, int]] = []
     for now, (kind, one, two) in enumerate(steps):
         if kind == "send":
-            attempt = budget.cost(one, two)
+            attempt = budget.cost(one, two, PRICES)
             worst = ((one * 2 + two * 10) / 1e6, one + two, 1)
             assert (attempt.most_usd, attempt.most_tokens) == (pytest.approx(worst[0]), worst[1])
             verdict = budget.verdict(now, attempt)
@@ -97,16 +97,16 @@ def test_a_failed_attempt_that_may_have_been_billed_counts_with_its_worst_case()
 
 
 def test_an_answer_whose_tokens_are_not_split_up_costs_the_most_it_can() -> None:
-    budget = Budget(LimitsSection(budget_usd=0.0100), PricesSection(input=10.0, output=10.0))
-    attempt = budget.cost(300, 300)
+    budget, prices = Budget(LimitsSection(budget_usd=0.0100)), PricesSection(input=10.0, output=10.0)
+    attempt = budget.cost(300, 300, prices)
     budget.sent(attempt)
     budget.settled(attempt, Usage(None, None, 20), billed=True)
-    assert budget.verdict(2.0, budget.cost(200, 200)) is GO
-    assert budget.verdict(2.0, budget.cost(200, 201)).stop == "budget"
+    assert budget.verdict(2.0, budget.cost(200, 200, prices)) is GO
+    assert budget.verdict(2.0, budget.cost(200, 201, prices)).stop == "budget"
 
 
 def test_sums_of_fractions_do_not_keep_an_empty_purse_waiting() -> None:
-    budget = Budget(LimitsSection(budget_usd=1_000.0), PricesSection(input=1e6, output=0.0))
+    budget = Budget(LimitsSection(budget_usd=1_000.0))
     attempts = [cost(most_usd=usd) for usd in (0.1, 0.2, 0.3, 400.7)]
     for attempt in attempts:
         budget.sent(attempt)
@@ -116,18 +116,17 @@ def test_sums_of_fractions_do_not_keep_an_empty_purse_waiting() -> None:
 
 
 def test_an_attempt_that_was_not_sent_gives_all_back() -> None:
-    budget = Budget(
-        LimitsSection(budget_requests=1, budget_tokens=600, budget_usd=0.006), PricesSection(input=10, output=10)
-    )
+    budget = Budget(LimitsSection(budget_requests=1, budget_tokens=600, budget_usd=0.006))
+    prices = PricesSection(input=10, output=10)
     for _ in range(3):
-        attempt = budget.cost(300, 300)
+        attempt = budget.cost(300, 300, prices)
         assert budget.verdict(0.0, attempt) is GO
         budget.sent(attempt)
-        assert budget.verdict(0.0, budget.cost(300, 300)) == Verdict(INFINITE)
+        assert budget.verdict(0.0, budget.cost(300, 300, prices)) == Verdict(INFINITE)
         budget.settled(attempt, None, billed=False, sent=False)
     budget.sent(attempt)
     budget.settled(attempt, None, billed=False)
-    assert budget.verdict(1.0, budget.cost(1, 1)).stop == "budget"
+    assert budget.verdict(1.0, budget.cost(1, 1, prices)).stop == "budget"
 
 
 def test_a_purse() -> None:

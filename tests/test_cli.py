@@ -34,7 +34,8 @@ COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parse
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
 latency_s, ttft_s, attempts, started_at, finished_at, http_status, error_type, error_code, error_message, endpoint, run_id,
 response, reasks, reask_prompt_tokens, reask_completion_tokens, reask_cost, retried_with, request_id,
-requested_model, gateway_cost, gateway_deployment, gateway_fallbacks""".replace("\n", " ").split(", ")
+requested_model, gateway_cost, gateway_deployment, gateway_fallbacks,
+answer_limit, cut_by, format_fallback""".replace("\n", " ").split(", ")
 
 
 # -------------------------------------------------------------------------------------- the real command, from outside

@@ -23,6 +23,7 @@ from batchflex.folder import Folder
 from batchflex.merge import Size
 from batchflex.model import Outcome
 from batchflex.places import STAY, Moves, stretches
+from batchflex.reask import Policy
 from batchflex.resume import Done
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome, request, run_python
@@ -77,7 +78,7 @@ def seen(folder: Folder) -> dict[str, Any]:
     asked: list[Any] = []
     requests = [request(name, version) for name in range(NAMES) for version in (0, 1)]
     for retries, reasks in [(0, 0), (1, 1), (3, 2)]:
-        done = Done(folder.parts, retries, max_reasks=reasks)
+        done = Done(folder.parts, retries, reasks=Policy(reasks))
         asked.append([(r.key, r.before) for r in done.sort_out(requests)])
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
     placed = Done(folder.parts, 1, ["{}"], moves=stretches(store.plans(folder.parts), MOVES))

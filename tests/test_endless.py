@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import begun, table, write_rows
+from tests.test_cli import begun, called, table, write_rows
 
 
 @contextmanager
-def endless(head: bytes, piece: bytes) -> Iterator[str]:
-    """A server whose every answer goes on for ever."""
+def endless(head: bytes, piece: bytes, *, but_for_one_token: bool = True) -> Iterator[str]:
+    """A server whose every answer goes on for ever, be it ``but_for_one_token``."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def answer(connection: socket.socket) -> None:
@@ -25,6 +25,11 @@ def endless(head: bytes, piece: bytes) -> Iterator[str]:
             said = connection.recv(65_536)
             if said.startswith(b"GET"):
                 connection.sendall(b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                return
+            if but_for_one_token and b'"max_tokens":1,' in said:
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_SHORT), _SHORT)
+                )
                 return
             connection.sendall(head)
             while True:
@@ -43,6 +48,7 @@ def endless(head: bytes, piece: bytes) -> Iterator[str]:
         listener.close()
 
 
+_SHORT = b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}],"usage":{"total_tokens":2}}'
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (10_000 * b"a")
 
 
@@ -70,3 +76,12 @@ def test_an_answer_without_an_end_fails_its_row(kind: str, piece: bytes, stream:
     assert set(results["error_message"]) == {"the answer has more than 8 MB (endpoint.max_answer_mb)"}
     assert results["attempts"].to_list() == [1] * 12
     assert used.ru_maxrss < 1 << 20, "1 GB, most of it libraries"
+
+
+def test_where_the_smallest_request_has_no_end_either_the_run_stops(tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl", 12), tmp_path / "out"
+    with endless(b"HTTP/1.1 200 OK\r\n\r\n", 262_144 * b"x", but_for_one_token=False) as base_url:
+        more = ("--concurrency", 4, "--out", out, "--set", "endpoint.max_answer_mb=1", "--json")
+        stopped = called("run", rows, "--base-url", base_url, "--model", "m", *more)
+    assert (stopped.code, stopped.summary["stopped_by"], stopped.summary["failed"]) == (3, "failures", 0)
+    assert "endpoint.max_answer_mb" in stopped.summary["message"]

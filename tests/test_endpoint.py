@@ -283,7 +283,7 @@ async def test_the_local_model_answers_by_the_schema(local: EndpointSection) -> 
     wanted = {"type": "json_schema", "json_schema": {"name": "label", "schema": SCHEMA}}
     async with serving(local, endpoint) as served:
         async with Client(served) as client:
-            assert (await client.models()).ids == [endpoint.default_model]
+            assert (await client.models()).catalog.ids == [endpoint.default_model]
             answer = await client.attempt(_request(max_tokens=40, temperature=0, response_format=wanted))
             streamed = await client.attempt(_request(max_tokens=3, temperature=0))
         address = served.base_url

@@ -128,7 +128,10 @@ n = 2
         ({"sweep": {"order": "column"}}, "sweep.order: must be 'auto', 'prefix' or 'row'; found 'column'"),
         ({"prompts": {"a": {"user": "x"}}}, "prompts: sweep.prompt does not name which of these prompts to try"),
         ({"sweep": {"seed": [1]}, "override": {"seed": 2}}, "sweep.seed: override.seed (also: --set seed=…) would make"),
-        ({"limits": {"budget_tokens": 9}}, "limits.budget_tokens: needs params.max_tokens, so that the dearest answer"),
+        (
+            {"limits": {"budget_tokens": 9}, "prompt": {"user": "x"}},
+            "limits.budget_tokens: needs params.max_tokens, so that the dearest answer",
+        ),
         ({"limits": {"budget_usd": 1}, "params": {"max_tokens": 9}}, "limits.budget_usd: needs [prices]: input and output"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",

@@ -10,9 +10,9 @@ import pytest
 
 from batchflex import outcome
 from batchflex.errors import RowFault, Transient
-from batchflex.job import PricesSection
 from batchflex.model import Answer, Request, Usage
 from batchflex.outcome import Effort, Frame
+from batchflex.sections import PricesSection
 
 FRAME = Frame("run-1", "http://here/v1", ('{"temperature":0.0}', '{"temperature":0.7}'))
 EFFORT = Effort(3, 1_000_000, 2_500_000)
@@ -30,7 +30,7 @@ def answer(content: str | None = "yes", finish_reason: str | None = "stop", **fi
 
 
 def made(answer_: Answer, prices: PricesSection | None = None, **body: Any) -> Any:
-    return outcome.answered(FRAME._replace(prices=prices), request(**body), EFFORT, answer_)
+    return outcome.answered(FRAME, request(**body), EFFORT._replace(prices=prices), answer_)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,7 @@ def test_an_answered_row_has_all_that_is_known() -> None:
         "reasks": 0, "reask_prompt_tokens": None, "reask_completion_tokens": None, "reask_cost": None,
         "retried_with": None, "request_id": None, "requested_model": "m",
         "gateway_cost": None, "gateway_deployment": None, "gateway_fallbacks": None, "proof": None,
+        "answer_limit": None, "cut_by": None, "format_fallback": None,
     }  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def test_a_row_that_was_never_answered_has_no_response() -> None:
 
 def test_a_row_that_cannot_be_asked_says_why_and_took_no_attempt() -> None:
     broken = msgspec.structs.replace(request(), fault="a.jsonl, line 3: not JSON")
-    row = outcome.unaskable(FRAME, broken, 5)
+    row = outcome.unaskable(FRAME, broken, str(broken.fault), 5)
     assert (row.status, row.error_type, row.error_message) == ("failed", "input", "a.jsonl, line 3: not JSON")
     assert (row.attempts, row.started_at, row.finished_at, row.http_status) == (0, 5, 5, None)
 
@@ -180,4 +181,4 @@ def test_a_row_names_the_endpoint_that_it_was_sent_to_else_that_of_the_run() -> 
     ):
         assert outcome.answered(FRAME, request(), effort, answer()).endpoint == endpoint
         assert outcome.failed(FRAME, request(), effort, error).endpoint == endpoint
-    assert outcome.unaskable(FRAME, msgspec.structs.replace(request(), fault="not JSON"), 5).endpoint == FRAME.endpoint
+    assert outcome.unaskable(FRAME, request(), "not JSON", 5).endpoint == FRAME.endpoint

@@ -96,6 +96,7 @@ def test_a_part_of_an_older_version_has_its_fields_too(tmp_path: Path) -> None:
     path = store.part_path(tmp_path, 1)
     old = pq.read_table(path)
     late = ["reasks", "reask_prompt_tokens", "reask_completion_tokens", "reask_cost", "retried_with", "request_id"]
+    late += ["answer_limit", "cut_by", "format_fallback"]
     told = {name: value for name, value in old.schema.metadata.items() if name != b"batchflex.parsed_kinds"}
     pq.write_table(old.drop_columns(late).replace_schema_metadata(told), path)
     store.write_part(tmp_path, 2, [outcome(2, parsed='{"x":2.5}')])

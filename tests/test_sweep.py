@@ -200,7 +200,7 @@ def test_a_budget_needs_a_bound_in_every_point() -> None:
     limits = {"budget_tokens": 10_000}
     assert job({"points": [{"max_tokens": 5}, {"max_tokens": 6, "seed": 1}]}, limits=limits)
     assert job({"zip": {"max_tokens": [5]}}, limits=limits)
-    some = mistakes({"points": [{"max_tokens": 5}, {"seed": 1}]}, limits=limits)
+    some = mistakes({"points": [{"max_tokens": 5}, {"seed": 1}]}, limits=limits, prompt={"user": "x"})
     assert some[0].startswith("limits.budget_tokens: needs params.max_tokens")
 
 

@@ -115,6 +115,8 @@ EXPECTED = {
     "504": Expected(Transient, "http_504", 504, "endpoint"),
     "529": Expected(Transient, "overloaded_error", 529, "endpoint"),
     "n": Expected(RowFault, "invalid_request_error", 400),
+    "format": Expected(RowFault, "invalid_request_error", 400),
+    "400_hold": Expected(RowFault, "account_error", 400),
     "echo_key_error": Expected(RowFault, "invalid_request_error", 400),
     "redirect": Expected(RunFault, "http_307", 307, "url"),
     "reset_before": _BROKEN,
@@ -456,7 +458,8 @@ async def test_limits_and_models_are_told(stream: bool, via: Via, endpoint: Coun
     endpoint.knobs(rpm=7, key=KEY)
     told: list[Told] = []
     async with _client(endpoint.base_url, via, stream=stream) as client:
-        assert await client.models() == (["m"], True)
+        listing = await client.models()
+        assert (listing.catalog.ids, listing.tells_limits) == (["m"], True)
         await client.attempt(_request(), told.append)
         (first,) = told
         assert first.requests is not None

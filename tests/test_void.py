@@ -16,6 +16,7 @@ import pytest
 from batchflex import journal, keep, store, table
 from batchflex.folder import Folder
 from batchflex.model import Outcome
+from batchflex.reask import Policy
 from batchflex.resume import Done
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import outcome, request
@@ -244,9 +245,9 @@ def test_a_note_in_a_later_part_is_about_all_failures_of_its_run(tmp_path: Path)
 def test_an_answer_that_did_not_fit_stays_when_asking_again_failed_in_a_void_run(tmp_path: Path) -> None:
     store.write_part(tmp_path, 1, [outcome(1, status="invalid", content="old")])
     store.write_part(tmp_path, 2, [outcome(1, status="invalid", content="old", proof="answers", run_id="run-2")] * 9)
-    assert left(tmp_path, 1, max_reasks=1) == [], "it was tried too often"
+    assert left(tmp_path, 1, reasks=Policy(most=1)) == [], "it was tried too often"
     store.write_part(tmp_path, 3, [], void=["run-2"])
-    assert left(tmp_path, 1, max_reasks=1) == ["id-1"]
+    assert left(tmp_path, 1, reasks=Policy(most=1)) == ["id-1"]
     assert shown(tmp_path) == [("id-1", "invalid")]
 
 
