@@ -27,6 +27,7 @@ import msgspec
 
 from .errors import AttemptError, Deferred, RateLimited, RowFault, RunFault, StopReason, Transient
 from .events import brief, named
+from .ratelimit import refused_by
 
 _CREDIT = {"insufficient_quota", "insufficient_credits", "billing_hard_limit_reached"}
 _NO_MODEL = {"model_not_found", "model_not_exist"}
@@ -64,7 +65,7 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
         named_model = status == 404 and "model" in message.lower()
         return RunFault(message, **facts).because("model" if named_model else "url")
     if status == 429 or (status >= 500 and names & _RATE):
-        return RateLimited(message, **facts)
+        return RateLimited(message, **facts).by(*refused_by(headers, message, kind, code))
     if 400 <= status < 500 and status not in _ROW_BLAMED:
         return RowFault(message, **facts)
     fault = Transient(message, **facts)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from typing import Literal
 
 End = Literal["answer", "refusal", "failure"]
@@ -26,7 +27,7 @@ _USUAL_NOISE, _NOISE_WEIGHT = 0.05, 0.25
 _STEADY_ERROR, _MOST_WINDOWS, _MOST_ANSWERS = 0.03, 4, 64
 _DOUBLING_ERROR, _MOST_DOUBLING = 0.1, 64
 _CHANGED, _RATE_WEIGHT = 0.15, 0.2
-_LONGEST_HOLD = 6
+_LONGEST_HOLD, _LONGEST_HOLD_AT_CEILING = 6, 24
 # The window is used if it was full at times, and never far from it: after answers that come at once it takes a moment to fill.
 _FULL, _USED = 0.95, 0.5
 _FAILING = 0.05
@@ -41,6 +42,12 @@ _SAME_LEVELS, _SAME = 3, 1.15
 _FEW, _MANY, _SHORT_S = 4, 0.6, 0.5
 _CEILING_S, _LONGEST_CEILING_S = 30.0, 480.0
 _QUEUING = 0.1
+# A slot that a server frees late: what is waited at first (a part of an answer's time), how that grows when it was too short and
+# shrinks with each request that is let through, so that one of some 140 is refused.
+_LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.001, 0.01, 5.0
+_LAG_GROWTH, _LAG_SHRINKS = 2.0, 0.995
+# So long a lag is none: somebody else uses the slots. After a while one more is tried, then ever later.
+_SHARED_S, _MORE_S, _LONGEST_MORE_S = 0.3, 5.0, 300.0
 
 
 class _Round:
@@ -125,6 +132,7 @@ class Concurrency:
         self._refused_at = float("-inf")
         self._levels: list[int] = []
         self._queued: int | None = None
+        self._allowed = most
 
     def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
         """A request sent then has ended; ``in_flight`` is how many there still are without it.
@@ -164,6 +172,18 @@ class Concurrency:
             return 0.0
         return _SPREAD * self._before[1] / self.size
 
+    def allow(self, most: int | None) -> None:
+        """The key may have so many in flight at all; ``None``: as far as is known any number."""
+        allowed = self.most if most is None else min(most, self.most)
+        if allowed == self._allowed:
+            return
+        self._allowed = allowed
+        if self.fixed:
+            self.size = allowed
+        elif self.size > allowed:
+            self.size = self._base = allowed
+            self.last_reason = "the key may have no more in flight"
+
     def queue(self, waiting: int | None) -> None:
         """The endpoint itself says how many requests wait there until others end; ``None``: it does not say any more."""
         self._queued = waiting
@@ -171,6 +191,7 @@ class Concurrency:
     def at_most(self, most: int) -> None:
         """No more than so many from the start, for want of connections."""
         self.most = self._ceiling = most
+        self._allowed = min(self._allowed, most)
         self.size = self._base = min(self.size, most)
 
     def reset(self, now: float) -> None:
@@ -186,7 +207,7 @@ class Concurrency:
             self._last_mean = None
 
     def _highest(self, now: float) -> int:
-        return self._ceiling if now < self._ceiling_until else self.most
+        return min(self._allowed, self._ceiling if now < self._ceiling_until else self.most)
 
     def _says_nothing(self, now: float) -> bool:
         """Whether the round that ends is worth nothing; then it is begun again."""
@@ -309,7 +330,9 @@ class Concurrency:
 
     def _go_back(self, now: float, why: str) -> None:
         self._fewer_next = self.size > self._base
-        self._hold = min(_LONGEST_HOLD, 2 * self._hold)
+        # Where more is not allowed only fewer can be tried, which costs each time.
+        longest = _LONGEST_HOLD if self._base < self._allowed else _LONGEST_HOLD_AT_CEILING
+        self._hold = min(longest, 2 * self._hold)
         self._set(now, self._base, why)
 
     # ------------------------------------------------------------------------------------------------------ refusals
@@ -344,3 +367,102 @@ class Concurrency:
         self._ceiling, self._ceiling_until = max(1, math.floor(0.9 * refused)), now + self._ceiling_s
         self._steady(now, self._ceiling, "refusals")
         self._fewer_next = False
+
+
+class Slots:
+    """How many requests a key may have in flight, as its server says or its refusals show; and how many it has.
+
+    A refusal for this reason says nothing of time: a slot is free when any request ends. Or a moment later, for servers count an end
+    after they have sent it; that moment is learned. ``most`` is ``None`` while no such limit is known.
+    """
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+        self.in_flight = 0
+        self._told: int | None = None
+        self._known_at = float("-inf")
+        self._lag_s = 0.0
+        self._answer_s = 0.0
+        self._ends: deque[float] = deque()
+        self._held_until = float("-inf")
+        self._doubled_at = float("-inf")
+        self._more_at = float("inf")
+        self._more_s = _MORE_S
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until another may go; infinite until one ends."""
+        if self.most is None:
+            return 0.0
+        if now >= self._more_at and self._may_grow():
+            self.most += 1
+            self._more_at = now + self._more_s
+        if self.in_flight >= self.most:
+            return float("inf")
+        while self._ends and self._ends[0] + self._lag_s <= now:
+            self._ends.popleft()
+        over = self.in_flight + len(self._ends) + 1 - self.most
+        freed = self._ends[over - 1] + self._lag_s if over > 0 else now
+        return max(0.0, freed - now, self._held_until - now)
+
+    def sent(self) -> None:
+        self.in_flight += 1
+
+    def ended(self, now: float) -> None:
+        """A request has ended, whichever way."""
+        self.in_flight -= 1
+        if self._lag_s:
+            self._ends.append(now)
+
+    def told(self, now: float, limit: float) -> None:
+        """The server says how many it lets be in flight."""
+        most = max(1, int(limit))
+        if most != self._told:
+            self._told = most
+            self._know(now, most)
+
+    def accepted(self, now: float, sent_at: float) -> None:
+        """What was sent then was let through."""
+        took = now - sent_at
+        self._answer_s = took if not self._answer_s else self._answer_s + 0.1 * (took - self._answer_s)
+        self._lag_s *= _LAG_SHRINKS
+        if self._lag_s < 1e-5:
+            self._lag_s = 0.0
+            self._ends.clear()
+
+    def refused(self, now: float, sent_at: float, limit: int | None) -> None:
+        """What was sent then was refused, as too many are in flight; it is one of ``in_flight`` still."""
+        others = max(1, self.in_flight - 1)
+        if limit is not None:
+            self.told(now, limit)
+        if self.most is None:
+            self._know(now, others)
+        elif sent_at < self._known_at:
+            if self._told is None:
+                self.most = min(self.most, others)
+        elif sent_at >= self._doubled_at:
+            self._too_soon(now, others)
+
+    def _know(self, now: float, most: int) -> None:
+        self.most, self._known_at = most, now
+        self._lag_s = max(self._lag_s, min(_FIRST_LAG_S, _LAG_PART * self._answer_s))
+        self._more_at = now + self._more_s if self._told is None else float("inf")
+
+    def _may_grow(self) -> bool:
+        return self.most is not None and self.in_flight >= self.most and (self._told is None or self.most < self._told)
+
+    def _too_soon(self, now: float, others: int) -> None:
+        """No more were in flight than may be, but a slot was not free yet; or others have it."""
+        if self.most is not None and self.most > 1 and now < self._more_at < float("inf") and self._more_at - now > 0.8 * self._more_s:
+            # One more was tried a moment ago.
+            self.most -= 1
+            self._more_s = min(_LONGEST_MORE_S, 2 * self._more_s)
+            self._more_at = now + self._more_s
+            return
+        self._doubled_at = now
+        self._lag_s = min(_LONGEST_LAG_S, max(_LEAST_LAG_S, _LAG_GROWTH * self._lag_s))
+        if self._lag_s > max(_SHARED_S, self._answer_s) and self.most is not None and others < self.most:
+            self.most = others
+            self._more_at = now + self._more_s
+            if others > 1:
+                self._lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
+        self._held_until = now + self._lag_s

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Blame = Literal["endpoint", "row"]
+LimitKind = Literal["requests", "tokens", "in_flight"]
 
 
 class BatchflexError(Exception):
@@ -155,7 +156,18 @@ class Deferred(Transient):
 
 
 class RateLimited(Deferred):
-    """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none."""
+    """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none.
+
+    ``limit_kind`` is which limit refused, ``None`` if that was not said; of one on what is in flight at a time ``limit`` is how many
+    may be, if that was said.
+    """
+
+    limit_kind: LimitKind | None = None
+    limit: int | None = None
+
+    def by(self, kind: LimitKind | None, limit: int | None) -> RateLimited:
+        self.limit_kind, self.limit = kind, limit
+        return self
 
 
 class RowFault(AttemptError):
@@ -163,7 +175,7 @@ class RowFault(AttemptError):
 
 
 StopReason = Literal[
-    "key", "credit", "model", "url", "endpoint", "failures", "disk", "input", "budget", "deadline", "signal", "error"
+    "key", "credit", "quota", "model", "url", "endpoint", "failures", "disk", "input", "budget", "deadline", "signal", "error"
 ]
 
 
