@@ -24,7 +24,8 @@ _COUNTED = 20  # prompts, until what is usual is known
 class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
-    One attempt at a time has it. ``tokens``, ``mark`` and ``sent_at`` are of the attempt that is in flight.
+    One attempt at a time has it. ``tokens``, the marks and ``sent_at`` are of the attempt that is in flight. ``model`` is which it
+    asks, where a run asks several.
     """
 
     body_bytes: int
@@ -35,6 +36,8 @@ class Cost:
     sent_at: float = 0.0
     requests_mark: float = 0.0
     tokens_mark: float = 0.0
+    model: str = ""
+    model_mark: int = 0
 
 
 class Verdict(NamedTuple):
@@ -160,12 +163,12 @@ class Budget:
         self._counted = 0
         self._densest = 0.0
 
-    def cost(self, body_bytes: int, max_tokens: int | None) -> Cost:
+    def cost(self, body_bytes: int, max_tokens: int | None, model: str = "") -> Cost:
         """What a request with this body may use at most."""
         usd, completion = 0.0, max_tokens or 0
         if self._prices is not None:
             usd = (body_bytes * self._prices.input + completion * self._prices.output) / 1e6
-        return Cost(body_bytes, max_tokens, body_bytes + completion, usd)
+        return Cost(body_bytes, max_tokens, body_bytes + completion, usd, model=model)
 
     def verdict(self, now: float, cost: Cost) -> Verdict:
         """Whether an attempt may go now."""

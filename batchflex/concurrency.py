@@ -27,7 +27,7 @@ _USUAL_NOISE, _NOISE_WEIGHT = 0.05, 0.25
 _STEADY_ERROR, _MOST_WINDOWS, _MOST_ANSWERS = 0.03, 4, 64
 _DOUBLING_ERROR, _MOST_DOUBLING = 0.1, 64
 _CHANGED, _RATE_WEIGHT = 0.15, 0.2
-_LONGEST_HOLD, _LONGEST_HOLD_AT_CEILING = 6, 24
+_LONGEST_HOLD = 6
 # The window is used if it was full at times, and never far from it: after answers that come at once it takes a moment to fill.
 _FULL, _USED = 0.95, 0.5
 _FAILING = 0.05
@@ -43,11 +43,13 @@ _FEW, _MANY, _SHORT_S = 4, 0.6, 0.5
 _CEILING_S, _LONGEST_CEILING_S = 30.0, 480.0
 _QUEUING = 0.1
 # A slot that a server frees late: what is waited at first (a part of an answer's time), how that grows when it was too short and
-# shrinks with each request that is let through, so that one of some 140 is refused.
-_LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.001, 0.01, 5.0
-_LAG_GROWTH, _LAG_SHRINKS = 2.0, 0.995
-# So long a lag is none: somebody else uses the slots. After a while one more is tried, then ever later.
-_SHARED_S, _MORE_S, _LONGEST_MORE_S = 0.3, 5.0, 300.0
+# shrinks with each request that is let through: requests that end together may be refused together, so by the slots the less.
+_LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.0005, 0.01, 5.0
+_LAG_GROWTH, _LAG_SHRINKS = 1.5, 0.005
+# So long a lag is none: somebody else uses the slots, or there are fewer where none said how many. After a while one more is tried, then ever later.
+_SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.3, 0.03, 0.5, 300.0
+# Answers that take no longer than this, times the shortest, have not waited.
+_UNQUEUED = 1.25
 
 
 class _Round:
@@ -133,6 +135,7 @@ class Concurrency:
         self._levels: list[int] = []
         self._queued: int | None = None
         self._allowed = most
+        self._least_s = float("inf")
 
     def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
         """A request sent then has ended; ``in_flight`` is how many there still are without it.
@@ -232,6 +235,7 @@ class Concurrency:
 
     def _doubled(self, now: float) -> None:
         """A round has ended: did the larger window deliver more than the one before?"""
+        self._least_s = min(self._least_s, self._round.mean_s)
         latency, before, self._before = self._round.mean_s, self._before, (self.size, self._round.mean_s)
         enough = self.size
         if before is not None and before[0] < self.size:
@@ -268,6 +272,7 @@ class Concurrency:
             off = abs(one - other) / max(1e-9, one + other) * math.sqrt(math.pi)
             self._noise += _NOISE_WEIGHT * (off - self._noise)
         self._last_mean = seen.means[-1]
+        self._least_s = min(self._least_s, seen.mean_s)
         if self.size == self._base:
             self._go_on(now, seen.rate)
         elif self.size > self._base:
@@ -284,7 +289,9 @@ class Concurrency:
             return
         self._rate = rate if usual is None else usual + _RATE_WEIGHT * (rate - usual)
         self._held += 1
-        if self._held < self._hold:
+        # Where the key may have no more in flight, and those there are do not wait, fewer would deliver less.
+        settled = self.size >= self._allowed < self.most and self._round.mean_s <= _UNQUEUED * self._least_s
+        if self._held < self._hold or settled:
             self._set(now, self.size, self.last_reason)
         else:
             self._try(now)
@@ -330,9 +337,7 @@ class Concurrency:
 
     def _go_back(self, now: float, why: str) -> None:
         self._fewer_next = self.size > self._base
-        # Where more is not allowed only fewer can be tried, which costs each time.
-        longest = _LONGEST_HOLD if self._base < self._allowed else _LONGEST_HOLD_AT_CEILING
-        self._hold = min(longest, 2 * self._hold)
+        self._hold = min(_LONGEST_HOLD, 2 * self._hold)
         self._set(now, self._base, why)
 
     # ------------------------------------------------------------------------------------------------------ refusals
@@ -372,8 +377,8 @@ class Concurrency:
 class Slots:
     """How many requests a key may have in flight, as its server says or its refusals show; and how many it has.
 
-    A refusal for this reason says nothing of time: a slot is free when any request ends. Or a moment later, for servers count an end
-    after they have sent it; that moment is learned. ``most`` is ``None`` while no such limit is known.
+    A refusal for this reason says nothing of time: a slot is free when any request ends. Or a moment later, for servers count an
+    end after they have sent it; that moment is learned. ``most`` is ``None`` while no such limit is known.
     """
 
     def __init__(self) -> None:
@@ -388,14 +393,12 @@ class Slots:
         self._doubled_at = float("-inf")
         self._more_at = float("inf")
         self._more_s = _MORE_S
+        self._tried_at: float | None = None
 
     def wait_s(self, now: float) -> float:
         """Seconds until another may go; infinite until one ends."""
         if self.most is None:
             return 0.0
-        if now >= self._more_at and self._may_grow():
-            self.most += 1
-            self._more_at = now + self._more_s
         if self.in_flight >= self.most:
             return float("inf")
         while self._ends and self._ends[0] + self._lag_s <= now:
@@ -424,10 +427,16 @@ class Slots:
         """What was sent then was let through."""
         took = now - sent_at
         self._answer_s = took if not self._answer_s else self._answer_s + 0.1 * (took - self._answer_s)
-        self._lag_s *= _LAG_SHRINKS
-        if self._lag_s < 1e-5:
-            self._lag_s = 0.0
-            self._ends.clear()
+        if self.most is None:
+            return
+        first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
+        self._lag_s = self._lag_s * (1 - _LAG_SHRINKS / self.most) if self._lag_s else first_lag_s
+        if self._tried_at is not None and sent_at >= self._tried_at and self.in_flight >= self.most:
+            self._tried_at = None
+        if now >= self._more_at and self.in_flight >= self.most and (self._told is None or self.most < self._told):
+            self.most += 1
+            self._tried_at = now
+            self._more_at = now + max(self._more_s, self._answer_s)
 
     def refused(self, now: float, sent_at: float, limit: int | None) -> None:
         """What was sent then was refused, as too many are in flight; it is one of ``in_flight`` still."""
@@ -447,22 +456,20 @@ class Slots:
         self._lag_s = max(self._lag_s, min(_FIRST_LAG_S, _LAG_PART * self._answer_s))
         self._more_at = now + self._more_s if self._told is None else float("inf")
 
-    def _may_grow(self) -> bool:
-        return self.most is not None and self.in_flight >= self.most and (self._told is None or self.most < self._told)
-
     def _too_soon(self, now: float, others: int) -> None:
         """No more were in flight than may be, but a slot was not free yet; or others have it."""
-        if self.most is not None and self.most > 1 and now < self._more_at < float("inf") and self._more_at - now > 0.8 * self._more_s:
-            # One more was tried a moment ago.
+        self._doubled_at = now
+        if self.most is not None and self.most > 1 and self._tried_at is not None:
             self.most -= 1
+            self._tried_at = None
             self._more_s = min(_LONGEST_MORE_S, 2 * self._more_s)
             self._more_at = now + self._more_s
             return
-        self._doubled_at = now
         self._lag_s = min(_LONGEST_LAG_S, max(_LEAST_LAG_S, _LAG_GROWTH * self._lag_s))
-        if self._lag_s > max(_SHARED_S, self._answer_s) and self.most is not None and others < self.most:
-            self.most = others
+        first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
+        long_s = max(_SHARED_S, self._answer_s) if self._told is not None else max(_LATE_S, 4 * first_lag_s)
+        if self._lag_s > long_s and self.most is not None and self.most > 1:
+            self.most = min(others, self.most - 1)
             self._more_at = now + self._more_s
-            if others > 1:
-                self._lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
+            self._lag_s = first_lag_s
         self._held_until = now + self._lag_s

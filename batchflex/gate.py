@@ -157,6 +157,7 @@ class Gate:
     def leave(self, lane: Lane) -> None:
         """Give the slot back."""
         lane.in_flight -= 1
+        lane.pace.ended(self._clock())
         self._pump()
 
     def begin_backing_off(self) -> None:
@@ -197,6 +198,7 @@ class Gate:
             return
         lane.pauses.discard(why)
         if not lane.pauses:
+            lane.pace.allowance.resumed()
             lane.pace.concurrency.reset(self._clock())
             self._pump()
 
