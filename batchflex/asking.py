@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import anyio
+import msgspec
 
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
@@ -27,8 +28,9 @@ from .ways import Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
-# After so many refusals by a rate limit that let others pass in between, the row is too large for it.
-_MOST_REFUSALS = 50
+# After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
+# by itself, and no other waits for it.
+_MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
 # An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
@@ -152,7 +154,7 @@ class Asking:
                     feed.back(request)
 
     def _row(self, planned: Request, asked: Request) -> _Row:
-        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens))
+        return _Row(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, _model(asked.body).model))
 
     async def _see_through(self, row: _Row) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
@@ -261,11 +263,18 @@ class Asking:
         now = row.failed_at = time.monotonic()
         first = not row.waiting
         of_row = classify.is_of_row(fault)
-        self._accounts.failed(way.lane, row.cost, fault)
+        alone = False
         if isinstance(fault, RateLimited):
             self._ways.understood(way, row.number, first=first)
-            row.refused += row.completions != way.completions
+            row.cost.refusals += 1
+            if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
+                others_passed = row.completions != way.completions
+                row.refused += others_passed
+                alone = others_passed and row.refused >= _ALONE
             row.completions = way.completions
+            if alone:
+                fault.wait_s = min(_LONGEST_ALONE_S, max(2.0 ** (row.refused - _ALONE), fault.retry_after_s or 0.0))
+        self._accounts.failed(way.lane, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
             fault = self._ways.refuses(way, fault, row.request)
@@ -402,6 +411,13 @@ class Asking:
     def _effort(self, row: _Row) -> outcome.Effort:
         name = row.way.endpoint.name if row.way else None
         return outcome.Effort(row.sent_before + row.tries.sent, row.started_at, _now_us(), name)
+
+
+class _Body(msgspec.Struct):
+    model: str = ""
+
+
+_model = msgspec.json.Decoder(_Body).decode
 
 
 def _now_us() -> int:

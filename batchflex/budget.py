@@ -24,8 +24,8 @@ _COUNTED = 20  # prompts, until what is usual is known
 class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
-    One attempt at a time has it. ``tokens``, the marks and ``sent_at`` are of the attempt that is in flight. ``model`` is which it
-    asks, where a run asks several.
+    One attempt at a time has it. ``tokens``, the marks and ``sent_at`` are of the attempt that is in flight. ``model`` is which
+    it asks, ``refusals`` how often rate limits have refused it.
     """
 
     body_bytes: int
@@ -38,6 +38,7 @@ class Cost:
     tokens_mark: float = 0.0
     model: str = ""
     model_mark: int = 0
+    refusals: int = 0
 
 
 class Verdict(NamedTuple):

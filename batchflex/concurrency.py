@@ -107,7 +107,7 @@ class _Round:
 class Concurrency:
     """The window of one endpoint. ``size`` is how many may be in flight now, never more than ``most``.
 
-    ``fixed`` keeps it at ``most``; else it begins with ``first``. ``last_reason`` tells in words why it has this size.
+    ``allowed`` is how many of these the key may have. ``fixed`` keeps it at ``most``; else it begins with ``first``. ``last_reason`` tells in words why it has this size.
     """
 
     def __init__(self, most: int, *, first: int = 8, fixed: bool = False) -> None:
@@ -134,7 +134,7 @@ class Concurrency:
         self._refused_at = float("-inf")
         self._levels: list[int] = []
         self._queued: int | None = None
-        self._allowed = most
+        self.allowed = most
         self._least_s = float("inf")
 
     def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
@@ -178,9 +178,9 @@ class Concurrency:
     def allow(self, most: int | None) -> None:
         """The key may have so many in flight at all; ``None``: as far as is known any number."""
         allowed = self.most if most is None else min(most, self.most)
-        if allowed == self._allowed:
+        if allowed == self.allowed:
             return
-        self._allowed = allowed
+        self.allowed = allowed
         if self.fixed:
             self.size = allowed
         elif self.size > allowed:
@@ -194,7 +194,7 @@ class Concurrency:
     def at_most(self, most: int) -> None:
         """No more than so many from the start, for want of connections."""
         self.most = self._ceiling = most
-        self._allowed = min(self._allowed, most)
+        self.allowed = min(self.allowed, most)
         self.size = self._base = min(self.size, most)
 
     def reset(self, now: float) -> None:
@@ -210,7 +210,7 @@ class Concurrency:
             self._last_mean = None
 
     def _highest(self, now: float) -> int:
-        return min(self._allowed, self._ceiling if now < self._ceiling_until else self.most)
+        return min(self.allowed, self._ceiling if now < self._ceiling_until else self.most)
 
     def _says_nothing(self, now: float) -> bool:
         """Whether the round that ends is worth nothing; then it is begun again."""
@@ -290,7 +290,7 @@ class Concurrency:
         self._rate = rate if usual is None else usual + _RATE_WEIGHT * (rate - usual)
         self._held += 1
         # Where the key may have no more in flight, and those there are do not wait, fewer would deliver less.
-        settled = self.size >= self._allowed < self.most and self._round.mean_s <= _UNQUEUED * self._least_s
+        settled = self.size >= self.allowed < self.most and self._round.mean_s <= _UNQUEUED * self._least_s
         if self._held < self._hold or settled:
             self._set(now, self.size, self.last_reason)
         else:

@@ -152,14 +152,19 @@ class Transient(AttemptError):
 
 
 class Deferred(Transient):
-    """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt."""
+    """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt.
+
+    ``wait_s`` is how long this row waits by itself; all that wait for the endpoint wait anyway.
+    """
+
+    wait_s = 0.0
 
 
 class RateLimited(Deferred):
     """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none.
 
-    ``limit_kind`` is which limit refused, ``None`` if that was not said; of one on what is in flight at a time ``limit`` is how many
-    may be, if that was said.
+    ``limit_kind`` is which limit refused, ``None`` if that was not said; of one on what is in flight ``limit`` is how
+    many may be, if that was said.
     """
 
     limit_kind: LimitKind | None = None

@@ -37,7 +37,7 @@ class HeaderLesson:
 
     _BUCKET_AFTER, _MEASURED_S, _SPREAD_S = 10, 1.0, 2.0
     _IN_PROPORTION, _PROPORTIONAL, _CAME_BACK = 4, 0.15, 8
-    _RETURNS, _SWINGS = 2, 3
+    _RETURNS, _SWINGS, _LONG_S = 2, 3, 5.0
 
     def __init__(self) -> None:
         self.limit: float | None = None
@@ -58,7 +58,8 @@ class HeaderLesson:
         # Without a reset: since when the window goes on, and how often units came back within it.
         self._begun: float | None = None
         self._came_back = 0
-        self._ignores_resets = False
+        self._ignores_resets = self._confirmed = False
+        self._tried: tuple[float, float] | None = None  # nothing was left until then, and a request went all the same
         self._limits: list[float] = []
         self._returns = self._swings = 0
         self._swung_up = False
@@ -105,6 +106,7 @@ class HeaderLesson:
             # So the reset is not when one more fits.
             self._ignores_resets, self.window_s, self._longest_s, self._reset_at = True, _ASSUMED_WINDOW_S, 0.0, None
             return
+        self._confirmed = True
         self._remaining = self._left = min(self._remaining, max(0.0, units - 1.0))
 
     def mistaken(self) -> None:
@@ -151,12 +153,14 @@ class HeaderLesson:
             self._begun = now
         if self._begun is not None and now >= self._begun + 1.1 * window_s and not renewed:
             self._begun = None
-        self._reset_at = None if self._begun is None else self._begun + window_s
         if early and gone > 0 and back >= max(1.0, 0.5 * gone):
             self._came_back += 1
-            if self._came_back >= self._CAME_BACK:  # a bucket, or windows that are shorter
-                self.window_s = self._reset_at = self._begun = None
-                self._heard = max(self._heard, self._BUCKET_AFTER)
+            self._begun = now
+        self._reset_at = None if self._begun is None or self._came_back else self._begun + window_s
+        if self._came_back >= self._CAME_BACK or (self._came_back > 1 and self._remaining < 1):
+            # A bucket, or windows that are shorter: what comes back is measured.
+            self._came_back, self._begun, self.window_s = 0, None, None
+            self._heard = max(self._heard, self._BUCKET_AFTER)
 
     def _in_proportion_to_missing(self, missing: float, reset_s: float | None) -> bool:
         """Whether the reset is when all that is missing has come back, and so in proportion to that."""
@@ -191,6 +195,13 @@ class HeaderLesson:
         return self.window_s is None and self._longest_s < 0.9 and self._heard >= self._BUCKET_AFTER
 
     @property
+    def comes_back(self) -> float | None:
+        """Units a second that come back before the window ends; ``None`` if it is not known how many."""
+        if self._fills:
+            return self._refill
+        return 0.0 if self.window_s is not None or self._longest_s >= 0.9 else None
+
+    @property
     def usual_rate(self) -> float | None:
         """Units a second on the average; ``None`` until that is known."""
         if self._is_bucket:
@@ -204,6 +215,8 @@ class HeaderLesson:
         if self._is_bucket:
             return max(0.0, self._left) / self._SPREAD_S + (self._refill or self.limit / _ASSUMED_WINDOW_S) / _SLACK
         base = self.limit / (self.window_s or _ASSUMED_WINDOW_S) / _SLACK
+        if self._came_back:  # before its time: how soon is found out the faster
+            return base * 2.0**self._came_back
         if self._reset_at is None or now >= self._reset_at:
             return base
         until = self._reset_at - now
@@ -218,10 +231,24 @@ class HeaderLesson:
         if self.limit is None or self._reset_at is None or now >= self._reset_at:
             return 0.0
         left = self._left if self.window_s is None else self._remaining
-        return self._reset_at - now if left < min(units, self.limit) else 0.0
+        if left >= min(units, self.limit):
+            return 0.0
+        until = self._reset_at - now
+        # Not all resets are when one more fits. One request that is refused shows what this one is.
+        return 0.0 if until > self._LONG_S and self._tried is None and self._begun is None else until
 
-    def took(self, units: float) -> None:
+    def took(self, now: float, units: float) -> None:
+        left = self._left if self.window_s is None else self._remaining
+        if self._tried is None and self._reset_at is not None and now < self._reset_at and left < min(units, self.limit or 0.0):
+            self._tried = (now, self._reset_at)
         self._left -= units
+
+    def accepted(self, now: float, sent_at: float) -> None:
+        """What was sent then was let through."""
+        if self._tried is None or self._confirmed or self._begun is not None:
+            return
+        if sent_at >= self._tried[0] and now < self._tried[1] - _ROUNDING_S:
+            self._ignores_resets, self._reset_at, self.window_s, self._longest_s = True, None, _ASSUMED_WINDOW_S, 0.0
 
 
 class ByModel:
@@ -233,21 +260,23 @@ class ByModel:
     def __init__(self) -> None:
         self._since: float | None = None
         self._limits: dict[str, tuple[float, int]] = {}
-        self._last: dict[str, tuple[float, int, float]] = {}
+        self._last: dict[str, tuple[float, int, float, float]] = {}
         self._fell = self._own = self._all = 0.0
 
-    def seen(self, now: float, model: str, level: Level, own: int, taken: float) -> bool:
-        """An answer's headers: the request was the model's ``own``-th, and the ``taken``-th of all."""
+    def seen(self, now: float, model: str, level: Level, own: int, taken: float, refill: float | None) -> bool:
+        """An answer's headers: the request was the model's ``own``-th, and the ``taken``-th of all. So many units a second come
+        back anyway; ``None`` if that is not known."""
         if level.limit is None or level.remaining is None:
             return False
         self._since = now if self._since is None else self._since
         limit, times = self._limits.get(model, (level.limit, 0))
         self._limits[model] = (level.limit, times + 1 if limit == level.limit else 1)
         sure = {limit for limit, times in self._limits.values() if times >= self._SURE}
-        last, self._last[model] = self._last.get(model), (level.remaining, own, taken)
+        last, self._last[model] = self._last.get(model), (level.remaining, own, taken, now)
         # After a while what was taken comes back where windows slide, so that no fall is to be seen.
-        if last is not None and now - self._since < self._BACK_S and last[0] >= level.remaining and own > last[1]:
-            self._fell += last[0] - level.remaining
+        fell = 0.0 if last is None else last[0] - level.remaining + (refill or 0.0) * (now - last[3])
+        if last is not None and refill is not None and now - self._since < self._BACK_S and fell >= 0 and own > last[1]:
+            self._fell += fell
             self._own += own - last[1]
             self._all += taken - last[2]
         others = self._all - self._own

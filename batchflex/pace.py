@@ -150,8 +150,10 @@ class Allowance:
         level = told.requests or told.tokens
         if self._by_model is not None or not cost.model or level is None or told.descriptor not in ("", "model_per_key"):
             return
-        taken = cost.requests_mark
-        if self._seen.seen(now, cost.model, level if told.requests else level._replace(remaining=None), cost.model_mark, taken):
+        if told.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
+            level = level._replace(remaining=0.0)
+        back = self.requests.comes_back(told.descriptor) if told.requests else None
+        if self._seen.seen(now, cost.model, level, cost.model_mark, cost.requests_mark, back):
             self._by_model = {}
             self.requests.forget()
             self.tokens.forget()

@@ -166,7 +166,7 @@ class Quota:
         self._refusals.took(now, units)
         if self._learned:
             for lesson in self._headers.values():
-                lesson.took(units)
+                lesson.took(now, units)
             if (rate := self._rate(now)) is not None:
                 if self._was_empty:
                     # In a window that slides, a burst now would leave it empty again in a window's time.
@@ -186,8 +186,15 @@ class Quota:
 
     def accepted(self, now: float, sent_at: float, units: float = 1.0) -> None:
         """What was sent then was not refused."""
+        for lesson in self._headers.values():
+            lesson.accepted(now, sent_at)
         if not self._headers:
             self._refusals.accepted(now, sent_at, units)
+
+    def comes_back(self, descriptor: str) -> float | None:
+        """Units a second that come back before the window ends; ``None`` if it is not known how many."""
+        lesson = self._headers.get(descriptor)
+        return 0.0 if lesson is None else lesson.comes_back
 
     def told(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
         """What the headers say that came for what was taken at ``mark``, of the limit of that ``descriptor``."""

@@ -226,6 +226,8 @@ class Client:
     refusals: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     now: float = 0.0
+    asking: str = ""  # the model of the request that arrives
+    _next: Cost | None = None
 
     def run(self, until: float) -> Client:
         """Goes on from where it was left."""
@@ -250,11 +252,15 @@ class Client:
         while len(self._flying) < self.pace.concurrency.size and len(self.sent) < self.rows:
             if self.arrivals is not None and (due := self.arrivals(len(self.sent))) > self.now:
                 return due - self.now
-            cost = Cost(self.body_bytes, self.max_tokens, 0, 0.0, model=self.model())
+            if self._next is None:
+                self._next = Cost(self.body_bytes, self.max_tokens, 0, 0.0, model=self.model())
+            cost = self._next
             if (wait := self.pace.wait_s(self.now, cost)) > 0:
                 return wait + 1e-6 if wait < math.inf else wait
+            self._next = None
             self.pace.sent(self.now, cost)
             self.sent.append(self.now)
+            self.asking = cost.model
             ended = self.server.arrive(self.now, self.tokens())
             heapq.heappush(self._flying, (ended.at, next(number), cost, ended))
             self.now += self.cpu_s
