@@ -269,11 +269,13 @@ class Asking:
             row.cost.refusals += 1
             if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
                 others_passed = row.completions != way.completions
+                if row.refused >= _ALONE and way.lane.in_flight == 1 and not self._gate.waiting:
+                    others_passed = True  # all of them
                 row.refused += others_passed
                 alone = others_passed and row.refused >= _ALONE
             row.completions = way.completions
             if alone:
-                fault.wait_s = min(_LONGEST_ALONE_S, max(2.0 ** (row.refused - _ALONE), fault.retry_after_s or 0.0))
+                fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
         self._accounts.failed(way.lane, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.

@@ -123,6 +123,11 @@ class Gate:
         return sum(lane.in_flight for lane in self.lanes)
 
     @property
+    def waiting(self) -> int:
+        """Rows that wait to be sent."""
+        return len(self._again) + len(self._fresh)
+
+    @property
     def bound(self) -> Bound | None:
         """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
         if self._again or self._fresh:

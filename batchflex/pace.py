@@ -225,10 +225,12 @@ class Allowance:
 
 
 class Pace:
-    """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key."""
+    """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key. ``model`` is
+    which is asked here, whatever a request names."""
 
-    def __init__(self, concurrency: Concurrency, allowance: Allowance | None = None) -> None:
+    def __init__(self, concurrency: Concurrency, allowance: Allowance | None = None, model: str | None = None) -> None:
         self.concurrency = concurrency
+        self._model = model
         self.allowance = allowance or Allowance()
         self._estimate = TokenEstimate()
         self._spread_next = float("-inf")
@@ -236,12 +238,13 @@ class Pace:
     def wait_s(self, now: float, cost: Cost) -> float:
         """Seconds until an attempt may go; 0 is now."""
         self.concurrency.allow(self.allowance.slots.most)
-        wait = self.allowance.wait_s(now, self._estimate(cost), cost.model)
+        wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
     def sent(self, now: float, cost: Cost) -> None:
         """An attempt goes."""
         cost.sent_at = now
+        cost.model = self._model or cost.model
         cost.tokens = self._estimate(cost)
         self.allowance.take(now, cost, self.concurrency.size)
         self.allowance.slots.sent()
