@@ -46,7 +46,8 @@ _QUEUING = 0.1
 # shrinks with each request that is let through: requests that end together may be refused together, so by the slots the less.
 _LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.0005, 0.01, 5.0
 _LAG_GROWTH, _LAG_SHRINKS = 1.5, 0.005
-# So long a lag is none: somebody else uses the slots, or there are fewer where none said how many. After a while one more is tried, then ever later.
+# So long a lag is none: somebody else uses the slots, or there are fewer where none said how many. After a while one more is
+# tried, then ever later.
 _SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.3, 0.03, 0.5, 300.0
 # Answers that take no longer than this, times the shortest, have not waited.
 _UNQUEUED = 1.25
@@ -107,7 +108,8 @@ class _Round:
 class Concurrency:
     """The window of one endpoint. ``size`` is how many may be in flight now, never more than ``most``.
 
-    ``allowed`` is how many of these the key may have. ``fixed`` keeps it at ``most``; else it begins with ``first``. ``last_reason`` tells in words why it has this size.
+    ``allowed`` is how many of these the key may have. ``fixed`` keeps it at ``most``; else it begins with ``first``.
+    ``last_reason`` tells in words why it has this size.
     """
 
     def __init__(self, most: int, *, first: int = 8, fixed: bool = False) -> None:

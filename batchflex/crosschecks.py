@@ -14,9 +14,12 @@ from . import sweep
 from .mistakes import KEY_HINT, Mistake, choice, names_a_key
 from .model import Outcome
 from .schemachecks import check_format, check_schema
+from .sections import LimitsSection
+from .spans import parse_duration
 from .sweepchecks import check_sweep
 
 _Table = Mapping[str, Any]
+_MAX_WAIT = LimitsSection.model_fields["max_wait"].default
 
 
 def cross_checks(data: _Table) -> list[Mistake]:
@@ -37,6 +40,7 @@ def cross_checks(data: _Table) -> list[Mistake]:
     mistakes += check_schema("answer.json_schema", table("answer").get("json_schema"))
     mistakes += _check_scores(data.get("score"), table("input"), swept)
     limits = table("limits")
+    mistakes += _check_rates(limits, data.get("endpoints"))
     if limits.get("budget_usd") is not None and data.get("prices") is None:
         mistakes.append(
             Mistake("limits.budget_usd", "needs [prices]: input and output, in dollars for a million tokens")
@@ -47,6 +51,24 @@ def cross_checks(data: _Table) -> list[Mistake]:
             for name in ("budget_usd", "budget_tokens")
             if limits.get(name) is not None
         ]
+    return mistakes
+
+
+def _check_rates(limits: _Table, endpoints: Any) -> list[Mistake]:
+    """A rate so small that not one request goes within what is waited for at the most would be waited for in silence."""
+    try:
+        longest_s = parse_duration(limits.get("max_wait", _MAX_WAIT))
+    except ValueError:
+        return []  # that is told by itself
+    each = endpoints if isinstance(endpoints, list) else []
+    tables = {"limits": limits, **{f"endpoints.{n}": table for n, table in enumerate(each) if isinstance(table, Mapping)}}
+    mistakes = []
+    for place, table in tables.items():
+        for name, unit in (("rpm", "request"), ("tpm", "token")):
+            rate = table.get(name)
+            if isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < 60 / longest_s:
+                what = f"lets not even one {unit} go in {longest_s:,.0f} s (limits.max_wait); found {rate:g}"
+                mistakes.append(Mistake(f"{place}.{name}", what))
     return mistakes
 
 

@@ -180,7 +180,19 @@ class RowFault(AttemptError):
 
 
 StopReason = Literal[
-    "key", "credit", "quota", "model", "url", "endpoint", "failures", "disk", "input", "budget", "deadline", "signal", "error"
+    "key",
+    "credit",
+    "quota",
+    "model",
+    "url",
+    "endpoint",
+    "failures",
+    "disk",
+    "input",
+    "budget",
+    "deadline",
+    "signal",
+    "error",
 ]
 
 

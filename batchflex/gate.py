@@ -26,8 +26,8 @@ Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
 
 class Reason(NamedTuple):
-    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until when,
-    in seconds of the clock."""
+    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until
+    when, in seconds of the clock."""
 
     message: str
     bare: str
@@ -366,7 +366,11 @@ class Gate:
             if queue is None:
                 return
             if (lane := self._admit(queue[0].cost)) is None:
-                if self._bound != "quota" or not self._is_choosy or (found := self._past_the_first(self._clock())) is None:
+                if (
+                    self._bound != "quota"
+                    or not self._is_choosy
+                    or (found := self._past_the_first(self._clock())) is None
+                ):
                     return
                 queue, at, lane = found
             waiter = queue[at]

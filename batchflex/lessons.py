@@ -26,10 +26,10 @@ class HeaderLesson:
     """A quota as the headers of each answer tell it.
 
     Until its window is known, what is left is spread until the reset. Then units go at the constant rate that fixed windows,
-    sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Without a reset windows are
-    taken for 60 s, and begin when all is there again. A reset may also be when a bucket is full, which is seen by its being in
-    proportion to what is missing. Where no reset is ever a second away, or units come back long before a window's end, it is a bucket:
-    its rate is what came back while units were taken.
+    sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Without a reset
+    windows are taken for 60 s, and begin when all is there again. A reset may also be when a bucket is full, which is seen by
+    its being in proportion to what is missing. Where no reset is ever a second away, or units come back long before a window's
+    end, it is a bucket: its rate is what came back while units were taken.
 
     What the headers say may belong to nobody in particular, as of whichever server behind a proxy has answered. They are
     ``contradicted`` where limits go to and fro between values, what is left does likewise, or stays while units are taken.
@@ -82,7 +82,9 @@ class HeaderLesson:
         self._left = level.remaining - (taken - mark)
         reset_s = None if self._ignores_resets else level.reset_s
         if reset_s is None and not self._is_bucket:
-            self._without_reset(now, level.window_s or _ASSUMED_WINDOW_S, renewed, back if before and gone > 0 else 0.0, gone)
+            self._without_reset(
+                now, level.window_s or _ASSUMED_WINDOW_S, renewed, back if before and gone > 0 else 0.0, gone
+            )
         if self._fills or self._in_proportion_to_missing(level.limit - level.remaining, reset_s):
             self._fill(level.limit)
             return
@@ -147,9 +149,9 @@ class HeaderLesson:
         """Take the windows for ``window_s``; of ``gone`` units that were taken ``back`` came back."""
         self.window_s = window_s
         early = self._begun is not None and now < self._begun + 0.8 * window_s
-        if renewed and not early:
-            self._begun = now
-        elif self._begun is None and self.limit is not None and self._remaining >= 0.97 * self.limit - 1:
+        if (renewed and not early) or (
+            self._begun is None and self.limit is not None and self._remaining >= 0.97 * self.limit - 1
+        ):
             self._begun = now
         if self._begun is not None and now >= self._begun + 1.1 * window_s and not renewed:
             self._begun = None
@@ -239,7 +241,12 @@ class HeaderLesson:
 
     def took(self, now: float, units: float) -> None:
         left = self._left if self.window_s is None else self._remaining
-        if self._tried is None and self._reset_at is not None and now < self._reset_at and left < min(units, self.limit or 0.0):
+        if (
+            self._tried is None
+            and self._reset_at is not None
+            and now < self._reset_at
+            and left < min(units, self.limit or 0.0)
+        ):
             self._tried = (now, self._reset_at)
         self._left -= units
 

@@ -32,8 +32,8 @@ class Words(NamedTuple):
 class Allowance:
     """What a key may use, wherever it is used: quotas, a time until which nothing goes, and how many may be in flight.
 
-    ``rpm`` and ``tpm`` are ceilings that the job sets. Where the endpoint counts each model by itself, so is what is learned of its
-    limits, from when that is seen.
+    ``rpm`` and ``tpm`` are ceilings that the job sets. Where the endpoint counts each model by itself, so is what is learned of
+    its limits, from when that is seen.
     """
 
     def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
@@ -148,7 +148,12 @@ class Allowance:
     def _by_itself(self, now: float, cost: Cost, told: Told) -> None:
         """See whether models are counted by themselves; from then on they are here."""
         level = told.requests or told.tokens
-        if self._by_model is not None or not cost.model or level is None or told.descriptor not in ("", "model_per_key"):
+        if (
+            self._by_model is not None
+            or not cost.model
+            or level is None
+            or told.descriptor not in ("", "model_per_key")
+        ):
             return
         if told.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
             level = level._replace(remaining=0.0)
@@ -180,9 +185,10 @@ class Allowance:
         """A 429 came: every request of the key waits until the time the server gave, then they go one by one.
 
         Where a window is known that ends sooner, until that: servers give a whole window's length. If they give no time, or one
-        that is over already, until a jittered one that doubles with each refusal in a row. Refusals of what was sent before the wait
-        began say nothing new. ``limited`` is which limit refused: one on what is in flight is waited for by its slots. ``alone`` is
-        that others were let through meanwhile and this one was not, again: then nobody waits. ``said`` are the server's words.
+        that is over already, until a jittered one that doubles with each refusal in a row. Refusals of what was sent before the
+        wait began say nothing new. ``limited`` is which limit refused: one on what is in flight is waited for by its slots.
+        ``alone`` is that others were let through meanwhile and this one was not, again: then nobody waits. ``said`` are the
+        server's words.
         """
         self.unused(now, cost)
         self.said = said or self.said

@@ -1,10 +1,10 @@
 """What the headers of an answer, and the words of a refusal, say of rate limits, in every notation that servers use. Pure.
 
-Names of headers: ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}`` (OpenAI and most others), the same without ``-requests``,
-with a period after it (``-requests-day``), and without ``x-`` (the IETF's draft); ``x-ratelimit-DESCRIPTOR-…`` where a proxy tells
-whose limit it is (LiteLLM: ``api_key``, ``team``, …), of ``max_parallel_requests`` too; ``anthropic-ratelimit-requests-limit`` and
-its like. A reset is a Unix time (seconds or milliseconds), an ISO 8601 time, a duration as Go writes it (``6m0s``, ``120ms``), or
-plain seconds.
+Names of headers: ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}`` (OpenAI and most others), the same without
+``-requests``, with a period after it (``-requests-day``), and without ``x-`` (the IETF's draft); ``x-ratelimit-DESCRIPTOR-…``
+where a proxy tells whose limit it is (LiteLLM: ``api_key``, ``team``, …), of ``max_parallel_requests`` too;
+``anthropic-ratelimit-requests-limit`` and its like. A reset is a Unix time (seconds or milliseconds), an ISO 8601 time, a
+duration as Go writes it (``6m0s``, ``120ms``), or plain seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ _AT_A_TIME = re.compile(
 )
 _A_RATE = re.compile(r"\b[rt]p[ms]\b|[rt]pm[_ ]limit|per (?:second|minute|min|hour|day)|/min\b", re.IGNORECASE)
 _OF_TOKENS = re.compile(r"\btokens?\b.{0,40}\bper (?:min|day|hour)|\btpm\b|\btoken rate limit", re.IGNORECASE)
-_OF_REQUESTS = re.compile(r"\brequests?\b.{0,40}\bper (?:min|sec|day|hour)|\brpm\b|\brequests? rate limit", re.IGNORECASE)
+_OF_REQUESTS = re.compile(
+    r"\brequests?\b.{0,40}\bper (?:min|sec|day|hour)|\brpm\b|\brequests? rate limit", re.IGNORECASE
+)
 _TYPE_NAMED = re.compile(r"limit type: *(\w+)", re.IGNORECASE)
 _HOW_MANY = [
     re.compile(r"\blimit(?: is| of)?[:=]? *(\d{1,5})\b", re.IGNORECASE),

@@ -150,8 +150,8 @@ class Limit:
 
 class Proxy:
     """Limits of a key as LiteLLM keeps them: windows of 60 s that begin with the first request, its times in whole seconds; how
-    many may be in flight, of which one that has ended is counted for ``late_s`` more. A refusal asks for a whole window, whatever it
-    is for. ``headers``: limits and what is left come with each answer, without a reset.
+    many may be in flight, of which one that has ended is counted for ``late_s`` more. A refusal asks for a whole window,
+    whatever it is for. ``headers``: limits and what is left come with each answer, without a reset.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ def test_rubbish_is_never_an_error(limit: str, remaining: str, reset: str) -> No
 
 
 def test_limits_of_a_key_are_read_with_whose_they_are() -> None:
-    """As LiteLLM tells them. The strictest comes first, the deployment's own, which says of nobody whose it is, among the others."""
+    """As LiteLLM tells them. The strictest comes first; the deployment's own, which does not say whose it is, is further on."""
     told = read(
         {
             "x-ratelimit-api_key-limit-requests": "120",
@@ -116,7 +116,8 @@ def test_anthropic_names_the_unit_first() -> None:
      Limited("requests")),
     ({}, "Rate limit exceeded for api_key: x. Limit type: max_parallel_requests. Current limit: 10, Remaining: 0", "429",
      Limited("in_flight", 10)),
-    ({"x-ratelimit-api_key-limit-max_parallel_requests": "3"}, "Max parallel request limit reached", None, Limited("in_flight", 3)),
+    ({"x-ratelimit-api_key-limit-max_parallel_requests": "3"}, "Max parallel request limit reached", None,
+     Limited("in_flight", 3)),
     ({}, "Limit type: tokens. Current limit: 1000, Remaining: 0", "429", Limited("tokens")),
     ({}, "Max parallel request limit reached. Hit limit for api_key: a. tpm_limit: 10, current_tpm 20", "429", Limited()),
     ({}, "Number of concurrent connections has exceeded your rate limit. Please try again later", None, Limited("in_flight")),
@@ -124,7 +125,8 @@ def test_anthropic_names_the_unit_first() -> None:
      Limited("in_flight", 1)),
     ({}, "Your account org-e66<ak-f3> request reached organization max RPM: 3, please try again after 1 seconds", None,
      Limited("requests")),
-    ({}, "High concurrency usage of this API, please reduce concurrency or contact customer service", "1302", Limited("in_flight")),
+    ({}, "High concurrency usage of this API, please reduce concurrency or contact customer service", "1302",
+     Limited("in_flight")),
     ({}, "您当前使用该API的并发数过高，请降低并发，或联系客服增加限额。", "1302", Limited("in_flight")),
     ({}, "Too many concurrent requests. Limit: 5 concurrent requests", None, Limited("in_flight", 5)),
     ({}, "Too many concurrent requests for this model", None, Limited("in_flight")),
@@ -136,7 +138,9 @@ def test_anthropic_names_the_unit_first() -> None:
     ({}, "Requests have exceeded token rate limit of your tier. Please retry after 86400 seconds.", "429", Limited("tokens")),
     ({}, "Rate limit reached", "rate_limit_exceeded", Limited()),
 ])  # fmt: skip
-def test_which_limit_a_refusal_is_about(headers: dict[str, str], message: str, code: str | None, means: Limited) -> None:
+def test_which_limit_a_refusal_is_about(
+    headers: dict[str, str], message: str, code: str | None, means: Limited
+) -> None:
     assert refused_by(headers, message, "rate_limit_error", code) == means
 
 
