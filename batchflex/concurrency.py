@@ -48,7 +48,7 @@ _LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.0005, 0.01, 5.0
 _LAG_GROWTH, _LAG_SHRINKS = 1.5, 0.005
 # So long a lag is none: somebody else uses the slots, or there are fewer where none said how many. After a while one more is
 # tried, then ever later.
-_SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.3, 0.03, 0.5, 300.0
+_SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.1, 0.03, 0.5, 300.0
 # Answers that take no longer than this, times the shortest, have not waited.
 _UNQUEUED = 1.25
 
@@ -396,12 +396,13 @@ class Slots:
         self._more_at = float("inf")
         self._more_s = _MORE_S
         self._tried_at: float | None = None
+        self._others: int | None = None  # in flight besides one that was refused, until one is let through
 
     def wait_s(self, now: float) -> float:
         """Seconds until another may go; infinite until one ends."""
         if self.most is None:
             return 0.0
-        if self.in_flight >= self.most:
+        if self.in_flight >= self.most or (self._others is not None and self.in_flight > self._others):
             return float("inf")
         while self._ends and self._ends[0] + self._lag_s <= now:
             self._ends.popleft()
@@ -429,12 +430,15 @@ class Slots:
         """What was sent then was let through."""
         took = now - sent_at
         self._answer_s = took if not self._answer_s else self._answer_s + 0.1 * (took - self._answer_s)
+        if sent_at >= self._doubled_at:
+            self._others = None
         if self.most is None:
             return
         first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
         self._lag_s = self._lag_s * (1 - _LAG_SHRINKS / self.most) if self._lag_s else first_lag_s
         if self._tried_at is not None and sent_at >= self._tried_at and self.in_flight >= self.most:
-            self._tried_at = None
+            self._tried_at, self._more_s = None, _MORE_S
+            self._more_at = now + _MORE_S
         if now >= self._more_at and self.in_flight >= self.most and (self._told is None or self.most < self._told):
             self.most += 1
             self._tried_at = now
@@ -450,8 +454,10 @@ class Slots:
         elif sent_at < self._known_at:
             if self._told is None:
                 self.most = min(self.most, others)
-        elif sent_at >= self._doubled_at:
-            self._too_soon(now, others)
+        else:
+            self._others = others if self._others is None else min(self._others, others)
+            if sent_at >= self._doubled_at:
+                self._too_soon(now, others)
 
     def _know(self, now: float, most: int) -> None:
         self.most, self._known_at = most, now
@@ -469,7 +475,7 @@ class Slots:
             return
         self._lag_s = min(_LONGEST_LAG_S, max(_LEAST_LAG_S, _LAG_GROWTH * self._lag_s))
         first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
-        long_s = max(_SHARED_S, self._answer_s) if self._told is not None else max(_LATE_S, 4 * first_lag_s)
+        long_s = max(_LATE_S, 4 * first_lag_s) if self._told is None else max(_SHARED_S, 0.2 * self._answer_s)
         if self._lag_s > long_s and self.most is not None and self.most > 1:
             self.most = min(others, self.most - 1)
             self._more_at = now + self._more_s

@@ -61,7 +61,10 @@ def _check_rates(limits: _Table, endpoints: Any) -> list[Mistake]:
     except ValueError:
         return []  # that is told by itself
     each = endpoints if isinstance(endpoints, list) else []
-    tables = {"limits": limits, **{f"endpoints.{n}": table for n, table in enumerate(each) if isinstance(table, Mapping)}}
+    tables = {
+        "limits": limits,
+        **{f"endpoints.{n}": table for n, table in enumerate(each) if isinstance(table, Mapping)},
+    }
     mistakes = []
     for place, table in tables.items():
         for name, unit in (("rpm", "request"), ("tpm", "token")):

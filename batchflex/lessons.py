@@ -63,7 +63,7 @@ class HeaderLesson:
         self._limits: list[float] = []
         self._returns = self._swings = 0
         self._swung_up = False
-        self._unmoved = 0.0
+        self._unmoved, self._unmoved_since = 0.0, float("-inf")
 
     def told(self, now: float, mark: float, taken: float, level: Level) -> None:
         """Headers of the answer to what was taken at ``mark``; ``taken`` is all that was taken so far."""
@@ -135,12 +135,9 @@ class HeaderLesson:
         elif remaining < expected - some and self._swung_up:
             self._swung_up = False
             self._swings += 1
-        same_window = (
-            reset_s is None or self._reset_at is None or abs(now + reset_s - self._reset_at) > _ROUNDING_S
-            or remaining < 0.95 * limit
-        )  # fmt: skip
-        static = reset_s is not None and reset_s > 0.9 and remaining >= 0.99 * limit and remaining >= self._remaining
-        self._unmoved = self._unmoved + mark - self._mark if static and same_window else 0.0
+        if remaining < 0.99 * limit or reset_s is None or reset_s < 0.9 or now - self._unmoved_since > self._longest_s:
+            self._unmoved, self._unmoved_since = 0.0, now
+        self._unmoved += mark - self._mark
         if now > (self._reset_at or now):
             self._swings = 0
         self.contradicted = self.contradicted or self._swings >= self._SWINGS or self._unmoved >= 0.2 * limit + 10

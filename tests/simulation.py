@@ -208,6 +208,46 @@ class Proxy:
         return [count for window, count in sorted(counts.items()) if window + 60 <= until + self.began]
 
 
+class Filling(Limit):
+    """A bucket as OpenAI tells of it: the reset is when it is full, Retry-After when one more fits, in whole seconds."""
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        ended = super().arrive(now, tokens)
+        rate = self.limit / self.window_s
+        level = Level(self.limit, max(0.0, math.floor(self.bucket)), (self.limit - self.bucket) / rate)
+        ended.told = Told(None, level) if self.of_tokens else Told(level, None)
+        if ended.how == "refusal":
+            ended.retry_after_s = float(math.ceil(max(0.001, (tokens if self.of_tokens else 1) - self.bucket) / rate))
+        return ended
+
+
+@dataclass
+class Altered:
+    """A server whose headers are changed on their way."""
+
+    server: Limit
+    change: Callable[[Level], Level]
+    retry_after_s: float | None = None
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        ended = self.server.arrive(now, tokens)
+        if ended.told is not None and ended.told.requests is not None:
+            ended.told = Told(self.change(ended.told.requests), None)
+        if ended.how == "refusal" and self.retry_after_s is not None:
+            ended.retry_after_s = self.retry_after_s
+        return ended
+
+
+class Choosing:
+    """Each request goes to one of several servers; ``choose`` says to which."""
+
+    def __init__(self, choose: Callable[[], Server]) -> None:
+        self.choose = choose
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        return self.choose().arrive(now, tokens)
+
+
 @dataclass
 class Client:
     """Asks as :class:`Pace` allows until ``until``. ``tokens()`` is what a request will use."""
