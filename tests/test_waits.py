@@ -11,6 +11,13 @@ from typing import Any
 
 import pytest
 
+from batchflex.budget import Budget, Cost
+from batchflex.concurrency import Concurrency
+from batchflex.gate import Gate, Lane
+from batchflex.pace import Pace, Words
+from batchflex.ratelimit import Level, Told
+from batchflex.sections import LimitsSection
+from batchflex.telemetry import Waits
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, write_rows
 from tests.test_cli import ended as ending
@@ -142,3 +149,75 @@ def test_a_row_that_is_refused_alone_lets_the_others_pass(endpoint: CountingEndp
     with begun(*options(endpoint, write_rows(tmp_path / "rows.jsonl", 300))):
         state = _once(tmp_path / "out", lambda state: state["ok"] == 299)
         assert state["failed"] == 0
+
+
+# -------------------------------------------------------------------------------------------------------- what is waited for
+
+
+def waited_for(
+    gate: Gate, now: float, waits: Waits | None = None
+) -> list[tuple[str | None, str, str, float, float | None]]:
+    found = (waits or Waits()).now(now, 1_000_000 + now, gate)
+    at = [(wait.since - 1_000_000, None if wait.until is None else wait.until - 1_000_000) for wait in found]
+    return [(wait.endpoint, wait.reason, wait.message, *times) for wait, times in zip(found, at, strict=True)]
+
+
+class TestWhatIsWaitedFor:
+    """The clock is a number that the tests move."""
+
+    def gate(self) -> Gate:
+        self.moment = 100.0
+        lane = Lane("here", Pace(Concurrency(8, fixed=True)))
+        gate = Gate([lane], Budget(LimitsSection()), 100, lambda *_: None, lambda: self.moment)
+        gate.prove(lane)
+        return gate
+
+    def test_nothing(self) -> None:
+        assert waited_for(self.gate(), 100.0) == []
+
+    def test_pauses_with_their_words(self) -> None:
+        gate = self.gate()
+        gate.pause(gate.lanes[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
+        gate.pause(gate.lanes[0], "hours", "it is not within the hours", for_s=3_600.0)
+        assert waited_for(gate, 130.0) == [
+            ("here", "hours", "it is not within the hours", 100.0, 3_700.0),
+            ("here", "outage", "it does not answer: 503", 100.0, 700.0),
+        ]
+        gate.resume(gate.lanes[0], "hours")
+        gate.resume(gate.lanes[0], "outage")
+        assert waited_for(gate, 130.0) == []
+
+    def test_what_a_refusal_asks_for_since_it_came(self) -> None:
+        gate, waits = self.gate(), Waits()
+        attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
+        gate.lanes[0].pace.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
+        for now in (100.0, 140.0):
+            assert waited_for(gate, now, waits) == [
+                ("here", "quota", "the endpoint asks to wait: slow down", 100.0, 160.0)
+            ]
+        assert waited_for(gate, 158.0, waits) == [], "which is over in a moment"
+
+    def test_a_window_that_its_headers_call_empty(self) -> None:
+        gate = self.gate()
+        allowance = gate.lanes[0].pace.allowance
+        allowance.told(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), Told(Level(10, 0, 600.0), None))
+        assert allowance.asked_s(100.0) == 0, "one request shows whether it is"
+        attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
+        allowance.take(100.0, attempt, 8)
+        allowance.refused(100.1, attempt, 599.9)
+        assert allowance.asked_s(100.1) == pytest.approx(599.9)
+
+    def test_as_many_in_flight_as_the_key_may_have(self) -> None:
+        gate = self.gate()
+        slots = gate.lanes[0].pace.allowance.slots
+        slots.told(100.0, 1)
+        slots.sent()
+        assert waited_for(gate, 100.0) == [("here", "concurrency", "the key may have 1 in flight", 100.0, None)]
+
+    def test_a_first_answer(self) -> None:
+        gate = self.gate()
+        lane = gate.lanes[0]
+        lane.proven, lane.in_flight, lane.sent_at = False, 1, 100.0
+        assert waited_for(gate, 104.0) == []
+        words = "its first answer is awaited before more is sent"
+        assert waited_for(gate, 130.0) == [("here", "endpoint", words, 100.0, None)]
