@@ -111,6 +111,7 @@ class Allowance:
     def accepted(self, now: float, cost: Cost) -> None:
         """An attempt was let through."""
         self._fruitless_since = None
+        self._trusted_until = float("inf")
         self.requests.accepted(now, cost.sent_at)
         self.slots.accepted(now, cost.sent_at)
         if self._by_model is not None:

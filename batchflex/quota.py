@@ -206,6 +206,9 @@ class Quota:
             del self._headers[descriptor]
             self._dropped.add(descriptor)
             self._next = min(self._next, now)
+        if not self._learned and level.window_s and level.reset_s is None and (rate := self._rate(now)):
+            # What went before anything was known is a part of the window that began with it.
+            self._next = now + min(self._taken, level.limit - level.remaining) / rate
         self._learned = True
         self._was_empty = self._was_empty or self.empty_s(now, 1.0) > 0
 

@@ -235,3 +235,16 @@ def test_headers_that_never_change_are_none() -> None:
         Altered(Limit(1e9, 60), lambda level: Level(100, 100, 60.0)), Pace(Concurrency(16, fixed=True))
     ).run(120)
     assert client.rate(110, 120) >= 100
+
+
+def test_a_second_refusal_in_a_known_window_is_waited_for_no_longer_than_the_first() -> None:
+    """What was let through in between shows that the window's end was right."""
+    server = Proxy(rpm=120, latency=0.1)
+    client = Client(server, Pace(auto()))
+    for moment in range(1, 360):
+        client.run(float(moment))
+        if moment >= 60 and moment % 60 == 57:
+            for _ in range(10):
+                server.arrive(client.now, 1)
+    assert len(client.refusals) >= 3
+    assert client.rate(60, 360) >= 0.97 * 110 / 60
