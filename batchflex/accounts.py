@@ -9,6 +9,8 @@ from .budget import Budget, Cost, price_usd
 from .errors import AttemptError, RateLimited
 from .gate import Lane
 from .model import Usage
+from .pace import Words
+from .ratelimit import Limited
 from .tally import Tally
 
 
@@ -33,13 +35,14 @@ class Accounts:
         else:
             lane.pace.answered(now, cost, usage, lane.in_flight - 1)
 
-    def failed(self, lane: Lane, cost: Cost, fault: AttemptError, *, probe: bool = False) -> None:
-        """An attempt was refused, or failed."""
+    def failed(self, lane: Lane, cost: Cost, fault: AttemptError, *, probe: bool = False, alone: bool = False) -> None:
+        """An attempt was refused, or failed; ``alone`` if a rate limit refused it again, and let others through meanwhile."""
         now, others = time.monotonic(), lane.in_flight - 1
         self._budget.settled(cost, None, billed=fault.billed)
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += not probe
-            lane.pace.refused(now, cost, fault.retry_after_s, None if probe else others)
+            limited, said = Limited(fault.limit_kind, fault.limit), Words(fault.message, classify.unquoted(fault))
+            lane.pace.refused(now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone)
         elif probe:
             lane.pace.probed(now, cost, None)
         else:

@@ -30,8 +30,9 @@ from .ways import Ways
 
 # So many rows given up without an answer to any other: is it the rows, or the endpoint?
 _MOST_SUSPECTS = 5
-# After so many refusals by a rate limit that let others pass in between, the row is too large for it.
-_MOST_REFUSALS = 50
+# After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
+# by itself, and no other waits for it.
+_MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
 # An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
 _LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
@@ -136,8 +137,8 @@ class Asking:
         return self._row(request, asked)
 
     def _row(self, planned: Request, asked: Request) -> Asked:
-        prices = self._prices.dearest(asked.body)
-        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices))
+        prices, model = self._prices.dearest(asked.body), model_of(asked.body)
+        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, model))
 
     async def _see_through(self, row: Asked) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
@@ -312,11 +313,20 @@ class Asking:
         self._tell_of_rule(fault)
         first = not row.waiting
         of_row = classify.is_of_row(fault)
-        self._accounts.failed(way.lane, row.cost, fault)
+        alone = False
         if isinstance(fault, RateLimited):
             self._ways.understood(way, row.number, first=first)
-            row.refused += row.completions != way.completions
+            row.cost.refusals += 1
+            if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
+                others_passed = row.completions != way.completions
+                if row.refused >= _ALONE and way.lane.in_flight == 1 and not self._gate.waiting:
+                    others_passed = True  # all of them
+                row.refused += others_passed
+                alone = others_passed and row.refused >= _ALONE
             row.completions = way.completions
+            if alone:
+                fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
+        self._accounts.failed(way.lane, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
             fault = self._ways.refuses(way, fault, row.request)
@@ -506,8 +516,9 @@ class Asking:
     def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> outcome.Effort:
         name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
         return outcome.Effort(
-            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model, fallback, row.cost.prices
-        )
+            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.cost.model, fallback,
+            row.cost.prices,
+        )  # fmt: skip
 
 
 def _now_us() -> int:

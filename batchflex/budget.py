@@ -25,8 +25,8 @@ _COUNTED = 20  # prompts, until what is usual is known
 class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
-    One attempt at a time has it. ``prices`` are those of the model where it is asked. ``tokens``, ``mark`` and
-    ``sent_at`` are of the attempt that is in flight.
+    One attempt at a time has it. ``prices`` are those of the model where it is asked. ``tokens``, the marks and ``sent_at`` are
+    of the attempt that is in flight. ``model`` is which it asks, ``refusals`` how often rate limits have refused it.
     """
 
     body_bytes: int
@@ -38,6 +38,9 @@ class Cost:
     sent_at: float = 0.0
     requests_mark: float = 0.0
     tokens_mark: float = 0.0
+    model: str = ""
+    model_mark: int = 0
+    refusals: int = 0
 
 
 class Verdict(NamedTuple):
@@ -180,12 +183,14 @@ class Budget:
         self._counted = 0
         self._densest = 0.0
 
-    def cost(self, body_bytes: int, max_tokens: int | None, prices: PricesSection | None = None) -> Cost:
-        """What a request with this body may use at most, at these prices."""
+    def cost(
+        self, body_bytes: int, max_tokens: int | None, prices: PricesSection | None = None, model: str = ""
+    ) -> Cost:
+        """What a request with this body, to that model, may use at most, at these prices."""
         usd, completion = 0.0, max_tokens or 0
         if prices is not None:
             usd = (body_bytes * prices.input + completion * prices.output) / 1e6
-        return Cost(body_bytes, max_tokens, body_bytes + completion, usd, prices)
+        return Cost(body_bytes, max_tokens, body_bytes + completion, usd, prices, model=model)
 
     def verdict(self, now: float, cost: Cost) -> Verdict:
         """Whether an attempt may go now."""

@@ -141,12 +141,14 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
 def _limits(told: Told) -> str:
     """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
     parts = []
-    for unit, level in told._asdict().items():
-        if level is not None:
-            limit = "some" if level.limit is None else f"{level.limit:,.0f}"
-            left = "" if level.remaining is None else f", {level.remaining:,.0f} left"
-            renewed = "" if level.reset_s is None else f", renewed in {level.reset_s:,.3g} s"
-            parts.append(f"{limit} {unit}{left}{renewed}")
+    for each in (told, *told.further):
+        whose = f" ({each.descriptor})" if each.descriptor else ""
+        for unit, level in (("requests", each.requests), ("tokens", each.tokens), ("in flight", each.in_flight)):
+            if level is not None:
+                limit = "some" if level.limit is None else f"{level.limit:,.0f}"
+                left = "" if level.remaining is None else f", {level.remaining:,.0f} left"
+                renewed = "" if level.reset_s is None else f", renewed in {level.reset_s:,.3g} s"
+                parts.append(f"{limit} {unit}{whose}{left}{renewed}")
     return "; ".join(parts)
 
 

@@ -25,6 +25,7 @@ from .errors import (
     Transient,
 )  # fmt: skip
 from .events import brief, named
+from .ratelimit import refused_by
 from .rules import OF_REQUEST, OVER_LIMIT, ROW_BLAMED, RULES, Rule
 
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
@@ -74,7 +75,7 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
         case "credit" | "key" | "model" | "url":
             return RunFault(message, **facts).because(rule.means)
         case "wait":
-            return RateLimited(message, **facts)
+            return RateLimited(message, **facts).by(*refused_by(headers, message, said.kind, said.code))
         case "row":
             return RowFault(message, **facts)
         case "filtered":

@@ -15,10 +15,12 @@ from . import sweep
 from .mistakes import KEY_HINT, Mistake, choice, names_a_key
 from .model import Outcome
 from .schemachecks import check_format, check_schema
-from .sections import key_header
+from .sections import LimitsSection, key_header
+from .spans import parse_duration
 from .sweepchecks import check_sweep
 
 _Table = Mapping[str, Any]
+_MAX_WAIT = LimitsSection.model_fields["max_wait"].default
 
 NO_PRICES = "needs [prices]: input and output, in dollars for a million tokens"
 
@@ -41,6 +43,7 @@ def cross_checks(data: _Table) -> list[Mistake]:
     mistakes += check_schema("answer.json_schema", table("answer").get("json_schema"))
     mistakes += _check_scores(data.get("score"), table("input"), swept)
     limits, prices = table("limits"), table("prices")
+    mistakes += _check_rates(limits, data.get("endpoints"))
     if {"input", "output", "cached_input"} & prices.keys():
         mistakes += [Mistake(f"prices.{name}", "is missing") for name in ("input", "output") if name not in prices]
     if limits.get("budget_usd") is not None and data.get("prices") is None and not _lists_prices(data):
@@ -64,6 +67,27 @@ def _lists_prices(data: _Table) -> bool:
     entries = [data.get("endpoint"), *(data["endpoints"] if isinstance(data.get("endpoints"), list) else [])]
     tables = [entry for entry in entries if isinstance(entry, Mapping)]
     return any(entry.get("base_url") or entry.get("name") not in (None, "local") for entry in tables)
+
+
+def _check_rates(limits: _Table, endpoints: Any) -> list[Mistake]:
+    """A rate so small that not one request goes within what is waited for at the most would be waited for in silence."""
+    try:
+        longest_s = parse_duration(limits.get("max_wait", _MAX_WAIT))
+    except ValueError:
+        return []  # that is told by itself
+    each = endpoints if isinstance(endpoints, list) else []
+    tables = {
+        "limits": limits,
+        **{f"endpoints.{n}": table for n, table in enumerate(each) if isinstance(table, Mapping)},
+    }
+    mistakes = []
+    for place, table in tables.items():
+        for name, unit in (("rpm", "request"), ("tpm", "token")):
+            rate = table.get(name)
+            if isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < 60 / longest_s:
+                what = f"lets not even one {unit} go in {longest_s:,.0f} s (limits.max_wait); found {rate:g}"
+                mistakes.append(Mistake(f"{place}.{name}", what))
+    return mistakes
 
 
 def _check_params(section: str, table: _Table) -> list[Mistake]:

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Blame = Literal["endpoint", "row"]
+LimitKind = Literal["requests", "tokens", "in_flight"]
 
 
 class BatchflexError(Exception):
@@ -159,11 +160,27 @@ class NotReady(Transient):
 
 
 class Deferred(Transient):
-    """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt."""
+    """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt.
+
+    ``wait_s`` is how long this row waits by itself; all that wait for the endpoint wait anyway.
+    """
+
+    wait_s = 0.0
 
 
 class RateLimited(Deferred):
-    """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none."""
+    """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none.
+
+    ``limit_kind`` is which limit refused, ``None`` if that was not said; of one on what is in flight ``limit`` is how
+    many may be, if that was said.
+    """
+
+    limit_kind: LimitKind | None = None
+    limit: int | None = None
+
+    def by(self, kind: LimitKind | None, limit: int | None) -> RateLimited:
+        self.limit_kind, self.limit = kind, limit
+        return self
 
 
 class RowFault(AttemptError):
@@ -177,6 +194,7 @@ class Filtered(RowFault):
 StopReason = Literal[
     "key",
     "credit",
+    "quota",
     "model",
     "url",
     "endpoint",

@@ -5,10 +5,11 @@ Nothing is awaited where a slot is free and the pace allows it. A row that waits
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import anyio
 
@@ -17,8 +18,21 @@ from .errors import StopReason
 from .pace import Pace
 
 _LOOK_S = 0.05  # a probe looks so often whether it may go
+_REFUSED = 2  # what a limit has refused so often lets others go first
+# So many of those that wait are looked at for one that may go before the first, which is not passed for longer than this.
+_LOOK_PAST, _PATIENCE_S = 64, 60.0
 # What keeps more requests from being sent, as far as the gate can tell.
 Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
+
+
+class Reason(NamedTuple):
+    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until
+    when, in seconds of the clock."""
+
+    message: str
+    bare: str
+    since: float
+    until: float | None = None
 
 
 class Lane:
@@ -28,7 +42,8 @@ class Lane:
     ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
     failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
     whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
-    goes now. A lane that is ``closed`` is used no more.
+    goes now, in ``reasons`` with their words. A lane that is ``closed`` is used no more. ``sent_at`` is when something went there
+    last.
     """
 
     def __init__(self, name: str, pace: Pace) -> None:
@@ -43,6 +58,8 @@ class Lane:
         self.in_question = False
         self.closed = False
         self.pauses: set[str] = set()
+        self.reasons: dict[str, Reason] = {}
+        self.sent_at = float("-inf")
 
     @property
     def window(self) -> int:
@@ -58,10 +75,11 @@ class Lane:
 
 
 class _Waiter:
-    __slots__ = ("cost", "decided", "lane")
+    __slots__ = ("cost", "decided", "lane", "passed_at")
 
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
+        self.passed_at: float | None = None  # when another went before it
         self.decided = anyio.Event()
         self.lane: Lane | None = None
 
@@ -98,10 +116,16 @@ class Gate:
         self._nudge = anyio.Event()
         self._closing = anyio.Event()
         self._bound: Bound = "concurrency"
+        self._refused_next = False
 
     @property
     def in_flight(self) -> int:
         return sum(lane.in_flight for lane in self.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait to be sent."""
+        return len(self._again) + len(self._fresh)
 
     @property
     def bound(self) -> Bound | None:
@@ -121,6 +145,8 @@ class Gate:
             return None
         waiter = _Waiter(cost)
         queue.append(waiter)
+        if self._is_choosy:
+            self._pump()
         try:
             await waiter.decided.wait()
         except BaseException:
@@ -150,6 +176,7 @@ class Gate:
     def _take(self, lane: Lane, cost: Cost, now: float) -> None:
         self._budget.sent(cost)
         lane.in_flight += 1
+        lane.sent_at = now
         lane.pace.sent(now, cost)
 
     def give_back(self, lane: Lane, cost: Cost) -> None:
@@ -161,6 +188,7 @@ class Gate:
     def leave(self, lane: Lane) -> None:
         """Give the slot back."""
         lane.in_flight -= 1
+        lane.pace.ended(self._clock())
         self._pump()
 
     def begin_backing_off(self) -> None:
@@ -191,16 +219,21 @@ class Gate:
         lane.in_question = doubted
         self._pump()
 
-    def pause(self, lane: Lane, why: str) -> None:
-        """Admit nothing to this endpoint until :meth:`resume` with the same reason."""
+    def pause(self, lane: Lane, why: str, message: str = "", bare: str = "", for_s: float | None = None) -> None:
+        """Admit nothing to this endpoint until :meth:`resume` with the same reason, of which ``message`` tells, ``bare`` without
+        words of a server; in ``for_s`` seconds, if that is known."""
+        now = self._clock()
         lane.pauses.add(why)
+        lane.reasons[why] = Reason(message, bare or message, now, None if for_s is None else now + for_s)
 
     def resume(self, lane: Lane, why: str) -> None:
         """That reason is gone; with the last one the endpoint is asked again."""
         if why not in lane.pauses:
             return
         lane.pauses.discard(why)
+        lane.reasons.pop(why, None)
         if not lane.pauses:
+            lane.pace.allowance.resumed()
             lane.pace.concurrency.reset(self._clock())
             self._pump()
 
@@ -218,6 +251,10 @@ class Gate:
         for queue in (self._again, self._fresh):
             while queue:
                 queue.popleft().decided.set()
+
+    def due_s(self, now: float) -> float | None:
+        """Seconds until the next of those that wait for a moment may go; ``None`` if none does."""
+        return self._due - now if (self._again or self._fresh) and self._due < float("inf") else None
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, but not beyond :meth:`close`."""
@@ -248,7 +285,36 @@ class Gate:
         """Those of whom the first may begin."""
         if self._fresh and self._may_begin(again=False):
             return self._fresh
+        if self._fresh and self._again and self._again[0].cost.refusals >= _REFUSED and self._room_for_fresh:
+            # What is refused again and again takes turns with others: it may be too large for the limit, and they are not.
+            return self._again if self._refused_next else self._fresh
         return self._again or None
+
+    @property
+    def _room_for_fresh(self) -> bool:
+        return self._proven and self.backing_off < self._most_backing_off
+
+    @property
+    def _is_choosy(self) -> bool:
+        """Whether one request may have to wait for a limit while another may go."""
+        return any(lane.pace.allowance.is_choosy for lane in self.lanes)
+
+    def _past_the_first(self, now: float) -> tuple[deque[_Waiter], int, Lane] | None:
+        """One that may go while the first has to wait for a limit of its model, or of tokens. Nobody is passed for long."""
+        blocked: dict[str, float] = {}
+        for queue in (self._again, self._fresh) if self._room_for_fresh else (self._again,):
+            for at, waiter in enumerate(itertools.islice(queue, _LOOK_PAST)):
+                cost = waiter.cost
+                size = cost.body_bytes + (cost.max_tokens or 0)
+                if size >= blocked.get(cost.model, float("inf")):
+                    continue
+                if (lane := self._admit(cost)) is not None:
+                    return queue, at, lane
+                if self._bound != "quota":
+                    return None
+                waiter.passed_at = now if waiter.passed_at is None else waiter.passed_at
+                blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
+        return None
 
     def _has_room(self, lane: Lane) -> bool:
         return lane.in_flight < lane.window and lane.is_open and not (lane.probe_waits or lane.in_question)
@@ -257,7 +323,7 @@ class Gate:
         usable = [lane for lane in self.lanes if lane.is_open]
         if not usable:
             return "waiting"
-        return "concurrency" if any(lane.window >= lane.pace.concurrency.most for lane in usable) else "endpoint"
+        return "concurrency" if any(lane.window >= lane.pace.concurrency.allowed for lane in usable) else "endpoint"
 
     def _admit(self, cost: Cost) -> Lane | None:
         """The lane on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
@@ -300,9 +366,19 @@ class Gate:
 
     def _pump(self) -> None:
         while not self.closed:
-            queue = self._next()
-            if queue is None or (lane := self._admit(queue[0].cost)) is None:
+            queue, at = self._next(), 0
+            if queue is None:
                 return
-            waiter = queue.popleft()
+            if (lane := self._admit(queue[0].cost)) is None:
+                if (
+                    self._bound != "quota"
+                    or not self._is_choosy
+                    or (found := self._past_the_first(self._clock())) is None
+                ):
+                    return
+                queue, at, lane = found
+            waiter = queue[at]
+            del queue[at]
+            self._refused_next = queue is self._fresh
             waiter.lane = lane
             waiter.decided.set()

@@ -35,7 +35,7 @@ def lanes_of(job: Job, endpoints: Sequence[Endpoint]) -> Lanes:
         window.at_most(max(1, window.most * slots // wanted))
     allowances = _allowances(job.asked, endpoints)
     lanes = [
-        Lane(endpoint.name, Pace(window, allowance))
+        Lane(endpoint.name, Pace(window, allowance, endpoint.model))
         for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)
     ]
     return Lanes(lanes, slots, note)

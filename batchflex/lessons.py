@@ -26,15 +26,23 @@ class HeaderLesson:
     """A quota as the headers of each answer tell it.
 
     Until its window is known, what is left is spread until the reset. Then units go at the constant rate that fixed windows,
-    sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Where no reset is
-    ever a second away it is a bucket: its rate is what came back while units were taken.
+    sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Without a reset
+    windows are taken for 60 s, and begin when all is there again. A reset may also be when a bucket is full, which is seen by
+    its being in proportion to what is missing. Where no reset is ever a second away, or units come back long before a window's
+    end, it is a bucket: its rate is what came back while units were taken.
+
+    What the headers say may belong to nobody in particular, as of whichever server behind a proxy has answered. They are
+    ``contradicted`` where limits go to and fro between values, what is left does likewise, or stays while units are taken.
     """
 
     _BUCKET_AFTER, _MEASURED_S, _SPREAD_S = 10, 1.0, 2.0
+    _IN_PROPORTION, _PROPORTIONAL, _CAME_BACK = 4, 0.15, 8
+    _RETURNS, _SWINGS, _LONG_S = 2, 3, 5.0
 
     def __init__(self) -> None:
         self.limit: float | None = None
         self.window_s: float | None = None
+        self.contradicted = False
         self._longest_s = 0.0
         self._mark = -1.0
         self._remaining = 0.0
@@ -44,6 +52,18 @@ class HeaderLesson:
         # A moment at which the bucket was not full, and what had been taken and was left then.
         self._anchor: tuple[float, float] | None = None
         self._refill: float | None = None
+        self._fills = False  # a reset tells when the bucket is full
+        self._proportions: list[tuple[float, float]] = []
+        self._in_proportion: float | None = None
+        # Without a reset: since when the window goes on, and how often units came back within it.
+        self._begun: float | None = None
+        self._came_back = 0
+        self._ignores_resets = self._confirmed = False
+        self._tried: tuple[float, float] | None = None  # nothing was left until then, and a request went all the same
+        self._limits: list[float] = []
+        self._returns = self._swings = 0
+        self._swung_up = False
+        self._unmoved, self._unmoved_since = 0.0, float("-inf")
 
     def told(self, now: float, mark: float, taken: float, level: Level) -> None:
         """Headers of the answer to what was taken at ``mark``; ``taken`` is all that was taken so far."""
@@ -51,21 +71,116 @@ class HeaderLesson:
             return
         renewed = level.remaining > self._remaining + level.limit / 2 and self._mark >= 0
         if self.limit != level.limit:
-            renewed, self._longest_s, self.window_s, self._heard, self._anchor = False, 0.0, None, 0, None
+            self._another_limit(level.limit)
+            renewed = False
+        elif self._mark >= 0:
+            self._look_for_contradictions(now, mark, level.limit, level.remaining, level.reset_s)
+        gone, back = mark - self._mark, level.remaining - (self._remaining - (mark - self._mark))
+        before = self._mark >= 0
         self.limit, self._mark, self._remaining = level.limit, mark, level.remaining
         self._heard += 1
         self._left = level.remaining - (taken - mark)
-        self._reset_at = None if level.reset_s is None else now + level.reset_s
-        if level.reset_s is None or level.reset_s < 0.9 > self._longest_s:
+        reset_s = None if self._ignores_resets else level.reset_s
+        if reset_s is None and not self._is_bucket:
+            self._without_reset(
+                now, level.window_s or _ASSUMED_WINDOW_S, renewed, back if before and gone > 0 else 0.0, gone
+            )
+        if self._fills or self._in_proportion_to_missing(level.limit - level.remaining, reset_s):
+            self._fill(level.limit)
+            return
+        self._reset_at = self._reset_at if reset_s is None else now + reset_s
+        if reset_s is None or reset_s < 0.9 > self._longest_s:
             self._measure(now, mark + level.remaining, full=level.remaining >= 0.98 * level.limit)
             return
-        if level.reset_s > self._longest_s:
-            self._longest_s = level.reset_s
+        if reset_s > self._longest_s:
+            self._longest_s = reset_s
             if self.window_s is not None:
                 self.window_s = _usual(self._longest_s)
         fresh = level.remaining >= 0.97 * level.limit - 1 and _usual(self._longest_s) in _USUAL_WINDOWS_S
         if self.window_s is None and self._longest_s >= 0.9 and (renewed or (fresh and self._longest_s > 9.0)):
             self.window_s = _usual(self._longest_s)
+
+    def refused(self, now: float, retry_after_s: float | None, units: float) -> None:
+        """What was just sent was refused for this quota, with that time to wait, if any."""
+        if self.limit is None or self._reset_at is None or now >= self._reset_at:
+            return
+        if self._begun is None and retry_after_s is not None and retry_after_s + 2 * _ROUNDING_S < self._reset_at - now:
+            # So the reset is not when one more fits.
+            self._ignores_resets, self.window_s, self._longest_s, self._reset_at = True, _ASSUMED_WINDOW_S, 0.0, None
+            return
+        self._confirmed = True
+        self._remaining = self._left = min(self._remaining, max(0.0, units - 1.0))
+
+    def mistaken(self) -> None:
+        """When the window ends is not known after all."""
+        self._reset_at = self._begun = None
+
+    def _another_limit(self, limit: float) -> None:
+        self._returns += limit in self._limits
+        self._limits = [*self._limits, limit][-8:]
+        self.contradicted = self.contradicted or self._returns >= self._RETURNS
+        self._longest_s, self.window_s, self._heard, self._anchor = 0.0, None, 0, None
+        self._reset_at = self._begun = self._refill = None
+        self._fills = False
+        self._came_back, self._proportions, self._in_proportion = 0, [], None
+
+    def _look_for_contradictions(
+        self, now: float, mark: float, limit: float, remaining: float, reset_s: float | None
+    ) -> None:
+        """More or less is left than what was taken explains, again and again; or as much as before whatever is taken."""
+        expected, some = self._remaining - (mark - self._mark), 0.1 * limit + 5
+        window_goes_on = self._reset_at is None or (now < self._reset_at - _ROUNDING_S and not self._is_bucket)
+        if window_goes_on and remaining > expected + some:
+            self._swung_up = True
+        elif remaining < expected - some and self._swung_up:
+            self._swung_up = False
+            self._swings += 1
+        if remaining < 0.99 * limit or reset_s is None or reset_s < 0.9 or now - self._unmoved_since > self._longest_s:
+            self._unmoved, self._unmoved_since = 0.0, now
+        self._unmoved += mark - self._mark
+        if now > (self._reset_at or now):
+            self._swings = 0
+        self.contradicted = self.contradicted or self._swings >= self._SWINGS or self._unmoved >= 0.2 * limit + 10
+
+    def _without_reset(self, now: float, window_s: float, renewed: bool, back: float, gone: float) -> None:
+        """Take the windows for ``window_s``; of ``gone`` units that were taken ``back`` came back."""
+        self.window_s = window_s
+        early = self._begun is not None and now < self._begun + 0.8 * window_s
+        if (renewed and not early) or (
+            self._begun is None and self.limit is not None and self._remaining >= 0.97 * self.limit - 1
+        ):
+            self._begun = now
+        if self._begun is not None and now >= self._begun + 1.1 * window_s and not renewed:
+            self._begun = None
+        if early and gone > 0 and back >= max(1.0, 0.5 * gone):
+            self._came_back += 1
+            self._begun = now
+        self._reset_at = None if self._begun is None or self._came_back else self._begun + window_s
+        if self._came_back >= self._CAME_BACK or (self._came_back > 1 and self._remaining < 1):
+            # A bucket, or windows that are shorter: what comes back is measured.
+            self._came_back, self._begun, self.window_s = 0, None, None
+            self._heard = max(self._heard, self._BUCKET_AFTER)
+
+    def _in_proportion_to_missing(self, missing: float, reset_s: float | None) -> bool:
+        """Whether the reset is when all that is missing has come back, and so in proportion to that."""
+        if reset_s is None or missing < 1 or reset_s <= 0 or self.limit is None:
+            return False
+        self._proportions = [*self._proportions, (missing, reset_s / missing)][-16:]
+        ratios = sorted(ratio for _, ratio in self._proportions)
+        amounts = [amount for amount, _ in self._proportions]
+        middle = ratios[len(ratios) // 2]
+        alike = ratios[-1] <= (1 + self._PROPORTIONAL) * middle and ratios[0] >= (1 - self._PROPORTIONAL) * middle
+        varied = max(amounts) >= 2 * min(amounts)
+        self._in_proportion = middle if alike and varied and len(ratios) >= self._IN_PROPORTION else None
+        if self._in_proportion is not None:
+            self._fills = True
+        return self._fills
+
+    def _fill(self, limit: float) -> None:
+        if self._in_proportion:
+            self._refill = 1 / self._in_proportion
+        self._reset_at, self.window_s, self._longest_s = None, None, 0.0
+        self._heard = max(self._heard, self._BUCKET_AFTER)
 
     def _measure(self, now: float, ever: float, *, full: bool) -> None:
         """``ever`` is all that the bucket has given or could give now."""
@@ -77,6 +192,13 @@ class HeaderLesson:
     @property
     def _is_bucket(self) -> bool:
         return self.window_s is None and self._longest_s < 0.9 and self._heard >= self._BUCKET_AFTER
+
+    @property
+    def comes_back(self) -> float | None:
+        """Units a second that come back before the window ends; ``None`` if it is not known how many."""
+        if self._fills:
+            return self._refill
+        return 0.0 if self.window_s is not None or self._longest_s >= 0.9 else None
 
     @property
     def usual_rate(self) -> float | None:
@@ -92,6 +214,8 @@ class HeaderLesson:
         if self._is_bucket:
             return max(0.0, self._left) / self._SPREAD_S + (self._refill or self.limit / _ASSUMED_WINDOW_S) / _SLACK
         base = self.limit / (self.window_s or _ASSUMED_WINDOW_S) / _SLACK
+        if self._came_back:  # before its time: how soon is found out the faster
+            return base * 2.0**self._came_back
         if self._reset_at is None or now >= self._reset_at:
             return base
         until = self._reset_at - now
@@ -106,10 +230,61 @@ class HeaderLesson:
         if self.limit is None or self._reset_at is None or now >= self._reset_at:
             return 0.0
         left = self._left if self.window_s is None else self._remaining
-        return self._reset_at - now if left < min(units, self.limit) else 0.0
+        if left >= min(units, self.limit):
+            return 0.0
+        until = self._reset_at - now
+        # Not all resets are when one more fits. One request that is refused shows what this one is.
+        return 0.0 if until > self._LONG_S and self._tried is None and self._begun is None else until
 
-    def took(self, units: float) -> None:
+    def took(self, now: float, units: float) -> None:
+        left = self._left if self.window_s is None else self._remaining
+        if (
+            self._tried is None
+            and self._reset_at is not None
+            and now < self._reset_at
+            and left < min(units, self.limit or 0.0)
+        ):
+            self._tried = (now, self._reset_at)
         self._left -= units
+
+    def accepted(self, now: float, sent_at: float) -> None:
+        """What was sent then was let through."""
+        if self._tried is None or self._confirmed or self._begun is not None:
+            return
+        if sent_at >= self._tried[0] and now < self._tried[1] - _ROUNDING_S:
+            self._ignores_resets, self._reset_at, self.window_s, self._longest_s = True, None, _ASSUMED_WINDOW_S, 0.0
+
+
+class ByModel:
+    """Whether a key's limits are counted for each model by itself: the headers give models different limits, or what is left
+    falls by what one model takes, not by what all take."""
+
+    _SURE, _OTHERS, _OF_OTHERS, _BACK_S = 2, 10, 0.25, 50.0
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._limits: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, tuple[float, int, float, float]] = {}
+        self._fell = self._own = self._all = 0.0
+
+    def seen(self, now: float, model: str, level: Level, own: int, taken: float, refill: float | None) -> bool:
+        """An answer's headers: the request was the model's ``own``-th, and the ``taken``-th of all. So many units a second come
+        back anyway; ``None`` if that is not known."""
+        if level.limit is None or level.remaining is None:
+            return False
+        self._since = now if self._since is None else self._since
+        limit, times = self._limits.get(model, (level.limit, 0))
+        self._limits[model] = (level.limit, times + 1 if limit == level.limit else 1)
+        sure = {limit for limit, times in self._limits.values() if times >= self._SURE}
+        last, self._last[model] = self._last.get(model), (level.remaining, own, taken, now)
+        # After a while what was taken comes back where windows slide, so that no fall is to be seen.
+        fell = 0.0 if last is None else last[0] - level.remaining + (refill or 0.0) * (now - last[3])
+        if last is not None and refill is not None and now - self._since < self._BACK_S and fell >= 0 and own > last[1]:
+            self._fell += fell
+            self._own += own - last[1]
+            self._all += taken - last[2]
+        others = self._all - self._own
+        return len(sure) > 1 or (others >= self._OTHERS and self._fell <= self._own + self._OF_OTHERS * others)
 
 
 class RefusalLesson:
@@ -123,7 +298,7 @@ class RefusalLesson:
     """
 
     _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends
-    _AGREE, _PASSED = 0.05, 0.8
+    _AGREE, _PASSED, _SOON = 0.05, 0.8, 0.02
     _CAREFUL, _MOST_CAREFUL, _CAREFUL_S = 0.15, 50.0, 0.02
     # To look back takes so many refusals and so long: seconds, and times the longest wait that was named.
     _HOLDS, _ELAPSED_S, _WINDOWS, _SHARE = 3, 5.0, 3.0, 0.02
@@ -152,11 +327,21 @@ class RefusalLesson:
         self._ever_accepted = 0.0
         self._holds = 0
         self._longest_s = 0.0
+        self._refused_in_a_row = 0
+        self._named: tuple[float | None, float | None] = (None, None)
         self._held_until = float("-inf")
         self._banned_until = float("-inf")
         self._ban_s = self._BANNED_S
         self._mended = False
         self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
+
+    @property
+    def soon_s(self) -> float:
+        """Seconds until the window's end when something is refused at the rate that was learned of it, where refusals name the
+        length of a window and not its end; 0: not known."""
+        if self.rate is None or self.window_s is None or self._named != (self.window_s, self.window_s):
+            return 0.0
+        return min(1.0, self._SOON * 2.0**self._refused_in_a_row) * self.window_s
 
     @property
     def careful_s(self) -> float:
@@ -174,6 +359,7 @@ class RefusalLesson:
 
     def accepted(self, now: float, sent_at: float, units: float) -> None:
         """What was sent then was not refused."""
+        self._refused_in_a_row = 0
         if self._begin is None:
             self._begin = sent_at
         if self._end is not None and sent_at >= self._end:
@@ -208,6 +394,8 @@ class RefusalLesson:
             self._span_is_over()
         if retry_after_s is not None and retry_after_s >= self._NAMED_S:
             self._end = now + retry_after_s
+        self._named = (self._named[1], retry_after_s)
+        self._refused_in_a_row = min(8, self._refused_in_a_row + 1)
         self._longest_s = max(self._longest_s, retry_after_s or 0.0)
         spanned_s = 0.0 if self._used_up is None or self._since is None else self._used_up - self._since
         long_enough = spanned_s >= max(self._ELAPSED_S, self._WINDOWS * self._longest_s)
@@ -222,7 +410,9 @@ class RefusalLesson:
         guess, self._guess = self._guess, units
         if self.rate is not None or guess is None or begin < self._banned_until or units < 2:
             return
-        window_s = _usual(end - begin)
+        # Where refusals always name a whole window, whenever they come, it is that long.
+        named = self._named[0] if self._named[0] == self._named[1] and self._named[0] in _USUAL_WINDOWS_S[2:] else None
+        window_s = named or _usual(end - begin)
         seen = self._ever_accepted / max(1e-9, end - (self._first_refused or begin))
         # A quota lets no more pass than it allows: if more has passed, these spans are no windows.
         if abs(units - guess) <= max(1.0, self._AGREE * guess) and units / window_s >= self._PASSED * seen:

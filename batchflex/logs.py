@@ -70,7 +70,10 @@ class Log:
         facts |= {name: getattr(tally, name) for name in _COUNTS} | {"rows_per_s": round(rate, 3)}
         if tally.planned and rate > 0:
             facts["left_s"] = round((tally.planned - tally.done) / rate, 1)
-        self.event(Event("progress", _progress(tally, rate), facts=facts))
+        facts["waiting"] = tally.waits(quoting=False)
+        self.event(
+            Event("progress", _progress(tally, rate, quoting=True), _progress(tally, rate, quoting=False), facts=facts)
+        )
 
     def note(self, text: str) -> None:
         self.event(Event("note", text))
@@ -117,20 +120,20 @@ def to_stream(stream: TextIO) -> Callable[[str], None]:
     return write
 
 
-def _progress(tally: Tally, rate: float) -> str:
+def _progress(tally: Tally, rate: float, *, quoting: bool) -> str:
     text = f"{tally.done:,}"
     if tally.planned:
         text += f" of {tally.planned:,} rows ({100 * tally.done // tally.planned} %)"
     else:
         text += " rows"
-    text += f", {rate:,.1f} rows/s, {facts(tally)}"
+    text += f", {rate:,.1f} rows/s, {facts(tally, quoting=quoting)}"
     if tally.planned and rate > 0:
         text += f", {render.duration((tally.planned - tally.done) / rate)} left"
     return text
 
 
-def facts(tally: Tally) -> str:
-    """In flight, failed, tokens, what bounds it, cost; in a few words."""
+def facts(tally: Tally, *, quoting: bool) -> str:
+    """In flight, failed, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a server."""
     text = f"{tally.in_flight} in flight, {tally.rows['failed']:,} failed, "
     text += f"{render.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
     if tally.binding:
@@ -139,4 +142,6 @@ def facts(tally: Tally) -> str:
         text += f", {tally.backing_off} waiting to retry"
     if tally.cost is not None:
         text += f", {render.money(tally.cost)}"
+    for wait in tally.waits(quoting=quoting)[:1]:
+        text += f"; waits: {render.waiting(wait)}"
     return text

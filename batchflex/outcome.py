@@ -10,7 +10,6 @@ from .budget import cost_usd
 from .endings import ending_of
 from .errors import AttemptError, Filtered
 from .model import Answer, FormatFallback, Outcome, Proof, Request, Status
-from .params import model_of
 from .reask import carried_on, cut_by, given_up
 from .sections import PricesSection
 from .structured import Shapes
@@ -44,7 +43,7 @@ class Verdict(NamedTuple):
 class Effort(NamedTuple):
     """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where.
 
-    ``model`` is what that endpoint is asked for in place of the request's own, if anything. ``format_fallback`` is how JSON was
+    ``model`` is which it asked. ``format_fallback`` is how JSON was
     asked for in place of a format that the model refused, ``prices`` are those of the model where it was asked.
     """
 
@@ -154,7 +153,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
         point=frame.labels[request.point],
         carry=request.carry,
         retried_with=request.retried_with,
-        requested_model=(effort.model or model_of(request.body) or None) if effort.attempts else None,
+        requested_model=(effort.model or None) if effort.attempts else None,
         answer_limit=request.max_tokens,
         **fields,
     )

@@ -15,6 +15,7 @@ from .errors import AttemptError
 from .gate import Gate, Lane
 from .model import Request
 from .outage import Outage
+from .params import model_of
 from .prices import Prices
 from .quirks import Fallback, Quirks
 from .tally import Tally
@@ -85,7 +86,7 @@ class Prober:
         """
         request = smallest(like)
         prices = self._prices.of(request.body, way.endpoint.name)
-        cost = self._budget.cost(len(request.body), request.max_tokens, prices)
+        cost = self._budget.cost(len(request.body), request.max_tokens, prices, model_of(request.body))
         while HOURS in way.lane.pauses and not (self._gate.closed or way.lane.closed):
             await self._gate.sleep(_LOOK_S)
         if not await self._gate.enter_as_probe(way.lane, cost):

@@ -51,7 +51,7 @@ class Bar:
                 leave=False,
             )
         self._bar.total = tally.planned
-        self._bar.set_postfix_str(one_line(logs.facts(tally)), refresh=False)
+        self._bar.set_postfix_str(one_line(logs.facts(tally, quoting=True)), refresh=False)
         self._bar.update(tally.done - self._bar.n)
         self._bar.refresh()
 

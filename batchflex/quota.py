@@ -113,7 +113,9 @@ class Quota:
         self._spacing = Spacing(per_minute) if per_minute and not of_tokens else None
         self._window = Window(per_minute) if per_minute and of_tokens else None
         self._catch_up_s = _TOKENS_CATCH_UP_S if of_tokens else _CATCH_UP_S
-        self._headers = HeaderLesson()
+        # By whose limit the headers say it is. Of one that says so of nobody nothing may be known any more.
+        self._headers: dict[str, HeaderLesson] = {}
+        self._dropped: set[str] = set()
         self._refusals = RefusalLesson()
         self._learned = False
         self._was_empty = False
@@ -124,13 +126,13 @@ class Quota:
     def rate(self) -> float | None:
         """Units a second that may go on the average; ``None`` if nothing bounds them."""
         ceiling = self._ceiling / _WINDOW_S if self._ceiling else None
-        told = self._headers.usual_rate or self._refusals.rate
-        return min((rate for rate in (ceiling, told) if rate is not None), default=None)
+        rates = [ceiling, *(lesson.usual_rate for lesson in self._headers.values()), self._refusals.rate]
+        return min((rate for rate in rates if rate is not None), default=None)
 
     @property
     def learned_from(self) -> Literal["headers", "refusals"] | None:
         """Where knowledge beyond the job's own ceiling comes from."""
-        if self._headers.limit is not None:
+        if self._headers:
             return "headers"
         return "refusals" if self._refusals.rate is not None else None
 
@@ -144,7 +146,15 @@ class Quota:
         if not self._learned:
             return wait
         wait = max(wait, self._next - self._catch_up_s - now)
-        return max(wait, self._headers.empty_s(now, units))
+        return max(wait, self.empty_s(now, units))
+
+    def empty_s(self, now: float, units: float = 1.0) -> float:
+        """Seconds until the endpoint's own window, as it tells it, has room for ``units``; 0 if it has."""
+        return max((lesson.empty_s(now, units) for lesson in self._headers.values()), default=0.0)
+
+    def _rate(self, now: float) -> float | None:
+        rates = [lesson.rate(now) for lesson in self._headers.values()]
+        return min((rate for rate in rates if rate is not None), default=self._refusals.rate)
 
     def take(self, now: float, units: float = 1.0) -> float:
         """``units`` are sent now; returns their mark."""
@@ -155,8 +165,9 @@ class Quota:
             self._window.take(now, units)
         self._refusals.took(now, units)
         if self._learned:
-            self._headers.took(units)
-            if (rate := self._headers.rate(now) or self._refusals.rate) is not None:
+            for lesson in self._headers.values():
+                lesson.took(now, units)
+            if (rate := self._rate(now)) is not None:
                 if self._was_empty:
                     # In a window that slides, a burst now would leave it empty again in a window's time.
                     self._next = max(self._next, now + self._catch_up_s)
@@ -170,23 +181,57 @@ class Quota:
         """What was sent then used so many units more (or, negative, less) than was taken for it."""
         if self._window is not None:
             self._window.correct(now, sent_at, units)
-        if self._learned and (rate := self._headers.rate(now) or self._refusals.rate):
+        if self._learned and (rate := self._rate(now)):
             self._next += units / rate
 
     def accepted(self, now: float, sent_at: float, units: float = 1.0) -> None:
         """What was sent then was not refused."""
-        if self._headers.limit is None:
+        for lesson in self._headers.values():
+            lesson.accepted(now, sent_at)
+        if not self._headers:
             self._refusals.accepted(now, sent_at, units)
 
-    def told(self, now: float, mark: float, level: Level) -> None:
-        """What the headers say that came for what was taken at ``mark``."""
-        if level.limit is not None:
-            self._headers.told(now, mark, self._taken, level)
-            self._learned = True
-            self._was_empty = self._was_empty or self._headers.empty_s(now, 1.0) > 0
+    def comes_back(self, descriptor: str) -> float | None:
+        """Units a second that come back before the window ends; ``None`` if it is not known how many."""
+        lesson = self._headers.get(descriptor)
+        return 0.0 if lesson is None else lesson.comes_back
 
-    def refused(self, now: float, sent_at: float, retry_after_s: float | None, hold_s: float) -> None:
-        """What was sent then was refused for its rate. Whoever calls sends nothing for ``hold_s`` seconds."""
-        if self._headers.limit is None:
-            self._refusals.refused(now, sent_at, retry_after_s, hold_s)
+    def told(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
+        """What the headers say that came for what was taken at ``mark``, of the limit of that ``descriptor``."""
+        if level.limit is None or level.remaining is None or descriptor in self._dropped:
+            return
+        lesson = self._headers.setdefault(descriptor, HeaderLesson())
+        lesson.told(now, mark, self._taken, level)
+        if lesson.contradicted and not descriptor:
+            del self._headers[descriptor]
+            self._dropped.add(descriptor)
+            self._next = min(self._next, now)
+        if not self._learned and level.window_s and level.reset_s is None and (rate := self._rate(now)):
+            # What went before anything was known is a part of the window that began with it.
+            self._next = now + min(self._taken, level.limit - level.remaining) / rate
+        self._learned = True
+        self._was_empty = self._was_empty or self.empty_s(now, 1.0) > 0
+
+    def refused(
+        self, now: float, sent_at: float, retry_after_s: float | None, hold_s: float, units: float = 1.0
+    ) -> float:
+        """What was sent then was refused for its rate. Whoever calls sends nothing for ``hold_s`` seconds, or for as many as this
+        returns, unless it is 0: until the end of a window that is known."""
+        for lesson in self._headers.values():
+            lesson.refused(now, retry_after_s, units)
+        if not self._headers:
+            soon_s = self._refusals.soon_s
+            self._refusals.refused(now, sent_at, retry_after_s, hold_s if not soon_s else min(hold_s, soon_s))
             self._learned = self._was_empty = True
+            return soon_s
+        return self.empty_s(now, units)
+
+    def mistaken(self) -> None:
+        """What was taken for the end of a window was none: it is to be learned anew."""
+        for lesson in self._headers.values():
+            lesson.mistaken()
+
+    def forget(self) -> None:
+        """All but the job's ceiling: what was learned belongs elsewhere."""
+        self._headers, self._refusals, self._learned = {}, RefusalLesson(), False
+        self._next = float("-inf")

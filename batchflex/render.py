@@ -146,6 +146,8 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     ]
     if held and state.get("binding"):
         lines.append(f"  bound by  {state['binding']}")
+    if held or state.get("stopped_by") == "quota":
+        lines += [f"  waiting   {waiting(told)}" for told in state.get("waiting", [])]
     if state["truncated"]:
         lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
     if state.get("empty"):
@@ -156,6 +158,17 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     if state["message"]:
         lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     return "\n".join(lines)
+
+
+def waiting(told: Mapping[str, Any]) -> str:
+    """What is waited for, in a line: one of ``waiting`` of ``run.json``."""
+    at = "" if told["endpoint"] is None else f"{told['endpoint']}: "
+    until = "" if told["until"] is None else f", until {_local(told['until'])}"
+    return f"{at}{one_line(told['message'])}{until}"
+
+
+def _local(moment: str) -> str:
+    return f"{datetime.datetime.fromisoformat(moment).astimezone():%F %H:%M:%S}"
 
 
 def _speed(state: Mapping[str, Any]) -> str:

@@ -47,8 +47,8 @@ from .probing import HOURS, Prober, Way
 from .results import Settled
 from .spans import deadline_s, parse_duration, until_change_s
 from .structured import Shapes
-from .tally import Tally, priced_by
-from .telemetry import Telemetry, binding
+from .tally import Tally, Wait, priced_by
+from .telemetry import Telemetry, Waits, binding
 from .ways import Ways
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ _TELEMETRY_EVERY_S = 5.0
 _HOURS_EVERY_S = 30.0
 _QUEUE_EVERY_S = 0.5
 _ROOM_EVERY_S = 1.0
+_LOGGED_WAITS = ("quota", "endpoint")
 
 
 class Observer(Protocol):
@@ -330,7 +331,8 @@ class _Conduct:
                     prober = Prober(gate, budget, accounts, tally, prices)
                     known = Ways(
                         ways, gate, prober, tally, self._stop, self._teller.tell,
-                        wait_for_credit=limits.on_no_credit == "wait",
+                        wait_for_credit=limits.on_no_credit == "wait", max_wait_s=parse_duration(limits.max_wait),
+                        max_outage_s=parse_duration(limits.max_outage),
                         models=job.models if job.names_every_model else (),
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
@@ -347,7 +349,7 @@ class _Conduct:
                         for advisory in (
                             self._count,
                             partial(self._watch_room, watch),
-                            partial(self._measure, gate),
+                            partial(self._measure, gate, known),
                             self._get_table_ready,
                         ):
                             beside.start_soon(self._unless_it_fails, advisory)
@@ -412,7 +414,7 @@ class _Conduct:
                 paused = not active
                 for lane in gate.lanes:
                     if paused:
-                        gate.pause(lane, HOURS)
+                        gate.pause(lane, HOURS, f"it is not within limits.active_hours ({hours})", for_s=change_s)
                     else:
                         gate.resume(lane, HOURS)
                 self._tell_of_hours(hours, paused=paused)
@@ -429,9 +431,9 @@ class _Conduct:
             words = f"it is within limits.active_hours ({hours}) again"
             self._teller.tell(Event("resumed", words, facts=facts, shown=False))
 
-    async def _measure(self, gate: Gate) -> None:
-        """Find the word for what bounds the run, and write a line of telemetry now and then."""
-        telemetry = Telemetry(time.monotonic())
+    async def _measure(self, gate: Gate, known: Ways) -> None:
+        """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
+        telemetry, waits = Telemetry(time.monotonic()), Waits()
         due = time.monotonic() + _TELEMETRY_EVERY_S
         wall, cpu = time.monotonic(), time.thread_time()
         while True:
@@ -440,6 +442,9 @@ class _Conduct:
             starved = self._feed.starving > 0 and not self._feed.ended
             self._tally.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
             wall, cpu = now, spent
+            before, self._tally.waiting = self._tally.waiting, waits.now(now, time.time(), gate)
+            self._tell_of_waits(before, self._tally.waiting)
+            known.heed_waits(now)
             if now >= due:
                 due = now + _TELEMETRY_EVERY_S
                 line = telemetry.sample(now, time.time(), self._tally, gate)
@@ -456,6 +461,30 @@ class _Conduct:
         except Exception as error:
             what = str(error) if isinstance(error, BatchflexError) else f"{type(error).__name__}: {error}"
             self._warn(f"the run goes on, with less to say of itself: {what}")
+
+    def _tell_of_waits(self, before: list[Wait], waiting: list[Wait]) -> None:
+        """Log the waits for limits and for first answers; of the others those tell who begin them."""
+        keys = {(wait.endpoint, wait.reason) for wait in before}
+        still = {(wait.endpoint, wait.reason) for wait in waiting}
+        for wait in waiting:
+            if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in keys:
+                until = (
+                    "" if wait.until is None else f", until {datetime.datetime.fromtimestamp(wait.until):%F %H:%M:%S}"
+                )
+                at = "" if wait.endpoint is None else f"{wait.endpoint}: "
+                facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
+                self._teller.tell(
+                    Event("paused", f"{at}{wait.message}{until}", f"{at}{wait.bare}{until}", "warning", facts)
+                )
+        for wait in before:
+            if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in still:
+                facts = {
+                    "endpoint": wait.endpoint,
+                    "reason": wait.reason,
+                    "lasted_s": round(time.time() - wait.since, 1),
+                }
+                words = f"{wait.endpoint or 'the run'} goes on after {facts['lasted_s']:,} s"
+                self._teller.tell(Event("resumed", words, facts=facts, shown=False))
 
     async def _end_at(self, due: float) -> None:
         await anyio.sleep(max(0.0, due - time.monotonic()))

@@ -196,6 +196,7 @@ class LimitsSection(Section):
     grace_s: Annotated[float, Field(ge=0, le=1e8)] = 30.0
     on_no_credit: Literal["stop", "wait"] = "stop"
     max_outage: Duration = "10m"
+    max_wait: Duration = "1h"
     max_failures: MaxFailures = 0.5
     min_free_disk_mb: Annotated[float, Field(ge=0, le=1e12)] | None = None
 

@@ -41,14 +41,35 @@ class Again(NamedTuple):
     asked: int
 
 
+class Wait(NamedTuple):
+    """What is waited for: ``reason`` is a word, ``message`` a sentence, ``bare`` the same without words of a server. ``since``
+    and ``until`` are seconds since the epoch, ``None`` where it is not known. ``endpoint`` is ``None`` if it is none's."""
+
+    endpoint: str | None
+    reason: str
+    message: str
+    bare: str
+    since: float
+    until: float | None = None
+
+    def facts(self, *, quoting: bool) -> dict[str, Any]:
+        return {
+            "endpoint": self.endpoint,
+            "reason": self.reason,
+            "message": self.message if quoting else self.bare,
+            "since": timestamp(self.since),
+            "until": None if self.until is None else timestamp(self.until),
+        }
+
+
 class Tally:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
     ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``prices`` tells
-    by what answers cost, ``binding`` the word for what bounds the run now, ``given_up`` a sentence for each endpoint that is not
-    used any more while others are. In a retry (``again``) ``outstanding`` rows have an old answer and none of this run;
-    ``stayed`` are those that could not be asked and keep it.
+    by what answers cost, ``binding`` the word for what bounds the run now, ``waiting`` what it waits for, ``given_up`` a sentence
+    for each endpoint that is not used any more while others are. In a retry (``again``) ``outstanding`` rows have an old answer
+    and none of this run; ``stayed`` are those that could not be asked and keep it.
     """
 
     def __init__(
@@ -97,6 +118,7 @@ class Tally:
         self._refused: list[tuple[Status, Status | None]] = []
         self._first_can_be_void = False
         self.binding: str | None = None
+        self.waiting: list[Wait] = []
         self.given_up: list[str] = []
         self.given_up_unquoted: list[str] = []
         self.substitutes = Substitutes()
@@ -201,6 +223,7 @@ class Tally:
             **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
             "binding": None if ended else self.binding,
+            "waiting": [] if ended and self.stopped_by != "quota" else self.waits(quoting=True),
             "given_up": list(self.given_up),
             "requests_sent": self.requests_sent,
             "retries": self.retries,
@@ -226,7 +249,12 @@ class Tally:
             "message": self._said(self.message_unquoted),
             "first_failure": self._first_unquoted,
             "given_up": list(self.given_up_unquoted),
+            **({"waiting": self.waits(quoting=False)} if self.stopped_by == "quota" else {}),
         }
+
+    def waits(self, *, quoting: bool) -> list[dict[str, Any]]:
+        """``waiting`` of ``run.json``; unless ``quoting`` without words of a server."""
+        return [wait.facts(quoting=quoting) for wait in self.waiting]
 
     def _retried(self) -> dict[str, Any] | None:
         again = self.again

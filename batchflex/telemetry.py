@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from .gate import Bound, Gate
-from .tally import Tally, timestamp
+from .gate import Bound, Gate, Lane
+from .tally import Tally, Wait, timestamp
 
 Binding = Literal[Bound, "input", "client"]
 
 _BUSY = 0.9
+_SOME_S = 5.0  # shorter waits need no words
 
 
 def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
@@ -25,6 +27,54 @@ def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
     if bound is None:
         return "input" if starved else "endpoint"
     return bound
+
+
+class Waits:
+    """What a run waits for, with the moment at which each wait began."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str | None, str], float] = {}
+
+    def now(self, now: float, wall: float, gate: Gate) -> list[Wait]:
+        """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
+        found = [wait for lane in gate.lanes if not lane.closed for wait in self._of(lane, now, wall)]
+        if not found and gate.bound == "budget":
+            found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
+        elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
+            found = [
+                _wait(
+                    None, "quota", "rpm, tpm or a limit that was learned lets nothing go until then", wall, wall + due_s
+                )
+            ]
+        keys = [(wait.endpoint, wait.reason) for wait in found]
+        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
+        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+
+    def _of(self, lane: Lane, now: float, wall: float) -> Iterator[Wait]:
+        allowance = lane.pace.allowance
+        for why in sorted(lane.pauses):
+            if (told := lane.reasons.get(why)) is not None:
+                until = None if told.until is None else wall + told.until - now
+                yield Wait(lane.name, why, told.message, told.bare, wall + told.since - now, until)
+        if lane.pauses:
+            return
+        asked_s, slots = allowance.asked_s(now), allowance.slots
+        if asked_s > _SOME_S:
+            said = allowance.said
+            words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
+            head = "the endpoint asks to wait"
+            yield Wait(lane.name, "quota", f"{head}{words}", f"{head}{bare}", wall, wall + asked_s)
+        elif not lane.proven and lane.in_flight and now - lane.sent_at > _SOME_S:
+            yield _wait(
+                lane.name, "endpoint", "its first answer is awaited before more is sent", wall + lane.sent_at - now
+            )
+        elif slots.most is not None and slots.in_flight >= slots.most:
+            yield _wait(lane.name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
+
+
+def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
+    """One that is told without words of a server."""
+    return Wait(endpoint, reason, message, message, since, until)
 
 
 class Telemetry:
@@ -58,8 +108,8 @@ class Telemetry:
                     "in_flight": lane.in_flight,
                     "window": lane.window,
                     "why": lane.pace.concurrency.last_reason,
-                    "requests_per_minute": _per_minute(lane.pace.allowance.requests.rate),
-                    "tokens_per_minute": _per_minute(lane.pace.allowance.tokens.rate),
+                    "requests_per_minute": _per_minute(lane.pace.allowance.rates[0]),
+                    "tokens_per_minute": _per_minute(lane.pace.allowance.rates[1]),
                     "paused_for": sorted(lane.pauses),
                     "closed": lane.closed,
                 }

@@ -67,7 +67,7 @@ def is_last(tries: Tries, policy: RetrySection) -> bool:
 def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
     """Seconds until the next attempt. ``jitter`` gives numbers from 0 to 1."""
     if isinstance(fault, Deferred):
-        return 0.0
+        return fault.wait_s
     longest = min(policy.max_wait_s, policy.base_s * 2.0 ** min(max(0, tries.spent - 1), 32))
     wait = longest * jitter()
     if isinstance(fault, Transient) and fault.retry_after_s is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
@@ -32,8 +33,8 @@ class Ways:
     A model that the last one does not have, or not for this key, is not asked any more; the others go on. ``models`` are those
     that the job names: when none of them is left, the run stops at once, else when nothing else is left to ask.
 
-    ``wait_for_credit`` is ``on_no_credit = "wait"``. ``tell`` is told what whoever watches should know. ``stop`` takes a
-    reason, a sentence, and the sentence without words of a server.
+    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. ``tell`` is
+    told what whoever watches should know. ``stop`` takes a reason, a sentence, and the sentence without words of a server.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class Ways:
         tell: Tell,
         *,
         wait_for_credit: bool = False,
+        max_wait_s: float = float("inf"),
+        max_outage_s: float | None = None,
         models: Collection[str] = (),
     ) -> None:
         self._models = models
@@ -60,6 +63,8 @@ class Ways:
         self._stop = stop
         self._tell = tell
         self._wait_for_credit = wait_for_credit
+        self._max_wait_s = max_wait_s
+        self._max_outage_s = max_outage_s
         self._answered: Request | None = None
 
     @property
@@ -127,8 +132,9 @@ class Ways:
         """The endpoint refuses whatever is sent; returns what that means for the row."""
         if fault.reason == "credit" and self._wait_for_credit:
             if _CREDIT not in way.lane.pauses and not way.lane.closed:
-                self._gate.pause(way.lane, _CREDIT)
                 words = f"{self._name(way)}: the credit is spent; waiting for a top-up"
+                said, bare = (f"the credit is spent: {why}" for why in _whys(fault))
+                self._gate.pause(way.lane, _CREDIT, said, bare)
                 self._tell(Event("paused", words, level="warning", facts=self._facts(way, _CREDIT, fault)))
                 self._tasks.start_soon(self._await_credit, way, request)
             return classify.deferred(fault)
@@ -244,6 +250,26 @@ class Ways:
         words, bare = (f"{ALIKE}: {why} (HTTP {fault.http_status}); {MEND}" for why in _whys(fault))
         return self._given_up(way, fault, "failures", words, bare)
 
+    def heed_waits(self, now: float) -> None:
+        """Use an endpoint no more that asks to wait for longer than ``limits.max_wait``, or has let nothing through for so
+        long."""
+        for way in self._ways.values():
+            if not way.lane.is_open:
+                continue
+            allowance = way.lane.pace.allowance
+            asked_s, fruitless_s = allowance.asked_s(now), allowance.fruitless_s(now)
+            if asked_s > self._max_wait_s:
+                until = datetime.datetime.fromtimestamp(time.time() + asked_s).astimezone()
+                head = f"the endpoint asks to wait until {until:%F %H:%M:%S%z}, which is longer than limits.max_wait"
+            elif fruitless_s >= self._max_wait_s:
+                head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
+            else:
+                continue
+            said = allowance.said
+            words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
+            todo = "; run it again after that, or raise limits.max_wait"
+            self._given_up(way, None, "quota", f"{head}{words}{todo}", f"{head}{bare}{todo}")
+
     async def until_it_returns(self, way: Way) -> None:
         """Wait as long as nothing is sent to this endpoint, nor to any other."""
         while not (way.lane.is_open or way.lane.closed or self._gate.closed or self.others_than(way)):
@@ -254,8 +280,9 @@ class Ways:
         way.lane.most_in_doubt = way.outage.most_in_flight
 
     def _begin_outage(self, way: Way, fault: Transient, like: Request) -> None:
-        self._gate.pause(way.lane, _OUTAGE)
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
+        said, bare = (f"it {what}: {why}" for why in _whys(fault))
+        self._gate.pause(way.lane, _OUTAGE, said, bare, self._max_outage_s)
         words, bare = (f"{self._name(way)} {what} ({why}); waiting for it" for why in _whys(fault))
         self._tell(Event("paused", words, bare, "warning", self._facts(way, _OUTAGE, fault)))
         self._tasks.start_soon(self._await_recovery, way, like)
@@ -318,7 +345,7 @@ class Ways:
                 return
 
     def _given_up(
-        self, way: Way, fault: AttemptError, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
+        self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
     ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:

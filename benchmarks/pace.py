@@ -153,6 +153,57 @@ def rates(endpoint: CountingEndpoint) -> list[list[int]]:
     return list(endpoint.stats()["by_second"])
 
 
+def of_key(name: str, folder: Path, parallel: int, latency_s: float, **knobs: Any) -> None:
+    """A key that may have so many in flight, at a proxy such as LiteLLM, which frees a slot a moment after the answer."""
+    with CountingEndpoint(
+        latency_s=latency_s, keep_log=False
+    ) as endpoint:  # what so many deliver where nothing limits them
+        run(
+            folder / f"free {name}",
+            endpoint,
+            20_000,
+            "--concurrency",
+            str(parallel),
+            "--set",
+            "limits.grace_s=2",
+            for_s=12,
+        )
+        seconds = rates(endpoint)[3:9]
+        best = sum(row[2] for row in seconds) / len(seconds)
+    with CountingEndpoint(
+        litellm=True, most_in_flight=parallel, latency_s=latency_s, freed_late_s=0.001, keep_log=False, **knobs
+    ) as endpoint:
+        run(folder / name, endpoint, int(parallel / latency_s * 45), "--set", "limits.grace_s=2", for_s=40)
+        seen, seconds = endpoint.stats(), [row for row in rates(endpoint) if 15 <= row[0] < 35]
+    rate = sum(row[2] for row in seconds) / max(1, len(seconds))
+    say(f"a key for {parallel} in flight × {1000 * latency_s:.0f} ms, {name}", "≥ 95 % from the 15th second on, ≤ 2 % refused",
+        f"{rate:.1f}/s = {100 * rate / best:.1f} % of {best:.1f}/s; {seen['refused']} of {seen['requests']} refused = "
+        f"{100 * seen['refused'] / seen['requests']:.2f} %")  # fmt: skip
+
+
+@case("key-parallel")
+def _(folder: Path) -> None:
+    of_key("told in headers", folder, 10, 0.5)
+    of_key("told in refusals", folder, 10, 0.5, limit_headers=False)
+    of_key("told in headers", folder, 3, 0.05)
+    of_key("told in refusals", folder, 3, 0.05, limit_headers=False)
+
+
+@case("key-rpm")
+def _(folder: Path) -> None:
+    with CountingEndpoint(litellm=True, rpm=120, limit_kind="from_first", latency_s=0.3) as endpoint:
+        run(folder, endpoint, 2_000, "--set", "limits.grace_s=2", for_s=245)
+        log, refused = endpoint.log(), endpoint.stats()["refused"]
+    windows: list[list[float]] = []
+    for at in (record["at"] for record in log if record["outcome"] == "ok"):
+        if not windows or at >= windows[-1][0] + 60:
+            windows.append([])
+        windows[-1].append(at)
+    shown = " ".join(f"{len(window) / 1.2:.1f}" for window in windows[:-1])
+    say("a key for 120 a minute, windows from the first request on", "≥ 97 % of each full window",
+        f"{shown} %; {refused} of {len(log)} refused")  # fmt: skip
+
+
 @case("auto-slots")
 def _(folder: Path) -> None:
     for slots in (4, 32, 256, 800):

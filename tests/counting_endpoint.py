@@ -122,14 +122,19 @@ class Knobs:
     rpm: int | None = None
     tpm: int | None = None
     window_s: float = 60.0
-    limit_kind: str = "fixed"  # or "sliding", "bucket"
+    limit_kind: str = "fixed"  # or "sliding", "bucket", "from_first"
     burst: int | None = None  # the size of the bucket of requests; else rpm. That of tokens is tpm
     limit_headers: bool = True  # x-ratelimit-*; Retry-After comes anyway
     reset_format: str = "unix"  # of x-ratelimit-reset-*: or "unix_ms", "iso", "seconds", "duration"
     retry_after_exact: bool = True  # of 429_limit: to the millisecond; else rounded up to a second
+    # as a LiteLLM proxy does: headers of the `api_key` without a reset, none on refusals, which ask for a whole window
+    litellm: bool = False
     # other limits
     slots: int | None = None  # so many are answered at a time, the others wait in order; refusals (4xx) take none
-    most_in_flight: int | None = None  # "429_bare" for a request that finds so many in flight
+    most_in_flight: int | None = (
+        None  # "429_bare", or with `litellm` "429_parallel", for one that finds so many in flight
+    )
+    freed_late_s: float = 0.0  # what has ended is counted among these for so long
     credit: int | None = None  # so many more answers can begin; each takes 1 on arrival, at 0 everything gets "402"
     # what GET /v1/models lists: ids, or whole entries
     models: list[str | dict[str, Any]] = dataclasses.field(default_factory=lambda: ["m"])
@@ -177,6 +182,7 @@ REFUSALS: dict[str, tuple[int, Any]] = {
     "429_ms": _error(429, *_RATE),
     "429_bare": _error(429, *_RATE),
     "429_limit": _error(429, *_RATE),  # what `rpm` and `tpm` answer
+    "429_parallel": _error(429, *_RATE),
     "429_quota": _error(429, "You exceeded your current quota", "insufficient_quota", "insufficient_quota"),
     "500": _error(500, "Internal error", "server_error"),
     "500_json_429": _error(500, "litellm.RateLimitError: upstream is busy", "throttling_error", "429"),
@@ -288,6 +294,8 @@ class Counter:
         self.knobs = knobs
         self.rates = {"requests": Rate(), "tokens": Rate()}
         self.slots: Slots[Connection] = Slots()
+        self.taken = 0  # in flight and not refused
+        self.ended_at: collections.deque[float] = collections.deque(maxlen=10_000)
         self.reset()
         self.heed()
 
@@ -414,6 +422,7 @@ class Counter:
             totals.records.append(record)
         status = knobs.said["status"] if outcome == "said" else REFUSALS[outcome][0] if outcome in REFUSALS else 200
         at_once = knobs.down is not None or 400 <= status < 500
+        self.taken += not at_once
         return Request(record, reply, tokens, at_once, paid, totals)
 
     def begun(self, request: Request) -> float:
@@ -429,6 +438,8 @@ class Counter:
         request.totals.went()
         if request.at_once:
             return
+        self.taken -= 1
+        self.ended_at.append(time.time())
         if self.slots.leave(connection) and request.paid and self.knobs.credit is not None:
             self.knobs.credit += 1  # what waited never began
         self.call_next()
@@ -449,8 +460,12 @@ class Counter:
             return self.script.popleft()
         if self.refuses(authorization):
             return "401"
-        if knobs.most_in_flight is not None and self.totals.in_flight >= knobs.most_in_flight:
-            return "429_bare"
+        if knobs.most_in_flight is not None:
+            now = time.time()
+            while self.ended_at and self.ended_at[0] <= now - knobs.freed_late_s:
+                self.ended_at.popleft()
+            if self.taken + len(self.ended_at) >= knobs.most_in_flight:
+                return "429_parallel" if knobs.litellm else "429_bare"
         return None
 
     def fate(self, raw: bytes, body: dict[str, Any], name: str, attempt: int) -> tuple[str, bool]:
@@ -494,6 +509,8 @@ class Counter:
 
     def headers(self, outcome: str, tokens: int) -> str:
         knobs, now = self.knobs, time.time()
+        if knobs.litellm and self.limited:
+            return self.of_key(outcome)
         lines: dict[str, object] = {}
         waits: list[tuple[float, float]] = []
         for (name, rate), units in zip(self.rates.items(), (1, tokens), strict=True):
@@ -520,6 +537,28 @@ class Counter:
             lines["Location"] = knobs.redirect_to
         if knobs.header_bytes:
             lines["x-large"] = "h" * knobs.header_bytes
+        return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+
+    @property
+    def limited(self) -> bool:
+        return self.knobs.most_in_flight is not None or any(rate.most is not None for rate in self.rates.values())
+
+    def of_key(self, outcome: str) -> str:
+        """As a LiteLLM proxy's headers."""
+        knobs, now = self.knobs, time.time()
+        lines: dict[str, object] = {}
+        if outcome in ("429_limit", "429_parallel"):
+            kind = "max_parallel_requests" if outcome == "429_parallel" else "requests"
+            reset = datetime.datetime.fromtimestamp(now + knobs.window_s, datetime.UTC)
+            lines = {"retry-after": f"{knobs.window_s:g}", "rate_limit_type": kind, "reset_at": f"{reset:%F %T} UTC"}
+        elif outcome in GENERATED and knobs.limit_headers:
+            levels = {name: (rate.most, rate.left(now)) for name, rate in self.rates.items()}
+            parallel = knobs.most_in_flight
+            levels["max_parallel_requests"] = (parallel, max(0, (parallel or 0) - self.taken))
+            for name, (most, left) in levels.items():
+                if most is not None:
+                    lines[f"x-ratelimit-api_key-limit-{name}"] = most
+                    lines[f"x-ratelimit-api_key-remaining-{name}"] = left
         return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
 
     def reply(self, body: dict[str, Any], name: str, outcome: str, authorization: str | None) -> dict[str, Any]:
@@ -739,6 +778,9 @@ class Connection(asyncio.Protocol):
         status, said = REFUSALS[outcome]
         if outcome == "echo_key_error":
             said = _error(400, f"bad key: {authorization}", "invalid_request_error")[1]
+        if outcome == "429_parallel":
+            words = f"Limit type: max_parallel_requests. Current limit: {self.knobs.most_in_flight}, Remaining: 0"
+            said = _error(429, f"Rate limit exceeded for api_key: k. {words}", "rate_limit_error", "429")[1]
         if self.knobs.echo and isinstance(said, dict) and "error" in said:
             message = f"{said['error']['message']}; you sent {authorization} and {raw.decode()}"
             said = {"error": {**said["error"], "message": message}}

@@ -15,8 +15,9 @@ Who = TypeVar("Who", bound=Hashable)
 class Rate:
     """So many units (requests, tokens) in each window; without ``most`` everything fits and nothing is charged.
 
-    ``kind``: ``fixed`` windows begin at the multiples of ``window_s``; a ``sliding`` one ends now; a ``bucket`` of
-    ``burst`` (else ``most``) is full at first and refilled at ``most`` in ``window_s``.
+    ``kind``: ``fixed`` windows begin at the multiples of ``window_s``, those ``from_first`` with the first charge after the one
+    before; a ``sliding`` one ends now; a ``bucket`` of ``burst`` (else ``most``) is full at first and refilled at ``most`` in
+    ``window_s``.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,8 @@ class Rate:
         self._pass(now)
         if self.kind == "fixed":
             return self.window_s - now % self.window_s
+        if self.kind == "from_first":
+            return self.charges[0][0] + self.window_s - now if self.charges else self.window_s
         return self.charges[0][0] + self.window_s - now if self.charges else 0.0
 
     def fits_in(self, units: int, now: float) -> float:
@@ -68,8 +71,8 @@ class Rate:
         most = self.most or 0
         if self.fits(units, now):
             return 0.0
-        if self.kind == "fixed":
-            return self.window_s - now % self.window_s
+        if self.kind in ("fixed", "from_first"):
+            return self.more_in(now)
         if not most or units > (self.size if self.kind == "bucket" else most):
             return self.window_s
         if self.kind == "bucket":
@@ -91,6 +94,8 @@ class Rate:
         self.filled_at = now
         fixed = self.kind == "fixed"
         begin = now - now % self.window_s if fixed else now - self.window_s
+        if self.kind == "from_first" and self.charges:
+            begin = now + 1 if self.charges[0][0] + self.window_s <= now else self.charges[0][0] - 1
         while self.charges:
             at, units = self.charges[0]
             if at > begin or (fixed and at == begin):

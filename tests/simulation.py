@@ -16,11 +16,13 @@ from typing import Protocol
 
 from batchflex.budget import Cost
 from batchflex.concurrency import Concurrency
+from batchflex.errors import LimitKind
 from batchflex.model import Usage
 from batchflex.pace import Pace
-from batchflex.ratelimit import Level, Told
+from batchflex.ratelimit import Level, Limited, Told
 
 OK = "answer"
+UNSAID = Limited()
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Ended:
     tokens: int = 0
     told: Told | None = None
     retry_after_s: float | None = None
+    limited: Limited = UNSAID
 
 
 class Server(Protocol):  # what Client asks
@@ -145,6 +148,106 @@ class Limit:
         return units / (self.limit * (end - begin) / self.window_s)
 
 
+class Proxy:
+    """Limits of a key as LiteLLM keeps them: windows of 60 s that begin with the first request, its times in whole seconds; how
+    many may be in flight, of which one that has ended is counted for ``late_s`` more. A refusal asks for a whole window,
+    whatever it is for. ``headers``: limits and what is left come with each answer, without a reset.
+    """
+
+    def __init__(
+        self,
+        rpm: int | None = None,
+        parallel: int | None = None,
+        *,
+        latency: Callable[[], float] | float = 0.5,
+        late: Callable[[], float] | float = 0.0,
+        headers: bool = True,
+        numbered: bool = True,
+        began: float = 0.3,
+    ) -> None:
+        self.rpm, self.parallel, self.headers, self.numbered = rpm, parallel, headers, numbered
+        self.latency = latency if callable(latency) else lambda: latency
+        self.late = late if callable(late) else lambda: late
+        self.window: int | None = None
+        self.count = 0
+        self.began = began  # of the clock, so that windows begin between its seconds
+        self.ends: list[float] = []
+        self.admitted: list[tuple[float, int]] = []  # moment, window
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        while self.ends and self.ends[0] <= now:
+            heapq.heappop(self.ends)
+        second = int(now + self.began)
+        if self.window is None or second - self.window >= 60:
+            self.window, self.count = second, 0
+        if self.parallel is not None and len(self.ends) >= self.parallel:
+            return self._refuse(now, "in_flight", self.parallel if self.numbered else None)
+        if self.rpm is not None and self.count >= self.rpm:
+            return self._refuse(now, "requests", None)
+        self.count += 1
+        self.admitted.append((now, self.window))
+        end = now + self.latency()
+        heapq.heappush(self.ends, end + self.late())
+        return Ended(end, OK, tokens, self._told())
+
+    def _refuse(self, now: float, kind: LimitKind, limit: int | None) -> Ended:
+        return Ended(now + 0.003, "refusal", retry_after_s=60.0, limited=Limited(kind, limit))
+
+    def _told(self) -> Told | None:
+        if not self.headers:
+            return None
+        requests = None if self.rpm is None else Level(self.rpm, self.rpm - self.count, None, 60.0)
+        left = None if self.parallel is None else Level(self.parallel, self.parallel - len(self.ends), None, 60.0)
+        return Told(requests, None, left, "api_key")
+
+    def full_windows(self, until: float) -> list[int]:
+        """How many requests each window let through, of those that were over by then."""
+        counts: dict[int, int] = {}
+        for _, window in self.admitted:
+            counts[window] = counts.get(window, 0) + 1
+        return [count for window, count in sorted(counts.items()) if window + 60 <= until + self.began]
+
+
+class Filling(Limit):
+    """A bucket as OpenAI tells of it: the reset is when it is full, Retry-After when one more fits, in whole seconds."""
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        ended = super().arrive(now, tokens)
+        rate = self.limit / self.window_s
+        level = Level(self.limit, max(0.0, math.floor(self.bucket)), (self.limit - self.bucket) / rate)
+        ended.told = Told(None, level) if self.of_tokens else Told(level, None)
+        if ended.how == "refusal":
+            ended.retry_after_s = float(math.ceil(max(0.001, (tokens if self.of_tokens else 1) - self.bucket) / rate))
+        return ended
+
+
+@dataclass
+class Altered:
+    """A server whose headers are changed on their way."""
+
+    server: Limit
+    change: Callable[[Level], Level]
+    retry_after_s: float | None = None
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        ended = self.server.arrive(now, tokens)
+        if ended.told is not None and ended.told.requests is not None:
+            ended.told = Told(self.change(ended.told.requests), None)
+        if ended.how == "refusal" and self.retry_after_s is not None:
+            ended.retry_after_s = self.retry_after_s
+        return ended
+
+
+class Choosing:
+    """Each request goes to one of several servers; ``choose`` says to which."""
+
+    def __init__(self, choose: Callable[[], Server]) -> None:
+        self.choose = choose
+
+    def arrive(self, now: float, tokens: int) -> Ended:
+        return self.choose().arrive(now, tokens)
+
+
 @dataclass
 class Client:
     """Asks as :class:`Pace` allows until ``until``. ``tokens()`` is what a request will use."""
@@ -157,11 +260,14 @@ class Client:
     arrivals: Callable[[float], float] | None = None  # the input gives the n-th row then; None: at once
     rows: float = math.inf
     cpu_s: float = 0.0
+    model: Callable[[], str] = lambda: ""
     sizes: list[tuple[float, int, int]] = field(default_factory=list)  # moment, window, in flight
     answers: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     now: float = 0.0
+    asking: str = ""  # the model of the request that arrives
+    _next: Cost | None = None
 
     def run(self, until: float) -> Client:
         """Goes on from where it was left."""
@@ -186,11 +292,15 @@ class Client:
         while len(self._flying) < self.pace.concurrency.size and len(self.sent) < self.rows:
             if self.arrivals is not None and (due := self.arrivals(len(self.sent))) > self.now:
                 return due - self.now
-            cost = Cost(self.body_bytes, self.max_tokens, 0, 0.0)
+            if self._next is None:
+                self._next = Cost(self.body_bytes, self.max_tokens, 0, 0.0, model=self.model())
+            cost = self._next
             if (wait := self.pace.wait_s(self.now, cost)) > 0:
-                return wait + 1e-6
+                return wait + 1e-6 if wait < math.inf else wait
+            self._next = None
             self.pace.sent(self.now, cost)
             self.sent.append(self.now)
+            self.asking = cost.model
             ended = self.server.arrive(self.now, self.tokens())
             heapq.heappush(self._flying, (ended.at, next(number), cost, ended))
             self.now += self.cpu_s
@@ -207,9 +317,10 @@ class Client:
             self.answers.append(self.now)
         elif ended.how == "refusal":
             self.refusals.append(self.now)
-            self.pace.refused(self.now, cost, ended.retry_after_s, left)
+            self.pace.refused(self.now, cost, ended.retry_after_s, left, ended.limited)
         else:
             self.pace.failed(self.now, cost, left, of_row=False, reached=True)
+        self.pace.ended(self.now)
         size = self.pace.concurrency.size
         if not self.sizes or self.sizes[-1][1] != size:
             self.sizes.append((self.now, size, left))

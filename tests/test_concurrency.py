@@ -8,12 +8,15 @@ from typing import Any, get_args
 
 import pytest
 
+from batchflex.budget import Cost
 from batchflex.concurrency import Concurrency, End
+from batchflex.model import Usage
 from batchflex.pace import Pace
-from tests.simulation import Batching, Client, Ended, Slots, auto
+from batchflex.ratelimit import Limited
+from tests.simulation import Batching, Client, Ended, Proxy, Slots, auto
 
 
-def client(server: Slots | Batching, **more: Any) -> Client:
+def client(server: Slots | Batching | Proxy, **more: Any) -> Client:
     return Client(server, Pace(auto()), **more)
 
 
@@ -120,3 +123,61 @@ def test_a_queue_that_the_server_tells_of_ends_the_doubling() -> None:
             window.left(now, now - 0.2, window.size - 1, "answer")
     assert window.size <= 8
     assert math.isfinite(now)
+
+
+# ------------------------------------------------------------------------------------------- how many a key may have in flight
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.002, 0.01])
+@pytest.mark.parametrize(("headers", "numbered"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize(("parallel", "latency_s"), [(10, 0.5), (3, 0.05), (1, 0.5), (50, 0.2)])
+def test_a_key_gets_what_it_may_have_in_flight(
+    parallel: int, latency_s: float, headers: bool, numbered: bool, late_s: float
+) -> None:
+    """Whether the server tells how many, or only that they are too many; it frees a slot up to twice ``late_s`` after its
+    answer."""
+    chance = random.Random(1)
+    server = Proxy(
+        parallel=parallel,
+        latency=lambda: latency_s * (0.97 + 0.06 * chance.random()),
+        late=lambda: 2 * late_s * chance.random(),
+        headers=headers,
+        numbered=numbered,
+    )
+    asked = client(server).run(40)
+    possible = parallel / (latency_s + 2 * late_s)
+    assert asked.rate(15, 40) >= (0.93 if numbered else 0.85) * possible
+    first = 8 + 9  # at once, before anything is known; and to learn how late slots are free
+    assert len(asked.refusals) <= first + 0.015 * len(asked.sent)
+
+
+def test_a_fixed_number_stays_below_what_the_key_may_have() -> None:
+    asked = Client(Proxy(parallel=10, late=0.003), Pace(Concurrency(64, fixed=True))).run(60)
+    assert asked.rate(15, 60) >= 0.95 * 20
+    assert asked.pace.concurrency.size == 10
+    assert len([at for at in asked.refusals if at > 1]) <= 0.02 * len(asked.sent)
+
+
+def test_slots_that_others_use_too_are_left_to_them() -> None:
+    """Another run with the key holds seven of ten, then none."""
+    server = Proxy(parallel=10, latency=0.5, headers=False)
+    server.ends = [60.0] * 7
+    asked = client(server).run(60)
+    assert asked.rate(20, 60) >= 0.75 * 3 / 0.5
+    assert len(asked.refusals) <= 0.15 * len(asked.sent)
+    asked.run(120)
+    assert asked.rate(90, 120) >= 0.9 * 10 / 0.5, "and are taken when they are free"
+
+
+def test_a_refusal_for_what_is_in_flight_is_not_waited_for() -> None:
+    subject = Pace(auto())
+    costs = [Cost(0, 0, 0, 0.0) for _ in range(3)]
+    for attempt in costs:
+        subject.sent(0.0, attempt)
+    subject.refused(0.01, costs[0], 60.0, 2, Limited("in_flight", 2))
+    subject.ended(0.01)
+    assert subject.wait_s(0.01, Cost(0, 0, 0, 0.0)) == math.inf
+    subject.answered(0.5, costs[1], Usage(), 1)
+    subject.ended(0.5)
+    assert subject.wait_s(0.52, Cost(0, 0, 0, 0.0)) == 0
+    assert subject.allowance.held_s(0.52) == 0

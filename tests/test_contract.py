@@ -18,7 +18,7 @@ from batchflex.folder import Folder
 from batchflex.job import build
 from batchflex.model import STATUSES, Outcome
 from batchflex.scorespec import specs_of
-from batchflex.tally import Tally
+from batchflex.tally import Tally, Wait
 from tests.outcomes import outcome
 
 CONTRACT = (Path(__file__).resolve().parent.parent / "CONTRACT.md").read_text(encoding="utf-8")
@@ -84,6 +84,11 @@ def test_fields_of_run_json_are_as_written_in_order_and_type() -> None:
         for row in written:
             allowed = tuple(kinds[word] for word in row[1].split(" or "))
             assert isinstance(state[row[0].strip("`")], allowed), row[0]
+
+
+def test_fields_of_a_wait_are_as_written() -> None:
+    facts = Wait("here", "quota", "said", "bare", 0.0, 1.0).facts(quoting=True)
+    assert names("What is waited for", "field of a wait") == list(facts)
 
 
 def test_reasons_to_stop_are_all_there() -> None:

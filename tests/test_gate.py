@@ -21,6 +21,7 @@ from batchflex.gate import Gate, Lane
 from batchflex.job import LimitsSection
 from batchflex.model import Usage
 from batchflex.pace import Allowance, Pace
+from batchflex.ratelimit import Level, Told
 
 pytestmark = pytest.mark.anyio
 
@@ -738,3 +739,59 @@ async def test_a_quota_or_a_budget_that_keeps_rows_waiting_is_named() -> None:
         for _ in range(2):
             await visit(tasks, poor)
         assert poor.bound == "budget"
+
+
+# ------------------------------------------------------------------------------------- what has to wait for a limit, and what not
+
+
+async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another() -> None:
+    shared = Allowance()
+    subject = gate(Lane("a", Pace(Concurrency(4, fixed=True), shared)))
+    for model in ("a", "b") * 2:  # each is told a limit of its own
+        sent = Cost(0, 0, 0, 0.0, model=model)
+        shared.take(time.monotonic(), sent, 4)
+        limit = 1e6 if model == "a" else 2e6
+        shared.told(time.monotonic(), sent, Told(Level(limit, limit - 1, 30.0), None))
+    held = Cost(0, 0, 0, 0.0, sent_at=time.monotonic(), model="a")
+    shared.refused(time.monotonic(), held, 60.0)
+    async with visiting() as tasks:
+        waits = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="a"))
+        goes = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="b"))
+        assert (waits.admitted, goes.admitted) == (None, True)
+        assert shared.asked_s(time.monotonic()) == 0, "it is not the key that has to wait"
+
+
+async def test_a_row_that_is_too_large_for_the_tokens_left_lets_smaller_ones_pass() -> None:
+    subject = gate(lane(tpm=1_000))
+    async with visiting() as tasks:
+        first = await visit(tasks, subject, Cost(90, 20, 0, 0.0))
+        large = await visit(tasks, subject, Cost(2_580, 100, 0, 0.0))
+        small = await visit(tasks, subject, Cost(30, 10, 0, 0.0))
+        assert (first.admitted, large.admitted, small.admitted) == (True, None, True)
+
+
+async def test_a_row_that_limits_refuse_again_and_again_takes_turns_with_new_ones() -> None:
+    subject = gate(limit=1)
+    async with visiting() as tasks:
+        begun = await visit(tasks, subject)
+        refused = Cost(0, 0, 0, 0.0, refusals=2)
+        again = await visit(tasks, subject, refused, again=True)
+        fresh = [await visit(tasks, subject) for _ in range(2)]
+        seen = []
+        for leaving in (begun, fresh[0], again):
+            await leaving.go()
+            seen.append([again.admitted, *(one.admitted for one in fresh)])
+        assert seen == [[None, True, None], [True, True, None], [True, True, True]]
+
+
+async def test_what_waits_for_a_slot_of_the_key_goes_when_one_is_free() -> None:
+    """Two endpoints with one key that may have two in flight."""
+    shared = Allowance()
+    shared.slots.told(0.0, 2)
+    subject = gate(*(Lane(name, Pace(Concurrency(8, fixed=True), shared)) for name in "ab"))
+    async with visiting() as tasks:
+        rows = [await visit(tasks, subject) for _ in range(3)]
+        assert [row.admitted for row in rows] == [True, True, None]
+        assert subject.bound == "quota"
+        await rows[0].go()
+        assert rows[2].admitted

@@ -476,6 +476,7 @@ def test_the_resolved_job_has_every_default():
         "grace_s": 30.0,
         "on_no_credit": "stop",
         "max_outage": "10m",
+        "max_wait": "1h",
         "max_failures": 0.5,
     }
     assert "endpoint" in resolved and "endpoints" not in resolved

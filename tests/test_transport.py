@@ -106,6 +106,7 @@ EXPECTED = {
     "429_ms": Expected(RateLimited, "rate_limit_error", 429, "endpoint", 30.0),
     "429_bare": Expected(RateLimited, "rate_limit_error", 429, "endpoint"),
     "429_limit": Expected(RateLimited, "rate_limit_error", 429, "endpoint"),
+    "429_parallel": Expected(RateLimited, "rate_limit_error", 429, "endpoint"),
     "429_quota": Expected(RunFault, "insufficient_quota", 429, "credit"),
     "500": Expected(Transient, "server_error", 500, "row"),
     "500_json_429": Expected(RateLimited, "throttling_error", 500, "endpoint"),
