@@ -21,7 +21,6 @@ from .job import RetrySection
 from .keep import Keeper
 from .model import BAD, FormatFallback, Outcome, Proof, Request
 from .outcome import Frame
-from .params import model_of
 from .prices import Prices
 from .probing import Way
 from .refusals import Asked, Refusals, Suspect
@@ -125,7 +124,9 @@ class Asking:
 
     def _begun(self, request: Request) -> Asked | None:
         """What to ask for a request of the plan; ``None`` if its row is made without."""
-        fault = request.fault or (self._budget.unbounded(request) if request.max_tokens is None else None)
+        fault = request.fault
+        if fault is None and request.max_tokens is None and self._budget.is_bounded:
+            fault = self._budget.unbounded(request)
         if fault is not None:
             self._keep(outcome.unaskable(self._frame, request, fault, _now_us()), request)
             return None
@@ -137,8 +138,8 @@ class Asking:
         return self._row(request, asked)
 
     def _row(self, planned: Request, asked: Request) -> Asked:
-        prices, model = self._prices.dearest(asked.body), model_of(asked.body)
-        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, model))
+        prices = self._prices.dearest(asked.body) if self._prices.are_any else None
+        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
 
     async def _see_through(self, row: Asked) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
@@ -227,7 +228,8 @@ class Asking:
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
-            way.quirks.answered(row.request, fallback)
+            if b'"response_format"' in row.request.body:
+                way.quirks.answered(row.request, fallback)
             made = outcome.answered(self._frame, row.request, self._effort(row, fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
@@ -284,7 +286,7 @@ class Asking:
 
         :raises _Halted: if the run stops for it.
         """
-        name = f"{way.endpoint.name}: {way.endpoint.model or model_of(row.request.body)}"
+        name = f"{way.endpoint.name}: {way.endpoint.model or row.request.model}"
         was = way.quirks.adapted(row.request)[1]
         instead = way.quirks.refused(row.request, sent_as, fault)
         if instead is None:
@@ -516,7 +518,7 @@ class Asking:
     def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> outcome.Effort:
         name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
         return outcome.Effort(
-            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.cost.model, fallback,
+            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.request.model, fallback,
             row.cost.prices,
         )  # fmt: skip
 

@@ -178,8 +178,8 @@ class Budget:
         self._usd = Purse(limits.budget_usd, "budget_usd")
         self._tokens = Purse(limits.budget_tokens, "budget_tokens")
         self._requests = Purse(limits.budget_requests, "budget_requests")
-        self._bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
-        self._limited = self._bounded or deadline_s is not None
+        self.is_bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
+        self._limited = self.is_bounded or deadline_s is not None
         self._counted = 0
         self._densest = 0.0
 
@@ -208,7 +208,7 @@ class Budget:
 
     def unbounded(self, request: Request) -> str | None:
         """Why a request cannot be sent under these ceilings; ``None`` if it can."""
-        return unbounded(self._limits, request) if request.max_tokens is None and self._bounded else None
+        return unbounded(self._limits, request)
 
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""
@@ -216,7 +216,7 @@ class Budget:
 
     def sent(self, cost: Cost) -> None:
         """An attempt goes: reserve the most it can use."""
-        if self._bounded:
+        if self.is_bounded:
             self._requests.reserve(1.0)
             self._tokens.reserve(cost.most_tokens)
             self._usd.reserve(cost.most_usd)
@@ -231,7 +231,7 @@ class Budget:
         """
         if took_s is not None:
             self._deadline.answered(took_s)
-        if not self._bounded:
+        if not self.is_bounded:
             return
         if usage is not None and usage.prompt_tokens is not None:
             self._counted += 1

@@ -267,7 +267,7 @@ class Client:
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
-        seen = self._seen(headers)
+        seen = self._seen(headers) if self._hides else heads.glance(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
         latency_s = time.perf_counter() - began

@@ -410,11 +410,8 @@ class Slots:
         freed = self._ends[over - 1] + self._lag_s if over > 0 else now
         return max(0.0, freed - now, self._held_until - now)
 
-    def sent(self) -> None:
-        self.in_flight += 1
-
     def ended(self, now: float) -> None:
-        """A request has ended, whichever way."""
+        """A request has ended, whichever way. Whoever sends one counts it in ``in_flight``."""
         self.in_flight -= 1
         if self._lag_s:
             self._ends.append(now)

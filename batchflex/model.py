@@ -63,6 +63,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     begins with, if that matters for the order of requests. ``before`` is set when the answer that there is did not
     fit, or was cut off, and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON
     object, and ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
+    ``model`` is which the body names.
     """
 
     key: bytes
@@ -79,6 +80,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     before: Outcome | None = None
     stands: Status | None = None
     retried_with: str | None = None
+    model: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

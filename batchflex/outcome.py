@@ -88,7 +88,7 @@ def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> 
         gateway_cost=usage.cost,
         gateway_deployment=answer.deployment,
         gateway_fallbacks=answer.fallbacks,
-        cut_by=cut_by(status, answer, request.max_tokens),
+        cut_by=None if status == "ok" else cut_by(status, answer, request.max_tokens),
         format_fallback=effort.format_fallback,
     )
     return made if request.before is None else carried_on(made, request.before)
@@ -162,7 +162,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
 def _judge(frame: Frame, request: Request, answer: Answer) -> Verdict:
     """Real text counts, whatever stands beside it: a refusal makes a row ``filtered`` if there is none, or if JSON was asked for
     and the text is not it."""
-    ending = answer.ending or ending_of(answer.finish_reason)
+    ending = answer.ending or ("ok" if answer.finish_reason == "stop" else ending_of(answer.finish_reason))
     if ending == "filtered":
         return Verdict("filtered", None, "refusal" if answer.refusal else None, answer.refusal)
     if ending != "ok":

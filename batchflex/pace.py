@@ -55,7 +55,9 @@ class Allowance:
 
     def wait_s(self, now: float, tokens: float, model: str = "") -> float:
         """Seconds until an attempt that uses so many tokens may go; 0 is now, infinite is when one in flight has ended."""
-        wait = max(0.0, self._held_until - now, self.requests.wait_s(now), self.slots.wait_s(now))
+        wait = max(0.0, self._held_until - now, self.requests.wait_s(now))
+        if self.slots.most is not None:
+            wait = max(wait, self.slots.wait_s(now))
         if self._ramp_s:
             wait = max(wait, self._ramp_next - now)
         wait = max(wait, self.tokens.wait_s(now, tokens))
@@ -244,7 +246,8 @@ class Pace:
 
     def wait_s(self, now: float, cost: Cost) -> float:
         """Seconds until an attempt may go; 0 is now."""
-        self.concurrency.allow(self.allowance.slots.most)
+        if self.allowance.slots.most is not None:
+            self.concurrency.allow(self.allowance.slots.most)
         wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
@@ -254,14 +257,15 @@ class Pace:
         cost.model = self._model or cost.model
         cost.tokens = self._estimate(cost)
         self.allowance.take(now, cost, self.concurrency.size)
-        self.allowance.slots.sent()
+        self.allowance.slots.in_flight += 1
         if gap_s := self.concurrency.gap_s:
             self._spread_next = max(self._spread_next, now) + gap_s
 
     def ended(self, now: float) -> None:
         """An attempt is over, whichever way, after all else that is said of it."""
         self.allowance.slots.ended(now)
-        self.concurrency.allow(self.allowance.slots.most)
+        if self.allowance.slots.most is not None:
+            self.concurrency.allow(self.allowance.slots.most)
 
     def answered(self, now: float, cost: Cost, usage: Usage, in_flight: int) -> None:
         """A completion came; so many are still in flight."""

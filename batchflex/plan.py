@@ -313,7 +313,7 @@ class Planner:
             prefix = self._prefixes[index]
             if start is not None:
                 prefix = self._prefix(_framed(str(merged.get("model"))) + start)
-            limit = answer_limit(merged)
+            limit, model = answer_limit(merged), str(merged.get("model") or "")
             for sample in range(self.samples):
                 if self._numbers_seeds[index] and fault is None:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)
@@ -327,7 +327,7 @@ class Planner:
                 found.append(
                     Request(
                         key, slot, item.id, item.row, index, sample, body, limit, item.carry,
-                        fault, prefix if fault is None else None,
+                        fault, prefix if fault is None else None, model=model,
                     )
                 )  # fmt: skip
         return found

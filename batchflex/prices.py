@@ -34,12 +34,14 @@ class Prices:
         self._only = next(iter(self._sent))
         self.differ = len(self._sent) > 1  # whether they may at the endpoints that a request can go to
         self._listed: dict[tuple[str, str], _Listed] = {}
+        self.are_any = typed is not None
         self._used: dict[tuple[str | None, str | None], None] = {}
 
     def learn(self, endpoint: str, catalog: Catalog) -> None:
         """What an endpoint lists."""
         for model in catalog.models:
             if model.prices is not None:
+                self.are_any = True
                 self._listed.setdefault((endpoint, model.id), _Listed(model.prices, catalog.at))
 
     def of(self, body: bytes, endpoint: str) -> PricesSection | None:
@@ -57,7 +59,7 @@ class Prices:
     def dearest(self, body: bytes) -> PricesSection | None:
         """For the model that this request asks, wherever that costs most; ``None`` if it is not known of an endpoint."""
         if not self.differ:
-            return self.of(body, self._only) if self._listed or self._of_models or self._of_all else None
+            return self.of(body, self._only)
         found = [self.of(body, endpoint) for endpoint in self._sent]
         if None in found:
             return None

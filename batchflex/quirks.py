@@ -80,7 +80,7 @@ class Quirks:
 
     def answered(self, request: Request, fallback: FormatFallback | None) -> None:
         """A request was answered that was sent so."""
-        if b'"response_format"' not in request.body or (asked := asked_format(request.body)) is None:
+        if (asked := asked_format(request.body)) is None:
             return
         if fallback is None:
             self._took_formats.add(model_of(request.body))

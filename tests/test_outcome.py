@@ -15,7 +15,7 @@ from batchflex.outcome import Effort, Frame
 from batchflex.sections import PricesSection
 
 FRAME = Frame("run-1", "http://here/v1", ('{"temperature":0.0}', '{"temperature":0.7}'))
-EFFORT = Effort(3, 1_000_000, 2_500_000)
+EFFORT = Effort(3, 1_000_000, 2_500_000, model="m")
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "label", "schema": {"type": "object"}}}
 
 
