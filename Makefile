@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace docs/report.png clean
+.PHONY: help install lock demo test test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace bench-gateway docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -103,6 +103,9 @@ $(PEERS)/.venvs/%/.installed: $(PEERS)/%.txt
 
 bench-pace: $(STAMP) ## measure how quotas are used, capacity is found and ceilings hold; some 12 minutes
 	$(BIN)/python benchmarks/pace.py
+
+bench-gateway: $(STAMP) $(GATEWAY)/.installed ## measure how a key's limits at a real LiteLLM proxy are used; some five minutes
+	BATCHFLEX_TEST_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(BIN)/python -m benchmarks.gateway
 
 docs/report.png: $(STAMP) ## take the picture of the report for the README, of runs/sweep-prompts; needs chromium
 	$(BIN)/batchflex report runs/sweep-prompts
