@@ -26,6 +26,7 @@ from .environment import Environment, environment_of, exposed, is_called_a_key
 from .errors import JobError
 from .keychecks import key_mistakes
 from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
+from .models import Model
 from .notifyspec import NotifySection
 from .redaction import Redactor, redacted
 from .scorespec import ScoreSection
@@ -172,7 +173,7 @@ class Job(Section):
     log: LogSection = LogSection()
     score: list[ScoreSection] = Field(default_factory=list)
     notify: NotifySection = NotifySection()
-    _models: tuple[models.Model, ...] = PrivateAttr(())
+    _models: tuple[Model, ...] = PrivateAttr(())
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())
 
     @property

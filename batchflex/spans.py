@@ -23,7 +23,10 @@ def parse_duration(text: str | float, most_days: int = _LONGEST_DAYS) -> float:
     """
     plain = re.fullmatch(r"\d+(\.\d+)?", text) if isinstance(text, str) else not isinstance(text, bool)
     if plain:
-        seconds = float(text)
+        try:
+            seconds = float(text)
+        except (OverflowError, TypeError):
+            raise ValueError(f"{text!r:.80} is no duration") from None
     elif isinstance(text, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
         seconds = sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
     else:

@@ -211,7 +211,7 @@ class TestWhatIsWaitedFor:
         gate = self.gate()
         slots = gate.lanes[0].pace.allowance.slots
         slots.told(100.0, 1)
-        slots.sent()
+        slots.in_flight += 1
         assert waited_for(gate, 100.0) == [("here", "concurrency", "the key may have 1 in flight", 100.0, None)]
 
     def test_a_first_answer(self) -> None:
