@@ -202,6 +202,8 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
+        if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
+            raise _Halted
         lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
             raise _Halted
@@ -382,7 +384,7 @@ class Asking:
         it was down, the row is asked again. A refusal is a suspect until the same model answers.
         """
         if isinstance(fault, RunFault) and fault.reason == "model" and row.way is not None:
-            if await self._ways.refuses_model(row.way, row.request, fault):
+            if await self._ways.refuses_model(row.way, row.request, row.failed_at):
                 if row.way.lane.closed and self._tally.stopped_by is None:  # another endpoint may have it
                     row.waiting = True
                     self._gate.begin_backing_off()
@@ -427,7 +429,7 @@ class Asking:
 
     async def _judge(self, way: Way) -> None:
         try:
-            while self._tally.stopped_by is None and (suspects := [s for s in self._suspects if s.way is way]):
+            while self._tally.stopped_by is None and (suspects := self._suspects_at(way)):
                 held = way.lane.pauses or way.lane.pace.allowance.held_s(time.monotonic()) > _LONG_S
                 if way.lane.closed or (held and self._ways.others_than(way)):
                     self._ask_suspects_again(way)
@@ -442,6 +444,12 @@ class Asking:
             self._judged.discard(way)
             self._gate.question(way.lane, False)
             self._changed.set()
+
+    def _suspects_at(self, way: Way) -> list[Suspect]:
+        """Those of an endpoint; they of a model that is asked nothing more stay unanswered."""
+        if self._ways.any_set_aside:
+            self._suspects = [s for s in self._suspects if not self._ways.is_set_aside(s.row.request)]
+        return [suspect for suspect in self._suspects if suspect.way is way]
 
     def _clear_suspects(self, way: Way) -> None:
         """This endpoint has answered what was sent after these were given up: so it was them."""

@@ -104,6 +104,8 @@ class Quirks:
             instead = "prompt"
         one = model in self._took_formats or _OF_ONE_SCHEMA.search(fault.message) is not None
         place = (model, asked if one else None)
+        if sent_as is not None:  # what is asked instead is refused, too
+            place = self._place(request) or place
         if self.instead.get(place) != "prompt":
             self.instead[place] = instead
         return instead

@@ -112,7 +112,9 @@ class Refusals:
         """Ask that model for one token: if it says the same to that, it is not the rows."""
         while self._tally.stopped_by is None and (held := self.held.get((way, model))):
             last, asked_at = held[-1], time.monotonic()
-            if way.lane.closed or (not way.lane.is_open and self._ways.others_than(way)):
+            if self._ways.is_set_aside(last.row.request):
+                del self.held[way, model]
+            elif way.lane.closed or (not way.lane.is_open and self._ways.others_than(way)):
                 self._ask_again(self.held.pop((way, model)))
             elif not way.lane.is_open:
                 await self._ways.until_it_returns(way)
@@ -125,7 +127,7 @@ class Refusals:
 
     def _give_up(self, way: Way, model: str, fault: AttemptError) -> None:
         """Whatever this model is asked is refused there: ask another endpoint, or other models, or stop."""
-        if self._ways.others_than(way):
+        if self._ways.others_left(way):
             self._ways.refuses_all(way, fault)
             return
         for each in [each for each in self.held if each[1] == model]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from . import failures, store
+from .reask import MAY_BE_ASKED_AGAIN
 
 _BRIEF = ["run_id", "proof", "http_status"]
 _ERROR = ["http_status", "error_type", "error_code", "error_message", "response"]
@@ -35,7 +36,7 @@ class Void:
         :raises FolderError: if the part is damaged.
         """
         failed = status == "failed"
-        asked = failed | (status == "invalid")  # what stays when a request that was asked again failed is `invalid`
+        asked = failed | status.is_in(MAY_BE_ASKED_AGAIN)  # what stays when a request that was asked again failed
         if not asked.any() or not (failed.any() or self._runs):
             return None
         at = (asked if self._runs else failed).arg_true()

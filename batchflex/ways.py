@@ -55,7 +55,8 @@ class Ways:
         # By model: why it is asked nothing more, in words with and without those of the server.
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
         self.any_set_aside = False
-        self._had: set[str] = set()  # models that were answered after one row with them was refused
+        # When a model was asked for one token, and answered, after a row with it was refused there.
+        self._had: dict[tuple[Way, str], float] = {}
         self._ways = {id(way.lane): way for way in ways}
         self._gate = gate
         self._prober = prober
@@ -78,6 +79,10 @@ class Ways:
     def others_than(self, way: Way) -> bool:
         """Whether another endpoint may be asked now."""
         return any(other.lane.is_open for other in self._ways.values() if other is not way)
+
+    def others_left(self, way: Way) -> bool:
+        """Whether another endpoint is still used, be it later."""
+        return any(not other.lane.closed for other in self._ways.values() if other is not way)
 
     def watch_in(self, tasks: TaskGroup, on_return: Callable[[Way], None]) -> None:
         """Where the tasks run that wait for an endpoint to come back. To be cancelled when nothing is left to ask.
@@ -144,7 +149,7 @@ class Ways:
         if fault.reason == "model":
             asked = way.endpoint.model or model_of(request.body)
             words += others(asked, way.catalog)
-            if not any(other is not way and not other.lane.closed for other in self._ways.values()):
+            if not self.others_left(way):
                 self.set_aside(way, model_of(request.body), "model", fault, words, bare)
                 return fault
         if self._given_up(way, fault, fault.reason, words, bare):
@@ -170,19 +175,24 @@ class Ways:
         """Whether nothing more is sent to the model of this request."""
         return model_of(request.body) in self._set_aside
 
-    async def refuses_model(self, way: Way, request: Request, fault: RunFault) -> bool:
-        """Whether it is the model that was refused, and not this row: asked once, with one token, if others were answered.
+    async def refuses_model(self, way: Way, request: Request, failed_at: float) -> bool:
+        """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
 
         If so, no further row is sent to it; if the run stops, or this endpoint is closed, it is so, too.
         """
         model = model_of(request.body)
-        while not (self._gate.closed or way.lane.closed or model in self._set_aside or model in self._had):
+
+        def had() -> bool:
+            return self._had.get((way, model), float("-inf")) > failed_at
+
+        while not (self._gate.closed or way.lane.closed or model in self._set_aside or had()):
             if way.lane.pauses:
                 await self._gate.sleep(_MOMENT_S)
                 continue
             async with way.probing:
-                if model in self._set_aside or model in self._had:
+                if model in self._set_aside or had():
                     break
+                asked_at = time.monotonic()
                 try:
                     found = await self._prober.ask(way, request)
                 except NotSent:
@@ -194,8 +204,8 @@ class Ways:
                         way.outage.begin(time.monotonic())
                         self._begin_outage(way, found, request)
                 elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
-                    self._had.add(model)
-        return model not in self._had
+                    self._had[way, model] = asked_at
+        return not had()
 
     def end(self) -> None:
         """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
@@ -218,14 +228,17 @@ class Ways:
                 if refused is None and way.proof_at > since:
                     return True
                 asked_at = time.monotonic()
+                like = request if refused is not None else self._like(request)
                 try:
-                    fault = await self._prober.ask(way, request if refused is not None else self._answered or request)
+                    fault = await self._prober.ask(way, like)
                 except NotSent:
                     return False
                 if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                     continue
                 if isinstance(fault, RunFault):
-                    self.refuses(way, fault, request)
+                    self.refuses(way, fault, like)
+                    if self.is_set_aside(request):
+                        return False
                 elif refused is not None and fault is not None and are_alike(fault, refused):
                     return False
                 elif not _means_down(fault):  # it works, if not for this row
@@ -245,6 +258,10 @@ class Ways:
                     self._begin_outage(way, fault, request)
         return False
 
+    def _like(self, request: Request) -> Request:
+        """What a probe is like: a row that was answered, as long as its model is asked; else this one."""
+        return request if self._answered is None or self.is_set_aside(self._answered) else self._answered
+
     def refuses_all(self, way: Way, fault: AttemptError) -> bool:
         """The endpoint says to every request what it has said to a row. True: it was the last one, and the run stops."""
         words, bare = (f"{ALIKE}: {why} (HTTP {fault.http_status}); {MEND}" for why in _whys(fault))
@@ -252,7 +269,9 @@ class Ways:
 
     def heed_waits(self, now: float) -> None:
         """Use an endpoint no more that asks to wait for longer than ``limits.max_wait``, or has let nothing through for so
-        long."""
+        long. Where no row waits, what is in flight may be all there is."""
+        if not (self._gate.waiting or self._gate.backing_off):
+            return
         for way in self._ways.values():
             if not way.lane.is_open:
                 continue
@@ -297,7 +316,7 @@ class Ways:
                 way.outage.barred(time.monotonic() - barred_from)
                 way.outage.probed(time.monotonic())
                 try:
-                    fault = await self._prober.ask(way, self._answered or like)
+                    fault = await self._prober.ask(way, probe := self._like(like))
                 except NotSent:
                     return
             lasted_s = way.outage.lasted_s(time.monotonic())
@@ -308,7 +327,7 @@ class Ways:
                 facts = {**self._facts(way, _OUTAGE), "lasted_s": round(lasted_s, 1)}
                 self._tell(Event("resumed", f"{self._name(way)} answers again, after {lasted}", facts=facts))
                 if isinstance(fault, RunFault):
-                    self.refuses(way, fault, like)
+                    self.refuses(way, fault, probe)
                 self._on_return(way)
                 self._gate.resume(way.lane, _OUTAGE)
                 return
@@ -326,22 +345,25 @@ class Ways:
             distance = min(_LONGEST_CREDIT_S, 2 * distance)
             while way.outage.on and not (way.lane.closed or self._gate.closed):
                 await self._gate.sleep(_MOMENT_S)
+            like = self._like(request)
             async with way.probing:
                 try:
-                    fault = await self._prober.ask(way, self._answered or request)
+                    fault = await self._prober.ask(way, like)
                 except NotSent:
                     return
             if _means_down(fault):
                 if self._answered is not None and not way.outage.on:
                     way.outage.begin(time.monotonic())
                     self._begin_outage(way, fault, request)
-            elif isinstance(fault, RunFault) and fault.reason != "credit":
-                self.refuses(way, fault, request)
+            elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
+                self.refuses(way, fault, like)
                 return
-            elif not isinstance(fault, RunFault | RateLimited):
+            elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
                 words = f"{self._name(way)}: there is credit again"
                 self._tell(Event("resumed", words, facts=self._facts(way, _CREDIT)))
                 self._gate.resume(way.lane, _CREDIT)
+                if isinstance(fault, RunFault):
+                    self.refuses(way, fault, like)
                 return
 
     def _given_up(

@@ -369,3 +369,16 @@ def test_the_limit_that_follows(before: dict[str, Any], planned: int | None, ask
         assert sent["messages"] == [USER]
         assert sent["max_tokens" if planned is None else "max_completion_tokens"] == asked
         assert made.key == request.key
+
+
+def test_a_fallback_that_is_refused_itself_is_not_asked_for_ever() -> None:
+    """First the schema is refused, by words about it alone; then json_object, for the model."""
+    request, found = _request(FORMAT, USER), quirks.Quirks("json_object")
+    sent_as, asked = None, []
+    for words in ("Invalid schema for response_format 'a'", "response_format json_object is not supported"):
+        fault = http_fault(400, {}, json.dumps({"error": {"message": words}}).encode(), 0.0)
+        assert found.is_refusal(request, sent_as, fault)
+        found.refused(request, sent_as, fault)
+        sent_as = found.adapted(request)[1]
+        asked.append(sent_as)
+    assert asked == ["json_object", "prompt"]
