@@ -325,7 +325,7 @@ _ADVICE: dict[StopReason, tuple[str, str]] = {
     "credit": ("the credit is spent", "top up"),
     "model": (
         "the endpoint does not have the model",
-        "correct params.model or --model; `batchflex check` lists what there is",
+        "correct params.model, sweep.model or --model; `batchflex check` lists what there is",
     ),
     "url": ("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
 }
@@ -352,9 +352,7 @@ def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     what, todo = _ADVICE[fault.reason]
     if (fault.rule or "").startswith("model_denied"):
         what = "the endpoint does not let this key use the model"
-        todo = (
-            "name another in params.model or --model (`batchflex check` lists those there are), or have the key allowed"
-        )
+        todo = "name another in params.model, sweep.model or --model (`batchflex check` lists them), or have the key allowed"
     if fault.reason == "key" and not with_key:
         what, todo = (
             "the endpoint wants a key, and none was sent",
