@@ -53,7 +53,7 @@ $(GATEWAY)/.installed: tests/gateway/requirements.txt
 	@touch $@
 
 test-gateway: $(STAMP) $(GATEWAY)/.installed ## run jobs through a real LiteLLM proxy, in an environment of its own; some five minutes
-	BATCHFLEX_TEST_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(BIN)/python -m pytest -n 4 --dist worksteal tests/gateway
+	BATCHFLEX_TEST_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(BIN)/python -m pytest -n 3 --dist worksteal tests/gateway
 
 test-latest:     ## run the tests with the newest versions that pyproject.toml allows: what breaks next
 	rm -rf $(VENVS)/latest
