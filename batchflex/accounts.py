@@ -6,7 +6,7 @@ import time
 
 from . import classify
 from .budget import Budget, Cost, price_usd
-from .errors import AttemptError, RateLimited
+from .errors import AttemptError, KeyReplaced, RateLimited
 from .gate import Lane
 from .model import Usage
 from .pace import Words
@@ -47,4 +47,5 @@ class Accounts:
             lane.pace.probed(now, cost, None)
         else:
             reached = fault.http_status is not None
-            lane.pace.failed(now, cost, others, of_row=classify.is_of_row(fault), reached=reached)
+            works = classify.is_of_row(fault) or isinstance(fault, KeyReplaced)
+            lane.pace.failed(now, cost, others, of_row=works, reached=reached)

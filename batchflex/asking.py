@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 import msgspec
@@ -12,7 +11,7 @@ import msgspec
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
 from .budget import Budget
-from .errors import AttemptError, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
+from .errors import AttemptError, KeyReplaced, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .events import RULE, Event, Tell, ident, named, unquoted
 from .failures import BLAMELESS, Failures, can_be_void
 from .feed import Feed
@@ -23,17 +22,13 @@ from .model import BAD, FormatFallback, Outcome, Proof, Request
 from .outcome import Frame
 from .prices import Prices
 from .probing import Way
-from .refusals import Asked, Refusals, Suspect
 from .tally import Tally
+from .verdicts import MOST_HELD, Asked, Held, Verdicts
 from .ways import Ways
 
-# So many rows given up without an answer to any other: is it the rows, or the endpoint?
-_MOST_SUSPECTS = 5
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
 # by itself, and no other waits for it.
 _MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
-# An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
-_LONG_S = 5.0
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
 _MOST_EXCUSED = 10
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
@@ -87,9 +82,7 @@ class Asking:
         self._stop = stop
         self._tell = tell
         self._rules: set[str] = set()
-        self._suspects: list[Suspect] = []
-        self._refusals = Refusals(ways, models, tally, self._blame, self._ask_again)
-        self._judged: set[object] = set()
+        self._verdicts = Verdicts(ways, gate, models, tally, self._blame, self._ask_again, self._has_changed)
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
@@ -97,21 +90,22 @@ class Asking:
     async def everything(self, feed: Feed, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
-            self._watching = watching
-            self._ways.watch_in(watching, self._ask_suspects_again)
+            self._verdicts.judge_in(watching)
+            self._ways.watch_in(watching, lambda way: self._ask_again(self._verdicts.take(way)))
             async with anyio.create_task_group() as self._again:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
-                while self._tally.stopped_by is None and (self._persisting or self._suspects or self._refusals.held):
+                while self._tally.stopped_by is None and (self._persisting or self._verdicts.held):
                     self._changed = anyio.Event()
                     if not self._persisting:
-                        self._judge_suspects()
-                        for refused in list(self._refusals.held):
-                            self._begin_judging(refused, self._judge_refusals, *refused)
+                        self._verdicts.judge_all()
                     await self._changed.wait()
             self._ways.end()
             watching.cancel_scope.cancel()
+
+    def _has_changed(self) -> None:
+        self._changed.set()
 
     async def _work(self, feed: Feed) -> None:
         while (request := await feed.take()) is not None:
@@ -173,7 +167,7 @@ class Asking:
             except AttemptError as fault:
                 await self._give_up(row, fault)
             finally:
-                self._gate.end_backing_off()
+                self._gate.end_backing_off(row.request.model)
             if further is not None:
                 await self._see_through(further)
         finally:
@@ -184,8 +178,9 @@ class Asking:
     async def _attempt_again(self, row: Asked) -> Asked | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
-        if way is not None and tries.is_last(row.tries, self._policy) and way.proof_at <= row.failed_at:
-            if self._ways.others_than(way):
+        model = row.request.model
+        if way is not None and tries.is_last(row.tries, self._policy) and way.of(model).proof_at <= row.failed_at:
+            if self._ways.others_than(way, model):
                 self._excuse(row)
             elif self._ways.any_answered:
                 await self._ways.works(way, row.request, row.failed_at, row.tries.sent)
@@ -202,13 +197,19 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
-        if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
+        if self._ways.any_disabled and self._ways.is_set_aside(row.request.model):
             raise _Halted
         lane = await self._gate.enter(row.cost, again=row.waiting)
+        while (
+            lane is not None
+            and self._ways.any_disabled
+            and self._ways.is_disabled(self._ways.of(lane), row.request.model)
+        ):
+            self._gate.give_back(lane, row.cost)  # it was disabled between the two
+            if self._ways.is_set_aside(row.request.model):
+                raise _Halted
+            lane = await self._gate.enter(row.cost, again=row.waiting)
         if lane is None:
-            raise _Halted
-        if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
-            self._gate.give_back(lane, row.cost)
             raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
             self._excuse(row)
@@ -239,10 +240,8 @@ class Asking:
             self._keep(made, row.request, final=further is None)
             self._accounts.answered(lane, row.cost, answer.usage)
             self._ways.answered(way, number, row.request, began, first=not row.waiting)
-            if self._suspects:
-                self._clear_suspects(way)
-            if self._refusals.held:
-                self._refusals.answered(way, row.request, began)
+            if self._verdicts.held:
+                self._verdicts.answered(way, row.request.model, began)
             return further
         except AttemptError as fault:
             refusal = fault if way.quirks.is_refusal(row.request, fallback, fault) else None
@@ -317,17 +316,19 @@ class Asking:
         self._tell_of_rule(fault)
         first = not row.waiting
         of_row = classify.is_of_row(fault)
+        state = way.of(row.request.model)
         alone = False
         if isinstance(fault, RateLimited):
             self._ways.understood(way, row.number, first=first)
             row.cost.refusals += 1
             if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
-                others_passed = row.completions != way.completions
+                others_passed, of_model_passed = row.completions != way.completions, row.of_model != state.completions
                 if row.refused >= _ALONE and way.lane.in_flight == 1 and not self._gate.waiting:
-                    others_passed = True  # all of them
+                    others_passed, of_model_passed = True, state.completions > 0  # all of them
                 row.refused += others_passed
+                row.passed += of_model_passed
                 alone = others_passed and row.refused >= _ALONE
-            row.completions = way.completions
+            row.completions, row.of_model = way.completions, state.completions
             if alone:
                 fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
         self._accounts.failed(way.lane, row.cost, fault, alone=alone)
@@ -337,23 +338,25 @@ class Asking:
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
             if classify.is_about_request(fault):
-                way.prove(began)
+                way.prove(row.request.model, began)
                 if proves:
                     self._gate.prove(way.lane)
+        elif isinstance(fault, KeyReplaced):
+            self._ways.understood(way, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
         row.tries.count(now - began, costs=tries.costs(fault))
-        if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
+        if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
             return classify.of_row(fault)
         if isinstance(fault, Transient):
             if tries.costs(fault) and not tries.exhausted(fault, row.tries, self._policy):
                 self._tell_of_trouble(row, way, fault)
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
-                self._gate.doubt_row(_MOST_SUSPECTS)
+                self._gate.doubt_row(MOST_HELD)
             if not row.waiting and not tries.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
-                self._gate.begin_backing_off()
+                self._gate.begin_backing_off(row.request.model)
         return fault
 
     def _tell_of_rule(self, fault: AttemptError) -> None:
@@ -384,17 +387,17 @@ class Asking:
         it was down, the row is asked again. A refusal is a suspect until the same model answers.
         """
         if isinstance(fault, RunFault) and fault.reason == "model" and row.way is not None:
-            if await self._ways.refuses_model(row.way, row.request, row.failed_at):
-                if row.way.lane.closed and self._tally.stopped_by is None:  # another endpoint may have it
-                    row.waiting = True
-                    self._gate.begin_backing_off()
+            if await self._ways.lacks_model(row.way, row.request, row.failed_at):
+                if self._tally.stopped_by is None and not self._ways.is_set_aside(row.request.model):
+                    row.waiting = True  # another endpoint may have it
+                    self._gate.begin_backing_off(row.request.model)
                     self._begin_persisting(row, classify.deferred(fault))
                 return
             # It has answered a request for one token since.
             fault = classify.of_row(fault)
             self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault), row.request)
             return
-        is_refusal = isinstance(fault, RowFault) and row.refused < _MOST_REFUSALS
+        is_refusal = isinstance(fault, RowFault) and row.passed < _MOST_REFUSALS
         proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
         made = outcome.failed(self._frame, row.request, self._effort(row), fault, proof)
         if proof == "words":
@@ -402,86 +405,21 @@ class Asking:
             return
         if self._tally.stopped_by is not None or row.way is None:
             return
-        suspect = Suspect(made, fault, row, row.way, time.monotonic())
-        if is_refusal:
-            if refused := self._refusals.add(suspect):
-                self._begin_judging(refused, self._judge_refusals, *refused)
-            return
-        self._suspects.append(suspect)
-        self._gate.doubt_row(_MOST_SUSPECTS)
-        never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
-        if never_worked or len(self._suspects) >= _MOST_SUSPECTS:
-            if not row.way.completions or isinstance(
-                fault, RunFault
-            ):  # else new rows may be answered sooner than a probe
-                self._gate.question(row.way.lane, True)
-            self._judge_suspects()
+        self._verdicts.add(Held(made, fault, row, row.way, time.monotonic(), is_refusal))
 
-    def _judge_suspects(self) -> None:
-        """Find out whom to blame, for each endpoint in a task of its own: one may keep its probe waiting for long."""
-        for way in {id(suspect.way): suspect.way for suspect in self._suspects}.values():
-            self._begin_judging(way, self._judge, way)
+    def _blame(self, held: Held) -> None:
+        self._keep(held.made, held.row.request)
 
-    def _begin_judging(self, what: object, judge: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
-        if what not in self._judged:
-            self._judged.add(what)
-            self._watching.start_soon(judge, *arguments)
-
-    async def _judge(self, way: Way) -> None:
-        try:
-            while self._tally.stopped_by is None and (suspects := self._suspects_at(way)):
-                held = way.lane.pauses or way.lane.pace.allowance.held_s(time.monotonic()) > _LONG_S
-                if way.lane.closed or (held and self._ways.others_than(way)):
-                    self._ask_suspects_again(way)
-                elif way.lane.pauses:
-                    self._gate.question(way.lane, False)
-                    await self._ways.until_it_returns(way)
-                else:
-                    last = suspects[-1]
-                    if await self._ways.works(way, last.row.request, last.at, last.row.tries.sent):
-                        self._clear_suspects(way)
-        finally:
-            self._judged.discard(way)
-            self._gate.question(way.lane, False)
-            self._changed.set()
-
-    def _suspects_at(self, way: Way) -> list[Suspect]:
-        """Those of an endpoint; they of a model that is asked nothing more stay unanswered."""
-        if self._ways.any_set_aside:
-            self._suspects = [s for s in self._suspects if not self._ways.is_set_aside(s.row.request)]
-        return [suspect for suspect in self._suspects if suspect.way is way]
-
-    def _clear_suspects(self, way: Way) -> None:
-        """This endpoint has answered what was sent after these were given up: so it was them."""
-        for suspect in [s for s in self._suspects if s.way is way and s.at < way.proof_at]:
-            self._suspects.remove(suspect)
-            self._blame(suspect)
-
-    async def _judge_refusals(self, way: Way, model: str) -> None:
-        try:
-            await self._refusals.judge(way, model)
-        finally:
-            self._judged.discard((way, model))
-            self._changed.set()
-
-    def _blame(self, suspect: Suspect) -> None:
-        self._keep(suspect.made, suspect.row.request)
-
-    def _ask_suspects_again(self, way: Way) -> None:
-        """They were given up while this endpoint was down, and are not to blame."""
-        found = [suspect for suspect in self._suspects if suspect.way is way]
-        self._suspects = [suspect for suspect in self._suspects if suspect.way is not way]
-        self._ask_again(found)
-
-    def _ask_again(self, suspects: Sequence[Suspect]) -> None:
-        for suspect in suspects:
-            if suspect.row.excused >= _MOST_EXCUSED:
-                self._blame(suspect)
+    def _ask_again(self, held: Sequence[Held]) -> None:
+        """They were given up where nothing was answered, and are not to blame."""
+        for each in held:
+            if each.row.excused >= _MOST_EXCUSED:
+                self._blame(each)
                 continue
-            self._excuse(suspect.row)
-            suspect.row.waiting = True
-            self._gate.begin_backing_off()
-            self._begin_persisting(suspect.row, classify.deferred(suspect.fault))
+            self._excuse(each.row)
+            each.row.waiting = True
+            self._gate.begin_backing_off(each.row.request.model)
+            self._begin_persisting(each.row, classify.deferred(each.fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure

@@ -26,7 +26,8 @@ class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
     One attempt at a time has it. ``prices`` are those of the model where it is asked. ``tokens``, the marks and ``sent_at`` are
-    of the attempt that is in flight. ``model`` is which it asks, ``refusals`` how often rate limits have refused it.
+    of the attempt that is in flight, as is ``sent_model``, which the endpoint is asked for; ``model`` is which the row names.
+    ``refusals`` is how often rate limits have refused it.
     """
 
     body_bytes: int
@@ -39,6 +40,7 @@ class Cost:
     requests_mark: float = 0.0
     tokens_mark: float = 0.0
     model: str = ""
+    sent_model: str = ""
     model_mark: int = 0
     refusals: int = 0
 

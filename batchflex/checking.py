@@ -11,7 +11,7 @@ from . import catalog, catalogs, classify
 from .catalog import Catalog, ModelInfo
 from .client import Client
 from .endpoint import Endpoint, resolve, serving
-from .errors import AttemptError, RunFault
+from .errors import AttemptError, KeyReplaced, RunFault
 from .job import EndpointsEntry, Job
 from .model import Request
 from .prices import Prices
@@ -154,7 +154,11 @@ def _limits(told: Told) -> str:
 
 async def _ask(client: Client, model: str, heard: Callable[[Told], None]) -> str:
     body = msgspec.json.encode({"max_tokens": _MAX_TOKENS, "messages": _QUESTION, "model": model})
-    answer = await client.attempt(Request(b"", b"", "check", 0, 0, 0, body, _MAX_TOKENS, None), heard)
+    asked = Request(b"", b"", "check", 0, 0, 0, body, _MAX_TOKENS, None)
+    try:
+        answer = await client.attempt(asked, heard)
+    except KeyReplaced:
+        answer = await client.attempt(asked, heard)
     said = " ".join((answer.content or "").split())[:60]
     tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
     return f"model     {model} answered {said!r} in {answer.latency_s:.2f} s ({tokens})"

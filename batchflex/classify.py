@@ -17,6 +17,7 @@ from .errors import (
     AttemptError,
     Deferred,
     Filtered,
+    KeyReplaced,
     NotReady,
     RateLimited,
     RowFault,
@@ -270,6 +271,11 @@ def of_row(fault: AttemptError) -> RowFault:
 def deferred(fault: AttemptError) -> Deferred:
     """A fault of the endpoint, as the row sees it that waits for the endpoint to work again."""
     return Deferred(fault.message, **_facts(fault))
+
+
+def key_replaced(fault: AttemptError) -> KeyReplaced:
+    """A refusal of a key, where another is there to be sent."""
+    return KeyReplaced(fault.message, **_facts(fault))
 
 
 def is_time_out(fault: AttemptError) -> bool:

@@ -17,7 +17,7 @@ from .catalog import Catalog
 from .connection import Alarm, AnswerTooLarge, Header
 from .endings import ended
 from .endpoint import Endpoint, Secret
-from .errors import AttemptError, RunFault
+from .errors import AttemptError, KeyReplaced, RunFault
 from .keycommand import KeyCommand, NoKeyError
 from .model import Answer, Request
 from .params import model_of
@@ -29,7 +29,6 @@ _encode = msgspec.json.Encoder().encode
 _STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
-_MOST_KEYS = 3  # that one request is sent with
 _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
@@ -158,41 +157,45 @@ class Client:
         self._sent_key = key
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Send with the key that is good now. Where a command gives it, one that is refused after others were not is
-        replaced and the request sent anew: the server has looked at none but the key."""
+        """Send with the key that is good now. Where a command gives it, one that is refused after it was good is replaced.
+
+        :raises KeyReplaced: if that was done: the server has looked at none but the key.
+        """
         keys = self._keys
         if keys is None:
             return await send()
-        for left in reversed(range(_MOST_KEYS)):
+        try:
+            key = await keys.key()
+            if key is not self._sent_key:
+                self._use(key)
             try:
-                key = await keys.key()
-                if key is not self._sent_key:
-                    self._use(key)
-                try:
-                    answer = await send()
-                except AttemptError as fault:
-                    refused = isinstance(fault, RunFault) and fault.reason == "key"
-                    if not refused and fault.http_status is not None:
-                        keys.accepted(key)
-                    if not refused or not left or await keys.instead_of(key) is None:
-                        raise
-                else:
+                answer = await send()
+            except AttemptError as fault:
+                refused = isinstance(fault, RunFault) and fault.reason == "key"
+                if not refused and fault.http_status is not None:
                     keys.accepted(key)
-                    return answer
-            except NoKeyError as error:
-                none = classify.no_key(str(error))
-                raise (classify.unreachable(none.message) if keys.has_worked else none) from None
-        raise AssertionError("unreachable")
+                if refused and await keys.instead_of(key) is not None:
+                    raise classify.key_replaced(fault) from None
+                raise
+        except NoKeyError as error:
+            none = classify.no_key(str(error))
+            raise (classify.unreachable(none.message) if keys.has_worked else none) from None
+        keys.accepted(key)
+        return answer
 
     async def models(self) -> Listing:
         """What ``GET /models`` lists; nothing if the endpoint does not say.
 
         :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
         """
-        try:
-            response, raw = await self._with_key(self._listed)
-        except AttemptError as error:
-            raise self._redacted(error) from None
+        while True:
+            try:
+                response, raw = await self._with_key(self._listed)
+                break
+            except KeyReplaced:
+                continue
+            except AttemptError as error:
+                raise self._redacted(error) from None
         now = time.time()
         return Listing(catalog.read(raw, now), ratelimit.read(response.headers, now) is not None)
 

@@ -168,6 +168,10 @@ class Deferred(Transient):
     wait_s = 0.0
 
 
+class KeyReplaced(Deferred):
+    """The key was refused, and there is another now: the request is sent anew with that."""
+
+
 class RateLimited(Deferred):
     """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none.
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import anyio
@@ -42,8 +42,8 @@ class Lane:
     ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
     failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
     whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
-    goes now, in ``reasons`` with their words. A lane that is ``closed`` is used no more. ``sent_at`` is when something went there
-    last.
+    goes now, in ``reasons`` with their words. A lane that is ``closed`` is used no more; models ``without`` are asked elsewhere.
+    ``sent_at`` is when something went there last.
     """
 
     def __init__(self, name: str, pace: Pace) -> None:
@@ -57,6 +57,7 @@ class Lane:
         self.probe_waits = False
         self.in_question = False
         self.closed = False
+        self.without: frozenset[str] = frozenset()
         self.pauses: set[str] = set()
         self.reasons: dict[str, Reason] = {}
         self.sent_at = float("-inf")
@@ -116,6 +117,8 @@ class Gate:
         self._nudge = anyio.Event()
         self._closing = anyio.Event()
         self._bound: Bound = "concurrency"
+        self._others_may_go = False  # though the latest that was looked at had to wait
+        self._backing_off: Counter[str] = Counter()
         self._refused_next = False
 
     @property
@@ -191,12 +194,20 @@ class Gate:
         lane.pace.ended(self._clock())
         self._pump()
 
-    def begin_backing_off(self) -> None:
+    def begin_backing_off(self, model: str = "") -> None:
+        """A row of this model waits for another attempt, at the gate or elsewhere."""
         self.backing_off += 1
+        self._backing_off[model] += 1
 
-    def end_backing_off(self) -> None:
+    def end_backing_off(self, model: str = "") -> None:
         self.backing_off -= 1
+        self._backing_off[model] -= 1
         self._pump()
+
+    def waiting_models(self) -> set[str]:
+        """The models of the rows that wait to be sent, be it for another time."""
+        queued = {waiter.cost.model for queue in (self._again, self._fresh) for waiter in queue}
+        return queued.union(+self._backing_off)
 
     def prove(self, lane: Lane) -> None:
         """The endpoint answered as one that works does: open to its window."""
@@ -243,6 +254,19 @@ class Gate:
         lane.pauses.clear()
         self._pump()
         return any(not other.closed for other in self.lanes)
+
+    def serve_without(self, lane: Lane, models: Iterable[str]) -> None:
+        """Send nothing of these models to this endpoint."""
+        lane.without = frozenset(models)
+        self._pump()
+
+    def dismiss(self, model: str) -> None:
+        """Tell those who wait with this model that nothing more of it is admitted."""
+        for queue in (self._again, self._fresh):
+            for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
+                queue.remove(waiter)
+                waiter.decided.set()
+        self._pump()
 
     def close(self) -> None:
         """Admit nothing more; whoever waits is told so."""
@@ -296,11 +320,12 @@ class Gate:
 
     @property
     def _is_choosy(self) -> bool:
-        """Whether one request may have to wait for a limit while another may go."""
-        return any(lane.pace.allowance.is_choosy for lane in self.lanes)
+        """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
+        return any(lane.pace.allowance.is_choosy or lane.without for lane in self.lanes)
 
     def _past_the_first(self, now: float) -> tuple[deque[_Waiter], int, Lane] | None:
-        """One that may go while the first has to wait for a limit of its model, or of tokens. Nobody is passed for long."""
+        """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
+        model. Nobody is passed for long."""
         blocked: dict[str, float] = {}
         for queue in (self._again, self._fresh) if self._room_for_fresh else (self._again,):
             for at, waiter in enumerate(itertools.islice(queue, _LOOK_PAST)):
@@ -310,7 +335,7 @@ class Gate:
                     continue
                 if (lane := self._admit(cost)) is not None:
                     return queue, at, lane
-                if self._bound != "quota":
+                if not self._others_may_go:
                     return None
                 waiter.passed_at = now if waiter.passed_at is None else waiter.passed_at
                 blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
@@ -330,8 +355,12 @@ class Gate:
         now = self._clock()
         best: Lane | None = None
         least, soonest, roomy = float("inf"), float("inf"), False
+        self._others_may_go = False
         for lane in self.lanes:
             if not self._has_room(lane):
+                continue
+            if lane.without and cost.model in lane.without:
+                self._others_may_go = True
                 continue
             roomy = True
             wait = lane.pace.wait_s(now, cost)
@@ -344,9 +373,11 @@ class Gate:
             return None
         if not self._affordable(now, cost):
             self._bound = "budget"
+            self._others_may_go = False
             return None
         if best is None:
             self._bound = "quota"
+            self._others_may_go = True
             self._wake_at(now + min(soonest, self._budget.left_s(now)))
             return None
         self._take(best, cost, now)
@@ -371,7 +402,7 @@ class Gate:
                 return
             if (lane := self._admit(queue[0].cost)) is None:
                 if (
-                    self._bound != "quota"
+                    not self._others_may_go
                     or not self._is_choosy
                     or (found := self._past_the_first(self._clock())) is None
                 ):

@@ -48,7 +48,7 @@ class Allowance:
         self._ramp_s = 0.0
         self._ramp_next = 0.0
         self._refusals = 0
-        self._fruitless_since: float | None = None
+        self._fruitless: dict[str, float] = {}  # by model: refused since then, and not let through
         self._by_model: dict[str, Allowance] | None = None
         self._seen = ByModel()
         self._taken: dict[str, int] = {}
@@ -63,23 +63,31 @@ class Allowance:
         wait = max(wait, self.tokens.wait_s(now, tokens))
         return wait if self._by_model is None else max(wait, self._of(model).wait_s(now, tokens))
 
-    def held_s(self, now: float) -> float:
-        """Seconds that the endpoint asked to wait and that are not over."""
+    def held_s(self, now: float, model: str = "") -> float:
+        """Seconds that the endpoint asked to wait and that are not over: all, and what asks this model."""
         held = max(0.0, self._held_until - now)
-        return held if not self._by_model else max(held, min(each.held_s(now) for each in self._by_model.values()))
+        return held if (own := self._if_by_itself(model)) is None else max(held, own.held_s(now))
 
-    def asked_s(self, now: float) -> float:
-        """Seconds until the endpoint lets anything go, as it says itself or lets see."""
+    def asked_s(self, now: float, model: str = "") -> float:
+        """Seconds until the endpoint lets anything of this model go, as it says itself or lets see."""
         asked = max(self.held_s(now), self.requests.empty_s(now), self.tokens.empty_s(now))
-        return asked if not self._by_model else max(asked, min(each.asked_s(now) for each in self._by_model.values()))
+        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.asked_s(now))
 
-    def fruitless_s(self, now: float) -> float:
-        """Seconds since which it has refused and let nothing through."""
-        return 0.0 if self._fruitless_since is None else now - self._fruitless_since
+    def _if_by_itself(self, model: str) -> Allowance | None:
+        return self._by_model.get(model) if self._by_model else None
+
+    def said_of(self, model: str) -> Words | None:
+        """The server's words when it last refused what asks this model."""
+        own = self._if_by_itself(model)
+        return self.said if own is None else own.said or self.said
+
+    def fruitless_s(self, now: float, model: str = "") -> float:
+        """Seconds since which it has refused this model, and let nothing of it through."""
+        return now - self._fruitless.get(model, now)
 
     def resumed(self) -> None:
         """For reasons of another kind nothing was sent for a while."""
-        self._fruitless_since = None
+        self._fruitless.clear()
 
     @property
     def is_choosy(self) -> bool:
@@ -106,18 +114,19 @@ class Allowance:
             if now >= self._held_until + self._ramp_s:
                 self._ramp_s = 0.0
         if self._by_model is not None:
-            self._of(cost.model).take(now, cost, window)
-        elif cost.model:
-            cost.model_mark = self._taken[cost.model] = self._taken.get(cost.model, 0) + 1
+            self._of(cost.sent_model).take(now, cost, window)
+        elif cost.sent_model:
+            cost.model_mark = self._taken[cost.sent_model] = self._taken.get(cost.sent_model, 0) + 1
 
     def accepted(self, now: float, cost: Cost) -> None:
         """An attempt was let through."""
-        self._fruitless_since = None
+        if self._fruitless:
+            self._fruitless.pop(cost.sent_model, None)
         self._trusted_until = float("inf")
         self.requests.accepted(now, cost.sent_at)
         self.slots.accepted(now, cost.sent_at)
         if self._by_model is not None:
-            self._of(cost.model).accepted(now, cost)
+            self._of(cost.sent_model).accepted(now, cost)
 
     def answered(self, now: float, cost: Cost, tokens: float) -> None:
         """It was answered, and has used so many tokens."""
@@ -125,7 +134,7 @@ class Allowance:
         self.accepted(now, cost)
         self._correct(now, cost, tokens - cost.tokens)
         if self._by_model is not None:
-            self._of(cost.model)._refusals = 0
+            self._of(cost.sent_model)._refusals = 0
 
     def unused(self, now: float, cost: Cost) -> None:
         """It used no tokens."""
@@ -134,7 +143,7 @@ class Allowance:
     def _correct(self, now: float, cost: Cost, tokens: float) -> None:
         self.tokens.correct(now, cost.sent_at, tokens)
         if self._by_model is not None:
-            self._of(cost.model).tokens.correct(now, cost.sent_at, tokens)
+            self._of(cost.sent_model).tokens.correct(now, cost.sent_at, tokens)
 
     def told(self, now: float, cost: Cost, told: Told) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
@@ -142,7 +151,7 @@ class Allowance:
             if each.in_flight is not None and each.in_flight.limit is not None:
                 self.slots.told(now, each.in_flight.limit)
             self._by_itself(now, cost, each)
-            learning = self._of(cost.model)
+            learning = self._of(cost.sent_model)
             if each.requests is not None:
                 learning.requests.told(now, cost.requests_mark, each.requests, each.descriptor)
             if each.tokens is not None:
@@ -153,7 +162,7 @@ class Allowance:
         level = told.requests or told.tokens
         if (
             self._by_model is not None
-            or not cost.model
+            or not cost.sent_model
             or level is None
             or told.descriptor not in ("", "model_per_key")
         ):
@@ -161,7 +170,7 @@ class Allowance:
         if told.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
             level = level._replace(remaining=0.0)
         back = self.requests.comes_back(told.descriptor) if told.requests else None
-        if self._seen.seen(now, cost.model, level, cost.model_mark, cost.requests_mark, back):
+        if self._seen.seen(now, cost.sent_model, level, cost.model_mark, cost.requests_mark, back):
             self._by_model = {}
             self.requests.forget()
             self.tokens.forget()
@@ -195,15 +204,14 @@ class Allowance:
         """
         self.unused(now, cost)
         self.said = said or self.said
+        self._fruitless.setdefault(cost.sent_model, now)
         if alone:
             return
-        if self._fruitless_since is None:
-            self._fruitless_since = now
         if limited.kind == "in_flight":
             self.slots.refused(now, cost.sent_at, limited.limit)
             return
-        learning = self._of(cost.model)
-        learning.said = self.said
+        learning = self._of(cost.sent_model)
+        learning.said = said or learning.said
         learning._hold(now, cost, retry_after_s, limited)
 
     def _hold(self, now: float, cost: Cost, retry_after_s: float | None, limited: Limited) -> None:
@@ -251,10 +259,22 @@ class Pace:
         wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
+    def asked_s(self, now: float, model: str) -> float:
+        """Seconds until the endpoint lets a row of this model go, as it says itself or lets see."""
+        return self.allowance.asked_s(now, self._model or model)
+
+    def held_s(self, now: float, model: str) -> float:
+        """Seconds that the endpoint asked such a row to wait and that are not over."""
+        return self.allowance.held_s(now, self._model or model)
+
+    def fruitless_s(self, now: float, model: str) -> float:
+        """Seconds since which such rows were refused, and none let through."""
+        return self.allowance.fruitless_s(now, self._model or model)
+
     def sent(self, now: float, cost: Cost) -> None:
         """An attempt goes."""
         cost.sent_at = now
-        cost.model = self._model or cost.model
+        cost.sent_model = self._model or cost.model
         cost.tokens = self._estimate(cost)
         self.allowance.take(now, cost, self.concurrency.size)
         self.allowance.slots.in_flight += 1

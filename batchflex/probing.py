@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import anyio
 import msgspec
 
@@ -11,11 +13,10 @@ from .budget import Budget
 from .catalog import Catalog
 from .client import Client
 from .endpoint import Endpoint
-from .errors import AttemptError
+from .errors import AttemptError, KeyReplaced
 from .gate import Gate, Lane
 from .model import Request
 from .outage import Outage
-from .params import model_of
 from .prices import Prices
 from .quirks import Fallback, Quirks
 from .tally import Tally
@@ -29,12 +30,24 @@ class NotSent(Exception):
     """The run, or this endpoint, is asked nothing more."""
 
 
-class Way:
-    """One endpoint of a run: its lane of the gate, its client, its breaker.
+@dataclass(slots=True)
+class ModelState:
+    """What one endpoint has shown of one model.
 
-    ``proof_at`` is when the latest request was sent that the endpoint answered as one that works: with a completion, or with
-    words about the request. ``completions`` counts the former. Seconds of the monotonic clock. ``catalog`` is its list of models,
-    once that was fetched.
+    ``proof_at`` is when the latest request was sent that was answered as by a model that works: with a completion, or with
+    words about the request. ``completions`` counts the former. ``had_at`` is when it was asked for one token after it was refused
+    as a model that is not there, and it was. Seconds of the monotonic clock.
+    """
+
+    proof_at: float = float("-inf")
+    completions: int = 0
+    had_at: float = float("-inf")
+
+
+class Way:
+    """One endpoint of a run: its lane of the gate, its client, its breaker, and what it has shown of each model.
+
+    ``completions`` counts those of all models. ``catalog`` is its list of models, once that was fetched.
     """
 
     def __init__(
@@ -47,7 +60,7 @@ class Way:
         self.quirks = Quirks(fallback)
         self.catalog = Catalog([])
         self.completions = 0
-        self.proof_at = float("-inf")
+        self._models: dict[str, ModelState] = {}
         self.probing = anyio.Lock()
 
     def streams(self, request: Request) -> bool:
@@ -64,9 +77,16 @@ class Way:
             return True
         return self.endpoint.streams(request.max_tokens)
 
-    def prove(self, sent_at: float) -> None:
-        """What was sent then was answered as by an endpoint that works."""
-        self.proof_at = max(self.proof_at, sent_at)
+    def of(self, model: str) -> ModelState:
+        """What is known of a model that rows name."""
+        if (state := self._models.get(model)) is None:
+            state = self._models[model] = ModelState()
+        return state
+
+    def prove(self, model: str, sent_at: float) -> None:
+        """What was sent to this model then was answered as by one that works."""
+        state = self.of(model)
+        state.proof_at = max(state.proof_at, sent_at)
 
 
 class Prober:
@@ -84,9 +104,14 @@ class Prober:
 
         :raises NotSent: if nothing more is sent.
         """
+        while isinstance(fault := await self._ask_once(way, like), KeyReplaced):
+            pass
+        return fault
+
+    async def _ask_once(self, way: Way, like: Request) -> AttemptError | None:
         request = smallest(like)
         prices = self._prices.of(request.body, way.endpoint.name)
-        cost = self._budget.cost(len(request.body), request.max_tokens, prices, model_of(request.body))
+        cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
         while HOURS in way.lane.pauses and not (self._gate.closed or way.lane.closed):
             await self._gate.sleep(_LOOK_S)
         if not await self._gate.enter_as_probe(way.lane, cost):
@@ -99,7 +124,7 @@ class Prober:
             except TimeoutError:
                 raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
             self._accounts.answered(way.lane, cost, answer.usage, probe=True)
-            way.prove(cost.sent_at)
+            way.prove(like.model, cost.sent_at)
             return None
         except AttemptError as fault:
             self._accounts.failed(way.lane, cost, fault, probe=True)

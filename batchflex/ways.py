@@ -16,22 +16,20 @@ from .events import Event, Tell
 from .failures import BLAMELESS, are_alike
 from .gate import Gate, Lane
 from .model import Request
-from .params import model_of
 from .probing import HOURS, NotSent, Prober, Way
 from .tally import Tally
 
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
-ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
-MEND = "see to what these words say, and run the same command again"
 
 
 class Ways:
     """All of them. What one endpoint cannot do another may: the run stops when the last one is given up.
 
-    A model that the last one does not have, or not for this key, is not asked any more; the others go on. ``models`` are those
-    that the job names: when none of them is left, the run stops at once, else when nothing else is left to ask.
+    A model that one does not have, or not for this key, is asked elsewhere; what none has is not asked any more, and the others
+    go on. ``models`` are those that the job names: when none of them is left, the run stops at once, else when nothing else is
+    left to ask.
 
     ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. ``tell`` is
     told what whoever watches should know. ``stop`` takes a reason, a sentence, and the sentence without words of a server.
@@ -51,12 +49,11 @@ class Ways:
         max_outage_s: float | None = None,
         models: Collection[str] = (),
     ) -> None:
-        self._models = models
-        # By model: why it is asked nothing more, in words with and without those of the server.
+        self._models = frozenset(models)
+        # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
+        self._disabled: dict[tuple[Way, str], tuple[StopReason, str, str]] = {}
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
-        self.any_set_aside = False
-        # When a model was asked for one token, and answered, after a row with it was refused there.
-        self._had: dict[tuple[Way, str], float] = {}
+        self.any_disabled = False
         self._ways = {id(way.lane): way for way in ways}
         self._gate = gate
         self._prober = prober
@@ -76,13 +73,10 @@ class Ways:
     def of(self, lane: Lane) -> Way:
         return self._ways[id(lane)]
 
-    def others_than(self, way: Way) -> bool:
-        """Whether another endpoint may be asked now."""
-        return any(other.lane.is_open for other in self._ways.values() if other is not way)
-
-    def others_left(self, way: Way) -> bool:
-        """Whether another endpoint is still used, be it later."""
-        return any(not other.lane.closed for other in self._ways.values() if other is not way)
+    def others_than(self, way: Way, model: str) -> bool:
+        """Whether another endpoint may be asked for this model now."""
+        others = (other for other in self._ways.values() if other is not way)
+        return any(other.lane.is_open and not self.is_disabled(other, model) for other in others)
 
     def watch_in(self, tasks: TaskGroup, on_return: Callable[[Way], None]) -> None:
         """Where the tasks run that wait for an endpoint to come back. To be cancelled when nothing is left to ask.
@@ -96,7 +90,10 @@ class Ways:
         """A row was answered; ``number`` is that of the attempt, ``first`` whether it is the row's first."""
         self._answered = request
         way.completions += 1
-        way.prove(sent_at)
+        state = way.of(request.model)
+        state.completions += 1
+        if sent_at > state.proof_at:
+            state.proof_at = sent_at
         self.understood(way, number, first=first)
         self._gate.prove(way.lane)
 
@@ -147,50 +144,64 @@ class Ways:
             classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
         )
         if fault.reason == "model":
-            asked = way.endpoint.model or model_of(request.body)
-            words += others(asked, way.catalog)
-            if not self.others_left(way):
-                self.set_aside(way, model_of(request.body), "model", fault, words, bare)
-                return fault
+            words += others(way.endpoint.model or request.model, way.catalog)
+            self.disable(way, request.model, "model", fault, words, bare)
+            return fault
         if self._given_up(way, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
-    def set_aside(self, way: Way, model: str, reason: StopReason, fault: AttemptError, words: str, bare: str) -> None:
-        """Send nothing more to this model, for a ``reason`` that would stop the run: which it does once no other is left, or
-        nothing else to ask. ``bare`` are the words without those of the server."""
-        if model in self._set_aside or way.lane.closed:
+    def disable(
+        self, way: Way, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
+    ) -> None:
+        """Send nothing more of this model to this endpoint, for a ``reason`` that would stop the run: which it does once no model
+        is left, or nothing else to ask. ``bare`` are the words without those of the server."""
+        if way.lane.closed or (way, model) in self._disabled:
             return
-        self._set_aside[model] = reason, words, bare
-        self.any_set_aside = True
-        if self._models and set(self._models) <= self._set_aside.keys():
+        self._disabled[way, model] = reason, words, bare
+        self.any_disabled = True
+        of_no_use = way.endpoint.model is not None or (
+            self._models and all((way, each) in self._disabled for each in self._models)
+        )
+        if of_no_use:
             self._given_up(way, fault, reason, words, bare)
             return
-        words, bare = (f"the model {model!r} is not asked any more: {why}" for why in (words, bare))
-        self._tally.given_up.append(words)
-        self._tally.given_up_unquoted.append(bare)
-        self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
+        where = f"at {self._name(way)} " if len(self._ways) > 1 else ""
+        words, bare = (
+            f"the model {model!r} is not asked any more {where}".rstrip() + f": {why}" for why in (words, bare)
+        )
+        self._note_given_up(words, bare, self._facts(way, reason, fault))
+        self._gate.serve_without(way.lane, (*way.lane.without, model))
+        self._set_aside_what_none_has()
 
-    def is_set_aside(self, request: Request) -> bool:
-        """Whether nothing more is sent to the model of this request."""
-        return model_of(request.body) in self._set_aside
+    def _set_aside_what_none_has(self) -> None:
+        """Of models that no endpoint is left for, nothing more is sent."""
+        used = [way for way in self._ways.values() if not way.lane.closed]
+        for model in {model for _, model in self._disabled} - self._set_aside.keys():
+            if used and all((way, model) in self._disabled for way in used):
+                self._set_aside[model] = self._disabled[used[-1], model]
+                self._gate.dismiss(model)
 
-    async def refuses_model(self, way: Way, request: Request, failed_at: float) -> bool:
+    def is_disabled(self, way: Way, model: str) -> bool:
+        """Whether nothing more of this model is sent to this endpoint."""
+        return way.lane.closed or (way, model) in self._disabled
+
+    def is_set_aside(self, model: str) -> bool:
+        """Whether nothing more is sent to this model, anywhere."""
+        return model in self._set_aside
+
+    async def lacks_model(self, way: Way, request: Request, failed_at: float) -> bool:
         """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
 
-        If so, no further row is sent to it; if the run stops, or this endpoint is closed, it is so, too.
+        If so, no further row of it is sent there; if the run stops, or this endpoint is closed, it is so, too.
         """
-        model = model_of(request.body)
-
-        def had() -> bool:
-            return self._had.get((way, model), float("-inf")) > failed_at
-
-        while not (self._gate.closed or way.lane.closed or model in self._set_aside or had()):
+        state = way.of(request.model)
+        while not (self._gate.closed or self.is_disabled(way, request.model) or state.had_at > failed_at):
             if way.lane.pauses:
                 await self._gate.sleep(_MOMENT_S)
                 continue
             async with way.probing:
-                if model in self._set_aside or had():
+                if self.is_disabled(way, request.model) or state.had_at > failed_at:
                     break
                 asked_at = time.monotonic()
                 try:
@@ -200,12 +211,10 @@ class Ways:
                 if isinstance(found, RunFault):
                     self.refuses(way, found, request)
                 elif _means_down(found):
-                    if not way.outage.on:
-                        way.outage.begin(time.monotonic())
-                        self._begin_outage(way, found, request)
+                    self._is_down(way, found, request)
                 elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
-                    self._had[way, model] = asked_at
-        return not had()
+                    state.had_at = asked_at
+        return state.had_at <= failed_at
 
     def end(self) -> None:
         """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
@@ -216,82 +225,103 @@ class Ways:
 
     async def works(
         self, way: Way, request: Request, since: float, tried: int, refused: AttemptError | None = None
-    ) -> bool:
-        """Whether the endpoint answers something that was sent after ``since``: a request for one token, if nothing else was.
+    ) -> float | None:
+        """When something was sent to the model of this request, after ``since``, that the endpoint answered: a request for one
+        token, if nothing else was. ``None`` if it does not work.
 
-        If it does not, after ``tried`` attempts at one row, an outage begins; before anything was answered it is given up.
-        A paused endpoint is asked nothing, and does not work. Where ``refused`` is what was said to this very request, one to
-        the same model is sent in any case, and an endpoint that says the same to that does not work either.
+        If it does not, after ``tried`` attempts at one row, an outage begins, unless another model is answered there: then this
+        one is asked nothing more. Before anything was answered the endpoint is given up. A paused endpoint is asked nothing, and
+        does not work. Where ``refused`` is what was said to this very request, one is sent in any case, and an endpoint that says
+        the same to that does not work either.
         """
+        state = way.of(request.model)
         async with way.probing:
-            while way.lane.is_open and not self._gate.closed:
-                if refused is None and way.proof_at > since:
-                    return True
+            while way.lane.is_open and not self._gate.closed and not self.is_disabled(way, request.model):
+                if refused is None and state.proof_at > since:
+                    return state.proof_at
                 asked_at = time.monotonic()
-                like = request if refused is not None else self._like(request)
                 try:
-                    fault = await self._prober.ask(way, like)
+                    fault = await self._prober.ask(way, request)
+                    if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
+                        continue
+                    if isinstance(fault, RunFault):
+                        self.refuses(way, fault, request)
+                    elif refused is not None and fault is not None and are_alike(fault, refused):
+                        return None
+                    elif not _means_down(fault):  # it works, if not for this row
+                        way.prove(request.model, asked_at)
+                        way.outage.probe_answered()
+                        self._heed_doubt(way)
+                        self._gate.prove(way.lane)
+                        return asked_at
+                    elif self._answered is None and not isinstance(fault, NotReady):
+                        words, bare = (
+                            f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
+                            for why in _whys(fault)
+                        )
+                        self._given_up(way, fault, "endpoint", words, bare, end="")
+                    elif await self._answers_other(way, request.model):
+                        words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
+                        self.disable(way, request.model, "endpoint", fault, words, bare)
+                    else:
+                        self._is_down(way, fault, request)
                 except NotSent:
-                    return False
-                if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
-                    continue
-                if isinstance(fault, RunFault):
-                    self.refuses(way, fault, like)
-                    if self.is_set_aside(request):
-                        return False
-                elif refused is not None and fault is not None and are_alike(fault, refused):
-                    return False
-                elif not _means_down(fault):  # it works, if not for this row
-                    way.prove(asked_at)
-                    way.outage.probe_answered()
-                    self._heed_doubt(way)
-                    self._gate.prove(way.lane)
-                    return True
-                elif self._answered is None and not isinstance(fault, NotReady):
-                    words, bare = (
-                        f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
-                        for why in _whys(fault)
-                    )
-                    self._given_up(way, fault, "endpoint", words, bare, end="")
-                elif not way.outage.on:
-                    way.outage.begin(time.monotonic())
-                    self._begin_outage(way, fault, request)
-        return False
+                    return None
+        return None
+
+    async def _answers_other(self, way: Way, model: str) -> bool:
+        """Whether the endpoint answers a request for one token of another model, one that rows were answered by.
+
+        :raises NotSent: if nothing more is sent.
+        """
+        other = self._answered
+        if other is None or other.model == model or self.is_disabled(way, other.model):
+            return False
+        while isinstance(fault := await self._prober.ask(way, other), RateLimited):
+            pass
+        return fault is None
+
+    def _is_down(self, way: Way, fault: Transient, like: Request) -> None:
+        """A request of the run's own was not answered."""
+        if not way.outage.on:
+            way.outage.begin(time.monotonic())
+            self._begin_outage(way, fault, like)
 
     def _like(self, request: Request) -> Request:
         """What a probe is like: a row that was answered, as long as its model is asked; else this one."""
-        return request if self._answered is None or self.is_set_aside(self._answered) else self._answered
-
-    def refuses_all(self, way: Way, fault: AttemptError) -> bool:
-        """The endpoint says to every request what it has said to a row. True: it was the last one, and the run stops."""
-        words, bare = (f"{ALIKE}: {why} (HTTP {fault.http_status}); {MEND}" for why in _whys(fault))
-        return self._given_up(way, fault, "failures", words, bare)
+        return request if self._answered is None or self.is_set_aside(self._answered.model) else self._answered
 
     def heed_waits(self, now: float) -> None:
-        """Use an endpoint no more that asks to wait for longer than ``limits.max_wait``, or has let nothing through for so
-        long. Where no row waits, what is in flight may be all there is."""
-        if not (self._gate.waiting or self._gate.backing_off):
-            return
-        for way in self._ways.values():
-            if not way.lane.is_open:
-                continue
-            allowance = way.lane.pace.allowance
-            asked_s, fruitless_s = allowance.asked_s(now), allowance.fruitless_s(now)
-            if asked_s > self._max_wait_s:
-                until = datetime.datetime.fromtimestamp(time.time() + asked_s).astimezone()
-                head = f"the endpoint asks to wait until {until:%F %H:%M:%S%z}, which is longer than limits.max_wait"
-            elif fruitless_s >= self._max_wait_s:
-                head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
-            else:
-                continue
-            said = allowance.said
-            words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
-            todo = "; run it again after that, or raise limits.max_wait"
-            self._given_up(way, None, "quota", f"{head}{words}{todo}", f"{head}{bare}{todo}")
+        """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
+        so long: nothing of one model, where each has a limit of its own. Where no row waits, what is in flight may be all
+        there is."""
+        for model in self._gate.waiting_models():
+            for way in self._ways.values():
+                if not way.lane.is_open or self.is_disabled(way, model):
+                    continue
+                pace, allowance = way.lane.pace, way.lane.pace.allowance
+                asked_s, fruitless_s = pace.asked_s(now, model), pace.fruitless_s(now, model)
+                if asked_s > self._max_wait_s:
+                    until = datetime.datetime.fromtimestamp(time.time() + asked_s).astimezone()
+                    head = (
+                        f"the endpoint asks to wait until {until:%F %H:%M:%S%z}, which is longer than limits.max_wait"
+                    )
+                elif fruitless_s >= self._max_wait_s:
+                    head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
+                else:
+                    continue
+                said = allowance.said_of(way.endpoint.model or model)
+                words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
+                todo = "; run it again after that, or raise limits.max_wait"
+                words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
+                if allowance.asked_s(now) > self._max_wait_s:
+                    self._given_up(way, None, "quota", words, bare)
+                else:
+                    self.disable(way, model, "quota", None, words, bare)
 
-    async def until_it_returns(self, way: Way) -> None:
-        """Wait as long as nothing is sent to this endpoint, nor to any other."""
-        while not (way.lane.is_open or way.lane.closed or self._gate.closed or self.others_than(way)):
+    async def until_it_returns(self, way: Way, model: str) -> None:
+        """Wait as long as nothing of this model is sent to this endpoint, nor to any other."""
+        while not (way.lane.is_open or way.lane.closed or self._gate.closed or self.others_than(way, model)):
             await self._gate.sleep(_MOMENT_S)
 
     def _heed_doubt(self, way: Way) -> None:
@@ -352,9 +382,8 @@ class Ways:
                 except NotSent:
                     return
             if _means_down(fault):
-                if self._answered is not None and not way.outage.on:
-                    way.outage.begin(time.monotonic())
-                    self._begin_outage(way, fault, request)
+                if self._answered is not None:
+                    self._is_down(way, fault, request)
             elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
                 self.refuses(way, fault, like)
                 return
@@ -374,13 +403,17 @@ class Ways:
             return self._gate.closed
         if self._gate.close_lane(way.lane):
             words, bare = (f"{self._name(way)} is not used any more: {brief}" for brief in (words, bare))
-            self._tally.given_up.append(words)
-            self._tally.given_up_unquoted.append(bare)
-            self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
+            self._note_given_up(words, bare, self._facts(way, reason, fault))
+            self._set_aside_what_none_has()
             return False
         at = self._at(way) if end else ""
         self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
         return True
+
+    def _note_given_up(self, words: str, bare: str, facts: dict[str, object]) -> None:
+        self._tally.given_up.append(words)
+        self._tally.given_up_unquoted.append(bare)
+        self._tell(Event("given_up", words, bare, "warning", facts))
 
     def _facts(self, way: Way, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
         return {"endpoint": self._name(way), "reason": reason, **({} if fault is None else classify.facts(fault))}

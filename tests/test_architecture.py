@@ -33,7 +33,7 @@ ORDER = [
     "standing", "inputs", "retention", "since",
     "feed", "keep", "substitutes", "tally", "attempts",
     "stats", "reading", "scoring", "functions", "spending", "ledger", "summary", "frames", "pairing", "scores", "sides",
-    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "refusals", "asking", "telemetry", "runner",
+    "results", "prepare", "accounts", "lanes", "probing", "opening", "ways", "verdicts", "asking", "telemetry", "runner",
     "judging", "evaluation", "assembly", "compact", "contents", "condition", "choosing", "selecting", "settings", "again",
     "notices", "webhook", "metricsfile", "errands", "notifier", "api",
     "reparse", "cells", "writers", "splitting", "openai_batch", "export", "render", "checking", "scoretext",

@@ -748,11 +748,11 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
     shared = Allowance()
     subject = gate(Lane("a", Pace(Concurrency(4, fixed=True), shared)))
     for model in ("a", "b") * 2:  # each is told a limit of its own
-        sent = Cost(0, 0, 0, 0.0, model=model)
+        sent = Cost(0, 0, 0, 0.0, model=model, sent_model=model)
         shared.take(time.monotonic(), sent, 4)
         limit = 1e6 if model == "a" else 2e6
         shared.told(time.monotonic(), sent, Told(Level(limit, limit - 1, 30.0), None))
-    held = Cost(0, 0, 0, 0.0, sent_at=time.monotonic(), model="a")
+    held = Cost(0, 0, 0, 0.0, sent_at=time.monotonic(), sent_model="a")
     shared.refused(time.monotonic(), held, 60.0)
     async with visiting() as tasks:
         waits = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="a"))

@@ -45,7 +45,7 @@ def test_nights_of_a_refusal_that_nobody_knows_and_then_all_rows_are_answered(
     rows = write_rows(tmp_path / "rows.jsonl", 40)
     endpoint.knobs(down="400_hold")
     for night in range(1, 6):
-        ended = run(endpoint, rows)
+        ended = run(endpoint, rows, "--concurrency", "2")
         assert (ended.code, ended.summary["stopped_by"]) == (3, "failures")
         assert (ended.summary["done"], ended.summary["failed"], ended.summary["first_failure"]) == (0, 0, None)
         assert "This account is on hold" in ended.summary["message"]
