@@ -23,14 +23,12 @@ from .outcome import Frame
 from .prices import Prices
 from .probing import Way
 from .tally import Tally
-from .verdicts import MOST_HELD, Asked, Held, Verdicts
+from .verdicts import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
 from .ways import Ways
 
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
 # by itself, and no other waits for it.
 _MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
-# So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
-_MOST_EXCUSED = 10
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
 
@@ -187,7 +185,7 @@ class Asking:
         return await self._attempt(row)
 
     def _excuse(self, row: Asked) -> None:
-        if row.excused < _MOST_EXCUSED:
+        if row.excused < MOST_EXCUSED:
             row.excused += 1
             row.tries.forgive()
 
@@ -345,7 +343,7 @@ class Asking:
             self._ways.understood(way, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
-            fault = told if row.excused < _MOST_EXCUSED else fault
+            fault = told if row.excused < MOST_EXCUSED else fault
         row.tries.count(now - began, costs=tries.costs(fault))
         if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
             return classify.of_row(fault)
@@ -413,10 +411,8 @@ class Asking:
     def _ask_again(self, held: Sequence[Held]) -> None:
         """They were given up where nothing was answered, and are not to blame."""
         for each in held:
-            if each.row.excused >= _MOST_EXCUSED:
-                self._blame(each)
-                continue
-            self._excuse(each.row)
+            each.row.excused += 1
+            each.row.tries.forgive()
             each.row.waiting = True
             self._gate.begin_backing_off(each.row.request.model)
             self._begin_persisting(each.row, classify.deferred(each.fault))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import anyio
@@ -35,12 +36,13 @@ class ModelState:
     """What one endpoint has shown of one model.
 
     ``proof_at`` is when the latest request was sent that was answered as by a model that works: with a completion, or with
-    words about the request. ``completions`` counts the former. ``had_at`` is when it was asked for one token after it was refused
-    as a model that is not there, and it was. Seconds of the monotonic clock.
+    words about the request. ``completions`` counts the former, ``answered`` is the latest of them. ``had_at`` is when the model
+    was asked for one token after it was refused as one that is not there, and answered. Seconds of the monotonic clock.
     """
 
     proof_at: float = float("-inf")
     completions: int = 0
+    answered: Request | None = None
     had_at: float = float("-inf")
 
 
@@ -82,6 +84,11 @@ class Way:
         if (state := self._models.get(model)) is None:
             state = self._models[model] = ModelState()
         return state
+
+    def answered(self, but: Collection[str]) -> Request | None:
+        """The latest row that was answered by a model, ``but`` for these."""
+        states = [state for model, state in self._models.items() if state.answered is not None and model not in but]
+        return max(states, key=lambda state: state.proof_at).answered if states else None
 
     def prove(self, model: str, sent_at: float) -> None:
         """What was sent to this model then was answered as by one that works."""

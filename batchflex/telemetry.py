@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, Literal
 
 from .gate import Bound, Gate, Lane
@@ -37,7 +37,8 @@ class Waits:
 
     def now(self, now: float, wall: float, gate: Gate) -> list[Wait]:
         """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
-        found = [wait for lane in gate.lanes if not lane.closed for wait in self._of(lane, now, wall)]
+        models = gate.waiting_models()
+        found = [wait for lane in gate.lanes if not lane.closed for wait in self._of(lane, models, now, wall)]
         if not found and gate.bound == "budget":
             found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
         elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
@@ -50,7 +51,7 @@ class Waits:
         self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
         return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
 
-    def _of(self, lane: Lane, now: float, wall: float) -> Iterator[Wait]:
+    def _of(self, lane: Lane, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
         allowance = lane.pace.allowance
         for why in sorted(lane.pauses):
             if (told := lane.reasons.get(why)) is not None:
@@ -58,11 +59,17 @@ class Waits:
                 yield Wait(lane.name, why, told.message, told.bare, wall + told.since - now, until)
         if lane.pauses:
             return
-        asked_s, slots = allowance.asked_s(now), allowance.slots
+        slots, asked_s, head, said = (
+            allowance.slots,
+            allowance.asked_s(now),
+            "the endpoint asks to wait",
+            allowance.said,
+        )
+        if asked_s <= _SOME_S and (models := models - lane.without):
+            asked_s, model = max((lane.pace.asked_s(now, model), model) for model in models)
+            head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
         if asked_s > _SOME_S:
-            said = allowance.said
             words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
-            head = "the endpoint asks to wait"
             yield Wait(lane.name, "quota", f"{head}{words}", f"{head}{bare}", wall, wall + asked_s)
         elif not lane.proven and lane.in_flight and now - lane.sent_at > _SOME_S:
             yield _wait(

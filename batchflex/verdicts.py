@@ -21,10 +21,12 @@ from .ways import Ways
 
 # So many rows given up without an answer to any other, or refused before that model has answered anything: is it the rows?
 MOST_HELD = 5
+# So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
+MOST_EXCUSED = 10
 # So many refused in a row by one that has.
 _MOST_IN_A_ROW = 20
 # An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
-_LONG_S = 5.0
+_LONG_S, _MOMENT_S = 5.0, 0.2
 _ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
 _MEND = "see to what these words say, and run the same command again"
 
@@ -135,11 +137,15 @@ class Verdicts:
         self._clear(way, model, sent_at)
 
     def take(self, way: Way) -> list[Held]:
-        """Those that failed at this endpoint, not for what they are: they are held no more."""
-        found: list[Held] = []
-        for key in [key for key in self.held if key[0] is way]:
-            found += [each for each in self.held[key] if not each.is_refusal]
-            self._keep(key, [each for each in self.held[key] if each.is_refusal])
+        """Those that failed while this endpoint was down, and were caught in not too many outages: they are held no more."""
+        keys = [key for key in self.held if key[0] is way]
+        return [each for key in keys for each in self._take(key, refusals=False)]
+
+    def _take(self, key: tuple[Way, str], *, refusals: bool) -> list[Held]:
+        """Those that may be asked again."""
+        held = self.held[key]
+        found = [each for each in held if each.row.excused < MOST_EXCUSED and (refusals or not each.is_refusal)]
+        self._keep(key, [each for each in held if each not in found])
         return found
 
     def _keep(self, key: tuple[Way, str], held: Iterable[Held]) -> None:
@@ -176,13 +182,16 @@ class Verdicts:
                 last = held[-1]
                 refusal = next((each.fault for each in reversed(held) if each.is_refusal), None)
                 waits = way.lane.pauses or way.lane.pace.held_s(time.monotonic(), model) > _LONG_S
+                elsewhere = waits and self._ways.others_than(way, model)
                 if self._ways.is_set_aside(model):
                     del self.held[way, model]
-                elif self._ways.is_disabled(way, model) or (waits and self._ways.others_than(way, model)):
+                elif self._ways.is_disabled(way, model):
                     self._ask_again(self.held.pop((way, model)))
+                elif elsewhere and (movable := self._take((way, model), refusals=True)):
+                    self._ask_again(movable)
                 elif way.lane.pauses:
                     self._gate.question(way.lane, False)
-                    await self._ways.until_it_returns(way, model)
+                    await self._gate.sleep(_MOMENT_S)
                 elif proof := await self._ways.works(way, last.row.request, last.at, last.row.tries.sent, refusal):
                     self._clear(way, model, proof, refusals=refusal is not None)
                     if not self._are_due((way, model)):  # those that came since: more may be answered

@@ -63,12 +63,7 @@ class Ways:
         self._wait_for_credit = wait_for_credit
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
-        self._answered: Request | None = None
-
-    @property
-    def any_answered(self) -> bool:
-        """Whether a row was answered, by whichever endpoint."""
-        return self._answered is not None
+        self.any_answered = False
 
     def of(self, lane: Lane) -> Way:
         return self._ways[id(lane)]
@@ -88,10 +83,11 @@ class Ways:
 
     def answered(self, way: Way, number: int, request: Request, sent_at: float, *, first: bool) -> None:
         """A row was answered; ``number`` is that of the attempt, ``first`` whether it is the row's first."""
-        self._answered = request
+        self.any_answered = True
         way.completions += 1
         state = way.of(request.model)
         state.completions += 1
+        state.answered = request
         if sent_at > state.proof_at:
             state.proof_at = sent_at
         self.understood(way, number, first=first)
@@ -114,7 +110,7 @@ class Ways:
             self._begin_outage(way, fault, request)
         if way.outage.on and isinstance(fault, NotReady):
             return classify.deferred(fault)
-        if self._answered is None:
+        if not self.any_answered:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
             self.understood(way, number, first=first)
@@ -254,7 +250,7 @@ class Ways:
                         self._heed_doubt(way)
                         self._gate.prove(way.lane)
                         return asked_at
-                    elif self._answered is None and not isinstance(fault, NotReady):
+                    elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (
                             f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
                             for why in _whys(fault)
@@ -270,12 +266,12 @@ class Ways:
         return None
 
     async def _answers_other(self, way: Way, model: str) -> bool:
-        """Whether the endpoint answers a request for one token of another model, one that rows were answered by.
+        """Whether the endpoint answers a request for one token of another model, which has answered rows there.
 
         :raises NotSent: if nothing more is sent.
         """
-        other = self._answered
-        if other is None or other.model == model or self.is_disabled(way, other.model):
+        other = way.answered({model, *self._disabled_at(way)})
+        if other is None:
             return False
         while isinstance(fault := await self._prober.ask(way, other), RateLimited):
             pass
@@ -287,9 +283,12 @@ class Ways:
             way.outage.begin(time.monotonic())
             self._begin_outage(way, fault, like)
 
-    def _like(self, request: Request) -> Request:
-        """What a probe is like: a row that was answered, as long as its model is asked; else this one."""
-        return request if self._answered is None or self.is_set_aside(self._answered.model) else self._answered
+    def _like(self, way: Way, request: Request) -> Request:
+        """What a probe is like: a row that this endpoint answered, of a model that is still asked there; else this one."""
+        return way.answered(self._disabled_at(way)) or request
+
+    def _disabled_at(self, way: Way) -> set[str]:
+        return {model for where, model in self._disabled if where is way}
 
     def heed_waits(self, now: float) -> None:
         """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
@@ -319,11 +318,6 @@ class Ways:
                 else:
                     self.disable(way, model, "quota", None, words, bare)
 
-    async def until_it_returns(self, way: Way, model: str) -> None:
-        """Wait as long as nothing of this model is sent to this endpoint, nor to any other."""
-        while not (way.lane.is_open or way.lane.closed or self._gate.closed or self.others_than(way, model)):
-            await self._gate.sleep(_MOMENT_S)
-
     def _heed_doubt(self, way: Way) -> None:
         way.lane.failing = way.outage.failing
         way.lane.most_in_doubt = way.outage.most_in_flight
@@ -346,7 +340,7 @@ class Ways:
                 way.outage.barred(time.monotonic() - barred_from)
                 way.outage.probed(time.monotonic())
                 try:
-                    fault = await self._prober.ask(way, probe := self._like(like))
+                    fault = await self._prober.ask(way, probe := self._like(way, like))
                 except NotSent:
                     return
             lasted_s = way.outage.lasted_s(time.monotonic())
@@ -375,14 +369,14 @@ class Ways:
             distance = min(_LONGEST_CREDIT_S, 2 * distance)
             while way.outage.on and not (way.lane.closed or self._gate.closed):
                 await self._gate.sleep(_MOMENT_S)
-            like = self._like(request)
+            like = self._like(way, request)
             async with way.probing:
                 try:
                     fault = await self._prober.ask(way, like)
                 except NotSent:
                     return
             if _means_down(fault):
-                if self._answered is not None:
+                if self.any_answered:
                     self._is_down(way, fault, request)
             elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
                 self.refuses(way, fault, like)

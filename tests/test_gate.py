@@ -22,6 +22,7 @@ from batchflex.job import LimitsSection
 from batchflex.model import Usage
 from batchflex.pace import Allowance, Pace
 from batchflex.ratelimit import Level, Told
+from batchflex.telemetry import Waits
 
 pytestmark = pytest.mark.anyio
 
@@ -759,6 +760,13 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
         goes = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="b"))
         assert (waits.admitted, goes.admitted) == (None, True)
         assert shared.asked_s(time.monotonic()) == 0, "it is not the key that has to wait"
+        (told,) = Waits().now(time.monotonic(), time.time(), subject)
+        assert told.until is not None and 59 < told.until - time.time() < 61
+        assert told.bare.startswith("the endpoint asks to wait before more is sent to the model a")
+        subject.lanes[0].without = frozenset("a")
+        assert Waits().now(time.monotonic(), time.time(), subject) == [], (
+            "where it is not sent to nothing is waited for"
+        )
 
 
 async def test_a_row_that_is_too_large_for_the_tokens_left_lets_smaller_ones_pass() -> None:

@@ -381,8 +381,8 @@ def runs(folder: Path) -> int:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_run_does_not_die_of_a_key_that_expires(stream: bool, endpoint: CountingEndpoint, tmp_path: Path) -> None:
-    """Each key is good for 25 requests. No row loses its only attempt, all that are refused together have the command run once, and
-    what is sent anew is counted."""
+    """Each key is good for 25 requests. No row loses its only attempt, all that are refused together have the command run once,
+    and what is sent anew is counted."""
     endpoint.knobs(key="key-", key_lives=25, latency_s=0.01)
     path = job_of(endpoint, tmp_path, rows=60, api_key_command=counting(tmp_path), stream=stream)
     ended = called(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex import outage
+from batchflex import outage, ways
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex as command
 from tests.test_cli import called, message, table, write_rows
@@ -213,3 +214,107 @@ def test_a_stream_that_only_pings_is_given_up(repeat: str, endpoint: CountingEnd
     run = batchflex.run(spec)
     (failed,) = run.results().filter(pl.col("status") == "failed").to_dicts()
     assert (failed["id"], failed["error_type"], run.summary["ok"]) == ("r1", "timeout", 2)
+
+
+# ------------------------------------------------------------------------- each model by itself, at each endpoint by itself
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "close_before"])
+@pytest.mark.parametrize("models", [["bad", "m"], ["m", "bad"]])
+def test_of_a_model_that_does_not_answer_no_row_is_failed(
+    models: list[str], fault: str, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Another model's answers prove nothing against its rows; they prove that the endpoint is not down."""
+    rows = write_rows(tmp_path / "rows.jsonl", 30)
+    endpoint.knobs(poison={'"bad"': fault})
+    swept = job(
+        endpoint, rows, sweep={"model": models}, limits={"concurrency": 4}, retry={"base_s": 0.001, "attempts": 2}
+    )
+    run = batchflex.run(swept)
+    assert (run.exit_code, run.stopped_by) == (3, "endpoint")
+    assert (run.summary["ok"], run.summary["failed"], run.summary["done"]) == (30, 0, 30)
+    assert "the model 'bad' is not asked any more: it does not answer, and others do" in run.summary["given_up"][0]
+    assert "No row was marked failed for it" in run.summary["message"]
+    endpoint.knobs(poison={})
+    assert batchflex.run(swept).summary["ok"] == 60
+
+
+def test_rows_that_fail_for_good_are_failed_although_their_model_had_answered_nothing_yet(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(poison={"row 0.": "500", "row 1.": "500"})
+    swept = job(endpoint, rows, sweep={"model": ["a", "b"]}, retry={"base_s": 0.001, "attempts": 2})
+    run = batchflex.run(swept)
+    assert (run.exit_code, run.summary["ok"], run.summary["failed"]) == (1, 36, 4)
+
+
+@pytest.fixture
+def other() -> Iterator[CountingEndpoint]:
+    with CountingEndpoint() as second:
+        yield second
+
+
+def two(one: CountingEndpoint, other: CountingEndpoint, rows: Path, **more: Any) -> dict[str, Any]:
+    several = job(one, rows, sweep={"model": ["a", "b"]}, **more)
+    several["endpoints"] = [
+        {"name": n, **several["endpoint"], "base_url": e.base_url} for n, e in (("one", one), ("two", other))
+    ]
+    del several["endpoint"]
+    return several
+
+
+@pytest.mark.parametrize("fault", ["said", "400_hold", "503"])
+def test_a_model_that_one_endpoint_lacks_is_asked_at_the_other(
+    fault: str, endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 60)
+    endpoint.knobs(said=UNKNOWN, poison={'"b"': fault}, latency_s=0.005)
+    other.knobs(latency_s=0.005)
+    run = batchflex.run(two(endpoint, other, rows, retry={"base_s": 0.001, "attempts": 2}))
+    assert (run.exit_code, run.summary["ok"], run.summary["failed"]) == (0, 120, 0), run.summary["message"]
+    answered = run.results().group_by("endpoint", "model").len().sort("endpoint", "model").rows()
+    assert [each[:2] for each in answered] == [("one", "a"), ("two", "a"), ("two", "b")]
+    if fault != "503":  # that may as well be a row's; where another endpoint is there the rows go there
+        assert run.summary["given_up"][0].startswith("the model 'b' is not asked any more at one: ")
+
+
+def test_a_model_that_no_endpoint_has_is_set_aside_also_when_the_one_that_had_it_is_gone(
+    endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    """One lacks the model, the other's key is refused after a while."""
+    rows = write_rows(tmp_path / "rows.jsonl", 60)
+    endpoint.knobs(said=UNKNOWN, poison={'"b"': "said"}, latency_s=0.005)
+    other.knobs(latency_s=0.005, fail_after=20, fail_with="401")
+    run = batchflex.run(two(endpoint, other, rows))
+    assert (run.exit_code, run.stopped_by, run.summary["failed"]) == (3, "model", 0)
+    answered = run.results().group_by("model").len()
+    assert dict(answered.rows())["a"] == 60, "the others go on to the end"
+    endpoint.knobs(poison={})
+    assert batchflex.run(two(endpoint, other, rows)).summary["ok"] == 120
+    assert endpoint.stats()["repeats"] == 0
+
+
+def test_a_limit_that_lets_nothing_of_one_model_through_ends_for_that_model(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Its rows are not too large for the limit: none of them was let through."""
+    rows = write_rows(tmp_path / "rows.jsonl", 30)
+    endpoint.knobs(poison={'"slow"': "429"}, retry_after_s=0.001)
+    swept = job(endpoint, rows, sweep={"model": ["slow", "m"]}, limits={"concurrency": 4, "max_wait": "3s"})
+    run = batchflex.run(swept)
+    assert (run.exit_code, run.stopped_by, run.summary["failed"], run.summary["ok"]) == (3, "quota", 0, 30)
+    assert "the model 'slow' is not asked any more: the endpoint has let nothing through" in run.summary["given_up"][0]
+    endpoint.knobs(poison={})
+    assert batchflex.run(swept).summary["ok"] == 60
+
+
+def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
+    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "_CREDIT_S", 0.02)
+    rows = write_rows(tmp_path / "rows.jsonl", 20)
+    endpoint.knobs(said=UNKNOWN, script=["402"], fail_after=0, fail_with="said")
+    run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"on_no_credit": "wait"}))
+    assert (run.exit_code, run.stopped_by, run.summary["failed"]) == (3, "model", 0)
+    assert endpoint.stats()["requests"] <= 4
