@@ -343,6 +343,7 @@ class Asking:
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < _MOST_EXCUSED else fault
+        self._tally.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=tries.costs(fault))
         if isinstance(fault, RateLimited) and row.refused >= _MOST_REFUSALS:
             return classify.of_row(fault)

@@ -45,7 +45,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint.require(job.models)
     limits: list[Told] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
-        lines = [f"endpoint  {served.name}, {served.base_url} ({_key(job, served)})"]
+        lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
             models = (await client.models()).catalog
             catalogs.keep(endpoint.base_url, models)
@@ -59,7 +59,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             status = f" (HTTP {error.http_status})" if error.http_status else ""
             words = error.message + status
             if isinstance(error, RunFault):
-                words = classify.advice(error, with_key=client.has_key)
+                words = classify.advice(error, key_from=client.key_from)
             lines.append(f"failed    {words}")
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")
@@ -69,15 +69,13 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
         return Report("\n".join(lines), 0)
 
 
-def _key(job: Job, endpoint: Endpoint) -> str:
+def _key(endpoint: Endpoint) -> str:
     """Where its key comes from, and how it is sent where that is not the usual way."""
-    if endpoint.key_command is not None:
-        source = "endpoint.api_key_command"
-    elif endpoint.key is not None:
-        source = job.environment.origin(endpoint.key_env or "")
-    else:
-        return "no key"
-    return f"key from {source}" + (f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else "")
+    if endpoint.key is None and endpoint.key_command is None:
+        return "no key" if endpoint.key_from is None else f"{endpoint.key_from} in headers or query"
+    return f"key from {endpoint.key_from}" + (
+        f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else ""
+    )
 
 
 def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:

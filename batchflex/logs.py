@@ -24,8 +24,8 @@ _MORE = {
     "note": ("note", "notes"),
 }
 _COUNTS = (
-    "requests_sent", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "cost", "in_flight", "backing_off",
-    "binding",
+    "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "cost", "in_flight",
+    "backing_off", "binding",
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
@@ -11,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from . import classify
 from .catalog import others
+from .dated import local
 from .errors import AttemptError, NotReady, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
 from .failures import BLAMELESS, are_alike
@@ -144,7 +144,7 @@ class Ways:
                 self._tasks.start_soon(self._await_credit, way, request)
             return classify.deferred(fault)
         words, bare = (
-            classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
+            classify.advice(fault, key_from=way.client.key_from, quoting=quoting) for quoting in (True, False)
         )
         if fault.reason == "model":
             asked = way.endpoint.model or model_of(request.body)
@@ -166,7 +166,7 @@ class Ways:
         if self._models and set(self._models) <= self._set_aside.keys():
             self._given_up(way, fault, reason, words, bare)
             return
-        words, bare = (f"the model {model!r} is not asked any more: {why}" for why in (words, bare))
+        words, bare = (_not_asked(model, why) for why in (words, bare))
         self._tally.given_up.append(words)
         self._tally.given_up_unquoted.append(bare)
         self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
@@ -210,9 +210,12 @@ class Ways:
     def end(self) -> None:
         """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
         if self._set_aside:
-            reasons, *said = zip(*self._set_aside.values(), strict=True)
-            words, bare = (f"{'; '.join(each)}{BLAMELESS}" for each in said)
-            self._stop(reasons[0], words, bare)
+            reason, *_ = next(iter(self._set_aside.values()))
+            words, bare = (
+                "; ".join(_not_asked(model, told[n]) for model, told in self._set_aside.items()) + BLAMELESS
+                for n in (1, 2)
+            )
+            self._stop(reason, words, bare)
 
     async def works(
         self, way: Way, request: Request, since: float, tried: int, refused: AttemptError | None = None
@@ -248,11 +251,8 @@ class Ways:
                     self._gate.prove(way.lane)
                     return True
                 elif self._answered is None and not isinstance(fault, NotReady):
-                    words, bare = (
-                        f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
-                        for why in _whys(fault)
-                    )
-                    self._given_up(way, fault, "endpoint", words, bare, end="")
+                    words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
+                    self._given_up(way, fault, "endpoint", words, bare)
                 elif not way.outage.on:
                     way.outage.begin(time.monotonic())
                     self._begin_outage(way, fault, request)
@@ -278,8 +278,8 @@ class Ways:
             allowance = way.lane.pace.allowance
             asked_s, fruitless_s = allowance.asked_s(now), allowance.fruitless_s(now)
             if asked_s > self._max_wait_s:
-                until = datetime.datetime.fromtimestamp(time.time() + asked_s).astimezone()
-                head = f"the endpoint asks to wait until {until:%F %H:%M:%S%z}, which is longer than limits.max_wait"
+                until = local(time.time() + asked_s)
+                head = f"the endpoint asks to wait until {until}, which is longer than limits.max_wait"
             elif fruitless_s >= self._max_wait_s:
                 head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
             else:
@@ -366,9 +366,7 @@ class Ways:
                     self.refuses(way, fault, like)
                 return
 
-    def _given_up(
-        self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
-    ) -> bool:
+    def _given_up(self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:
             return self._gate.closed
@@ -378,8 +376,8 @@ class Ways:
             self._tally.given_up_unquoted.append(bare)
             self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
             return False
-        at = self._at(way) if end else ""
-        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
+        at = self._at(way)
+        self._stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
         return True
 
     def _facts(self, way: Way, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
@@ -391,6 +389,10 @@ class Ways:
     def _at(self, way: Way) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
         return f"{self._name(way)}: " if len(self._ways) > 1 else ""
+
+
+def _not_asked(model: str, why: object) -> str:
+    return f"the model {model!r} is not asked any more: {why}"
 
 
 def _whys(fault: AttemptError) -> tuple[str, str]:
