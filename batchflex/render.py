@@ -137,6 +137,8 @@ def empty(answers: int, out: str) -> str:
 
 def _retried(told: Mapping[str, Any]) -> str:
     """What a retry has done, in a line. ``told`` is ``retry`` of ``run.json``."""
+    if not told["rows"]:
+        return f"no row fits {one_line(told['where'])}, so none was asked again"
     text = f"asked again: {told['asked_again']:,} of {count(told['rows'], 'row')} that fit {one_line(told['where'])}"
     if told["stayed"]:
         text += f"; {told['stayed']:,} could not be asked again, and keep their old answers"
