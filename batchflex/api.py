@@ -157,8 +157,9 @@ async def _whole(
 
 def _warn(job: Job, observer: Observer | None) -> None:
     """Tell what is probably a slip in a job."""
-    for warning in job.warnings() if observer is not None else ():
-        observer.note(f"warning: {warning}")
+    if observer is not None:
+        for warning in job.warnings():
+            observer.note(f"warning: {warning}")
 
 
 def _unheard(text: str) -> None:

@@ -28,9 +28,10 @@ The three below :class:`AttemptError` are decided in one place only, :mod:`batch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .model import Usage
+if TYPE_CHECKING:
+    from .model import Usage
 
 Blame = Literal["endpoint", "row"]
 LimitKind = Literal["requests", "tokens", "in_flight"]

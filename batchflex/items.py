@@ -184,10 +184,11 @@ class Itemizer:
         sent = [name for name in self._ordinary if name not in self._noted]
         in_bodies = [name for name in self._in_bodies if name not in self._noted]
         self._noted.update(left, sent, in_bodies)
+        misspelt = ((name, parameters.likely_misspelt(name)) for name in in_bodies)
         found = [
-            f"a row's body has {name!r}, which is not a documented parameter; did you mean {near!r}? It is sent as it is"
-            for name in in_bodies
-            if (near := parameters.likely_misspelt(name))
+            f"a row's body has {name!r}, which is not a documented parameter; did you mean {parameter!r}? It is sent as it is"
+            for name, parameter in misspelt
+            if parameter
         ]
         if left:
             near = ((name, parameters.likely_misspelt(name)) for name in left)

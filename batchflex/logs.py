@@ -19,6 +19,7 @@ LINE_EVERY_S = 60.0
 # Lines a minute, and how those are named that are not written.
 _MOST = {"row_failed": 5, "retrying": 3, "paused": 3, "resumed": 3, "note": 30}
 _MORE = {
+    "row_failed": ("row", "rows"),
     "retrying": ("attempt failed and is made again", "attempts failed and are made again"),
     "paused": ("time an endpoint was paused", "times an endpoint was paused"),
     "resumed": ("time an endpoint was asked again", "times an endpoint was asked again"),
@@ -89,8 +90,8 @@ class Log:
         self._tell_of_more(now)
         if self._throttle.admits(event.name, now):
             self._line(event)
-        elif event.name == "row_failed":
-            self._held[str(event.facts["status"])] += 1
+        elif event.name == "row_failed" and (status := event.facts.get("status")):
+            self._held[status] += 1
 
     def close(self) -> None:
         self._tell_of_more(float("inf"))
@@ -98,14 +99,11 @@ class Log:
     def _tell_of_more(self, now: float) -> None:
         for kind, held in self._throttle.over(now):
             statuses: dict[str, int] = {}
+            one, many = _MORE[kind]
             if kind == "row_failed":
                 statuses, self._held = dict(self._held), collections.Counter()
-                message = (
-                    f"and {render.count(held, 'more row')}: {', '.join(f'{n:,} {s}' for s, n in statuses.items())}"
-                )
-            else:
-                one, many = _MORE[kind]
-                message = f"and {held:,} more {one if held == 1 else many}"
+            counts = ", ".join(f"{rows:,} {status}" for status, rows in statuses.items())
+            message = f"and {held:,} more {one if held == 1 else many}{f': {counts}' if counts else ''}"
             level: Literal["info", "warning"] = "info" if kind in ("note", "resumed") else "warning"
             run = self.run_id or self._attempt
             self._line(Event(kind, message, level=level, facts={"more": held, **statuses}, job=self._job, run_id=run))
@@ -144,7 +142,8 @@ def _progress(tally: Tally, rate: float, *, quoting: bool) -> str:
 
 
 def facts(tally: Tally, *, quoting: bool) -> str:
-    """In flight, failed, empty and invalid, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a server."""
+    """In flight, failed and otherwise bad, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a
+    server."""
     bad = [f"{n:,} {status}" for status, n in tally.rows.items() if status == "failed" or (n and status in BAD)]
     text = f"{tally.in_flight} in flight, {', '.join(bad)}, "
     text += f"{render.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
