@@ -202,13 +202,18 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
+        # One whose model may be refused waits until that is known: one request is enough to tell.
         if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
             raise _Halted
-        lane = await self._gate.enter(row.cost, again=row.waiting)
-        if lane is None:
-            raise _Halted
-        if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
+        while (lane := await self._gate.enter(row.cost, again=row.waiting)) is not None:
+            if self._ways.any_set_aside and self._ways.is_set_aside(row.request):
+                self._gate.give_back(lane, row.cost)
+                raise _Halted
+            if not self._ways.doubted or (known := self._ways.in_doubt(lane, row.request)) is None:
+                break
             self._gate.give_back(lane, row.cost)
+            await known.wait()
+        if lane is None:
             raise _Halted
         if row.way is not None and row.outages != row.way.outage.past:
             self._excuse(row)
@@ -334,6 +339,8 @@ class Asking:
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
             fault = self._ways.refuses(way, fault, row.request)
+        elif isinstance(fault, RunFault) and fault.reason == "model":
+            self._ways.doubt_model(way, row.request)
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
             if classify.is_about_request(fault):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
 
+import anyio
 from anyio.abc import TaskGroup
 
 from . import classify
@@ -55,6 +56,8 @@ class Ways:
         # By model: why it is asked nothing more, in words with and without those of the server.
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
         self.any_set_aside = False
+        # Models that have refused a row where others were answered: set once it is known whether it is the model.
+        self.doubted: dict[tuple[Way, str], anyio.Event] = {}
         # When a model was asked for one token, and answered, after a row with it was refused there.
         self._had: dict[tuple[Way, str], float] = {}
         self._ways = {id(way.lane): way for way in ways}
@@ -175,13 +178,28 @@ class Ways:
         """Whether nothing more is sent to the model of this request."""
         return model_of(request.body) in self._set_aside
 
+    def doubt_model(self, way: Way, request: Request) -> None:
+        """Whether the model of this request, which was refused, may be asked there is to be found out: see
+        :meth:`refuses_model`."""
+        self.doubted.setdefault((way, model_of(request.body)), anyio.Event())
+
+    def in_doubt(self, lane: Lane, request: Request) -> anyio.Event | None:
+        """What is set when it is known whether this request's model may be asked; ``None`` if it may, as far as is known."""
+        return self.doubted.get((self.of(lane), model_of(request.body)))
+
     async def refuses_model(self, way: Way, request: Request, failed_at: float) -> bool:
         """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
 
         If so, no further row is sent to it; if the run stops, or this endpoint is closed, it is so, too.
         """
         model = model_of(request.body)
+        try:
+            return await self._refuses_model(way, model, request, failed_at)
+        finally:
+            if (known := self.doubted.pop((way, model), None)) is not None:
+                known.set()
 
+    async def _refuses_model(self, way: Way, model: str, request: Request, failed_at: float) -> bool:
         def had() -> bool:
             return self._had.get((way, model), float("-inf")) > failed_at
 
