@@ -38,7 +38,12 @@ class Accounts:
     def failed(self, lane: Lane, cost: Cost, fault: AttemptError, *, probe: bool = False, alone: bool = False) -> None:
         """An attempt was refused, or failed; ``alone`` if a rate limit refused it again, and let others through meanwhile."""
         now, others = time.monotonic(), lane.in_flight - 1
-        self._budget.settled(cost, None, billed=fault.billed)
+        if fault.usage is not None:
+            self._tally.spend(fault.usage, None if cost.prices is None else price_usd(cost.prices, fault.usage))
+        if not fault.sent:
+            self._tally.requests_sent -= 1
+            self._tally.probes -= probe
+        self._budget.settled(cost, fault.usage, billed=fault.billed, sent=fault.sent)
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += not probe
             limited, said = Limited(fault.limit_kind, fault.limit), Words(fault.message, classify.unquoted(fault))

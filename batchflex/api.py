@@ -54,6 +54,7 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
     made = _job(job)
+    _warn(made, observer)
     with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
         ended = execute(made, observer=notifier.watching(observer), attempt=attempt)
     ended.untold = notifier.ended(ended)
@@ -63,6 +64,7 @@ def run(job: JobLike, *, observer: Observer | None = None) -> Run:
 async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
     made = _job(job)
+    _warn(made, observer)
     with Attempt(Folder(made.out), made.job.name) as attempt:
         async with Notifier(made) as notifier:
             ended = await _whole(made, observer=notifier.watching(observer), attempt=attempt)
@@ -92,6 +94,7 @@ def retry(
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
     with Attempt(Folder(Path(out))) as attempt:
         retried = retry_of(Path(out), where, places)
+        _warn(retried.job, observer)
         with Notifier(retried.job) as notifier:
             ended = ask_again(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
     ended.untold = notifier.ended(ended)
@@ -150,6 +153,13 @@ async def _whole(
     if ended.stopped_by is None:
         await anyio.to_thread.run_sync(retention.remove_old, job, note)
     return ended
+
+
+def _warn(job: Job, observer: Observer | None) -> None:
+    """Tell what is probably a slip in a job."""
+    if observer is not None:
+        for warning in job.warnings():
+            observer.note(f"warning: {warning}")
 
 
 def _unheard(text: str) -> None:

@@ -333,6 +333,8 @@ class Asking:
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
             # Before the slot is free for the next to fail likewise.
             fault = self._ways.refuses(way, fault, row.request)
+        elif isinstance(fault, RunFault) and fault.reason == "model":
+            self._ways.doubt_model(way, row.request.model)
         elif isinstance(fault, RowFault):
             self._ways.understood(way, row.number, first=first)
             if classify.is_about_request(fault):
@@ -344,6 +346,7 @@ class Asking:
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < MOST_EXCUSED else fault
+        self._tally.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=tries.costs(fault))
         if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
             return classify.of_row(fault)

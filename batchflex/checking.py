@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from . import catalog, catalogs, classify
+from . import catalog, catalogs, classify, outcome
 from .catalog import Catalog, ModelInfo
 from .client import Client
+from .dated import local
 from .endpoint import Endpoint, resolve, serving
 from .errors import AttemptError, KeyReplaced, RunFault
 from .job import EndpointsEntry, Job
-from .model import Request
+from .model import BAD, Outcome, Request, Status
+from .params import answer_limit
 from .prices import Prices
 from .ratelimit import Told
 from .redaction import one_line
+from .spans import parse_duration
 from .tally import priced_by
 
 _QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
-_MAX_TOKENS = 16
+_MAX_TOKENS, _MOST_TOKENS = 16, 1024
 _SHOWN, _SHOWN_IN_TABLE = 10, 100
 
 
 class Report(NamedTuple):
-    """``text`` is for people. ``exit_code`` is 0 if an answer came, else 3."""
+    """``text`` is for people. ``exit_code`` is 0 if an answer came, 1 if that would leave a row ``empty``, else 3."""
 
     text: str
     exit_code: int
@@ -45,7 +49,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint.require(job.models)
     limits: list[Told] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
-        lines = [f"endpoint  {served.name}, {served.base_url} ({_key(job, served)})"]
+        lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
             models = (await client.models()).catalog
             catalogs.keep(endpoint.base_url, models)
@@ -54,30 +58,40 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             if model is None:
                 lines.append("model     none is named: set params.model or --model")
                 return Report("\n".join(lines), 3)
-            lines.append(await _ask(client, model, limits.append))
+            words, status = await _ask(job, client, model, limits.append)
+            lines.append(words)
         except AttemptError as error:
-            status = f" (HTTP {error.http_status})" if error.http_status else ""
-            words = error.message + status
+            code = f" (HTTP {error.http_status})" if error.http_status else ""
+            words = error.message + code
             if isinstance(error, RunFault):
-                words = classify.advice(error, with_key=client.has_key)
-            lines.append(f"failed    {words}")
+                words = classify.advice(error, key_from=client.key_from)
+            lines.append(f"failed    {words}{_wait(error, job)}")
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")
+            if limits:
+                lines.append(f"limits    {_limits(limits[-1])}")
             return Report("\n".join(lines), 3)
         lines += _prices(job, served, model, models)
         lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
-        return Report("\n".join(lines), 0)
+        return Report("\n".join(lines), 1 if status in BAD else 0)
 
 
-def _key(job: Job, endpoint: Endpoint) -> str:
+def _wait(fault: AttemptError, job: Job) -> str:
+    """How long the endpoint asks to wait, if it says so."""
+    if not fault.retry_after_s:
+        return ""
+    words = f"; it asks to wait {fault.retry_after_s:,.0f} s, until {local(time.time() + fault.retry_after_s)}"
+    is_long = fault.retry_after_s > parse_duration(job.limits.max_wait)
+    return f"{words}, which is longer than limits.max_wait: a run would stop for it" if is_long else words
+
+
+def _key(endpoint: Endpoint) -> str:
     """Where its key comes from, and how it is sent where that is not the usual way."""
-    if endpoint.key_command is not None:
-        source = "endpoint.api_key_command"
-    elif endpoint.key is not None:
-        source = job.environment.origin(endpoint.key_env or "")
-    else:
-        return "no key"
-    return f"key from {source}" + (f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else "")
+    if endpoint.key is None and endpoint.key_command is None:
+        return "no key" if endpoint.key_from is None else f"{endpoint.key_from} in headers or query"
+    return f"key from {endpoint.key_from}" + (
+        f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else ""
+    )
 
 
 def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
@@ -152,13 +166,33 @@ def _limits(told: Told) -> str:
     return "; ".join(parts)
 
 
-async def _ask(client: Client, model: str, heard: Callable[[Told], None]) -> str:
-    body = msgspec.json.encode({"max_tokens": _MAX_TOKENS, "messages": _QUESTION, "model": model})
-    asked = Request(b"", b"", "check", 0, 0, 0, body, _MAX_TOKENS, None)
+async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], None]) -> tuple[str, Status]:
+    """What came of one small request, in words, and the status that a row would have. An answer without text that may have spent
+    its few tokens on reasoning is asked for once more, with as many as the job allows."""
+    made = await _attempt(job, client, model, _MAX_TOKENS, heard)
+    own = answer_limit(job.params | job.override)
+    most = _MOST_TOKENS if own is None else min(own, _MOST_TOKENS)
+    is_cut = made.status == "truncated" or made.cut_by == "limit"
+    if is_cut and most > _MAX_TOKENS and not (made.content or "").strip():
+        made = await _attempt(job, client, model, most, heard)
+    took = f"in {made.latency_s or 0.0:.2f} s ({made.prompt_tokens} + {made.completion_tokens} tokens)"
+    if made.status == "empty":
+        return f"model     {model} answered {took}, but {made.error_message}; a row would be 'empty'", made.status
+    said = " ".join((made.content or "").split())[:60]
+    than = {
+        "ok": "",
+        "truncated": "; cut off",
+        "filtered": "; withheld",
+    }
+    return f"model     {model} answered {said!r} {took}{than.get(made.status, '')}", made.status
+
+
+async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[Told], None]) -> Outcome:
+    body = msgspec.json.encode({"max_tokens": most, "messages": _QUESTION, "model": model})
+    request = Request(b"", b"", "check", 0, 0, 0, body, most, None)
     try:
-        answer = await client.attempt(asked, heard)
+        answer = await client.attempt(request, heard)
     except KeyReplaced:
-        answer = await client.attempt(asked, heard)
-    said = " ".join((answer.content or "").split())[:60]
-    tokens = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
-    return f"model     {model} answered {said!r} in {answer.latency_s:.2f} s ({tokens})"
+        answer = await client.attempt(request, heard)
+    frame = outcome.Frame("", "", ("{}",), allow_empty=job.answer.allow_empty)
+    return outcome.answered(frame, request, outcome.Effort(1, 0, 0), answer)

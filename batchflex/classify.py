@@ -9,7 +9,7 @@ import datetime
 import email.utils
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,10 +29,13 @@ from .events import brief, named
 from .ratelimit import refused_by
 from .rules import OF_REQUEST, OVER_LIMIT, ROW_BLAMED, RULES, Rule
 
+F = TypeVar("F", bound=AttemptError)
+
 _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gone on
 _KEPT_BODY = 64 << 10
 PROXY = "proxy"
-_NO_KEY = "endpoint.api_key_command gives no key"
+KEY_COMMAND = "endpoint.api_key_command"
+_NO_KEY = f"{KEY_COMMAND} gives no key"
 # Characters of a message in which words are looked for: what it repeats of a request mostly comes later.
 _SEARCHED = 600
 
@@ -245,12 +248,12 @@ def too_large(message: str, status: int) -> RowFault:
 
 
 def unreachable(message: str) -> Transient:
-    return Transient(message, error_type="connect", rule="connect")
+    return _unsent(Transient(message, error_type="connect", rule="connect"))
 
 
 def no_key(why: str) -> RunFault:
     """The command that is to give the key gives none."""
-    return RunFault(f"{_NO_KEY}: {why}", error_type="api_key_command").because("key")
+    return _unsent(RunFault(f"{_NO_KEY}: {why}", error_type="api_key_command").because("key"))
 
 
 def proxy_refuses(message: str, status: int | None) -> RunFault:
@@ -316,6 +319,11 @@ def _fields(body: bytes) -> list[str]:
     return found
 
 
+def _unsent(fault: F) -> F:
+    fault.sent = False
+    return fault
+
+
 def _billed(fault: Transient) -> Transient:
     fault.billed = True
     return fault
@@ -327,7 +335,7 @@ def _facts(fault: AttemptError) -> dict[str, Any]:
 
 
 _ADVICE: dict[StopReason, tuple[str, str]] = {
-    "key": ("the endpoint refuses the key", "set a valid key"),
+    "key": ("the endpoint refuses the key", ""),
     "credit": ("the credit is spent", "top up"),
     "model": (
         "the endpoint does not have the model",
@@ -335,6 +343,16 @@ _ADVICE: dict[StopReason, tuple[str, str]] = {
     ),
     "url": ("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
 }
+
+
+def silence(fault: AttemptError, tried: int, *, quoting: bool) -> str:
+    """A sentence on an endpoint of which nothing whole has come: after ``tried`` attempts at one row it failed likewise to answer
+    a request for one token. Without ``quoting`` it has none of the server's words."""
+    begins = fault.http_status is not None and 200 <= fault.http_status < 300
+    what = "gives no whole answer" if begins else "does not answer"
+    why = fault.message if quoting else unquoted(fault)
+    todo = "see what `batchflex check` says, and run the same command again once that gets an answer"
+    return f"the endpoint {what}: {why} (after {tried} attempts at one row); {todo}"
 
 
 def unquoted(fault: AttemptError) -> str:
@@ -348,9 +366,9 @@ def facts(fault: AttemptError) -> dict[str, Any]:
     return named({name: getattr(fault, name) for name in names})
 
 
-def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
-    """A sentence for whoever runs the job. ``with_key`` tells whether a key was sent. Without ``quoting`` it has none of the
-    server's words."""
+def advice(fault: RunFault, *, key_from: str | None, quoting: bool = True) -> str:
+    """A sentence for whoever runs the job. ``key_from`` is where the key came from, ``None`` if none was sent. Without
+    ``quoting`` it has none of the server's words."""
     if fault.error_type == "api_key_command":
         return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
     if fault.error_type == PROXY:
@@ -359,7 +377,10 @@ def advice(fault: RunFault, *, with_key: bool, quoting: bool = True) -> str:
     if (fault.rule or "").startswith("model_denied"):
         what = "the endpoint does not let this key use the model"
         todo = "name another in params.model, sweep.model or --model (`batchflex check` lists them), or have the key allowed"
-    if fault.reason == "key" and not with_key:
+    if fault.reason == "key" and key_from is not None:
+        is_printed = key_from == KEY_COMMAND
+        todo = f"the key came from {key_from}: {'see that it prints a valid key' if is_printed else 'set a valid key there'}"
+    elif fault.reason == "key":
         what, todo = (
             "the endpoint wants a key, and none was sent",
             "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",

@@ -539,9 +539,11 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
         raise JobError("Parquet is nothing for a terminal: name a file with -o, or let a program read it")
     beside = [by] if by else []
     with _tidy_when_terminated(), selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
+        if options.where and not rows.rows:
+            _say(f"no row of {rows.of:,} fits {one_line(options.where)}")
         if to is None:
             _print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
-            if options.where:
+            if options.where and rows.rows:
                 _say(f"{rows.rows:,} of {render.count(rows.of, 'row')} fit {one_line(options.where)}")
             return 0
         written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)

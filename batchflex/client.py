@@ -19,7 +19,7 @@ from .endings import ended
 from .endpoint import Endpoint, Secret
 from .errors import AttemptError, KeyReplaced, RunFault
 from .keycommand import KeyCommand, NoKeyError
-from .model import Answer, Request
+from .model import Answer, Request, Usage
 from .params import model_of
 from .ratelimit import Told
 from .redaction import Redactor
@@ -63,7 +63,7 @@ class Client:
         self._keys = None if endpoint.key_command is None else KeyCommand(endpoint.key_command)
         self._secrets = {secret.reveal() for secret in endpoint.secrets}
         self._use(endpoint.key)
-        self.has_key = endpoint.key is not None or self._keys is not None or bool(endpoint.secrets)
+        self.key_from = endpoint.key_from
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
         self._most_bytes = int(endpoint.max_answer_mb * 2**20)
         self._extensions = {
@@ -296,6 +296,7 @@ class Client:
             return answer if seen.gateway is heads.NO_GATEWAY else _as_told(answer, seen.gateway)
         except AttemptError as fault:
             fault.request_id = request_id
+            fault.usage = _spent(completion.usage_of(raw), seen.gateway)
             raise
 
     async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
@@ -328,6 +329,7 @@ class Client:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
                 vars(error)["request_id"] = seen.request_id
+                vars(error)["usage"] = _spent(stream.usage, seen.gateway)
                 raise
         if not stream.is_complete:
             if patience.is_over:
@@ -335,6 +337,7 @@ class Client:
             else:
                 fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
             fault.request_id = seen.request_id
+            fault.usage = _spent(stream.usage, seen.gateway)
             raise fault
         latency_s = time.perf_counter() - began
         try:
@@ -348,6 +351,7 @@ class Client:
             return ended(answer, max_tokens, self._endpoint.finish_reasons)
         except AttemptError as error:
             error.request_id = seen.request_id
+            error.usage = _spent(stream.usage, seen.gateway)
             raise
 
     def _clean(self, raw: bytes) -> bytes:
@@ -372,6 +376,7 @@ class Client:
         """The fault with the id of a request that broke off after its headers had come."""
         known = vars(error)
         fault.request_id = known.get("request_id") or self._seen(known.get("headers", ())).request_id
+        fault.usage = known.get("usage")
         return fault
 
     def _hinted(self, error: AttemptError, body: bytes) -> AttemptError:
@@ -457,6 +462,13 @@ def _as_told(answer: Answer, gateway: heads.Gateway) -> Answer:
         usage = msgspec.structs.replace(usage, cost=gateway.cost)
     deployment = answer.deployment if gateway.deployment is None else gateway.deployment
     return msgspec.structs.replace(answer, usage=usage, deployment=deployment, fallbacks=gateway.fallbacks)
+
+
+def _spent(usage: Usage | None, gateway: heads.Gateway) -> Usage | None:
+    """What a broken answer has taken, as far as it says so itself."""
+    if usage is None or gateway.cost is None:
+        return usage
+    return msgspec.structs.replace(usage, cost=gateway.cost or usage.cost)
 
 
 def _words(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import msgspec
 from . import classify
 from .endings import NO_WORDS, ended, ending_of
 from .errors import AttemptError
-from .message import calls_of, content_of, dicts, not_read, unknown_text
+from .message import calls_of, content_of, dicts, not_read, unknown_text, usage
 from .model import Answer, Ending, Usage
 
 _encode = msgspec.json.Encoder().encode
@@ -45,6 +46,11 @@ class Stream:
         self._logprobs: list[Any] = []
         self._usage: dict[str, Any] | None = None
         self.finish_reason: str | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it took so far, if that was told."""
+        return None if self._usage is None else usage(self._usage)
 
     @property
     def is_complete(self) -> bool:
@@ -453,37 +459,13 @@ def _string(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def usage(value: Any) -> Usage:
-    """Token counts under the names of any server: OpenAI nests cached and reasoning tokens in details."""
-    if not isinstance(value, dict):
-        return Usage()
-    prompt_details, completion_details = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
-    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
-    total = _count(value.get("total_tokens"))
-    if total is None and prompt is not None and completion is not None:
-        total = prompt + completion
-    cached = _count(value.get("cache_read_input_tokens"))
-    if cached is None and isinstance(prompt_details, dict):
-        cached = _count(prompt_details.get("cached_tokens"))
-    reasoning = _count(value.get("reasoning_tokens"))
-    if reasoning is None and isinstance(completion_details, dict):
-        reasoning = _count(completion_details.get("reasoning_tokens"))
-    cost = _dollars(value.get("cost"))
-    if cost is None:
-        cost = _dollars(value.get("estimated_cost"))
-    created = _count(value.get("cache_creation_input_tokens"))
-    return Usage(prompt, completion, total, cached, created, reasoning, cost)
-
-
-def _dollars(value: Any) -> float | None:
-    if isinstance(value, dict):  # some break it down
-        value = value.get("total_cost")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        return None
-    return float(value)
-
-
-def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**62:
-        return None
-    return int(value)
+def usage_of(raw: bytes) -> Usage | None:
+    """What a body says it took that holds no whole answer; ``None`` if it does not say."""
+    data = decode(raw)[0] or {}
+    if not data and _are_events(raw):
+        stream = Stream()
+        with contextlib.suppress(AttemptError):
+            for name, event in stream.events.feed(raw + b"\n\n"):
+                stream.take(name, event)
+        return stream.usage
+    return usage(data["usage"]) if isinstance(data.get("usage"), dict) else None

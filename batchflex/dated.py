@@ -1,4 +1,4 @@
-"""An output folder per date: the placeholders in ``job.out``. Pure; the moment comes in."""
+"""Moments as people are shown them, and an output folder per date: the placeholders in ``job.out``. Pure; the moment comes in."""
 
 from __future__ import annotations
 
@@ -82,3 +82,15 @@ def dated(text: str, name: str) -> Dated:
 def escaped(text: str) -> str:
     """The text so that it stands for itself."""
     return text.replace("{", "{{").replace("}", "}}")
+
+
+def local(moment: float | str) -> str:
+    """A moment as people are shown it, everywhere: in the machine's zone, with its offset (``2026-05-03 14:00:05+02:00``).
+
+    ``moment`` is in seconds since the epoch, or in the form of ISO 8601 with a zone, as in ``run.json``.
+    """
+    if isinstance(moment, str):
+        when = datetime.datetime.fromisoformat(moment)
+    else:
+        when = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+    return when.astimezone().isoformat(sep=" ", timespec="seconds")

@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
+from .classify import KEY_COMMAND
 from .crosschecks import HOSTED, endpoint_name, host_of, hosted_at
 from .endings import plain_word
-from .environment import credential
+from .environment import Environment, credential
 from .errors import EndpointError
 from .job import EndpointsEntry
 from .model import Ending
@@ -75,7 +76,8 @@ class Endpoint(NamedTuple):
 
     ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
     ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
-    ``key_command`` is set, it is what that prints. ``secrets`` are what the environment has put into ``headers`` and ``query``.
+    ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
+    ``secrets`` are what the environment has put into ``headers`` and ``query``.
     ``finish_reasons`` are words of its own for how an answer ends, each as :func:`batchflex.endings.plain_word` has it.
     """
 
@@ -83,6 +85,7 @@ class Endpoint(NamedTuple):
     base_url: str
     key: Secret | None = None
     key_env: str | None = None
+    key_from: str | None = None
     unstreamed_max_tokens: int | None = None
     default_model: str | None = None
     slots: int | None = None
@@ -211,14 +214,16 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
         secrets=tuple(dict.fromkeys(Secret(value) for value in variables.values() if value)),
         key_header=section.key_header,
         key_prefix="Bearer " if section.auth == "bearer" else "",
+        key_from=" and ".join(_origin(environ, name) for name, value in variables.items() if value) or None,
     )
     if not section.sends_key:
         return endpoint
     if (command := section.api_key_command) is not None:
-        return endpoint._replace(key_command=command if isinstance(command, str) else tuple(command))
+        key_command = command if isinstance(command, str) else tuple(command)
+        return endpoint._replace(key_command=key_command, key_from=KEY_COMMAND)
     for variable in _candidates(endpoint.provider, section):
         if key := _key(environ, variable):
-            return endpoint._replace(key=key, key_env=variable)
+            return endpoint._replace(key=key, key_env=variable, key_from=_origin(environ, variable))
     if endpoint.provider is not None:
         variable = section.api_key_env or _QUIRKS[endpoint.provider].key_env
         raise EndpointError(
@@ -318,6 +323,13 @@ def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
 def is_key(value: str) -> bool:
     """Whether a text may be a key: something printable in ASCII, without spaces."""
     return value.isascii() and value.isprintable() and " " not in value and bool(value)
+
+
+def _origin(environ: Mapping[str, str], variable: str) -> str:
+    """Where the value of a variable comes from, for people."""
+    if not environ.get(variable, ""):
+        return f"the credential {variable}"
+    return environ.origin(variable) if isinstance(environ, Environment) else variable
 
 
 def _value(environ: Mapping[str, str], variable: str) -> str:

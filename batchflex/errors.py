@@ -28,7 +28,10 @@ The three below :class:`AttemptError` are decided in one place only, :mod:`batch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from .model import Usage
 
 Blame = Literal["endpoint", "row"]
 LimitKind = Literal["requests", "tokens", "in_flight"]
@@ -112,10 +115,13 @@ class AttemptError(Exception):
     ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
     server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``request_id`` is what the
     server called this attempt, if it said. ``rule`` is the name of the rule of :mod:`batchflex.classify` that applied.
-    ``billed`` tells whether the endpoint may have worked, and charge, for this attempt all the same.
+    ``billed`` tells whether the endpoint may have worked, and charge, for this attempt all the same; ``usage`` is what it says
+    that took, if it does. ``sent`` is false if no request could go out.
     """
 
     billed = False
+    sent = True
+    usage: Usage | None = None
 
     def __init__(
         self,

@@ -119,6 +119,15 @@ class Plan:
         return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
 
     @property
+    def told_of_no_rows(self) -> str:
+        """Why there is nothing to ask, where the input has no rows."""
+        left_out = self._source.left_out
+        if self._since is not None and left_out and not self._source.files:
+            files = "the one file" if left_out == 1 else f"all {left_out:,} files"
+            return f"no row is left: input.since = {self._since.text!r} leaves out {files} of the input"
+        return "the input has no rows"
+
+    @property
     def told_of_growth(self) -> list[str]:
         """A sentence for each file that the folders of earlier dates have read a beginning of."""
         return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))

@@ -69,7 +69,7 @@ def forecast(job: Job) -> dict[str, Any]:
     """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
 
     The result has ``files`` (a sentence, if ``input.since`` says which count), ``notes`` (sentences about the rows:
-    columns that are not sent, ids that come twice), ``requests``, ``done``, ``truncated`` (of these),
+    columns that are not sent, ids that come twice, that there are none), ``requests``, ``done``, ``truncated`` (of these),
     ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
     now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
     ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``grow_max_tokens``, ``example`` (a body
@@ -110,7 +110,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
-        "notes": plan.notes(),
+        "notes": plan.notes() if found.requests else [*plan.notes(), plan.told_of_no_rows],
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),

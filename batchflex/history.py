@@ -39,6 +39,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     invalid: int = 0
     failed: int = 0
     requests_sent: int = 0
+    probes: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .history import Entry, History, Told
 from .redaction import one_line
 from .render import count, duration, money, short
+from .tally import sent
 
 _UNWANTED = ("busy", "skipped")
 _INDENT = "    "
@@ -152,7 +153,8 @@ def _sum(runs: Sequence[Told]) -> str:
     ran = [told.entry for told in runs if told.entry.done is not None]
     costs = [entry.cost for entry in ran if entry.cost is not None]
     tokens = sum(entry.prompt_tokens + entry.completion_tokens for entry in ran)
-    line = f"in all: {count(len(ran), 'run')}, {count(sum(entry.requests_sent for entry in ran), 'request')} sent, "
+    line = f"in all: {count(len(ran), 'run')}, "
+    line += f"{sent({name: sum(getattr(entry, name) for entry in ran) for name in ('requests_sent', 'probes')})}, "
     line += f"{tokens:,} tokens"
     if costs:
         line += f", {money(sum(costs))}"

@@ -62,6 +62,7 @@ class Itemizer:
         self._aside = {"id", "custom_id", self._id, *(n for n in named if not parameters.documented(n))}
         self._left_out: dict[str, None] = {}
         self._ordinary: dict[str, None] = {}
+        self._in_bodies: dict[str, None] = {}
         self._noted: set[str] = set()
         others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
         has_messages = columns is None or "messages" in columns
@@ -142,7 +143,9 @@ class Itemizer:
         if "messages" in row:
             return (_request({k: v for k, v in row.items() if self._is_to_send(k, v)}, is_table=is_table),)
         if "body" in row:
-            return (_batch_body(row, named, is_table=is_table),)
+            body = _batch_body(row, named, is_table=is_table)
+            self._in_bodies.update(dict.fromkeys(body))
+            return (body,)
         raise _BadRow(f"has neither 'messages' nor 'body', and the job has no [prompt]; there are: {', '.join(row)}")
 
     def _is_to_send(self, name: str, value: Any) -> bool:
@@ -179,8 +182,14 @@ class Itemizer:
         """What is to be said of the columns of the rows so far, and was not said before: a sentence for each kind."""
         left = [name for name in self._left_out if name not in self._noted]
         sent = [name for name in self._ordinary if name not in self._noted]
-        self._noted.update(left, sent)
-        found = []
+        in_bodies = [name for name in self._in_bodies if name not in self._noted]
+        self._noted.update(left, sent, in_bodies)
+        misspelt = ((name, parameters.likely_misspelt(name)) for name in in_bodies)
+        found = [
+            f"a row's body has {name!r}, which is not a documented parameter; did you mean {parameter!r}? It is sent as it is"
+            for name, parameter in misspelt
+            if parameter
+        ]
         if left:
             near = ((name, parameters.likely_misspelt(name)) for name in left)
             meant = "".join(f"; did you mean {parameter!r} by {name!r}?" for name, parameter in near if parameter)

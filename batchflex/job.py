@@ -263,6 +263,8 @@ class Job(Section):
     def warnings(self) -> list[str]:
         """A sentence for each thing that is allowed and yet probably a slip."""
         sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
+        judges = {n: score.judge for n, score in enumerate(self.score) if score.judge is not None}
+        sections |= {f"score.{n}.judge.params": judge.params for n, judge in judges.items()}
         slips = [
             f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
             for section, names in sections.items()

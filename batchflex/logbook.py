@@ -21,12 +21,13 @@ from .progress import Bar, Quiet, Several
 from .redaction import one_line
 from .runner import Run
 from .sections import LogSection
+from .tally import sent
 
 _LEVELS: dict[int, Level] = {0: "info", 1: "warning", 4: "warning", 129: "warning", 130: "warning", 143: "warning"}
 _TOLD = (
     "status", "stopped_by", "exit_code", "planned", "done", "done_before", "ok", "truncated", "filtered", "empty", "invalid",
     "failed",
-    "requests_sent", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "reasks", "cost", "first_failure",
+    "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "reasks", "cost", "first_failure",
     "given_up", "out",
 )  # fmt: skip
 
@@ -126,7 +127,7 @@ class Logbook:
 def _ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
     of = f" of {state['planned']:,}" if state["planned"] is not None else ""
     text = f"{state['status']} after {render.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
-    text += f"{render.by_status(state)}; {render.count(state['requests_sent'], 'request')} sent, {render.usage(state)}"
+    text += f"{render.by_status(state)}; {sent(state)}, {render.usage(state)}"
     if state["message"]:
         text += f"; stopped by {state['stopped_by']}: {one_line(state['message'])}"
     if run.unscored is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import datetime
 import time
@@ -10,6 +11,7 @@ from typing import Any, Literal, TextIO
 
 from . import loglines, render
 from .events import Event
+from .model import BAD
 from .tally import Tally
 from .throttle import Throttle
 
@@ -17,15 +19,15 @@ LINE_EVERY_S = 60.0
 # Lines a minute, and how those are named that are not written.
 _MOST = {"row_failed": 5, "retrying": 3, "paused": 3, "resumed": 3, "note": 30}
 _MORE = {
-    "row_failed": ("row failed or did not fit", "rows failed or did not fit"),
+    "row_failed": ("row", "rows"),
     "retrying": ("attempt failed and is made again", "attempts failed and are made again"),
     "paused": ("time an endpoint was paused", "times an endpoint was paused"),
     "resumed": ("time an endpoint was asked again", "times an endpoint was asked again"),
     "note": ("note", "notes"),
 }
 _COUNTS = (
-    "requests_sent", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "cost", "in_flight", "backing_off",
-    "binding",
+    "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "cost", "in_flight",
+    "backing_off", "binding",
 )  # fmt: skip
 
 
@@ -51,6 +53,7 @@ class Log:
         self._attempt = attempt
         self._throttle = Throttle(_MOST)
         self._last = time.monotonic()
+        self._held: collections.Counter[str] = collections.Counter()  # rows of which no line was written, by status
         self._last_done: int | None = None
         self._job: str | None = None
         self.run_id: str | None = None
@@ -87,17 +90,23 @@ class Log:
         self._tell_of_more(now)
         if self._throttle.admits(event.name, now):
             self._line(event)
+        elif event.name == "row_failed" and (status := event.facts.get("status")):
+            self._held[status] += 1
 
     def close(self) -> None:
         self._tell_of_more(float("inf"))
 
     def _tell_of_more(self, now: float) -> None:
         for kind, held in self._throttle.over(now):
+            statuses: dict[str, int] = {}
             one, many = _MORE[kind]
-            message = f"and {held:,} more {one if held == 1 else many}"
+            if kind == "row_failed":
+                statuses, self._held = dict(self._held), collections.Counter()
+            counts = ", ".join(f"{rows:,} {status}" for status, rows in statuses.items())
+            message = f"and {held:,} more {one if held == 1 else many}{f': {counts}' if counts else ''}"
             level: Literal["info", "warning"] = "info" if kind in ("note", "resumed") else "warning"
             run = self.run_id or self._attempt
-            self._line(Event(kind, message, level=level, facts={"more": held}, job=self._job, run_id=run))
+            self._line(Event(kind, message, level=level, facts={"more": held, **statuses}, job=self._job, run_id=run))
 
     def _line(self, event: Event) -> None:
         moment = datetime.datetime.now().astimezone()
@@ -133,8 +142,10 @@ def _progress(tally: Tally, rate: float, *, quoting: bool) -> str:
 
 
 def facts(tally: Tally, *, quoting: bool) -> str:
-    """In flight, failed, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a server."""
-    text = f"{tally.in_flight} in flight, {tally.rows['failed']:,} failed, "
+    """In flight, failed and otherwise bad, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a
+    server."""
+    bad = [f"{n:,} {status}" for status, n in tally.rows.items() if status == "failed" or (n and status in BAD)]
+    text = f"{tally.in_flight} in flight, {', '.join(bad)}, "
     text += f"{render.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
     if tally.binding:
         text += f", bound by {tally.binding}"

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from .model import Usage
+
 _encode = msgspec.json.Encoder().encode
 # Fields in which no text of an answer is, or which are read.
 _KNOWN = {
@@ -77,3 +79,39 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value):
         return "".join(p["text"] for p in value)
     return _encode(value).decode()
+
+
+def usage(value: Any) -> Usage:
+    """Token counts under the names of any server: OpenAI nests cached and reasoning tokens in details."""
+    if not isinstance(value, dict):
+        return Usage()
+    prompt_details, completion_details = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
+    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    total = _count(value.get("total_tokens"))
+    if total is None and prompt is not None and completion is not None:
+        total = prompt + completion
+    cached = _count(value.get("cache_read_input_tokens"))
+    if cached is None and isinstance(prompt_details, dict):
+        cached = _count(prompt_details.get("cached_tokens"))
+    reasoning = _count(value.get("reasoning_tokens"))
+    if reasoning is None and isinstance(completion_details, dict):
+        reasoning = _count(completion_details.get("reasoning_tokens"))
+    cost = _dollars(value.get("cost"))
+    if cost is None:
+        cost = _dollars(value.get("estimated_cost"))
+    created = _count(value.get("cache_creation_input_tokens"))
+    return Usage(prompt, completion, total, cached, created, reasoning, cost)
+
+
+def _dollars(value: Any) -> float | None:
+    if isinstance(value, dict):  # some break it down
+        value = value.get("total_cost")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        return None
+    return float(value)
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**62:
+        return None
+    return int(value)

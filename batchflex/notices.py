@@ -12,6 +12,7 @@ from typing import Any
 from .ends import End, Occasion
 from .model import STATUSES
 from .redaction import json_line, one_line, redacted
+from .tally import sent
 
 _MOST_CHARACTERS = 300  # a field of Slack may have 2,000, and one may become five
 _SIGNS = {
@@ -59,7 +60,7 @@ def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Rows", _rows(summary)
         tokens = summary["prompt_tokens"] + summary["completion_tokens"]
         cost = "" if summary["cost"] is None else f", ${summary['cost']:,.4f}"
-        yield "This run", f"{summary['requests_sent']:,} requests, {tokens:,} tokens{cost}"
+        yield "This run", f"{sent(summary)}, {tokens:,} tokens{cost}"
     began, ended = (datetime.datetime.fromisoformat(summary[name]) for name in ("started_at", "finished_at"))
     yield "Took", str(datetime.timedelta(seconds=round((ended - began).total_seconds())))
     if summary["exit_code"] is not None:

@@ -250,11 +250,14 @@ def faults(params: Mapping[str, Any]) -> list[str]:
 
 
 def likely_misspelt(name: str) -> str | None:
-    """The documented parameter that ``name`` seems to mean; ``None`` if it is known or like none of them."""
+    """The parameter that ``name`` seems to mean, a documented one before others that are known; ``None`` if it is known or like
+    none of them."""
     if known(name) or name in TRANSPORT:
         return None
-    near = difflib.get_close_matches(name, _RULES, n=1, cutoff=0.8)
-    return near[0] if near else None
+    for names in (_RULES, _UNCHECKED):
+        if near := difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8):
+            return near[0]
+    return None
 
 
 def unsayable(value: Any, depth: int = 0) -> str | None:

@@ -96,18 +96,18 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if (files := plan.told_of_files) is not None:
         told[:0] = [files, *plan.told_of_growth]
+    if prepared.empty or (prepared.census is not None and prepared.census.planned == 0):
+        told.append(f"{plan.told_of_no_rows}: nothing is sent")
     return prepared._replace(notes=(*told, *_notes(prepared, moved_from), *plan.notes()))
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
     census = prepared.census
-    if prepared.empty:
-        yield "the input has no rows: nothing is sent"
     if census is None:
         return
     if moved_from:
         yield f"earlier answers came from {moved_from}; the same requests still count as answered"
-    if census.left == 0:
+    if census.left == 0 and census.planned != 0:
         yield f"all {census.planned:,} requests have their answers already; nothing is sent"
     elif census.done or census.failed_again:
         again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""

@@ -124,6 +124,7 @@ class Prober:
         if not await self._gate.enter_as_probe(way.lane, cost):
             raise NotSent
         self._tally.requests_sent += 1
+        self._tally.probes += 1
         try:
             try:
                 with anyio.fail_after(_ANSWER_S):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .dated import local
 from .model import STATUSES
 from .redaction import one_line, shown
 from .store import COLUMNS
-from .tally import priced_by
+from .tally import priced_by, sent
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .export import Written
 
 _LONG = 60
+# What a run has stopped for that stops the next one as well, unless somebody mends it; the message says what.
+_TO_MEND = frozenset({"key", "credit", "model", "url", "endpoint", "format", "failures", "input"})
 _FILES = 20
 
 
@@ -72,7 +75,7 @@ def summary(state: Mapping[str, Any]) -> str:
     ]
     if state["requests_sent"]:
         lines.append(
-            f"  this run: {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
+            f"  this run: {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
             f"{state['rate_limited']:,} rate-limited; {usage(state)}"
         )
     if state.get("retry"):
@@ -89,13 +92,25 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  {truncated(state['truncated'], state['out'])}")
     if state.get("empty"):
         lines.append(f"  {empty(state['empty'], state['out'])}")
-    lines += [f"  {one_line(words)}" for words in state.get("given_up", [])]
+    lines += [f"  {one_line(words)}" for words in _given_up(state)]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
-        lines.append("  what was answered is kept; run the same command again to go on")
+        lines.append(f"  what was answered is kept; {_how_to_go_on(state)}")
     lines.append(f"  results: {state['out']}/results.parquet")
     return "\n".join(lines)
+
+
+def _given_up(state: Mapping[str, Any]) -> list[str]:
+    """What is used no more while others were, unless that is what the run has stopped for in the end."""
+    return [words for words in state.get("given_up", []) if words not in (state["message"] or "")]
+
+
+def _how_to_go_on(state: Mapping[str, Any]) -> str:
+    if state["stopped_by"] in _TO_MEND:
+        return "once that is mended, run again to go on"
+    after = f" after {local(state['resume_at'])}" if state.get("resume_at") else ""
+    return f"run the same command again{after} to go on"
 
 
 def seconds_between(one: str, two: str) -> float:
@@ -122,6 +137,8 @@ def empty(answers: int, out: str) -> str:
 
 def _retried(told: Mapping[str, Any]) -> str:
     """What a retry has done, in a line. ``told`` is ``retry`` of ``run.json``."""
+    if not told["rows"]:
+        return f"no row fits {one_line(told['where'])}, so none was asked again"
     text = f"asked again: {told['asked_again']:,} of {count(told['rows'], 'row')} that fit {one_line(told['where'])}"
     if told["stayed"]:
         text += f"; {told['stayed']:,} could not be asked again, and keep their old answers"
@@ -138,15 +155,15 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     lines = [
         f"{state['job']} in {state['out']}: {word}",
         f"  rows      {state['done']:,}{of}{share}: {by_status(state)}",
-        f"  this run  {count(state['requests_sent'], 'request')} sent, {count(state['retries'], 'retry', 'retries')}, "
+        f"  this run  {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
         f"{state['rate_limited']:,} rate-limited" + (f", {state['in_flight']:,} in flight" if held else ""),
         f"            {usage(state)}",
-        f"  started   {state['started_at']}",
-        f"  updated   {state['updated_at']}{_speed(state) if held else ''}",
+        f"  started   {local(state['started_at'])}",
+        f"  updated   {local(state['updated_at'])}{_speed(state) if held else ''}",
     ]
     if held and state.get("binding"):
         lines.append(f"  bound by  {state['binding']}")
-    if held or state.get("stopped_by") == "quota":
+    if held:
         lines += [f"  waiting   {waiting(told)}" for told in state.get("waiting", [])]
     if state["truncated"]:
         lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
@@ -154,21 +171,19 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         lines.append(f"  empty     {empty(state['empty'], state['out'])}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
-    lines += [f"  endpoint  {one_line(words)}" for words in state.get("given_up", [])]
+    lines += [f"  endpoint  {one_line(words)}" for words in _given_up(state)]
     if state["message"]:
         lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
+    if state.get("resume_at"):
+        lines.append(f"  goes on   after {local(state['resume_at'])}, when the same command is run again")
     return "\n".join(lines)
 
 
 def waiting(told: Mapping[str, Any]) -> str:
     """What is waited for, in a line: one of ``waiting`` of ``run.json``."""
     at = "" if told["endpoint"] is None else f"{told['endpoint']}: "
-    until = "" if told["until"] is None else f", until {_local(told['until'])}"
+    until = "" if told["until"] is None else f", until {local(told['until'])}"
     return f"{at}{one_line(told['message'])}{until}"
-
-
-def _local(moment: str) -> str:
-    return f"{datetime.datetime.fromisoformat(moment).astimezone():%F %H:%M:%S}"
 
 
 def _speed(state: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from .attempts import Attempt, catch_up, run_id
 from .budget import Budget
 from .catalog import LongPrompts
 from .client import Client
+from .dated import local
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
 from .events import Event, Teller, guarded
@@ -317,7 +318,7 @@ class _Conduct:
         )
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
-            until = "" if self._end is None else f", until {self._end.at:%F %H:%M}"
+            until = "" if self._end is None else f", until {local(self._end.at.timestamp())}"
             self._teller.note(f"asking {where}, {slots} at a time at most{until}; output in {self._folder.path}")
             due = None if self._end is None else self._end.due
             prices = Prices(job)
@@ -468,9 +469,7 @@ class _Conduct:
         still = {(wait.endpoint, wait.reason) for wait in waiting}
         for wait in waiting:
             if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in keys:
-                until = (
-                    "" if wait.until is None else f", until {datetime.datetime.fromtimestamp(wait.until):%F %H:%M:%S}"
-                )
+                until = "" if wait.until is None else f", until {local(wait.until)}"
                 at = "" if wait.endpoint is None else f"{wait.endpoint}: "
                 facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
                 self._teller.tell(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .dated import local
 from .errors import FolderError, JobError
 from .folder import Folder
 from .inputs import Inputs
@@ -54,7 +55,7 @@ class From(NamedTuple):
 
     @property
     def told(self) -> str:
-        return datetime.datetime.fromtimestamp(self.at / 1e9).astimezone().isoformat(sep=" ", timespec="seconds")
+        return local(self.at / 1e9)
 
 
 def since(job: Job) -> From | None:

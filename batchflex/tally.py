@@ -31,6 +31,16 @@ def priced_by(prices: Iterable[Mapping[str, Any]]) -> str:
     return f"by {' and '.join(words)}" if words else ""
 
 
+def sent(state: Mapping[str, Any]) -> str:
+    """``12 requests sent, 1 of them a probe``: of a run as ``run.json`` has it."""
+    requests, probes = state["requests_sent"], state.get("probes") or 0
+    text = f"{requests:,} request{'' if requests == 1 else 's'} sent"
+    if not probes:
+        return text
+    which = "" if requests == 1 else " of them"
+    return f"{text}, {probes:,}{which} {'a probe' if probes == 1 else 'probes'}"
+
+
 class Again(NamedTuple):
     """What a retry asks again: the rows that fit ``where``, ``fit`` of them; ``asked`` is how many of those the plan has now.
     ``set`` are the parameters of these requests."""
@@ -68,8 +78,9 @@ class Tally:
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
     ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``prices`` tells
     by what answers cost, ``binding`` the word for what bounds the run now, ``waiting`` what it waits for, ``given_up`` a sentence
-    for each endpoint that is not used any more while others are. In a retry (``again``) ``outstanding`` rows have an old answer
-    and none of this run; ``stayed`` are those that could not be asked and keep it.
+    for each endpoint that is not used any more while others are. ``probes`` of the ``requests_sent`` are the run's own. In a
+    retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
+    and keep it.
     """
 
     def __init__(
@@ -95,6 +106,7 @@ class Tally:
         self.in_flight = 0
         self.backing_off = 0
         self.requests_sent = 0
+        self.probes = 0
         self.answered = 0
         self.retries = 0
         self.rate_limited = 0
@@ -193,6 +205,10 @@ class Tally:
     def use(self, usage: Usage, cost: float | None) -> None:
         """Tokens and money of one answer, whatever becomes of it: ``cost`` is by prices, if there are any."""
         self.answered += 1
+        self.spend(usage, cost)
+
+    def spend(self, usage: Usage, cost: float | None) -> None:
+        """Tokens and money, also of an attempt that brought no whole answer."""
         self.prompt_tokens += usage.prompt_tokens or 0
         self.completion_tokens += usage.completion_tokens or 0
         cost, by = (usage.cost, "gateway") if cost is None else (cost, "prices")
@@ -223,9 +239,11 @@ class Tally:
             **{str(status): rows for status, rows in self.rows.items()},
             "in_flight": self.in_flight,
             "binding": None if ended else self.binding,
-            "waiting": [] if ended and self.stopped_by != "quota" else self.waits(quoting=True),
+            "waiting": [] if ended else self.waits(quoting=True),
+            "resume_at": self._resume_at() if ended else None,
             "given_up": list(self.given_up),
             "requests_sent": self.requests_sent,
+            "probes": self.probes,
             "retries": self.retries,
             "rate_limited": self.rate_limited,
             "prompt_tokens": self.prompt_tokens,
@@ -249,8 +267,12 @@ class Tally:
             "message": self._said(self.message_unquoted),
             "first_failure": self._first_unquoted,
             "given_up": list(self.given_up_unquoted),
-            **({"waiting": self.waits(quoting=False)} if self.stopped_by == "quota" else {}),
         }
+
+    def _resume_at(self) -> str | None:
+        """When a run that has stopped for a wait may go on, as far as that was said."""
+        ends = [wait.until for wait in self.waiting if wait.reason == "quota" and wait.until is not None]
+        return timestamp(min(ends)) if ends and self.stopped_by == "quota" else None
 
     def waits(self, *, quoting: bool) -> list[dict[str, Any]]:
         """``waiting`` of ``run.json``; unless ``quoting`` without words of a server."""

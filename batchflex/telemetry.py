@@ -106,9 +106,9 @@ class Telemetry:
             "backing_off": gate.backing_off,
             "done": tally.done,
             "answers_per_s": round(answered / elapsed, 3),
-            "requests_per_s": round(sent / elapsed, 3),
+            "requests_per_s": round(max(0, sent) / elapsed, 3),
             "refused": refused,
-            "retries": retries,
+            "retries": max(0, retries),
             "endpoints": [
                 {
                     "name": lane.name,

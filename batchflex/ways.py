@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
@@ -11,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from . import classify
 from .catalog import others
+from .dated import local
 from .errors import AttemptError, NotReady, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
 from .failures import BLAMELESS, are_alike
@@ -54,6 +54,7 @@ class Ways:
         self._disabled: dict[tuple[Way, str], tuple[StopReason, str, str]] = {}
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
         self.any_disabled = False
+        self._doubted: set[tuple[Way, str]] = set()
         self._ways = {id(way.lane): way for way in ways}
         self._gate = gate
         self._prober = prober
@@ -137,7 +138,7 @@ class Ways:
                 self._tasks.start_soon(self._await_credit, way, request)
             return classify.deferred(fault)
         words, bare = (
-            classify.advice(fault, with_key=way.client.has_key, quoting=quoting) for quoting in (True, False)
+            classify.advice(fault, key_from=way.client.key_from, quoting=quoting) for quoting in (True, False)
         )
         if fault.reason == "model":
             words += others(way.endpoint.model or request.model, way.catalog)
@@ -162,13 +163,17 @@ class Ways:
         if of_no_use:
             self._given_up(way, fault, reason, words, bare)
             return
-        where = f"at {self._name(way)} " if len(self._ways) > 1 else ""
-        words, bare = (
-            f"the model {model!r} is not asked any more {where}".rstrip() + f": {why}" for why in (words, bare)
-        )
+        where = f" at {self._name(way)}" if len(self._ways) > 1 else ""
+        words, bare = (_not_asked(model, why, where) for why in (words, bare))
         self._note_given_up(words, bare, self._facts(way, reason, fault))
-        self._gate.serve_without(way.lane, (*way.lane.without, model))
+        self._serve(way)
         self._set_aside_what_none_has()
+
+    def _serve(self, way: Way) -> None:
+        """Have nothing sent there of models that are disabled, or may have to be."""
+        self._gate.serve_without(
+            way.lane, self._disabled_at(way) | {model for where, model in self._doubted if where is way}
+        )
 
     def _set_aside_what_none_has(self) -> None:
         """Of models that no endpoint is left for, nothing more is sent."""
@@ -186,11 +191,23 @@ class Ways:
         """Whether nothing more is sent to this model, anywhere."""
         return model in self._set_aside
 
+    def doubt_model(self, way: Way, model: str) -> None:
+        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` tells."""
+        self._doubted.add((way, model))
+        self._serve(way)
+
     async def lacks_model(self, way: Way, request: Request, failed_at: float) -> bool:
         """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
 
         If so, no further row of it is sent there; if the run stops, or this endpoint is closed, it is so, too.
         """
+        try:
+            return await self._lacks_model(way, request, failed_at)
+        finally:
+            self._doubted.discard((way, request.model))
+            self._serve(way)
+
+    async def _lacks_model(self, way: Way, request: Request, failed_at: float) -> bool:
         state = way.of(request.model)
         while not (self._gate.closed or self.is_disabled(way, request.model) or state.had_at > failed_at):
             if way.lane.pauses:
@@ -215,9 +232,12 @@ class Ways:
     def end(self) -> None:
         """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
         if self._set_aside:
-            reasons, *said = zip(*self._set_aside.values(), strict=True)
-            words, bare = (f"{'; '.join(each)}{BLAMELESS}" for each in said)
-            self._stop(reasons[0], words, bare)
+            reason, *_ = next(iter(self._set_aside.values()))
+            words, bare = (
+                "; ".join(_not_asked(model, told[n]) for model, told in self._set_aside.items()) + BLAMELESS
+                for n in (1, 2)
+            )
+            self._stop(reason, words, bare)
 
     async def works(
         self, way: Way, request: Request, since: float, tried: int, refused: AttemptError | None = None
@@ -251,11 +271,8 @@ class Ways:
                         self._gate.prove(way.lane)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
-                        words, bare = (
-                            f"the endpoint does not answer: {why} (after {tried} attempts at one row)"
-                            for why in _whys(fault)
-                        )
-                        self._given_up(way, fault, "endpoint", words, bare, end="")
+                        words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
+                        self._given_up(way, fault, "endpoint", words, bare)
                     elif await self._answers_other(way, request.model):
                         words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
                         self.disable(way, request.model, "endpoint", fault, words, bare)
@@ -301,10 +318,8 @@ class Ways:
                 pace, allowance = way.lane.pace, way.lane.pace.allowance
                 asked_s, fruitless_s = pace.asked_s(now, model), pace.fruitless_s(now, model)
                 if asked_s > self._max_wait_s:
-                    until = datetime.datetime.fromtimestamp(time.time() + asked_s).astimezone()
-                    head = (
-                        f"the endpoint asks to wait until {until:%F %H:%M:%S%z}, which is longer than limits.max_wait"
-                    )
+                    until = local(time.time() + asked_s)
+                    head = f"the endpoint asks to wait until {until}, which is longer than limits.max_wait"
                 elif fruitless_s >= self._max_wait_s:
                     head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
                 else:
@@ -389,9 +404,7 @@ class Ways:
                     self.refuses(way, fault, like)
                 return
 
-    def _given_up(
-        self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
-    ) -> bool:
+    def _given_up(self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:
             return self._gate.closed
@@ -400,8 +413,8 @@ class Ways:
             self._note_given_up(words, bare, self._facts(way, reason, fault))
             self._set_aside_what_none_has()
             return False
-        at = self._at(way) if end else ""
-        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
+        at = self._at(way)
+        self._stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
         return True
 
     def _note_given_up(self, words: str, bare: str, facts: dict[str, object]) -> None:
@@ -418,6 +431,10 @@ class Ways:
     def _at(self, way: Way) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
         return f"{self._name(way)}: " if len(self._ways) > 1 else ""
+
+
+def _not_asked(model: str, why: object, where: str = "") -> str:
+    return f"the model {model!r} is not asked any more{where}: {why}"
 
 
 def _whys(fault: AttemptError) -> tuple[str, str]:

@@ -18,7 +18,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # The way of the data. A module imports only from those before it.
 ORDER = [
-    "allocation", "signals", "errors", "params", "model", "tomltext", "redaction", "mistakes", "events", "paths", "dated",
+    "allocation", "signals", "model", "errors", "params", "tomltext", "redaction", "mistakes", "events", "paths", "dated",
     "keychecks", "environment",
     "spans", "sections", "scorespec", "ends", "notifyspec", "models", "structured",
     "schemachecks", "sweep", "sweepchecks", "crosschecks", "job", "jobchanges",

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from batchflex import logs, progress, render
+from batchflex.dated import local
 from batchflex.model import Outcome, Usage
 from batchflex.store import COLUMNS
 from batchflex.tally import Tally
@@ -310,8 +311,8 @@ class TestStatus:
             "  rows      502 of 2,000 (25 %): 500 ok, 2 failed\n"
             "  this run  502 requests sent, 0 retries, 0 rate-limited, 64 in flight\n"
             "            50,000 prompt + 10,000 completion tokens\n"
-            "  started   2025-10-09T08:53:20.000+00:00\n"
-            "  updated   2025-10-09T08:53:30.000+00:00, 50.2 rows/s, 30 s left\n"
+            f"  started   {local(STARTED)}\n"
+            f"  updated   {local(STARTED + 10)}, 50.2 rows/s, 30 s left\n"
             "  failure   r0: HTTP 500: no"
         )
 

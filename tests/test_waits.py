@@ -13,6 +13,7 @@ import pytest
 
 from batchflex.budget import Budget, Cost
 from batchflex.concurrency import Concurrency
+from batchflex.dated import local
 from batchflex.gate import Gate, Lane
 from batchflex.pace import Pace, Words
 from batchflex.ratelimit import Level, Told
@@ -56,12 +57,16 @@ def test_a_wait_that_is_too_long_stops_the_run(endpoint: CountingEndpoint, tmp_p
     assert ended.summary["ok"] == 20
     assert "max_wait" in ended.summary["message"]
     assert "Rate limit reached" in ended.summary["message"]
-    (wait,) = ended.summary["waiting"]
-    assert (wait["reason"], wait["endpoint"]) == ("quota", f"127.0.0.1:{endpoint.port}")
-    assert wait["until"] > ended.summary["finished_at"]
+    assert ended.summary["waiting"] == [], "a run that has ended waits for nothing"
+    assert ended.summary["resume_at"] > ended.summary["finished_at"]
+    until = local(ended.summary["resume_at"])
+    assert f"the endpoint asks to wait until {until[:10]}" in ended.summary["message"]
+    shown = batchflex("status", tmp_path / "out").out
+    assert f"  goes on   after {until}, when the same command is run again" in shown and "waiting" not in shown
     endpoint.knobs(fail_after=None, rpm=None)
     again = run(endpoint, rows)
     assert (again.code, again.summary["ok"], again.summary["waiting"]) == (0, 40, [])
+    assert again.summary["resume_at"] is None
     assert endpoint.stats()["repeats"] == 0
 
 
