@@ -179,7 +179,7 @@ def test_a_refused_model_is_told_once(swept: bool, endpoint: CountingEndpoint, t
     if swept:
         assert "the model 'gone' is not asked any more: " in state["message"], "which of them"
     assert "run the same command again" not in summary
-    assert "what was answered is kept; once that is mended, run again to go on" in summary
+    assert "what was answered is kept; once that is mended, run the same command again to go on" in summary
 
 
 def test_one_refusal_of_a_model_is_enough_to_ask_it_for_one_token_and_nothing_more(
