@@ -25,6 +25,7 @@ _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit w
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
 ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
+_TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 MEND = "see to what these words say, and run the same command again"
 
 
@@ -270,7 +271,7 @@ class Ways:
                     return True
                 elif self._answered is None and not isinstance(fault, NotReady):
                     words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                    self._given_up(way, fault, "endpoint", words, bare)
+                    self._given_up(way, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
                 elif not way.outage.on:
                     way.outage.begin(time.monotonic())
                     self._begin_outage(way, fault, request)
@@ -384,7 +385,9 @@ class Ways:
                     self.refuses(way, fault, like)
                 return
 
-    def _given_up(self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str) -> bool:
+    def _given_up(
+        self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
+    ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:
             return self._gate.closed
@@ -395,7 +398,7 @@ class Ways:
             self._tell(Event("given_up", words, bare, "warning", self._facts(way, reason, fault)))
             return False
         at = self._at(way)
-        self._stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
+        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
         return True
 
     def _facts(self, way: Way, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
