@@ -351,8 +351,7 @@ def silence(fault: AttemptError, tried: int, *, quoting: bool) -> str:
     begins = fault.http_status is not None and 200 <= fault.http_status < 300
     what = "gives no whole answer" if begins else "does not answer"
     why = fault.message if quoting else unquoted(fault)
-    todo = "see what `batchflex check` says, and run the same command again once that gets an answer"
-    return f"the endpoint {what}: {why} (after {tried} attempts at one row); {todo}"
+    return f"the endpoint {what}: {why} (after {tried} attempts at one row)"
 
 
 def unquoted(fault: AttemptError) -> str:

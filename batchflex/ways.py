@@ -22,6 +22,7 @@ from .tally import Tally
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
+_TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
 class Ways:
@@ -272,7 +273,7 @@ class Ways:
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self._given_up(way, fault, "endpoint", words, bare)
+                        self._given_up(way, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
                     elif await self._answers_other(way, request.model):
                         words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
                         self.disable(way, request.model, "endpoint", fault, words, bare)
@@ -404,7 +405,9 @@ class Ways:
                     self.refuses(way, fault, like)
                 return
 
-    def _given_up(self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str) -> bool:
+    def _given_up(
+        self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
+    ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if way.lane.closed:
             return self._gate.closed
@@ -414,7 +417,7 @@ class Ways:
             self._set_aside_what_none_has()
             return False
         at = self._at(way)
-        self._stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
+        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
         return True
 
     def _note_given_up(self, words: str, bare: str, facts: dict[str, object]) -> None:
