@@ -94,7 +94,10 @@ def _elsewhere(shown: str, what: str) -> str:
 def _unknown(expression: pl.Expr) -> str | None:
     """The first piece of an expression that may be more than arithmetic over columns; ``None`` if there is none."""
     with warnings.catch_warnings(action="ignore"):  # the format may change: then it is not understood, and refused
-        left: list[Any] = [json.loads(expression.meta.serialize(format="json"))]
+        try:
+            left: list[Any] = [json.loads(expression.meta.serialize(format="json"))]
+        except pl.exceptions.ComputeError:
+            return "a piece that cannot be written down"
     while left:
         piece = left.pop()
         if piece == "Len":
@@ -138,9 +141,9 @@ def explained(condition: Condition, columns: Sequence[str], folder: Path) -> Ite
     """Tell what polars has against a condition over these columns of the folder's results as a :class:`JobError`."""
     try:
         yield
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise JobError(_no_column(condition.text, str(error), columns, folder)) from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if missing := condition.named.difference(columns):  # polars tells which in other words with each version
+            raise JobError(_no_column(condition.text, min(missing), columns, folder)) from None
         raise JobError(
             f"--where {condition.text!r:.300} cannot be held against the results: {_first_line(error)}"
         ) from None
@@ -153,9 +156,7 @@ def no_scores(name: str, columns: Sequence[str], folder: Path) -> str:
     return f". The scores are missing or older than the results: batchflex score {folder} makes them"
 
 
-def _no_column(where: str, error: str, columns: Sequence[str], folder: Path) -> str:
-    found = re.search(r'unable to find column "(.*?)"', error)
-    name = found[1] if found else "?"
+def _no_column(where: str, name: str, columns: Sequence[str], folder: Path) -> str:
     text = f"--where {where!r:.300}: the results have no column {name!r}; {choice(name, columns)}"
     if f'"{name}"' in where:
         text += f". Text stands in single quotes: '{name}'"

@@ -22,7 +22,10 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.model_alias = {name}
-    params.hostnames = ["127.0.0.1"]
+    if hasattr(params, "hostnames"):
+        params.hostnames = ["127.0.0.1"]
+    else:  # before xllamacpp 2026.10
+        params.hostname = "127.0.0.1"
     params.port = int(port)
     params.n_parallel = int(slots)
     params.n_ctx = int(slots) * int(context)

@@ -114,6 +114,7 @@ def test_what_polars_makes_of_a_query_is_refused_by_itself(where: str, tmp_path:
         ('"values" = 0', 1),
         ("n > avg(n)", 1),
         ("n >= avg(n) OVER (PARTITION BY values)", 2),
+        ("first(n) OVER (PARTITION BY values ORDER BY n DESC) = 3", 2),
         ("CASE WHEN n = 1 THEN true ELSE false END", 1),
         ("status ~ '(o+)+k' OR length(status) = 6", 2),
         ("CAST(n AS FLOAT) > 1.5 AND coalesce(n, 0) < 3", 1),

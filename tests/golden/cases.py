@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 
 from batchflex.feed import Plan
 from batchflex.job import build
@@ -169,7 +168,7 @@ def planned(case: Case, folder: Path, answered: Answered | None = None) -> list[
         if isinstance(content, str):
             (folder / name).write_text(content, encoding="utf-8")
         else:
-            pq.write_table(pa.Table.from_pylist(content), folder / name)
+            pl.DataFrame(content).write_parquet(folder / name)  # pyarrow before 24 sorts the keys of objects
     paths = {"path": [str(folder / name) for name in case.files]}
     job = build({**case.job, "input": paths | case.job.get("input", {})})
     plan = Plan(job, "the-local-model")
