@@ -1,0 +1,505 @@
+"""`run`, `plan`, `retry` and `results` agree on what is left to ask, whatever has happened to a folder and its input.
+
+A seeded walk (``random.Random(seed)``: a failure names its seed and the steps so far) changes a job and its input, runs it whole, in
+part or until it is killed, retries, compacts, moves parts away, and holds after each step against the oracle of ``tests/agreement.py``:
+
+- ``plan`` tells as many requests, done, left and changed ones;
+- a ``run`` sends a request for each that is left and nothing else, each once (and once more for each answer of its own that is
+  asked for again), and its outcomes have their keys; a run that is stopped early sends some of them;
+- the results have a row for each planned request with an outcome, with its key, status and content, by row, sweep point and sample;
+- ``retry --dry-run`` chooses, and ``retry`` sends, the rows of the results with a status that the input still has.
+
+The oracle knows the folder by a plain reading of parts and journal, in the order of their numbers, and these rules:
+
+1. A request is known by its key, a hash of id, body and sample; equal ones are numbered in their order. Of a row with columns that
+   are not sent, the key that an earlier version made with them counts, if there is an answer under it.
+2. Void failures (of a run that stopped for its rows' sake, as journal or footer tell) are nothing.
+3. Of several outcomes with one key the last counts. Without any, a request is left. ``failed`` is left as long as there are no more
+   than ``retry_failed`` failures; ``invalid``, while it was asked for again fewer than ``max_reasks`` times (not counting those for more
+   tokens); an answer that its limit cut off, while that is below ``grow_max_tokens``; either no more than ``retry_failed`` times after
+   a failure at the same step. Anything else is final.
+4. An answer under no planned key, in the slot (id, sweep point, sample) of a request without outcome, is of a changed job. With
+   ``stop`` the run is refused, and nothing sent; with ``rerun`` it counts for nothing; with ``keep`` the last one stands for that request.
+   ``stop`` also refuses where the job file has changed, something is left, and answers belong to no row.
+5. Before a run has ended, ``results`` shows the table of the last one that did, if nothing came since; else, of each slot, the last
+   answer, as CONTRACT.md says.
+
+More seeds: ``BATCHFLEX_AGREEMENT_SEEDS=500`` (from 0) or ``BATCHFLEX_AGREEMENT_SEEDS=17,23``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import dataclasses
+import datetime
+import json
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import batchflex
+from batchflex import again, compact, contents, forecast, standing
+from batchflex.errors import InputError, JobChanged
+from batchflex.folder import Folder
+from batchflex.job import build
+from tests import agreement
+from tests.agreement import Answer, Judged, Row, Setting, judge, signature
+from tests.counting_endpoint import CountingEndpoint, Knobs
+
+STEPS = 7
+
+
+def _seeds() -> list[int]:
+    wanted = os.environ.get("BATCHFLEX_AGREEMENT_SEEDS", "16")
+    return [int(seed) for seed in wanted.split(",") if seed] if "," in wanted else list(range(int(wanted)))
+
+
+class Input:
+    """The files of a job and the rows in them."""
+
+    def __init__(self, folder: Path, shape: str, files: dict[str, list[Row]], *, is_glob: bool) -> None:
+        self.folder, self.shape, self.files = folder, shape, files
+        folder.mkdir()
+        several = str(folder / f"*.{shape}") if is_glob else str(folder)
+        self.path = several if len(files) > 1 or is_glob else str(folder / next(iter(files)))
+        for name in files:
+            self.write(name)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for name in sorted(self.files) for row in self.files[name]]
+
+    def write(self, name: str) -> None:
+        path, rows = self.folder / name, self.files[name]
+        if self.shape == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+            return
+        with path.open("w", newline="") as stream:
+            if self.shape == "csv":
+                writer = csv.DictWriter(stream, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+            else:
+                stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def append(self, name: str, rows: list[Row]) -> None:
+        """As a program that adds to a file does, where it can be added to."""
+        self.files[name] += rows
+        if self.shape == "parquet":
+            return self.write(name)
+        with (self.folder / name).open("a", newline="") as stream:
+            if self.shape == "csv":
+                csv.DictWriter(stream, list(rows[0])).writerows(rows)
+            else:
+                stream.writelines(json.dumps(row) + "\n" for row in rows)
+        return None
+
+    def remove(self, name: str) -> list[Row]:
+        (self.folder / name).unlink()
+        return self.files.pop(name)
+
+
+class Walk:
+    """A job, its input and its folder, and what the last step was."""
+
+    def __init__(self, seed: int, folder: Path, endpoint: CountingEndpoint) -> None:
+        self.random = random.Random(seed)
+        self.folder, self.out, self.endpoint = folder, folder / "out", endpoint
+        self.told: list[str] = []
+        self._texts = 0
+        self.named = self.random.choice(["all", "none", "some", "shared"])
+        shape = self.random.choice(["jsonl", "jsonl", "csv", "parquet"])
+        self.has_labels = self.random.random() < 0.4
+        names = ["b"] if self.random.random() < 0.4 else ["b", "d"]
+        files = {f"{name}.{shape}": [self.new_row(shape) for _ in range(self.random.randint(2, 5))] for name in names}
+        self.input = Input(folder / "in", shape, files, is_glob=self.random.random() < 0.3)
+        self.gone: dict[str, list[Row]] = {}
+        judges = self.random.random() < 0.3
+        self.setting = Setting(
+            shape=shape,
+            max_tokens=self.random.choice([None, 8]) if not judges else 8,
+            swept=self.random.choice([(), (), (0.5,), (0.5, 0.7)]),
+            samples=self.random.choice([1, 1, 2]),
+            dedupe=self.random.random() < 0.15,
+            retry_failed=self.random.choice([0, 1, 3]),
+            judges_answers=judges,
+            max_reasks=self.random.choice([0, 1]) if judges else 0,
+        )
+        self.begun_with: tuple[Any, ...] | None = None  # what shaped the job of the last run that began
+        self.begun_on_change = "stop"
+        self.begun: Setting = self.setting
+        self.poison: dict[str, str] = {}
+        self.turns = 0
+        self.shown: set[tuple[Any, ...]] | None = None  # what `results` showed when the last run ended
+        self.is_stale = False
+
+    # ---------------------------------------------------------------------------------------------------- the input
+
+    def new_text(self) -> str:
+        self._texts += 1
+        return f"t{self._texts:03d}."
+
+    def new_row(self, shape: str) -> Row:
+        text = self.new_text()
+        row: Row = {}
+        if self.named == "all" or (self.named == "some" and shape == "jsonl" and self.random.random() < 0.5):
+            row["id"] = f"r{self._texts}"
+        elif self.named == "shared":
+            row["id"] = f"r{self._texts % 4}"
+        if shape == "jsonl":
+            row["messages"] = [{"role": "user", "content": text}]
+        else:
+            row["text"] = text
+        if self.has_labels and (shape != "jsonl" or self.random.random() < 0.7):
+            row["label"] = self.random.choice("xy")
+        return row
+
+    def any_file(self) -> str:
+        return self.random.choice(sorted(self.input.files))
+
+    def append_rows(self) -> str:
+        name = self.any_file()
+        self.input.append(name, [self.new_row(self.setting.shape) for _ in range(self.random.randint(1, 3))])
+        return name
+
+    def edit_text(self) -> str:
+        name = self.any_file()
+        row = self.random.choice(self.input.files[name])
+        if self.setting.shape == "jsonl":
+            row["messages"] = [{"role": "user", "content": self.new_text()}]
+        else:
+            row["text"] = self.new_text()
+        self.input.write(name)
+        return name
+
+    def edit_label(self) -> str:
+        name = self.any_file()
+        row = self.random.choice(self.input.files[name])
+        if "label" in row or self.setting.shape == "jsonl":
+            row["label"] = "z"
+        self.input.write(name)
+        return name
+
+    def reorder(self) -> str:
+        name = self.any_file()
+        self.random.shuffle(self.input.files[name])
+        self.input.write(name)
+        return name
+
+    def delete_rows(self) -> str:
+        name = self.any_file()
+        rows = self.input.files[name]
+        if len(rows) > 1:
+            del rows[self.random.randrange(len(rows))]
+        self.input.write(name)
+        return name
+
+    def duplicate_row(self) -> str:
+        source, name = self.any_file(), self.any_file()
+        copy = json.loads(json.dumps(self.random.choice(self.input.files[source])))
+        if self.random.random() < 0.5:
+            self.input.append(name, [copy])
+        else:
+            self.input.files[name].insert(self.random.randint(0, len(self.input.files[name])), copy)
+            self.input.write(name)
+        return f"{source} → {name}"
+
+    def add_file(self) -> str:
+        if os.path.isfile(self.input.path):
+            return "no: the job names one file"
+        if self.gone and self.random.random() < 0.6:
+            name = self.random.choice(sorted(self.gone))
+            rows = self.gone.pop(name)
+        else:
+            free = [f"{c}.{self.setting.shape}" for c in "abcdefg" if f"{c}.{self.setting.shape}" not in self.input.files]
+            name = self.random.choice(free)
+            rows = [self.new_row(self.setting.shape) for _ in range(self.random.randint(1, 3))]
+            self.gone.pop(name, None)
+        self.input.files[name] = rows
+        self.input.write(name)
+        return name
+
+    def remove_file(self) -> str:
+        if len(self.input.files) < 2:
+            return "no: there is one file"
+        name = self.any_file()
+        self.gone[name] = self.input.remove(name)
+        return name
+
+    def touch(self) -> str:
+        name = self.any_file()
+        os.utime(self.input.folder / name)
+        return name
+
+    # ------------------------------------------------------------------------------------------------------ the job
+
+    def change_job(self) -> str:
+        setting, pick = self.setting, self.random.choice
+        change: dict[str, Any] = pick(
+            [
+                {"temperature": pick([None, 0.1, 0.2])},
+                {"model": pick(["m", "n"])},
+                {"swept": pick([(), (0.5,), (0.5, 0.7), (0.7, 0.5, 0.9)])},
+                {"samples": pick([1, 2, 3])},
+                {"limit": pick([None, 2, 4])},
+                {"retry_failed": pick([0, 1, 3])},
+                {"grow": pick([None, 16, 32])},
+                {"max_reasks": pick([0, 1, 2]) if setting.judges_answers else 0},
+            ]
+        )
+        self.setting = dataclasses.replace(setting, **change)
+        return f"{change}"
+
+    def job(self, on_change: str = "stop", **limits: Any) -> Any:
+        for path in self.input.folder.iterdir():  # else every plan waits until they are no longer young
+            while time.time_ns() - path.stat().st_ctime_ns < 60_000_000:
+                time.sleep(0.005)
+        tables = self.setting.tables(self.input.path, self.out, self.endpoint.base_url)
+        tables["job"]["on_change"] = on_change
+        tables["limits"] |= limits
+        tables["journal"] = {"seal_rows": self.random.choice([2, 3, 1_000])}
+        return build(tables)
+
+    def judged(self, *, keeps: bool = False, setting: Setting | None = None) -> Judged:
+        return judge(setting or self.setting, self.input.rows, agreement.answers(self.out), keeps=keeps)
+
+    # ----------------------------------------------------------------------------------------------------- the runs
+
+    def misbehave(self) -> None:
+        """Some texts fare otherwise from now on."""
+        self.turns += 1
+        faults = ["422", "422", "finish_length", "empty_content", "finish_content_filter"]
+        texts = {row["messages"][0]["content"] if "messages" in row else row["text"] for row in self.input.rows}
+        chosen = [text for text in sorted(texts) if self.random.random() < 0.25]
+        self.poison = {text: self.random.choice(faults) for text in chosen}
+        knobs: dict[str, Any] = {"poison": self.poison, "keep_bodies": True, "obey_max_tokens": True}
+        if self.setting.judges_answers:
+            knobs |= {"answer": f'{{"label": "good", "turn": {self.turns}}}', "unfit": 0.4, "seed": self.random.choice([0, self.turns])}
+        else:
+            words = " word" * self.random.choice([1, 1, 20])
+            knobs |= {"answer": f"turn {self.turns}{words}"}
+        self.endpoint.knobs(**vars(Knobs()) | knobs)
+
+    def run(self) -> str:
+        how = self.random.choice(["whole", "whole", "whole", "budget", "killed", "killed", "no key"])
+        on_change = self.random.choice(["stop", "stop", "rerun", "keep"])
+        if how == "killed" and self.setting.max_reasks + (self.setting.grow or 0) and self.random.random() < 0.3:
+            how = "whole"
+        told = f"{how}, {on_change}"
+        self.misbehave()
+        before = agreement.answers(self.out)
+        expected = self.judged(keeps=on_change == "keep")
+        has_changed = self.begun_with is not None and self.begun_with != self.setting.shaping
+        most = self.random.randint(1, 4)
+        self.endpoint.reset()
+        if on_change == "stop" and expected.refused(has_changed=has_changed):
+            with pytest.raises(JobChanged):
+                batchflex.run(self.job(on_change))
+            assert self.endpoint.log() == []
+            assert agreement.answers(self.out) == before
+            self.told.append(f"run: {told}: refused")
+            on_change = self.random.choice(["rerun", "keep"])
+            told = f"{how}, {on_change}"
+            expected = self.judged(keeps=on_change == "keep")
+        self.told.append(f"run: {told}, at most {most}")
+        if how == "no key":
+            self.endpoint.knobs(fail_after=most, fail_with="401")
+        job = self.job(on_change, **({"budget_requests": most} if how == "budget" else {}))
+        ended = self._killed(job, most) if how == "killed" else batchflex.run(job)
+        self.begun_with, self.begun, self.begun_on_change = self.setting.shaping, self.setting, on_change
+        self.is_stale = False
+        is_whole = ended is not None and ended.stopped_by is None
+        assert is_whole or how != "whole", ended and ended.summary["message"]
+        self._check_sent(before, expected.left, is_whole=is_whole)
+        if ended is None:
+            self.shown = None
+            return ""
+        self._check_ended(ended, on_change, is_whole=is_whole)
+        return ""
+
+    def _killed(self, job: Any, most: int) -> Any:
+        """What SIGKILL leaves: the folder as it is at that moment, with the last answers in the journal. ``None`` if the run was
+        not over before."""
+        self.endpoint.knobs(fail_after=most, fail_with="hang")
+
+        async def main() -> Any:
+            running = asyncio.ensure_future(batchflex.arun(job))
+            while not running.done() and not self.endpoint.stats()["outcomes"].get("hang"):
+                await asyncio.sleep(0.005)
+            while not running.done() and len(list((self.out / "journal").glob("*.journal"))) > 1:
+                await asyncio.sleep(0.005)
+            if running.done():
+                return running.result()
+            shutil.copytree(self.out, self.folder / "killed", ignore=shutil.ignore_patterns(".lock"))
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            return None
+
+        ended = asyncio.run(main())
+        if ended is None:
+            shutil.rmtree(self.out)
+            (self.folder / "killed").rename(self.out)
+        return ended
+
+    def _check_sent(self, before: list[Answer], left: list[agreement.Planned], *, is_whole: bool) -> None:
+        log = self.endpoint.log()
+        wanted = {each.key: each for each in left}
+        # Outcomes that a run has voided are in the folder, and yet none.
+        now = agreement.answers(self.out)
+        new = now[len(before) :] if now[: len(before)] == before else None
+        assert new is not None, "what was there has changed"
+        keys = {answer["key"] for answer in new}
+        assert keys <= wanted.keys(), "something was asked that was not left"
+        if is_whole:
+            assert keys == wanted.keys(), "something that was left was not asked"
+        sent = Counter(signature(record["body"]) for record in log)
+        possible = Counter(signature(each.body) for each in left)
+        assert sent.keys() <= possible.keys(), "another request was sent"
+        if is_whole:
+            assert sent == Counter(signature(wanted[answer["key"]].body) for answer in new)
+            if not self.setting.max_reasks and self.setting.grow is None:
+                assert sent == possible
+
+    def _check_ended(self, ended: batchflex.Run, on_change: str, *, is_whole: bool) -> None:
+        now = self.judged(keeps=on_change == "keep")
+        table = pq.read_table(self.out / "results.parquet", columns=["row", "sample", "key", "status", "content"])
+        found = [tuple(row.values()) for row in table.to_pylist()]
+        assert found == now.table()
+        if is_whole:
+            assert ended.summary["planned"] == len(now.planned)
+            assert len(found) == len(now.planned)
+        self.shown = {row[2:] for row in found}
+
+    def retry(self) -> str:
+        told = self._sight()
+        if told is None:
+            return "no: no run has begun"
+        statuses, left = told
+        self.misbehave()
+        before = agreement.answers(self.out)
+        self.endpoint.reset()
+        where = f"status IN ({', '.join(map(repr, statuses))})"
+        self.told.append(f"retry: {where}")
+        ended = batchflex.retry(self.out, where=where)
+        assert ended.stopped_by is None, ended.summary["message"]
+        log = self.endpoint.log()
+        sent = Counter(signature(record["body"]) for record in log)
+        possible = Counter(signature(each.body) for each in left)
+        assert sent.keys() == possible.keys(), "the retry has sent others"
+        if not self.begun.max_reasks and self.begun.grow is None:
+            assert sent == possible
+        keys = {answer["key"] for answer in agreement.answers(self.out)[len(before) :]}
+        assert keys <= {each.key for each in left}
+        keeps = self.begun_on_change != "rerun"
+        judged = self.judged(keeps=keeps, setting=self.begun)
+        table = pq.read_table(self.out / "results.parquet", columns=["row", "sample", "key", "status", "content"])
+        found = [tuple(row.values()) for row in table.to_pylist()]
+        if left:
+            assert found == judged.table()
+        self.shown = {row[2:] for row in found}
+        return ""
+
+    def _sight(self) -> tuple[list[str], list[agreement.Planned]] | None:
+        """What a retry would ask is what the oracle says."""
+        if not (self.out / "job.toml").exists():
+            return None
+        self.job()
+        statuses = self.random.choice([["failed"], ["truncated", "empty"], ["ok"], ["failed", "invalid", "filtered"]])
+        chosen = {key for key, status, _ in self._results() if status in statuses}
+        where = f"status IN ({', '.join(map(repr, statuses))})"
+        self.told.append(f"retry --dry-run: {where}")
+        facts = again.sight(again.retry_of(self.out, where)).facts
+        judged = self.judged(keeps=self.begun_on_change == "keep", setting=self.begun)
+        left = [each for each in judged.planned if each.key in judged.shown and judged.shown[each.key]["key"] in chosen]
+        assert facts["rows"] == len(chosen)
+        assert facts["asked"] == len(left), "the retry chooses others"
+        return statuses, left
+
+    def dry_run(self) -> str:
+        return "" if self._sight() else "no"
+
+    # ---------------------------------------------------------------------------------------------------- the folder
+
+    def compact(self) -> str:
+        if not (self.out / "parts").exists():
+            return "no: nothing is there"
+        drops = self.random.random() < 0.5
+        folder = Folder(self.out)
+        with folder.held():
+            before = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC) if drops else None
+            compact.carry_out(compact.look(folder, "1d" if drops else None, before))
+        return "drops what is superseded" if drops else "merges"
+
+    def move_part(self) -> str:
+        parts = sorted((self.out / "parts").glob("[0-9]*.parquet")) if (self.out / "parts").exists() else []
+        if not parts:
+            return "no: nothing is there"
+        part = self.random.choice(parts)
+        (self.folder / "moved").mkdir(exist_ok=True)
+        part.rename(self.folder / "moved" / f"{len(self.told)}-{part.name}")
+        self.is_stale = True
+        return part.name
+
+    # ---------------------------------------------------------------------------------------------------- the checks
+
+    def _results(self) -> set[tuple[Any, ...]]:
+        stored = contents.results_of(Folder(self.out))
+        rows = [row for batch in stored.batches(["key", "status", "content"]) for row in batch.to_pylist()]
+        return {tuple(row.values()) for row in rows}
+
+    def check(self) -> None:
+        """`plan` and `results` tell what the oracle does."""
+        on_change = self.random.choice(["stop", "rerun", "keep"])
+        found = forecast.forecast(self.job(on_change))
+        judged = self.judged()
+        kept = self.judged(keeps=True) if on_change == "keep" else judged
+        told = {"requests": len(judged.planned), "left": len(kept.left), "done": kept.done, "changed": len(judged.changed)}
+        assert {name: found[name] for name in told} == told, "the plan tells something else"
+        if (self.out / "job.toml").exists() and not self.is_stale:
+            if self.shown is not None:
+                assert self._results() == self.shown, "the results tell something else"
+            elif self.begun_on_change == "rerun":
+                judged = self.judged(setting=self.begun)
+                assert self._results() == {row[2:] for row in judged.table()}, "the results tell something else"
+            else:
+                assert self._results() == agreement.view(agreement.answers(self.out)), "the results tell something else"
+
+    def step(self) -> None:
+        kinds: list[tuple[int, Callable[[], str]]] = [
+            (10, self.run), (3, self.append_rows), (2, self.edit_text), (1, self.edit_label), (2, self.reorder), (2, self.delete_rows),
+            (2, self.duplicate_row), (2, self.add_file), (1, self.remove_file), (1, self.touch), (4, self.change_job), (3, self.retry),
+            (1, self.dry_run), (2, self.compact), (1, self.move_part),
+        ]  # fmt: skip
+        kind = self.random.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
+        self.told.append(kind.__name__)
+        if told := kind():
+            self.told[-1] += f": {told}"
+        self.check()
+
+
+@pytest.mark.parametrize("seed", _seeds())
+def test_all_agree_with_the_oracle(
+    seed: int, tmp_path: Path, endpoint: CountingEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if seed % 2:  # as in folders of 200,000 answers
+        monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    walk = Walk(seed, tmp_path, endpoint)
+    try:
+        walk.run()
+        walk.check()
+        for _ in range(STEPS):
+            walk.step()
+    except BaseException as error:
+        error.add_note(f"seed {seed}: {walk.setting}, ids: {walk.named}\n  " + "\n  ".join(walk.told))
+        raise
