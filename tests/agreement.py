@@ -254,7 +254,9 @@ def journal_lines(path: Path) -> tuple[list[Answer], list[str]]:
         if line[8:9] == b"!":
             void.append(told["void"])
         else:
-            answers.append({name: told.get(name) for name in _COLUMNS} | {"row": told["row"], "reasks": told.get("reasks", 0)})
+            answers.append(
+                {name: told.get(name) for name in _COLUMNS} | {"row": told["row"], "reasks": told.get("reasks", 0)}
+            )
     return answers, void
 
 
@@ -346,7 +348,9 @@ def judge(setting: Setting, rows: Sequence[Row], there: Sequence[Answer], *, kee
         histories[answer["key"]].append(answer)
     shown = {key: histories[key][-1] for key in keys if key in histories}
     left = [each for each in plan if is_left(histories.get(each.key, ()), setting, each.limit)]
-    free = {key: history[-1] for key, history in histories.items() if key not in keys and history[-1]["status"] != "failed"}
+    free = {
+        key: history[-1] for key, history in histories.items() if key not in keys and history[-1]["status"] != "failed"
+    }
     places: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for answer in there:
         places[answer["id"], answer["point"], answer["sample"]].add(answer["slot"])

@@ -49,7 +49,7 @@ import pytest
 
 import batchflex
 from batchflex import again, compact, contents, forecast, standing
-from batchflex.errors import InputError, JobChanged
+from batchflex.errors import JobChanged
 from batchflex.folder import Folder
 from batchflex.job import build
 from tests import agreement
@@ -221,7 +221,9 @@ class Walk:
             name = self.random.choice(sorted(self.gone))
             rows = self.gone.pop(name)
         else:
-            free = [f"{c}.{self.setting.shape}" for c in "abcdefg" if f"{c}.{self.setting.shape}" not in self.input.files]
+            free = [
+                f"{c}.{self.setting.shape}" for c in "abcdefg" if f"{c}.{self.setting.shape}" not in self.input.files
+            ]
             name = self.random.choice(free)
             rows = [self.new_row(self.setting.shape) for _ in range(self.random.randint(1, 3))]
             self.gone.pop(name, None)
@@ -284,7 +286,11 @@ class Walk:
         self.poison = {text: self.random.choice(faults) for text in chosen}
         knobs: dict[str, Any] = {"poison": self.poison, "keep_bodies": True, "obey_max_tokens": True}
         if self.setting.judges_answers:
-            knobs |= {"answer": f'{{"label": "good", "turn": {self.turns}}}', "unfit": 0.4, "seed": self.random.choice([0, self.turns])}
+            knobs |= {
+                "answer": f'{{"label": "good", "turn": {self.turns}}}',
+                "unfit": 0.4,
+                "seed": self.random.choice([0, self.turns]),
+            }
         else:
             words = " word" * self.random.choice([1, 1, 20])
             knobs |= {"answer": f"turn {self.turns}{words}"}
@@ -391,7 +397,9 @@ class Walk:
         self.endpoint.reset()
         where = f"status IN ({', '.join(map(repr, statuses))})"
         self.told.append(f"retry: {where}")
-        ended = batchflex.retry(self.out, where=where)
+        ended = batchflex.retry(
+            self.out, where=where, settings={"limits.budget_requests": 10_000}
+        )  # the run's may be less
         assert ended.stopped_by is None, ended.summary["message"]
         log = self.endpoint.log()
         sent = Counter(signature(record["body"]) for record in log)
@@ -419,6 +427,7 @@ class Walk:
         chosen = {key for key, status, _ in self._results() if status in statuses}
         where = f"status IN ({', '.join(map(repr, statuses))})"
         self.told.append(f"retry --dry-run: {where}")
+        self.shown = self._results()  # a table is made of them, which stays
         facts = again.sight(again.retry_of(self.out, where)).facts
         judged = self.judged(keeps=self.begun_on_change == "keep", setting=self.begun)
         left = [each for each in judged.planned if each.key in judged.shown and judged.shown[each.key]["key"] in chosen]
@@ -464,7 +473,12 @@ class Walk:
         found = forecast.forecast(self.job(on_change))
         judged = self.judged()
         kept = self.judged(keeps=True) if on_change == "keep" else judged
-        told = {"requests": len(judged.planned), "left": len(kept.left), "done": kept.done, "changed": len(judged.changed)}
+        told = {
+            "requests": len(judged.planned),
+            "left": len(kept.left),
+            "done": kept.done,
+            "changed": len(judged.changed),
+        }
         assert {name: found[name] for name in told} == told, "the plan tells something else"
         if (self.out / "job.toml").exists() and not self.is_stale:
             if self.shown is not None:
