@@ -210,8 +210,12 @@ class Done:
             self._found += len(requests) - len(wanted)
             self._failed_again += len(wanted) - len(missing)
             if missing:
-                places = {"row": [r.row for r in missing], "point": [r.point for r in missing]}
-                schema = {"row": pl.Int64, "point": pl.Int32}
+                places = {
+                    "row": [r.row for r in missing],
+                    "point": [r.point for r in missing],
+                    "named": [hash((r.id, r.point, r.sample)) for r in missing],
+                }
+                schema = {"row": pl.Int64, "point": pl.Int32, "named": pl.Int64}
                 self._missing.append(halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
         if self._kept is None or not missing:
             return wanted
@@ -373,9 +377,8 @@ class Done:
         found = [pl.DataFrame(schema=_CHANGED)]
         free = (self._rows() < 0) & (self._status != "failed")
         if self._missing and free.any():
-            missing = pl.concat(self._missing).sort("hi", "lo")
-            again = pl.all_horizontal(pl.col("hi", "lo") == pl.col("hi", "lo").shift(1)).fill_null(False)
-            missing = missing.filter(~(again | again.shift(-1, fill_value=False)))
+            # Of rows that share an id it cannot be told which of them an answer belonged to.
+            missing = pl.concat(self._missing).filter(pl.len().over("named") == 1)
             slots, places = SortedKeys(missing), missing.select("row", "point")
             for part in self._heads(["slot", "total_tokens", "cost"]):
                 frame = part.with_columns(

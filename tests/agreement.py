@@ -85,9 +85,11 @@ class Setting:
 
 
 class Planned(NamedTuple):
-    """A request of the plan. ``body`` is what is sent, ``limit`` what that allows the answer."""
+    """A request of the plan. ``base`` is the key it would have if none were equal, ``body`` what is sent, ``limit`` what that
+    allows the answer."""
 
     key: str
+    base: str
     slot: str
     id: str
     row: int
@@ -185,12 +187,13 @@ def planned(setting: Setting, rows: Sequence[Row], answered: Collection[str]) ->
         for each, key, there in zip(mine, keys, known, strict=True):
             if there and setting.dedupe:
                 continue
-            is_former = (at, each.point, each.sample) in former
-            if there and not is_former:
+            name = each.id
+            if there and (at, each.point, each.sample) not in former:
                 repeats[key] += 1
+                name = f"{name}-{repeats[key]}" if turn else name
                 key = _numbered(key, repeats[key])
             slot = _numbered(each.place, turn) if turn else each.place
-            found.append(Planned(key.hex(), slot.hex(), each.id, at, each.sample, each.point, each.body))
+            found.append(Planned(key.hex(), each.base.hex(), slot.hex(), name, at, each.sample, each.point, each.body))
     return found
 
 
@@ -300,13 +303,17 @@ class Judged(NamedTuple):
     def done(self) -> int:
         return len(self.planned) - len(self.left)
 
-    def table(self) -> list[tuple[Any, ...]]:
-        """The results: row, sample, key, status and content of each."""
-        return [
-            (each.row, each.sample, (there := self.shown[each.key])["key"], there["status"], there["content"])
-            for each in self.planned
-            if each.key in self.shown
-        ]
+    def table(self) -> set[tuple[Any, ...]]:
+        """The results: key, status and content of each."""
+        shown = [self.shown[each.key] for each in self.planned if each.key in self.shown]
+        return {(there["key"], there["status"], there["content"]) for there in shown}
+
+    def places(self) -> dict[str, set[tuple[int, int]]]:
+        """By the key that is shown of a request its row and sample, and those of equal requests."""
+        equal: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        for each in self.planned:
+            equal[each.base].add((each.row, each.sample))
+        return {self.shown[each.key]["key"]: equal[each.base] for each in self.planned if each.key in self.shown}
 
     def refused(self, *, has_changed: bool) -> bool:
         """Whether ``on_change = "stop"`` refuses the run. ``has_changed`` tells whether the job file has since the last run."""
@@ -355,11 +362,13 @@ def judge(setting: Setting, rows: Sequence[Row], there: Sequence[Answer], *, kee
     for answer in there:
         places[answer["id"], answer["point"], answer["sample"]].add(answer["slot"])
     shared = {slot for slots in places.values() if len(slots) > 1 for slot in slots}
+    missing = [each for each in plan if each.key not in histories]
+    named = Counter((each.id, each.point, each.sample) for each in missing)
     of_slot = {answer["slot"]: free[answer["key"]] for answer in there if answer["key"] in free}
     changed = {
         each.key: of_slot[each.slot]
-        for each in plan
-        if each.key not in histories and each.slot in of_slot and each.slot not in shared
+        for each in missing
+        if each.slot in of_slot and each.slot not in shared and named[each.id, each.point, each.sample] == 1
     }
     if keeps:
         shown |= changed

@@ -379,13 +379,9 @@ class Walk:
 
     def _check_ended(self, ended: batchflex.Run, on_change: str, *, is_whole: bool) -> None:
         now = self.judged(keeps=on_change == "keep")
-        table = pq.read_table(self.out / "results.parquet", columns=["row", "sample", "key", "status", "content"])
-        found = [tuple(row.values()) for row in table.to_pylist()]
-        assert found == now.table()
+        self._check_table(now)
         if is_whole:
-            assert ended.summary["planned"] == len(now.planned)
-            assert len(found) == len(now.planned)
-        self.shown = {row[2:] for row in found}
+            assert ended.summary["planned"] == len(now.planned) == len(now.shown)
 
     def retry(self) -> str:
         told = self._sight()
@@ -411,12 +407,21 @@ class Walk:
         assert keys <= {each.key for each in left}
         keeps = self.begun_on_change != "rerun"
         judged = self.judged(keeps=keeps, setting=self.begun)
-        table = pq.read_table(self.out / "results.parquet", columns=["row", "sample", "key", "status", "content"])
-        found = [tuple(row.values()) for row in table.to_pylist()]
         if left:
-            assert found == judged.table()
-        self.shown = {row[2:] for row in found}
+            self._check_table(judged)
         return ""
+
+    def _check_table(self, judged: Judged) -> None:
+        rows = pq.read_table(self.out / "results.parquet").to_pylist()
+        self.shown = {(row["key"], row["status"], row["content"]) for row in rows}
+        assert self.shown == judged.table()
+        assert len(self.shown) == len(rows), "a key comes twice"
+        places, found = judged.places(), [(row["row"], row["sample"]) for row in rows]
+        assert all(place in places[row["key"]] for row, place in zip(rows, found, strict=True)), (
+            "an answer is beside another row"
+        )
+        assert [row for row, _ in found] == sorted(row for row, _ in found)
+        assert len({(*place, row.get("top_p")) for row, place in zip(rows, found, strict=True)}) == len(rows)
 
     def _sight(self) -> tuple[list[str], list[agreement.Planned]] | None:
         """What a retry would ask is what the oracle says."""
@@ -485,7 +490,7 @@ class Walk:
                 assert self._results() == self.shown, "the results tell something else"
             elif self.begun_on_change == "rerun":
                 judged = self.judged(setting=self.begun)
-                assert self._results() == {row[2:] for row in judged.table()}, "the results tell something else"
+                assert self._results() == judged.table(), "the results tell something else"
             else:
                 assert self._results() == agreement.view(agreement.answers(self.out)), "the results tell something else"
 
