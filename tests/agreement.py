@@ -232,7 +232,7 @@ def former_keys(setting: Setting, rows: Sequence[Row]) -> dict[tuple[int, str, i
 # ------------------------------------------------------------------------------------------------------ the folder
 
 
-def _part_files(parts: Path) -> list[tuple[int, int, Path]]:
+def part_files(parts: Path) -> list[tuple[int, int, Path]]:
     """First and last segment of each part that counts, in the order of time."""
     found = []
     for path in parts.glob("[0-9]*.parquet"):
@@ -267,7 +267,7 @@ def answers(out: Path) -> list[Answer]:
     """Every outcome in the folder, in the order in which they came, without failures that are void."""
     found: list[Answer] = []
     void: set[str] = set()
-    files = _part_files(out / "parts") if (out / "parts").is_dir() else []
+    files = part_files(out / "parts") if (out / "parts").is_dir() else []
     for _, _, path in files:
         part = pq.ParquetFile(path)
         void.update(json.loads((part.schema_arrow.metadata or {}).get(b"batchflex.void", b"[]")))

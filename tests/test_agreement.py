@@ -36,6 +36,7 @@ import datetime
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -48,10 +49,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import again, compact, contents, forecast, standing
+from batchflex import again, compact, contents, forecast, standing, store
 from batchflex.errors import JobChanged
 from batchflex.folder import Folder
 from batchflex.job import build
+from batchflex.model import Outcome
 from tests import agreement
 from tests.agreement import Answer, Judged, Row, Setting, judge, signature
 from tests.counting_endpoint import CountingEndpoint, Knobs
@@ -465,6 +467,62 @@ class Walk:
         self.is_stale = True
         return part.name
 
+    def put_back(self) -> str:
+        moved = sorted((self.folder / "moved").glob("*.parquet"))
+        if not moved:
+            return "no: none was moved"
+        part = self.random.choice(moved)
+        name = part.name.partition("-")[2]
+        numbers = [int(number) for number in re.findall(r"\d+", name)][:2]
+        taken = {int(path.stem) for path in (self.out / "journal").glob("*.journal")}
+        if any(
+            first <= numbers[-1] and numbers[0] <= last for first, last, _ in agreement.part_files(self.out / "parts")
+        ):
+            return "no: its number is taken"
+        if any(numbers[0] <= number <= numbers[-1] for number in taken):
+            return "no: its number is taken"
+        part.rename(self.out / "parts" / name)
+        self.is_stale = True
+        return name
+
+    def forget(self) -> str:
+        """What CONTRACT.md says may be deleted."""
+        name = self.random.choice(["inputs.jsonl", "run.json", "results.parquet", "standing.bin"])
+        if name == "results.parquet" and self.shown is not None:
+            return "no: the view is not promised to be the table"
+        (self.out / name).unlink(missing_ok=True)
+        return name
+
+    def answer_as_then(self) -> str:
+        """A part as an earlier version left it, which sent every column of a row."""
+        former = agreement.former_keys(self.setting, self.input.rows[: self.setting.limit])
+        if not former or agreement.answers(self.out):
+            return "no: there is none"
+        outcomes = []
+        for each in self.judged().planned:
+            key = former.get((each.row, each.point, each.sample))
+            if key is not None and self.random.random() < 0.5:
+                outcomes.append(
+                    Outcome(
+                        key=key,
+                        slot=each.slot,
+                        id=each.id,
+                        row=each.row,
+                        sample=each.sample,
+                        status="ok",
+                        attempts=1,
+                        started_at=1,
+                        finished_at=2,
+                        endpoint="then",
+                        run_id="then",
+                        content="then",
+                        point=each.point,
+                    )  # fmt: skip
+                )
+        (self.out / "parts").mkdir(parents=True, exist_ok=True)
+        store.write_part(self.out / "parts", 1, outcomes)
+        return f"{len(outcomes)} answers"
+
     # ---------------------------------------------------------------------------------------------------- the checks
 
     def _results(self) -> set[tuple[Any, ...]]:
@@ -498,7 +556,7 @@ class Walk:
         kinds: list[tuple[int, Callable[[], str]]] = [
             (10, self.run), (3, self.append_rows), (2, self.edit_text), (1, self.edit_label), (2, self.reorder), (2, self.delete_rows),
             (2, self.duplicate_row), (2, self.add_file), (1, self.remove_file), (1, self.touch), (4, self.change_job), (3, self.retry),
-            (1, self.dry_run), (2, self.compact), (1, self.move_part),
+            (1, self.dry_run), (2, self.compact), (1, self.move_part), (1, self.put_back), (1, self.forget),
         ]  # fmt: skip
         kind = self.random.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
         self.told.append(kind.__name__)
@@ -515,6 +573,9 @@ def test_all_agree_with_the_oracle(
         monkeypatch.setattr(standing, "WORTH_ROWS", 1)
     walk = Walk(seed, tmp_path, endpoint)
     try:
+        if seed % 3 == 0:
+            walk.told.append(f"answer_as_then: {walk.answer_as_then()}")
+            walk.check()
         walk.run()
         walk.check()
         for _ in range(STEPS):
