@@ -291,13 +291,15 @@ def answers(out: Path) -> list[Answer]:
 
 class Judged(NamedTuple):
     """What a job and a folder come to. ``shown`` has the answer that stands for each request of the plan, by its key; ``left``
-    are the requests that are to be asked, ``changed`` those whose place an answer to a different request has."""
+    are the requests that are to be asked, ``changed`` those whose place an answer to a different request has. ``equal`` are the
+    rows and samples of requests that are equal, with ``dedupe`` also of those that are not planned."""
 
     planned: list[Planned]
     shown: dict[str, Answer]
     left: list[Planned]
     changed: dict[str, Answer]
     strays: int
+    equal: dict[str, set[tuple[int, int]]]
 
     @property
     def done(self) -> int:
@@ -310,10 +312,7 @@ class Judged(NamedTuple):
 
     def places(self) -> dict[str, set[tuple[int, int]]]:
         """By the key that is shown of a request its row and sample, and those of equal requests."""
-        equal: dict[str, set[tuple[int, int]]] = defaultdict(set)
-        for each in self.planned:
-            equal[each.base].add((each.row, each.sample))
-        return {self.shown[each.key]["key"]: equal[each.base] for each in self.planned if each.key in self.shown}
+        return {self.shown[each.key]["key"]: self.equal[each.base] for each in self.planned if each.key in self.shown}
 
     def refused(self, *, has_changed: bool) -> bool:
         """Whether ``on_change = "stop"`` refuses the run. ``has_changed`` tells whether the job file has since the last run."""
@@ -373,7 +372,11 @@ def judge(setting: Setting, rows: Sequence[Row], there: Sequence[Answer], *, kee
     if keeps:
         shown |= changed
         left = [each for each in left if each.key not in changed]
-    return Judged(plan, shown, left, changed, len(free) - (len(changed) if keeps else 0))
+    equal: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for at, row in enumerate(rows[: setting.limit]):
+        for bare in _bare(setting, row, at, _content(setting, row, former=False)):
+            equal[bare.base.hex()].add((at, bare.sample))
+    return Judged(plan, shown, left, changed, len(free) - (len(changed) if keeps else 0), equal)
 
 
 def signature(body: Mapping[str, Any]) -> str:
