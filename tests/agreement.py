@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # with WHERE, what a message says of where it is
 Answer = dict[str, Any]
 
+WHERE = "(where)"
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["good", "bad"]}}, "required": ["label"]}
 _COLUMNS = [
     "key", "slot", "id", "row", "sample", "status", "content", "run_id", "point", "proof", "reasks", "answer_limit",
-    "cut_by", "completion_tokens", "ttft_s", "http_status",
+    "cut_by", "completion_tokens", "ttft_s",
 ]  # fmt: skip
 
 
@@ -65,7 +66,7 @@ class Setting:
             "job": {"out": str(out), "retry_failed": self.retry_failed},
             "endpoint": {"base_url": base_url},
             "params": self.params(),
-            "input": {"path": path, "dedupe": self.dedupe},
+            "input": {"path": path, "dedupe": self.dedupe, "on_bad_row": "fail"},
             "sweep": {"samples": self.samples},
             "retry": {"attempts": 1, "base_s": 0.001},
             "limits": {"concurrency": 1, "max_failures": 100_000},
@@ -95,7 +96,7 @@ class Planned(NamedTuple):
     row: int
     sample: int
     point: str
-    body: dict[str, Any]
+    body: dict[str, Any]  # empty if no request can be made of the row
 
     @property
     def limit(self) -> int | None:
@@ -134,7 +135,14 @@ class _Bare(NamedTuple):
     body: dict[str, Any]
 
 
-def _bare(setting: Setting, row: Row, at: int, content: Mapping[str, Any]) -> list[_Bare]:
+def _bare(setting: Setting, row: Row, at: int, *, former: bool = False) -> list[_Bare]:
+    where = row[WHERE]
+    row = {name: value for name, value in row.items() if name != WHERE}
+    fault, content = "", {}
+    if setting.shape == "jsonl" and "messages" not in row:
+        fault = f"{where}: has neither 'messages' nor 'body', and the job has no [prompt]; there are: {', '.join(row)}"
+    else:
+        content = _content(setting, row, former=former)
     named = row.get("id") not in (None, "")
     identity = str(row["id"]) if named else hashlib.blake2b(_json(row, is_sorted=True), digest_size=8).hexdigest()
     owner = _framed(identity if named and not setting.dedupe else "")
@@ -142,11 +150,12 @@ def _bare(setting: Setting, row: Row, at: int, content: Mapping[str, Any]) -> li
     made: set[bytes] = set()
     for point in setting.points():
         for sample in range(setting.samples):
-            body = {**setting.params(), **content, **point}
-            if setting.samples > 1:
+            body = {**setting.params(), **content, **point} if not fault else {}
+            if setting.samples > 1 and body:
                 body["seed"] = body.get("seed", 0) + sample
             tail, mark = sample.to_bytes(4, "little"), _json(point, is_sorted=True)
-            key = _hash(owner + tail + _json(dict(sorted(body.items()))))
+            hashed = _json(dict(sorted(body.items()))) if body else b"fault" + _framed(identity) + _framed(fault) + mark
+            key = _hash(owner + tail + hashed)
             if len(setting.points()) > 1:
                 key = _hash(key + mark) if key in made else key
                 made.add(key)
@@ -173,7 +182,7 @@ def planned(setting: Setting, rows: Sequence[Row], answered: Collection[str]) ->
     repeats: Counter[bytes] = Counter()
     found: list[Planned] = []
     for at, row in within:
-        mine = _bare(setting, row, at, _content(setting, row, former=False))
+        mine = _bare(setting, row, at)
         turn = 0
         keys = [former.get((at, each.point, each.sample), each.base) for each in mine]
         known = []
@@ -205,9 +214,9 @@ def _numbered_formers(
     seen: set[bytes] = set()
     repeats: Counter[bytes] = Counter()
     for at, row in rows:
-        if setting.shape != "jsonl" or not row.keys() - {"id", "messages"}:
+        if setting.shape != "jsonl" or "messages" not in row or not row.keys() - {"id", "messages", WHERE}:
             continue
-        for each in _bare(setting, row, at, _content(setting, row, former=True)):
+        for each in _bare(setting, row, at, former=True):
             key = each.base
             if key in seen and not setting.dedupe:
                 repeats[key] += 1
@@ -242,7 +251,7 @@ def part_files(parts: Path) -> list[tuple[int, int, Path]]:
     return [
         (first, last, path)
         for first, last, times, path in sorted(found)
-        if not any(f <= first and last <= e and (f, e, t) > (first, last, times) and (e - f, t) > (last - first, times)
+        if not any(f <= first and last <= e and (e - f, t) > (last - first, times)
                    for f, e, t, _ in found)
     ]  # fmt: skip
 
@@ -374,7 +383,7 @@ def judge(setting: Setting, rows: Sequence[Row], there: Sequence[Answer], *, kee
         left = [each for each in left if each.key not in changed]
     equal: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for at, row in enumerate(rows[: setting.limit]):
-        for bare in _bare(setting, row, at, _content(setting, row, former=False)):
+        for bare in _bare(setting, row, at):
             equal[bare.base.hex()].add((at, bare.sample))
     return Judged(plan, shown, left, changed, len(free) - (len(changed) if keeps else 0), equal)
 
