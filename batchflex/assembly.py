@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from . import keep, store, table
@@ -13,7 +12,6 @@ from .folder import Folder
 from .job import Job, build
 from .parsed import declared
 from .plan import points
-from .reask import policy
 from .resume import Done
 
 if TYPE_CHECKING:
@@ -57,19 +55,25 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assem
     """
     job = job_of(folder)
     labels = [point.label for point in points(job)]
-    pending, void = keep.unsealed(folder)
-    since = max(store.part_numbers(folder.parts), default=0) + 1
+    unsealed = keep.unsealed(folder)
     # Only then can there be answers to requests that this job would send differently, and does not keep.
     if planned is None and job.job.on_change == "rerun":
-        planned = _planned(job, folder, void)
+        planned = _planned(job, folder, unsealed)
     return table.assemble(
-        folder.parts, job.sweep.variables, labels, planned, since, pending, declared(job.schemas), void=void
+        folder.parts,
+        job.sweep.variables,
+        labels,
+        planned,
+        table.ALL,
+        unsealed.outcomes,
+        declared(job.schemas),
+        void=unsealed.void,
     )
 
 
-def _planned(job: Job, folder: Folder, void: Collection[str]) -> pl.DataFrame | None:
+def _planned(job: Job, folder: Folder, unsealed: keep.Unsealed) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job), void=void)
+    done = Done(folder.parts, job.job.retry_failed, void=unsealed.void, pending=unsealed.outcomes)
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)

@@ -16,7 +16,7 @@ from .feed import Plan
 from .folder import Folder
 from .job import Job
 from .jobchanges import changes
-from .model import Outcome, Request
+from .model import Request
 from .prices import Prices
 from .reask import policy
 from .resume import Done
@@ -36,12 +36,10 @@ class _Look(NamedTuple):
 
 
 class _Pass:
-    """One pass over a plan, counting what would be sent. ``pending`` are answers not sealed yet, by slot."""
+    """One pass over a plan, counting what would be sent; the first one also for the census of what is ``done``."""
 
-    def __init__(
-        self, plan: Plan, done: Done, pending: dict[bytes, Outcome], look: _Look, *, keeps: bool = False
-    ) -> None:
-        self.requests = self.faults = self.changed = self.changed_tokens = 0
+    def __init__(self, plan: Plan, done: Done, look: _Look, *, survey: bool) -> None:
+        self.requests = self.faults = 0
         self.left = Estimate(look.prices)
         self.too_long = 0
         self.longest: TooLong | None = None
@@ -49,19 +47,15 @@ class _Pass:
         self.first_fault: str | None = None
         for block in plan.blocks():
             self.requests += len(block)
-            for request in done.sort_out(block, survey=not keeps):
-                there = pending.get(request.slot)
+            for request in done.sort_out(block, survey=survey):
                 if (fault := request.fault or unbounded(look.limits, request)) is not None:
                     self.faults += 1
                     self.first_fault = self.first_fault or fault
-                elif there is None or (there.key != request.key.hex() and not keeps):
+                else:
                     self.left.add(request)
                     if (long := look.contexts.too_long(request)) is not None:
                         self.too_long += 1
                         self.longest = self.longest or long
-                    if there is not None:
-                        self.changed += 1
-                        self.changed_tokens += there.total_tokens or 0
             self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
 
 
@@ -89,18 +83,15 @@ def forecast(job: Job) -> dict[str, Any]:
     folder = Folder(job.out)
     plan.know(folder, remember=False)  # another run may hold it
     unsealed = keep.unsealed(folder)
-    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job), void=unsealed.void)
-    pending = {bytes.fromhex(o.slot): o for o in unsealed.outcomes if o.status != "failed"}
-    keys = {bytes.fromhex(outcome.key) for outcome in unsealed.outcomes}
-    plan.answered = lambda asked: [held or key in keys for key, held in zip(asked, done.holds(asked), strict=True)]
+    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job), void=unsealed.void, pending=unsealed.outcomes)
+    plan.answered = done.holds
     look = _Look(job.limits, prices, contexts)
-    found = _Pass(plan, done, pending, look)
+    found = _Pass(plan, done, look, survey=True)
     census = done.census()
-    changed, changed_tokens = census.changed + found.changed, census.changed_tokens + found.changed_tokens
-    old = folder.read_job() if changed else None
-    if changed and job.job.on_change == "keep":
+    old = folder.read_job() if census.changed else None
+    if census.changed and job.job.on_change == "keep":
         done.keep_changed()
-        found = _Pass(plan, done, pending, look, keeps=True)
+        found = _Pass(plan, done, look, survey=False)
     left, example = found.left, found.example
     there = room.free(folder.path)
     finished = found.requests - left.requests - found.faults
@@ -113,13 +104,13 @@ def forecast(job: Job) -> dict[str, Any]:
         "notes": plan.notes() if found.requests else [*plan.notes(), plan.told_of_no_rows],
         "requests": found.requests,
         "done": finished,
-        "truncated": done.statuses().get("truncated", 0) + sum(o.status == "truncated" for o in pending.values()),
+        "truncated": done.statuses().get("truncated", 0),
         "left": left.requests,
         "unaskable": found.faults,
         "first_fault": found.first_fault,
         "on_bad_row": job.input.on_bad_row,
-        "changed": changed,
-        "changed_tokens": changed_tokens,
+        "changed": census.changed,
+        "changed_tokens": census.changed_tokens,
         "changes": changes(old, job.resolved()) if old else [],
         "on_change": job.job.on_change,
         "sweep": job.sweep.variables,

@@ -7,7 +7,7 @@ A key costs 16 bytes here (a Python ``set`` of them: some 110). Ten million fini
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -90,10 +90,13 @@ def _halves(keys: pa.ChunkedArray, prefix: str) -> pl.DataFrame:
     return pl.DataFrame({f"{prefix}hi": flat.gather_every(2), f"{prefix}lo": flat.gather_every(2, 1)})
 
 
-def shared_slots(folder: Path) -> pl.DataFrame:
-    """The slots of rows that had their id in common: which of them an answer belonged to cannot be told."""
+SHARED = ["slot", "id", "point", "sample"]
+
+
+def shared_slots(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The slots of rows that had their id in common: which of them an answer belonged to cannot be told. ``parts`` have the
+    columns ``SHARED``, as :func:`read_keys` gives them."""
     place = pl.struct("id", "point", "sample").hash().alias("place")
-    parts = read_keys(folder, ["slot", "id", "point", "sample"])
     slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
     return slots.filter(pl.len().over("place") > 1).select("slot_hi", "slot_lo")
 

@@ -16,12 +16,12 @@ from . import keyindex, store
 from .errors import FolderError
 from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
-from .model import STATUSES, Request, Status
-from .numbering import Number, Reading
+from .model import STATUSES, Outcome, Request, Status
+from .numbering import Reading
 from .places import STAY, Moves, Stretches, placed
 from .plan import Census, Passed
 from .reask import MAY_BE_ASKED_AGAIN, Policy
-from .unfit import Unfit
+from .unfit import PENDING, Unfit
 from .void import Void
 
 _STATUS = pl.Enum(STATUSES)
@@ -63,6 +63,21 @@ def _moved_by(frame: pl.DataFrame, moves: Moves | None) -> pl.DataFrame:
     return frame.with_columns(pl.Series("row", moves.moved(frame["row"].to_numpy())))
 
 
+def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
+    """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
+    whole = pl.concat([part.select("hi", "lo", "status"), pl.DataFrame(more.select(_UNFIT_COLUMNS))], how="horizontal")
+    limit = pl.coalesce("answer_limit", "completion_tokens", 0)
+    by_server = pl.col("cut_by").eq_missing("server")
+    is_old = (pl.col("status") == "truncated") & pl.col("answer_limit").is_null() & pl.col("cut_by").is_null()
+    grows = (pl.col("cut_by").eq_missing("limit") | is_old) & (limit < policy.grow_to)
+    unfit = (pl.col("status") == "invalid") & (pl.col("reasks") < policy.most)
+    streams = by_server & pl.col("ttft_s").is_null() & policy.streams
+    placed = whole.with_columns(
+        again=streams | (~by_server & (grows | unfit)), part=pl.lit(int(number)), at=pl.int_range(pl.len())
+    )
+    return placed.filter(pl.col("status").is_in(MAY_BE_ASKED_AGAIN)).select(list(_UNFIT)).cast(_UNFIT)
+
+
 class Done:
     """The final outcomes in a folder's parts, found by the block.
 
@@ -71,7 +86,8 @@ class Done:
     answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
     of which it does not tell are answers without a place, until the plan comes to them. An answer that the policy of
     ``reasks`` asks for again is still to be asked for. A failure that is void is none; ``void`` are runs whose failures are, as
-    the journal tells.
+    the journal tells. ``pending`` are outcomes that are in the journal only, as a run that goes on or was killed has left them:
+    they count as the last.
     """
 
     def __init__(
@@ -83,8 +99,10 @@ class Done:
         reasks: Policy = _NO_REASKS,
         moves: Mapping[int, Stretches] | None = None,
         void: Collection[str] = (),
+        pending: Sequence[Outcome] = (),
     ) -> None:
         self._parts = parts
+        self._pending = store.to_table(pending) if pending else None
         self._is_placed = labels is not None
         self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
@@ -109,8 +127,13 @@ class Done:
             gone = void_ones.among(number, part["status"])
             frames.append(frame if gone is None else frame.filter(~gone))
             if reasks.asks_again and part["status"].is_in(MAY_BE_ASKED_AGAIN).any():
-                found = self._unfit_in(number, part, reasks)
+                found = _unfit_in(number, part, store.read_part(parts, number, _UNFIT_COLUMNS), reasks)
                 unfit.append(found if gone is None else found.filter(~gone.gather(found["at"])))
+        if self._pending is not None:
+            last = keyindex.head(self._pending.select(["key", *columns]))
+            frames.append(last.select(wanted))
+            if reasks.asks_again:
+                unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         if labels is not None and index["point"].null_count():
@@ -126,7 +149,7 @@ class Done:
         self._again = bytearray(len(self._keys))
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
-        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed)
+        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, pending)
         if labels is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
@@ -141,22 +164,7 @@ class Done:
         self._kept_at: list[int] = []
         self._planned = self._found = self._failed_again = 0
 
-    def _unfit_in(self, number: Number, part: pl.DataFrame, policy: Policy) -> pl.DataFrame:
-        """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
-        more = keyindex.head(store.read_part(self._parts, number, _UNFIT_COLUMNS))
-        whole = pl.concat([part.select("hi", "lo", "status"), more], how="horizontal")
-        limit = pl.coalesce("answer_limit", "completion_tokens", 0)
-        by_server = pl.col("cut_by").eq_missing("server")
-        is_old = (pl.col("status") == "truncated") & pl.col("answer_limit").is_null() & pl.col("cut_by").is_null()
-        grows = (pl.col("cut_by").eq_missing("limit") | is_old) & (limit < policy.grow_to)
-        unfit = (pl.col("status") == "invalid") & (pl.col("reasks") < policy.most)
-        streams = by_server & pl.col("ttft_s").is_null() & policy.streams
-        placed = whole.with_columns(
-            again=streams | (~by_server & (grows | unfit)), part=pl.lit(int(number)), at=pl.int_range(pl.len())
-        )
-        return placed.filter(pl.col("status").is_in(MAY_BE_ASKED_AGAIN)).select(list(_UNFIT)).cast(_UNFIT)
-
-    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int) -> Unfit:
+    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> Unfit:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
         steps = ["hi", "lo", "reasks", "status"]
         few = unfit.group_by(steps).len("times").filter(pl.col("times") <= 1 + retry_failed)
@@ -165,7 +173,7 @@ class Done:
         found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(MAY_BE_ASKED_AGAIN))
         for at in found["position"]:
             self._again[at] = 1
-        return Unfit(self._parts, found, self._numbers)
+        return Unfit(self._parts, found, self._numbers, pending)
 
     def __len__(self) -> int:
         return len(self._again)
@@ -202,8 +210,12 @@ class Done:
             self._found += len(requests) - len(wanted)
             self._failed_again += len(wanted) - len(missing)
             if missing:
-                places = {"row": [r.row for r in missing], "point": [r.point for r in missing]}
-                schema = {"row": pl.Int64, "point": pl.Int32}
+                places = {
+                    "row": [r.row for r in missing],
+                    "point": [r.point for r in missing],
+                    "named": [hash((r.id, r.point, r.sample)) for r in missing],
+                }
+                schema = {"row": pl.Int64, "point": pl.Int32, "named": pl.Int64}
                 self._missing.append(halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
         if self._kept is None or not missing:
             return wanted
@@ -351,6 +363,12 @@ class Done:
     def _rows(self) -> pl.Series:
         return _series("row", self._row.tobytes(), pa.int64())
 
+    def _heads(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Keys and columns of all parts and of what is pending, as :func:`keyindex.read_keys` gives them."""
+        yield from keyindex.read_keys(self._parts, columns, self._numbers)
+        if self._pending is not None:
+            yield keyindex.head(self._pending.select(["key", *columns]))
+
     def _changed(self) -> pl.DataFrame:
         """The answers no request has the key of, whose slot a missing request would fill: one a slot, the last.
 
@@ -359,11 +377,10 @@ class Done:
         found = [pl.DataFrame(schema=_CHANGED)]
         free = (self._rows() < 0) & (self._status != "failed")
         if self._missing and free.any():
-            missing = pl.concat(self._missing).sort("hi", "lo")
-            again = pl.all_horizontal(pl.col("hi", "lo") == pl.col("hi", "lo").shift(1)).fill_null(False)
-            missing = missing.filter(~(again | again.shift(-1, fill_value=False)))
+            # Of rows that share an id it cannot be told which of them an answer belonged to.
+            missing = pl.concat(self._missing).filter(pl.len().over("named") == 1)
             slots, places = SortedKeys(missing), missing.select("row", "point")
-            for part in keyindex.read_keys(self._parts, ["slot", "total_tokens", "cost"]):
+            for part in self._heads(["slot", "total_tokens", "cost"]):
                 frame = part.with_columns(
                     at=pl.Series(self._sorted.find(part), dtype=pl.Int64),
                     place=pl.Series(slots.find(part.select(hi="slot_hi", lo="slot_lo")), dtype=pl.Int64),
@@ -373,7 +390,7 @@ class Done:
                 found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
         changed = pl.concat(found)
         if changed.height:
-            shared = keyindex.shared_slots(self._parts)
+            shared = keyindex.shared_slots(self._heads(keyindex.SHARED))
             changed = changed.join(shared, on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
         together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
         return keyindex.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})

@@ -125,5 +125,7 @@ class Answers:
         present = present.group_by(_SLOT).agg(newest=pl.col("at").max())
         earlier = others.select("hi", "lo", "at").join(slots, on="at").join(present, on=_SLOT)
         earlier = earlier.filter(pl.col("at") < pl.col("newest"))
-        earlier = earlier.join(keyindex.shared_slots(self._folder), on=_SLOT, how="anti")
+        earlier = earlier.join(
+            keyindex.shared_slots(keyindex.read_keys(self._folder, keyindex.SHARED)), on=_SLOT, how="anti"
+        )
         return self._all.filter("old").join(earlier, on=["hi", "lo"], how="semi")["at"]

@@ -34,6 +34,7 @@ _CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
+ALL = _PENDING + 1  # beyond the number of every part
 
 
 class Layout(NamedTuple):

@@ -13,16 +13,21 @@ from . import store
 from .model import Outcome
 from .numbering import Number
 
+PENDING = -1  # stands for the number of a part that is not written yet
+
 
 class Unfit:
     """Finds answers by the positions that their keys have in an index.
 
     ``found`` has ``position``, the number of the ``part`` (one of ``numbers``) and the row ``at`` which it is there; 20 bytes
-    an answer. One row group is kept in memory.
+    an answer. One row group is kept in memory. Those of the part ``PENDING`` are ``pending``.
     """
 
-    def __init__(self, parts: Path, found: pl.DataFrame, numbers: Sequence[Number]) -> None:
+    def __init__(
+        self, parts: Path, found: pl.DataFrame, numbers: Sequence[Number], pending: Sequence[Outcome] = ()
+    ) -> None:
         self._parts = parts
+        self._pending = pending
         self._numbers = {int(number): number for number in numbers}
         found = found.sort("position")
         self._positions, self._part, self._at = (found[name].to_list() for name in ("position", "part", "at"))
@@ -42,7 +47,8 @@ class Unfit:
         for position in positions:
             place = bisect_left(self._positions, position)
             if place < len(self) and self._positions[place] == position:
-                found[position] = self._read(self._numbers[self._part[place]], self._at[place])
+                part, at = self._part[place], self._at[place]
+                found[position] = self._pending[at] if part == PENDING else self._read(self._numbers[part], at)
         return found
 
     def _read(self, part: Number, at: int) -> Outcome:

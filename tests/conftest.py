@@ -8,6 +8,8 @@ import pytest
 
 from tests.counting_endpoint import CountingEndpoint, Knobs
 
+pytest.register_assert_rewrite("tests.agreement_walk")
+
 
 @pytest.fixture
 def anyio_backend() -> str:

@@ -153,6 +153,7 @@ class Knobs:
     tool_index: bool = True
     hang_up: str = "clean"  # how a stream ends: or "close", "reset", without the end that HTTP asks for
     keep_log: bool = True
+    keep_bodies: bool = False  # the log has what was asked, too, as "body"
 
 
 def _error(status: int, message: str, kind: str | None = None, code: str | None = None) -> tuple[int, Any]:
@@ -418,6 +419,8 @@ class Counter:
         record |= {"unfit": reply is not None and reply["choices"][0]["message"]["content"] == knobs.unfit_answer}
         record |= {"open": False, "later": False, "in_flight": totals.in_flight, "tokens": 0}
         record |= {"prompt_tokens": 0 if not (reply and reply["usage"]) else reply["usage"]["prompt_tokens"]}
+        if knobs.keep_bodies:
+            record["body"] = body
         if knobs.keep_log:
             totals.records.append(record)
         status = knobs.said["status"] if outcome == "said" else REFUSALS[outcome][0] if outcome in REFUSALS else 200
