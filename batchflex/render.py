@@ -108,7 +108,8 @@ def _given_up(state: Mapping[str, Any]) -> list[str]:
 
 def _how_to_go_on(state: Mapping[str, Any]) -> str:
     if state["stopped_by"] in _TO_MEND:
-        return "once that is mended, run the same command again to go on"
+        first = "correct the model" if state["stopped_by"] == "model" else "mend that"
+        return f"{first} first, then run the same command again to go on"
     after = f" after {local(state['resume_at'])}" if state.get("resume_at") else ""
     return f"run the same command again{after} to go on"
 

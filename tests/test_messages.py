@@ -147,7 +147,7 @@ def test_a_refused_key_is_named_by_where_it_came_from(
     assert (ended.code, state["stopped_by"], endpoint.stats()["requests"]) == (3, "key", 1)
     assert told in state["message"] and told in ended.err
     assert "wrong-key" not in ended.err + ended.out + json.dumps(state)
-    assert "kept; run the same command again" not in ended.err, "which would be refused again"
+    assert "mend that first, then run the same command again" in ended.err, "which would be refused again till then"
 
 
 def test_a_key_of_a_file_is_named_with_the_file(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_refused_model_is_told_once(swept: bool, endpoint: CountingEndpoint, t
         assert shown.count("does not exist") == 1 and shown.count("correct params.model") == 1
     if swept:
         assert "the model 'gone' is not asked any more: " in state["message"], "which of them"
-    assert "what was answered is kept; once that is mended, run the same command again to go on" in summary
+    assert "what was answered is kept; correct the model first, then run the same command again to go on" in summary
 
 
 def test_one_refusal_of_a_model_is_enough_to_ask_it_for_one_token_and_nothing_more(
