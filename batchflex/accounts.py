@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 from . import classify
-from .budget import Budget, Cost, price_usd
+from .budget import Budget
+from .cost import Cost
 from .errors import AttemptError, KeyReplaced, RateLimited
 from .gate import Lane
 from .model import Usage
 from .pace import Words
+from .pricing import price_usd
 from .ratelimit import Limited
 from .tally import Tally
 

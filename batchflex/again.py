@@ -16,9 +16,9 @@ from .endpoint import resolve
 from .environment import environment_of
 from .errors import FolderError, InputError, JobError
 from .estimate import Estimate
-from .feed import Plan
 from .folder import Folder
 from .job import Job, build
+from .jobplan import Plan
 from .model import Request
 from .params import LIMITS, answer_limit
 from .places import Moves, Stretches

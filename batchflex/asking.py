@@ -10,10 +10,11 @@ import msgspec
 
 from . import classify, outcome, reask, tries
 from .accounts import Accounts
+from .blame import BLAMELESS, can_be_void
 from .budget import Budget
 from .errors import AttemptError, KeyReplaced, RateLimited, RowFault, RunFault, StopReason, StorageError, Transient
 from .events import RULE, Event, Tell, ident, named, unquoted
-from .failures import BLAMELESS, Failures, can_be_void
+from .failures import Failures
 from .feed import Feed
 from .gate import Gate
 from .job import RetrySection

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from . import keep, store, table
 from .endpoint import default_model, resolve
 from .errors import EndpointError, FolderError, InputError, JobError
-from .feed import Plan
 from .folder import Folder
 from .job import Job, build
+from .jobplan import Plan
 from .parsed import declared
 from .plan import points
 from .resume import Done

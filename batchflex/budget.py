@@ -7,42 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from .cost import Cost
+from .crosschecks import unbounded
 from .errors import StopReason
 from .model import Request, Usage
+from .pricing import price_usd
 from .sections import LimitsSection, PricesSection
 
 _UNTIL_SOMETHING_SETTLES = float("inf")
-# Until usage has been seen. Three bytes a token is on the careful side for prose in Latin script.
-_FIRST_TOKENS_PER_BYTE, _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION = 1 / 3, 256, 4096
 _SLOW_WEIGHT = 0.05
 _COUNTED = 20  # prompts, until what is usual is known
-
-
-@dataclass(slots=True)
-class Cost:
-    """What one attempt may use at the very most, and what it was expected to use when it was sent.
-
-    One attempt at a time has it. ``prices`` are those of the model where it is asked. ``tokens``, the marks and ``sent_at`` are
-    of the attempt that is in flight, as is ``sent_model``, which the endpoint is asked for; ``model`` is which the row names.
-    ``refusals`` is how often rate limits have refused it.
-    """
-
-    body_bytes: int
-    max_tokens: int | None
-    most_tokens: int
-    most_usd: float
-    prices: PricesSection | None = None
-    tokens: float = 0.0
-    sent_at: float = 0.0
-    requests_mark: float = 0.0
-    tokens_mark: float = 0.0
-    model: str = ""
-    sent_model: str = ""
-    model_mark: int = 0
-    refusals: int = 0
 
 
 class Verdict(NamedTuple):
@@ -87,51 +63,6 @@ class Purse:
         # Sums of fractions leave a trace, which must not be taken for something in flight.
         self._reserved = self._reserved - most if self._reservations else 0.0
         self.spent += used
-
-
-def price_usd(prices: PricesSection, usage: Usage) -> float | None:
-    """What an answer cost; ``None`` if the server did not count its tokens."""
-    if usage.prompt_tokens is None and usage.completion_tokens is None:
-        return None
-    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-    cached = min(usage.cache_read_input_tokens or 0, prompt)
-    cached_price = prices.input if prices.cached_input is None else prices.cached_input
-    return ((prompt - cached) * prices.input + cached * cached_price + completion * prices.output) / 1e6
-
-
-def cost_usd(prices: PricesSection | None, usage: Usage) -> float | None:
-    """What an answer cost: by the prices where there are any, else, or without token counts, as a gateway says."""
-    price = None if prices is None else price_usd(prices, usage)
-    return usage.cost if price is None else price
-
-
-def unbounded(limits: LimitsSection, request: Request) -> str | None:
-    """Why no request can be sent under these limits: a budget of tokens or money needs to know the longest answer."""
-    if request.max_tokens is not None or request.fault is not None:
-        return None
-    name = next((name for name in ("budget_usd", "budget_tokens") if getattr(limits, name) is not None), None)
-    if name is None:
-        return None
-    return f"row {request.id!r:.80} has no max_tokens, which limits.{name} needs: give it one, or set params.max_tokens"
-
-
-class TokenEstimate:
-    """What an attempt is expected to use: bytes times a ratio, and an answer as long as those seen. Learned from usage."""
-
-    def __init__(self) -> None:
-        self._answers = self._bytes = self._prompt = self._completion = 0
-
-    def __call__(self, cost: Cost) -> float:
-        if self._answers:
-            return cost.body_bytes * self._prompt / max(1, self._bytes) + self._completion / self._answers
-        completion = min(cost.max_tokens or _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION)
-        return cost.body_bytes * _FIRST_TOKENS_PER_BYTE + completion
-
-    def learn(self, cost: Cost, usage: Usage) -> None:
-        self._answers += 1
-        self._bytes += cost.body_bytes
-        self._prompt += usage.prompt_tokens or 0
-        self._completion += usage.completion_tokens or 0
 
 
 class Deadline:

@@ -51,3 +51,12 @@ def _texter(kind: pa.DataType) -> Callable[[Any], str] | None:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return lambda value: base64.b64encode(value).decode()
     return None
+
+
+def text_of(value: Any) -> str | None:
+    """One value as :func:`texts` has it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return _encode(value).decode()

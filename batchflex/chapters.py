@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from . import charts, speed, verdict
 from .digest import Digest, PointDigest
-from .render import duration, money
+from .format import duration, money
 from .scored import Labels, ScoreSpec
 
 _CONFUSIONS = 6

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import format
 from .errors import BatchflexError, JobError
 from .options import Verb, log_settings, parser, refuse
 from .options import job as job_of
@@ -487,12 +488,12 @@ def _status(options: argparse.Namespace) -> int:
 def _history(options: argparse.Namespace) -> int:
     import shutil
 
-    from . import history, historytext, render
+    from . import history, historytext
 
     found = history.read(options.outs)
     for folder, lines in found.unreadable.items():
         _say(
-            f"batchflex: {render.count(lines, 'line')} of {folder}/history.jsonl left out: torn, or not put there by batchflex"
+            f"batchflex: {format.count(lines, 'line')} of {folder}/history.jsonl left out: torn, or not put there by batchflex"
         )
     if options.json:
         sys.stdout.flush()
@@ -544,7 +545,7 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
         if to is None:
             _print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
             if options.where and rows.rows:
-                _say(f"{rows.rows:,} of {render.count(rows.of, 'row')} fit {one_line(options.where)}")
+                _say(f"{rows.rows:,} of {format.count(rows.of, 'row')} fit {one_line(options.where)}")
             return 0
         written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)
         if to.path is not None:

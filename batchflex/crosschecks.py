@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from . import params as parameters
 from . import sweep
 from .mistakes import KEY_HINT, Mistake, choice, names_a_key
-from .model import Outcome
+from .model import Outcome, Request
 from .schemachecks import check_format, check_schema
 from .sections import LimitsSection, key_header
 from .spans import parse_duration
@@ -273,3 +273,13 @@ def _check_judge(place: str, judge: _Table) -> list[Mistake]:
     if "response_format" in inside("params"):
         mistakes.append(Mistake(f"{place}.params.response_format", "is set by batchflex, so that a grade can be read"))
     return mistakes
+
+
+def unbounded(limits: LimitsSection, request: Request) -> str | None:
+    """Why no request can be sent under these limits: a budget of tokens or money needs to know the longest answer."""
+    if request.max_tokens is not None or request.fault is not None:
+        return None
+    name = next((name for name in ("budget_usd", "budget_tokens") if getattr(limits, name) is not None), None)
+    if name is None:
+        return None
+    return f"row {request.id!r:.80} has no max_tokens, which limits.{name} needs: give it one, or set params.max_tokens"

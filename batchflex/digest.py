@@ -14,9 +14,9 @@ from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .endpoint import default_model, resolve
 from .errors import BatchflexError, FolderError
 from .excerpt import Row
-from .feed import Plan
 from .folder import Folder
 from .job import Job, build
+from .jobplan import Plan
 from .plan import points
 from .scored import Scores
 from .substitutes import Substitutes

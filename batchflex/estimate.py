@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .budget import price_usd
 from .model import Request, Usage
 from .prices import Prices
+from .pricing import price_usd
 
 _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
 

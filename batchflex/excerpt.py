@@ -11,7 +11,7 @@ import polars as pl
 from . import redaction
 from .breakdown import text
 from .errors import EndpointError, InputError, JobError
-from .feed import Plan
+from .jobplan import Plan
 from .keyset import KeySet
 from .plan import Passed
 from .store import COLUMNS

@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import catalogs, keep, render, room
-from .budget import unbounded
+from . import catalogs, format, keep, render, room
 from .catalog import Contexts, TooLong
+from .crosschecks import unbounded
 from .endpoint import default_model, resolve
 from .estimate import Estimate
-from .feed import Plan
 from .folder import Folder
 from .job import Job
 from .jobchanges import changes
+from .jobplan import Plan
 from .model import Request
 from .prices import Prices
-from .reask import policy
 from .resume import Done
 from .sections import LimitsSection
 from .tally import priced_by
@@ -83,7 +82,7 @@ def forecast(job: Job) -> dict[str, Any]:
     folder = Folder(job.out)
     plan.know(folder, remember=False)  # another run may hold it
     unsealed = keep.unsealed(folder)
-    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job), void=unsealed.void, pending=unsealed.outcomes)
+    done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes)
     plan.answered = done.holds
     look = _Look(job.limits, prices, contexts)
     found = _Pass(plan, done, look, survey=True)
@@ -148,7 +147,7 @@ def _forms(job: Job) -> list[str]:
     if swept.points:
         told = "; ".join(_assigned(point) or "(nothing set)" for point in swept.points[:_SHOWN_POINTS])
         more = "; …" if len(swept.points) > _SHOWN_POINTS else ""
-        lines.append(f"{render.count(len(swept.points), 'point')}: {told}{more}")
+        lines.append(f"{format.count(len(swept.points), 'point')}: {told}{more}")
     if swept.zip:
         lines.append(f"together: {_assigned(swept.zip)}")
     return lines + [_assigned({name: values}) for name, values in swept.grid.items()]
@@ -189,14 +188,14 @@ def text(found: dict[str, Any]) -> str:
         swept.append(f"{found['samples']} samples each")
     lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(swept)]
     if found["changed"]:
-        answers = render.count(found["changed"], "answer")
+        answers = format.count(found["changed"], "answer")
         lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
         lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
     if found["truncated"]:
         lines.append(f"  truncated {render.truncated(found['truncated'], found['out'])}")
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
-        rows = render.count(found["unaskable"], "request")
+        rows = format.count(found["unaskable"], "request")
         lines.append(f"  unaskable {rows}: {then}; the first: {found['first_fault']}")
     if found["left"]:
         most = found["completion_tokens_at_most"]
@@ -213,14 +212,14 @@ def text(found: dict[str, Any]) -> str:
         if found["cost_at_most"] is not None:
             by = priced_by(found["prices"])
             lines.append(
-                f"  cost      {render.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
+                f"  cost      {format.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
             )
         if found["unpriced"]:
             lines.append(
                 "  cost      no price is known yet: the run asks the endpoint first, and is refused if it tells none"
             )
         if found["too_long"]:
-            rows = render.count(found["too_long"], "prompt is", "prompts are")
+            rows = format.count(found["too_long"], "prompt is", "prompts are")
             lines.append(f"  too long  {rows} for the model; the first: {found['longest']}")
     if found["left"] and found["disk_needed"] is not None:
         lines.append(f"  disk      {_disk(found)}")

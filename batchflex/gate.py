@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 
 import anyio
 
-from .budget import GO, Budget, Cost
+from .budget import GO, Budget
+from .cost import Cost
 from .errors import StopReason
 from .pace import Pace
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .format import count, duration, money, short
 from .history import Entry, History, Told
 from .redaction import one_line
-from .render import count, duration, money, short
 from .tally import sent
 
 _UNWANTED = ("busy", "skipped")

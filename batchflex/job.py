@@ -28,6 +28,7 @@ from .keychecks import key_mistakes
 from .mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
 from .models import Model
 from .notifyspec import NotifySection
+from .reask import Policy
 from .redaction import Redactor, redacted
 from .scorespec import ScoreSection
 from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesTable, Section
@@ -225,6 +226,12 @@ class Job(Section):
         if not self.endpoints:
             return [EndpointsEntry(**self.endpoint.model_dump(), **own)]
         return [e.model_copy(update={n: v for n, v in own.items() if getattr(e, n) is None}) for e in self.endpoints]
+
+    @property
+    def reasks(self) -> Policy:
+        """What is asked again of answers that do not fit, or were cut off."""
+        answer, streams = self.answer, any(entry.stream == "auto" for entry in self.asked)
+        return Policy.made(answer.max_reasks, answer.json_schema, answer.grow_max_tokens or 0, streams=streams)
 
     @property
     def models(self) -> list[str]:

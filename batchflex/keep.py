@@ -10,9 +10,9 @@ import anyio
 import anyio.to_thread
 
 from . import journal, numbering, store
+from .blame import can_be_void
 from .courtesy import Courtesy
 from .errors import BatchflexError, StorageError
-from .failures import can_be_void
 from .folder import Folder, storing
 from .job import JournalSection
 from .model import Outcome

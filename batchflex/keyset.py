@@ -46,7 +46,7 @@ class KeySet:
                 here.add(key)
         if len(self._newest) >= self._NEWEST:
             # One that is in a run too is there twice, which does no harm.
-            from .keyindex import halves
+            from .sortedkeys import halves
 
             self.add_all(halves(list(self._newest)))
             self._newest = set()
@@ -56,7 +56,7 @@ class KeySet:
         """Add the keys whose ``hi`` and ``lo`` a frame has."""
         if not frame.height:
             return
-        from .keyindex import cut
+        from .sortedkeys import cut
 
         self._runs.append(cut(frame).sort("hi"))
         while len(self._runs) > 1 and self._are_to_merge(*(run.height for run in self._runs[-2:])):
@@ -68,7 +68,7 @@ class KeySet:
         newest = self._newest
         answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
         if self._runs and keys:
-            from .keyindex import cut, halves
+            from .sortedkeys import cut, halves
 
             wanted = halves(keys)
             hi = wanted["hi"]

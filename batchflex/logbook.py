@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import pydantic
 
-from . import loglines, logs, render
+from . import format, loglines, logs, render
 from .environment import environment_of
 from .errors import BatchflexError, JobError
 from .events import Event, Level, guarded
@@ -83,7 +83,7 @@ class Logbook:
         """The last line: how it went, and the exit code."""
         state = run.summary if self._settings.prompts else run.unquoted
         started, until = state["started_at"], state["finished_at"] or state["updated_at"]
-        took_s = render.seconds_between(started, until)
+        took_s = format.seconds_between(started, until)
         facts = {name: state[name] for name in _TOLD} | {"exit_code": run.exit_code, "took_s": round(took_s, 1)}
         event = Event(
             "ended",
@@ -126,7 +126,7 @@ class Logbook:
 
 def _ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
     of = f" of {state['planned']:,}" if state["planned"] is not None else ""
-    text = f"{state['status']} after {render.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
+    text = f"{state['status']} after {format.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
     text += f"{render.by_status(state)}; {sent(state)}, {render.usage(state)}"
     if state["message"]:
         text += f"; stopped by {state['stopped_by']}: {one_line(state['message'])}"

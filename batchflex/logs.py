@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
-from . import loglines, render
+from . import format, loglines, render
 from .events import Event
 from .model import BAD
 from .tally import Tally
@@ -137,7 +137,7 @@ def _progress(tally: Tally, rate: float, *, quoting: bool) -> str:
         text += " rows"
     text += f", {rate:,.1f} rows/s, {facts(tally, quoting=quoting)}"
     if tally.planned and rate > 0:
-        text += f", {render.duration((tally.planned - tally.done) / rate)} left"
+        text += f", {format.duration((tally.planned - tally.done) / rate)} left"
     return text
 
 
@@ -146,13 +146,13 @@ def facts(tally: Tally, *, quoting: bool) -> str:
     server."""
     bad = [f"{n:,} {status}" for status, n in tally.rows.items() if status == "failed" or (n and status in BAD)]
     text = f"{tally.in_flight} in flight, {', '.join(bad)}, "
-    text += f"{render.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
+    text += f"{format.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
     if tally.binding:
         text += f", bound by {tally.binding}"
     if tally.backing_off:
         text += f", {tally.backing_off} waiting to retry"
     if tally.cost is not None:
-        text += f", {render.money(tally.cost)}"
+        text += f", {format.money(tally.cost)}"
     for wait in tally.waits(quoting=quoting)[:1]:
         text += f"; waits: {render.waiting(wait)}"
     return text

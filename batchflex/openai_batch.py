@@ -10,8 +10,8 @@ import msgspec
 import pyarrow as pa
 
 from . import cells
+from .cells import text_of
 from .endings import ending_of
-from .reading import text_of
 
 _COLUMNS = (
     "id", "key", "sample", "status", "content", "model", "finish_reason", "prompt_tokens", "completion_tokens",

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .budget import cost_usd
 from .endings import ending_of
 from .errors import AttemptError, Filtered
 from .model import Answer, FormatFallback, Outcome, Proof, Request, Status
+from .pricing import cost_usd
 from .reask import carried_on, cut_by, given_up
 from .sections import PricesSection
 from .structured import Shapes

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from .budget import Cost, TokenEstimate
 from .concurrency import Concurrency, Slots
+from .cost import Cost, TokenEstimate
 from .lessons import ByModel
 from .model import Usage
 from .quota import Quota

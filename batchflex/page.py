@@ -18,8 +18,8 @@ from . import __version__, canvas, redaction, verdict
 from .chapters import Table, chapters
 from .digest import Digest
 from .excerpt import KINDS, Row, shortened, shown
+from .format import duration, money
 from .model import STATUSES
-from .render import duration, money
 from .vega import libraries
 
 _FILES = Path(__file__).parent

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import keep, store
-from .budget import unbounded
+from .crosschecks import unbounded
 from .errors import FolderError, InputError, JobChanged
-from .feed import Plan
 from .folder import Folder
 from .job import Job
 from .jobchanges import changes, endpoint_of
+from .jobplan import Plan
 from .keyset import KeySet
 from .model import Request
 from .places import Moves, Stretches, stretches
 from .plan import Census, Passed
-from .reask import policy
 from .results import Settled, settled
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    if known is not None and known.is_complete and not policy(job).reopens(known.rows):
+    if known is not None and known.is_complete and not job.reasks.reopens(known.rows):
         census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
     else:
@@ -138,7 +137,7 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
         return None
     from . import standing
 
-    found = standing.read(folder, job.job.retry_failed, plan.per_item, policy(job))
+    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.reasks)
     moves = {} if found is None else plan.moves({found.plan, *found.plans})
     if found is None or not {found.plan, *found.plans} <= moves.keys():
         return None
@@ -174,7 +173,7 @@ def _placed(
     the ``input.limit`` of the plan, or may belong to other rows, or only a whole pass can tell."""
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels, reasks=policy(job), moves=parts)
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, reasks=job.reasks, moves=parts)
     plan.answered = done.holds
     if job.input.limit is not None and done.end > job.input.limit:
         return None
@@ -213,7 +212,7 @@ def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepa
         return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, reasks=policy(job))
+    done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks)
     plan.answered = done.holds
     return _held_against(job, plan, folder, done, None, changed)
 

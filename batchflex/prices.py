@@ -6,12 +6,12 @@ import datetime
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from .budget import price_usd
 from .catalog import Catalog
 from .crosschecks import endpoint_name
 from .job import Job
 from .model import Usage
 from .params import model_of
+from .pricing import price_usd
 from .sections import PricesSection
 
 _USUAL = Usage(3_000, 1_000)  # what prices are compared by, to find the dearest

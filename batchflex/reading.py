@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from .cells import text_of
 from .scorespec import LETTERS, ROUND_A_NAME, names_of
 
 _decode = msgspec.json.Decoder().decode
@@ -51,15 +52,6 @@ def _as_text(column: pl.Series) -> pl.Series:
     if kind.is_nested() or kind == pl.Object:
         return pl.Series(column.name, [None if v is None else text_of(v) for v in column.to_list()], pl.String)
     return column.cast(pl.String)
-
-
-def text_of(value: Any) -> str | None:
-    """One value as :func:`texts` has it."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return _encode(value).decode()
 
 
 def lists(frame: pl.DataFrame, place: str) -> pl.Series:

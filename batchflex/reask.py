@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from .job import Job
 from .model import Answer, CutBy, Outcome, Request, Status
 from .params import LIMITS, answer_limit
 
@@ -39,22 +38,16 @@ class Policy(NamedTuple):
     def asks_again(self) -> bool:
         return self.most > 0 or self.grow_to > 0 or self.streams
 
+    @classmethod
+    def made(cls, most: int, schema: Mapping[str, Any] | None, grow_to: int, *, streams: bool) -> Policy:
+        """As a job has it. A very long schema is not shown to the model."""
+        text = None if schema is None else _encode(schema).decode()
+        return cls(most, text if text is not None and len(text) <= _LONGEST else None, grow_to, streams)
+
     def reopens(self, rows: Mapping[str, int]) -> bool:
         """Whether a finished job may have something to ask under this policy. ``rows`` counts its rows by their status."""
         unfit = self.most > 0 and rows.get("invalid", 0) > 0
         return unfit or (self.grow_to > 0 and any(rows.get(status, 0) > 0 for status in MAY_BE_ASKED_AGAIN))
-
-
-def policy(job: Job) -> Policy:
-    """That of a job."""
-    answer = job.answer
-    schema = None if answer.json_schema is None else _encode(answer.json_schema).decode()
-    return Policy(
-        answer.max_reasks,
-        schema if schema is not None and len(schema) <= _LONGEST else None,
-        answer.grow_max_tokens or 0,
-        any(entry.stream == "auto" for entry in job.asked),
-    )
 
 
 def cut_by(status: Status, answer: Answer, limit: int | None) -> CutBy | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .dated import local
+from .format import count, duration, money, seconds_between
 from .model import STATUSES
 from .redaction import one_line, shown
 from .store import COLUMNS
@@ -25,32 +25,6 @@ _LONG = 60
 # What a run has stopped for that stops the next one as well, unless somebody mends it; the message says what.
 _TO_MEND = frozenset({"key", "credit", "model", "url", "endpoint", "format", "failures", "input"})
 _FILES = 20
-
-
-def count(number: float, noun: str, plural: str | None = None) -> str:
-    """``1 row``, ``2,000 rows``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """``0.8 s``, ``12 s``, ``3:05``, ``2:00:01``."""
-    if round(seconds) < 60:
-        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def money(usd: float) -> str:
-    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
-
-
-def short(number: int) -> str:
-    """``950``, ``23.2k``, ``1.4M``."""
-    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)
 
 
 def by_status(state: Mapping[str, Any]) -> str:
@@ -112,11 +86,6 @@ def _how_to_go_on(state: Mapping[str, Any]) -> str:
         return f"{first} first, then run the same command again to go on"
     after = f" after {local(state['resume_at'])}" if state.get("resume_at") else ""
     return f"run the same command again{after} to go on"
-
-
-def seconds_between(one: str, two: str) -> float:
-    """Between two moments as ``run.json`` tells them."""
-    return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()
 
 
 def truncated(answers: int, out: str) -> str:

@@ -13,10 +13,10 @@ from .assembly import assemble, is_newest, job_of, plan_of
 from .errors import JobError
 from .folder import Folder
 from .job import Job, build
-from .keyindex import SortedKeys, halves
 from .model import BAD, Outcome
 from .outcome import read_anew
 from .plan import points
+from .sortedkeys import SortedKeys, halves
 from .structured import Shapes, asked_format
 
 _PART_ROWS = 10_000

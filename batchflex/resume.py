@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from . import keyindex, store
 from .errors import FolderError
-from .keyindex import SortedKeys, halves, raw
 from .keyset import KeySet
 from .model import STATUSES, Outcome, Request, Status
 from .numbering import Reading
 from .places import STAY, Moves, Stretches, placed
 from .plan import Census, Passed
 from .reask import MAY_BE_ASKED_AGAIN, Policy
+from .sortedkeys import SortedKeys, halves, raw
 from .unfit import PENDING, Unfit
 from .void import Void
 

@@ -18,10 +18,11 @@ import anyio.to_thread
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from . import __version__, metrics, reask, results, room, signals, store
+from . import __version__, metrics, results, room, signals, store
 from .accounts import Accounts
 from .asking import Asking
 from .attempts import Attempt, catch_up, run_id
+from .blame import VOIDING
 from .budget import Budget
 from .catalog import LongPrompts
 from .client import Client
@@ -29,11 +30,12 @@ from .dated import local
 from .endpoint import Endpoint, default_model, resolve, serving
 from .errors import BatchflexError, FolderError, InputError, StopReason, StorageError
 from .events import Event, Teller, guarded
-from .failures import VOIDING, Failures
-from .feed import Feed, Plan
+from .failures import Failures
+from .feed import Feed
 from .folder import Folder
 from .gate import Gate, Lane
 from .job import Job
+from .jobplan import Plan
 from .keep import Keeper
 from .lanes import lanes_of
 from .opening import learn
@@ -342,7 +344,7 @@ class _Conduct:
                     failures = Failures(limits.max_failures)
                     asking = Asking(
                         job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
-                        self._teller.tell, reask.policy(job), prices, job.models,
+                        self._teller.tell, job.reasks, prices, job.models,
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
                         beside.start_soon(self._store, keeper)

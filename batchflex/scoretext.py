@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .format import count, duration, money
 from .redaction import one_line
-from .render import count, duration, money
 
 _MOST_POINTS = 50
 _WIDEST = 24

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from . import reading
+from .cells import text_of
 from .errors import JobError
 from .mistakes import choice as nearest_of
 from .scorespec import ScoreSection
@@ -128,7 +129,7 @@ def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
     if spec.expected is not None:
         return reading.lists(frame, spec.expected)
     values = spec.value if isinstance(spec.value, list) else [spec.value]
-    return pl.Series([[reading.text_of(value) for value in values]]).new_from_index(0, frame.height)
+    return pl.Series([[text_of(value) for value in values]]).new_from_index(0, frame.height)
 
 
 def _one_each(expected: pl.Series) -> pl.Series | None:

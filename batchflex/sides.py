@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 
 from . import scores, spending
+from .cells import text_of
 from .errors import FolderError, JobError
 from .folder import Folder
 from .job import Job, build
 from .ledger import MEASURES
 from .mistakes import choice
-from .reading import text_of
 from .table import sweep_columns
 
 _SHOWN = ("content", "parsed")

@@ -11,7 +11,7 @@ from .breakdown import Flow, Histogram
 from .canvas import ACCENT, INK, MUTED, SERIES, WARM, Spec, data, drawn, name_axis
 from .charts import POINTS
 from .digest import Digest
-from .render import duration
+from .format import duration
 from .timeline import Timeline
 
 

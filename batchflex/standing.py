@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from . import keyindex, store
+from . import keyindex, sortedkeys, store
 from .folder import Folder, replaced, storing
 from .keyset import KeySet
 from .places import Moves, Runs, stretches
@@ -97,7 +97,7 @@ class _Seen:
     def _are_there(self, keys: Sequence[bytes]) -> list[bool]:
         if not keys:
             return []
-        wanted = keyindex.halves(keys)
+        wanted = sortedkeys.halves(keys)
         hi, lo = wanted["hi"].to_numpy(), wanted["lo"].to_numpy()
         found = _has(self._standing.slots, hi)
         his, los = self._standing.hi, self._standing.lo
@@ -204,7 +204,7 @@ def _with_more(folder: Folder, now: Now, before: Standing, since: int) -> _Found
         gone = void.among(number, head["status"])
         heads.append(head if gone is None else head.filter(~gone))
     if not sum(head.height for head in heads):
-        return _Found(keyindex.halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
+        return _Found(sortedkeys.halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
     new = keyindex.last_of_each(pl.concat(heads))
     failed = new.filter(pl.col("status") == "failed")["row"].to_numpy()
     # How often a row has failed tell earlier parts alone.

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from . import keyindex, store
-from .keyindex import raw
 from .model import STATUSES
+from .sortedkeys import raw
 from .void import Void
 
 _STATUS = pl.Enum(STATUSES)

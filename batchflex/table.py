@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from . import carried, keyindex, parsed, store
 from .folder import replaced, storing
-from .keyindex import SortedKeys, raw
 from .model import Outcome
 from .numbering import Reading
 from .places import Moves, placed
 from .places import moves as moves_between
+from .sortedkeys import SortedKeys, raw
 from .store import COLUMNS
 from .void import Void
 

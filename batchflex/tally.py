@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import __version__
+from .blame import can_be_void
 from .errors import StopReason
 from .events import ident, unquoted
-from .failures import can_be_void
 from .model import BAD, STATUSES, Outcome, Status, Usage
 from .substitutes import Substitutes
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from .attempts import Attempt
 from .errors import BatchflexError, FolderBusy, Interrupted
 from .folder import Folder
-from .render import duration
+from .format import duration
 from .signals import ending
 from .spans import deadline_s
 

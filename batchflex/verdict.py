@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .digest import Digest, PointDigest
+from .format import count, duration, money, seconds_between
 from .model import BAD, STATUSES
 from .redaction import one_line
-from .render import count, duration, money, seconds_between
 from .scored import Interval, ScoreSpec
 
 METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anyio.abc import TaskGroup
 
 from . import classify
-from .budget import Cost
+from .cost import Cost
 from .errors import AttemptError, RunFault, Transient
 from .gate import Gate
 from .model import Outcome, Request

@@ -9,11 +9,11 @@ from typing import TypeGuard
 from anyio.abc import TaskGroup
 
 from . import classify
+from .blame import BLAMELESS, are_alike
 from .catalog import others
 from .dated import local
 from .errors import AttemptError, NotReady, RateLimited, RunFault, StopReason, Transient
 from .events import Event, Tell
-from .failures import BLAMELESS, are_alike
 from .gate import Gate, Lane
 from .model import Request
 from .probing import HOURS, NotSent, Prober, Way

@@ -26,8 +26,8 @@ from target import COMPLETION
 
 from batchflex import job as jobs
 from batchflex import outcome, store
-from batchflex.feed import Plan
 from batchflex.folder import Folder
+from batchflex.jobplan import Plan
 from batchflex.model import Answer, Request, Usage
 
 _LATENCY_US = 400_000

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchflex.budget import Cost
 from batchflex.concurrency import Concurrency
+from batchflex.cost import Cost
 from batchflex.errors import LimitKind
 from batchflex.model import Usage
 from batchflex.pace import Pace

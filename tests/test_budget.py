@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex.budget import GO, Budget, Cost, Deadline, Purse, TokenEstimate, Verdict, price_usd
+from batchflex.budget import GO, Budget, Deadline, Purse, Verdict
+from batchflex.cost import Cost, TokenEstimate
 from batchflex.model import Usage
+from batchflex.pricing import price_usd
 from batchflex.sections import LimitsSection, PricesSection
 
 # The machine may be busy with other tests.

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
-from batchflex.budget import Cost
 from batchflex.concurrency import Concurrency, End
+from batchflex.cost import Cost
 from batchflex.model import Usage
 from batchflex.pace import Pace
 from batchflex.ratelimit import Limited

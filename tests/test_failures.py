@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from batchflex.blame import are_alike
 from batchflex.classify import http_fault, is_about_request
 from batchflex.errors import AttemptError
-from batchflex.failures import Failures, are_alike
+from batchflex.failures import Failures
 from batchflex.job import build
 from batchflex.model import STATUSES
 from tests.outcomes import outcome

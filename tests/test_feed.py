@@ -14,8 +14,9 @@ import polars as pl
 import pytest
 
 from batchflex.errors import InputError
-from batchflex.feed import Feed, Plan
+from batchflex.feed import Feed
 from batchflex.job import Job, build
+from batchflex.jobplan import Plan
 from batchflex.model import Request
 
 BLOCK, READ_AHEAD = 400, 2_000  # requests, about

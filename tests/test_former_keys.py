@@ -14,9 +14,9 @@ import pytest
 
 import batchflex
 from batchflex import compact, forecast, store
-from batchflex.feed import Plan
 from batchflex.folder import Folder
 from batchflex.job import Job, build
+from batchflex.jobplan import Plan
 from batchflex.model import Outcome, Request
 from tests.counting_endpoint import CountingEndpoint, body_hash
 

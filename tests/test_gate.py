@@ -14,8 +14,9 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 
-from batchflex.budget import Budget, Cost
+from batchflex.budget import Budget
 from batchflex.concurrency import Concurrency
+from batchflex.cost import Cost
 from batchflex.errors import StopReason
 from batchflex.gate import Gate, Lane
 from batchflex.job import LimitsSection

@@ -17,9 +17,9 @@ from batchflex import completion, http1, store
 from batchflex.client import Client
 from batchflex.endpoint import Endpoint, Secret, key_variable, resolve, variables
 from batchflex.errors import AttemptError, EndpointError, JobError
-from batchflex.feed import Plan
 from batchflex.heads import NO_GATEWAY, Gateway, glance
 from batchflex.job import build
+from batchflex.jobplan import Plan
 from batchflex.keycommand import KeyCommand, NoKeyError, expires_at
 from batchflex.sections import EndpointSection
 from batchflex.substitutes import Substitutes, is_same_model

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.feed import Plan
 from batchflex.job import load
+from batchflex.jobplan import Plan
 from tests.counting_endpoint import CountingEndpoint
 from tests.golden.cases import CASES, pinned, planned
 

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from batchflex import compact, feed, forecast, readers, standing, store
 from batchflex import prepare as preparing
 from batchflex.errors import InputError, JobChanged, JobError
-from batchflex.feed import Plan
 from batchflex.folder import Folder
 from batchflex.inputs import Inputs
 from batchflex.job import Job, build
+from batchflex.jobplan import Plan
 from batchflex.model import Outcome, Request
 from batchflex.places import STAY, moves, unknown_before
 from batchflex.prepare import Prepared, prepare

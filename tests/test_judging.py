@@ -11,7 +11,7 @@ import pytest
 
 import batchflex
 from batchflex.errors import JobError
-from batchflex.feed import Plan
+from batchflex.jobplan import Plan
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
 from tests.test_scores import ECHO, job, written

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchflex import keyindex
-from batchflex.keyindex import SortedKeys, halves
 from batchflex.keyset import KeySet
+from batchflex.sortedkeys import SortedKeys, halves
 
 MODERATE = settings(deadline=None, max_examples=60)
 

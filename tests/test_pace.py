@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchflex.budget import Cost
 from batchflex.concurrency import Concurrency
+from batchflex.cost import Cost
 from batchflex.model import Usage
 from batchflex.pace import Allowance, Pace
 from tests.minutes import most_in_a_minute, patiently

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchflex.errors import InputError
-from batchflex.feed import Feed, Plan
+from batchflex.feed import Feed
 from batchflex.items import Itemizer
 from batchflex.job import Job, build
+from batchflex.jobplan import Plan
 from batchflex.keyset import KeySet
 from batchflex.model import Prefix, Request
 from batchflex.plan import Planner

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from batchflex import journal, keep, store
 from batchflex.errors import FolderError, InputError, JobChanged
-from batchflex.feed import Plan
 from batchflex.folder import Folder
 from batchflex.job import Job, build
 from batchflex.jobchanges import SHAPING
+from batchflex.jobplan import Plan
 from batchflex.keyset import KeySet
 from batchflex.model import Outcome, Request
 from batchflex.plan import Passed

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from batchflex import catalog, catalogs, render
-from batchflex.budget import price_usd
 from batchflex.catalog import Catalog, Contexts, ModelInfo
 from batchflex.job import build
 from batchflex.model import Request, Usage
 from batchflex.prices import Prices
+from batchflex.pricing import price_usd
 from batchflex.sections import PricesSection
 from batchflex.tally import priced_by
 from tests.counting_endpoint import CountingEndpoint

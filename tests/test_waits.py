@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from batchflex.budget import Budget, Cost
+from batchflex.budget import Budget
 from batchflex.concurrency import Concurrency
+from batchflex.cost import Cost
 from batchflex.dated import local
 from batchflex.gate import Gate, Lane
 from batchflex.pace import Pace, Words

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from batchflex.feed import Plan
 from batchflex.job import build
+from batchflex.jobplan import Plan
 from batchflex.model import Request
 from batchflex.plan import Answered
 

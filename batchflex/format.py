@@ -1,0 +1,36 @@
+"""Counts, durations and money, as people read them. Pure."""
+
+from __future__ import annotations
+
+import datetime
+
+
+def count(number: float, noun: str, plural: str | None = None) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``12 s``, ``3:05``, ``2:00:01``."""
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def money(usd: float) -> str:
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+
+
+def short(number: int) -> str:
+    """``950``, ``23.2k``, ``1.4M``."""
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def seconds_between(one: str, two: str) -> float:
+    """Between two moments as ``run.json`` tells them."""
+    return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()
