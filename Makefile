@@ -71,9 +71,10 @@ test-lowest: $(UV) ## run the tests with the oldest versions that pyproject.toml
 test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes seven minutes
 	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/test_cron_daemon.py tests/test_nights.py
 
-lint: $(STAMP)   ## check style; edits nothing
+lint: $(STAMP)   ## check style and layers; edits nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(STAMP)  ## check types; edits nothing
 	$(BIN)/mypy

@@ -10,82 +10,44 @@ Names are imported when they are first used, so that the command line starts qui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .core.lazy import exports
+from .core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import arun, complete, retry, run
-    from .errors import (
-        BatchflexError,
-        EndpointError,
-        FolderBusy,
-        FolderError,
-        InputError,
-        JobChanged,
-        JobError,
-        RunStopped,
-        StorageError,
+    from .api import arun as arun, complete as complete, retry as retry, run as run
+    from .config.job import Job as Job, load
+
+    load_job = load
+    from .core.errors import (
+        BatchflexError as BatchflexError,
+        EndpointError as EndpointError,
+        FolderBusy as FolderBusy,
+        FolderError as FolderError,
+        InputError as InputError,
+        JobChanged as JobChanged,
+        JobError as JobError,
+        RunStopped as RunStopped,
+        StorageError as StorageError,
     )
-    from .events import Event
-    from .frames import score, summarise
-    from .job import Job
-    from .job import load as load_job
-    from .pairing import Comparison, compare
-    from .runner import Observer, Run
+    from .core.events import Event as Event
+    from .engine.runner import Observer as Observer, Run as Run
+    from .scoring.comparison import Comparison as Comparison, compare as compare
+    from .scoring.frames import score as score, summarise as summarise
 
-__all__ = [
-    "BatchflexError",
-    "Comparison",
-    "EndpointError",
-    "Event",
-    "FolderBusy",
-    "FolderError",
-    "InputError",
-    "Job",
-    "JobChanged",
-    "JobError",
-    "Observer",
-    "Run",
-    "RunStopped",
-    "StorageError",
-    "arun",
-    "compare",
-    "complete",
-    "load_job",
-    "retry",
-    "run",
-    "score",
-    "summarise",
-]
-
-_HOMES = {
-    "arun": "api",
-    "Comparison": "pairing",
-    "compare": "pairing",
-    "complete": "api",
-    "retry": "api",
-    "run": "api",
-    "score": "frames",
-    "summarise": "frames",
-    "Event": "events",
-    "Job": "job",
-    "load_job": "job",
-    "Observer": "runner",
-    "Run": "runner",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'batchflex' has no attribute {name!r}")
-    import importlib
-
-    module = importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__)
-    value = getattr(module, "load" if name == "load_job" else name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "api": ["arun", "complete", "retry", "run"],
+        "config.job": ["Job", ("load_job", "load")],
+        "core.errors": [
+            "BatchflexError", "EndpointError", "FolderBusy", "FolderError", "InputError", "JobChanged", "JobError",
+            "RunStopped", "StorageError",
+        ],
+        "core.events": ["Event"],
+        "engine.runner": ["Observer", "Run"],
+        "scoring.comparison": ["Comparison", "compare"],
+        "scoring.frames": ["score", "summarise"],
+    },
+)  # fmt: skip

@@ -16,22 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from . import job as jobs
-from . import params as parameters
-from . import runner
-from .attempts import Attempt
-from .environment import environment_of
-from .errors import InputError, JobError, RunStopped
-from .folder import Folder
-from .job import Job
-from .notifier import Notifier
-from .prepare import prepare
-from .runner import Observer, Run
+from .config import Job, environment_of, job as jobs
+from .core import InputError, JobError, RunStopped
+from .engine import Observer, Run, runner
+from .notify import Notifier
+from .plan import prepare
+from .protocol import params as parameters
+from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from .again import Retry
+    from .engine import Retry
 
 T = TypeVar("T")
 JobLike = Job | Mapping[str, Any] | str | Path
@@ -89,7 +85,7 @@ def retry(
     :raises JobError: if the condition or a setting is wrong.
     :raises InputError, EndpointError, FolderError: before anything was sent.
     """
-    from .again import retry_of
+    from .engine import retry_of
 
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
     with Attempt(Folder(Path(out))) as attempt:
@@ -110,7 +106,7 @@ def ask_again(
     attempt: Attempt | None = None,
 ) -> Run:
     """A retry and its scores on an event loop of its own."""
-    from .again import missing_input
+    from .engine import missing_input
 
     if frame is not None:
         frame = _asked(frame, retried.planned)
@@ -144,7 +140,7 @@ async def _whole(
     )
     if job.dated is None:
         return await _scored(run, job, observer, heed_signals=heed_signals)
-    from . import retention
+    from .plan import retention
 
     note = observer.note if observer is not None else _unheard
     if told := await anyio.to_thread.run_sync(retention.left_behind, job):
@@ -171,7 +167,7 @@ async def _scored(
 ) -> Run:
     if not job.score:
         return await run()
-    from . import evaluation
+    from .engine import evaluate as evaluation
 
     evaluation.require(job)
     return await run(then=partial(evaluation.after, job=job, observer=observer, heed_signals=heed_signals))

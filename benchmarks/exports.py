@@ -62,7 +62,7 @@ def _export(shop: Workshop, out: Path, options: Sequence[str]) -> Spent:
     into = shop.fresh("exported")
     into.mkdir()
     named = [str(into / word) if word.startswith("x.") else word for word in options]
-    spent = measure([sys.executable, "-m", "batchflex.cli", "results", str(out), *named])
+    spent = measure([sys.executable, "-m", "batchflex", "results", str(out), *named])
     if "-" not in options and not any(path.stat().st_size for path in into.iterdir()):
         raise Refused(f"nothing was written by {' '.join(options)}")
     shutil.rmtree(into)

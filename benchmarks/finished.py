@@ -58,7 +58,7 @@ def results(shop: Workshop) -> list[Figure]:
     table, spent = shop.folder / "table.parquet", []
     for _ in shop.runs(3):
         (out / "results.parquet").unlink(missing_ok=True)
-        spent.append(measure([sys.executable, "-m", "batchflex.cli", "results", str(out), "-o", str(table)]))
+        spent.append(measure([sys.executable, "-m", "batchflex", "results", str(out), "-o", str(table)]))
         if (written := pq.read_metadata(table).num_rows) != rows:
             raise Refused(f"of {rows:,} rows {written:,} are in the table")
     return [
@@ -95,7 +95,7 @@ def scores(shop: Workshop) -> list[Figure]:
     job.write_text(_SCORES)
     for _ in shop.runs(3):
         (out / "scores.json").unlink(missing_ok=True)
-        spent.append(measure([sys.executable, "-m", "batchflex.cli", "score", str(out), str(job), "--json"]))
+        spent.append(measure([sys.executable, "-m", "batchflex", "score", str(out), str(job), "--json"]))
         if (written := pq.read_metadata(out / "scores.parquet").num_rows) != rows:
             raise Refused(f"of {rows:,} rows {written:,} are scored")
     return [
@@ -111,7 +111,7 @@ def report(shop: Workshop) -> list[Figure]:
         source = shop.rows(rows)
         out = finished(shop, target, source)
         measure(shop.command(source, out, target.base_url, 256))  # makes the table
-    batchflex, page, spent = [sys.executable, "-m", "batchflex.cli"], out / "report.html", []
+    batchflex, page, spent = [sys.executable, "-m", "batchflex"], out / "report.html", []
     for _ in shop.runs(3):
         page.unlink(missing_ok=True)
         spent.append(measure([*batchflex, "report", str(out)]))

@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from target import COMPLETION
 
-from batchflex import job as jobs
-from batchflex import outcome, store
-from batchflex.folder import Folder
-from batchflex.jobplan import Plan
-from batchflex.model import Answer, Request, Usage
+from batchflex.config import job as jobs
+from batchflex.core.types import Answer, Request, Usage
+from batchflex.plan.plan import Plan
+from batchflex.storage import parts as store, record as outcome
+from batchflex.storage.folder import Folder
 
 _LATENCY_US = 400_000
 _BLOCK = 50_000

@@ -21,11 +21,11 @@ import msgspec
 import pyarrow.parquet as pq
 from target import COMPLETION
 
-from batchflex import store
-from batchflex.folder import Folder
-from batchflex.job import JournalSection
-from batchflex.keep import Keeper
-from batchflex.model import Outcome
+from batchflex.config.job import JournalSection
+from batchflex.core.types import Outcome
+from batchflex.storage import parts as store
+from batchflex.storage.folder import Folder
+from batchflex.storage.writer import Keeper
 
 _EVERY_S = 0.005
 _SLOTS = 256

@@ -50,7 +50,7 @@ def write_rows(path: Path, rows: int, text: str = "is this one positive or negat
 
 
 def command(rows: Path, out: Path, base_url: str, *more: str) -> list[str]:
-    start = [sys.executable, "-m", "batchflex.cli", "run", str(rows), "--base-url", base_url, "--model", "m"]
+    start = [sys.executable, "-m", "batchflex", "run", str(rows), "--base-url", base_url, "--model", "m"]
     return [*start, "--out", str(out), "--quiet", "--json", *more]
 
 
@@ -339,7 +339,7 @@ def _(folder: Path) -> None:
         logs: list[list[dict[str, Any]]] = []
         later(30.4, lambda: logs.append(large.log()))
         later(30.6, die)
-        ended = finish(start([sys.executable, "-m", "batchflex.cli", "run", str(job), "--quiet", "--json"]), 300)
+        ended = finish(start([sys.executable, "-m", "batchflex", "run", str(job), "--quiet", "--json"]), 300)
         small_log = small.log()
     shares = [
         [100 * s / limit for s in by_window(log, 10.0, lambda _: 1.0)]

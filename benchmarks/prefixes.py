@@ -51,7 +51,7 @@ class _Tokens:
 def _ask(shop: Workshop, rows: int, order: str) -> tuple[Spent, _Tokens]:
     out = shop.fresh(f"prefixes-{order}")
     job = _job(shop.folder, rows, order)
-    spent = measure([sys.executable, "-m", "batchflex.cli", "run", str(job), "--out", str(out), "--quiet"])
+    spent = measure([sys.executable, "-m", "batchflex", "run", str(job), "--out", str(out), "--quiet"])
     results = pl.read_parquet(out / "results.parquet")
     if results.height != rows * _VARIANTS or results["prompt_tokens"].null_count():
         raise Refused(f"{results.height:,} of {rows * _VARIANTS:,} requests were answered with their tokens")

@@ -40,6 +40,6 @@ def first(shop: Workshop) -> list[Figure]:
 def help_text(shop: Workshop) -> list[Figure]:
     """How long ``batchflex --help`` takes."""
     script = Path(sys.executable).with_name("batchflex")
-    command = [str(script)] if script.exists() else [sys.executable, "-m", "batchflex.cli"]
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "batchflex"]
     walls = [measure([*command, "--help"]).wall_s for _ in shop.runs(10)]
     return [Figure("batchflex --help", "s", walls, 0.15)]

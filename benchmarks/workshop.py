@@ -62,7 +62,7 @@ class Workshop:
         return path
 
     def command(self, source: Path, out: Path, base_url: str, concurrency: int) -> list[str]:
-        start = [sys.executable, "-m", "batchflex.cli", "run", str(source), "--base-url", base_url, "--model", "m"]
+        start = [sys.executable, "-m", "batchflex", "run", str(source), "--base-url", base_url, "--model", "m"]
         return [*start, "--out", str(out), "--concurrency", str(concurrency), "--quiet"]
 
     def ask(self, target: Running, rows: int, concurrency: int, env: Mapping[str, str] | None = None) -> Spent:

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import contents, forecast
-from batchflex.folder import Folder
-from batchflex.job import Job, build
+from batchflex.cli import plan_text as forecast
+from batchflex.config.job import Job, build
+from batchflex.results import view as contents
+from batchflex.storage.folder import Folder
 from tests import agreement
 from tests.agreement import Row, Setting
 from tests.counting_endpoint import CountingEndpoint

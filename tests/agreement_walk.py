@@ -18,11 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import again, compact, contents, forecast, store
-from batchflex.errors import JobChanged
-from batchflex.folder import Folder
-from batchflex.job import Job, build
-from batchflex.model import Outcome
+from batchflex.cli import plan_text as forecast
+from batchflex.config.job import Job, build
+from batchflex.core.errors import JobChanged
+from batchflex.core.types import Outcome
+from batchflex.engine import retry_rows as again
+from batchflex.results import compact, view as contents
+from batchflex.storage import parts as store
+from batchflex.storage.folder import Folder
 from tests import agreement
 from tests.agreement import Answer, Judged, Row, Setting, judge, signature
 from tests.agreement_case import Input, killed

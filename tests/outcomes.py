@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from batchflex import table
-from batchflex.model import STATUSES, Outcome, Request
+from batchflex.core.types import STATUSES, Outcome, Request
+from batchflex.storage import results_table as table
 
 _COUNT = st.none() | st.integers(0, 2**62)
 _SECONDS = st.none() | st.floats(0, 1e9)

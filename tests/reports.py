@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from batchflex import store, table
-from batchflex.folder import Folder
-from batchflex.job import Job, build
-from batchflex.model import Outcome
-from batchflex.plan import points
+from batchflex.config.job import Job, build
+from batchflex.core.types import Outcome
+from batchflex.plan.planner import points
+from batchflex.storage import parts as store, results_table as table
+from batchflex.storage.folder import Folder
 from tests.outcomes import digest, outcome
 
 Judge = Callable[[Mapping[str, Any]], float | None]

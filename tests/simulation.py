@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchflex.concurrency import Concurrency
-from batchflex.cost import Cost
-from batchflex.errors import LimitKind
-from batchflex.model import Usage
-from batchflex.pace import Pace
-from batchflex.ratelimit import Level, Limited, Told
+from batchflex.core.errors import LimitKind
+from batchflex.core.types import Usage
+from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.cost import Cost
+from batchflex.endpoint.pacer import Pace
+from batchflex.protocol.rate_limits import Level, Limited, Told
 
 OK = "answer"
 UNSAID = Limited()

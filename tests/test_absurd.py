@@ -16,10 +16,10 @@ import polars as pl
 import pytest
 from pydantic import BaseModel
 
-from batchflex import readers
-from batchflex.errors import JobError
-from batchflex.job import Job, build, parse_setting
-from batchflex.redaction import shown
+from batchflex.config.job import Job, build, parse_setting
+from batchflex.core.errors import JobError
+from batchflex.core.redact import shown
+from batchflex.plan import formats as readers
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, called
 

@@ -18,9 +18,9 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex import store
-from batchflex.errors import FolderBusy, InputError, JobError
-from batchflex.folder import Folder
+from batchflex.core.errors import FolderBusy, InputError, JobError
+from batchflex.storage import parts as store
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, called, state, table
 
@@ -430,7 +430,7 @@ def test_killed_half_way(case: Case) -> None:
     assert case.statuses() == ["truncated"] * rows
     case.endpoint.reset()
     case.endpoint.knobs(latency_s=0.05)
-    command = [sys.executable, "-m", "batchflex.cli", "retry", str(case.out), "--where", CUT, "--quiet"]
+    command = [sys.executable, "-m", "batchflex", "retry", str(case.out), "--where", CUT, "--quiet"]
     command += ["--set", "max_tokens=50", "--set", "limits.concurrency=8", "--set", "journal.seal_rows=40"]
     running = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     give_up = time.monotonic() + 60
@@ -480,7 +480,7 @@ def test_a_kill_between_two_reasks_goes_on_with_what_was_set(case: Case) -> None
 def test_on_a_terminal_it_asks_first(case: Case, said: str, requests: int, last: str) -> None:
     case.run()
     case.endpoint.reset()
-    command = [sys.executable, "-m", "batchflex.cli", "retry", str(case.out), "--where", CUT, "--set", "max_tokens=50"]
+    command = [sys.executable, "-m", "batchflex", "retry", str(case.out), "--where", CUT, "--set", "max_tokens=50"]
     ours, theirs = pty.openpty()
     running = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)

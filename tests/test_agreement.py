@@ -39,7 +39,9 @@ from pathlib import Path
 import pytest
 
 import batchflex
-from batchflex import again, forecast, standing
+from batchflex.cli import plan_text as forecast
+from batchflex.engine import retry_rows as again
+from batchflex.plan import snapshot as standing
 from tests import agreement
 from tests.agreement_case import Small, killed
 from tests.agreement_walk import Walk

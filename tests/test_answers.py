@@ -17,10 +17,12 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex import classify, completion, outage, outcome, rules
-from batchflex.errors import AttemptError, Filtered, NotReady, RateLimited, RowFault, RunFault
-from batchflex.model import Answer, Request
-from batchflex.outcome import Effort, Frame
+from batchflex.core.errors import AttemptError, Filtered, NotReady, RateLimited, RowFault, RunFault
+from batchflex.core.types import Answer, Request
+from batchflex.endpoint import circuit_breaker as outage
+from batchflex.protocol import chat as completion, classify, rules
+from batchflex.storage import record as outcome
+from batchflex.storage.record import Effort, Frame
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import write_rows
 

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.folder import Folder
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, body_hash
 from tests.test_cli import environment, message, state, wait_until, write_rows
 

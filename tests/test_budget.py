@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.budget import GO, Budget, Deadline, Purse, Verdict
-from batchflex.cost import Cost, TokenEstimate
-from batchflex.model import Usage
-from batchflex.pricing import price_usd
-from batchflex.sections import LimitsSection, PricesSection
+from batchflex.config.pricing import price_usd
+from batchflex.config.sections import LimitsSection, PricesSection
+from batchflex.core.types import Usage
+from batchflex.endpoint.cost import Cost, TokenEstimate
+from batchflex.engine.budget import GO, Budget, Deadline, Purse, Verdict
 
 # The machine may be busy with other tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import report, store, table
-from batchflex.folder import Folder
-from batchflex.model import Outcome
-from batchflex.readers import without_ns
+from batchflex.core.types import Outcome
+from batchflex.plan.formats import without_ns
+from batchflex.report import report
+from batchflex.storage import parts as store, results_table as table
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome
 

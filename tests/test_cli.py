@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import cli
-from batchflex.folder import Folder
-from batchflex.tally import Tally
+from batchflex.cli import main as cli
+from batchflex.storage.folder import Folder
+from batchflex.storage.run_state import Tally
 from tests.counting_endpoint import CountingEndpoint, body_hash
 
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
@@ -63,7 +63,7 @@ def batchflex(
     *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout_s: float = 60
 ) -> Ended:
     """Run the command to its end; it is killed when it takes far too long."""
-    command = [sys.executable, "-m", "batchflex.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "batchflex", *map(str, arguments)]
     ended = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -100,7 +100,7 @@ def begun(
 ) -> Iterator[subprocess.Popen[str]]:
     """The command while it runs, in a process group of its own; it never outlives the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "batchflex.cli", *map(str, arguments)],
+        [sys.executable, "-m", "batchflex", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -337,7 +337,7 @@ def test_whoever_stops_reading_ends_no_run_and_changes_no_exit_code(
     assert state(tmp_path / "out")["failed"] == 5
     assert "finished after" in log.read_text().splitlines()[-1]
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        command = [sys.executable, "-m", "batchflex.cli", "run", rows, *asks, "--out", tmp_path / "full", "--json"]
+        command = [sys.executable, "-m", "batchflex", "run", rows, *asks, "--out", tmp_path / "full", "--json"]
         ended = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), timeout=60, check=False
         )
@@ -347,7 +347,7 @@ def test_whoever_stops_reading_ends_no_run_and_changes_no_exit_code(
 
 def test_closed_streams_and_a_terminal_without_unicode(asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 5, user="漢字"), tmp_path / "out"
-    command = [sys.executable, "-m", "batchflex.cli", "run", rows, *asks, "--out", out]
+    command = [sys.executable, "-m", "batchflex", "run", rows, *asks, "--out", out]
     shut = subprocess.run(
         ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *map(str, command)], env=environment(), timeout=60, check=False
     )
@@ -957,7 +957,7 @@ def test_more_connections_than_files_may_be_open(endpoint: CountingEndpoint, tmp
     """The limit of this process is lowered for good: so it is done in one of its own."""
     rows = write_rows(tmp_path / "rows.jsonl", 300)
     endpoint.knobs(latency_s=0.05)
-    command = [sys.executable, "-m", "batchflex.cli", "run", str(rows), "--base-url", endpoint.base_url, "--model", "m"]
+    command = [sys.executable, "-m", "batchflex", "run", str(rows), "--base-url", endpoint.base_url, "--model", "m"]
     command += ["--out", str(tmp_path / "out"), "--concurrency", "2000"]
     ended = subprocess.run(
         ["bash", "-c", 'ulimit -n 128; exec "$@"', "-", *command],

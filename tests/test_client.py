@@ -10,12 +10,11 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from batchflex import classify, completion
-from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
-from batchflex.model import Usage
+from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
+from batchflex.core.types import Usage
+from batchflex.protocol import chat as completion, classify
 
 NOW = 1_700_000_000.0
 

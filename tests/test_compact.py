@@ -14,21 +14,20 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from batchflex import compact, journal, keep, merge, numbering, store, table
-from batchflex.errors import FolderError, StorageError
-from batchflex.folder import Folder
-from batchflex.merge import Size
-from batchflex.model import Outcome
-from batchflex.places import STAY, Moves, stretches
-from batchflex.reask import Policy
-from batchflex.resume import Done
+from batchflex.core.errors import FolderError, StorageError
+from batchflex.core.types import Outcome
+from batchflex.plan.resume import Done
+from batchflex.protocol.reask import Policy
+from batchflex.results import compact
+from batchflex.storage import journal, merge, numbering, parts as store, results_table as table, writer as keep
+from batchflex.storage.folder import Folder
+from batchflex.storage.merge import Size
+from batchflex.storage.row_mapping import STAY, Moves, stretches
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome, request, run_python
-from tests.test_cli import batchflex, write_rows
-from tests.test_cli import table as results
+from tests.test_cli import batchflex, table as results, write_rows
 
 OLD, NEW = 1_600_000_000_000_000, 1_700_000_000_000_000
 BETWEEN = datetime.datetime.fromtimestamp(1_650_000_000, datetime.UTC)
@@ -243,9 +242,9 @@ def test_no_room_for_the_merged_part(tmp_path: Path, monkeypatch: pytest.MonkeyP
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from batchflex import compact
+from batchflex.results import compact
 from tests.test_compact import BETWEEN, compacted
-from batchflex.folder import Folder
+from batchflex.storage.folder import Folder
 
 for place in sys.argv[1:]:
     after = int(place.rpartition("-")[2])

@@ -13,8 +13,8 @@ import scipy.stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 import batchflex
-from batchflex import sides
-from batchflex.errors import FolderError, JobError
+from batchflex.core.errors import FolderError, JobError
+from batchflex.scoring import sides
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
 from tests.test_scores import ECHO, job
@@ -137,7 +137,7 @@ def test_a_point_that_is_not_there_is_told_with_those_that_are(out: Path, at: st
 
 
 def batchflex_sides(name: str) -> Any:
-    from batchflex import sides
+    from batchflex.scoring import sides
 
     return sides.side(name)
 

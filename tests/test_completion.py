@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from batchflex import completion
+from batchflex.protocol import chat as completion
 
 _encode = msgspec.json.Encoder().encode
 _TEXT = st.none() | st.sampled_from(["", "yes", "Grüße 🙂", 'a"\\b\n'])

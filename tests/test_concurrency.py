@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
-from batchflex.concurrency import Concurrency, End
-from batchflex.cost import Cost
-from batchflex.model import Usage
-from batchflex.pace import Pace
-from batchflex.ratelimit import Limited
+from batchflex.core.types import Usage
+from batchflex.endpoint.concurrency_limit import Concurrency, End
+from batchflex.endpoint.cost import Cost
+from batchflex.endpoint.pacer import Pace
+from batchflex.protocol.rate_limits import Limited
 from tests.simulation import Batching, Client, Ended, Proxy, Slots, auto
 
 

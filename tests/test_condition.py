@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchflex import condition
-from batchflex.errors import JobError
+from batchflex.core.errors import JobError
+from batchflex.results import filter as condition
 
 FRAME = pl.DataFrame(
     {"status": ["ok", "it's", "failed"], "n": [1, 2, 3], "values": [1, 0, 1], "l": [[1], [2], [1, 2]]}

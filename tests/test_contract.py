@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import inputs, journal, merge, scores, store, table
-from batchflex.errors import StopReason
-from batchflex.folder import Folder
-from batchflex.job import build
-from batchflex.model import STATUSES, Outcome
-from batchflex.scorespec import specs_of
-from batchflex.tally import Tally, Wait
+from batchflex.config.job import build
+from batchflex.config.score_sections import specs_of
+from batchflex.core.errors import StopReason
+from batchflex.core.types import STATUSES, Outcome
+from batchflex.plan import manifest as inputs
+from batchflex.scoring import scores_file as scores
+from batchflex.storage import journal, merge, parts as store, results_table as table
+from batchflex.storage.folder import Folder
+from batchflex.storage.run_state import Tally, Wait
 from tests.outcomes import outcome
 
 CONTRACT = (Path(__file__).resolve().parent.parent / "CONTRACT.md").read_text(encoding="utf-8")

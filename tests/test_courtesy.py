@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchflex.courtesy import Courtesy, pause_s
+from batchflex.core.gil import Courtesy, pause_s
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from croniter import croniter
 
-from batchflex import zones
-from batchflex.cron import FIELDS, NICKNAMES, Field, at, parse
-from batchflex.errors import JobError
-from batchflex.nexttimes import Keeping, upcoming
-from batchflex.systemd import calendar
+from batchflex.core.errors import JobError
+from batchflex.schedule import zones
+from batchflex.schedule.cron import FIELDS, NICKNAMES, Field, at, parse
+from batchflex.schedule.nexttimes import Keeping, upcoming
+from batchflex.schedule.systemd import calendar
 
 UTC = datetime.UTC
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from batchflex import retention
-from batchflex.dated import dated, escaped
-from batchflex.errors import FolderBusy, JobError
-from batchflex.folder import Folder
-from batchflex.job import build, load
-from batchflex.retention import Output, choose
+from batchflex.config.dated_path import dated, escaped
+from batchflex.config.job import build, load
+from batchflex.core.errors import FolderBusy, JobError
+from batchflex.plan import retention
+from batchflex.plan.retention import Output, choose
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, begun, called, state, wait_until, write_rows
 

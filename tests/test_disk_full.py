@@ -15,8 +15,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchflex import journal, standing, store
-from batchflex.folder import Folder
+from batchflex.plan import snapshot as standing
+from batchflex.storage import journal, parts as store
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, batchflex, begun, called, ended, state, table, wait_until, write_rows
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from batchflex import cli, options
-from batchflex.errors import StopReason
+from batchflex.cli import main as cli, options
+from batchflex.core.errors import StopReason
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
@@ -51,27 +50,24 @@ def test_every_stop_reason_is_documented() -> None:
             assert f"`{reason}`" in section("Exit codes")
 
 
-def test_the_tree_of_the_readme_names_every_file() -> None:
-    listed = set(re.findall(r"(?m)^\s*[├└│─\s]*([\w./-]+\.(?:py|md|toml|csv|jsonl?|html|css|js|png))\s", README))
-    tracked = subprocess.run(
-        ["git", "ls-files", "batchflex", "jobs", "docs", "benchmarks"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.split()
-    on_disk = [
-        str(p.relative_to(ROOT)) for d in ("batchflex", "jobs", "docs", "benchmarks") for p in (ROOT / d).rglob("*.*")
-    ]
-    for path in tracked or [p for p in on_disk if "__pycache__" not in p]:
-        name = Path(path).name
-        assert name == "py.typed" or "inbox" in path or name.endswith(".txt") or name in listed, (
-            f"README.md does not name {path}"
-        )
+def test_the_architecture_names_every_package_and_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "batchflex").glob("*/__init__.py")}
+    shown = text.split("```")[1]
+    assert packages == _first_words(shown)
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        assert (ROOT / name).exists() or (ROOT / "batchflex" / name).exists(), name
+    assert len(text.splitlines()) <= 200
+
+
+def _first_words(shown: str) -> set[str]:
+    """The packages that the lines of a drawing of layers begin with."""
+    heads = [re.split(r"\s{2,}", line)[0] for line in shown.strip().splitlines()]
+    return {name for head in heads for name in head.split(" · ") if not name.endswith(".py")}
 
 
 def test_links_lead_somewhere() -> None:
-    for path in [ROOT / "README.md", ROOT / "CONTRACT.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
             if not link.startswith("http"):
                 assert (path.parent / link).exists(), f"{path.name} links to {link}"

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from batchflex import params
-from batchflex.job import Job, build
+from batchflex.config.job import Job, build
+from batchflex.protocol import params
 
 TEXT = (Path(__file__).parent.parent / "docs" / "job-file.md").read_text(encoding="utf-8")
 FREE = {"params", "override"}

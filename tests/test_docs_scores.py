@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchflex.job import build
-from batchflex.scorespec import KINDS
+from batchflex.config.job import build
+from batchflex.config.score_sections import KINDS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCORES = (DOCS / "scores.md").read_text(encoding="utf-8")

@@ -10,11 +10,10 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.ends import is_news
+from batchflex.config.run_outcomes import is_news
 from tests.counting_endpoint import CountingEndpoint
 from tests.recorder import Recorder
-from tests.test_cli import batchflex as command
-from tests.test_cli import table, write_rows
+from tests.test_cli import batchflex as command, table, write_rows
 
 
 def options(endpoint: CountingEndpoint, rows: Path, *more: object) -> list[object]:

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from batchflex import transport
-from batchflex.client import Client
-from batchflex.endpoint import Endpoint, Secret, default_model, key_variable, resolve, serving
-from batchflex.errors import AttemptError, EndpointError
-from batchflex.job import EndpointSection
-from batchflex.model import Request
+from batchflex.config.job import EndpointSection
+from batchflex.core.errors import AttemptError, EndpointError
+from batchflex.core.types import Request
+from batchflex.endpoint import transport
+from batchflex.endpoint.client import Client
+from batchflex.endpoint.provider import Endpoint, Secret, default_model, key_variable, resolve, serving
 from tests.counting_endpoint import CountingEndpoint, Totals
 from tests.rate_limits import Rate, Slots
 
@@ -298,7 +298,7 @@ async def test_the_local_model_answers_by_the_schema(local: EndpointSection) -> 
 _PARENT = """
 import anyio, sys
 from batchflex.endpoint import resolve, serving
-from batchflex.job import EndpointSection
+from batchflex.config.job import EndpointSection
 
 async def main():
     section = EndpointSection(name="local", n_parallel=1, context=256)

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import cli, export
-from batchflex.errors import FolderError, JobError
-from batchflex.folder import Folder
-from batchflex.selecting import Selected, selected
+from batchflex.cli import main as cli
+from batchflex.core.errors import FolderError, JobError
+from batchflex.results import export
+from batchflex.results.query import Selected, selected
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, Knobs
 
 ODD = 'a "quoted", line\nand\r\nanother; \t ü 漢字 🙂 \\n =1+1'
@@ -245,7 +246,8 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(out: Path) -> None:
 
 def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
     script = (
-        "import os, signal, sys; from batchflex import cli, openai_batch\n"
+        "import os, signal, sys\nfrom batchflex.cli import main as cli\n"
+        "from batchflex.protocol import batch_lines as openai_batch\n"
         "openai_batch.lines = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         f"sys.exit(cli.main(['results', {str(out)!r}, '-o', {str(out.parent / 'x.jsonl')!r}, '--format', 'openai-batch']))"
     )
@@ -261,7 +263,7 @@ def test_a_full_disk_is_told(out: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_whoever_reads_no_further_ends_it_quietly(out: Path) -> None:
-    command = f"{sys.executable} -m batchflex.cli results {out} -o - --format csv"
+    command = f"{sys.executable} -m batchflex results {out} -o - --format csv"
     done = subprocess.run(
         ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True
     )

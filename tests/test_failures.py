@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from batchflex.blame import are_alike
-from batchflex.classify import http_fault, is_about_request
-from batchflex.errors import AttemptError
-from batchflex.failures import Failures
-from batchflex.job import build
-from batchflex.model import STATUSES
+from batchflex.config.job import build
+from batchflex.core.errors import AttemptError
+from batchflex.core.types import STATUSES
+from batchflex.engine.failure_limit import Failures
+from batchflex.protocol.blame import are_alike
+from batchflex.protocol.classify import http_fault, is_about_request
 from tests.outcomes import outcome
 
 

@@ -13,11 +13,11 @@ import anyio.lowlevel
 import polars as pl
 import pytest
 
-from batchflex.errors import InputError
-from batchflex.feed import Feed
-from batchflex.job import Job, build
-from batchflex.jobplan import Plan
-from batchflex.model import Request
+from batchflex.config.job import Job, build
+from batchflex.core.errors import InputError
+from batchflex.core.types import Request
+from batchflex.engine.queue import Feed
+from batchflex.plan.plan import Plan
 
 BLOCK, READ_AHEAD = 400, 2_000  # requests, about
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
-from batchflex import folder as module
-from batchflex.errors import FolderBusy, FolderError, StorageError
-from batchflex.folder import Folder, append, replaced, storing
-from batchflex.journal import Journal
+from batchflex.core.errors import FolderBusy, FolderError, StorageError
+from batchflex.storage import folder as module
+from batchflex.storage.folder import Folder, append, replaced, storing
+from batchflex.storage.journal import Journal
 from tests.outcomes import run_python, small_disk
 
 HOLD = """
 import sys
 from pathlib import Path
-from batchflex.errors import FolderBusy
-from batchflex.folder import Folder
+from batchflex.core.errors import FolderBusy
+from batchflex.storage.folder import Folder
 try:
     with Folder(Path(sys.argv[1])).held():
         print("held", flush=True)
@@ -100,7 +100,7 @@ def test_a_child_that_outlives_the_run_does_not_keep_the_lock(tmp_path: Path) ->
     code = """
 import subprocess, sys
 from pathlib import Path
-from batchflex.folder import Folder
+from batchflex.storage.folder import Folder
 with Folder(Path(sys.argv[1])).held():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     print(child.pid, flush=True)
@@ -328,8 +328,8 @@ def test_a_failed_write_says_what_and_why(number: int, words: str) -> None:
 FILL = """
 import sys
 from pathlib import Path
-from batchflex.errors import StorageError
-from batchflex.folder import Folder
+from batchflex.core.errors import StorageError
+from batchflex.storage.folder import Folder
 folder = Folder(Path(sys.argv[1]))
 folder.write_state({"n": 1})
 folder.add_history({"n": 1})

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex import compact, forecast, store
-from batchflex.folder import Folder
-from batchflex.job import Job, build
-from batchflex.jobplan import Plan
-from batchflex.model import Outcome, Request
+from batchflex.cli import plan_text as forecast
+from batchflex.config.job import Job, build
+from batchflex.core.types import Outcome, Request
+from batchflex.plan.plan import Plan
+from batchflex.results import compact
+from batchflex.storage import parts as store
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, body_hash
 
 Rows = list[dict[str, Any]]

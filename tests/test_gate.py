@@ -14,16 +14,16 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 
-from batchflex.budget import Budget
-from batchflex.concurrency import Concurrency
-from batchflex.cost import Cost
-from batchflex.errors import StopReason
-from batchflex.gate import Gate, Lane
-from batchflex.job import LimitsSection
-from batchflex.model import Usage
-from batchflex.pace import Allowance, Pace
-from batchflex.ratelimit import Level, Told
-from batchflex.telemetry import Waits
+from batchflex.config.job import LimitsSection
+from batchflex.core.errors import StopReason
+from batchflex.core.types import Usage
+from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.cost import Cost
+from batchflex.endpoint.pacer import Allowance, Pace
+from batchflex.engine.admission import Gate, Lane
+from batchflex.engine.budget import Budget
+from batchflex.engine.telemetry import Waits
+from batchflex.protocol.rate_limits import Level, Told
 
 pytestmark = pytest.mark.anyio
 

@@ -13,16 +13,18 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex import completion, http1, store
-from batchflex.client import Client
-from batchflex.endpoint import Endpoint, Secret, key_variable, resolve, variables
-from batchflex.errors import AttemptError, EndpointError, JobError
-from batchflex.heads import NO_GATEWAY, Gateway, glance
-from batchflex.job import build
-from batchflex.jobplan import Plan
-from batchflex.keycommand import KeyCommand, NoKeyError, expires_at
-from batchflex.sections import EndpointSection
-from batchflex.substitutes import Substitutes, is_same_model
+from batchflex.config.job import build
+from batchflex.config.sections import EndpointSection
+from batchflex.core.errors import AttemptError, EndpointError, JobError
+from batchflex.endpoint import http1
+from batchflex.endpoint.client import Client
+from batchflex.endpoint.key_command import KeyCommand, NoKeyError, expires_at
+from batchflex.endpoint.provider import Endpoint, Secret, key_variable, resolve, variables
+from batchflex.plan.plan import Plan
+from batchflex.protocol import chat as completion
+from batchflex.protocol.headers import NO_GATEWAY, Gateway, glance
+from batchflex.storage import parts as store
+from batchflex.storage.substitutes import Substitutes, is_same_model
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called, sha1_of_key, state, table, write_rows
 from tests.test_secrets import everything_in

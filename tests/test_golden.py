@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.job import load
-from batchflex.jobplan import Plan
+from batchflex.config.job import load
+from batchflex.plan.plan import Plan
 from tests.counting_endpoint import CountingEndpoint
 from tests.golden.cases import CASES, pinned, planned
 

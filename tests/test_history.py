@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 import batchflex as api
-from batchflex import attempts, history, historytext, runner, timeline
-from batchflex.errors import EndpointError, InputError, StorageError
-from batchflex.folder import Folder
-from batchflex.tally import Tally
+from batchflex.cli import history, history_text as historytext
+from batchflex.core.errors import EndpointError, InputError, StorageError
+from batchflex.engine import runner
+from batchflex.report import timeline
+from batchflex.storage import run_history as attempts
+from batchflex.storage.folder import Folder
+from batchflex.storage.run_state import Tally
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, called, state, wait_until, write_rows
 
@@ -155,7 +158,7 @@ def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from batchflex.folder import Folder
+from batchflex.storage.folder import Folder
 folder, name = Folder(Path(sys.argv[1])), sys.argv[2]
 print(flush=True)
 sys.stdin.readline()
@@ -311,7 +314,7 @@ def test_columns_without_anything_are_left_out(tmp_path: Path) -> None:
 def test_history_comes_quickly(tmp_path: Path) -> None:
     """Nothing heavy is loaded for it."""
     write(tmp_path, entry("1", "2026-01-01T00:00:00Z", done=3))
-    program = "import sys; from batchflex import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
+    program = "import sys; from batchflex.cli import main as cli; cli.main(sys.argv[1:]); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program, "history", tmp_path], capture_output=True, text=True, check=True
     )

@@ -65,6 +65,8 @@ def test_a_run_does_not_wait_for_pandas_where_it_is_installed(endpoint: Counting
     """pyarrow would import it for its first array."""
     rows, out = write_rows(tmp_path / "rows.jsonl", 1), tmp_path / "out"
     options = ["run", str(rows), "--base-url", endpoint.base_url, "--model", "m", "--out", str(out), "--quiet"]
-    program = f"import sys; from batchflex import cli; code = cli.main({options}); print(code, 'pandas' in sys.modules)"
+    program = (
+        f"import sys; from batchflex.cli.main import main; code = main({options}); print(code, 'pandas' in sys.modules)"
+    )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.split() == ["0", "False"], ended.stderr

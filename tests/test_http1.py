@@ -16,8 +16,8 @@ import anyio
 import httpx
 import pytest
 
-from batchflex.connection import AnswerTooLarge, Connection, MetClose
-from batchflex.http1 import Connections, Whole
+from batchflex.endpoint.connection import AnswerTooLarge, Connection, MetClose
+from batchflex.endpoint.http1 import Connections, Whole
 
 pytestmark = pytest.mark.anyio
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

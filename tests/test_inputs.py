@@ -18,23 +18,24 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex import compact, feed, forecast, readers, standing, store
-from batchflex import prepare as preparing
-from batchflex.errors import InputError, JobChanged, JobError
-from batchflex.folder import Folder
-from batchflex.inputs import Inputs
-from batchflex.job import Job, build
-from batchflex.jobplan import Plan
-from batchflex.model import Outcome, Request
-from batchflex.places import STAY, moves, unknown_before
-from batchflex.prepare import Prepared, prepare
-from batchflex.readers import Every
-from batchflex.results import make
-from batchflex.resume import Done
-from batchflex.source import Known, Source
+from batchflex.cli import plan_text as forecast
+from batchflex.config.job import Job, build
+from batchflex.core.errors import InputError, JobChanged, JobError
+from batchflex.core.types import Outcome, Request
+from batchflex.plan import formats as readers, plan as plan_module, preparation as preparing, snapshot as standing
+from batchflex.plan.completion_marker import make
+from batchflex.plan.formats import Every
+from batchflex.plan.manifest import Inputs
+from batchflex.plan.plan import Plan
+from batchflex.plan.preparation import Prepared, prepare
+from batchflex.plan.resume import Done
+from batchflex.plan.source import Known, Source
+from batchflex.results import compact
+from batchflex.storage import parts as store
+from batchflex.storage.folder import Folder
+from batchflex.storage.row_mapping import STAY, moves, unknown_before
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
 
@@ -460,7 +461,7 @@ def test_rows_of_a_file_that_grew_are_known_only_as_far_as_it_was_read(
 ) -> None:
     """The run that asked them was killed before the end of the file, whose end was then made anew."""
     monkeypatch.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
-    monkeypatch.setattr(feed, "_BLOCK_REQUESTS", 2)
+    monkeypatch.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "1.jsonl"
     path.write_text(rows_of(range(5)))
@@ -875,7 +876,7 @@ def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
     if large:
         patched.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
         patched.setattr(preparing, "_HELD_BYTES", 0)
-        patched.setattr(feed, "_BLOCK_REQUESTS", 2)
+        patched.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []
     for turn, (happenings, answered) in enumerate([*nights, ([], None)]):

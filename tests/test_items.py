@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.errors import JobError
-from batchflex.items import Itemizer
-from batchflex.job import PromptSection, build
-from batchflex.model import Item
-from batchflex.source import Source
-from batchflex.template import Prompt, TemplateFault
+from batchflex.config.job import PromptSection, build
+from batchflex.core.errors import JobError
+from batchflex.core.types import Item
+from batchflex.plan.rows import Itemizer
+from batchflex.plan.source import Source
+from batchflex.plan.template import Prompt, TemplateFault
 
 HELLO = [{"role": "user", "content": "hello"}]
 TURNS = [

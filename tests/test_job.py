@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.dated import escaped
-from batchflex.errors import JobError
-from batchflex.job import Job, build, load, parse_setting
-from batchflex.jobchanges import changes
-from batchflex.mistakes import names_a_key
+from batchflex.config.dated_path import escaped
+from batchflex.config.diff import changes
+from batchflex.config.job import Job, build, load, parse_setting
+from batchflex.config.messages import names_a_key
+from batchflex.core.errors import JobError
 
 MODERATE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 

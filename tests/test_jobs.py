@@ -13,8 +13,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.folder import Folder
-from batchflex.job import load
+from batchflex.config.job import load
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
@@ -23,7 +23,7 @@ LABELS = ["negative", "positive"]
 
 def batchflex(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "batchflex.cli", *map(str, arguments)],
+        [sys.executable, "-m", "batchflex", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=600,

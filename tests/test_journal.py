@@ -15,13 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from batchflex import journal
-from batchflex.errors import FolderError, StorageError
-from batchflex.journal import Journal
-from batchflex.model import Outcome
+from batchflex.core.errors import FolderError, StorageError
+from batchflex.core.types import Outcome
+from batchflex.storage import journal
+from batchflex.storage.journal import Journal
 from tests.outcomes import any_outcomes, outcome, run_python, small_disk
 
 _settings = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -324,7 +323,7 @@ def test_threads_sync_while_the_loop_appends_and_rotates(tmp_path: Path) -> None
 KEEP_APPENDING = """
 import itertools, os, sys
 from pathlib import Path
-from batchflex.journal import Journal
+from batchflex.storage.journal import Journal
 from tests.outcomes import outcome
 journal = Journal(Path(sys.argv[1]), 1, reserve_bytes=4096)
 for i in itertools.count():
@@ -431,8 +430,8 @@ def test_what_could_not_be_cut_off_at_once_is_before_the_next_line(
 FILL = """
 import json, sys
 from pathlib import Path
-from batchflex import journal
-from batchflex.errors import StorageError
+from batchflex.storage import journal
+from batchflex.core.errors import StorageError
 from tests.outcomes import outcome
 folder = Path(sys.argv[1])
 kept = journal.Journal(folder, 1, reserve_bytes=16_384)
@@ -477,8 +476,8 @@ def test_a_disk_without_room_for_the_reserve_is_refused_at_once(tmp_path: Path) 
     code = """
 import sys
 from pathlib import Path
-from batchflex.errors import StorageError
-from batchflex.journal import Journal
+from batchflex.core.errors import StorageError
+from batchflex.storage.journal import Journal
 try:
     Journal(Path(sys.argv[1]), 1, reserve_bytes=1 << 20)
 except StorageError as error:

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.errors import JobError
-from batchflex.jobplan import Plan
+from batchflex.core.errors import JobError
+from batchflex.plan.plan import Plan
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
 from tests.test_scores import ECHO, job, written

@@ -5,12 +5,11 @@ import random
 
 import polars as pl
 import pyarrow as pa
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from batchflex import keyindex
-from batchflex.keyset import KeySet
-from batchflex.sortedkeys import SortedKeys, halves
+from batchflex.core.keys import KeySet
+from batchflex.core.sorted_keys import SortedKeys, halves
+from batchflex.storage import part_index as keyindex
 
 MODERATE = settings(deadline=None, max_examples=60)
 

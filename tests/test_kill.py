@@ -14,8 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from batchflex import journal, store
-from batchflex.folder import Folder
+from batchflex.storage import journal, parts as store
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 
 KILLS = 50
@@ -24,7 +24,7 @@ ROWS = 6_000
 
 def start(rows: Path, out: Path, base_url: str) -> subprocess.Popen[bytes]:
     """A run that seals often, so that kills fall into sealing, too."""
-    command = [sys.executable, "-m", "batchflex.cli", "run", str(rows), "--base-url", base_url, "--model", "m"]
+    command = [sys.executable, "-m", "batchflex", "run", str(rows), "--base-url", base_url, "--model", "m"]
     command += ["--out", str(out), "--concurrency", "16", "--quiet"]
     command += ["--set", "journal.seal_rows=40", "--set", "journal.sync_s=0.02"]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from batchflex.concurrency import Concurrency
-from batchflex.pace import Allowance, Pace
-from batchflex.ratelimit import Level
+from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.pacer import Allowance, Pace
+from batchflex.protocol.rate_limits import Level
 from tests.simulation import Altered, Choosing, Client, Filling, Limit, Proxy, auto
 
 

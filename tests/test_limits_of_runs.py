@@ -51,7 +51,7 @@ def later(endpoint: CountingEndpoint) -> Iterator[Later]:
 
 def run_job(path: Path, text: str) -> dict[str, Any]:
     path.write_text(text)
-    command = [sys.executable, "-m", "batchflex.cli", "run", str(path), "--json"]
+    command = [sys.executable, "-m", "batchflex", "run", str(path), "--json"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
     assert ended.stdout, ended.stderr
     return json.loads(ended.stdout) | {"code": ended.returncode, "err": ended.stderr}

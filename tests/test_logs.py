@@ -19,13 +19,14 @@ from unittest import mock
 import pytest
 
 import batchflex
-from batchflex import events, logbook, loglines, logs
-from batchflex.errors import JobError
-from batchflex.events import Event
-from batchflex.folder import Folder
-from batchflex.rotation import SharedFileHandler
-from batchflex.sections import LogSection
-from batchflex.throttle import Throttle
+from batchflex.cli import log as logs, log_lines as loglines, logbook
+from batchflex.cli.log_rotation import SharedFileHandler
+from batchflex.cli.throttle import Throttle
+from batchflex.config.sections import LogSection
+from batchflex.core import events
+from batchflex.core.errors import JobError
+from batchflex.core.events import Event
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, called, environment, write_rows
 from tests.test_progress import tally, terminal
@@ -215,7 +216,7 @@ def test_an_interrupt_is_a_line_and_so_is_the_end(
 ) -> None:
     endpoint.knobs(latency_s=0.2)
     rows, log = write_rows(tmp_path / "rows.jsonl", 500), tmp_path / "a.log"
-    command = [sys.executable, "-m", "batchflex.cli", "run", rows, *asks, "--out", tmp_path / "out", "--log-file", log]
+    command = [sys.executable, "-m", "batchflex", "run", rows, *asks, "--out", tmp_path / "out", "--log-file", log]
     command += ["--log-format", "json", "--quiet"]
     with subprocess.Popen([*map(str, command)], env=environment(), stderr=subprocess.DEVNULL) as process:
         while endpoint.stats()["good"] < 4:
@@ -454,7 +455,7 @@ def test_a_file_is_rotated_by_size_and_so_many_are_kept(tmp_path: Path) -> None:
 def test_processes_that_share_a_file_lose_no_line_and_tear_none(tmp_path: Path) -> None:
     path, number, names = tmp_path / "a.log", 400, ["a", "b", "c"]
     program = (
-        "import sys; from pathlib import Path; from batchflex.rotation import SharedFileHandler\n"
+        "import sys; from pathlib import Path; from batchflex.cli.log_rotation import SharedFileHandler\n"
         "handler = SharedFileHandler(Path(sys.argv[1]), 3_000, 1_000)\n"
         f"for n in range({number}): handler.write(f'{{sys.argv[2]}} {{n:05d}} {'x' * 40}')"
     )

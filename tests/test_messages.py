@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex import render
-from batchflex.dated import local
-from batchflex.job import build
-from batchflex.tally import sent
+from batchflex.cli import text as render
+from batchflex.config.dated_path import local
+from batchflex.config.job import build
+from batchflex.storage.run_state import sent
 from tests.counting_endpoint import CountingEndpoint, body_hash
 from tests.test_cli import Ended, called, message, write_rows
 

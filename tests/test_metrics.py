@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchflex.metrics import waiting
+from batchflex.endpoint.queue_metrics import waiting
 
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

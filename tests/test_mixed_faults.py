@@ -30,7 +30,7 @@ POISON = {"row 7 ": "400", "row 77 ": "500", "row 777 ": "empty_choices", "row 1
 
 
 def run(rows: Path, out: Path, base_url: str, *more: str) -> int:
-    command = [sys.executable, "-m", "batchflex.cli", "run", str(rows), "--base-url", base_url, "--model", "m"]
+    command = [sys.executable, "-m", "batchflex", "run", str(rows), "--base-url", base_url, "--model", "m"]
     command += ["--out", str(out), "--concurrency", "64", "--quiet", "--set", "retry.base_s=0.05"]
     command += ["--set", "endpoint.timeout_s=1.5", *more]
     return subprocess.run(command, stdin=subprocess.DEVNULL, timeout=180, check=False).returncode

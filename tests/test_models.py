@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import batchflex
-from batchflex import models
-from batchflex.job import build
-from batchflex.structured import Shape, unusable
+from batchflex.config.job import build
+from batchflex.protocol import pydantic_models as models
+from batchflex.protocol.json_answers import Shape, unusable
 from tests.counting_endpoint import CountingEndpoint
 
 

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex import outage, ways
+from batchflex.endpoint import circuit_breaker as outage
+from batchflex.engine import endpoints as ways
 from tests.counting_endpoint import CountingEndpoint
-from tests.test_cli import batchflex as command
-from tests.test_cli import called, message, table, write_rows
+from tests.test_cli import batchflex as command, called, message, table, write_rows
 
 UNKNOWN: dict[str, Any] = {
     "status": 400,

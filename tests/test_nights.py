@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchflex.folder import Folder
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.cron_daemon import cron_keeps, needs_cron, printed
 from tests.recorder import Recorder

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from slack_sdk.models.blocks import Block
 
-from batchflex import errands, hook, notices, webhook
-from batchflex.ends import end_of, event_of, last_end
-from batchflex.errors import JobError
-from batchflex.job import build
-from batchflex.notifyspec import pings
-from batchflex.tally import Tally
+from batchflex.config.job import build
+from batchflex.config.notify_sections import pings
+from batchflex.config.run_outcomes import end_of, event_of, last_end
+from batchflex.core import command as hook
+from batchflex.core.errors import JobError
+from batchflex.notify import errands, messages as notices, webhook
+from batchflex.storage.run_state import Tally
 from tests.recorder import Recorder
 
 DEFAULT = ("failure", "stopped", "recovered")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchflex import keyindex
+from batchflex.storage import part_index as keyindex
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, begun, called, state, table, wait_until
 

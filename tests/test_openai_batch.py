@@ -14,8 +14,10 @@ from openai.types.chat import ChatCompletion
 from openai.types.shared import ErrorObject
 
 import batchflex
-from batchflex import cli, openai_batch, store
-from batchflex.openai_batch import Ids
+from batchflex.cli import main as cli
+from batchflex.protocol import batch_lines as openai_batch
+from batchflex.protocol.batch_lines import Ids
+from batchflex.storage import parts as store
 from tests.counting_endpoint import CountingEndpoint
 
 NO_SWEEP = Ids({}, False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchflex import opening
+from batchflex.engine import warm_up as opening
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import write_rows
 from tests.test_run_faults import run

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from batchflex.outage import Outage
+from batchflex.endpoint.circuit_breaker import Outage
 
 # What is expected with no more known than at the start, and after a thousand answers.
 FRESH, PROVEN = 0, 1_000

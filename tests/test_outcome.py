@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchflex import outcome
-from batchflex.errors import RowFault, Transient
-from batchflex.model import Answer, Request, Usage
-from batchflex.outcome import Effort, Frame
-from batchflex.sections import PricesSection
+from batchflex.config.sections import PricesSection
+from batchflex.core.errors import RowFault, Transient
+from batchflex.core.types import Answer, Request, Usage
+from batchflex.storage import record as outcome
+from batchflex.storage.record import Effort, Frame
 
 FRAME = Frame("run-1", "http://here/v1", ('{"temperature":0.0}', '{"temperature":0.7}'))
 EFFORT = Effort(3, 1_000_000, 2_500_000, model="m")

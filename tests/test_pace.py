@@ -6,13 +6,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.concurrency import Concurrency
-from batchflex.cost import Cost
-from batchflex.model import Usage
-from batchflex.pace import Allowance, Pace
+from batchflex.core.types import Usage
+from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.cost import Cost
+from batchflex.endpoint.pacer import Allowance, Pace
 from tests.minutes import most_in_a_minute, patiently
 
 # The machine may be busy with other tests.

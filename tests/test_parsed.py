@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import parsed, store, table
+from batchflex.storage import parsed, parts as store, results_table as table
 from tests.outcomes import outcome
 
 

@@ -4,15 +4,14 @@ import json
 import tomllib
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.items import Itemizer
-from batchflex.job import Job, build
-from batchflex.keyset import KeySet
-from batchflex.model import Item, Request
-from batchflex.plan import Planner, points
-from batchflex.source import Block, Fault
+from batchflex.config.job import Job, build
+from batchflex.core.keys import KeySet
+from batchflex.core.types import Item, Request
+from batchflex.plan.planner import Planner, points
+from batchflex.plan.rows import Itemizer
+from batchflex.plan.source import Block, Fault
 
 MODERATE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 MODEL = {"model": "m"}

@@ -11,20 +11,19 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from batchflex.errors import InputError
-from batchflex.feed import Feed
-from batchflex.items import Itemizer
-from batchflex.job import Job, build
-from batchflex.jobplan import Plan
-from batchflex.keyset import KeySet
-from batchflex.model import Prefix, Request
-from batchflex.plan import Planner
-from batchflex.prefixes import LEAD_S, LONG_BYTES, Line, grouped, name_of
-from batchflex.source import Block
-from batchflex.template import beginning
+from batchflex.config.job import Job, build
+from batchflex.core.errors import InputError
+from batchflex.core.keys import KeySet
+from batchflex.core.types import Prefix, Request
+from batchflex.engine.queue import Feed
+from batchflex.plan.plan import Plan
+from batchflex.plan.planner import Planner
+from batchflex.plan.prefix_order import LEAD_S, LONG_BYTES, Line, grouped, name_of
+from batchflex.plan.rows import Itemizer
+from batchflex.plan.source import Block
+from batchflex.plan.template import beginning
 from tests.counting_endpoint import CountingEndpoint, body_hash
 from tests.test_cli import begun, called, state, table, wait_until
 
@@ -397,7 +396,7 @@ def sweeps(endpoint: CountingEndpoint, tmp_path: Path) -> Callable[..., list[obj
 
 def arrived(endpoint: CountingEndpoint, tmp_path: Path) -> list[tuple[int, int, float, float | None]]:
     """Row, prompt, arrival and answer of each request, in order of arrival."""
-    from batchflex.job import load
+    from batchflex.config.job import load
 
     places = {
         body_hash(each.body): (each.row, each.point)

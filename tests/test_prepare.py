@@ -14,20 +14,19 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex import journal, keep, store
-from batchflex.errors import FolderError, InputError, JobChanged
-from batchflex.folder import Folder
-from batchflex.job import Job, build
-from batchflex.jobchanges import SHAPING
-from batchflex.jobplan import Plan
-from batchflex.keyset import KeySet
-from batchflex.model import Outcome, Request
-from batchflex.plan import Passed
-from batchflex.prepare import Prepared, prepare, survey
-from batchflex.resume import Done
+from batchflex.config.diff import SHAPING
+from batchflex.config.job import Job, build
+from batchflex.core.errors import FolderError, InputError, JobChanged
+from batchflex.core.keys import KeySet
+from batchflex.core.types import Outcome, Request
+from batchflex.plan.plan import Plan
+from batchflex.plan.planner import Passed
+from batchflex.plan.preparation import Prepared, prepare, survey
+from batchflex.plan.resume import Done
+from batchflex.storage import journal, parts as store, writer as keep
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called, write_rows
 
@@ -207,7 +206,7 @@ def test_requests_that_are_too_large_to_be_held_are_planned_again_alike(
     half: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = [msgspec.structs.asdict(request) for block in prepared(half).blocks for request in block]
-    monkeypatch.setattr("batchflex.prepare._HELD_BYTES", 0)
+    monkeypatch.setattr("batchflex.plan.preparation._HELD_BYTES", 0)
     assert [msgspec.structs.asdict(request) for block in prepared(half).blocks for request in block] == whole != []
 
 
@@ -324,7 +323,7 @@ def test_an_input_that_was_touched_is_known_by_its_bytes(
     run()
     (tmp_path / "in.jsonl").touch()
     passes = []
-    monkeypatch.setattr("batchflex.prepare.survey", lambda *given: passes.append(given) or survey(*given))
+    monkeypatch.setattr("batchflex.plan.preparation.survey", lambda *given: passes.append(given) or survey(*given))
     for _ in range(3):
         assert run()["requests_sent"] == 0
     assert not passes

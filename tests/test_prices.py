@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from batchflex import catalog, catalogs, render
-from batchflex.catalog import Catalog, Contexts, ModelInfo
-from batchflex.job import build
-from batchflex.model import Request, Usage
-from batchflex.prices import Prices
-from batchflex.pricing import price_usd
-from batchflex.sections import PricesSection
-from batchflex.tally import priced_by
+from batchflex.cli import text as render
+from batchflex.config.job import build
+from batchflex.config.pricing import price_usd
+from batchflex.config.sections import PricesSection
+from batchflex.core.types import Request, Usage
+from batchflex.endpoint import model_list as catalog, model_list_cache as catalogs
+from batchflex.endpoint.model_list import Catalog, Contexts, ModelInfo
+from batchflex.endpoint.price_list import Prices
+from batchflex.storage.run_state import priced_by
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, called, state, table
 from tests.test_reasks import write
@@ -190,7 +191,7 @@ def test_of_several_endpoints_the_dearest_is_reserved() -> None:
     ],
 )
 def test_prices_that_are_none(prices: dict[str, Any], told: str) -> None:
-    from batchflex.errors import JobError
+    from batchflex.core.errors import JobError
 
     with pytest.raises(JobError) as caught:
         build({"prices": prices})

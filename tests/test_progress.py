@@ -14,11 +14,11 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from batchflex import logs, progress, render
-from batchflex.dated import local
-from batchflex.model import Outcome, Usage
-from batchflex.store import COLUMNS
-from batchflex.tally import Tally
+from batchflex.cli import log as logs, progress, text as render
+from batchflex.config.dated_path import local
+from batchflex.core.types import Outcome, Usage
+from batchflex.storage.parts import COLUMNS
+from batchflex.storage.run_state import Tally
 
 STARTED = 1_760_000_000.0
 

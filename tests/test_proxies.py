@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from batchflex import transport
-from batchflex.client import Client
-from batchflex.endpoint import Endpoint
-from batchflex.errors import AttemptError, EndpointError, RunFault, Transient
-from batchflex.model import Request
+from batchflex.core.errors import AttemptError, EndpointError, RunFault, Transient
+from batchflex.core.types import Request
+from batchflex.endpoint import transport
+from batchflex.endpoint.client import Client
+from batchflex.endpoint.provider import Endpoint
 from tests.test_cli import batchflex, refused_port, state, write_rows
 
 ODD = "a#b/c?d@e f%g:h"  # as people have passwords

@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchflex import quirks, reask
-from batchflex.classify import http_fault
-from batchflex.errors import RowFault
-from batchflex.model import Answer, Outcome, Request, Usage
+from batchflex.core.errors import RowFault
+from batchflex.core.types import Answer, Outcome, Request, Usage
+from batchflex.endpoint import quirks
+from batchflex.protocol import reask
+from batchflex.protocol.classify import http_fault
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, batchflex, begun, called, ended, table, wait_until
 from tests.test_reasks import FORMAT, SCHEMA, write

@@ -6,10 +6,9 @@ import itertools
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.quota import Quota, Spacing, Window
+from batchflex.endpoint.quota import Quota, Spacing, Window
 from tests.minutes import HAIR, most_in_a_minute, patiently
 
 # The machine may be busy with other tests.

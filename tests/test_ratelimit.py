@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from batchflex.ratelimit import Level, Limited, Told, read, refused_by
+from batchflex.protocol.rate_limits import Level, Limited, Told, read, refused_by
 
 NOW = 1_700_000_000.0
 

@@ -11,8 +11,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchflex import journal, pairing, report, sides
-from batchflex.folder import Folder
+from batchflex.report import report
+from batchflex.scoring import comparison as pairing, sides
+from batchflex.storage import journal
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, begun, called, ended, table, wait_until
 

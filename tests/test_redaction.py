@@ -11,10 +11,9 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from batchflex.redaction import Redactor, fit_json, json_line, one_line, shown
+from batchflex.core.redact import Redactor, fit_json, json_line, one_line, shown
 
 SECRETS = [
     "sk-Proj/ab+c=d\"1234\\Zq", "sk-1234", "hunter2pw", "abcdefgh1", "pässwörd-1", "p@ss w0rd/#?", "0123456789abcdef",

@@ -8,8 +8,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import store
-from batchflex.folder import Folder
+from batchflex.storage import parts as store
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called, state, table
 from tests.test_reasks import FORMAT, SCHEMA, as_toml, options, run, write

@@ -14,12 +14,23 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from batchflex import breakdown, canvas, chapters, cli, digest, excerpt, page, report, timeline, vega, verdict
-from batchflex.folder import Folder
-from batchflex.model import Outcome
+from batchflex.cli import main as cli
+from batchflex.core.types import Outcome
+from batchflex.report import (
+    breakdown,
+    canvas,
+    digest,
+    page,
+    report,
+    samples as excerpt,
+    sections as chapters,
+    timeline,
+    vega,
+    verdict,
+)
+from batchflex.storage.folder import Folder
 from tests.reports import answer, make, score, tabulate
 
 vl_convert = pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
@@ -424,7 +435,7 @@ def test_without_the_extra_the_summary_is_told_and_what_to_install(tmp_path: Pat
         "import importlib.util as u, sys\n"
         "find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'altair' else find(name, *a)\n"
-        "from batchflex import cli\n"
+        "from batchflex.cli import main as cli\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     ended = subprocess.run(

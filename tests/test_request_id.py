@@ -10,11 +10,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import http1, store
-from batchflex.client import Client
-from batchflex.endpoint import Endpoint, Secret
-from batchflex.errors import AttemptError
-from batchflex.heads import NO_GATEWAY, glance
+from batchflex.core.errors import AttemptError
+from batchflex.endpoint import http1
+from batchflex.endpoint.client import Client
+from batchflex.endpoint.provider import Endpoint, Secret
+from batchflex.protocol.headers import NO_GATEWAY, glance
+from batchflex.storage import parts as store
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import outcome
 from tests.test_cli import called, write_rows

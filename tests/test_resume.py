@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex import journal, keyindex, store, table
-from batchflex.model import Outcome, Request
-from batchflex.plan import Census
-from batchflex.resume import Done
+from batchflex.core.types import Outcome, Request
+from batchflex.plan.planner import Census
+from batchflex.plan.resume import Done
+from batchflex.storage import journal, part_index as keyindex, parts as store, results_table as table
 from tests.outcomes import digest, outcome, request
 
 

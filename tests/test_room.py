@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from batchflex import room, store, table
-from batchflex.folder import Folder
+from batchflex.storage import disk as room, parts as store, results_table as table
+from batchflex.storage.folder import Folder
 from tests.outcomes import outcome
 
 GB = 1_000_000_000

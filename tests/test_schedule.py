@@ -19,18 +19,17 @@ import jsonschema_rs
 import polars as pl
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from batchflex import kubernetes
-from batchflex.cli import main
-from batchflex.cron import at, parse
-from batchflex.crontab import Clock, crontab
-from batchflex.errors import JobError
-from batchflex.launch import Launch, name_of
-from batchflex.nexttimes import upcoming
-from batchflex.systemd import units
-from batchflex.zones import differences
+from batchflex.cli.main import main
+from batchflex.core.errors import JobError
+from batchflex.schedule import kubernetes
+from batchflex.schedule.cron import at, parse
+from batchflex.schedule.crontab import Clock, crontab
+from batchflex.schedule.launch import Launch, name_of
+from batchflex.schedule.nexttimes import upcoming
+from batchflex.schedule.systemd import units
+from batchflex.schedule.zones import differences
 from tests.counting_endpoint import CountingEndpoint
 from tests.recorder import Recorder
 from tests.test_cron import expressions, needs_systemd
@@ -358,8 +357,8 @@ def test_a_key_that_the_run_finds_by_itself_is_not_handed_to_it(folder: Path) ->
 
 def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path) -> None:
     write_job(folder, "")
-    done = run(folder, "job%.toml", "--at", "02:00", program=[sys.executable, "-m", "batchflex.cli"])
-    assert f" && {sys.executable} -m batchflex.cli run " in done.stdout
+    done = run(folder, "job%.toml", "--at", "02:00", program=[sys.executable, "-m", "batchflex"])
+    assert f" && {sys.executable} -m batchflex run " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 from statsmodels.stats import inter_rater
 
 import batchflex
-from batchflex import stats
-from batchflex.errors import FolderError, JobError
-from batchflex.folder import Folder
-from batchflex.job import build, load
+from batchflex.config.job import build, load
+from batchflex.core.errors import FolderError, JobError
+from batchflex.scoring import stats
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import batchflex
-from batchflex import reading
-from batchflex.errors import JobError
-from batchflex.scorespec import specs_of
+from batchflex.config.score_sections import specs_of
+from batchflex.core.errors import JobError
+from batchflex.scoring import extract as reading
 
 
 def scored(answers: list[Any], expected: Any = None, **spec: Any) -> list[float | None]:

@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.errors import JobError
-from batchflex.job import build
-from batchflex.redaction import redacted
+from batchflex.config.job import build
+from batchflex.core.errors import JobError
+from batchflex.core.redact import redacted
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, called, environment, sha1_of_key, table, wait_until, write_rows
 

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex import cli, contents, selecting
-from batchflex.errors import FolderError, JobError
-from batchflex.folder import Folder
-from batchflex.selecting import selected
+from batchflex.cli import main as cli
+from batchflex.core.errors import FolderError, JobError
+from batchflex.results import query as selecting, view as contents
+from batchflex.results.query import selected
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, Knobs
 
 ROWS = 30

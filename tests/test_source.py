@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.errors import InputError
-from batchflex.readers import BLOCK_BYTES, Fault
-from batchflex.source import Block, Source
+from batchflex.core.errors import InputError
+from batchflex.plan.formats import BLOCK_BYTES, Fault
+from batchflex.plan.source import Block, Source
 
 NOISE = random.Random(1)
 ROWS = [{"id": i, "text": f"Grüße {i}"} for i in range(25)]

@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.errors import JobError
-from batchflex.job import build
-from batchflex.spans import deadline_s, parse_duration, until_change_s
+from batchflex.config.durations import deadline_s, parse_duration, until_change_s
+from batchflex.config.job import build
+from batchflex.core.errors import JobError
 
 # The machine may be busy with other tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex import cli, export, splitting
-from batchflex.errors import JobError
-from batchflex.folder import Folder
-from batchflex.store import COLUMNS
+from batchflex.cli import main as cli
+from batchflex.core.errors import JobError
+from batchflex.results import export, splitting
+from batchflex.storage.folder import Folder
+from batchflex.storage.parts import COLUMNS
 
 LABELS = [
     "good",

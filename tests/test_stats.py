@@ -8,11 +8,10 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from statsmodels.stats import contingency_tables, inter_rater, proportion
 
-from batchflex import stats
+from batchflex.scoring import stats
 
 # ------------------------------------------------------------------------------------------------------- shares
 

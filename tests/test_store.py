@@ -13,12 +13,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex import keyindex, store, table
-from batchflex.errors import FolderError, StorageError
-from batchflex.model import Outcome
+from batchflex.core.errors import FolderError, StorageError
+from batchflex.core.types import Outcome
+from batchflex.storage import part_index as keyindex, parts as store, results_table as table
 from tests.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
 
 NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
@@ -270,8 +269,8 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
 FILL = """
 import random, sys
 from pathlib import Path
-from batchflex import store, table
-from batchflex.errors import StorageError
+from batchflex.storage import parts as store; from batchflex.storage import results_table as table
+from batchflex.core.errors import StorageError
 from tests.outcomes import outcome
 folder = Path(sys.argv[1])
 parts = Path(sys.argv[2])

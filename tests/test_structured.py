@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from batchflex.structured import Shape, Shapes, unusable
+from batchflex.protocol.json_answers import Shape, Shapes, unusable
 
 LABEL = {
     "type": "object",

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from batchflex.errors import JobError
-from batchflex.job import Job, build, load
-from batchflex.jobchanges import changes
-from batchflex.plan import points
-from batchflex.sweep import Forms, always_set, combinations, forms, variables
+from batchflex.config.diff import changes
+from batchflex.config.job import Job, build, load
+from batchflex.config.sweep import Forms, always_set, combinations, forms, variables
+from batchflex.core.errors import JobError
+from batchflex.plan.planner import points
 
 MODERATE = settings(deadline=None, max_examples=100)
 PROMPTS = {"short": {"user": "{{ x }}"}, "long": {"user": "Long: {{ x }}"}}

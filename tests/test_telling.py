@@ -15,11 +15,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import batchflex
-from batchflex.errors import FolderBusy, InputError, JobChanged
-from batchflex.folder import Folder
-from batchflex.job import build, load
-from batchflex.notifier import Notifier
-from batchflex.tally import Tally
+from batchflex.config.job import build, load
+from batchflex.core.errors import FolderBusy, InputError, JobChanged
+from batchflex.notify.notifier import Notifier
+from batchflex.storage.folder import Folder
+from batchflex.storage.run_state import Tally
 from tests.counting_endpoint import CountingEndpoint
 from tests.recorder import Recorder
 from tests.test_cli import begun, called, ended, wait_until, write_rows

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from batchflex.errors import JobError
-from batchflex.job import PromptSection, build
-from batchflex.template import Prompt, TemplateFault
+from batchflex.config.job import PromptSection, build
+from batchflex.core.errors import JobError
+from batchflex.plan.template import Prompt, TemplateFault
 
 ROW: dict[str, Any] = {
     "text": "hi", "n": 3, "tags": ["a", "b"], "meta": {"author": "x", "items": "I"}, "day": datetime.date(2026, 1, 2),

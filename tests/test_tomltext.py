@@ -4,10 +4,9 @@ import json
 import string
 import tomllib
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from batchflex.tomltext import dumps, key_lines
+from batchflex.config.toml import dumps, key_lines
 
 MODERATE = settings(deadline=None, max_examples=150)
 WORDS = st.text(string.ascii_letters + string.digits + " .-_\"'\\\n\r\t\x7f\x00\x1fé😀{}[]=#%", max_size=12)

@@ -20,12 +20,12 @@ import brotli
 import httpx
 import pytest
 
-from batchflex import http1, metrics
-from batchflex.client import Client
-from batchflex.endpoint import Endpoint, Secret
-from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
-from batchflex.model import Answer, Request, Usage
-from batchflex.ratelimit import Told
+from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
+from batchflex.core.types import Answer, Request, Usage
+from batchflex.endpoint import http1, queue_metrics as metrics
+from batchflex.endpoint.client import Client
+from batchflex.endpoint.provider import Endpoint, Secret
+from batchflex.protocol.rate_limits import Told
 from tests.counting_endpoint import ANSWERS, FAULTS, CountingEndpoint
 
 if sys.version_info >= (3, 14):

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from batchflex.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
-from batchflex.job import RetrySection
-from batchflex.model import Answer, Usage
-from batchflex.tries import Tries, exhausted, is_last, persist, wait_s
+from batchflex.config.job import RetrySection
+from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
+from batchflex.core.types import Answer, Usage
+from batchflex.endpoint.retry_policy import Tries, exhausted, is_last, persist, wait_s
 
 ANSWER = Answer("yes", None, None, "stop", "m", Usage(), b"{}", 200, 0.1, None)
 POLICY = RetrySection(attempts=4, max_s=100.0, base_s=1.0, max_wait_s=10.0)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from batchflex import cli, options, runner, turn
-from batchflex.attempts import Attempt
-from batchflex.errors import FolderBusy
-from batchflex.folder import Folder
-from batchflex.job import build
+from batchflex.cli import main as cli, options, wait as turn
+from batchflex.config.job import build
+from batchflex.core.errors import FolderBusy
+from batchflex.engine import runner
+from batchflex.storage.folder import Folder
+from batchflex.storage.run_history import Attempt
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import begun, called, ended, state, table, wait_until, write_rows
 

@@ -13,15 +13,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchflex import journal, keep, store, table
-from batchflex.folder import Folder
-from batchflex.model import Outcome
-from batchflex.reask import Policy
-from batchflex.resume import Done
+from batchflex.core.types import Outcome
+from batchflex.plan.resume import Done
+from batchflex.protocol.reask import Policy
+from batchflex.storage import journal, parts as store, results_table as table, writer as keep
+from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import outcome, request
-from tests.test_cli import called, state, wait_until, write_rows
-from tests.test_cli import table as results_of
+from tests.test_cli import called, state, table as results_of, wait_until, write_rows
 from tests.test_run_faults import options, run
 
 HALF = {f"row {tens}{ones}.": "400_hold" for tens in ("", *"123456789") for ones in "024678"}
@@ -160,7 +159,7 @@ def test_failures_of_runs_that_stop_for_them_use_up_no_retry(
                 (out / name).unlink()
         elif between == "killed":
             endpoint.knobs(poison={}, latency_s=0.3)
-            command = [sys.executable, "-m", "batchflex.cli", *map(str, options(endpoint, rows)), "--concurrency", "1"]
+            command = [sys.executable, "-m", "batchflex", *map(str, options(endpoint, rows)), "--concurrency", "1"]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             wait_until(partial(goes_on, out, ended.summary["ok"]), "one more is answered")
             process.send_signal(signal.SIGKILL)

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 
-from batchflex.budget import Budget
-from batchflex.concurrency import Concurrency
-from batchflex.cost import Cost
-from batchflex.dated import local
-from batchflex.gate import Gate, Lane
-from batchflex.pace import Pace, Words
-from batchflex.ratelimit import Level, Told
-from batchflex.sections import LimitsSection
-from batchflex.telemetry import Waits
+from batchflex.config.dated_path import local
+from batchflex.config.sections import LimitsSection
+from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.cost import Cost
+from batchflex.endpoint.pacer import Pace, Words
+from batchflex.engine.admission import Gate, Lane
+from batchflex.engine.budget import Budget
+from batchflex.engine.telemetry import Waits
+from batchflex.protocol.rate_limits import Level, Told
 from tests.counting_endpoint import CountingEndpoint
-from tests.test_cli import batchflex, begun, write_rows
-from tests.test_cli import ended as ending
+from tests.test_cli import batchflex, begun, ended as ending, write_rows
 from tests.test_limits_of_runs import run_job
 from tests.test_run_faults import options, run
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from batchflex.job import build
-from batchflex.jobplan import Plan
-from batchflex.model import Request
-from batchflex.plan import Answered
+from batchflex.config.job import build
+from batchflex.core.types import Request
+from batchflex.plan.plan import Plan
+from batchflex.plan.planner import Answered
 
 
 class Case(NamedTuple):

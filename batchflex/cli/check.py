@@ -1,0 +1,199 @@
+"""Does the endpoint work? One small request, before a long run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from ..config import EndpointsEntry, Job, local, parse_duration
+from ..core import BAD, AttemptError, KeyReplaced, Outcome, Request, RunFault, Status, one_line
+from ..endpoint import (
+    Catalog,
+    Client,
+    Endpoint,
+    ModelInfo,
+    Prices,
+    model_list as catalog,
+    model_list_cache as catalogs,
+    resolve,
+    serving,
+)
+from ..protocol import Told, answer_limit, classify
+from ..storage import priced_by, record as outcome
+
+_QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
+_MAX_TOKENS, _MOST_TOKENS = 16, 1024
+_SHOWN, _SHOWN_IN_TABLE = 10, 100
+
+
+class Report(NamedTuple):
+    """``text`` is for people. ``exit_code`` is 0 if an answer came, 1 if that would leave a row ``empty``, else 3."""
+
+    text: str
+    exit_code: int
+
+
+async def check(job: Job) -> Report:
+    """Ask which models there are, and send one request to the job's model. The list is kept for plans.
+
+    :raises EndpointError: if the endpoint cannot be set up.
+    """
+    reports = [await _check(job, entry) for entry in job.asked]
+    return Report("\n\n".join(report.text for report in reports), max(report.exit_code for report in reports))
+
+
+async def _check(job: Job, entry: EndpointsEntry) -> Report:
+    endpoint = resolve(entry, job.environment)
+    endpoint.require(job.models)
+    limits: list[Told] = []
+    async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
+        lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
+        try:
+            models = (await client.models()).catalog
+            catalogs.keep(endpoint.base_url, models)
+            model = _model(job, endpoint, models.ids)
+            lines += _listed(models, model)
+            if model is None:
+                lines.append("model     none is named: set params.model or --model")
+                return Report("\n".join(lines), 3)
+            words, status = await _ask(job, client, model, limits.append)
+            lines.append(words)
+        except AttemptError as error:
+            code = f" (HTTP {error.http_status})" if error.http_status else ""
+            words = error.message + code
+            if isinstance(error, RunFault):
+                words = classify.advice(error, key_from=client.key_from)
+            lines.append(f"failed    {words}{_wait(error, job)}")
+            if error.rule is not None:
+                lines.append(f"rule      {error.rule}")
+            if limits:
+                lines.append(f"limits    {_limits(limits[-1])}")
+            return Report("\n".join(lines), 3)
+        lines += _prices(job, served, model, models)
+        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
+        return Report("\n".join(lines), 1 if status in BAD else 0)
+
+
+def _wait(fault: AttemptError, job: Job) -> str:
+    """How long the endpoint asks to wait, if it says so."""
+    if not fault.retry_after_s:
+        return ""
+    words = f"; it asks to wait {fault.retry_after_s:,.0f} s, until {local(time.time() + fault.retry_after_s)}"
+    is_long = fault.retry_after_s > parse_duration(job.limits.max_wait)
+    return f"{words}, which is longer than limits.max_wait: a run would stop for it" if is_long else words
+
+
+def _key(endpoint: Endpoint) -> str:
+    """Where its key comes from, and how it is sent where that is not the usual way."""
+    if endpoint.key is None and endpoint.key_command is None:
+        return "no key" if endpoint.key_from is None else f"{endpoint.key_from} in headers or query"
+    return f"key from {endpoint.key_from}" + (
+        f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else ""
+    )
+
+
+def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
+    return (
+        endpoint.model
+        or next(iter(job.models), None)
+        or endpoint.default_model
+        or (models[0] if len(models) == 1 else None)
+    )
+
+
+def _listed(models: Catalog, wanted: str | None) -> Iterator[str]:
+    """The models that this key may use: a line each, if more is told of them than their names."""
+    if not models.models:
+        yield "models    the endpoint does not list them"
+        return
+    missing = ""
+    if wanted not in (None, *models.ids):
+        missing = f"{wanted!r} is not among them{catalog.hint(wanted, models.ids)}"
+    if not any(model.prices or model.context or model.ready is not None for model in models.models):
+        shown = ", ".join(one_line(name) for name in models.ids[:_SHOWN])
+        more = f" and {len(models.models) - _SHOWN} more" if len(models.models) > _SHOWN else ""
+        yield f"models    {shown}{more}{f'; {missing}' if missing else ''}"
+        return
+    yield f"models    {len(models.models):,}; prices are dollars for a million tokens of prompt, from cache, and of answer"
+    ordered = sorted(models.models, key=lambda model: model.id != wanted)[:_SHOWN_IN_TABLE]
+    names = [one_line(model.id) for model in ordered]
+    width = max(map(len, names))
+    for name, model in zip(names, ordered, strict=True):
+        yield f"          {name:<{width}}   {_details(model)}".rstrip()
+    if len(models.models) > _SHOWN_IN_TABLE:
+        yield f"          and {len(models.models) - _SHOWN_IN_TABLE} more"
+    if missing:
+        yield f"          {missing}"
+
+
+def _details(model: ModelInfo) -> str:
+    """``0.15, 0.075, 0.6   131,072 tokens   not ready``."""
+    told = []
+    if (prices := model.prices) is not None:
+        cached = "" if prices.cached_input is None else f", {prices.cached_input:.6g}"
+        told.append(f"{prices.input:.6g}{cached}, {prices.output:.6g}")
+    if model.context is not None:
+        told.append(f"{model.context:,} tokens")
+    if model.ready is not None:
+        told.append("ready" if model.ready else "not ready")
+    return "   ".join(told)
+
+
+def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[str]:
+    """By what a run would count its costs."""
+    prices = Prices(job)
+    prices.learn(endpoint.name, models)
+    found = prices.of(msgspec.json.encode({"model": model}), endpoint.name)
+    if found is None:
+        return []
+    cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"
+    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.told())}"]
+
+
+def _limits(told: Told) -> str:
+    """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
+    parts = []
+    for each in (told, *told.further):
+        whose = f" ({each.descriptor})" if each.descriptor else ""
+        for unit, level in (("requests", each.requests), ("tokens", each.tokens), ("in flight", each.in_flight)):
+            if level is not None:
+                limit = "some" if level.limit is None else f"{level.limit:,.0f}"
+                left = "" if level.remaining is None else f", {level.remaining:,.0f} left"
+                renewed = "" if level.reset_s is None else f", renewed in {level.reset_s:,.3g} s"
+                parts.append(f"{limit} {unit}{whose}{left}{renewed}")
+    return "; ".join(parts)
+
+
+async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], None]) -> tuple[str, Status]:
+    """What came of one small request, in words, and the status that a row would have. An answer without text that may have spent
+    its few tokens on reasoning is asked for once more, with as many as the job allows."""
+    made = await _attempt(job, client, model, _MAX_TOKENS, heard)
+    own = answer_limit(job.params | job.override)
+    most = _MOST_TOKENS if own is None else min(own, _MOST_TOKENS)
+    is_cut = made.status == "truncated" or made.cut_by == "limit"
+    if is_cut and most > _MAX_TOKENS and not (made.content or "").strip():
+        made = await _attempt(job, client, model, most, heard)
+    took = f"in {made.latency_s or 0.0:.2f} s ({made.prompt_tokens} + {made.completion_tokens} tokens)"
+    if made.status == "empty":
+        return f"model     {model} answered {took}, but {made.error_message}; a row would be 'empty'", made.status
+    said = " ".join((made.content or "").split())[:60]
+    than = {
+        "ok": "",
+        "truncated": "; cut off",
+        "filtered": "; withheld",
+    }
+    return f"model     {model} answered {said!r} {took}{than.get(made.status, '')}", made.status
+
+
+async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[Told], None]) -> Outcome:
+    body = msgspec.json.encode({"max_tokens": most, "messages": _QUESTION, "model": model})
+    request = Request(b"", b"", "check", 0, 0, 0, body, most, None)
+    try:
+        answer = await client.attempt(request, heard)
+    except KeyReplaced:
+        answer = await client.attempt(request, heard)
+    frame = outcome.Frame("", "", ("{}",), allow_empty=job.answer.allow_empty)
+    return outcome.answered(frame, request, outcome.Effort(1, 0, 0), answer)

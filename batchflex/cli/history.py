@@ -1,0 +1,144 @@
+"""What ``history.jsonl`` of one or more output folders tells, and what it does not tell yet."""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..core import BatchflexError, FolderError
+from ..storage import Folder, line_of_last
+
+_DEEPEST = 4
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What is used of a line. ``done`` is ``None`` if that run never began."""
+
+    run_id: str
+    status: str
+    started_at: datetime.datetime
+    updated_at: datetime.datetime | None = None
+    finished_at: datetime.datetime | None = None
+    stopped_by: str | None = None
+    message: str | None = None
+    first_failure: str | None = None
+    exit_code: int | None = None
+    done: int | None = None
+    done_before: int = 0
+    ok: int = 0
+    truncated: int = 0
+    filtered: int = 0
+    empty: int = 0
+    invalid: int = 0
+    failed: int = 0
+    requests_sent: int = 0
+    probes: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    retry: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+class Told(NamedTuple):
+    """One run: ``line`` is all that is told of it, a JSON object, and ``entry`` what is used of that."""
+
+    folder: Path
+    entry: Entry
+    line: bytes
+
+
+class History(NamedTuple):
+    """Runs of all ``folders``, the oldest first. ``unreadable`` counts the lines of each that are no runs."""
+
+    folders: list[Path]
+    runs: list[Told]
+    unreadable: dict[Path, int]
+
+
+def read(outs: Sequence[str]) -> History:
+    """The history of output folders, folders of such, and patterns (``runs/nightly/*``) of either.
+
+    :raises FolderError: if one of them is or holds none, or a history cannot be read.
+    """
+    folders = list(dict.fromkeys(folder for out in outs for folder in _folders_of(out)))
+    runs: list[Told] = []
+    unreadable: dict[Path, int] = {}
+    for path in folders:
+        found, torn = _of(Folder(path))
+        runs += found
+        if torn:
+            unreadable[path] = torn
+    runs.sort(key=lambda told: told.entry.started_at)
+    return History(folders, runs, unreadable)
+
+
+def _folders_of(out: str) -> list[Path]:
+    paths = [Path(out)]
+    if glob.has_magic(out) and not paths[0].exists():
+        paths = [Path(name) for name in sorted(glob.glob(out, recursive=True))]  # noqa: PTH207  absolute ones, too
+    found = [folder for path in paths for folder in _within(path, _DEEPEST)]
+    if not found:
+        raise FolderError(f"{out} is no output folder of a run, and holds none")
+    return found
+
+
+def _within(path: Path, deep: int) -> Iterator[Path]:
+    """The folder itself if it is one of a run, else those in it. What lies in one (its judges') has a history of its own."""
+    if Folder(path).exists() or Folder(path).history.exists():
+        yield path
+    elif deep and path.is_dir():
+        with os.scandir(path) as inside:
+            names = sorted(entry.name for entry in inside if entry.is_dir(follow_symlinks=False))
+        for name in names:
+            yield from _within(path / name, deep - 1)
+
+
+def _of(folder: Folder) -> tuple[list[Told], int]:
+    """The runs of a folder, and how many lines are none."""
+    runs: list[Told] = []
+    torn = 0
+    try:
+        with folder.history.open("rb") as stream:
+            for line in stream:
+                if not line.strip():
+                    continue
+                if (told := _told(folder, line)) is not None:
+                    runs.append(told)
+                else:
+                    torn += 1
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise FolderError(f"{folder.history} cannot be read: {error.strerror or error}") from None
+    if (last := _not_told(folder, {told.entry.run_id for told in runs})) is not None:
+        runs.append(last)
+    return runs, torn
+
+
+def _told(folder: Folder, line: bytes) -> Told | None:
+    """``None`` if the line tells of no run: it is torn, or was put there by something else."""
+    try:
+        return Told(folder.path, _decode(line), line.strip())
+    except ValueError:
+        return None
+
+
+def _not_told(folder: Folder, known: set[str]) -> Told | None:
+    """The run that goes on, or that was killed and no other has told of."""
+    try:
+        state = folder.read_state()
+    except BatchflexError:
+        return None
+    if state.get("run_id") in known:
+        return None
+    goes_on = state.get("status") == "running" and folder.is_held()
+    return _told(folder, msgspec.json.encode(state if goes_on else line_of_last(state)))

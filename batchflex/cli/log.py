@@ -1,0 +1,157 @@
+"""A run as lines of a log: one a minute while all is well, what goes wrong as it happens, within bounds."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TextIO
+
+from ..core import BAD, Event, format
+from ..storage import Tally
+from . import log_lines as loglines, text as render
+from .throttle import Throttle
+
+LINE_EVERY_S = 60.0
+# Lines a minute, and how those are named that are not written.
+_MOST = {"row_failed": 5, "retrying": 3, "paused": 3, "resumed": 3, "note": 30}
+_MORE = {
+    "row_failed": ("row", "rows"),
+    "retrying": ("attempt failed and is made again", "attempts failed and are made again"),
+    "paused": ("time an endpoint was paused", "times an endpoint was paused"),
+    "resumed": ("time an endpoint was asked again", "times an endpoint was asked again"),
+    "note": ("note", "notes"),
+}
+_COUNTS = (
+    "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "cost", "in_flight",
+    "backing_off", "binding",
+)  # fmt: skip
+
+
+class Log:
+    """An observer that writes lines. ``write`` takes one or more, without the last line break.
+
+    With ``prompts`` a line may have the words of servers, and of failed rows what was sent; else neither.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        form: Literal["text", "json"] = "text",
+        prompts: bool = False,
+        every_s: float = LINE_EVERY_S,
+        attempt: str | None = None,
+    ) -> None:
+        self._write = write
+        self._form = form
+        self._prompts = prompts
+        self._every_s = every_s
+        self._attempt = attempt
+        self._throttle = Throttle(_MOST)
+        self._last = time.monotonic()
+        self._held: collections.Counter[str] = collections.Counter()  # rows of which no line was written, by status
+        self._last_done: int | None = None
+        self._job: str | None = None
+        self.run_id: str | None = None
+
+    def tick(self, tally: Tally) -> None:
+        now = time.monotonic()
+        self._tell_of_more(now)
+        if tally.run_id != self.run_id or self._last_done is None:
+            self._job, self.run_id, self._last_done = tally.job, tally.run_id, tally.before
+        since = now - self._last
+        if since < self._every_s:
+            return
+        rate = (tally.done - self._last_done) / max(since, 1e-9)
+        self._last, self._last_done = now, tally.done
+        facts: dict[str, Any] = {"done": tally.done, "planned": tally.planned}
+        facts |= {str(status): rows for status, rows in tally.rows.items()}
+        facts |= {name: getattr(tally, name) for name in _COUNTS} | {"rows_per_s": round(rate, 3)}
+        if tally.planned and rate > 0:
+            facts["left_s"] = round((tally.planned - tally.done) / rate, 1)
+        facts["waiting"] = tally.waits(quoting=False)
+        self.event(
+            Event("progress", _progress(tally, rate, quoting=True), _progress(tally, rate, quoting=False), facts=facts)
+        )
+
+    def note(self, text: str) -> None:
+        self.event(Event("note", text))
+
+    def event(self, event: Event) -> None:
+        if event.run_id is None:
+            event = event._replace(job=self._job or event.job, run_id=self.run_id or self._attempt)
+        else:
+            self._job, self.run_id = event.job, event.run_id
+        now = time.monotonic()
+        self._tell_of_more(now)
+        if self._throttle.admits(event.name, now):
+            self._line(event)
+        elif event.name == "row_failed" and (status := event.facts.get("status")):
+            self._held[status] += 1
+
+    def close(self) -> None:
+        self._tell_of_more(float("inf"))
+
+    def _tell_of_more(self, now: float) -> None:
+        for kind, held in self._throttle.over(now):
+            statuses: dict[str, int] = {}
+            one, many = _MORE[kind]
+            if kind == "row_failed":
+                statuses, self._held = dict(self._held), collections.Counter()
+            counts = ", ".join(f"{rows:,} {status}" for status, rows in statuses.items())
+            message = f"and {held:,} more {one if held == 1 else many}{f': {counts}' if counts else ''}"
+            level: Literal["info", "warning"] = "info" if kind in ("note", "resumed") else "warning"
+            run = self.run_id or self._attempt
+            self._line(Event(kind, message, level=level, facts={"more": held, **statuses}, job=self._job, run_id=run))
+
+    def _line(self, event: Event) -> None:
+        moment = datetime.datetime.now().astimezone()
+        message = event.message if self._prompts or event.logged is None else event.logged
+        if self._form == "json":
+            more = loglines.prompt(event.request) if self._prompts else {}
+            self._write(loglines.json(moment, event, message, more))
+        else:
+            self._write(loglines.text(moment, event, message))
+
+
+def to_stream(stream: TextIO) -> Callable[[str], None]:
+    """What a stream does not take, as nobody reads it any more or its disk is full, is not said: no run ends for it."""
+
+    def write(lines: str) -> None:
+        with contextlib.suppress(OSError):
+            stream.write(f"{lines}\n")
+            stream.flush()
+
+    return write
+
+
+def _progress(tally: Tally, rate: float, *, quoting: bool) -> str:
+    text = f"{tally.done:,}"
+    if tally.planned:
+        text += f" of {tally.planned:,} rows ({100 * tally.done // tally.planned} %)"
+    else:
+        text += " rows"
+    text += f", {rate:,.1f} rows/s, {facts(tally, quoting=quoting)}"
+    if tally.planned and rate > 0:
+        text += f", {format.duration((tally.planned - tally.done) / rate)} left"
+    return text
+
+
+def facts(tally: Tally, *, quoting: bool) -> str:
+    """In flight, failed and otherwise bad, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a
+    server."""
+    bad = [f"{n:,} {status}" for status, n in tally.rows.items() if status == "failed" or (n and status in BAD)]
+    text = f"{tally.in_flight} in flight, {', '.join(bad)}, "
+    text += f"{format.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
+    if tally.binding:
+        text += f", bound by {tally.binding}"
+    if tally.backing_off:
+        text += f", {tally.backing_off} waiting to retry"
+    if tally.cost is not None:
+        text += f", {format.money(tally.cost)}"
+    for wait in tally.waits(quoting=quoting)[:1]:
+        text += f"; waits: {render.waiting(wait)}"
+    return text

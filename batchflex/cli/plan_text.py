@@ -1,0 +1,223 @@
+"""What a job would send, found without sending anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..config import Job, LimitsSection, changes, unbounded
+from ..core import Request, format
+from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache as catalogs, resolve
+from ..engine import Estimate
+from ..plan import Done, Plan
+from ..storage import Folder, disk as room, priced_by, writer as keep
+from . import text as render
+
+_SHOWN_CHANGES = 12
+_SHOWN_POINTS = 6
+
+
+class _Look(NamedTuple):
+    """What requests are held against."""
+
+    limits: LimitsSection
+    prices: Prices
+    contexts: Contexts
+
+
+class _Pass:
+    """One pass over a plan, counting what would be sent; the first one also for the census of what is ``done``."""
+
+    def __init__(self, plan: Plan, done: Done, look: _Look, *, survey: bool) -> None:
+        self.requests = self.faults = 0
+        self.left = Estimate(look.prices)
+        self.too_long = 0
+        self.longest: TooLong | None = None
+        self.example: Request | None = None
+        self.first_fault: str | None = None
+        for block in plan.blocks():
+            self.requests += len(block)
+            for request in done.sort_out(block, survey=survey):
+                if (fault := request.fault or unbounded(look.limits, request)) is not None:
+                    self.faults += 1
+                    self.first_fault = self.first_fault or fault
+                else:
+                    self.left.add(request)
+                    if (long := look.contexts.too_long(request)) is not None:
+                        self.too_long += 1
+                        self.longest = self.longest or long
+            self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
+
+
+def forecast(job: Job) -> dict[str, Any]:
+    """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
+
+    The result has ``files`` (a sentence, if ``input.since`` says which count), ``notes`` (sentences about the rows:
+    columns that are not sent, ids that come twice, that there are none), ``requests``, ``done``, ``truncated`` (of these),
+    ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
+    now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
+    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``grow_max_tokens``, ``example`` (a body
+    in full), ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None``
+    without ``max_tokens``, or without prices), ``prices`` (as ``run.json`` has them; those of endpoints as they were fetched
+    last), ``unpriced`` (whether a budget in dollars needs prices that are not known yet), ``too_long`` (prompts that surely do
+    not fit), ``longest`` (the first of them, in words), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free``
+    (bytes; the first two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
+
+    :raises JobError, InputError: if the job or the input is wrong.
+    """
+    endpoints = [resolve(entry, with_key=False) for entry in job.asked]
+    for endpoint in endpoints:
+        endpoint.require(job.models)
+    prices, contexts = catalogs.known(job, endpoints)
+    plan = Plan(job, default_model(endpoints))
+    folder = Folder(job.out)
+    plan.know(folder, remember=False)  # another run may hold it
+    unsealed = keep.unsealed(folder)
+    done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes)
+    plan.answered = done.holds
+    look = _Look(job.limits, prices, contexts)
+    found = _Pass(plan, done, look, survey=True)
+    census = done.census()
+    old = folder.read_job() if census.changed else None
+    if census.changed and job.job.on_change == "keep":
+        done.keep_changed()
+        found = _Pass(plan, done, look, survey=False)
+    left, example = found.left, found.example
+    there = room.free(folder.path)
+    finished = found.requests - left.requests - found.faults
+    needed = room.needed(folder, left.requests, finished, _row(left), job.journal.seal_mb)
+    return {
+        "job": job.job.name,
+        "out": str(job.out),
+        "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
+        "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
+        "notes": plan.notes() if found.requests else [*plan.notes(), plan.told_of_no_rows],
+        "requests": found.requests,
+        "done": finished,
+        "truncated": done.statuses().get("truncated", 0),
+        "left": left.requests,
+        "unaskable": found.faults,
+        "first_fault": found.first_fault,
+        "on_bad_row": job.input.on_bad_row,
+        "changed": census.changed,
+        "changed_tokens": census.changed_tokens,
+        "changes": changes(old, job.resolved()) if old else [],
+        "on_change": job.job.on_change,
+        "sweep": job.sweep.variables,
+        "forms": _forms(job),
+        "points": len(plan.labels),
+        "samples": job.sweep.samples,
+        "max_reasks": job.answer.max_reasks,
+        "grow_max_tokens": job.answer.grow_max_tokens,
+        "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
+        "example": None if example is None else msgspec.json.decode(example.body),
+        "prompt_tokens": left.prompt_tokens,
+        "completion_tokens_at_most": left.completion_tokens_at_most,
+        "cost_at_most": left.cost_at_most,
+        "prices": prices.told(),
+        "unpriced": bool(left.requests) and job.limits.budget_usd is not None and left.cost_at_most is None,
+        "too_long": found.too_long,
+        "longest": None if found.longest is None else found.longest.told,
+        "disk_needed": None if needed is None else needed.total,
+        "disk_needed_for_results": None if needed is None else needed.results,
+        "disk_is_measured": needed is not None and needed.is_measured,
+        "disk_free": None if there is None else there[0],
+    }
+
+
+def _row(left: Estimate) -> float | None:
+    """About how many bytes a row will take."""
+    most = left.completion_tokens_at_most
+    return None if most is None else room.guessed_row(most / max(1, left.requests), left.carried)
+
+
+def _forms(job: Job) -> list[str]:
+    """What the sweep crosses, a line for each list of points, zip and variable of the grid."""
+    swept = job.sweep.forms
+    lines = []
+    if swept.points:
+        told = "; ".join(_assigned(point) or "(nothing set)" for point in swept.points[:_SHOWN_POINTS])
+        more = "; …" if len(swept.points) > _SHOWN_POINTS else ""
+        lines.append(f"{format.count(len(swept.points), 'point')}: {told}{more}")
+    if swept.zip:
+        lines.append(f"together: {_assigned(swept.zip)}")
+    return lines + [_assigned({name: values}) for name, values in swept.grid.items()]
+
+
+def _assigned(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.100}" for name, value in values.items())
+
+
+def _disk(found: Mapping[str, Any]) -> str:
+    about = "about" if found["disk_is_measured"] else "up to about"
+    told = f"{about} {room.words(found['disk_needed'])}, {room.words(found['disk_needed_for_results'])} of it for results.parquet"
+    if found["disk_free"] is None:
+        return told
+    enough = "" if found["disk_needed"] < found["disk_free"] else ": that may not suffice"
+    return f"{told}; {room.words(found['disk_free'])} are free{enough}"
+
+
+_ON_CHANGE = {
+    "stop": "a run would stop, for on_change is 'stop'; see --on-change",
+    "rerun": "they are asked again, for on_change is 'rerun'",
+    "keep": "they are kept, for on_change is 'keep'",
+}
+
+
+def text(found: dict[str, Any]) -> str:
+    """A forecast for people."""
+    lines = [
+        f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
+        f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
+        *(f"  files     {told.removeprefix('input files ')}" for told in found["files"]),
+    ]
+    lines += [f"  note      {told}" for told in found["notes"]]
+    swept = list(found["forms"])
+    if len(swept) > 1:
+        swept.append(f"{found['points']:,} points in all")
+    if found["samples"] > 1:
+        swept.append(f"{found['samples']} samples each")
+    lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(swept)]
+    if found["changed"]:
+        answers = format.count(found["changed"], "answer")
+        lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
+        lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
+    if found["truncated"]:
+        lines.append(f"  truncated {render.truncated(found['truncated'], found['out'])}")
+    if found["unaskable"]:
+        then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
+        rows = format.count(found["unaskable"], "request")
+        lines.append(f"  unaskable {rows}: {then}; the first: {found['first_fault']}")
+    if found["left"]:
+        most = found["completion_tokens_at_most"]
+        lines.append(
+            f"  tokens    about {found['prompt_tokens']:,} of prompt, "
+            + (f"at most {most:,} of completion" if most is not None else "no bound on completion: set max_tokens")
+        )
+        if found["max_reasks"]:
+            lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
+        if found["grow_max_tokens"]:
+            lines.append(
+                f"            and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
+            )
+        if found["cost_at_most"] is not None:
+            by = priced_by(found["prices"])
+            lines.append(
+                f"  cost      {format.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
+            )
+        if found["unpriced"]:
+            lines.append(
+                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it tells none"
+            )
+        if found["too_long"]:
+            rows = format.count(found["too_long"], "prompt is", "prompts are")
+            lines.append(f"  too long  {rows} for the model; the first: {found['longest']}")
+    if found["left"] and found["disk_needed"] is not None:
+        lines.append(f"  disk      {_disk(found)}")
+    if found["example"] is not None:
+        lines.append(f"  example   {'(streamed)' if found['streamed'] else ''}".rstrip())
+        body = msgspec.json.format(msgspec.json.encode(found["example"]), indent=2).decode()
+        lines += [f"    {line}" for line in body.splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""How a run is shown while it goes on: a tqdm bar on a terminal, lines of a log elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from ..core import Event, one_line
+from ..storage import Tally
+from . import log as logs
+from .log import Log
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+class Bar:
+    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens. A terminal that is gone ends no run by
+    taking nothing any more (the SIGHUP that comes with it does, in order): what it does not take is not shown.
+
+    tqdm is imported with the first bar: a run without a terminal, as cron starts it, does without.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm | None = None
+
+    def tick(self, tally: Tally) -> None:
+        with contextlib.suppress(OSError):
+            self._show(tally)
+
+    def _show(self, tally: Tally) -> None:
+        job = one_line(tally.job)
+        if self._bar is not None and self._bar.desc.removesuffix(": ") != job:  # a judge's run after the run itself
+            self._bar.close()
+            self._bar = None
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=job,
+                total=tally.planned,
+                initial=tally.before,
+                unit=" rows",
+                file=self._stream,
+                dynamic_ncols=True,
+                smoothing=0.1,
+                leave=False,
+            )
+        self._bar.total = tally.planned
+        self._bar.set_postfix_str(one_line(logs.facts(tally, quoting=True)), refresh=False)
+        self._bar.update(tally.done - self._bar.n)
+        self._bar.refresh()
+
+    def note(self, text: str) -> None:
+        text = "\n".join(map(one_line, text.splitlines()))
+        with contextlib.suppress(OSError):
+            if self._bar is None:
+                self._stream.write(f"{text}\n")
+            else:
+                self._bar.write(text, file=self._stream)
+            self._stream.flush()
+
+    def event(self, event: Event) -> None:
+        if event.shown:
+            self.note(event.message)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+
+
+class Several:
+    """All of these. With ``debug`` they are told by which rules failures were read."""
+
+    def __init__(self, observers: Sequence[Bar | Log | Quiet], *, debug: bool = False) -> None:
+        self._observers = observers
+        self.debug = debug
+
+    def tick(self, tally: Tally) -> None:
+        for observer in self._observers:
+            observer.tick(tally)
+
+    def note(self, text: str) -> None:
+        for observer in self._observers:
+            observer.note(text)
+
+    def event(self, event: Event) -> None:
+        for observer in self._observers:
+            observer.event(event)
+
+    def close(self) -> None:
+        for observer in self._observers:
+            observer.close()
+
+
+class Quiet:
+    """Nothing."""
+
+    def tick(self, tally: Tally) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def event(self, event: Event) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | Log | Quiet:
+    """What fits where standard error goes."""
+    stream = sys.stderr if stream is None else stream
+    if quiet:
+        return Quiet()
+    return Bar(stream) if stream.isatty() else Log(logs.to_stream(stream))

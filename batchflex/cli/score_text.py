@@ -1,0 +1,200 @@
+"""Scores for people: what is told of them as tables that fit a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core import count, duration, money, one_line
+
+_MOST_POINTS = 50
+_WIDEST = 24
+_SHOWN_LABELS = 12
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """What ``scores.json`` holds, in as many lines as it takes."""
+    lines = [f"scores of {count(found['rows'], 'row')}, with {100 * found['level']:g} % intervals"]
+    lines += _aligned(_table(found))
+    if len(found["points"]) > _MOST_POINTS:
+        lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
+    lines += _aligned(_samples(found))
+    if len(found["points"]) == 1:
+        for name, score in found["points"][0]["scores"].items():
+            lines += _labels(name, score["labels"])
+    if others := sum(point.get("substituted") or 0 for point in found["points"]):
+        lines.append(
+            f"  {count(others, 'row')} answered by another model than was asked for, or by a fallback: see the columns "
+            "requested_model, model and gateway_fallbacks of the results"
+        )
+    lines += [f"  {judge_line(judge)}" for judge in found.get("judges", ())]
+    return "\n".join(lines)
+
+
+def judge_line(judge: Mapping[str, Any]) -> str:
+    """How a judge's run stands, in a line."""
+    said = f"judge of {judge['name']}: {judge['graded']:,} of {count(judge['asked'], 'answer')} graded"
+    if judge["unreadable"]:
+        said += f", {judge['unreadable']:,} without a grade that can be read"
+    said += f"; {judge['prompt_tokens']:,} prompt + {judge['completion_tokens']:,} completion tokens"
+    if judge["cost"] is not None:
+        said += f", {money(judge['cost'])}"
+    if judge["stopped_by"]:
+        said += f"; stopped by {judge['stopped_by']}: {one_line(judge['message'] or '')}; run again to grade the rest"
+    return said
+
+
+def number(value: float | None, interval: Sequence[float | None] = ()) -> str:
+    """``0.813 [0.71, 0.88]``; a dash for nothing."""
+    if value is None:
+        return "–"
+    shown = _short(value)
+    if len(interval) == 2 and interval[0] is not None and interval[1] is not None:
+        shown += f" [{_short(interval[0])}, {_short(interval[1])}]"
+    return shown
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _table(found: Mapping[str, Any]) -> list[list[str]]:
+    """A line a sweep point: its values, each score with interval and count, and what it took."""
+    points = found["points"][:_MOST_POINTS]
+    variables = list(dict.fromkeys(name for point in points for name in point["point"]))
+    names = [score["name"] for score in found["scores"]]
+    costs = any(point["cost"] is not None for point in points)
+    tokens = any(point["prompt_tokens"] is not None for point in points)
+    timed = any(point["latency_s"]["p50"] is not None for point in points)
+    others = any(point.get("substituted") for point in points)
+    heads = [*variables]
+    for name in names:
+        heads += [name, "n"]
+    heads += ["other model"] * others + ["tokens"] * tokens + ["cost"] * costs + ["latency"] * timed
+    lines = [heads]
+    for point in points:
+        line = [_cell(point["point"].get(name)) for name in variables]
+        for name in names:
+            score = point["scores"][name]
+            line += [number(score["mean"], (score["low"], score["high"])), f"{score['n']:,}"]
+        if others:
+            line.append(f"{point.get('substituted') or 0:,}")
+        if tokens:
+            line.append(f"{(point['prompt_tokens'] or 0) + (point['completion_tokens'] or 0):,}")
+        if costs:
+            line.append("–" if point["cost"] is None else money(point["cost"]))
+        if timed:
+            line.append("–" if point["latency_s"]["p50"] is None else duration(point["latency_s"]["p50"]))
+        lines.append(line)
+    return lines
+
+
+def _cell(value: Any) -> str:
+    shown = one_line(str(value)) if value is not None else "–"
+    return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 1]}…"
+
+
+def _samples(found: Mapping[str, Any]) -> list[list[str]]:
+    """Where items have several samples: pass@k, majority vote and agreement, a line for each sweep point and score."""
+    rows = []
+    ks: list[str] = []
+    for point in found["points"][:_MOST_POINTS]:
+        for name, score in point["scores"].items():
+            if score["pass_at"] or score["majority"] or score["kappa"] is not None:
+                rows.append((point["point"], name, score))
+                ks += [k for k in score["pass_at"] or () if k not in ks]
+    if not rows:
+        return []
+    variables = list(dict.fromkeys(name for values, _, _ in rows for name in values))
+    ks.sort(key=int)
+    lines = [[*variables, "samples", *(f"pass@{k}" for k in ks), "majority", "kappa"]]
+    for values, name, score in rows:
+        passed, majority = score["pass_at"] or {}, score["majority"]
+        line = [*(_cell(values.get(variable)) for variable in variables), name]
+        line += [number(passed[k]["mean"]) if k in passed else "–" for k in ks]
+        line += [
+            number(majority["mean"], (majority["low"], majority["high"])) if majority else "–",
+            number(score["kappa"]),
+        ]
+        lines.append(line)
+    return lines
+
+
+def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
+    """The confusion matrix, a line for each label expected, with precision, recall and F1 beside it."""
+    if labels is None or len(labels["names"]) > _SHOWN_LABELS:
+        return []
+    lines = [[f"{name}: expected ↓ answered →", *map(_cell, labels["names"]), "precision", "recall", "F1"]]
+    for at, label in enumerate(labels["names"]):
+        if labels["support"][at]:
+            told = (number(labels[measure][at]) for measure in ("precision", "recall", "f1"))
+            lines.append([_cell(label), *(f"{n:,}" for n in labels["matrix"][at]), *told])
+    return [*_aligned(lines), f"  macro F1 of {name}: {number(labels['macro_f1'])}"]
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Columns under their heads: what is text at the first place, numbers to the right."""
+    if not lines:
+        return []
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    return [
+        "  " + "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- a comparison
+
+_LONGEST_SAID = 60
+
+
+def comparison(told: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int) -> str:
+    """What a comparison tells, as tables; ``flips`` are those of ``flipped`` items to be shown, ``names`` the two sides."""
+    lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(told['items'], 'item')} on both sides"]
+    if told["only_a"] or told["only_b"]:
+        lines[-1] += f"; {told['only_a']:,} only in A and {told['only_b']:,} only in B are left out"
+    interval = f"{100 * told['level']:g} % interval"
+    table = [["", "items", "A", "B", "B - A", interval, "p", "test", "wins", "losses", "ties"]]
+    for score in told["scores"]:
+        ends = number(score["difference"], (score["low"], score["high"])).partition(" ")
+        table.append([
+            score["name"], f"{score['items']:,}", number(score["a"]), number(score["b"]),
+            _signed(score["difference"]), ends[2] or "–", p_value(score["p_value"]), score["method"] or "–",
+            f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
+        ])  # fmt: skip
+    lines += _aligned(table)
+    lines += _aligned([["", "rows", "tokens", "cost", "latency"], *(_side(name, told[name.lower()]) for name in "AB")])
+    if flipped:
+        shown = [["flipped", "item", "A", "B", "A said", "B said"]]
+        for flip in flips:
+            said = [_brief(flip.get(f"content_{side}")) for side in "ab"]
+            shown.append([str(flip["score"]), _brief(flip["item"]), number(flip["a"]), number(flip["b"]), *said])
+        lines += _aligned(shown)
+        if flipped > len(flips):
+            lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
+    else:
+        lines.append("  nothing flipped")
+    return "\n".join(lines)
+
+
+def _side(name: str, side: Mapping[str, Any]) -> list[str]:
+    tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
+    cost, latency = side["cost"], side["latency_s"]
+    return [
+        name, f"{side['rows']:,}", f"{sum(tokens):,}" if tokens else "–", "–" if cost is None else money(cost),
+        "–" if latency is None else duration(latency),
+    ]  # fmt: skip
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}" if abs(value) < 100 else f"{value:+,.1f}"
+
+
+def p_value(p: float | None) -> str:
+    """``0.031``, ``<0.001``."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _brief(value: Any) -> str:
+    shown = one_line(str(value)) if value is not None else "–"
+    return shown if len(shown) <= _LONGEST_SAID else f"{shown[: _LONGEST_SAID - 1]}…"

@@ -1,0 +1,151 @@
+"""The variables that a job may use: those of the process, and beneath them those of a file ``.env``.
+
+Nothing is put into the environment of this process, so nothing of the file reaches the programs that it starts.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..core import JobError
+from .path_variables import expanded
+
+_NAME = ".env"
+_KEY_VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
+
+
+def is_called_a_key(variable: str) -> bool:
+    """Whether what a variable holds is a secret, as far as its name tells."""
+    return _KEY_VARIABLE.search(variable) is not None
+
+
+class Environment(Mapping[str, str]):
+    """What a variable is: as the process has it, also if that is empty; else as the ``file`` has it, if one was read."""
+
+    def __init__(
+        self, file: Path | None = None, inside: Mapping[str, str] | None = None, torn: Sequence[int] = ()
+    ) -> None:
+        self.file = file
+        self._inside = dict(inside or {})
+        self._torn = torn
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ.get(name)
+        return self._inside[name] if value is None else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._inside, **os.environ})
+
+    def __len__(self) -> int:
+        return len({**self._inside, **os.environ})
+
+    def __repr__(self) -> str:
+        return f"Environment({self.file})"
+
+    def is_in_file(self, name: str) -> bool:
+        """Whether a process without this variable would find it in the file."""
+        return bool(self._inside.get(name, "").strip())
+
+    def origin(self, name: str) -> str:
+        """A variable as people are told of it, with the file if it is from there."""
+        return f"{name} in {self.file}" if name in self._inside and name not in os.environ else name
+
+    def secrets(self, named: Collection[str]) -> set[str]:
+        """The values of key variables: of those ``named``, of any that ends in ``API_KEY``, of those of the file that
+        are called like one."""
+        names = {name for name in self if name in named or name.endswith("API_KEY")}
+        names |= {name for name in self._inside if is_called_a_key(name)}
+        return {value for name in names if (value := self[name].strip())}
+
+    def warnings(self, named: Collection[str]) -> list[str]:
+        """A sentence for each thing that is amiss with the file."""
+        if self.file is None:
+            return []
+        told = [f"{self.file}, line {line}: not NAME=VALUE, so it is passed over" for line in self._torn]
+        if any(name in named or is_called_a_key(name) for name in self._inside) and (open_ := exposed(self.file)):
+            told.append(f"{self.file} holds a key, and {open_}")
+        return told
+
+
+def credential(environ: Mapping[str, str], variable: str) -> str:
+    """What systemd's ``LoadCredential=VARIABLE:FILE`` hands to a service: a file of that name; without one, nothing.
+
+    :raises OSError: if it cannot be read.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return ""
+    try:
+        return (Path(folder) / variable).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except UnicodeDecodeError:
+        return "\0"  # refused as any other text that it cannot be
+
+
+def exposed(path: Path) -> str | None:
+    """That others than its owner may read a file, and what to do; ``None`` if they may not."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if not mode & 0o077:
+        return None
+    return f"others than its owner may read it; forbid that: chmod 600 {shlex.quote(str(path))}"
+
+
+def environment_of(
+    data: Mapping[str, object], settings: Sequence[tuple[str, object]], folder: Path | None, *, lenient: bool = False
+) -> Environment:
+    """The variables of a job: with the file that ``job.env_file`` names, else with ``.env`` in ``folder``, if there.
+
+    A path in ``settings`` is taken from the present folder, one in ``data`` from ``folder``. With ``lenient`` a file that is
+    named and not there is no mistake.
+
+    :raises JobError: if the file cannot be read, or is named and not there.
+    """
+    section = data.get("job")
+    named, base = section.get("env_file") if isinstance(section, Mapping) else None, folder or Path()
+    for place, value in settings:
+        if place == "job.env_file":
+            named, base = value, Path()
+    if isinstance(named, str) and named:
+        try:
+            file = base.absolute() / Path(expanded(named, Environment())).expanduser()
+        except (ValueError, RuntimeError) as error:
+            raise JobError(f"job.env_file: {error}") from None
+        if _is_there(file):
+            return _read(file)
+        if not lenient:
+            raise JobError(f"there is no file {file} (job.env_file)")
+    if folder is not None and _is_there(file := folder.absolute() / _NAME):
+        return _read(file)
+    return Environment()
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists() and not file.is_dir()  # a pipe will do: that is how some keep their keys off the disk
+    except (OSError, ValueError):
+        return False
+
+
+def _read(file: Path) -> Environment:
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or error
+        raise JobError(f"the environment file {file} cannot be read: {why}") from None
+    statements = list(parse_stream(io.StringIO(text)))
+    torn = [statement.original.line for statement in statements if statement.error]
+    sound = "".join(statement.original.string for statement in statements if not statement.error)
+    values = dotenv_values(stream=io.StringIO(sound))
+    return Environment(file, {name: value for name, value in values.items() if value is not None}, torn)

@@ -1,0 +1,168 @@
+"""How the mistakes in a job are told: their place, what was found, what is allowed, the nearest right name.
+
+Never a secret: a key pasted into the wrong place is not repeated in a message that ends in a log.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, WrapValidator
+from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
+
+from ..core import redacted
+from ..protocol import params as parameters
+
+
+class Mistake(NamedTuple):
+    """A sentence about a dotted place of the job; the place is empty if it is about the whole."""
+
+    place: str
+    what: str
+
+
+KEY_HINT = (
+    "a key never stands in a job file or on the command line: put it into an environment variable, or into a file .env "
+    "beside the job file, and name the variable in endpoint.api_key_env"
+)
+
+_KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
+# What stands here may hold a secret, whatever it looks like.
+_SECRET_PLACES = re.compile(
+    r"\.base_url$|notify\.(webhook|command|ping)$|api_key_command(\.\d+)?$|endpoint(s\.\d+)?\.(headers|query|auth_header)\b"
+)
+
+_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text in quotes",
+    "string_unicode": "text that is valid Unicode",
+    "list_type": "a list in brackets",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "string_too_short": "text that is not empty",
+    "too_short": "a list that is not empty",
+    "string_too_long": "at most {max_length} characters long",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "wanted": "{wanted}",
+}
+
+
+def wanted(words: str) -> WrapValidator:
+    """For a field of several types: one sentence in place of one for each type."""
+
+    def validate(value: Any, inner: Any) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise PydanticCustomError("wanted", "{wanted}", {"wanted": words}) from None
+
+    return WrapValidator(validate)
+
+
+def names_a_key(name: str) -> bool:
+    """Whether what stands under this name may be a secret."""
+    return _KEY_NAME.search(name) is not None
+
+
+def found(value: Any) -> str:
+    """The value as a message shows it."""
+    return f"found {value!r:.80}"
+
+
+def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
+    """What pydantic says of one field of ``root``, as a sentence."""
+    steps, kind = error["loc"], error["type"]
+    place = ".".join(str(step) for step in steps if step != "[key]")
+    context = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in error.get("ctx", {}).items()}
+    if kind == "extra_forbidden":
+        return Mistake(place, _unknown([str(step) for step in steps], root))
+    if kind == "value_error":
+        return Mistake(place, str(context["error"]))
+    if kind == "list_type" and place in ("endpoints", "sweep.points", "score"):
+        return Mistake(place, f"is a list: write each of them under [[{place}]], in double brackets")
+    if kind == "too_short" and context.get("min_length", 1) > 1:
+        return Mistake(place, f"must be a list of at least {context['min_length']}; {found(error['input'])}")
+    if kind == "missing":
+        return Mistake(place, "is missing")
+    if kind == "invalid_key" or steps[-1:] == ("[key]",):
+        return Mistake(place, "a key must be text")
+    words = _WORDS[kind].format_map(context) if kind in _WORDS else error["msg"].removeprefix("Input should be ")
+    shown = "" if names_a_key(place) or _SECRET_PLACES.search(place) else f"; {found(error['input'])}"
+    return Mistake(place, f"must be {words}{shown}")
+
+
+def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:
+    *parents, name = steps
+    allowed = _names_at(parents, root)
+    if names_a_key(name):
+        return f"unknown key; {KEY_HINT}. {_choice('Allowed here', allowed)}"
+    if parameters.documented(name):
+        return f"unknown key; a request parameter belongs into [params]. {_choice('Allowed here', allowed)}"
+    elsewhere = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
+    if elsewhere and not nearest(name, allowed):
+        places = " or ".join(f"{section}.{name}" for section in elsewhere)
+        return f"unknown key; did you mean {places}? {_choice('Allowed here', allowed)}"
+    return f"unknown key; {choice(name, allowed, 'allowed here')}"
+
+
+def _names_at(steps: Sequence[str], root: type[BaseModel]) -> list[str]:
+    """The keys of the table at a place; of a table or list of tables (``prompts.NAME``) whatever its name is."""
+    at, left = root, list(steps)
+    while left:
+        field = at.model_fields.get(left.pop(0))
+        if field is None:
+            return []
+        kinds = (field.annotation, *get_args(field.annotation))
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
+            return []
+        at = models[0]
+        if get_origin(field.annotation) in (dict, list):
+            left = left[1:]
+    return list(at.model_fields)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The one of ``allowed`` that ``name`` may have been meant to be."""
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def choice(name: str, allowed: Sequence[str], words: str = "there are") -> str:
+    """``did you mean 'rpm'? There are: rpm, tpm``."""
+    near = nearest(name, allowed)
+    return f"did you mean '{near}'? {_choice(words.capitalize(), allowed)}" if near else _choice(words, allowed)
+
+
+def _choice(words: str, allowed: Sequence[str]) -> str:
+    return f"{words}: {', '.join(allowed)}"
+
+
+def sentences(mistakes: Sequence[Mistake], lines: Mapping[str, int], outside: Collection[str] = ()) -> list[str]:
+    """Each mistake with its place and, as far as it is known, its line, in the order of the file.
+
+    ``outside`` are places whose values did not come from the file.
+    """
+
+    def line(place: str) -> int:
+        if place in outside:
+            return 0
+        while place and place not in lines:
+            place = place.rpartition(".")[0]
+        return lines[place] if place else 0
+
+    told = []
+    for place, what in sorted(mistakes, key=lambda mistake: line(mistake.place)):
+        at = f"line {line(place)}, " if line(place) else ""
+        told.append(redacted(f"{at}{place}: {what}" if place else what))
+    return told

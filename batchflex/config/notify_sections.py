@@ -1,0 +1,158 @@
+"""Who is told how a run went, and of what: the table ``[notify]`` of a job file.
+
+The address of a webhook or of a ping is a secret as a rule, and a command line may hold one: whoever has it can write in
+somebody's name. None of the three is repeated in a message, and none is written into the output folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from .messages import wanted
+from .run_outcomes import Occasion
+from .sections import Section, http_url
+
+_WORDS = re.compile(r"\{([^{}|]*)\|([^{}|]*)\|([^{}|]*)\}")
+_SECRET = {"webhook", "command", "ping"}
+
+
+def url_fault(url: str) -> str | None:
+    """What is wrong with an address, as the end of a sentence that does not repeat it; ``None`` if nothing is."""
+    parts = http_url(url)
+    if parts is None or not url.isascii():
+        return "must be a URL such as 'https://host/path', without spaces"
+    if "@" in parts.netloc:
+        return "must be a URL without user or password"
+    return None
+
+
+def _check_url(url: str) -> str:
+    if fault := url_fault(url):
+        raise ValueError(fault)
+    return url
+
+
+def _check_ping(url: str) -> str:
+    if fault := ping_fault(url):
+        raise ValueError(fault)
+    return url
+
+
+def ping_fault(url: str) -> str | None:
+    """As :func:`url_fault`, for an address with words for start, success and failure."""
+    bare = _WORDS.sub("", url)
+    if "{" in bare or "}" in bare:
+        return "may hold braces only round three words, for start, success and failure: '{start|success|failure}'"
+    return url_fault(bare)
+
+
+def _check_variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+        raise ValueError(
+            "must be the name of an environment variable in capitals, such as 'SLACK_URL', never the URL itself"
+        )
+    return name
+
+
+def _check_metrics_file(path: str) -> str:
+    if not path.endswith(".prom"):
+        raise ValueError("must end in '.prom': node_exporter's textfile collector reads no other file")
+    return path
+
+
+_Url = Annotated[str, AfterValidator(_check_url)]
+_Ping = Annotated[str, AfterValidator(_check_ping)]
+_Variable = Annotated[str, AfterValidator(_check_variable)]
+_Command = Annotated[
+    Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
+    wanted("a command in quotes, or a list of a program and its arguments"),
+]
+
+
+def _default() -> list[Occasion]:
+    return ["failure", "stopped", "recovered"]
+
+
+class NotifySection(Section):
+    """``timeout_s`` bounds everything that is done at the end of a run to tell of it, further tries included."""
+
+    on: list[Occasion] = Field(default_factory=_default)
+    webhook: Annotated[_Url | None, Field(repr=False)] = None
+    webhook_env: _Variable | None = None
+    format: Literal["json", "slack"] = "json"
+    command: Annotated[_Command | None, Field(repr=False)] = None
+    ping: Annotated[_Ping | None, Field(repr=False)] = None
+    ping_env: _Variable | None = None
+    metrics_file: Annotated[str, AfterValidator(_check_metrics_file)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+    @model_validator(mode="after")
+    def _says_each_once(self) -> NotifySection:
+        for name in ("webhook", "ping"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_env") is not None:
+                raise ValueError(f"has either '{name}' or '{name}_env', not both")
+        return self
+
+    @property
+    def tells(self) -> bool:
+        """Whether anybody is told anything."""
+        ways = (self.webhook, self.webhook_env, self.command, self.ping, self.ping_env, self.metrics_file)
+        return any(way is not None for way in ways)
+
+    def kept(self) -> dict[str, Any]:
+        """What of it may be written into the output folder; empty if that would tell nobody."""
+        plain = self.model_dump(exclude_none=True, exclude=_SECRET)
+        return plain if plain.keys() & {"webhook_env", "ping_env", "metrics_file"} else {}
+
+
+class Address(NamedTuple):
+    """Where a webhook or a ping goes. ``fault`` is a sentence if that cannot be told; the URL is then empty."""
+
+    url: str
+    fault: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What of it may be shown."""
+        return f" at {urlsplit(self.url).hostname}" if self.url else ""
+
+
+def address(section: NotifySection, name: Literal["webhook", "ping"], environ: Mapping[str, str]) -> Address | None:
+    """The address of a section's webhook or ping; ``None`` if it has none."""
+    url, variable = getattr(section, name), getattr(section, f"{name}_env")
+    if variable is None:
+        return None if url is None else Address(url)
+    url = environ.get(variable, "").strip()
+    if not url:
+        return Address("", f"the environment variable {variable}, which notify.{name}_env names, is not set")
+    fault = ping_fault(url) if name == "ping" else url_fault(url)
+    return Address(url) if fault is None else Address("", f"what the environment variable {variable} holds {fault}")
+
+
+class Pings(NamedTuple):
+    """The URLs of a dead-man's switch; ``start`` is ``None`` if it is not told of starts.
+
+    ``by_path`` tells that the address had no words of its own: it is one that takes a body, as healthchecks.io does.
+    """
+
+    start: str | None
+    success: str
+    failure: str
+    by_path: bool
+
+
+def pings(url: str) -> Pings:
+    """``https://host/uuid`` is told of a start at ``/start`` and of a failure at ``/fail``. ``{run|ok|bad}`` in it are the words
+    for start, success and failure of another kind of switch; without the first there is no ping at the start."""
+    found = _WORDS.search(url)
+    if found is None:
+        base, mark, query = url.partition("?")
+        base = base.rstrip("/")
+        return Pings(f"{base}/start{mark}{query}", url, f"{base}/fail{mark}{query}", True)
+    start, success, failure = (_WORDS.sub(lambda words, n=n: words[n], url) for n in (1, 2, 3))  # type: ignore[misc]
+    return Pings(start if found[1] else None, success, failure, False)

@@ -1,0 +1,24 @@
+"""Mistakes in the JSON Schemas of a job. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..protocol import json_answers as structured, params as parameters
+from .messages import Mistake
+
+
+def check_format(place: str, value: Any) -> list[Mistake]:
+    """The schema in a ``response_format``, if it has one."""
+    inside = f"{place}.json_schema.schema" if "json_schema" in value else f"{place}.schema"
+    return check_schema(inside, structured.schema_of(value))
+
+
+def check_schema(place: str, schema: Any) -> list[Mistake]:
+    """A JSON Schema, if it is there."""
+    if schema is None:
+        return []
+    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
+        return [Mistake(place, "should be the JSON Schema itself: what stands in its key 'schema'")]
+    why = parameters.unsayable(schema) or structured.unusable(schema)
+    return [Mistake(place, f"answers cannot be held against this schema: {why}")] if why else []

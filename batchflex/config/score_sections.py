@@ -1,0 +1,275 @@
+"""What is scored and how, as a job file or a caller says it: the tables ``[[score]]`` and ``[score.judge]``.
+
+docs/scores.md describes the kinds; :mod:`batchflex.scoring.scorers` makes numbers of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+from ..core import JobError
+from .messages import explained, found, sentences, wanted
+from .sections import EndpointSection, LimitsSection, PricesSection, Section
+
+KINDS = ("exact", "contains", "regex", "number", "json", "choice", "length", "judge")
+# Those whose score says right or wrong.
+_SHARES = {"exact", "contains", "regex", "number", "choice", "length"}
+# Those that find one of many possible answers in the text, so that samples can vote and labels be confused.
+_LABELLING = {"exact", "number", "choice"}
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+_Text = Annotated[str, Field(min_length=1)]
+_Tolerance = Annotated[float, Field(ge=0)]
+
+
+def _check_name(name: str) -> str:
+    if len(name) > 60 or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(
+            "a score's name may hold letters, digits, '_' and '-', begins with a letter or a digit, and has at most 60 "
+            f"characters; {found(name)}"
+        )
+    return name
+
+
+def _check_kind(kind: str) -> str:
+    if kind not in KINDS and not _FUNCTION.fullmatch(kind):
+        raise ValueError(f"must be one of {', '.join(KINDS)}, or 'module:function' of your own; {found(kind)}")
+    return kind
+
+
+def _check_pattern(pattern: str) -> str:
+    """Patterns are those of Rust's regex, which polars has: no look-around, no back-references."""
+    try:
+        SchemaValidator(core_schema.str_schema(pattern=pattern))
+    except SchemaError as error:
+        why = " ".join(str(error).split()).partition("error: ")[2] or str(error)
+        raise ValueError(f"is no regular expression of the kind used here (without look-around): {why:.200}") from None
+    return pattern
+
+
+_Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
+_Constant = Annotated[
+    str | bool | int | float | list[Any] | dict[str, Any], wanted("text, a number, true, false, a list or a table")
+]
+
+
+def _scale_of_five() -> list[int | float]:
+    return [1, 5]
+
+
+class JudgeSection(Section):
+    """Another model that grades by a rubric. Whom it asks and at what prices is the job's own, where left out."""
+
+    rubric: _Text
+    system: str | None = None
+    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade")] = Field(
+        default_factory=_scale_of_five
+    )
+    endpoint: EndpointSection | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    limits: LimitsSection | None = None
+    prices: PricesSection | None = None
+
+    @pydantic.field_validator("scale")
+    @classmethod
+    def _has_two_ends(cls, scale: list[int | float]) -> list[int | float]:
+        if len(scale) != 2 or scale[0] >= scale[1] or not all(isinstance(end, int | float) for end in scale):
+            raise ValueError(f"must be two numbers, the worst grade and the best, such as [1, 5]; {found(scale)}")
+        return scale
+
+
+class ScoreSection(Section):
+    """One score: a number for each row, or none where a row cannot be scored."""
+
+    name: Annotated[str, AfterValidator(_check_name)]
+    kind: Annotated[str, AfterValidator(_check_kind)]
+    answer: _Text | None = None
+    expected: _Text | None = None
+    value: _Constant | None = None
+    missing: Literal["skip", "zero"] = "skip"
+    extract: _Pattern | None = None
+    strip: bool = True
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+    pattern: _Pattern | None = None
+    tolerance: _Tolerance = 0.0
+    relative_tolerance: _Tolerance = 0.0
+    take: Literal["last", "first"] = "last"
+    choices: Annotated[list[_Text], Field(min_length=2, max_length=26)] | None = None
+    fields: Annotated[list[_Text], Field(min_length=1)] | None = None
+    unit: Literal["characters", "words", "tokens"] = "characters"
+    min: Annotated[int, Field(ge=0)] | None = None
+    max: Annotated[int, Field(ge=0)] | None = None
+    columns: Annotated[list[_Text], Field(min_length=1)] | None = None
+    folder: _Text | None = None
+    judge: JudgeSection | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> ScoreSection:
+        if wrong := [*self._superfluous(), *self._lacking()]:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def _superfluous(self) -> list[str]:
+        """A key that does nothing is a slip: somebody believes it does."""
+        kind = "function" if self.is_function else self.kind
+        defaults = type(self).model_fields
+        given = [n for n in sorted(self.model_fields_set) if getattr(self, n) != defaults[n].default and n in _KEYS]
+        given = [name for name in given if kind not in _KEYS[name]]
+        return [f"'{name}' is nothing for kind '{self.kind}', but for {_listed(_KEYS[name])}" for name in given]
+
+    def _lacking(self) -> list[str]:
+        """What this kind cannot do without."""
+        wrong = []
+        if self.expected is not None and self.value is not None:
+            wrong.append("'expected' (a column) and 'value' (the same for all rows) exclude each other")
+        if self.kind in ("exact", "contains", "number", "choice") and self.expected is None and self.value is None:
+            wrong.append(f"kind '{self.kind}' needs 'expected', a column, or 'value', the same for all rows")
+        if self.kind == "json" and self.expected is None and self.value is None and self.fields is None:
+            wrong.append("kind 'json' needs 'expected', a column of JSON, or 'value', or 'fields' that are columns too")
+        if self.kind == "regex" and self.pattern is None:
+            wrong.append("kind 'regex' needs 'pattern'")
+        if self.kind == "choice" and self.choices is None:
+            wrong.append("kind 'choice' needs 'choices', a list of what may be answered")
+        if self.choices is not None and len({c.casefold().strip() for c in self.choices}) < len(self.choices):
+            wrong.append("'choices' has the same choice twice")
+        if self.kind == "length" and self.min is None and self.max is None:
+            wrong.append("kind 'length' needs 'min' or 'max'")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            wrong.append(f"'min' is above 'max'; found {self.min} and {self.max}")
+        if self.value == []:
+            wrong.append("'value' is an empty list: nothing would be right")
+        if self.kind == "number" and self.value is not None and not all(map(_has_number, self._values)):
+            wrong.append(f"'value' must be a number; {found(self.value)}")
+        if self.kind == "choice" and self.choices is not None and self.value is not None and not self._is_a_choice():
+            wrong.append(f"'value' must be one of 'choices', its letter or its number from 0; {found(self.value)}")
+        if self.kind == "judge" and self.judge is None:
+            wrong.append("kind 'judge' needs a table [score.judge] with a 'rubric'")
+        return wrong
+
+    @property
+    def _values(self) -> list[Any]:
+        return self.value if isinstance(self.value, list) else [self.value]
+
+    def _is_a_choice(self) -> bool:
+        names = names_of(self.choices or [], by_number=isinstance(self.value, int))
+        return len(self._values) == 1 and bare(str(self._values[0])) in names
+
+    @property
+    def is_function(self) -> bool:
+        return ":" in self.kind
+
+    @property
+    def is_share(self) -> bool | None:
+        """Whether a score is right or wrong; ``None`` if only the scores can tell."""
+        return True if self.kind in _SHARES else None
+
+    @property
+    def is_labelling(self) -> bool:
+        """Whether what is found in an answer is one of the things that could be answered."""
+        return self.kind in _LABELLING
+
+    @property
+    def column(self) -> str:
+        """The column of the scores."""
+        return f"score_{self.name}"
+
+    @property
+    def answer_column(self) -> str:
+        """What is scored."""
+        if self.answer is not None:
+            return self.answer
+        if self.kind == "length" and self.unit == "tokens":
+            return "completion_tokens"
+        return "parsed" if self.kind == "json" else "content"
+
+
+# Keys that only some kinds heed.
+_TEXTUAL = {"exact", "contains", "regex", "number", "choice", "length"}
+_KEYS: dict[str, set[str]] = {
+    "answer": {*_TEXTUAL, "json"},
+    "expected": {"exact", "contains", "number", "json", "choice"},
+    "value": {"exact", "contains", "number", "json", "choice"},
+    "extract": _TEXTUAL,
+    "strip": {"exact", "contains", "json", "length"},
+    "ignore_case": {"exact", "contains", "regex", "json"},
+    "ignore_punctuation": {"exact", "contains", "json"},
+    "pattern": {"regex"},
+    "tolerance": {"number", "json"},
+    "relative_tolerance": {"number", "json"},
+    "take": {"number"},
+    "choices": {"choice"},
+    "fields": {"json"},
+    "unit": {"length"},
+    "min": {"length"},
+    "max": {"length"},
+    "columns": {"function"},
+    "folder": {"function"},
+    "judge": {"judge"},
+}
+
+
+def _has_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float | str)
+        and not isinstance(value, bool)
+        and re.search(r"\d", str(value)) is not None
+    )
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROUND_A_NAME = " \t\r\n()."
+
+
+def names_of(choices: Sequence[str], *, by_number: bool) -> dict[str, str]:
+    """What may be written for each choice, in lower case: its letter, ``by_number`` its number from 0, and itself."""
+    names = dict(zip(LETTERS.lower(), choices, strict=False)) if all(len(c.strip()) > 1 for c in choices) else {}
+    if by_number:
+        names |= {str(number): choice for number, choice in enumerate(choices)}
+    return names | {choice.strip().lower(): choice for choice in choices}
+
+
+def bare(name: str) -> str:
+    """As it may stand in :func:`names_of`."""
+    return name.strip(ROUND_A_NAME).lower()
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join("'module:function'" if kind == "function" else f"'{kind}'" for kind in sorted(kinds))
+
+
+class _Scores(Section):
+    score: list[ScoreSection]
+
+
+ScoreLike = ScoreSection | Mapping[str, Any]
+
+
+def specs_of(scores: Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike) -> list[ScoreSection]:
+    """Scores as a caller gives them: a list of tables as in a job file, one of them alone, or tables by name.
+
+    :raises JobError: naming every mistake at once.
+    """
+    if isinstance(scores, ScoreSection) or (isinstance(scores, Mapping) and "kind" in scores):
+        given: list[Any] = [scores]
+    elif isinstance(scores, Mapping):
+        given = [{"name": name, **table} for name, table in scores.items()]
+    else:
+        given = list(scores)
+    tables = [
+        each.model_dump(exclude_none=True, exclude_unset=True) if isinstance(each, ScoreSection) else each
+        for each in given
+    ]
+    try:
+        made = _Scores.model_validate({"score": tables}).score
+    except pydantic.ValidationError as error:
+        raise JobError(sentences([explained(e, _Scores) for e in error.errors(include_url=False)], {})) from None
+    if twice := {spec.name for spec in made if [s.name for s in made].count(spec.name) > 1}:
+        raise JobError(f"two scores have the same name: {', '.join(sorted(twice))}")
+    return made

@@ -1,0 +1,108 @@
+"""Keys that were written into a job, where they would end in files and logs. Pure.
+
+A key is known by the name it stands under, by the shape that providers give it, or because it is the one that a key variable
+holds. Prompts, schemas and scores may speak of keys: there only the last of these counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from ..core import Redactor
+from . import path_variables as paths
+from .messages import KEY_HINT, Mistake
+
+_NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
+# Wherever it stands in a text: a provider's prefix, and behind it something long and random.
+_VALUE = re.compile(
+    r"""
+    \b(?:sk|pk|rk|gsk|xai|nvapi|pplx|ghp|r8|tgp)[-_][\w-]*?(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16,}
+  | \bhf_[A-Za-z0-9]{30,}
+  | \bAIza[\w-]{30,}
+  | \b[Bb]earer\s+(?=\S*\d)[\w.~+/=-]{8,}
+  | ://\S*[?&](?:[\w-]*api[_-]?key|key|token|[\w-]*_token|secret|password|sig|signature)=[^&\s]{6,}
+  | ://[^/\s:@]+:[^/\s@]+@
+    """,
+    re.VERBOSE,
+)
+# All of a value, where that is neither a path nor a name.
+_WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
+# Of headers and queries, beside those above.
+_SENT = re.compile(
+    r"(?:^|access|auth|functions?|subscription|signing|virtual)[-_]?key$|token$|cookie|^sig(?:nature)?$", re.I
+)
+_NAMING = {"api_key_env", "api_key_command"}  # say where a key is
+_NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
+# Tables, and request parameters, whose texts are prose or schemas.
+_PROSE = {"prompt", "prompts", "score", "answer"}
+_PROSE_INSIDE = {"response_format", "tools", "functions", "messages", "prompt", "json_schema"}
+
+_ADDRESS = (
+    "an address with a key in it never stands in a job file: put it into an environment variable, and name that in"
+)
+_HINTS = {
+    "notify.webhook": f"{_ADDRESS} notify.webhook_env",
+    "notify.ping": f"{_ADDRESS} notify.ping_env",
+    "notify.command": "a key never stands in a job file: put it into an environment variable, which the command can read",
+}
+
+
+def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
+    """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
+    found = dict.fromkeys(_places(data, (), Redactor(secrets)))
+    return [Mistake(place, _HINTS.get(place) or _hint(place)) for place in found]
+
+
+def _hint(place: str) -> str:
+    return f"{KEY_HINT}, or write ${{VARIABLE}} here" if _is_sent(("", *place.split("."))) else KEY_HINT
+
+
+def _places(value: Any, steps: tuple[str, ...], real: Redactor) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            here = (*steps, str(name))
+            if real.is_in(str(name)):
+                yield ".".join(steps)
+            elif (
+                len(here) > 2
+                and isinstance(inner, str)
+                and _is_called_a_key(here)
+                and not _is_of_variables(here, inner)
+            ):
+                yield ".".join(here)
+            else:
+                yield from _places(inner, here, real)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _places(inner, (*steps, str(number)), real)
+    elif isinstance(value, str) and (_has_the_shape(value, steps) or real.is_in(value)):
+        yield ".".join(steps)
+
+
+def _is_called_a_key(steps: tuple[str, ...]) -> bool:
+    name = steps[-1]
+    named = _NAME.search(name) or (_is_sent(steps) and _SENT.search(name))
+    return bool(named) and name not in _NAMING and not _is_prose(steps)
+
+
+def _is_sent(steps: tuple[str, ...]) -> bool:
+    return steps[-2] in ("headers", "query") and bool({"endpoint", "endpoints"} & {*steps[:-2]})
+
+
+def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
+    """Whether what is secret in a header or a query comes from variables; a default of theirs would stand in the file."""
+    return _is_sent(steps) and bool(paths.names(text)) and not any(paths.defaults(text))
+
+
+def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:
+    if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # a wrong one of these is told better elsewhere
+        return False
+    return bool(_VALUE.search(value) or (_WHOLE.fullmatch(value) and not _NAMES & {*steps}))
+
+
+def _is_prose(steps: tuple[str, ...]) -> bool:
+    if steps[0] == "score" and "endpoint" in steps:
+        return False
+    return steps[0] in _PROSE or bool(_PROSE_INSIDE & {*steps[1:]})

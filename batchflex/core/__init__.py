@@ -1,0 +1,149 @@
+"""Errors, types, events, and pure helpers. Imports nothing else of the package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .lazy import exports
+
+if TYPE_CHECKING:
+    from . import (
+        cells as cells,
+        command as command,
+        format as format,
+        malloc as malloc,
+        redact as redact,
+        signals as signals,
+        sorted_keys as sorted_keys,
+    )
+    from .cells import text_of as text_of
+    from .errors import (
+        AttemptError as AttemptError,
+        BatchflexError as BatchflexError,
+        Deferred as Deferred,
+        EndpointError as EndpointError,
+        Filtered as Filtered,
+        FolderBusy as FolderBusy,
+        FolderError as FolderError,
+        InputError as InputError,
+        Interrupted as Interrupted,
+        JobChanged as JobChanged,
+        JobError as JobError,
+        KeyReplaced as KeyReplaced,
+        LimitKind as LimitKind,
+        MissingExtra as MissingExtra,
+        NotReady as NotReady,
+        RateLimited as RateLimited,
+        RowFault as RowFault,
+        RunFault as RunFault,
+        RunStopped as RunStopped,
+        StopReason as StopReason,
+        StorageError as StorageError,
+        Transient as Transient,
+    )
+    from .events import (
+        RULE as RULE,
+        Event as Event,
+        Level as Level,
+        Tell as Tell,
+        Teller as Teller,
+        brief as brief,
+        guarded as guarded,
+        ident as ident,
+        named as named,
+        unquoted as unquoted,
+    )
+    from .format import (
+        count as count,
+        duration as duration,
+        money as money,
+        seconds_between as seconds_between,
+        short as short,
+    )
+    from .gil import Courtesy as Courtesy
+    from .keys import KeySet as KeySet
+    from .redact import (
+        Redactor as Redactor,
+        fit_json as fit_json,
+        json_line as json_line,
+        one_line as one_line,
+        redacted as redacted,
+        shown as shown,
+    )
+    from .signals import ending as ending
+    from .sorted_keys import SortedKeys as SortedKeys, halves as halves, raw as raw
+    from .types import (
+        BAD as BAD,
+        STATUSES as STATUSES,
+        Answer as Answer,
+        CutBy as CutBy,
+        Ending as Ending,
+        FormatFallback as FormatFallback,
+        Item as Item,
+        Outcome as Outcome,
+        Prefix as Prefix,
+        Proof as Proof,
+        Request as Request,
+        Row as Row,
+        Status as Status,
+        Usage as Usage,
+    )
+    from .version import __version__ as __version__
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "cells": ["text_of"],
+        "command": [],
+        "errors": [
+            "AttemptError",
+            "BatchflexError",
+            "Deferred",
+            "EndpointError",
+            "Filtered",
+            "FolderBusy",
+            "FolderError",
+            "InputError",
+            "Interrupted",
+            "JobChanged",
+            "JobError",
+            "KeyReplaced",
+            "LimitKind",
+            "MissingExtra",
+            "NotReady",
+            "RateLimited",
+            "RowFault",
+            "RunFault",
+            "RunStopped",
+            "StopReason",
+            "StorageError",
+            "Transient",
+        ],
+        "events": ["Event", "Level", "RULE", "Tell", "Teller", "brief", "guarded", "ident", "named", "unquoted"],
+        "format": ["count", "duration", "money", "seconds_between", "short"],
+        "gil": ["Courtesy"],
+        "keys": ["KeySet"],
+        "malloc": [],
+        "redact": ["Redactor", "fit_json", "json_line", "one_line", "redacted", "shown"],
+        "signals": ["ending"],
+        "sorted_keys": ["SortedKeys", "halves", "raw"],
+        "version": ["__version__"],
+        "types": [
+            "Answer",
+            "BAD",
+            "CutBy",
+            "Ending",
+            "FormatFallback",
+            "Item",
+            "Outcome",
+            "Prefix",
+            "Proof",
+            "Request",
+            "Row",
+            "STATUSES",
+            "Status",
+            "Usage",
+        ],
+    },
+    modules=["cells", "command", "format", "malloc", "redact", "signals", "sorted_keys"],
+)

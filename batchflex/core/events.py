@@ -1,0 +1,123 @@
+"""What happens in a run, as an observer that listens is told it, with words that are fit for a log. Pure.
+
+A server may repeat in an error whatever it was sent, and so may a mistake in a row or a template. Such words are for whoever
+reads the results; a log is told the same sentence without them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+from .redact import redacted
+
+Level = Literal["info", "warning", "error"]
+Tell = Callable[["Event"], None]
+
+_OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
+RULE = "rule"  # the name of the event that tells by which rule a failure was read, once for each rule
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
+# What follows was found somewhere: in a job, a row, a template.
+_FOUND = [
+    (re.compile(r"[;,:]? ?\bfound .*"), ""),
+    (re.compile(r"^(\s*[\w.-]+): .* → .*"), r"\1"),  # what changed, from and to
+    (re.compile(r"(the template fails: [\w.]+): .*"), r"\1"),
+    (re.compile(r"(the row's url) is .*"), r"\1 is another"),
+]
+
+
+class Event(NamedTuple):
+    """``message`` is a sentence for whoever watches; ``logged`` the same without words of others, if it has any.
+
+    ``facts`` are its numbers, and what tells which row or endpoint it is about; ``request`` the body that was sent. Without
+    ``shown`` it is for a log alone: there may be thousands of them.
+    """
+
+    name: str
+    message: str
+    logged: str | None = None
+    level: Level = "info"
+    facts: Mapping[str, Any] = {}
+    shown: bool = True
+    request: bytes | None = None
+    job: str | None = None
+    run_id: str | None = None
+
+
+class Watching(Protocol):
+    def note(self, text: str) -> None: ...
+
+
+class Teller:
+    """Tells an observer what happens: events, if it has a method ``event``, else notes of what is to be shown. Only one whose
+    ``debug`` is true is told by which rules failures are read."""
+
+    def __init__(self, observer: Watching, job: str, run_id: str) -> None:
+        self._note = observer.note
+        self._hear: Tell | None = getattr(observer, "event", None)
+        self._job, self._run_id = job, run_id
+        self._debug = bool(getattr(observer, "debug", False))
+
+    def tell(self, event: Event) -> None:
+        if event.name == RULE and not self._debug:
+            return
+        if self._hear is not None:
+            self._hear(event._replace(job=self._job, run_id=self._run_id))
+        elif event.shown:
+            self._note(event.message)
+
+    def note(self, text: str, level: Level = "info") -> None:
+        self.tell(Event("note", text, level=level))
+
+
+def brief(http_status: int | None, error_type: str | None, error_code: str | None, words: str | None) -> str:
+    """What went wrong without the words of a server: ``HTTP 400, invalid_request_error, context_length_exceeded``.
+
+    Where no answer came the ``words`` are our own. What is no plain name is no type or code.
+    """
+    if http_status is None:
+        return words or "it failed" if error_type in ("connect", "timeout", "bad_answer") else error_type or "it failed"
+    if error_type in _OURS:
+        return _OURS[error_type]
+    names = [name for name in (error_type, error_code) if name is not None and _NAME.fullmatch(name)]
+    return ", ".join([f"HTTP {http_status}", *(name for name in dict.fromkeys(names) if name != f"http_{http_status}")])
+
+
+class _Ended(Protocol):
+    @property
+    def http_status(self) -> int | None: ...
+    @property
+    def error_type(self) -> str | None: ...
+    @property
+    def error_code(self) -> str | None: ...
+    @property
+    def error_message(self) -> str | None: ...
+
+
+def unquoted(outcome: _Ended) -> str:
+    """Why a row has no answer that fits, as :func:`brief`."""
+    return brief(outcome.http_status, outcome.error_type, outcome.error_code, outcome.error_message)
+
+
+def ident(request_id: str | None) -> str:
+    return "" if request_id is None else f" (request id {request_id})"
+
+
+def named(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a failure, without a type or code that is no plain name, and without what is not known."""
+    kept = {name: value for name, value in facts.items() if value is not None}
+    for name in ("error_type", "error_code"):
+        if name in kept and not _NAME.fullmatch(kept[name]):
+            del kept[name]
+    return kept
+
+
+def guarded(text: str) -> str:
+    """An error's text without values that were found in a job, a row or a template, nor anything that looks like a key."""
+    lines = []
+    for line in redacted(text).splitlines():
+        for pattern, instead in _FOUND:
+            line = pattern.sub(instead, line)
+        lines.append(line)
+    return "\n".join(lines)

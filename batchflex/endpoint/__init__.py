@@ -1,0 +1,61 @@
+"""One endpoint: its connections, pacing, circuit breaker, prices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.lazy import exports
+
+if TYPE_CHECKING:
+    from . import (
+        model_list as model_list,
+        model_list_cache as model_list_cache,
+        queue_metrics as queue_metrics,
+        retry_policy as retry_policy,
+    )
+    from .circuit_breaker import Outage as Outage
+    from .client import Client as Client
+    from .concurrency_limit import Concurrency as Concurrency
+    from .cost import Cost as Cost
+    from .model_list import (
+        Catalog as Catalog,
+        Contexts as Contexts,
+        LongPrompts as LongPrompts,
+        ModelInfo as ModelInfo,
+        TooLong as TooLong,
+        others as others,
+    )
+    from .model_list_cache import known as known
+    from .pacer import Allowance as Allowance, Pace as Pace, Words as Words
+    from .price_list import Prices as Prices
+    from .provider import (
+        LOCAL as LOCAL,
+        Endpoint as Endpoint,
+        default_model as default_model,
+        resolve as resolve,
+        serving as serving,
+        variables as variables,
+    )
+    from .quirks import Fallback as Fallback, Quirks as Quirks
+    from .retry_policy import Tries as Tries
+    from .transport import proxy_for as proxy_for
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "circuit_breaker": ["Outage"],
+        "client": ["Client"],
+        "concurrency_limit": ["Concurrency"],
+        "cost": ["Cost"],
+        "model_list": ["Catalog", "Contexts", "LongPrompts", "ModelInfo", "TooLong", "others"],
+        "model_list_cache": ["known"],
+        "pacer": ["Allowance", "Pace", "Words"],
+        "price_list": ["Prices"],
+        "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "serving", "variables"],
+        "queue_metrics": [],
+        "quirks": ["Fallback", "Quirks"],
+        "retry_policy": ["Tries"],
+        "transport": ["proxy_for"],
+    },
+    modules=["model_list", "model_list_cache", "queue_metrics", "retry_policy"],
+)

@@ -1,0 +1,471 @@
+"""One attempt: a request to an answer, or to a typed error. The only module that speaks HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import NamedTuple, TypeVar
+
+import anyio
+import httpx
+import msgspec
+
+from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, Usage, __version__
+from ..protocol import Told, chat as completion, classify, ended, headers as heads, model_of, rate_limits as ratelimit
+from . import http1, model_list as catalog, transport
+from .connection import Alarm, AnswerTooLarge, Header
+from .key_command import KeyCommand, NoKeyError
+from .model_list import Catalog
+from .provider import Endpoint, Secret
+
+T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
+_STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
+_MODELS_S = 30.0  # for GET /models
+_METRICS_S = 5.0
+_USAGE_S = 10.0  # after the finish reason, for the usage
+_END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
+
+
+class Listing(NamedTuple):
+    """The models that an endpoint lists, and whether it told of rate limits along with them."""
+
+    catalog: Catalog
+    tells_limits: bool = False
+
+
+class Client:
+    """Asks one endpoint. Use as an async context manager.
+
+    ``via`` replaces the transport: any httpx transport does. Nothing is retried here, no redirect is followed, no
+    cookie is kept, and the key goes to the endpoint's own address alone. Neither it nor what the environment has put into
+    headers and query shows in an error or an answer.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, connections: int = 64, via: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._endpoint = endpoint
+        self._transport = via or transport.choose(endpoint.base_url, connections)
+        self._proxy = None if via else transport.proxy_of(endpoint.base_url)
+        self._url = self._at("/chat/completions")
+        self._common = httpx.Headers({
+            "host": self._url.netloc.decode(),
+            "accept-encoding": "identity",
+            "user-agent": f"batchflex/{__version__}",
+        })  # fmt: skip
+        self._keys = None if endpoint.key_command is None else KeyCommand(endpoint.key_command)
+        self._secrets = {secret.reveal() for secret in endpoint.secrets}
+        self._use(endpoint.key)
+        self.key_from = endpoint.key_from
+        # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
+        self._most_bytes = int(endpoint.max_answer_mb * 2**20)
+        self._extensions = {
+            "timeout": {"connect": endpoint.connect_timeout_s, "read": None},
+            "most_bytes": self._most_bytes,
+        }
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.aclose()
+
+    async def attempt(
+        self, request: Request, heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
+    ) -> Answer:
+        """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
+        Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
+
+        An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
+        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
+
+        :raises AttemptError: of the kind that :mod:`batchflex.protocol.classify` gives to what happened.
+        """
+        streamed = self._endpoint.streams(request.max_tokens) if streamed is None else streamed
+        body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
+        try:
+            if self._keys is None and not streamed:
+                return await self._whole(body, request.max_tokens, heard)
+            return await self._with_key(lambda: self._sent(body, request.max_tokens, heard, streamed=streamed))
+        except AttemptError as error:
+            raise self._redacted(self._hinted(error, body)) from None
+        except TimeoutError as error:
+            fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
+            raise self._named(fault, error) from None
+        except httpx.RequestError as error:
+            raise self._named(self._redacted(self._fault_of(error)), error) from None
+
+    def _fault_of(self, error: httpx.RequestError) -> AttemptError:
+        """What a failure of the transport means."""
+        if isinstance(error, AnswerTooLarge):
+            words = f"the answer has more than {self._endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
+            return classify.too_large(words, error.status)
+        if isinstance(error, httpx.ConnectTimeout):
+            return classify.unreachable(
+                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
+            )
+        if isinstance(error, httpx.ConnectError):
+            through = "" if self._proxy is None else f" through {self._proxy}"
+            return classify.unreachable(f"cannot connect{through}: {_words(error)}")
+        if isinstance(error, httpx.ProxyError):
+            return self._proxy_fault(_words(error))
+        return classify.cut_short(_words(error))
+
+    def _proxy_fault(self, words: str) -> AttemptError:
+        """A proxy did not connect to the endpoint; ``words`` begin with the status that it gave, if it gave one."""
+        proxy = self._proxy or "the proxy"
+        status = int(words[:3]) if words[:3].isdigit() else None
+        if status == 407:
+            return classify.proxy_refuses(f"{proxy} wants another user or password (HTTP 407): correct them there", 407)
+        if status is not None and status < 500 and status not in (408, 425, 429):
+            return classify.proxy_refuses(
+                f"{proxy} does not connect to {self._url.host} (HTTP {words}): name another, or the host in NO_PROXY",
+                status,
+            )
+        return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
+
+    def _sent(
+        self, body: bytes, most: int | None, heard: Callable[[Told], None] | None, *, streamed: bool
+    ) -> Awaitable[Answer]:
+        return self._streamed(body[:-1] + _STREAMING, most, heard) if streamed else self._whole(body, most, heard)
+
+    def _at(self, path: str) -> httpx.URL:
+        query = {name: value.reveal() for name, value in self._endpoint.query}
+        url = httpx.URL(f"{self._endpoint.base_url}{path}")
+        return url.copy_merge_params(query) if query else url
+
+    def _use(self, key: Secret | None) -> None:
+        """Send this key from now on."""
+        headers = httpx.Headers({**self._common, "content-type": "application/json"})
+        headers.update({name: value.reveal() for name, value in self._endpoint.headers})
+        if key is not None:
+            headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.reveal()}"
+            self._secrets.add(key.reveal())
+        self._redactor = Redactor(self._secrets)
+        self._hides = bool(self._redactor)
+        self._headers = headers
+        self._head = http1.head_of("POST", self._url, headers)
+        self._sent_key = key
+
+    async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send with the key that is good now. Where a command gives it, one that is refused after it was good is replaced.
+
+        :raises KeyReplaced: if that was done: the server has looked at none but the key.
+        """
+        keys = self._keys
+        if keys is None:
+            return await send()
+        try:
+            key = await keys.key()
+            if key is not self._sent_key:
+                self._use(key)
+            try:
+                answer = await send()
+            except AttemptError as fault:
+                refused = isinstance(fault, RunFault) and fault.reason == "key"
+                if not refused and fault.http_status is not None:
+                    keys.accepted(key)
+                if refused and await keys.instead_of(key) is not None:
+                    raise classify.key_replaced(fault) from None
+                raise
+        except NoKeyError as error:
+            none = classify.no_key(str(error))
+            raise (classify.unreachable(none.message) if keys.has_worked else none) from None
+        keys.accepted(key)
+        return answer
+
+    async def models(self) -> Listing:
+        """What ``GET /models`` lists; nothing if the endpoint does not say.
+
+        :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
+        """
+        while True:
+            try:
+                response, raw = await self._with_key(self._listed)
+                break
+            except KeyReplaced:
+                continue
+            except AttemptError as error:
+                raise self._redacted(error) from None
+        now = time.time()
+        return Listing(catalog.read(raw, now), ratelimit.read(response.headers, now) is not None)
+
+    async def _listed(self) -> tuple[httpx.Response, bytes]:
+        try:
+            with anyio.fail_after(_MODELS_S):
+                response = await self._send("GET", self._at("/models"), b"")
+                raw = await self._body(response)
+        except TimeoutError:
+            where = f"{self._endpoint.base_url}/models"
+            raise classify.timed_out(f"{where} did not answer within {_MODELS_S:g} s") from None
+        except httpx.RequestError as error:
+            raise self._fault_of(error) from None
+        if response.status_code in (401, 403) or response.status_code >= 500:
+            raise classify.http_fault(response.status_code, response.headers, raw, time.time())
+        return response, raw
+
+    async def metrics(self) -> str | None:
+        """The text of the server's ``/metrics``; ``None`` if it has none. Neither the key nor headers and query of the job are
+        sent there."""
+        url = self._url.copy_with(path="/metrics", query=None)
+        request = httpx.Request("GET", url, headers=self._common, extensions=self._extensions)
+        try:
+            with anyio.fail_after(_METRICS_S):
+                response = await self._respond(request)
+                raw = await self._body(response)
+        except (TimeoutError, httpx.RequestError):
+            return None
+        return raw.decode(errors="replace") if response.status_code == 200 else None
+
+    async def _send(
+        self, method: str, url: httpx.URL, body: bytes, heard: Callable[[Told], None] | None = None
+    ) -> httpx.Response:
+        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
+        response = await self._respond(request)
+        if heard is not None and heads.glance(response.headers.raw).tells_limits:
+            _tell(heard, response.headers)
+        return response
+
+    async def _respond(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        if response.status_code == 407 and self._proxy is not None:
+            await response.aclose()
+            raise httpx.ProxyError("407 Proxy Authentication Required")
+        if not isinstance(self._transport, http1.Connections):
+            transport.bound(response, self._most_bytes)
+        return response
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        try:
+            return self._clean(await response.aread())
+        except httpx.RequestError as error:
+            vars(error)["headers"] = response.headers.raw
+            raise
+        finally:
+            await response.aclose()
+
+    async def _whole(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
+        began = time.perf_counter()
+        if not isinstance(self._transport, http1.Connections):
+            with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
+                response = await self._send("POST", self._url, body, heard)
+                raw = await self._body(response)
+            if patience.is_over:
+                raise TimeoutError
+            seen = self._seen(response.headers.raw)
+            latency_s = time.perf_counter() - began
+            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen, max_tokens)
+        head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
+        status, headers, raw = await self._transport.fetch(
+            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
+            most_bytes=self._most_bytes,
+        )  # fmt: skip
+        seen = self._seen(headers) if self._hides else heads.glance(headers)
+        if seen.tells_limits and heard is not None:
+            _tell(heard, httpx.Headers(headers))
+        latency_s = time.perf_counter() - began
+        return self._unstreamed(status, headers, self._clean(raw), latency_s, seen, max_tokens)
+
+    def _unstreamed(
+        self,
+        status: int,
+        headers: list[Header],
+        raw: bytes,
+        latency_s: float,
+        seen: heads.Glance,
+        max_tokens: int | None,
+    ) -> Answer:
+        request_id = seen.request_id
+        try:
+            if not 200 <= status < 300:
+                raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
+            answer = completion.answer(
+                raw, http_status=status, latency_s=latency_s, request_id=request_id, max_tokens=max_tokens,
+                own=self._endpoint.finish_reasons,
+            )  # fmt: skip
+            return answer if seen.gateway is heads.NO_GATEWAY else _as_told(answer, seen.gateway)
+        except AttemptError as fault:
+            fault.request_id = request_id
+            fault.usage = _spent(completion.usage_of(raw), seen.gateway)
+            raise
+
+    async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
+        began = time.perf_counter()
+        first: float | None = None
+        seen = heads.Glance(None, False)
+        stream = completion.Stream()
+        patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
+        try:
+            with patience:
+                response = await self._send("POST", self._url, body, heard)
+                seen = self._seen(response.headers.raw)
+                status, kind = response.status_code, response.headers.get("content-type", "")
+                if not 200 <= status < 300 or "text/event-stream" not in kind:
+                    raw = await self._body(response)
+                    latency_s = time.perf_counter() - began
+                    return self._unstreamed(status, response.headers.raw, raw, latency_s, seen, max_tokens)
+                stream = completion.Stream(status)
+                async with aclosing(response), aclosing(_with_end(response)) as pieces:
+                    async for piece in pieces:
+                        patience.heard(piece)
+                        for name, event in stream.events.feed(piece):
+                            # One that brings nothing of the answer is a sign of life at most, as a comment is.
+                            if stream.take(name, self._clean(event)):
+                                patience.progressed()
+                                first = first or time.perf_counter()
+                            if stream.done or stream.finish_reason is not None:
+                                patience.at_most(_END_S if stream.done else _USAGE_S)
+        except (AttemptError, httpx.RequestError) as error:
+            # Servers differ in how they hang up: what is complete is complete.
+            if not stream.is_complete:
+                vars(error)["request_id"] = seen.request_id
+                vars(error)["usage"] = _spent(stream.usage, seen.gateway)
+                raise
+        if not stream.is_complete:
+            if patience.is_over:
+                fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
+            else:
+                fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
+            fault.request_id = seen.request_id
+            fault.usage = _spent(stream.usage, seen.gateway)
+            raise fault
+        latency_s = time.perf_counter() - began
+        try:
+            data, raw = completion.decode(self._clean(_encode(stream.completion())))
+            answer = completion.of_object(
+                data, raw, http_status=stream.http_status, latency_s=latency_s,
+                ttft_s=None if first is None else first - began, request_id=seen.request_id,
+            )  # fmt: skip
+            # What a stream costs is not known when its headers are sent: then 0 says nothing.
+            answer = _as_told(answer, seen.gateway._replace(cost=seen.gateway.cost or None))
+            return ended(answer, max_tokens, self._endpoint.finish_reasons)
+        except AttemptError as error:
+            error.request_id = seen.request_id
+            error.usage = _spent(stream.usage, seen.gateway)
+            raise
+
+    def _clean(self, raw: bytes) -> bytes:
+        """The bytes without the secrets, which a server may repeat."""
+        return self._redactor.clean(raw) if self._hides else raw
+
+    def _seen(self, headers: Sequence[Header]) -> heads.Glance:
+        """What the headers tell, without secrets."""
+        seen = heads.glance(headers)
+        if not self._hides:
+            return seen
+        gateway = seen.gateway
+        if gateway.deployment is not None:
+            gateway = gateway._replace(deployment=self._unless_secret(gateway.deployment))
+        return seen._replace(request_id=self._unless_secret(seen.request_id), gateway=gateway)
+
+    def _unless_secret(self, text: str | None) -> str | None:
+        """A word of the server's, if there is no secret in it."""
+        return None if text is not None and self._redactor.is_in(text) else text
+
+    def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
+        """The fault with the id of a request that broke off after its headers had come."""
+        known = vars(error)
+        fault.request_id = known.get("request_id") or self._seen(known.get("headers", ())).request_id
+        fault.usage = known.get("usage")
+        return fault
+
+    def _hinted(self, error: AttemptError, body: bytes) -> AttemptError:
+        """With the name that the model has here, if it was asked for by one that it has elsewhere."""
+        if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
+            model = model_of(body)
+            if "/" in model:
+                error.message += f" (ids are bare here: {model.rpartition('/')[2]!r} in place of {model!r})"
+                error.args = (error.message,)
+        return error
+
+    def _redacted(self, error: AttemptError) -> AttemptError:
+        error.message = self._redactor.text(error.message)
+        error.args = (error.message,)
+        return error
+
+
+class _Patience:
+    """How long an answer is waited for: a deadline that what is heard of a stream moves on. A context manager, which is left
+    when the time ``is_over``."""
+
+    def __init__(self, idle_s: float, answer_s: float) -> None:
+        self.idle_s = min(idle_s, answer_s)
+        self._answer_s = answer_s
+        self._scope = anyio.CancelScope()
+        self._until = anyio.current_time() + self._answer_s
+        self._alarm = Alarm(min(anyio.current_time() + self.idle_s, self._until), self._scope.cancel)
+
+    def __enter__(self) -> _Patience:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._alarm.cancel()
+        return self._scope.__exit__(kind, error, trace)
+
+    @property
+    def is_over(self) -> bool:
+        return self._scope.cancelled_caught
+
+    def heard(self, data: bytes) -> None:
+        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
+        if b"\n" in data or b"\r" in data:
+            self._extend()
+
+    def _extend(self) -> None:
+        self._alarm.put(min(anyio.current_time() + self.idle_s, self._until))
+
+    def progressed(self) -> None:
+        """Something of the answer came."""
+        self._until = anyio.current_time() + self._answer_s
+        self._extend()
+
+    def at_most(self, seconds: float) -> None:
+        """The answer is there; what may follow has so long, in all."""
+        self._answer_s = min(self._answer_s, seconds)
+        self.progressed()
+
+
+async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The bytes of an event stream; ends the last event where the server forgot to."""
+    async for data in response.aiter_bytes():
+        yield data
+    yield b"\n\n"
+
+
+def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
+    """What these headers say of rate limits, if anything."""
+    if told := ratelimit.read(headers, time.time()):
+        heard(told)
+
+
+def _renamed(body: bytes, model: str) -> bytes:
+    return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
+
+
+def _as_told(answer: Answer, gateway: heads.Gateway) -> Answer:
+    """The answer with what the gateway says of it in headers, which comes before what may be the words of one behind it."""
+    usage = answer.usage
+    if gateway.cost is not None:
+        usage = msgspec.structs.replace(usage, cost=gateway.cost)
+    deployment = answer.deployment if gateway.deployment is None else gateway.deployment
+    return msgspec.structs.replace(answer, usage=usage, deployment=deployment, fallbacks=gateway.fallbacks)
+
+
+def _spent(usage: Usage | None, gateway: heads.Gateway) -> Usage | None:
+    """What a broken answer has taken, as far as it says so itself."""
+    if usage is None or gateway.cost is None:
+        return usage
+    return msgspec.structs.replace(usage, cost=gateway.cost or usage.cost)
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,338 @@
+"""When the next request to one endpoint may go: its key's quotas, the waits it asked for, and how many may be in flight.
+
+Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here:
+:mod:`batchflex.engine.admission` carries out what is decided.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from ..core import Usage
+from ..protocol import Limited, Told
+from .concurrency_limit import Concurrency, Slots
+from .cost import Cost, TokenEstimate
+from .learned_quota import ByModel
+from .quota import Quota
+
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
+_LONGEST_RAMP_S = 2.0
+_SPREAD_CATCH_UP_S = 0.005
+_UNKNOWN = Limited()
+
+
+class Words(NamedTuple):
+    """What a server said, and what is known of it without its words."""
+
+    message: str
+    bare: str
+
+
+class Allowance:
+    """What a key may use, wherever it is used: quotas, a time until which nothing goes, and how many may be in flight.
+
+    ``rpm`` and ``tpm`` are ceilings that the job sets. Where the endpoint counts each model by itself, so is what is learned of
+    its limits, from when that is seen.
+    """
+
+    def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
+        self.requests = Quota(rpm)
+        self.tokens = Quota(tpm, of_tokens=True)
+        self.slots = Slots()
+        self.said: Words | None = None
+        self.held_since = float("-inf")
+        self._jitter = jitter or random.Random()
+        self._held_until = float("-inf")
+        self._trusted_until = float("inf")  # an end of a window that was waited for in place of what the server asked
+        self._ramp_s = 0.0
+        self._ramp_next = 0.0
+        self._refusals = 0
+        self._fruitless: dict[str, float] = {}  # by model: refused since then, and not let through
+        self._by_model: dict[str, Allowance] | None = None
+        self._seen = ByModel()
+        self._taken: dict[str, int] = {}
+
+    def wait_s(self, now: float, tokens: float, model: str = "") -> float:
+        """Seconds until an attempt that uses so many tokens may go; 0 is now, infinite is when one in flight has ended."""
+        wait = max(0.0, self._held_until - now, self.requests.wait_s(now))
+        if self.slots.most is not None:
+            wait = max(wait, self.slots.wait_s(now))
+        if self._ramp_s:
+            wait = max(wait, self._ramp_next - now)
+        wait = max(wait, self.tokens.wait_s(now, tokens))
+        return wait if self._by_model is None else max(wait, self._of(model).wait_s(now, tokens))
+
+    def held_s(self, now: float, model: str = "") -> float:
+        """Seconds that the endpoint asked to wait and that are not over: all, and what asks this model."""
+        held = max(0.0, self._held_until - now)
+        return held if (own := self._if_by_itself(model)) is None else max(held, own.held_s(now))
+
+    def asked_s(self, now: float, model: str = "") -> float:
+        """Seconds until the endpoint lets anything of this model go, as it says itself or lets see."""
+        asked = max(self.held_s(now), self.requests.empty_s(now), self.tokens.empty_s(now))
+        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.asked_s(now))
+
+    def _if_by_itself(self, model: str) -> Allowance | None:
+        return self._by_model.get(model) if self._by_model else None
+
+    def said_of(self, model: str) -> Words | None:
+        """The server's words when it last refused what asks this model."""
+        own = self._if_by_itself(model)
+        return self.said if own is None else own.said or self.said
+
+    def fruitless_s(self, now: float, model: str = "") -> float:
+        """Seconds since which it has refused this model, and let nothing of it through."""
+        return now - self._fruitless.get(model, now)
+
+    def resumed(self) -> None:
+        """For reasons of another kind nothing was sent for a while."""
+        self._fruitless.clear()
+
+    @property
+    def is_choosy(self) -> bool:
+        """Whether one request may have to wait while another may go."""
+        return self._by_model is not None or self.tokens.rate is not None
+
+    @property
+    def rates(self) -> tuple[float | None, float | None]:
+        """Requests and tokens a second that may go on the average; ``None`` where nothing bounds them."""
+        rates = []
+        for kind in ("requests", "tokens"):
+            own = getattr(self, kind).rate
+            of_models = [getattr(each, kind).rate for each in (self._by_model or {}).values()]
+            all_models = [sum(of_models)] if of_models and None not in of_models else []
+            rates.append(min([*([] if own is None else [own]), *all_models], default=None))
+        return rates[0], rates[1]
+
+    def take(self, now: float, cost: Cost, window: int) -> None:
+        """An attempt goes that is expected to use ``cost.tokens``, to an endpoint that may have so many in flight."""
+        cost.requests_mark = self.requests.take(now)
+        cost.tokens_mark = self.tokens.take(now, cost.tokens)
+        if self._ramp_s:
+            self._ramp_next = now + self._ramp_s / window
+            if now >= self._held_until + self._ramp_s:
+                self._ramp_s = 0.0
+        if self._by_model is not None:
+            self._of(cost.sent_model).take(now, cost, window)
+        elif cost.sent_model:
+            cost.model_mark = self._taken[cost.sent_model] = self._taken.get(cost.sent_model, 0) + 1
+
+    def accepted(self, now: float, cost: Cost) -> None:
+        """An attempt was let through."""
+        if self._fruitless:
+            self._fruitless.pop(cost.sent_model, None)
+        self._trusted_until = float("inf")
+        self.requests.accepted(now, cost.sent_at)
+        self.slots.accepted(now, cost.sent_at)
+        if self._by_model is not None:
+            self._of(cost.sent_model).accepted(now, cost)
+
+    def answered(self, now: float, cost: Cost, tokens: float) -> None:
+        """It was answered, and has used so many tokens."""
+        self._refusals = 0
+        self.accepted(now, cost)
+        self._correct(now, cost, tokens - cost.tokens)
+        if self._by_model is not None:
+            self._of(cost.sent_model)._refusals = 0
+
+    def unused(self, now: float, cost: Cost) -> None:
+        """It used no tokens."""
+        self._correct(now, cost, -cost.tokens)
+
+    def _correct(self, now: float, cost: Cost, tokens: float) -> None:
+        self.tokens.correct(now, cost.sent_at, tokens)
+        if self._by_model is not None:
+            self._of(cost.sent_model).tokens.correct(now, cost.sent_at, tokens)
+
+    def told(self, now: float, cost: Cost, told: Told) -> None:
+        """What the headers of an answer, or of a refusal, say of the quotas."""
+        for each in (told, *told.further):
+            if each.in_flight is not None and each.in_flight.limit is not None:
+                self.slots.told(now, each.in_flight.limit)
+            self._by_itself(now, cost, each)
+            learning = self._of(cost.sent_model)
+            if each.requests is not None:
+                learning.requests.told(now, cost.requests_mark, each.requests, each.descriptor)
+            if each.tokens is not None:
+                learning.tokens.told(now, cost.tokens_mark, each.tokens, each.descriptor)
+
+    def _by_itself(self, now: float, cost: Cost, told: Told) -> None:
+        """See whether models are counted by themselves; from then on they are here."""
+        level = told.requests or told.tokens
+        if (
+            self._by_model is not None
+            or not cost.sent_model
+            or level is None
+            or told.descriptor not in ("", "model_per_key")
+        ):
+            return
+        if told.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
+            level = level._replace(remaining=0.0)
+        back = self.requests.comes_back(told.descriptor) if told.requests else None
+        if self._seen.seen(now, cost.sent_model, level, cost.model_mark, cost.requests_mark, back):
+            self._by_model = {}
+            self.requests.forget()
+            self.tokens.forget()
+            self._ramp_s = 0.0
+
+    def _of(self, model: str) -> Allowance:
+        """Where it is learned what this model may use."""
+        if self._by_model is None:
+            return self
+        if model not in self._by_model:
+            self._by_model[model] = Allowance(jitter=self._jitter)
+        return self._by_model[model]
+
+    def refused(
+        self,
+        now: float,
+        cost: Cost,
+        retry_after_s: float | None,
+        limited: Limited = _UNKNOWN,
+        said: Words | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """A 429 came: every request of the key waits until the time the server gave, then they go one by one.
+
+        Where a window is known that ends sooner, until that: servers give a whole window's length. If they give no time, or one
+        that is over already, until a jittered one that doubles with each refusal in a row. Refusals of what was sent before the
+        wait began say nothing new. ``limited`` is which limit refused: one on what is in flight is waited for by its slots.
+        ``alone`` is that others were let through meanwhile and this one was not, again: then nobody waits. ``said`` are the
+        server's words.
+        """
+        self.unused(now, cost)
+        self.said = said or self.said
+        self._fruitless.setdefault(cost.sent_model, now)
+        if alone:
+            return
+        if limited.kind == "in_flight":
+            self.slots.refused(now, cost.sent_at, limited.limit)
+            return
+        learning = self._of(cost.sent_model)
+        learning.said = said or learning.said
+        learning._hold(now, cost, retry_after_s, limited)
+
+    def _hold(self, now: float, cost: Cost, retry_after_s: float | None, limited: Limited) -> None:
+        if retry_after_s:
+            hold = retry_after_s
+        elif cost.sent_at >= self.held_since:
+            longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(self._refusals, 16))
+            self._refusals += 1
+            hold = longest * self._jitter.uniform(0.5, 1.0)
+        else:
+            return
+        if cost.sent_at >= self._trusted_until:
+            self.requests.mistaken()
+            self.tokens.mistaken()
+            self._trusted_until = float("inf")
+        of_tokens = limited.kind == "tokens" and self.tokens.learned_from == "headers"
+        quota, units = (self.tokens, max(1.0, cost.tokens)) if of_tokens else (self.requests, 1.0)
+        known = quota.refused(now, cost.sent_at, retry_after_s, hold, units)
+        if retry_after_s and 0 < known < hold:
+            hold = known
+            self._trusted_until = now + known
+        if cost.sent_at >= self._held_until:
+            self.held_since = now
+        self._held_until = max(self._held_until, now + hold)
+        # Afterwards as many as may be in flight leave over a while, not all at the same moment.
+        self._ramp_s = min(_LONGEST_RAMP_S, hold)
+        self._ramp_next = self._held_until
+
+
+class Pace:
+    """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key. ``model`` is
+    which is asked here, whatever a request names."""
+
+    def __init__(self, concurrency: Concurrency, allowance: Allowance | None = None, model: str | None = None) -> None:
+        self.concurrency = concurrency
+        self._model = model
+        self.allowance = allowance or Allowance()
+        self._estimate = TokenEstimate()
+        self._spread_next = float("-inf")
+
+    def wait_s(self, now: float, cost: Cost) -> float:
+        """Seconds until an attempt may go; 0 is now."""
+        if self.allowance.slots.most is not None:
+            self.concurrency.allow(self.allowance.slots.most)
+        wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
+        return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
+
+    def asked_s(self, now: float, model: str) -> float:
+        """Seconds until the endpoint lets a row of this model go, as it says itself or lets see."""
+        return self.allowance.asked_s(now, self._model or model)
+
+    def held_s(self, now: float, model: str) -> float:
+        """Seconds that the endpoint asked such a row to wait and that are not over."""
+        return self.allowance.held_s(now, self._model or model)
+
+    def fruitless_s(self, now: float, model: str) -> float:
+        """Seconds since which such rows were refused, and none let through."""
+        return self.allowance.fruitless_s(now, self._model or model)
+
+    def sent(self, now: float, cost: Cost) -> None:
+        """An attempt goes."""
+        cost.sent_at = now
+        cost.sent_model = self._model or cost.model
+        cost.tokens = self._estimate(cost)
+        self.allowance.take(now, cost, self.concurrency.size)
+        self.allowance.slots.in_flight += 1
+        if gap_s := self.concurrency.gap_s:
+            self._spread_next = max(self._spread_next, now) + gap_s
+
+    def ended(self, now: float) -> None:
+        """An attempt is over, whichever way, after all else that is said of it."""
+        self.allowance.slots.ended(now)
+        if self.allowance.slots.most is not None:
+            self.concurrency.allow(self.allowance.slots.most)
+
+    def answered(self, now: float, cost: Cost, usage: Usage, in_flight: int) -> None:
+        """A completion came; so many are still in flight."""
+        if usage.total_tokens is None:
+            used = cost.tokens
+        else:
+            used = float(usage.total_tokens)
+            self._estimate.learn(cost, usage)
+        self.allowance.answered(now, cost, used)
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer")
+
+    def unsent(self, now: float, cost: Cost, in_flight: int) -> None:
+        """What was admitted was never sent."""
+        self.allowance.unused(now, cost)
+        self.concurrency.left(now, cost.sent_at, in_flight, "failure")
+
+    def probed(self, now: float, cost: Cost, usage: Usage | None) -> None:
+        """A request of the run's own ended. It is like no row, and says nothing of how many may be in flight."""
+        if usage is not None and usage.total_tokens is not None:
+            self.allowance.answered(now, cost, float(usage.total_tokens))
+
+    def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool, reached: bool) -> None:
+        """An attempt failed, ``of_row`` if the endpoint works and only this request does not.
+
+        ``reached`` tells whether the server answered at all, so that it has counted the request.
+        """
+        if reached:
+            self.allowance.accepted(now, cost)
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
+
+    def told(self, now: float, cost: Cost, told: Told) -> None:
+        """What the headers of an answer, or of a refusal, say of the quotas."""
+        self.allowance.told(now, cost, told)
+
+    def refused(
+        self,
+        now: float,
+        cost: Cost,
+        retry_after_s: float | None,
+        in_flight: int | None,
+        limited: Limited = _UNKNOWN,
+        said: Words | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """A 429 came; so many are still in flight, ``None`` if that does not matter. See :meth:`Allowance.refused`."""
+        if in_flight is not None and limited.kind != "in_flight" and not alone:
+            self.concurrency.left(now, cost.sent_at, in_flight, "refusal", retry_after_s)
+        self.allowance.refused(now, cost, retry_after_s, limited, said, alone=alone)
+        self.concurrency.allow(self.allowance.slots.most)

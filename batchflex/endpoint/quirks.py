@@ -1,0 +1,134 @@
+"""What an endpoint turns out not to do while it is asked: response formats that a model refuses, unstreamed answers that it
+cuts off. It is found with the first request, and remembered for the run. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from ..core import AttemptError, FormatFallback, Outcome, Request
+from ..protocol import asked_format, model_of, schema_of
+
+Fallback = Literal["json_object", "prompt", "stop"]
+
+_OF_ONE_SCHEMA = re.compile(r"invalid (json )?schema|schema is (invalid|not valid)", re.IGNORECASE)
+_LONGER = 1.1  # a stream that brings so much more than the unstreamed answer was worth it
+_ONLY_JSON = "and with nothing else: no explanation, no code fence"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def asked_in(request: Request, fallback: FormatFallback) -> Request:
+    """The request with its ``response_format`` asked for in another way: the schema goes into the system message, and of the
+    format there stays ``json_object``, or nothing (``prompt``)."""
+    body = _decode(request.body)
+    schema = schema_of(body.pop("response_format"))
+    if fallback == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    fits = "" if schema is None else f" that fits this JSON Schema: {_encode(schema).decode()}"
+    wanted = f"Answer with {'a JSON object' if schema is None else 'JSON'}{fits}\nAnswer with that JSON {_ONLY_JSON}."
+    body["messages"] = _with_system(body["messages"], wanted)
+    return msgspec.structs.replace(request, body=_encode(body))
+
+
+def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}, *messages]
+    content = first.get("content")
+    if isinstance(content, list):
+        return [{**first, "content": [*content, {"type": "text", "text": text}]}, *messages[1:]]
+    return [{**first, "content": f"{content}\n\n{text}" if content else text}, *messages[1:]]
+
+
+class Quirks:
+    """Those of one endpoint, found in one run. ``unstreamed_tokens`` is where it cuts unstreamed answers, ``None`` if it is not
+    known to; ``streams_help`` tells whether a stream then brings more, as far as was seen. ``instead`` is how formats that were
+    refused are asked for.
+
+    A refused format is remembered for its model. If the model has taken one before, or the words are about one schema, it is
+    that format alone.
+    """
+
+    def __init__(self, fallback: Fallback) -> None:
+        self._fallback = fallback
+        self.instead: dict[tuple[str, bytes | None], FormatFallback] = {}
+        self._took_formats: set[str] = set()
+        self._helped: set[tuple[str, bytes | None]] = set()
+        self.unstreamed_tokens: int | None = None
+        self.streams_help = True
+
+    def adapted(self, request: Request) -> tuple[Request, FormatFallback | None]:
+        """The request as it is to be sent, and how its format is asked for instead, if it is."""
+        if (place := self._place(request)) is None:
+            return request, None
+        instead = self.instead[place]
+        return asked_in(request, instead), instead
+
+    def _place(self, request: Request) -> tuple[str, bytes | None] | None:
+        """Where is remembered what this request is asked in, if anything is."""
+        asked = asked_format(request.body)
+        if asked is None:
+            return None
+        model = model_of(request.body)
+        return next((place for place in ((model, asked), (model, None)) if place in self.instead), None)
+
+    def answered(self, request: Request, fallback: FormatFallback | None) -> None:
+        """A request was answered that was sent so."""
+        if (asked := asked_format(request.body)) is None:
+            return
+        if fallback is None:
+            self._took_formats.add(model_of(request.body))
+        else:
+            model = model_of(request.body)
+            self._helped |= {(model, asked), (model, None)}
+
+    def is_refusal(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> bool:
+        """Whether this is a refusal of the format that the request was ``sent_as``."""
+        return sent_as != "prompt" and fault.rule == "format_refused" and asked_format(request.body) is not None
+
+    def refused(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> FormatFallback | None:
+        """How to ask instead, after a refusal of what was ``sent_as`` told; ``None`` if the job says to stop. From now on
+        requests like it are asked so."""
+        asked = asked_format(request.body)
+        if asked is None or self._fallback == "stop":
+            return None
+        model = model_of(request.body)
+        instead: FormatFallback = self._fallback
+        if sent_as == "json_object" or _decode(asked).get("type") == "json_object":
+            instead = "prompt"
+        one = model in self._took_formats or _OF_ONE_SCHEMA.search(fault.message) is not None
+        place = (model, asked if one else None)
+        if sent_as is not None:  # what is asked instead is refused, too
+            place = self._place(request) or place
+        if self.instead.get(place) != "prompt":
+            self.instead[place] = instead
+        return instead
+
+    def refused_otherwise(self, request: Request) -> None:
+        """A request that was asked in another way was refused for another reason: perhaps its format was not at fault."""
+        if (place := self._place(request)) is not None and place not in self._helped:
+            del self.instead[place]
+
+    def cut_unstreamed(self, made: Outcome) -> bool:
+        """Take note of an unstreamed answer that was cut below its limit; true if it is to be asked for as a stream."""
+        if not self.streams_help or made.completion_tokens is None:
+            return False
+        self.unstreamed_tokens = min(self.unstreamed_tokens or made.completion_tokens, made.completion_tokens)
+        return True
+
+    def streamed(self, before: Outcome, made: Outcome) -> bool:
+        """Take note of the stream that followed such an answer. True: it was cut off likewise, so that streams do not help."""
+        is_cut = made.status == "truncated" and made.cut_by != "limit"
+        if not is_cut or (made.completion_tokens or 0) > _LONGER * (before.completion_tokens or 0):
+            return False
+        self.unstreamed_tokens, self.streams_help = None, False
+        return True
+
+    def streams(self, max_tokens: int | None) -> bool:
+        """Whether a request with this limit is better streamed, by what was found."""
+        cap = self.unstreamed_tokens
+        return cap is not None and (max_tokens is None or max_tokens > cap)

@@ -1,0 +1,237 @@
+"""One quota of one key, requests or tokens: what the job allows, what the endpoint tells, what its refusals show.
+
+Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from ..protocol import Level
+from .learned_quota import HeaderLesson, RefusalLesson
+
+_CATCH_UP_S = 0.25
+_WINDOW_S = 60.0
+_TOKENS_CATCH_UP_S = 5.0
+
+
+class Spacing:
+    """At most ``per_minute`` units in any 60 s, evenly spread.
+
+    The generic cell rate algorithm (ITU-T I.371) with a tolerance of ``catch_up_s``, so that a late wake-up is caught up with.
+    The interval is stretched by the tolerance: unit n + ``per_minute`` never leaves within 60 s of unit n.
+    """
+
+    def __init__(self, per_minute: float, catch_up_s: float = _CATCH_UP_S) -> None:
+        self._catch_up_s = catch_up_s
+        self._interval = (_WINDOW_S + catch_up_s) / per_minute
+        self._next = -_WINDOW_S
+
+    def wait_s(self, now: float) -> float:
+        return max(0.0, self._next - self._catch_up_s - now)
+
+    def take(self, now: float, units: float = 1.0) -> None:
+        self._next = max(self._next, now) + units * self._interval
+
+
+@dataclass(slots=True)
+class _Bin:
+    since: float
+    units: float
+
+
+class Window:
+    """Units of differing size: at most ``per_minute`` in any 60 s, as estimated when sent and corrected afterwards."""
+
+    _BIN_S = 0.25
+
+    def __init__(self, per_minute: float) -> None:
+        self._per_minute = per_minute
+        # The window is the ceiling; the spacing only spreads, and must not add to what the window costs.
+        self._spacing = Spacing(per_minute * (1 + _TOKENS_CATCH_UP_S / _WINDOW_S), _TOKENS_CATCH_UP_S)
+        self._bins: deque[_Bin] = deque()
+        self._sum = 0.0
+
+    def wait_s(self, now: float, units: float) -> float:
+        """Seconds until ``units`` fit. What is larger than the whole quota goes when nothing else is in the window."""
+        self._expire(now)
+        wait = self._spacing.wait_s(now)
+        if self._sum + units <= self._per_minute or not self._bins:
+            return wait
+        left, free_at = self._sum, now
+        for oldest in self._bins:
+            left, free_at = left - oldest.units, oldest.since + self._BIN_S + _WINDOW_S
+            if left + units <= self._per_minute:
+                break
+        return max(wait, free_at - now)
+
+    def take(self, now: float, units: float) -> None:
+        self._expire(now)
+        self._spacing.take(now, units)
+        self._sum += units
+        if self._bins and now - self._bins[-1].since < self._BIN_S:
+            self._bins[-1].units += units
+        else:
+            self._bins.append(_Bin(now, units))
+
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """Count what an attempt used beyond its estimate, or give back what it did not use.
+
+        What was not used leaves the window together with the estimate it is a part of; given back as of now, it would
+        still be missing from the sum when the estimate has left.
+        """
+        if units >= 0:
+            self.take(now, units)
+            return
+        self._expire(now)
+        self._spacing.take(now, units)
+        for estimated in reversed(self._bins):
+            if estimated.since <= sent_at:
+                estimated.units += units
+                self._sum += units
+                return
+
+    def _expire(self, now: float) -> None:
+        while self._bins and self._bins[0].since + self._BIN_S + _WINDOW_S <= now:
+            self._sum -= self._bins.popleft().units
+        if not self._bins:
+            self._sum = 0.0
+
+
+class Quota:
+    """When the next units of one quota may go. The strictest of three holds: the job's ceiling, headers, refusals.
+
+    ``per_minute`` is the job's ceiling. ``of_tokens`` tells that units differ in size, are estimated when taken and corrected
+    afterwards. Each unit is taken before it is sent; the mark that :meth:`take` returns goes with it and comes back with its
+    answer. While nothing is known nothing waits.
+    """
+
+    def __init__(self, per_minute: float | None = None, *, of_tokens: bool = False) -> None:
+        self._ceiling = per_minute
+        self._spacing = Spacing(per_minute) if per_minute and not of_tokens else None
+        self._window = Window(per_minute) if per_minute and of_tokens else None
+        self._catch_up_s = _TOKENS_CATCH_UP_S if of_tokens else _CATCH_UP_S
+        # By whose limit the headers say it is. Of one that says so of nobody nothing may be known any more.
+        self._headers: dict[str, HeaderLesson] = {}
+        self._dropped: set[str] = set()
+        self._refusals = RefusalLesson()
+        self._learned = False
+        self._was_empty = False
+        self._taken = 0.0
+        self._next = float("-inf")
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second that may go on the average; ``None`` if nothing bounds them."""
+        ceiling = self._ceiling / _WINDOW_S if self._ceiling else None
+        rates = [ceiling, *(lesson.usual_rate for lesson in self._headers.values()), self._refusals.rate]
+        return min((rate for rate in rates if rate is not None), default=None)
+
+    @property
+    def learned_from(self) -> Literal["headers", "refusals"] | None:
+        """Where knowledge beyond the job's own ceiling comes from."""
+        if self._headers:
+            return "headers"
+        return "refusals" if self._refusals.rate is not None else None
+
+    def wait_s(self, now: float, units: float = 1.0) -> float:
+        """Seconds until ``units`` may go; 0 is now."""
+        wait = 0.0
+        if self._spacing is not None:
+            wait = self._spacing.wait_s(now)
+        elif self._window is not None:
+            wait = self._window.wait_s(now, units)
+        if not self._learned:
+            return wait
+        wait = max(wait, self._next - self._catch_up_s - now)
+        return max(wait, self.empty_s(now, units))
+
+    def empty_s(self, now: float, units: float = 1.0) -> float:
+        """Seconds until the endpoint's own window, as it tells it, has room for ``units``; 0 if it has."""
+        return max((lesson.empty_s(now, units) for lesson in self._headers.values()), default=0.0)
+
+    def _rate(self, now: float) -> float | None:
+        rates = [lesson.rate(now) for lesson in self._headers.values()]
+        return min((rate for rate in rates if rate is not None), default=self._refusals.rate)
+
+    def take(self, now: float, units: float = 1.0) -> float:
+        """``units`` are sent now; returns their mark."""
+        self._taken += units
+        if self._spacing is not None:
+            self._spacing.take(now, units)
+        elif self._window is not None:
+            self._window.take(now, units)
+        self._refusals.took(now, units)
+        if self._learned:
+            for lesson in self._headers.values():
+                lesson.took(now, units)
+            if (rate := self._rate(now)) is not None:
+                if self._was_empty:
+                    # In a window that slides, a burst now would leave it empty again in a window's time.
+                    self._next = max(self._next, now + self._catch_up_s)
+                    self._was_empty = False
+                self._next = max(self._next, now) + units / rate
+            elif careful_s := self._refusals.careful_s:
+                self._next = now + self._catch_up_s + careful_s
+        return self._taken
+
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """What was sent then used so many units more (or, negative, less) than was taken for it."""
+        if self._window is not None:
+            self._window.correct(now, sent_at, units)
+        if self._learned and (rate := self._rate(now)):
+            self._next += units / rate
+
+    def accepted(self, now: float, sent_at: float, units: float = 1.0) -> None:
+        """What was sent then was not refused."""
+        for lesson in self._headers.values():
+            lesson.accepted(now, sent_at)
+        if not self._headers:
+            self._refusals.accepted(now, sent_at, units)
+
+    def comes_back(self, descriptor: str) -> float | None:
+        """Units a second that come back before the window ends; ``None`` if it is not known how many."""
+        lesson = self._headers.get(descriptor)
+        return 0.0 if lesson is None else lesson.comes_back
+
+    def told(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
+        """What the headers say that came for what was taken at ``mark``, of the limit of that ``descriptor``."""
+        if level.limit is None or level.remaining is None or descriptor in self._dropped:
+            return
+        lesson = self._headers.setdefault(descriptor, HeaderLesson())
+        lesson.told(now, mark, self._taken, level)
+        if lesson.contradicted and not descriptor:
+            del self._headers[descriptor]
+            self._dropped.add(descriptor)
+            self._next = min(self._next, now)
+        if not self._learned and level.window_s and level.reset_s is None and (rate := self._rate(now)):
+            # What went before anything was known is a part of the window that began with it.
+            self._next = now + min(self._taken, level.limit - level.remaining) / rate
+        self._learned = True
+        self._was_empty = self._was_empty or self.empty_s(now, 1.0) > 0
+
+    def refused(
+        self, now: float, sent_at: float, retry_after_s: float | None, hold_s: float, units: float = 1.0
+    ) -> float:
+        """What was sent then was refused for its rate. Whoever calls sends nothing for ``hold_s`` seconds, or for as many as this
+        returns, unless it is 0: until the end of a window that is known."""
+        for lesson in self._headers.values():
+            lesson.refused(now, retry_after_s, units)
+        if not self._headers:
+            soon_s = self._refusals.soon_s
+            self._refusals.refused(now, sent_at, retry_after_s, hold_s if not soon_s else min(hold_s, soon_s))
+            self._learned = self._was_empty = True
+            return soon_s
+        return self.empty_s(now, units)
+
+    def mistaken(self) -> None:
+        """What was taken for the end of a window was none: it is to be learned anew."""
+        for lesson in self._headers.values():
+            lesson.mistaken()
+
+    def forget(self) -> None:
+        """All but the job's ceiling: what was learned belongs elsewhere."""
+        self._headers, self._refusals, self._learned = {}, RefusalLesson(), False
+        self._next = float("-inf")

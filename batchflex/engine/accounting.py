@@ -1,0 +1,55 @@
+"""What an attempt that has ended means for the budget, for the pace of its endpoint and for the counts of the run."""
+
+from __future__ import annotations
+
+import time
+
+from ..config import price_usd
+from ..core import AttemptError, KeyReplaced, RateLimited, Usage
+from ..endpoint import Cost, Words
+from ..protocol import Limited, classify
+from ..storage import Tally
+from .admission import Lane
+from .budget import Budget
+
+
+class Accounts:
+    """Settles attempts, each while its slot is still taken.
+
+    A ``probe`` is a request of the run's own, for one token: it costs like any other, but how long it takes and how long its
+    answer is say nothing of the rows.
+    """
+
+    def __init__(self, budget: Budget, tally: Tally) -> None:
+        self._budget = budget
+        self._tally = tally
+
+    def answered(self, lane: Lane, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
+        """An attempt was answered."""
+        now = time.monotonic()
+        self._tally.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
+        self._budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
+        if probe:
+            lane.pace.probed(now, cost, usage)
+        else:
+            lane.pace.answered(now, cost, usage, lane.in_flight - 1)
+
+    def failed(self, lane: Lane, cost: Cost, fault: AttemptError, *, probe: bool = False, alone: bool = False) -> None:
+        """An attempt was refused, or failed; ``alone`` if a rate limit refused it again, and let others through meanwhile."""
+        now, others = time.monotonic(), lane.in_flight - 1
+        if fault.usage is not None:
+            self._tally.spend(fault.usage, None if cost.prices is None else price_usd(cost.prices, fault.usage))
+        if not fault.sent:
+            self._tally.requests_sent -= 1
+            self._tally.probes -= probe
+        self._budget.settled(cost, fault.usage, billed=fault.billed, sent=fault.sent)
+        if isinstance(fault, RateLimited):
+            self._tally.rate_limited += not probe
+            limited, said = Limited(fault.limit_kind, fault.limit), Words(fault.message, classify.unquoted(fault))
+            lane.pace.refused(now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone)
+        elif probe:
+            lane.pace.probed(now, cost, None)
+        else:
+            reached = fault.http_status is not None
+            works = classify.is_of_row(fault) or isinstance(fault, KeyReplaced)
+            lane.pace.failed(now, cost, others, of_row=works, reached=reached)

@@ -1,0 +1,416 @@
+"""Admission: holds the slots, and asks :mod:`batchflex.endpoint.pacer` and :mod:`batchflex.engine.budget` when the next
+attempt may go.
+
+Nothing is awaited where a slot is free and the pace allows it. A row that waits for another attempt holds no slot.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import anyio
+
+from ..core import StopReason
+from ..endpoint import Cost, Pace
+from .budget import GO, Budget
+
+_LOOK_S = 0.05  # a probe looks so often whether it may go
+_REFUSED = 2  # what a limit has refused so often lets others go first
+# So many of those that wait are looked at for one that may go before the first, which is not passed for longer than this.
+_LOOK_PAST, _PATIENCE_S = 64, 60.0
+# What keeps more requests from being sent, as far as the gate can tell.
+Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
+
+
+class Reason(NamedTuple):
+    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until
+    when, in seconds of the clock."""
+
+    message: str
+    bare: str
+    since: float
+    until: float | None = None
+
+
+class Lane:
+    """The way to one endpoint: how many requests are in flight there, and whether more may go.
+
+    ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
+    ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
+    failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
+    whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
+    goes now, in ``reasons`` with their words. A lane that is ``closed`` is used no more; models ``without`` are asked elsewhere.
+    ``sent_at`` is when something went there last.
+    """
+
+    def __init__(self, name: str, pace: Pace) -> None:
+        self.name = name
+        self.pace = pace
+        self.in_flight = 0
+        self.proven = False
+        self.on_trial = 1
+        self.most_in_doubt: int | None = None
+        self.failing = False
+        self.probe_waits = False
+        self.in_question = False
+        self.closed = False
+        self.without: frozenset[str] = frozenset()
+        self.pauses: set[str] = set()
+        self.reasons: dict[str, Reason] = {}
+        self.sent_at = float("-inf")
+
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight here now."""
+        size = self.pace.concurrency.size
+        if not self.proven:
+            return min(self.on_trial, size)
+        return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
+
+    @property
+    def is_open(self) -> bool:
+        return not self.pauses and not self.closed
+
+
+class _Waiter:
+    __slots__ = ("cost", "decided", "lane", "passed_at")
+
+    def __init__(self, cost: Cost) -> None:
+        self.cost = cost
+        self.passed_at: float | None = None  # when another went before it
+        self.decided = anyio.Event()
+        self.lane: Lane | None = None
+
+
+class Gate:
+    """Bounds the attempts in flight; sends each where there is room.
+
+    Until a lane is proven one request goes there at a time, or as many as :meth:`try_out` says. Until :meth:`doubt_row` no
+    other row begins while the first one has to be tried again: one request is enough to learn that a key is wrong.
+    ``most_backing_off`` bounds the rows that wait for another attempt; beyond it no new row begins. ``on_stop`` is called
+    once, when the budget says that the run must end, with a reason and a sentence. ``clock`` gives seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        budget: Budget,
+        most_backing_off: int,
+        on_stop: Callable[[StopReason, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lanes = list(lanes)
+        self.backing_off = 0
+        self.closed = False
+        self._budget = budget
+        self._most_backing_off = most_backing_off
+        self._on_stop = on_stop
+        self._clock = clock
+        self._proven = False
+        self._rows_on_trial = 1
+        self._fresh: deque[_Waiter] = deque()
+        self._again: deque[_Waiter] = deque()
+        self._due = float("inf")
+        self._nudge = anyio.Event()
+        self._closing = anyio.Event()
+        self._bound: Bound = "concurrency"
+        self._others_may_go = False  # though the latest that was looked at had to wait
+        self._backing_off: Counter[str] = Counter()
+        self._refused_next = False
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait to be sent."""
+        return len(self._again) + len(self._fresh)
+
+    @property
+    def bound(self) -> Bound | None:
+        """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
+        if self._again or self._fresh:
+            return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
+        return self._bound_by_slots() if not any(self._has_room(lane) for lane in self.lanes) else None
+
+    async def enter(self, cost: Cost, *, again: bool = False) -> Lane | None:
+        """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
+        if self.closed:
+            return None
+        queue = self._again if again else self._fresh
+        if not queue and self._may_begin(again=again) and (lane := self._admit(cost)) is not None:
+            return lane
+        if self.closed:
+            return None
+        waiter = _Waiter(cost)
+        queue.append(waiter)
+        if self._is_choosy:
+            self._pump()
+        try:
+            await waiter.decided.wait()
+        except BaseException:
+            if waiter.lane is not None:
+                self.give_back(waiter.lane, cost)
+            elif waiter in queue:
+                queue.remove(waiter)
+            raise
+        return waiter.lane
+
+    async def enter_as_probe(self, lane: Lane, cost: Cost) -> bool:
+        """Take the next slot of a lane, also of one that is paused, when every limit allows it. False: nothing is admitted."""
+        lane.probe_waits = True
+        try:
+            while not self.closed and not lane.closed:
+                now = self._clock()
+                wait_s = lane.pace.wait_s(now, cost)
+                if wait_s <= 0 and lane.in_flight < lane.window and self._affordable(now, cost):
+                    self._take(lane, cost, now)
+                    return True
+                await self.sleep(min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S)
+            return False
+        finally:
+            lane.probe_waits = False
+            self._pump()
+
+    def _take(self, lane: Lane, cost: Cost, now: float) -> None:
+        self._budget.sent(cost)
+        lane.in_flight += 1
+        lane.sent_at = now
+        lane.pace.sent(now, cost)
+
+    def give_back(self, lane: Lane, cost: Cost) -> None:
+        """Give back a slot in which nothing was sent."""
+        self._budget.settled(cost, None, billed=False, sent=False)
+        lane.pace.unsent(self._clock(), cost, lane.in_flight - 1)
+        self.leave(lane)
+
+    def leave(self, lane: Lane) -> None:
+        """Give the slot back."""
+        lane.in_flight -= 1
+        lane.pace.ended(self._clock())
+        self._pump()
+
+    def begin_backing_off(self, model: str = "") -> None:
+        """A row of this model waits for another attempt, at the gate or elsewhere."""
+        self.backing_off += 1
+        self._backing_off[model] += 1
+
+    def end_backing_off(self, model: str = "") -> None:
+        self.backing_off -= 1
+        self._backing_off[model] -= 1
+        self._pump()
+
+    def waiting_models(self) -> set[str]:
+        """The models of the rows that wait to be sent, be it for another time."""
+        queued = {waiter.cost.model for queue in (self._again, self._fresh) for waiter in queue}
+        return queued.union(+self._backing_off)
+
+    def prove(self, lane: Lane) -> None:
+        """The endpoint answered as one that works does: open to its window."""
+        if not lane.proven:
+            lane.proven = self._proven = True
+            self._pump()
+
+    def try_out(self, lane: Lane, requests: int) -> None:
+        """Let so many requests go at a time to an endpoint that is not proven yet."""
+        lane.on_trial = requests
+        self._pump()
+
+    def doubt_row(self, rows: int) -> None:
+        """The failure may be the row's own: before any endpoint has proven itself, so many rows may be on trial."""
+        self._rows_on_trial = rows
+        self._pump()
+
+    def question(self, lane: Lane, doubted: bool) -> None:
+        """Whether rows have to wait until it is known whom to blame."""
+        lane.in_question = doubted
+        self._pump()
+
+    def pause(self, lane: Lane, why: str, message: str = "", bare: str = "", for_s: float | None = None) -> None:
+        """Admit nothing to this endpoint until :meth:`resume` with the same reason, of which ``message`` tells, ``bare`` without
+        words of a server; in ``for_s`` seconds, if that is known."""
+        now = self._clock()
+        lane.pauses.add(why)
+        lane.reasons[why] = Reason(message, bare or message, now, None if for_s is None else now + for_s)
+
+    def resume(self, lane: Lane, why: str) -> None:
+        """That reason is gone; with the last one the endpoint is asked again."""
+        if why not in lane.pauses:
+            return
+        lane.pauses.discard(why)
+        lane.reasons.pop(why, None)
+        if not lane.pauses:
+            lane.pace.allowance.resumed()
+            lane.pace.concurrency.reset(self._clock())
+            self._pump()
+
+    def close_lane(self, lane: Lane) -> bool:
+        """Use this endpoint no more. False: it was the last one."""
+        lane.closed = True
+        lane.pauses.clear()
+        self._pump()
+        return any(not other.closed for other in self.lanes)
+
+    def serve_without(self, lane: Lane, models: Iterable[str]) -> None:
+        """Send nothing of these models to this endpoint."""
+        lane.without = frozenset(models)
+        self._pump()
+
+    def dismiss(self, model: str) -> None:
+        """Tell those who wait with this model that nothing more of it is admitted."""
+        for queue in (self._again, self._fresh):
+            for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
+                queue.remove(waiter)
+                waiter.decided.set()
+        self._pump()
+
+    def close(self) -> None:
+        """Admit nothing more; whoever waits is told so."""
+        self.closed = True
+        self._closing.set()
+        for queue in (self._again, self._fresh):
+            while queue:
+                queue.popleft().decided.set()
+
+    def due_s(self, now: float) -> float | None:
+        """Seconds until the next of those that wait for a moment may go; ``None`` if none does."""
+        return self._due - now if (self._again or self._fresh) and self._due < float("inf") else None
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not beyond :meth:`close`."""
+        with anyio.move_on_after(seconds):
+            await self._closing.wait()
+
+    async def keep_time(self) -> None:
+        """Admit those who wait for a moment when it comes. Runs until cancelled."""
+        while True:
+            with anyio.move_on_after(max(0.0, self._due - self._clock())):
+                await self._nudge.wait()
+                self._nudge = anyio.Event()
+            if self._clock() >= self._due:
+                self._due = float("inf")
+                self._pump()
+
+    def _may_begin(self, *, again: bool) -> bool:
+        if again:
+            return True
+        most = self._most_backing_off if self._proven else self._rows_on_trial
+        return self.backing_off < most and (not self._again or self._failing)
+
+    @property
+    def _failing(self) -> bool:
+        return any(lane.failing for lane in self.lanes if lane.is_open)
+
+    def _next(self) -> deque[_Waiter] | None:
+        """Those of whom the first may begin."""
+        if self._fresh and self._may_begin(again=False):
+            return self._fresh
+        if self._fresh and self._again and self._again[0].cost.refusals >= _REFUSED and self._room_for_fresh:
+            # What is refused again and again takes turns with others: it may be too large for the limit, and they are not.
+            return self._again if self._refused_next else self._fresh
+        return self._again or None
+
+    @property
+    def _room_for_fresh(self) -> bool:
+        return self._proven and self.backing_off < self._most_backing_off
+
+    @property
+    def _is_choosy(self) -> bool:
+        """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
+        return any(lane.pace.allowance.is_choosy or lane.without for lane in self.lanes)
+
+    def _past_the_first(self, now: float) -> tuple[deque[_Waiter], int, Lane] | None:
+        """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
+        model. Nobody is passed for long."""
+        blocked: dict[str, float] = {}
+        for queue in (self._again, self._fresh) if self._room_for_fresh else (self._again,):
+            for at, waiter in enumerate(itertools.islice(queue, _LOOK_PAST)):
+                cost = waiter.cost
+                size = cost.body_bytes + (cost.max_tokens or 0)
+                if size >= blocked.get(cost.model, float("inf")):
+                    continue
+                if (lane := self._admit(cost)) is not None:
+                    return queue, at, lane
+                if not self._others_may_go:
+                    return None
+                waiter.passed_at = now if waiter.passed_at is None else waiter.passed_at
+                blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
+        return None
+
+    def _has_room(self, lane: Lane) -> bool:
+        return lane.in_flight < lane.window and lane.is_open and not (lane.probe_waits or lane.in_question)
+
+    def _bound_by_slots(self) -> Bound:
+        usable = [lane for lane in self.lanes if lane.is_open]
+        if not usable:
+            return "waiting"
+        return "concurrency" if any(lane.window >= lane.pace.concurrency.allowed for lane in usable) else "endpoint"
+
+    def _admit(self, cost: Cost) -> Lane | None:
+        """The lane on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
+        now = self._clock()
+        best: Lane | None = None
+        least, soonest, roomy = float("inf"), float("inf"), False
+        self._others_may_go = False
+        for lane in self.lanes:
+            if not self._has_room(lane):
+                continue
+            if lane.without and cost.model in lane.without:
+                self._others_may_go = True
+                continue
+            roomy = True
+            wait = lane.pace.wait_s(now, cost)
+            if wait > 0:
+                soonest = min(soonest, wait)
+            elif (load := lane.in_flight / lane.window) < least:
+                best, least = lane, load
+        if not roomy:
+            self._bound = self._bound_by_slots()
+            return None
+        if not self._affordable(now, cost):
+            self._bound = "budget"
+            self._others_may_go = False
+            return None
+        if best is None:
+            self._bound = "quota"
+            self._others_may_go = True
+            self._wake_at(now + min(soonest, self._budget.left_s(now)))
+            return None
+        self._take(best, cost, now)
+        return best
+
+    def _affordable(self, now: float, cost: Cost) -> bool:
+        verdict = self._budget.verdict(now, cost)
+        if verdict.stop is not None:
+            self.close()
+            self._on_stop(verdict.stop, verdict.why)
+        return verdict is GO
+
+    def _wake_at(self, moment: float) -> None:
+        if moment < self._due:
+            self._due = moment
+            self._nudge.set()
+
+    def _pump(self) -> None:
+        while not self.closed:
+            queue, at = self._next(), 0
+            if queue is None:
+                return
+            if (lane := self._admit(queue[0].cost)) is None:
+                if (
+                    not self._others_may_go
+                    or not self._is_choosy
+                    or (found := self._past_the_first(self._clock())) is None
+                ):
+                    return
+                queue, at, lane = found
+            waiter = queue[at]
+            del queue[at]
+            self._refused_next = queue is self._fresh
+            waiter.lane = lane
+            waiter.decided.set()

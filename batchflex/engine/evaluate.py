@@ -1,0 +1,109 @@
+"""After a run: judges are asked, scores are made. The first model is never asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio.to_thread
+
+from ..config import Job, ScoreSection
+from ..core import BatchflexError
+from ..scoring import functions, judge as judging, scores_file as scores
+from ..storage import Folder
+from . import runner
+from .runner import Observer, Run
+
+
+class Evaluation(NamedTuple):
+    """``summary`` is what ``scores.json`` holds; ``unfinished`` says why some judge did not come to its end."""
+
+    summary: dict[str, Any]
+    unfinished: str | None = None
+
+
+def require(job: Job) -> None:
+    """See that what scores are made with is there, before anything is sent.
+
+    :raises JobError: if a function of one's own is not there, or a judge's job is not as it should be.
+    """
+    functions.load(job.score)
+    for spec in job.score:
+        if spec.kind == "judge":
+            judging.job_of(job, spec, job.out)
+
+
+async def evaluate(
+    job: Job,
+    out: Path,
+    specs: Sequence[ScoreSection],
+    observer: Observer | None = None,
+    *,
+    ask: bool = True,
+    heed_signals: bool = False,
+    folder: Folder | None = None,
+) -> Evaluation:
+    """Make the scores of an output folder, which is held meanwhile; by ``folder``, if that holds it already. Judges are
+    asked for what they have not graded, if ``ask``.
+
+    :raises JobError, FolderError, StorageError: as :func:`batchflex.scoring.scores_file.make`.
+    """
+    folder = folder or Folder(out)
+    folder.require()
+    with folder.held():
+        if (there := await anyio.to_thread.run_sync(scores.current, folder, specs)) is not None:
+            return Evaluation(there)
+        judges, grades = [], {}
+        for spec in specs if folder.results.exists() else ():
+            if spec.kind == "judge":
+                judges.append(await _graded(job, folder, spec, observer, ask=ask, heed_signals=heed_signals))
+                ask = ask and judges[-1]["stopped_by"] != "signal"
+                grades[spec.name] = judging.grades(out, spec)
+        made = await anyio.to_thread.run_sync(scores.make, folder, job, specs, grades, judges)
+    stopped = [judge for judge in judges if judge["stopped_by"] is not None]
+    return Evaluation(made, "\n".join(map(_unfinished, stopped)) or None)
+
+
+async def _graded(
+    job: Job, folder: Folder, spec: ScoreSection, observer: Observer | None, *, ask: bool, heed_signals: bool
+) -> dict[str, Any]:
+    """Ask one judge for the grades that are missing, and tell how it stands."""
+    asked = await anyio.to_thread.run_sync(judging.write_input, folder, spec)
+    stopped_by, message = None, None
+    if not ask:
+        stopped_by, message = "run", "it is asked when the run has come to its end"
+    elif asked.rows:
+        judge = judging.job_of(job, spec, folder.path)
+        if observer is not None:
+            observer.note(f"grading {asked.rows:,} answers by the judge of '{spec.name}'")
+        try:
+            run = await runner.arun(judge, observer=observer, heed_signals=heed_signals)
+        except BatchflexError as error:  # before anything was sent
+            stopped_by, message = "error", str(error)
+        else:
+            stopped_by, message = run.stopped_by, run.summary["message"]
+    return judging.told(folder.path, spec, asked.rows, stopped_by, message)
+
+
+def _unfinished(judge: dict[str, Any]) -> str:
+    missing = judge["asked"] - judge["graded"] - judge["unreadable"]
+    return f"the judge of '{judge['name']}' was stopped by {judge['stopped_by']}, and {max(0, missing):,} grades are missing"
+
+
+async def after(
+    run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, heed_signals: bool = False
+) -> None:
+    """Score what a run left, and put it into ``run``. What goes wrong is told there: the answers are kept all the same."""
+    if not job.score or not (run.out / "results.parquet").exists():
+        return
+    if run.stopped_by == "signal":
+        run.unscored = f"the run was interrupted; `batchflex score {run.out}` scores what there is"
+        return
+    try:
+        ask = run.stopped_by is None
+        made = await evaluate(job, run.out, job.score, observer, ask=ask, heed_signals=heed_signals, folder=folder)
+    except BatchflexError as error:
+        run.unscored = f"the scores could not be made: {error}\nMend it, then: batchflex score {run.out}"
+    else:
+        run.scores, run.unscored = made.summary, made.unfinished

@@ -1,0 +1,79 @@
+"""The lanes of a run: for each endpoint how many may be in flight, and which quota it shares with others."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..config import EndpointsEntry, Job
+from ..endpoint import Allowance, Concurrency, Endpoint, Pace
+from .admission import Lane
+
+_OTHER_FILES = 64
+_FIRST_WINDOW = 8
+
+
+class Lanes(NamedTuple):
+    """One for each endpoint. ``slots`` is how many requests all may have in flight; ``note`` says why it is fewer than the
+    job asks for, if it is."""
+
+    lanes: list[Lane]
+    slots: int
+    note: str | None
+
+
+def lanes_of(job: Job, endpoints: Sequence[Endpoint]) -> Lanes:
+    """Make them. As many files as the system allows may be open in this process afterwards, if so many are wanted."""
+    pairs = list(zip(job.asked, endpoints, strict=True))
+    windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
+    wanted = sum(window.most for window in windows)
+    slots, note = _slots(wanted)
+    for window in windows if slots < wanted else ():
+        window.at_most(max(1, window.most * slots // wanted))
+    allowances = _allowances(job.asked, endpoints)
+    lanes = [
+        Lane(endpoint.name, Pace(window, allowance, endpoint.model))
+        for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)
+    ]
+    return Lanes(lanes, slots, note)
+
+
+def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:
+    """How many requests may be in flight at one endpoint: fixed, or to be found."""
+    if isinstance(entry.concurrency, int):
+        return Concurrency(entry.concurrency, fixed=True)
+    if slots is not None:
+        return Concurrency(slots, fixed=True)
+    return Concurrency(most, first=_FIRST_WINDOW)
+
+
+def _slots(wanted: int) -> tuple[int, str | None]:
+    """As many as this process may have connections; what the system allows it to is taken first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= enough:
+        return wanted, None
+    soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft >= enough:
+        return wanted, None
+    note = f"this process may open {soft} files, so at most {soft - _OTHER_FILES} requests go at a time"
+    return max(1, soft - _OTHER_FILES), note
+
+
+def _allowances(entries: Sequence[EndpointsEntry], endpoints: Sequence[Endpoint]) -> list[Allowance]:
+    """One for each endpoint; those that one server gives to one key share it, with the smallest ceilings set for any."""
+    limits: dict[object, list[EndpointsEntry]] = {}
+    accounts = [endpoint.account or number for number, endpoint in enumerate(endpoints)]
+    for account, entry in zip(accounts, entries, strict=True):
+        limits.setdefault(account, []).append(entry)
+    made = {
+        account: Allowance(_smallest(entry.rpm for entry in sharing), _smallest(entry.tpm for entry in sharing))
+        for account, sharing in limits.items()
+    }
+    return [made[account] for account in accounts]
+
+
+def _smallest(ceilings: Iterable[float | None]) -> float | None:
+    return min((ceiling for ceiling in ceilings if ceiling is not None), default=None)

@@ -1,0 +1,144 @@
+"""What is still to be asked of a plan, read ahead by a bounded amount."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import anyio
+import anyio.to_thread
+
+from ..core import Courtesy, InputError, Request
+from ..plan import Line, grouped, name_of
+
+_READ_AHEAD = 2_000
+_PLENTY = 500
+_FIRST_WINDOW, _WINDOW_REQUESTS = 400, 4_000
+_WINDOW_BYTES = 16 << 20
+
+
+class Feed:
+    """Hands out what is still to be asked of the ``blocks`` of a plan, one request at a time, to any number of tasks.
+
+    They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
+    the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
+    them may go next says :class:`~batchflex.plan.prefix_order.Line`. ``starving`` tasks wait for requests to be read. ``heed`` is
+    called with those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that
+    the blocks leave out.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterator[list[Request]],
+        sort_out: Callable[[Sequence[Request]], list[Request]],
+        planned: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        heed: Callable[[list[Request]], None] = lambda requests: None,
+    ) -> None:
+        self._heed = heed
+        self._blocks = blocks
+        self._sort_out = sort_out
+        self._line = Line(clock)
+        self._window = _FIRST_WINDOW
+        self._last: bytes | None = None  # the prefix that the last window ended with
+        self._damage: InputError | None = None
+        self._more = anyio.Event()
+        self._low = anyio.Event()
+        self._courtesy = Courtesy()
+        self.planned = planned
+        self.starving = 0
+        self.ended = False
+        self._closed = False
+
+    async def fill(self) -> None:
+        """Read until the input ends or this is cancelled.
+
+        :raises InputError: if a file is damaged beyond single rows.
+        """
+        try:
+            while not self._closed and (window := await anyio.to_thread.run_sync(self._next)) is not None:
+                if self._closed:
+                    return
+                total, wanted, names = window
+                self.planned += total
+                self._heed(wanted)
+                self._line.add(wanted, names)
+                self._wake()
+                while self._line.size > _READ_AHEAD:
+                    self._low = anyio.Event()
+                    await self._low.wait()
+            self.ended = not self._closed
+        finally:
+            self.close()
+
+    def _next(self) -> tuple[int, list[Request], set[bytes | None]] | None:
+        """The next window: how many requests it has, those of them still to be asked, and the names of their prefixes."""
+        if self._damage is not None:
+            raise self._damage
+        self._courtesy.begin()
+        total = size = 0
+        wanted: list[Request] = []
+        names: set[bytes | None] = set()
+        while (block := self._read(total)) is not None:
+            total += len(block)
+            left = self._sort_out(block)
+            names.update(map(name_of, left))
+            wanted = wanted + left if wanted else left
+            if self._line.size > _PLENTY:
+                self._courtesy()
+            if len(names) < 2 or total >= self._window or self._closed:
+                break
+            size += sum(len(request.body) for request in left)
+            if size >= _WINDOW_BYTES:
+                break
+        if len(names) > 1:
+            self._window = min(2 * self._window, _WINDOW_REQUESTS)
+            wanted = grouped(wanted, self._last)
+            self._last = name_of(wanted[-1])
+        return (total, wanted, names) if total or block is not None else None
+
+    def _read(self, before: int) -> list[Request] | None:
+        """The next block. Damage is told only once what came before it in the window was handed on."""
+        try:
+            return next(self._blocks, None)
+        except InputError as damage:
+            if not before:
+                raise
+            self._damage = damage
+            return None
+
+    async def take(self) -> Request | None:
+        """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be told of it."""
+        while (request := self._line.take()) is None:
+            held = self._line.size > 0
+            if self._closed and not held:
+                return None
+            self.starving += not held
+            try:
+                with anyio.move_on_after(self._line.wait_s()):
+                    await self._more.wait()
+            finally:
+                self.starving -= not held
+        if self._line.size <= _READ_AHEAD // 2:
+            self._low.set()
+        return request
+
+    def back(self, request: Request) -> None:
+        """It was answered, or an attempt at it has failed: those that begin alike need not wait for it any longer."""
+        if self._line.ended(request):
+            self._wake()
+
+    def close(self) -> None:
+        """No more is added; what is ready can still be taken."""
+        self._closed = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self._line.clear()
+        self._low.set()
+        self.close()
+
+    def _wake(self) -> None:
+        self._more.set()
+        self._more = anyio.Event()

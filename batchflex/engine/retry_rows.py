@@ -1,0 +1,300 @@
+"""A retry: rows of the results that a condition chooses are asked again. Another way to prepare a run of the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..config import Job, build, dated_path as dated, elsewhere, environment_of, path_variables as paths, refused
+from ..core import FolderError, InputError, JobError, Request, one_line
+from ..endpoint import Prices, known, resolve
+from ..plan import (
+    Census,
+    Done,
+    Finished,
+    Held,
+    Passed,
+    Plan,
+    Prepared,
+    are_at_home,
+    placement,
+    plan_of_last_run,
+    settled,
+)
+from ..protocol import LIMITS, answer_limit
+from ..results import Choice, assemble, choose, is_newest, plan_of
+from ..storage import Again, Folder, Moves, Stretches, results_table as table, writer as keep
+from .estimate import Estimate
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Retry(NamedTuple):
+    """``planned`` is the job that the answers came from, ``job`` the same with what is set for this run; ``parameters`` are those
+    of these requests alone."""
+
+    planned: Job
+    job: Job
+    where: str
+    parameters: dict[str, Any]
+
+    def prepare(self, job: Job, plan: Plan, folder: Folder) -> Prepared:
+        """As :func:`batchflex.plan.preparation.prepare`: seal the journal, and find the chosen rows in the plan. Blocks."""
+        return look(self, plan, folder).prepared
+
+
+class Sight(NamedTuple):
+    """What a retry is going to do: ``told`` for people, ``facts`` for machines."""
+
+    prepared: Prepared
+    told: str
+    facts: dict[str, Any]
+
+
+def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) -> Retry:
+    """The retry of a folder. ``settings`` are places as ``run --set`` takes them; ``override.NAME`` is a request parameter.
+
+    :raises FolderError: if there is no run in it.
+    :raises JobError: if a setting would change the plan, or is wrong.
+    """
+    folder = Folder(out)
+    folder.require()
+    data = folder.read_job()
+    if data is None:
+        raise FolderError(f"{out} has no job.toml: its run has not begun, or was refused")
+    here = ("job.out", dated.escaped(paths.escaped(str(out))))
+    environment = environment_of(data, [], Path(), lenient=True)
+    planned = build(data, [here], environment=environment)
+    if wrong := [words for place, _ in settings if (words := refused(place, planned))]:
+        raise JobError(wrong)
+    job = build(data, [here, *elsewhere(settings)], environment=environment)
+    names = dict.fromkeys(place.split(".")[1] for place, _ in settings if place.startswith("override."))
+    return Retry(planned, job, where, {name: job.override[name] for name in names})
+
+
+class _Chosen:
+    """The requests of a plan that have a chosen answer, changed as they are to be asked again."""
+
+    def __init__(self, retry: Retry, done: Done, marks: bytes | bytearray) -> None:
+        self._done = done
+        self._marks = marks
+        self._parameters = retry.parameters
+        self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
+        self._told = _encode(retry.parameters).decode()
+        self._numbers_seeds = "seed" in retry.parameters and retry.planned.sweep.samples > 1
+
+    def sort_out(self, requests: Sequence[Request]) -> list[Request]:
+        """Those that are to be asked again."""
+        marks, found = self._marks, self._done.answers(requests)
+        return [
+            self._changed(request, at)
+            for request, at in zip(requests, found, strict=True)
+            if at >= 0 and marks[at]
+        ]  # fmt: skip
+
+    def _changed(self, request: Request, at: int) -> Request:
+        body, limit, told = request.body, request.max_tokens, self._told
+        if self._raw and request.fault is None:
+            merged = _decode_raw(body) | self._raw
+            if self._numbers_seeds and request.sample:  # samples keep seeds of their own
+                seed = self._parameters["seed"] + request.sample
+                merged["seed"] = msgspec.Raw(_encode(seed))
+                told = _encode(self._parameters | {"seed": seed}).decode()
+            body = _encode(dict(sorted(merged.items())))
+            limit = answer_limit({n: msgspec.json.decode(merged[n]) for n in LIMITS if n in merged})
+        return msgspec.structs.replace(
+            request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=told
+        )
+
+
+def _prices(retry: Retry) -> Prices:
+    return known(retry.job, [resolve(entry, with_key=False) for entry in retry.job.asked])[0]
+
+
+class _Look:
+    """What is seen of the chosen requests in one pass; they are held as long as they are few."""
+
+    def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]], prices: Prices) -> None:
+        self.sort_out = sort_out
+        self.estimate = Estimate(prices)
+        self.planned = 0
+        self.held = Held()
+
+    def at(self, block: list[Request]) -> list[Request]:
+        mine = self.sort_out(block)
+        self.planned += len(block)
+        for request in mine:
+            self.estimate.add(request)
+        self.held.add(mine)
+        return mine
+
+    @property
+    def count(self) -> int:
+        return self.estimate.requests
+
+
+def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
+    """Find what a retry asks, in a folder that is held. Seals the journal of a run that was killed; sends nothing. Blocks.
+
+    :raises JobError: if the condition is none.
+    :raises InputError: if the input is damaged.
+    """
+    carry_schema = plan.carry_schema()
+    plan.know(folder)
+    identity = plan.identity()
+    segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
+    if not is_newest(folder):
+        table.write_results(folder.results, assemble(folder))
+    chosen = choose(folder, retry.where)
+    finished = settled(folder, identity, plan.job.input.limit)
+    if not chosen.keys.height:
+        census = Census(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
+        prepared = Prepared(segment, chosen.statuses, census, carry_schema, None, iter(()), complete=True)
+        return _sight(retry, chosen, Estimate(Prices(retry.job)), prepared)
+    moves, parts = placement(plan, folder)
+    found = _placed(retry, plan, folder, chosen, moves, parts) if moves else None
+    prepared, seen = found or _surveyed(retry, plan, folder, chosen)
+    plan.begin()
+    return _sight(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
+
+
+def _placed(
+    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves], parts: dict[int, Stretches]
+) -> tuple[Prepared, Estimate] | None:
+    """Where the place of all answers is known, only the rows of the chosen ones are planned."""
+    done = Done(folder.parts, 0, plan.labels, moves=parts)
+    plan.answered = done.holds
+    limit = plan.job.input.limit
+    if done.has_unplaced or (limit is not None and done.end > limit):
+        return None
+    if not are_at_home(done, done.finished(plan.per_item), plan, moves):
+        return None
+    marks = done.mark(choice.keys)
+    rows = done.finished(plan.per_item, bytes(marks))
+    seen = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
+    for block in plan.blocks(done.passed(rows, plan.per_item)):
+        seen.at(block)
+    if plan.is_in_doubt:
+        return None
+    passed = rows.count(1) * plan.per_item
+    census = done.census()._replace(planned=passed + seen.planned)
+    return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
+
+
+def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
+    """The whole plan is held against the answers."""
+    done = Done(folder.parts, 0)
+    plan.answered = done.holds
+    marks = done.mark(choice.keys)
+    seen, finished = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
+    for block in plan.blocks():
+        missing = done.sort_out(block, survey=True)
+        mine = seen.at(block)
+        finished.note(block, {request.row for request in (*missing, *mine)})
+    census, kept = done.census(), 0
+    passed: Passed | None = finished.passed()
+    on_change = plan.job.job.on_change
+    if census.changed and on_change != "rerun":  # nobody has said that these answers are to go
+        done.keep_changed()
+        kept = census.changed
+        census = census.keeping()._replace(orphans=census.orphans - kept)
+        if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
+            passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
+            for block in plan.blocks():
+                seen.at(block)
+    if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
+        passed = None
+    before = 0 if passed is None else passed.requests
+    found, estimate = _prepared(done, census, seen, lambda: plan.blocks(passed), before)
+    return found._replace(kept=kept), estimate
+
+
+def _prepared(
+    done: Done,
+    census: Census,
+    seen: _Look,
+    begin: Callable[[], Iterator[list[Request]]],
+    passed: int,
+    moves: dict[str, Moves] | None = None,
+) -> tuple[Prepared, Estimate]:
+    planned = census.planned or 0
+    census = census._replace(done=planned - seen.count)
+    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), moves=moves)
+    if seen.held.blocks is not None:
+        return prepared._replace(blocks=iter(seen.held.blocks), passed=planned - seen.count), seen.estimate
+    chosen = seen.sort_out
+    return prepared._replace(blocks=begin(), passed=passed, sort_out=chosen), seen.estimate
+
+
+def _sight(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) -> Sight:
+    asked, fit = found.requests, choice.keys.height
+    prepared = prepared._replace(
+        again=Again(retry.where, retry.parameters, fit, asked),
+        complete=prepared.complete or not asked,
+    )
+    facts = {
+        "job": retry.job.job.name,
+        "out": str(retry.job.out),
+        "where": retry.where,
+        "set": retry.parameters,
+        "results": choice.rows,
+        "rows": fit,
+        "asked": asked,
+        "gone": fit - asked,
+        "examples": choice.examples,
+        "prompt_tokens": found.prompt_tokens,
+        "completion_tokens_at_most": found.completion_tokens_at_most,
+        "cost_at_most": found.cost_at_most,
+    }
+    told = "\n".join(_lines(facts))
+    return Sight(prepared._replace(notes=(told,)), told, facts)
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    where = one_line(facts["where"])
+    if not facts["rows"]:
+        yield f"no row of {facts['results']:,} fits {where}: nothing is sent"
+        return
+    examples = ", ".join(one_line(example, 80) for example in facts["examples"])
+    more = ", …" if facts["rows"] > len(facts["examples"]) else ""
+    yield f"retry: {facts['rows']:,} of {facts['results']:,} rows fit {where} ({examples}{more})"
+    if facts["gone"]:
+        yield f"  gone      {facts['gone']:,} of them: the input does not have them any more; their answers stay as they are"
+    if facts["asked"]:
+        values = ", ".join(f"{name} = {value!r:.100}" for name, value in facts["set"].items())
+        yield f"  set       {values or 'nothing: asked as before'}"
+        most = facts["completion_tokens_at_most"]
+        bound = f"at most {most:,} of completion" if most is not None else "no bound on completion: set max_tokens"
+        yield f"  tokens    about {facts['prompt_tokens']:,} of prompt, {bound}"
+        if facts["cost_at_most"] is not None:
+            yield f"  cost      ${facts['cost_at_most']:,.4f} at most, with the prompt as estimated"
+
+
+def sight(retry: Retry) -> Sight:
+    """What a retry would do, found without sending anything. Needs no key. Holds the folder meanwhile. Blocks.
+
+    :raises JobError, InputError, FolderError: as the retry itself.
+    """
+    folder = Folder(retry.planned.out)
+    with folder.held():
+        try:
+            return look(retry, plan_of(retry.planned), folder)
+        except InputError as error:
+            raise missing_input(retry, error) from None
+
+
+def missing_input(retry: Retry, error: InputError) -> InputError:
+    """What is said when the input is not there any more."""
+    if not retry.planned.input.path:
+        return InputError(
+            f"the rows of {retry.planned.out} came from a frame, which is not kept there; ask them again from Python: "
+            "batchflex.retry(OUT, where=…, frame=…)"
+        )
+    return InputError(
+        f"a retry plans the rows anew, so it needs the input of the job, as {retry.planned.out}/job.toml names it "
+        f"(relative paths from the present folder): {error}"
+    )

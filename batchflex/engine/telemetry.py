@@ -1,0 +1,129 @@
+"""What a run is bound by, and how it goes, at a moment: for the progress line, ``status`` and ``telemetry.jsonl``. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import Any, Literal
+
+from ..storage import Tally, Wait, timestamp
+from .admission import Bound, Gate, Lane
+
+Binding = Literal[Bound, "input", "client"]
+
+_BUSY = 0.9
+_SOME_S = 5.0  # shorter waits need no words
+
+
+def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
+    """One word for what keeps the run from being faster now.
+
+    ``bound`` is what the gate says, ``starved`` that tasks wait for the input to be read, ``busy`` the share of the time that the
+    event loop's own thread computes.
+    """
+    if bound in ("waiting", "quota", "budget"):
+        return bound
+    if busy >= _BUSY:
+        return "client"
+    if bound is None:
+        return "input" if starved else "endpoint"
+    return bound
+
+
+class Waits:
+    """What a run waits for, with the moment at which each wait began."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str | None, str], float] = {}
+
+    def now(self, now: float, wall: float, gate: Gate) -> list[Wait]:
+        """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
+        models = gate.waiting_models()
+        found = [wait for lane in gate.lanes if not lane.closed for wait in self._of(lane, models, now, wall)]
+        if not found and gate.bound == "budget":
+            found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
+        elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
+            found = [
+                _wait(
+                    None, "quota", "rpm, tpm or a limit that was learned lets nothing go until then", wall, wall + due_s
+                )
+            ]
+        keys = [(wait.endpoint, wait.reason) for wait in found]
+        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
+        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+
+    def _of(self, lane: Lane, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
+        allowance = lane.pace.allowance
+        for why in sorted(lane.pauses):
+            if (told := lane.reasons.get(why)) is not None:
+                until = None if told.until is None else wall + told.until - now
+                yield Wait(lane.name, why, told.message, told.bare, wall + told.since - now, until)
+        if lane.pauses:
+            return
+        slots, asked_s, head, said = (
+            allowance.slots,
+            allowance.asked_s(now),
+            "the endpoint asks to wait",
+            allowance.said,
+        )
+        if asked_s <= _SOME_S and (models := models - lane.without):
+            asked_s, model = max((lane.pace.asked_s(now, model), model) for model in models)
+            head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
+        if asked_s > _SOME_S:
+            words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
+            yield Wait(lane.name, "quota", f"{head}{words}", f"{head}{bare}", wall, wall + asked_s)
+        elif not lane.proven and lane.in_flight and now - lane.sent_at > _SOME_S:
+            yield _wait(
+                lane.name, "endpoint", "its first answer is awaited before more is sent", wall + lane.sent_at - now
+            )
+        elif slots.most is not None and slots.in_flight >= slots.most:
+            yield _wait(lane.name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
+
+
+def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
+    """One that is told without words of a server."""
+    return Wait(endpoint, reason, message, message, since, until)
+
+
+class Telemetry:
+    """Makes samples; rates are of the time since the sample before."""
+
+    def __init__(self, now: float) -> None:
+        self._then = now
+        self._before = (0, 0, 0, 0)
+
+    def sample(self, now: float, wall: float, tally: Tally, gate: Gate) -> dict[str, Any]:
+        """A line of ``telemetry.jsonl``. CONTRACT.md gives the fields' meaning. ``wall`` is in seconds since the epoch."""
+        counts = (tally.answered, tally.requests_sent, tally.rate_limited, tally.retries)
+        answered, sent, refused, retries = (new - old for new, old in zip(counts, self._before, strict=True))
+        elapsed = max(1e-9, now - self._then)
+        self._then, self._before = now, counts
+        return {
+            "at": timestamp(wall),
+            "run_id": tally.run_id,
+            "binding": tally.binding,
+            "in_flight": gate.in_flight,
+            "window": sum(lane.window for lane in gate.lanes if not lane.closed),
+            "backing_off": gate.backing_off,
+            "done": tally.done,
+            "answers_per_s": round(answered / elapsed, 3),
+            "requests_per_s": round(max(0, sent) / elapsed, 3),
+            "refused": refused,
+            "retries": max(0, retries),
+            "endpoints": [
+                {
+                    "name": lane.name,
+                    "in_flight": lane.in_flight,
+                    "window": lane.window,
+                    "why": lane.pace.concurrency.last_reason,
+                    "requests_per_minute": _per_minute(lane.pace.allowance.rates[0]),
+                    "tokens_per_minute": _per_minute(lane.pace.allowance.rates[1]),
+                    "paused_for": sorted(lane.pauses),
+                    "closed": lane.closed,
+                }
+                for lane in gate.lanes
+            ],
+        }
+
+
+def _per_minute(rate: float | None) -> float | None:
+    return None if rate is None else round(60 * rate, 1)

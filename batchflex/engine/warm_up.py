@@ -1,0 +1,143 @@
+"""What an endpoint's list of models is good for, before it has answered a row: how many requests go there, and prices.
+
+The first request goes alone: it is enough to learn that a key, an address or a model is wrong. Where an answer takes long that
+would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that the address and
+the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
+the list took, and it gets a few times that. An endpoint that tells of rate limits is not opened: how many it takes is in
+its first answer.
+
+A first request that gets no answer at all, be it a refusal, for long does not keep the others waiting: a few are sent beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from ..config import NO_PRICES, Job
+from ..core import AttemptError, JobError
+from ..endpoint import LOCAL, Catalog, Contexts, Prices, model_list_cache as catalogs
+from .admission import Gate
+from .probes import Way
+
+_MOMENT_S = 0.01
+_PRICES_S, _LIST_S = 2.0, 30.0  # that a list is waited for: for prices, and where nothing goes without them
+_LEAST_S = 0.02
+_AS_LONG = 3.0
+_LOOK_S = 0.005
+_FIRST_WITHIN_S = 1.0
+_ALONE_S, _FEW = 10.0, 5
+
+
+async def learn(
+    tasks: TaskGroup, gate: Gate, ways: Sequence[Way], job: Job, prices: Prices, contexts: Contexts
+) -> None:
+    """Learn prices and the longest prompts from the endpoints' lists of models, else from those that were fetched last; and
+    begin to open endpoints, as :func:`consult` does.
+
+    :raises JobError: if the budget is in dollars, and a price of the job's models is not known.
+    """
+    missing = prices.missing(job.models)
+    unpriced = bool(missing) or not (prices.are_all_typed or job.models)
+    must = bool(missing) and job.limits.budget_usd is not None
+    kept = await anyio.to_thread.run_sync(lambda: [catalogs.kept(way.endpoint.base_url) for way in ways])
+    tells = [catalog is None or any(model.prices for model in catalog.models) for catalog in kept]
+    patience_s = _LIST_S if must else _PRICES_S if unpriced and any(tells) else _MOMENT_S
+    came: set[int] = set()
+
+    def hear(way: Way, catalog: Catalog) -> None:
+        came.add(id(way))
+        prices.learn(way.endpoint.name, catalog)
+        contexts.learn(catalog, way.endpoint.model)
+        way.catalog = catalog
+        if way.endpoint.name != LOCAL:
+            tasks.start_soon(anyio.to_thread.run_sync, catalogs.keep, way.endpoint.base_url, catalog)
+
+    await consult(tasks, gate, ways, job.models, hear, unpriced=unpriced, patience_s=patience_s)
+    for way, catalog in zip(ways, kept, strict=True):
+        if id(way) not in came and catalog is not None:
+            prices.learn(way.endpoint.name, catalog)
+            contexts.learn(catalog, way.endpoint.model)
+    if must and (missing := prices.missing(job.models)):
+        which = ", ".join(dict.fromkeys(f"{model} at {endpoint}" for endpoint, model in missing))
+        raise JobError(f"limits.budget_usd: {NO_PRICES}; no list of models tells the price of {which}. No row was sent")
+
+
+async def consult(
+    tasks: TaskGroup,
+    gate: Gate,
+    ways: Sequence[Way],
+    models: Collection[str],
+    heard: Callable[[Way, Catalog], None],
+    *,
+    unpriced: bool,
+    patience_s: float,
+) -> None:
+    """Ask the endpoints for their lists, and begin to open those that list ``models``; the others stay as they are until they
+    have answered a row. ``heard`` is told of each list. An endpoint that is not opened for its list is asked for it only where
+    prices are wanted (``unpriced``).
+
+    Returns when the lists have come, or after ``patience_s``: nothing else is sent meanwhile, so that the time they take is
+    theirs.
+    """
+    listed = []
+    for way in ways:
+        tasks.start_soon(_open_late, gate, way)
+        wanted = {way.endpoint.model} if way.endpoint.model else set(models)
+        opens = bool(wanted) and way.lane.pace.concurrency.most > 1 and not way.endpoint.is_hosted
+        if opens or (unpriced and way.endpoint.name != LOCAL):
+            listed.append(anyio.Event())
+            tasks.start_soon(_consult, gate, way, wanted if opens else None, listed[-1], heard)
+    with anyio.move_on_after(patience_s):
+        for event in listed:
+            await event.wait()
+
+
+async def _consult(
+    gate: Gate,
+    way: Way,
+    wanted: Collection[str] | None,
+    listed: anyio.Event,
+    heard: Callable[[Way, Catalog], None],
+) -> None:
+    began = time.monotonic()
+    try:
+        listing = await way.client.models()
+        took_s = time.monotonic() - began
+        heard(way, listing.catalog)
+    except AttemptError:
+        return
+    finally:
+        listed.set()
+    if wanted is not None and not listing.tells_limits and {*wanted} <= {*listing.catalog.ids}:
+        await _open(gate, way, took_s)
+
+
+async def _open(gate: Gate, way: Way, list_took_s: float) -> None:
+    lane = way.lane
+    refusal_s = max(_LEAST_S, _AS_LONG * list_took_s)
+    for _ in range(int(_FIRST_WITHIN_S / _LOOK_S)):
+        if lane.in_flight:
+            break
+        await gate.sleep(_LOOK_S)
+    await gate.sleep(refusal_s)
+    for _ in range(3):  # so that what has come by now is read
+        await anyio.lowlevel.checkpoint()
+    if lane.in_flight and not (lane.proven or gate.backing_off or gate.closed):  # the first one is still out
+        gate.try_out(lane, lane.pace.concurrency.most)
+
+
+async def _open_late(gate: Gate, way: Way) -> None:
+    lane, began = way.lane, time.monotonic()
+    while not (lane.proven or lane.closed or gate.closed):
+        await gate.sleep(_ALONE_S / 10)
+        if not lane.in_flight:
+            began = time.monotonic()
+        elif time.monotonic() - began >= _ALONE_S:
+            gate.try_out(lane, max(_FEW, lane.on_trial))
+            return

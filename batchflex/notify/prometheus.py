@@ -1,0 +1,157 @@
+"""A folder's last run and the totals of all, as Prometheus text for node_exporter's textfile collector.
+
+The label is ``job_name``: a label ``job`` is Prometheus' own, and would be moved to ``exported_job`` when it is scraped.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ..config import End, end_of
+from ..core import STATUSES
+
+_SUMS = {"requests_sent": "requests", "retries": "retries", "rate_limited": "rate_limited"}
+_HELP = {
+    "requests": "Requests sent, retries and probes included",
+    "retries": "Requests that repeat one that failed",
+    "rate_limited": "Requests that the endpoint turned away to wait",
+}
+_SUMMED = (*_SUMS, "prompt_tokens", "completion_tokens", "cost")
+
+
+class Past(NamedTuple):
+    """What a history comes to. ``last_success`` is in seconds since the epoch."""
+
+    sums: dict[str, float]
+    ends: dict[End, int]
+    last_success: float | None
+
+
+def past(history: Iterable[Mapping[str, Any]], own: str | None = None) -> Past:
+    """Of the lines of ``history.jsonl`` but that of the run ``own``. What is no number or no moment counts as nothing."""
+    sums: dict[str, float] = {}
+    ends: dict[End, int] = dict.fromkeys(get_args(End), 0)
+    success: float | None = None
+    for line in history:
+        if own is not None and line.get("run_id") == own:
+            continue
+        for field in _SUMMED:
+            if isinstance(value := line.get(field), int | float):
+                sums[field] = sums.get(field, 0) + value
+        end = end_of(line)
+        ends[end] += 1
+        if end == "success" and (at := _seconds(line.get("finished_at"))) is not None:
+            success = max(success or 0.0, at)
+    return Past(sums, ends, success)
+
+
+def write(path: Path, last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> None:
+    """Write the file; a reader sees the old one or the new one.
+
+    ``last`` is ``run.json`` of the run that is told of, ``rows`` one that has the counts of rows (another, where a run was
+    refused), ``before`` what came before that run.
+
+    :raises OSError: if it cannot be written.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Made(list(metrics(last, rows, before))))
+    path.parent.stat()  # or its name would be missing in the error
+    write_to_textfile(str(path), registry)
+
+
+class _Made(Collector):
+    def __init__(self, made: list[Metric]) -> None:
+        self._made = made
+
+    def collect(self) -> list[Metric]:
+        return self._made
+
+
+def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> Iterator[Metric]:
+    """As :func:`write`. Totals are with those of this run, also while it goes on; as one that has ended it counts when it has."""
+    job = last["job"]
+    running = last["status"] == "running"
+    now = past([last])
+    sums = {field: before.sums.get(field, 0) + now.sums.get(field, 0) for field in before.sums | now.sums}
+    ends = {end: number + (0 if running else now.ends[end]) for end, number in before.ends.items()}
+
+    def gauge(name: str, about: str, value: float | None) -> Iterator[Metric]:
+        if value is not None:
+            family = GaugeMetricFamily(f"batchflex_{name}", about, labels=["job_name"])
+            family.add_metric([job], value)
+            yield family
+
+    def counter(name: str, about: str, value: float) -> Iterator[Metric]:
+        family = CounterMetricFamily(f"batchflex_{name}", about, labels=["job_name"])
+        family.add_metric([job], value)
+        yield family
+
+    began, finished = _seconds(last["started_at"]), _seconds(last["finished_at"])
+    yield from gauge("running", "Whether the last run was going on when this was written", running)
+    yield from gauge("updated_timestamp_seconds", "When this was written", _seconds(last["updated_at"]))
+    yield from gauge("last_run_start_timestamp_seconds", "When the last run began", began)
+    yield from gauge("last_run_end_timestamp_seconds", "When the last run ended", finished)
+    if began is not None and finished is not None:
+        yield from gauge("last_run_duration_seconds", "How long the last run took", round(finished - began, 3))
+    yield from gauge("last_run_exit_code", "What the last run exited with", last["exit_code"])
+    successes = [at for at in (before.last_success, now.last_success) if at is not None]
+    yield from gauge(
+        "last_success_timestamp_seconds", "When a run last ended with exit code 0", max(successes, default=None)
+    )
+    yield _why(last)
+
+    counts: dict[str, float] = {status: rows[status] for status in STATUSES if isinstance(rows.get(status), int)}
+    if counts:
+        yield _by("rows", "Rows of the whole job that have their outcome", "status", counts, job)
+        yield from gauge("rows_planned", "Requests of the whole job", rows.get("planned"))
+    for field, name in _SUMS.items():
+        yield from gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field])
+    tokens = {kind: last[f"{kind}_tokens"] for kind in ("prompt", "completion")}
+    yield _by("last_run_tokens", "Tokens of the last run's answers", "kind", tokens, job)
+    yield from gauge("last_run_cost_dollars", "What the last run's answers cost, as far as is known", last["cost"])
+
+    for field, name in _SUMS.items():
+        yield from counter(name, f"{_HELP[name]}, by all runs", sums.get(field, 0))
+    tokens = {kind: sums.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
+    yield _by("tokens", "Tokens of all runs' answers", "kind", tokens, job, CounterMetricFamily)
+    if "cost" in sums:
+        yield from counter("cost_dollars", "What the answers of all runs cost, as far as is known", sums["cost"])
+    yield _by("runs", "Runs that have ended", "result", dict(ends), job, CounterMetricFamily)
+
+
+def _why(last: Mapping[str, Any]) -> Metric:
+    labels = ["job_name", "status", "stopped_by"]
+    family = GaugeMetricFamily(
+        "batchflex_last_run_info", "Status of the last run, and why it stopped early", labels=labels
+    )
+    family.add_metric([last["job"], last["status"], last["stopped_by"] or ""], 1)
+    return family
+
+
+def _by(
+    name: str,
+    about: str,
+    label: str,
+    values: Mapping[Any, float],
+    job: str,
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily] = GaugeMetricFamily,
+) -> Metric:
+    family = kind(f"batchflex_{name}", about, labels=["job_name", label])
+    for value, number in values.items():
+        family.add_metric([job, value], number)
+    return family
+
+
+def _seconds(moment: object) -> float | None:
+    """``None`` also for what is no moment: anybody may have written into the history."""
+    try:
+        return datetime.datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,41 @@
+"""Rows to requests, and which of them are left to ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.lazy import exports
+
+if TYPE_CHECKING:
+    from . import completion_marker as completion_marker, retention as retention, snapshot as snapshot
+    from .completion_marker import Settled as Settled, settled as settled
+    from .plan import Plan as Plan
+    from .planner import Census as Census, Passed as Passed, points as points
+    from .prefix_order import Line as Line, grouped as grouped, name_of as name_of
+    from .preparation import (
+        Finished as Finished,
+        Held as Held,
+        Prepared as Prepared,
+        are_at_home as are_at_home,
+        placement as placement,
+        plan_of_last_run as plan_of_last_run,
+        prepare as prepare,
+    )
+    from .resume import Done as Done
+    from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "completion_marker": ["Settled", "settled"],
+        "plan": ["Plan"],
+        "planner": ["Census", "Passed", "points"],
+        "prefix_order": ["Line", "grouped", "name_of"],
+        "preparation": ["Finished", "Held", "Prepared", "are_at_home", "placement", "plan_of_last_run", "prepare"],
+        "resume": ["Done"],
+        "retention": [],
+        "snapshot": [],
+        "template": ["Prompt", "WHOLE_ROW", "missing_column"],
+    },
+    modules=["completion_marker", "retention", "snapshot"],
+)

@@ -1,0 +1,270 @@
+"""The plan of a job: its input files to requests, by the block."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..config import SHAPING, Job
+from ..core import InputError, Item, KeySet, Request
+from ..storage import STAY, Folder, Moves, unknown_before
+from .dated_outputs import since
+from .manifest import Inputs
+from .planner import Answered, Passed, Planner, SharedId, points
+from .rows import Itemizer
+from .source import FINE_S, Ended, Signature, Source, is_young, sayable
+
+_BLOCK_REQUESTS = 400
+
+
+_WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
+
+
+_CHANGED = (
+    "was changed while it was being asked, so which of its rows are done cannot be told; run the same command again"
+)
+
+
+_WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
+
+
+class Plan:
+    """Everything a job asks, in order. Can be gone through any number of times; each time reads the input anew, as far as it
+    went when this object was made.
+
+    ``frame`` is a polars frame to take the rows from in place of ``input.path``.
+
+    :raises InputError: if there is no input.
+    :raises JobError: if the job does not fit the columns of its input.
+    """
+
+    def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
+        self.job = job
+        self._default_model = default_model
+        self._since = None if frame is not None else since(job)
+        counts = None if self._since is None else self._since.counter()
+        self._source = Source(job.input.path, job.input.format, frame, without=job.out, counts=counts)
+        self._made = time.time_ns()
+        self._signature = self._source.seen()
+        if self._is_young:
+            time.sleep(FINE_S)  # written just now, as it is when a program makes an input and asks it
+            self._made = time.time_ns()
+            self._signature = self._source.seen()
+        # Files that are written to right now cannot be known again by their times.
+        self._once = secrets.token_hex(8) if self._is_young else ""
+        self._inputs: Inputs | None = None
+        self._remembers = True
+        self._numbers: list[int] = []
+        self._counted: dict[int, int] = {}
+        self.left: list[str] = []  # names of files whose last line is still being written
+        # Which keys have an answer in the folder; None where there are none. To be set before the plan is gone through.
+        self.answered: Answered | None = None
+        # What passes have found, as the planner tells it.
+        self.has_former = self.is_in_doubt = False
+        self._shared_id: SharedId | None = None
+        self._told_of_ids = False
+        self._itemizer = Itemizer(job, self._source.columns())
+        self.labels = tuple(point.label for point in points(job))
+        self.per_item = len(self.labels) * job.sweep.samples
+
+    @property
+    def _is_young(self) -> bool:
+        return any(is_young(seen, self._made) for seen in self._signature or ())
+
+    def _shape(self) -> str:
+        """A digest of what makes requests of rows: two plans of one shape make the same of the same row."""
+        resolved = self.job.resolved()
+        shaping = {name: resolved.get(name) for name in SHAPING}
+        shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name not in _WHICH_ROWS}
+        shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
+        return _digest([_WAY_OF_PLANNING, shaping, self._default_model])
+
+    def identity(self) -> str | None:
+        """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
+        but one may end sooner than the other (``input.limit``).
+
+        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, and as
+        soon as a file has changed since this object was made. One that has only become longer has not.
+        """
+        if self._signature is None or not self._is_still(self._signature):
+            return None
+        files = [each._replace(path=sayable(each.path)) for each in self._signature]
+        return _digest([self._shape(), files, self._once])
+
+    def _is_still(self, signature: Signature) -> bool:
+        try:
+            now = self._source.seen()
+        except InputError:  # one is gone
+            return False
+        return now is not None and all(then.has_become(each) for then, each in zip(signature, now, strict=True))
+
+    @property
+    def told_of_files(self) -> str | None:
+        """A sentence if not all files of the input count."""
+        if self._since is None:
+            return None
+        files = len(self._source.files)
+        return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
+
+    @property
+    def told_of_no_rows(self) -> str:
+        """Why there is nothing to ask, where the input has no rows."""
+        left_out = self._source.left_out
+        if self._since is not None and left_out and not self._source.files:
+            files = "the one file" if left_out == 1 else f"all {left_out:,} files"
+            return f"no row is left: input.since = {self._since.text!r} leaves out {files} of the input"
+        return "the input has no rows"
+
+    @property
+    def told_of_growth(self) -> list[str]:
+        """A sentence for each file that the folders of earlier dates have read a beginning of."""
+        return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))
+
+    def notes(self) -> list[str]:
+        """Sentences about the rows gone through so far, each told once: columns that are not sent, ids that come twice."""
+        return self._itemizer.notes() + self._ids_told()
+
+    def _ids_told(self) -> list[str]:
+        shared = self._shared_id
+        if shared is None or self._told_of_ids:
+            return []
+        self._told_of_ids = True
+        rows = (
+            f"row {shared.second} and one before"
+            if shared.first is None
+            else f"rows {shared.first} and {shared.second}"
+        )
+        return [
+            f"ids come more than once in the input: {shared.id!r:.80} in {rows} (counted from 0, as in the results). "
+            "Each row has its own answer, but by their ids alone they cannot be told apart"
+        ]
+
+    @property
+    def narrows(self) -> bool:
+        """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""
+        return self._since is not None and self._inputs is not None and self._since.text not in self._inputs.since
+
+    def know(self, folder: Folder, *, remember: bool = True) -> list[str]:
+        """Take what a folder remembers of the input files: those that are as they were, or begin so, need not be read where
+        nothing of them is to be asked. Returns a sentence for each that is not what it was. Blocks, while files that have
+        grown or were touched are read once. A line at the end of one that has grown is left out while it is being written.
+        Unless it is to ``remember``, nothing is written into the folder, which need not be held then."""
+        if self._signature is None:
+            return []
+        self._remembers = remember
+        self._inputs = Inputs(folder)
+        found = self._inputs.find(self._signature)
+        self._numbers = [each.number for each in found]
+        self._source.known = [each.known for each in found]
+        told = zip(found, self._signature, strict=True)
+        self.left = [Path(seen.path).name for each, seen in told if each.bytes < seen.size]
+        self._signature = tuple(
+            seen._replace(size=each.bytes) for each, seen in zip(found, self._signature, strict=True)
+        )
+        return [each.told for each in found if each.told is not None]
+
+    def _layout(self) -> list[tuple[int, int | None]]:
+        return [(number, self._rows_of(at)) for at, number in enumerate(self._numbers)]
+
+    def _rows_of(self, at: int) -> int | None:
+        """How many rows a file of this plan has, if that is known."""
+        known, signature = self._source.known[at], self._signature
+        if known is not None and signature is not None and known.bytes == signature[at].size:
+            return known.rows
+        return self._counted.get(at)
+
+    def moves(self, plans: Collection[str]) -> dict[str, Moves]:
+        """From those of some plans whose rows can be found in this one: how. For a plan that :meth:`know` has told of what is
+        remembered. May read files, to count their rows."""
+        identity = self.identity()
+        if not plans or self._inputs is None or identity is None or self._signature is None:
+            return {}
+        if set(plans) <= {identity}:
+            return {identity: STAY}
+        for at in unknown_before(self._layout(), self._inputs.numbers_of(plans)):
+            self._counted[at] = self._source.rows_of(at, self._signature[at])
+        known = self._inputs.moves(identity, self._shape(), self._layout())
+        return {plan: known[plan] for plan in plans if plan in known}
+
+    def begin(self) -> None:
+        """Remember the files of this plan, before it is asked.
+
+        :raises StorageError: if that cannot be written.
+        """
+        identity = self.identity()
+        if self._inputs is not None and identity is not None and self._signature is not None:
+            if self._since is not None:
+                self._inputs.begin_at(self._since.text, self._since.at)
+            self._inputs.plan(identity, self._shape(), self._layout(), self._signature, self._made)
+
+    def _note_end(self, at: int, ended: Ended) -> None:
+        if self._rows_of(at) not in (None, ended.known.rows):
+            raise InputError(f"{self._source.files[at][0]} {_CHANGED}")
+        self._source.known[at] = ended.known
+        self._counted[at] = ended.known.rows
+        if self._inputs is not None and self._remembers and self._signature is not None:
+            self._inputs.ended(self._numbers[at], self._signature[at], ended, self._made)
+
+    def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
+        """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
+
+        :raises InputError: if a file is damaged beyond single rows; with ``passed`` also if it is not the one any more
+            that this plan was made of.
+        """
+        rows, seen = (passed.rows, passed.seen) if passed is not None else (b"", KeySet())
+        answered = self.answered if self._itemizer.may_leave_out else None
+        planner = Planner(self.job, seen, self._default_model, partial=passed is not None, answered=answered)
+        limit = self.job.input.limit
+
+        def heed(path: Path) -> None:
+            if passed is not None:
+                raise InputError(f"{path} {_CHANGED}")
+            self._signature = None
+
+        size = max(1, _BLOCK_REQUESTS // self.per_item)
+        for block in self._source.blocks(size, rows, self._signature, heed, self._note_end):
+            items = self._itemizer.items(block, former=answered is not None)
+            if limit is not None and items[-1].row >= limit:
+                if within := [item for item in items if item.row < limit]:
+                    yield self._planned(planner, within)
+                return
+            yield self._planned(planner, items)
+
+    def _planned(self, planner: Planner, items: list[Item]) -> list[Request]:
+        requests = planner.requests(items)
+        self._shared_id = self._shared_id or planner.shared_id
+        self.has_former = self.has_former or planner.has_former
+        self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
+        return requests
+
+    def count(self) -> int | None:
+        """How many requests there are, as far as that can be told without planning them: before ``dedupe``.
+
+        May read the whole input once to count its lines. ``None`` if only planning can tell.
+        """
+        rows = self._source.count(self._signature)
+        if rows is None:
+            return None
+        return min(rows, self.job.input.limit or rows) * self.per_item
+
+    def carry_schema(self) -> Any | None:
+        """The Arrow types of the carried columns, if the input has types."""
+        schema, carry = self._source.arrow_schema(), self.job.input.carry
+        if schema is None or not carry:
+            return None
+        import pyarrow as pa
+
+        names = (
+            [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
+        )
+        return pa.schema([schema.field(name) for name in names])
+
+
+def _digest(made_of: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(made_of, enc_hook=str), digest_size=16).hexdigest()

@@ -1,0 +1,426 @@
+"""Before anything is sent: what earlier runs left is made whole, and the plan is held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..config import Job, changes, endpoint_of, unbounded
+from ..core import FolderError, InputError, JobChanged, KeySet, Request
+from ..storage import Folder, Moves, Stretches, parts as store, stretches, writer as keep
+from .completion_marker import Settled, settled
+from .plan import Plan
+from .planner import Census, Passed
+
+if TYPE_CHECKING:
+    from ..storage import Again
+    from .resume import Done
+    from .snapshot import Standing
+
+_PREFLIGHT_REQUESTS = 10_000
+_HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
+_OBJECT_BYTES = 600  # of a request, beside its body and what it carries
+_SHOWN_FAULTS = 5
+_SHOWN_CHANGES = 12
+
+
+class Prepared(NamedTuple):
+    """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers.
+
+    ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
+    to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
+    there are none, or the table of results is there and ``complete``, or ``standing`` tells of them. Where the place of every
+    answer is told by the plan that its part names, ``moves`` says how. ``kept`` are answers to requests that the job would send
+    differently now, which count as done all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of
+    a block that are to be asked. ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
+    """
+
+    segment: int
+    before: dict[str, int]
+    census: Census | None
+    carry_schema: Any
+    done: Done | None
+    blocks: Iterator[list[Request]]
+    passed: int = 0
+    moves: Mapping[str, Moves] | None = None
+    standing: Standing | None = None
+    complete: bool = False
+    kept: int = 0
+    empty: bool = False
+    sort_out: Callable[[Sequence[Request]], list[Request]] = list
+    notes: tuple[str, ...] = ()
+    again: Again | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to ask."""
+        return self.empty or self.complete or (self.census is not None and self.census.left == 0)
+
+
+def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
+    """Seal the journal of earlier runs, find what is done, and refuse what must not be begun. Blocks.
+
+    A folder with answers costs a pass over the rows whose answers' places are not known from what the folder remembers of its
+    input. In one without, only the beginning of the plan is looked at.
+
+    :raises JobChanged: if there are answers to other requests than this job makes, and ``on_change`` is ``stop``.
+    :raises InputError: if there is a row no request can be made of, and ``on_bad_row`` is ``stop``.
+    """
+    carry_schema = plan.carry_schema()
+    changed = plan.know(folder)
+    identity = plan.identity()
+    segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
+    job_before = folder.read_job()
+    known = settled(folder, identity, job.input.limit)
+    if known is not None and known.is_complete and not job.reasks.reopens(known.rows):
+        census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
+        prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
+    else:
+        found = _standing(job, plan, folder)
+        if found is None:
+            moves, parts = placement(plan, folder)
+            found = _placed(job, plan, folder, known, moves, parts, changed) if moves else None
+        prepared = (found or _surveyed(job, plan, folder, changed))._replace(segment=segment, carry_schema=carry_schema)
+    before = endpoint_of(job_before or job.resolved())
+    moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
+    folder.write_job(job.resolved())
+    plan.begin()
+    told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.census is not None else []
+    told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
+    if (files := plan.told_of_files) is not None:
+        told[:0] = [files, *plan.told_of_growth]
+    if prepared.empty or (prepared.census is not None and prepared.census.planned == 0):
+        told.append(f"{plan.told_of_no_rows}: nothing is sent")
+    return prepared._replace(notes=(*told, *_notes(prepared, moved_from), *plan.notes()))
+
+
+def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
+    census = prepared.census
+    if census is None:
+        return
+    if moved_from:
+        yield f"earlier answers came from {moved_from}; the same requests still count as answered"
+    if census.left == 0 and census.planned != 0:
+        yield f"all {census.planned:,} requests have their answers already; nothing is sent"
+    elif census.done or census.failed_again:
+        again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
+        of = f" of {census.planned:,}" if census.planned is not None else ""
+        left = f", {census.left:,} to ask" if census.left is not None else ""
+        yield f"resuming: {census.done:,}{of} are done{left}{again}"
+    if census.orphans > census.changed:
+        yield (
+            f"earlier answers that belong to no row of this job now: {census.orphans - census.changed:,}; "
+            "they stay in parts/, but are not in the results"
+        )
+    if prepared.kept:
+        yield f"answers that an earlier, different job got and that are kept: {prepared.kept:,} (on_change is 'keep')"
+
+
+def plan_of_last_run(folder: Folder) -> str | None:
+    """As its state tells, which can be made again and so may be damaged."""
+    try:
+        told = folder.read_state().get("plan")
+    except FolderError:
+        return None
+    return told if isinstance(told, str) else None
+
+
+def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
+    """What is left, as the last run has written it down; ``None`` if it has not, or some of it is not in this plan."""
+    if job.input.limit is not None or not folder.standing.exists():
+        return None
+    from . import snapshot as standing
+
+    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.reasks)
+    moves = {} if found is None else plan.moves({found.plan, *found.plans})
+    if found is None or not {found.plan, *found.plans} <= moves.keys():
+        return None
+    passed = found.placed(moves[found.plan], plan.per_item)
+    if passed is None:
+        return None
+    blocks = preflight(job, lambda: plan.blocks(found.placed(moves[found.plan], plan.per_item)))
+    planned = passed.requests if blocks is None else None
+    census = Census(planned, passed.requests, 0, 0, 0, None, 0)
+    return Prepared(
+        0, found.statuses, census, None, None, blocks or iter(()), passed.requests, moves=moves, standing=found
+    )
+
+
+def placement(plan: Plan, folder: Folder) -> tuple[dict[str, Moves], dict[int, Stretches]]:
+    """For each plan that parts name, and of which that can be told without going through the input, where its rows are now; and
+    the same by the numbers of the parts."""
+    plans = store.plans(folder.parts)
+    moves = plan.moves({named for runs in plans.values() for named, _ in runs if named is not None})
+    return moves, stretches(plans, moves)
+
+
+def _placed(
+    job: Job,
+    plan: Plan,
+    folder: Folder,
+    known: Settled | None,
+    moves: dict[str, Moves],
+    parts: dict[int, Stretches],
+    changed: list[str],
+) -> Prepared | None:
+    """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
+    the ``input.limit`` of the plan, or may belong to other rows, or only a whole pass can tell."""
+    from .resume import Done
+
+    done = Done(folder.parts, job.job.retry_failed, plan.labels, reasks=job.reasks, moves=parts)
+    plan.answered = done.holds
+    if job.input.limit is not None and done.end > job.input.limit:
+        return None
+    rows = done.finished(plan.per_item)
+    if not are_at_home(done, rows, plan, moves):
+        return None
+    if done.has_unplaced:
+        return _held_against(job, plan, folder, done, rows, changed)
+    census = done.census()._replace(planned=known.planned if known is not None else None)
+    blocks: Iterator[list[Request]] | None = None
+    passed = 0
+    if census.left != 0:
+        # The planner adds to what has been seen: each pass gets its own.
+        blocks = preflight(job, lambda: plan.blocks(done.passed(rows, plan.per_item)), done.sort_out)
+        passed = rows.count(1) * plan.per_item
+        if plan.is_in_doubt:
+            return None
+        if blocks is None:
+            census = census._replace(planned=passed)
+    return Prepared(
+        0, done.statuses(), census, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
+    )
+
+
+def are_at_home(done: Done, rows: bytes, plan: Plan, moves: Mapping[str, Moves]) -> bool:
+    """Whether all answers belong to the rows that their parts tell. In another plan one to a row that is not finished may turn
+    out to be that of an equal row, which is new and comes before it; only going through the plan can tell then."""
+    is_same = all(each.are_none for each in moves.values())
+    return is_same or sum(done.statuses().values()) == rows.count(1) * plan.per_item
+
+
+def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:
+    """Hold the whole plan against the answers, and refuse what must not be begun."""
+    if not store.part_numbers(folder.parts):
+        blocks = preflight(job, plan.blocks)
+        return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
+    from .resume import Done
+
+    done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks)
+    plan.answered = done.holds
+    return _held_against(job, plan, folder, done, None, changed)
+
+
+def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes | None, changed: list[str]) -> Prepared:
+    """Hold the plan against the answers, but for those of its ``rows`` that have theirs, and refuse what must not be begun."""
+    census, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
+    if rows is not None and plan.is_in_doubt:
+        return _surveyed(job, plan, folder, changed)
+    kept = 0
+    if job.job.on_change == "stop" and plan.narrows and census.orphans:
+        raise InputError(
+            f"{folder.path} has answers to rows of files that input.since leaves out now: {census.orphans:,} "
+            f"({plan.told_of_files}); they would drop out of its results. Give the job an output folder for each date "
+            '(job.out = "runs/{name}/{date}"), or leave since away: in one folder only what is new is asked in any case'
+        )
+    if job.job.on_change == "stop" and not census.planned:
+        raise InputError(
+            f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "
+            "if that is meant, say --on-change rerun"
+        )
+    if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
+        raise JobChanged(_what_changed(job, folder, census, concerned, changed))
+    now = done.finished(plan.per_item) if finished is None and held.blocks is None else b""
+    if job.job.on_change == "keep" and census.changed:
+        done.keep_changed()
+        kept = census.changed
+        census = census.keeping()._replace(orphans=census.orphans - kept)
+    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), kept=kept, sort_out=done.sort_out)
+    if not census.left:
+        return prepared
+    if held.blocks is not None:
+        return prepared._replace(blocks=iter(held.blocks), passed=(census.planned or 0) - held.requests)
+    # The input might be changed before it is read again; or rows of which some answers are there need all rows to be found.
+    if plan.identity() is None or (plan.has_former and plan.per_item > 1):
+        return prepared._replace(blocks=plan.blocks())
+    passed = done.passed(now, plan.per_item) if finished is None else finished.passed()
+    return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
+
+
+def _concerned(job: Job, folder: Folder, census: Census) -> int:
+    """How many answers a changed job concerns; 0 if it has not changed.
+
+    A variable that came into the sweep or went from it, or another column as id, moves every answer: then none is found at the
+    place of a new request, and yet all are asked again.
+    """
+    if census.changed:
+        return census.changed
+    old = folder.read_job()
+    return min(census.orphans, census.left or 0) if old and changes(old, job.resolved()) else 0
+
+
+class Survey(NamedTuple):
+    """What a pass over a plan found: which rows are ``finished``, if it was a whole one, and what is left to be asked, as long as
+    that is little."""
+
+    census: Census
+    finished: Finished | None
+    left: Held
+
+
+def survey(job: Job, plan: Plan, done: Done, passed: Passed | None = None) -> Survey:
+    """Hold a plan, or what of it is not ``passed``, against what is done.
+
+    :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
+    """
+    faulty = _Faults(job)
+    finished = Finished() if passed is None else None
+    held = Held()
+    if passed is not None:
+        done.after(passed.requests)
+    for block in plan.blocks(passed):
+        left = done.sort_out(block, survey=True)
+        faulty.look_at(left, len(block))
+        held.add(left)
+        if finished is not None:
+            finished.note(block, {request.row for request in left})
+    faulty.check()
+    return Survey(done.census(), finished, held)
+
+
+class Held:
+    """Requests that are kept as long as they are few, so that they need not be planned once more. ``blocks`` is ``None`` once
+    they were too many."""
+
+    def __init__(self) -> None:
+        self.blocks: list[list[Request]] | None = []
+        self.requests = 0
+        self._bytes = 0
+
+    def add(self, requests: list[Request]) -> None:
+        if self.blocks is None or not requests:
+            return
+        self._bytes += sum(len(request.body) + len(request.carry or "") + _OBJECT_BYTES for request in requests)
+        self.requests += len(requests)
+        self.blocks.append(requests)
+        if self._bytes > _HELD_BYTES:
+            self.blocks = None
+
+
+class Finished:
+    """Collects the rows of a plan that are passed over."""
+
+    def __init__(self) -> None:
+        self._rows, self._seen, self._requests = bytearray(), KeySet(), 0
+
+    def note(self, block: list[Request], unfinished: set[int]) -> None:
+        """A block of the plan, and which of its rows are not to be passed over."""
+        rows = self._rows
+        finished = [request for request in block if request.row not in unfinished]
+        if finished:
+            rows.extend(bytes(finished[-1].row + 1 - len(rows)))
+            self._requests += len(finished)
+            for request in finished:
+                rows[request.row] = 1
+            self._seen.add([request.key for request in finished])
+            self._seen.add([request.slot for request in finished if request.point == request.sample == 0])
+
+    def passed(self) -> Passed:
+        return Passed(bytes(self._rows), self._seen, self._requests)
+
+
+def preflight(
+    job: Job,
+    begin: Callable[[], Iterator[list[Request]]],
+    sort_out: Callable[[list[Request]], list[Request]] = list,
+) -> Iterator[list[Request]] | None:
+    """Look at the first 10,000 requests, so that a wrong template or column costs nothing, and return all. ``None`` if
+    there is none. ``begin`` gives the blocks from their beginning, ``sort_out`` what is still to be asked of one.
+
+    :raises InputError: as :func:`prepare`.
+    """
+    faulty = _Faults(job)
+    blocks = begin()
+    held: list[list[Request]] = []
+    size, some = 0, False
+    for block in blocks:
+        some = some or bool(block)
+        size += sum(len(request.body) for request in block)
+        if size <= _HELD_BYTES:
+            held.append(block)
+        if not faulty.look_at(sort_out(block), len(block)) and some:
+            break
+    faulty.check()
+    if not some:
+        return None
+    return begin() if size > _HELD_BYTES else _emptying(held, blocks)
+
+
+def _emptying(held: list[list[Request]], rest: Iterator[list[Request]]) -> Iterator[list[Request]]:
+    """All blocks; those held are let go one by one."""
+    held.reverse()
+    while held:
+        yield held.pop()
+    yield from rest
+
+
+class _Faults:
+    def __init__(self, job: Job) -> None:
+        self._stop = job.input.on_bad_row == "stop"
+        self._limits = job.limits
+        self._left = _PREFLIGHT_REQUESTS if self._stop else 0
+        self._faults: dict[str, None] = {}
+        self._sound = 0
+
+    def look_at(self, requests: list[Request], passed: int) -> bool:
+        """Note the faults of a block; false once enough was looked at."""
+        if self._left <= 0:
+            return False
+        self._left -= passed
+        faults = [r.fault or unbounded(self._limits, r) for r in requests]
+        self._faults |= {fault: None for fault in faults if fault is not None}
+        self._sound += sum(1 for fault in faults if fault is None)
+        return True
+
+    def check(self) -> None:
+        """:raises InputError: if a fault was found."""
+        if not self._faults:
+            return
+        shown = list(self._faults)[:_SHOWN_FAULTS]
+        more = len(self._faults) - len(shown)
+        if more:
+            shown.append(f"… and {more} more")
+        what = shown[0] if len(shown) == 1 else "some rows cannot be asked:\n  - " + "\n  - ".join(shown)
+        todo = "Nothing was sent."
+        if self._sound:
+            todo += (
+                " Mend the input or the template; or give such rows the status 'failed' and ask the others: "
+                '--set input.on_bad_row=fail, or on_bad_row = "fail" under [input]'
+            )
+        raise InputError(f"{what}\n{todo}")
+
+
+def _what_changed(job: Job, folder: Folder, census: Census, concerned: int, changed: Sequence[str]) -> str:
+    old = folder.read_job()
+    differences = changes(old, job.resolved()) if old else []
+    if not differences:
+        differences = [
+            *changed,
+            "(not the job file: rows of the input under the same id, or answers kept from an earlier job)",
+        ]
+    told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
+    if len(differences) > _SHOWN_CHANGES:
+        told += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
+    if census.changed_tokens:
+        worth = f" They took {census.changed_tokens:,} tokens"
+        worth += f" and ${census.changed_cost:.4f}." if census.changed_cost else "."
+    else:
+        worth = ""
+    return (
+        f"the job has changed since the answers in {folder.path} were given:{told}\n"
+        f"{concerned:,} of {census.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
+        "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"
+        "  --out DIR           begin in another folder\n"
+        "In a job file or from Python these are job.on_change and job.out."
+    )

@@ -1,0 +1,400 @@
+"""What is done already, and what the job would change: the answers in a folder held against a plan."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ..core import STATUSES, FolderError, KeySet, Outcome, Request, SortedKeys, Status, halves, raw
+from ..protocol import MAY_BE_ASKED_AGAIN, Policy
+from ..storage import (
+    PENDING,
+    STAY,
+    Moves,
+    Reading,
+    Stretches,
+    Unfit,
+    Void,
+    part_index as keyindex,
+    parts as store,
+    placed,
+)
+from .planner import Census, Passed
+
+_STATUS = pl.Enum(STATUSES)
+_CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
+            "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
+_MARKED = 100_000  # keys looked up at once
+_NO_REASKS = Policy()
+
+_UNFIT = pl.Schema(
+    {
+        "hi": pl.UInt64,
+        "lo": pl.UInt64,
+        "status": pl.String,
+        "reasks": pl.Int32,
+        "again": pl.Boolean,
+        "part": pl.Int64,
+        "at": pl.Int64,
+    }
+)
+_UNFIT_COLUMNS = ["reasks", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
+
+
+def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
+    length = 8 * len(data) // kind.bit_width
+    return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
+
+
+def _moved(frame: pl.DataFrame, stretches: Stretches) -> pl.DataFrame:
+    """With the rows where they are in the plan."""
+    pieces = [_moved_by(frame.slice(begin, rows), moves) for begin, rows, moves in placed(stretches, frame.height)]
+    return pl.concat(pieces)
+
+
+def _moved_by(frame: pl.DataFrame, moves: Moves | None) -> pl.DataFrame:
+    if moves is None:
+        return frame.with_columns(row=pl.lit(-1, pl.Int64), point=pl.col("point").fill_null(0))
+    if moves.are_none:
+        return frame
+    return frame.with_columns(pl.Series("row", moves.moved(frame["row"].to_numpy())))
+
+
+def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
+    """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
+    whole = pl.concat([part.select("hi", "lo", "status"), pl.DataFrame(more.select(_UNFIT_COLUMNS))], how="horizontal")
+    limit = pl.coalesce("answer_limit", "completion_tokens", 0)
+    by_server = pl.col("cut_by").eq_missing("server")
+    is_old = (pl.col("status") == "truncated") & pl.col("answer_limit").is_null() & pl.col("cut_by").is_null()
+    grows = (pl.col("cut_by").eq_missing("limit") | is_old) & (limit < policy.grow_to)
+    unfit = (pl.col("status") == "invalid") & (pl.col("reasks") < policy.most)
+    streams = by_server & pl.col("ttft_s").is_null() & policy.streams
+    placed = whole.with_columns(
+        again=streams | (~by_server & (grows | unfit)), part=pl.lit(int(number)), at=pl.int_range(pl.len())
+    )
+    return placed.filter(pl.col("status").is_in(MAY_BE_ASKED_AGAIN)).select(list(_UNFIT)).cast(_UNFIT)
+
+
+class Done:
+    """The final outcomes in a folder's parts, found by the block.
+
+    ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
+    not. About 30 bytes an answer. With ``labels``, the sweep points in their order, parts tell themselves which rows they
+    answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
+    of which it does not tell are answers without a place, until the plan comes to them. An answer that the policy of
+    ``reasks`` asks for again is still to be asked for. A failure that is void is none; ``void`` are runs whose failures are, as
+    the journal tells. ``pending`` are outcomes that are in the journal only, as a run that goes on or was killed has left them:
+    they count as the last.
+    """
+
+    def __init__(
+        self,
+        parts: Path,
+        retry_failed: int,
+        labels: Sequence[str] | None = None,
+        *,
+        reasks: Policy = _NO_REASKS,
+        moves: Mapping[int, Stretches] | None = None,
+        void: Collection[str] = (),
+        pending: Sequence[Outcome] = (),
+    ) -> None:
+        self._parts = parts
+        self._pending = store.to_table(pending) if pending else None
+        self._is_placed = labels is not None
+        self._first_label = labels[0] if labels else ""
+        schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
+        wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
+        if labels is not None:
+            schema |= {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
+            order = {label: number for number, label in enumerate(labels)}
+            point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
+            wanted += [pl.col("row"), point, pl.col("sample")]
+        columns = [name for name in schema if name not in ("hi", "lo")]
+        frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
+        self._reading = Reading(parts)
+        self._numbers = store.part_numbers(parts)
+        if moves is None:
+            moves = {number: [(0, STAY)] for number in self._numbers} if labels is not None else {}
+        self._moves = moves
+        void_ones = Void(parts, void)
+        for number, part in zip(self._numbers, keyindex.read_keys(parts, columns, self._numbers), strict=True):
+            frame = part.select(wanted)
+            if labels is not None:
+                frame = _moved(frame, moves.get(number, []))
+            gone = void_ones.among(number, part["status"])
+            frames.append(frame if gone is None else frame.filter(~gone))
+            if reasks.asks_again and part["status"].is_in(MAY_BE_ASKED_AGAIN).any():
+                found = _unfit_in(number, part, store.read_part(parts, number, _UNFIT_COLUMNS), reasks)
+                unfit.append(found if gone is None else found.filter(~gone.gather(found["at"])))
+        if self._pending is not None:
+            last = keyindex.head(self._pending.select(["key", *columns]))
+            frames.append(last.select(wanted))
+            if reasks.asks_again:
+                unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
+        index = pl.concat([pl.DataFrame(schema=schema), *frames])
+        del frames
+        if labels is not None and index["point"].null_count():
+            raise FolderError(f"a part in {parts} names a sweep point that its plan does not have; move it away")
+        times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
+        index = keyindex.last_of_each(index)
+        self._keys = index.select("hi", "lo")
+        self._status = index["status"]
+        self._codes = bytes(raw(self._status.to_physical()))
+        self._sorted = SortedKeys(self._keys)
+        # A failed row is asked again on each further run, up to retry_failed times.
+        again = pl.Series(self._sorted.find(times.filter(pl.col("times") <= retry_failed)), dtype=pl.Int64)
+        self._again = bytearray(len(self._keys))
+        for at in again.filter(self._status.gather(again) == "failed"):
+            self._again[at] = 1
+        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, pending)
+        if labels is None:
+            self._row = array("q", [-1]) * len(self._keys)
+            self._point = array("i", [0]) * len(self._keys)
+            self._sample = pl.Series("sample", [], pl.Int32)
+        else:
+            self._sample = index["sample"]
+            self._row = array("q", bytes(raw(index["row"])))
+            self._point = array("i", bytes(raw(index["point"])))
+        self._missing: list[pl.DataFrame] = []
+        self._changes: pl.DataFrame | None = None
+        self._kept: SortedKeys | None = None
+        self._kept_at: list[int] = []
+        self._planned = self._found = self._failed_again = 0
+
+    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> Unfit:
+        """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
+        steps = ["hi", "lo", "reasks", "status"]
+        few = unfit.group_by(steps).len("times").filter(pl.col("times") <= 1 + retry_failed)
+        last = keyindex.last_of_each(unfit).filter("again").join(few, on=steps, how="semi")
+        found = last.select(pl.Series("position", self._sorted.find(last), dtype=pl.Int64), "part", "at")
+        found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(MAY_BE_ASKED_AGAIN))
+        for at in found["position"]:
+            self._again[at] = 1
+        return Unfit(self._parts, found, self._numbers, pending)
+
+    def __len__(self) -> int:
+        return len(self._again)
+
+    def holds(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these keys have an answer, whatever its status is."""
+        return [at >= 0 for at in self._sorted.find(halves(keys))]
+
+    def sort_out(self, requests: Sequence[Request], *, survey: bool = False) -> list[Request]:
+        """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`census`."""
+        if not len(self):
+            if survey:
+                self._planned += len(requests)
+            return list(requests)
+        wanted: list[Request] = []
+        missing: list[Request] = []
+        unfit: dict[int, int] = {}
+        rows, points, again = self._row, self._point, self._again
+        for request, at in zip(requests, self._sorted.find(halves([r.key for r in requests])), strict=True):
+            if at < 0:
+                missing.append(request)
+            else:
+                rows[at] = request.row
+                points[at] = request.point
+                if not again[at]:
+                    continue
+                unfit[at] = len(wanted)
+            wanted.append(request)
+        if len(self._unfit) and not survey:
+            for at, before in self._unfit.of(list(unfit)).items():
+                wanted[unfit[at]] = msgspec.structs.replace(wanted[unfit[at]], before=before)
+        if survey:
+            self._planned += len(requests)
+            self._found += len(requests) - len(wanted)
+            self._failed_again += len(wanted) - len(missing)
+            if missing:
+                places = {
+                    "row": [r.row for r in missing],
+                    "point": [r.point for r in missing],
+                    "named": [hash((r.id, r.point, r.sample)) for r in missing],
+                }
+                schema = {"row": pl.Int64, "point": pl.Int32, "named": pl.Int64}
+                self._missing.append(halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
+        if self._kept is None or not missing:
+            return wanted
+        found = zip(missing, self._kept.find(halves([r.slot for r in missing])), strict=True)
+        kept = {request.key for request, at in found if at >= 0}
+        return [request for request in wanted if request.key not in kept]
+
+    def after(self, requests: int) -> None:
+        """A survey of a plan begins of which so many requests are passed over, as they are done."""
+        self._planned = self._found = requests
+        self._is_placed = False
+
+    @property
+    def strays(self) -> int:
+        """Answers whose place in the plan is not known; failed ones are none."""
+        return int(((self._rows() < 0) & (self._status != "failed")).sum())
+
+    @property
+    def has_unplaced(self) -> bool:
+        """Whether an answer that would not be asked for again has no known place in the plan, be it failed or not."""
+        again = _series("again", bytes(self._again), pa.uint8())
+        return bool(((self._rows() < 0) & ((self._status != "failed") | (again == 0))).any())
+
+    @property
+    def end(self) -> int:
+        """The number of rows up to the last that has an answer, as far as the places of answers are known."""
+        last = self._rows().max()
+        return 0 if last is None else int(last) + 1  # type: ignore[arg-type]
+
+    def mark(self, keys: pl.DataFrame) -> bytearray:
+        """A byte for each answer, 1 for those with one of these keys."""
+        marks = bytearray(len(self))
+        for block in keys.iter_slices(_MARKED):
+            for at in self._sorted.find(block):
+                if at >= 0:
+                    marks[at] = 1
+        return marks
+
+    def answers(self, requests: Sequence[Request]) -> list[int]:
+        """The position of the answer that each request has, -1 if it has none. Kept ones count, after :meth:`keep_changed`."""
+        found = self._sorted.find(halves([request.key for request in requests]))
+        missing = [number for number, at in enumerate(found) if at < 0]
+        if self._kept is not None and missing:
+            for number, kept in zip(missing, self._kept.find(halves([requests[n].slot for n in missing])), strict=True):
+                if kept >= 0:
+                    found[number] = self._kept_at[kept]
+        return found
+
+    def status_of(self, at: int) -> Status:
+        """That of the answer at a position."""
+        return STATUSES[self._codes[at]]
+
+    def finished(self, per_item: int, but: bytes | None = None) -> bytes:
+        """With ``labels``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
+        and none is marked in ``but``, which are by default those still to be asked."""
+        again = _series("again", bytes(self._again if but is None else but), pa.uint8())
+        rows = self._rows()
+        if per_item > 1:
+            points = _series("point", self._point.tobytes(), pa.int32())
+            found = pl.DataFrame([rows, points, self._sample, again]).filter(pl.col("row") >= 0)
+            # Two keys may be at one place: equal requests are numbered anew when files come and go.
+            places = found.filter(pl.col("again") == 0).unique(["row", "point", "sample"]).group_by("row").len()
+            rows = places.filter(pl.col("len") == per_item)["row"]
+            rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
+        else:
+            rows = rows.filter((again == 0) & (rows >= 0))
+        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
+
+    def passed(self, rows: bytes, per_item: int) -> Passed:
+        """The :meth:`finished` rows, for a pass over the others."""
+        seen = KeySet()
+        for part in self._inside(rows):
+            seen.add_all(part)
+            seen.add_all(self._first(part).select(hi="slot_hi", lo="slot_lo"))
+        return Passed(rows, seen, rows.count(1) * per_item)
+
+    def keys_of(self, rows: bytes) -> tuple[pl.DataFrame, pl.Series]:
+        """With ``labels``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
+        keys, slots = [self._keys.clear()], [pl.Series("slot_hi", [], pl.UInt64)]
+        for part in self._inside(rows):
+            keys.append(part.select("hi", "lo"))
+            slots.append(self._first(part)["slot_hi"])
+        return keyindex.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
+
+    def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
+        """The answers to these rows, part by part."""
+        mask = np.frombuffer(rows + b"\0", np.uint8)
+        known = np.frombuffer(self._row, np.int64)
+        columns = ["slot", "row", "sample", "point"]
+        for number, part in zip(self._numbers, keyindex.read_keys(self._parts, columns, self._numbers), strict=True):
+            for begin, length, moves in placed(self._moves.get(number, []), part.height):
+                some = part.slice(begin, length)
+                row = np.full(length, -1, np.int64) if moves is None else moves.moved(some["row"].to_numpy()).copy()
+                if (lost := row < 0).any():  # the plan may have come to them since
+                    at = np.array(self._sorted.find(some.filter(lost)), np.int64)
+                    row[lost] = np.where(at >= 0, known[at], -1)
+                yield some.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+
+    def _first(self, part: pl.DataFrame) -> pl.DataFrame:
+        """Those to the first request of an item."""
+        return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
+
+    def census(self) -> Census:
+        """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""
+        if self._is_placed:
+            placed = self._rows() >= 0
+            again = _series("again", bytes(self._again), pa.uint8()) == 1
+            return Census(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
+        changed = self._changes = self._changed()
+        if not changed.height:
+            self._missing.clear()
+        return Census(
+            planned=self._planned,
+            done=self._found,
+            failed_again=self._failed_again,
+            changed=changed.height,
+            changed_tokens=int(changed["total_tokens"].sum()),
+            changed_cost=float(changed["cost"].sum()) if changed["cost"].count() else None,
+            orphans=self.strays,
+        )
+
+    def keep_changed(self) -> None:
+        """From now on a request whose slot has an answer to a different request counts as done.
+
+        A slot that several requests would fill, because they share an id, is left to be asked.
+        """
+        changed = self._changed() if self._changes is None else self._changes
+        for at, row, point in changed.select("at", "row", "point").iter_rows():
+            self._row[at] = row
+            self._point[at] = point
+        self._kept = SortedKeys(changed.select(hi="slot_hi", lo="slot_lo"))
+        self._kept_at = changed["at"].to_list()
+
+    def statuses(self) -> dict[str, int]:
+        """After a whole pass: how many answers of each status count as done for the plan."""
+        again = _series("again", bytes(self._again), pa.uint8())
+        counts = self._status.filter((self._rows() >= 0) & (again == 0)).value_counts()
+        return dict(zip(counts["status"].to_list(), counts["count"].to_list(), strict=True))
+
+    def planned(self) -> pl.DataFrame:
+        """``hi``, ``lo`` and the present ``row`` and sweep ``point`` of every answer that belongs to the plan."""
+        points = _series("point", self._point.tobytes(), pa.int32())
+        return self._keys.with_columns(self._rows(), points).filter(pl.col("row") >= 0)
+
+    def _rows(self) -> pl.Series:
+        return _series("row", self._row.tobytes(), pa.int64())
+
+    def _heads(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Keys and columns of all parts and of what is pending, as :func:`keyindex.read_keys` gives them."""
+        yield from keyindex.read_keys(self._parts, columns, self._numbers)
+        if self._pending is not None:
+            yield keyindex.head(self._pending.select(["key", *columns]))
+
+    def _changed(self) -> pl.DataFrame:
+        """The answers no request has the key of, whose slot a missing request would fill: one a slot, the last.
+
+        ``row`` and ``point`` are those of the missing request.
+        """
+        found = [pl.DataFrame(schema=_CHANGED)]
+        free = (self._rows() < 0) & (self._status != "failed")
+        if self._missing and free.any():
+            # Of rows that share an id it cannot be told which of them an answer belonged to.
+            missing = pl.concat(self._missing).filter(pl.len().over("named") == 1)
+            slots, places = SortedKeys(missing), missing.select("row", "point")
+            for part in self._heads(["slot", "total_tokens", "cost"]):
+                frame = part.with_columns(
+                    at=pl.Series(self._sorted.find(part), dtype=pl.Int64),
+                    place=pl.Series(slots.find(part.select(hi="slot_hi", lo="slot_lo")), dtype=pl.Int64),
+                )
+                frame = frame.filter((pl.col("at") >= 0) & (pl.col("place") >= 0))
+                frame = frame.filter(free.gather(frame["at"]))
+                found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
+        changed = pl.concat(found)
+        if changed.height:
+            shared = keyindex.shared_slots(self._heads(keyindex.SHARED))
+            changed = changed.join(shared, on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
+        together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
+        return keyindex.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})

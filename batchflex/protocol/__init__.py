@@ -1,0 +1,64 @@
+"""What OpenAI-compatible APIs take and say. Pure: no clock, no files, no network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.lazy import exports
+
+if TYPE_CHECKING:
+    from . import (
+        batch_lines as batch_lines,
+        blame as blame,
+        chat as chat,
+        classify as classify,
+        headers as headers,
+        json_answers as json_answers,
+        params as params,
+        pydantic_models as pydantic_models,
+        rate_limits as rate_limits,
+        reask as reask,
+    )
+    from .blame import BLAMELESS as BLAMELESS, VOIDING as VOIDING, are_alike as are_alike, can_be_void as can_be_void
+    from .classify import KEY_COMMAND as KEY_COMMAND
+    from .endings import ended as ended, ending_of as ending_of, plain_word as plain_word
+    from .json_answers import Shapes as Shapes, asked_format as asked_format, schema_of as schema_of
+    from .params import LIMITS as LIMITS, answer_limit as answer_limit, model_of as model_of, unsayable as unsayable
+    from .pydantic_models import Model as Model
+    from .rate_limits import Level as Level, Limited as Limited, Told as Told
+    from .reask import (
+        MAY_BE_ASKED_AGAIN as MAY_BE_ASKED_AGAIN,
+        Policy as Policy,
+        carried_on as carried_on,
+        cut_by as cut_by,
+        given_up as given_up,
+    )
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "batch_lines": [],
+        "blame": ["BLAMELESS", "VOIDING", "are_alike", "can_be_void"],
+        "chat": [],
+        "classify": ["KEY_COMMAND"],
+        "endings": ["ended", "ending_of", "plain_word"],
+        "headers": [],
+        "json_answers": ["Shapes", "asked_format", "schema_of"],
+        "params": ["LIMITS", "answer_limit", "model_of", "unsayable"],
+        "pydantic_models": ["Model"],
+        "rate_limits": ["Level", "Limited", "Told"],
+        "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
+    },
+    modules=[
+        "batch_lines",
+        "blame",
+        "chat",
+        "classify",
+        "headers",
+        "json_answers",
+        "params",
+        "pydantic_models",
+        "rate_limits",
+        "reask",
+    ],
+)

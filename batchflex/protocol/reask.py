@@ -1,0 +1,153 @@
+"""Asking again when an answer does not fit or was cut off: what is sent then, and how what that cost is carried along. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from ..core import Answer, CutBy, Outcome, Request, Status
+from .params import LIMITS, answer_limit
+
+_LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
+_NEAR_TOKENS, _NEAR_SHARE = 8, 0.1  # an answer that ends so near to its limit has used it up: servers count differently
+
+MAY_BE_ASKED_AGAIN = ("truncated", "empty", "invalid")
+
+How = Literal["unfit", "grown", "streamed"]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class Policy(NamedTuple):
+    """What is asked again.
+
+    An answer that does not fit is ``most`` times; ``schema`` is what answers must fit, as JSON, if the server is not told of
+    it. One that was cut off by its limit is with twice as many tokens, up to ``grow_to``; 0 is not at all. With ``streams``
+    one that the server cut below its limit is asked again as a stream.
+    """
+
+    most: int = 0
+    schema: str | None = None
+    grow_to: int = 0
+    streams: bool = False
+
+    @property
+    def asks_again(self) -> bool:
+        return self.most > 0 or self.grow_to > 0 or self.streams
+
+    @classmethod
+    def made(cls, most: int, schema: Mapping[str, Any] | None, grow_to: int, *, streams: bool) -> Policy:
+        """As a job has it. A very long schema is not shown to the model."""
+        text = None if schema is None else _encode(schema).decode()
+        return cls(most, text if text is not None and len(text) <= _LONGEST else None, grow_to, streams)
+
+    def reopens(self, rows: Mapping[str, int]) -> bool:
+        """Whether a finished job may have something to ask under this policy. ``rows`` counts its rows by their status."""
+        unfit = self.most > 0 and rows.get("invalid", 0) > 0
+        return unfit or (self.grow_to > 0 and any(rows.get(status, 0) > 0 for status in MAY_BE_ASKED_AGAIN))
+
+
+def cut_by(status: Status, answer: Answer, limit: int | None) -> CutBy | None:
+    """What cut an answer off: the ``limit`` of its request, or the server although there was more of that left; ``None`` if
+    nothing did. An answer that is empty or does not fit was cut off if its tokens were used up, or went into reasoning."""
+    if status not in MAY_BE_ASKED_AGAIN:
+        return None
+    used = answer.usage.completion_tokens
+    used_up = used is not None and limit is not None and used >= limit
+    if status == "truncated":
+        is_short = used is not None and limit is not None and used + max(_NEAR_TOKENS, _NEAR_SHARE * limit) < limit
+        return "server" if is_short else "limit"
+    reasoned = bool((answer.reasoning or "").strip()) or bool(answer.usage.reasoning_tokens)
+    is_blank = not (answer.content or "").strip()
+    return "limit" if used_up or (is_blank and reasoned) else None
+
+
+def further(request: Request, before: Outcome, policy: Policy) -> Request | None:
+    """The request that follows an answer that does not fit or was cut off; ``None`` if no further one is allowed.
+
+    ``request`` is the one that was planned, however often it was asked before. After an answer that does not fit the
+    conversation goes on from its messages with the last answer and what is wrong with it. One that was cut off is asked for
+    anew.
+    """
+    body, planned = _decode(request.body), request.max_tokens
+    retried_with = request.retried_with or before.retried_with
+    if request.retried_with is None and retried_with is not None:  # a retry was killed before the answer that fits
+        body |= _decode(retried_with)
+        planned = answer_limit(body)
+    how = _how(before, policy, planned)
+    if how is None:
+        return None
+    limit = max(planned or 0, before.answer_limit or 0) or None
+    if how == "grown":
+        limit = min(2 * (limit or before.completion_tokens or 1), policy.grow_to)
+    elif how == "unfit":
+        body["messages"] = [*body["messages"], *_complaint(before, policy)]
+    if limit is not None and limit != planned:
+        body |= dict.fromkeys([name for name in LIMITS if body.get(name) is not None] or LIMITS[:1], limit)
+    return msgspec.structs.replace(
+        request, body=_encode(body), max_tokens=limit, before=before, stands=None, retried_with=retried_with
+    )
+
+
+def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
+    """How is asked again after this answer; ``planned`` is the limit that the plan sets."""
+    if before.cut_by == "server":
+        return "streamed" if policy.streams and before.ttft_s is None else None
+    limit = before.answer_limit or planned or before.completion_tokens
+    is_cut = before.cut_by == "limit" or (before.status == "truncated" and before.answer_limit is None)
+    if is_cut and policy.grow_to > (limit or 0):
+        return "grown"
+    return "unfit" if before.status == "invalid" and before.reasks - _grown(before, planned) < policy.most else None
+
+
+def _grown(before: Outcome, planned: int | None) -> int:
+    """How often the limit was doubled for this answer: that uses up none of ``max_reasks``."""
+    times, limit = 0, planned or 0
+    while 0 < limit < (before.answer_limit or 0) and times < before.reasks:
+        limit, times = 2 * limit, times + 1
+    return times
+
+
+def _complaint(before: Outcome, policy: Policy) -> list[dict[str, Any]]:
+    answer = (before.content or "")[:_LONGEST] or "(no text)"
+    complaint = before.error_message or "it does not fit"
+    asked = f" (asked {before.reasks + 1} times so far)" if before.reasks else ""  # never the same request twice
+    wanted = "the JSON" if policy.schema is None else f"JSON that fits this schema: {policy.schema}"
+    return [
+        {"role": "assistant", "content": answer},
+        {
+            "role": "user",
+            "content": f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}.",
+        },
+    ]
+
+
+def carried_on(made: Outcome, before: Outcome) -> Outcome:
+    """The outcome of asking again after ``before``, with what all answers before it took."""
+    return msgspec.structs.replace(
+        made,
+        reasks=before.reasks + 1,
+        reask_prompt_tokens=_sum(before.reask_prompt_tokens, before.prompt_tokens),
+        reask_completion_tokens=_sum(before.reask_completion_tokens, before.completion_tokens),
+        reask_cost=_sum(before.reask_cost, before.cost),
+    )
+
+
+def given_up(made: Outcome, before: Outcome) -> Outcome:
+    """What is kept when asking again after ``before`` has failed for good: that answer, and why there is no other."""
+    return msgspec.structs.replace(
+        before,
+        attempts=made.attempts,
+        started_at=made.started_at,
+        finished_at=made.finished_at,
+        run_id=made.run_id,
+        proof=made.proof,
+        error_message=f"{before.error_message or 'the answer was cut off'}; asking again failed: {made.error_message}",
+    )
+
+
+def _sum(one: float | None, two: float | None) -> float | None:
+    return two if one is None else one if two is None else one + two

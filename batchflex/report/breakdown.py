@@ -1,0 +1,261 @@
+"""A table of results in figures: by sweep point, by cause of failure, by label, over time. Memory does not hold the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+
+from ..core import STATUSES
+from ..scoring import spending
+
+_BINS = 48
+_CAUSES = 12
+_LABELS = 24
+_FIELDS = 3
+_LONGEST_LABEL = 48
+_LOOKED_AT = 2_000
+_CAUSE_CHARS = 300
+_SKEWED = 25.0
+_TOKENS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens", "reasoning_tokens")
+# What differs between two messages of one cause.
+_PARTICULARS = (
+    r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\b[0-9a-fA-F]{12,}\b|\b(?:req|chatcmpl|call|id)[-_][\w-]+|\d+(?:[.,]\d+)*"
+)
+
+
+class Figures(NamedTuple):
+    """Counts and sums of some rows. ``None`` where no row says. Times are in seconds, ``cost`` in US dollars."""
+
+    rows: int
+    items: int
+    status: dict[str, int]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cache_read_input_tokens: int | None
+    reasoning_tokens: int | None
+    cost: float | None
+    latency_s: dict[str, float | None]
+    ttft_s: dict[str, float | None]
+    reasks: int | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        if self.prompt_tokens is None and self.completion_tokens is None:
+            return None
+        return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
+
+    @property
+    def cached_share(self) -> float | None:
+        """Of the prompt tokens, those read from the server's cache."""
+        if self.cache_read_input_tokens is None or not self.prompt_tokens:
+            return None
+        return self.cache_read_input_tokens / self.prompt_tokens
+
+
+class Cause(NamedTuple):
+    """Rows that failed alike. ``message`` and ``id`` are those of one of them."""
+
+    status: str
+    what: str
+    rows: int
+    id: str
+    message: str | None
+
+
+class Histogram(NamedTuple):
+    """Counts between ``edges``; ``is_log`` if these grow by a factor. What is beyond the last edge is in the last bin."""
+
+    edges: list[float]
+    counts: list[int]
+    p50: float
+    p95: float
+    largest: float
+    is_log: bool
+
+
+class Distribution(NamedTuple):
+    """How often each value was answered, most frequent first; ``others`` counts those beyond the first few."""
+
+    what: str
+    names: list[str]
+    counts: list[int]
+    others: int
+    nothing: int
+
+
+class Flow(NamedTuple):
+    """Rows that ended in each of equally long parts of the time between first and last."""
+
+    begin_s: list[float]
+    rows: list[int]
+    width_s: float
+
+
+def _aggregates(columns: Sequence[str]) -> list[pl.Expr]:
+    found = [pl.len().alias("rows"), pl.col("row").n_unique().alias("items")]
+    found += [(pl.col("status") == status).sum().alias(f"status_{status}") for status in STATUSES]
+    for name in (*_TOKENS, "cost", "reasks"):
+        if name in columns:
+            value = spending.of(name, columns)
+            found += [value.sum(), value.count().alias(f"{name}_told")]
+    for name in ("latency_s", "ttft_s"):
+        found += [pl.col(name).quantile(q).alias(f"{name}_{label}") for label, q in (("p50", 0.5), ("p95", 0.95))]
+    return found
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    def told(name: str) -> Any:
+        return row[name] if row.get(f"{name}_told") else None
+
+    return Figures(
+        rows=row["rows"],
+        items=row["items"],
+        status={status: row[f"status_{status}"] for status in STATUSES},
+        **{name: told(name) for name in _TOKENS},
+        cost=told("cost"),
+        latency_s={label: row[f"latency_s_{label}"] for label in ("p50", "p95")},
+        ttft_s={label: row[f"ttft_s_{label}"] for label in ("p50", "p95")},
+        reasks=told("reasks"),
+    )
+
+
+def whole(table: pl.LazyFrame, columns: Sequence[str]) -> Figures:
+    """All rows together."""
+    return _figures(table.select(_aggregates(columns)).collect().row(0, named=True))
+
+
+def text(value: Any) -> str:
+    """A swept value as words: as equal for 0 and 0.0, for a value and the JSON it has in a column of strings."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def by_point(table: pl.LazyFrame, columns: Sequence[str], swept: Sequence[str]) -> dict[tuple[str, ...], Figures]:
+    """The rows of each sweep point, known by the texts of its values in the order of ``swept``."""
+    if not swept:
+        return {(): whole(table, columns)}
+    keys = [f"swept {at}" for at in range(len(swept))]  # whatever they are called
+    grouped = (
+        table.group_by([pl.col(name).alias(key) for name, key in zip(swept, keys, strict=True)])
+        .agg(_aggregates(columns))
+        .collect()
+    )
+    return {tuple(text(row[key]) for key in keys): _figures(row) for row in grouped.iter_rows(named=True)}
+
+
+def histogram(table: pl.LazyFrame, name: str) -> Histogram | None:
+    """Of a column of positive numbers; ``None`` if there are none."""
+    values = table.select(pl.col(name).drop_nulls()).collect()[name]
+    values = values.filter(values.is_finite() & (values >= 0))
+    if not len(values):
+        return None
+    low, p50, p95, top, high = (float(values.quantile(q) or 0.0) for q in (0, 0.5, 0.95, 0.995, 1))
+    is_log = low > 0 and top / low > _SKEWED
+    bins = min(_BINS, max(1, int(len(values) ** 0.5) * 2))
+    if top <= low:
+        low, top, bins = low * 0.9, (low * 1.1 or 1.0), 5
+    if is_log:
+        factor = (top / low) ** (1 / bins)
+        edges = [low * factor**i for i in range(bins + 1)]
+    else:
+        edges = [low + (top - low) * i / bins for i in range(bins + 1)]
+    at = pl.Series(edges[1:-1], dtype=pl.Float64).search_sorted(values, side="right")
+    counted = dict(pl.DataFrame({"at": at}).group_by("at").len().iter_rows())
+    return Histogram(edges, [counted.get(i, 0) for i in range(bins)], p50, p95, high, is_log)
+
+
+def causes(table: pl.LazyFrame) -> tuple[list[Cause], int]:
+    """Why rows are not ``ok``, most frequent first; and how many rows have a cause beyond the first few."""
+    kind = pl.coalesce("error_code", "error_type", "finish_reason").fill_null("unknown")
+    cut = pl.col("error_message").str.slice(0, _CAUSE_CHARS)
+    grouped = (
+        table.filter(pl.col("status") != "ok")
+        .select("status", "http_status", "id", kind=kind, message=cut, alike=cut.str.replace_all(_PARTICULARS, "…"))
+        .group_by("status", "http_status", "kind", "alike")
+        .agg(pl.len().alias("rows"), pl.col("id").first(), pl.col("message").first())
+        .sort(["rows", "status", "kind", "alike"], descending=[True, False, False, False])
+        .collect()
+    )
+    found = [
+        Cause(row["status"], _cause(row["kind"], row["http_status"]), row["rows"], row["id"], row["message"])
+        for row in grouped.head(_CAUSES).iter_rows(named=True)
+    ]
+    return found, int(grouped["rows"].slice(_CAUSES).sum())
+
+
+def _cause(kind: str, http_status: int | None) -> str:
+    return kind if http_status in (None, 200) or str(http_status) in kind else f"{http_status} {kind}"
+
+
+def answers(table: pl.LazyFrame) -> list[Distribution]:
+    """What was answered, where that is one of few values: top-level fields of JSON answers, else short texts."""
+    head = table.select("parsed", "content").head(_LOOKED_AT).collect()
+    fields = _fields(head["parsed"].drop_nulls().to_list())
+    if fields:
+        values = [pl.col("parsed").str.json_path_match(f"$['{name}']").alias(str(at)) for at, name in enumerate(fields)]
+        found = [_distribution(table.select(value), name) for value, name in zip(values, fields, strict=True)]
+        return [distribution for distribution in found if distribution is not None]
+    said = head["content"].drop_nulls().str.strip_chars()
+    if head["parsed"].null_count() < head.height or not len(said) or not _are_few(said):
+        return []
+    only = _distribution(table.select(pl.col("content").str.strip_chars()), "answer")
+    return [only] if only is not None else []
+
+
+def _fields(texts: Sequence[str]) -> list[str]:
+    """Fields whose values are few and short, in the order they are first seen."""
+    seen: dict[str, list[str]] = {}
+    for raw in texts:
+        data = msgspec.json.decode(raw)
+        for name, value in data.items() if isinstance(data, dict) else ():
+            if isinstance(value, str | bool | int) and "'" not in name:
+                seen.setdefault(name, []).append(text(value))
+    return [name for name, values in seen.items() if _are_few(pl.Series(values))][:_FIELDS]
+
+
+def _are_few(values: pl.Series) -> bool:
+    distinct = values.unique()
+    longest: Any = distinct.str.len_chars().max()
+    return longest <= _LONGEST_LABEL and (len(distinct) <= _LABELS // 2 or len(distinct) * 20 <= len(values))
+
+
+def _distribution(values: pl.LazyFrame, what: str) -> Distribution | None:
+    counted = (
+        values.collect()
+        .to_series()
+        .rename("value")
+        .value_counts(sort=True)
+        .sort("count", "value", descending=[True, False])
+    )
+    nothing = int(counted.filter(pl.col("value").is_null())["count"].sum())
+    counted = counted.filter(pl.col("value").is_not_null())
+    if not counted.height:
+        return None
+    shown = counted.head(_LABELS)
+    names = [name if len(name) <= _LONGEST_LABEL else f"{name[:_LONGEST_LABEL]}…" for name in shown["value"]]
+    return Distribution(what, names, shown["count"].to_list(), int(counted["count"].slice(_LABELS).sum()), nothing)
+
+
+def flow(table: pl.LazyFrame, run_id: str | None, parts: int) -> Flow | None:
+    """How many rows of a run ended when, in seconds since its first was sent; ``None`` if it is over in no time."""
+    of_run = pl.lit(True) if run_id is None else pl.col("run_id") == run_id
+    times = table.filter(of_run).select("started_at", "finished_at").collect()
+    if times.height < 2:
+        return None
+    begin: Any = times["started_at"].min()
+    ended = (times["finished_at"] - begin).dt.total_microseconds() / 1e6
+    last = float(ended.max() or 0.0)
+    if last <= 0:
+        return None
+    width = last / parts
+    at = (ended / width).floor().clip(0, parts - 1).cast(pl.Int32)
+    counted = dict(pl.DataFrame({"at": at}).group_by("at").len().iter_rows())
+    return Flow([i * width for i in range(parts)], [counted.get(i, 0) for i in range(parts)], width)

@@ -1,0 +1,223 @@
+"""What a report tells of an output folder, in one structure of bounded size: read once, and only the columns it takes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from ..config import Job, build
+from ..core import BatchflexError, FolderError
+from ..endpoint import default_model, resolve
+from ..plan import Plan, points
+from ..results import view as contents
+from ..storage import Folder, Substitutes, parts as store, results_table as table
+from . import breakdown, samples as excerpt, scored, timeline
+from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
+from .samples import Row
+from .scored import Scores
+from .timeline import PastRun, Timeline
+
+_RUNS = 12
+_FLOW_PARTS = 40
+
+
+class PointDigest(NamedTuple):
+    """A sweep point: its values as words in the order of the variables, what its rows sum up to, and its scores by name."""
+
+    values: tuple[str, ...]
+    figures: Figures
+    scores: dict[str, scored.Score]
+
+
+class Digest(NamedTuple):
+    """``state`` is ``run.json`` (empty if there is none), ``variables`` the swept ones with their values as words.
+
+    ``notes`` are sentences on what could not be told, or not of the present table. ``totals`` counts the rows of each kind
+    that the excerpt shows a few of.
+    """
+
+    name: str
+    out: str
+    state: dict[str, Any]
+    is_held: bool
+    models: list[str]
+    endpoint: str
+    samples: int
+    variables: dict[str, list[str]]
+    whole: Figures
+    points: list[PointDigest]
+    scores: Scores | None
+    latency: Histogram | None
+    ttft: Histogram | None
+    answers: list[Distribution]
+    causes: list[Cause]
+    causes_beyond: int
+    timeline: Timeline | None
+    flow: Flow | None
+    runs: list[PastRun]
+    rows: list[Row]
+    totals: dict[str, int]
+    notes: list[str]
+    job_toml: str
+
+
+def digest(folder: Folder, rows: int) -> Digest:
+    """Read a folder; ``rows`` is the size of the random sample.
+
+    Of a run that goes on or was killed it has what is answered by now.
+
+    :raises FolderError: if there is no run in the folder, or nothing is known of its job.
+    """
+    folder.require()
+    resolved = folder.read_job()
+    if resolved is None:
+        raise FolderError(f"{folder.path} has no answers yet")
+    job = build(resolved)
+    state, is_held = folder.read_state(), folder.is_held()
+    notes: list[str] = []
+    with _results(folder) as path:
+        results = pl.scan_parquet(path, glob=False)
+        columns = results.collect_schema().names()
+        variables = _variables(job)
+        swept = [name for name in table.sweep_columns(variables) if name in columns]
+        scores, per_row, names = _scores(folder, path, notes)
+        shares = (
+            [name for name in names if name in {f"score_{s.name}" for s in scores.scores if s.is_share}]
+            if scores
+            else []
+        )
+        marked = excerpt.choose(results, per_row, swept, shares, rows)
+        found = excerpt.fetch(results, columns, per_row, swept, names, marked)
+        prompts = _prompts(job, found)
+        missing = sum(key not in prompts for key, _ in found)
+        if missing:
+            notes.append(_no_prompts(missing, len(found)))
+        if words := _substitutes(results, columns).words():
+            notes.append(f"{words}.")
+        causes, beyond = breakdown.causes(results)
+        whole = breakdown.whole(results, columns)
+        told = timeline.timeline(_lines(folder.telemetry))
+        return Digest(
+            name=job.job.name,
+            out=str(folder.path),
+            state=state,
+            is_held=is_held,
+            models=_models(results),
+            endpoint=", ".join(_distinct(results, "endpoint")),
+            samples=job.sweep.samples,
+            variables=variables,
+            whole=whole,
+            points=_points(job, list(variables), breakdown.by_point(results, columns, swept), scores),
+            scores=scores,
+            latency=breakdown.histogram(results, "latency_s"),
+            ttft=breakdown.histogram(results, "ttft_s"),
+            answers=breakdown.answers(results),
+            causes=causes,
+            causes_beyond=beyond,
+            timeline=told,
+            flow=None if told else breakdown.flow(results, _run_of_most(results), _FLOW_PARTS),
+            runs=timeline.past_runs(_lines(folder.history), _RUNS),
+            rows=[row._replace(prompt=prompts.get(key)) for key, row in found],
+            totals=marked.totals,
+            notes=notes,
+            job_toml=folder.job.read_text(encoding="utf-8"),
+        )
+
+
+@contextlib.contextmanager
+def _results(folder: Folder) -> Iterator[Path]:
+    """The table of a folder as a file: its own, or one of what there is by now."""
+    found = contents.results_of(folder)
+    with contents.keeping(found, found.schema.names) as kept:
+        yield kept.path
+
+
+def _variables(job: Job) -> dict[str, list[str]]:
+    """Each swept variable with its distinct values, as words, in the order of the sweep."""
+    found: dict[str, dict[str, None]] = {}
+    for point in points(job):
+        for name, value in point.values.items():
+            found.setdefault(name, {})[text(value)] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def _points(
+    job: Job, variables: Sequence[str], figures: dict[tuple[str, ...], Figures], scores: Scores | None
+) -> list[PointDigest]:
+    """In the order of the sweep; those without a row are left out, those that are the sweep's no more come last."""
+
+    def key(values: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(text(values.get(name)) for name in variables)
+
+    by_key = {key(point.point): point.scores for point in scores.points} if scores else {}
+    order = dict.fromkeys([*(key(point.values) for point in points(job)), *figures])
+    return [PointDigest(k, figures[k], by_key.get(k, {})) for k in order if k in figures]
+
+
+def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None, pl.LazyFrame | None, list[str]]:
+    """The summary, the scores of single rows, and their columns."""
+    summary = scored.read(folder.path / "scores.json")
+    if summary is None:
+        if (folder.path / "scores.json").exists():
+            notes.append("scores.json cannot be read; score the folder again.")
+        return None, None, []
+    stamp = store.told(path)[0].get(store.MADE_OF, b"").decode("ascii", "replace")
+    if summary.results is not None and stamp and summary.results != stamp:
+        notes.append("The scores are of an earlier table of results; score the folder again.")
+    file = folder.path / "scores.parquet"
+    try:
+        per_row = pl.scan_parquet(file, glob=False)
+        names = per_row.collect_schema().names()
+    except (OSError, pl.exceptions.PolarsError):
+        return summary, None, []
+    return summary, per_row, [name for name in (f"score_{s.name}" for s in summary.scores) if name in names]
+
+
+def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[excerpt.Message]]:
+    if not rows or job.input.path is None:
+        return {}
+    try:
+        asked = default_model([resolve(entry, with_key=False) for entry in job.asked])
+        return excerpt.prompts(Plan(job, asked), rows)
+    except BatchflexError:
+        return {}
+
+
+def _no_prompts(missing: int, of: int) -> str:
+    which = "rows shown" if missing == of else f"{missing:,} of the {of:,} rows shown"
+    return (
+        f"The prompts of the {which} are not known: they are made anew from the input, which is not there any more, has "
+        "changed, or has them beyond its first million rows. The columns carried along are shown in their place."
+    )
+
+
+def _distinct(results: pl.LazyFrame, name: str, most: int = 6) -> list[str]:
+    return [str(v) for v in results.select(pl.col(name).drop_nulls().unique()).collect().to_series().sort().head(most)]
+
+
+def _models(results: pl.LazyFrame) -> list[str]:
+    return _distinct(results, "model")
+
+
+def _substitutes(results: pl.LazyFrame, columns: Sequence[str]) -> Substitutes:
+    """What is told of answers by other models; nothing in tables of an older version."""
+    found, told = Substitutes(), ["requested_model", "model", "gateway_fallbacks"]
+    if {*told} <= {*columns}:
+        counted = results.filter(pl.col("status") != "failed").group_by(told).len().sort(told).collect()
+        for requested, answered, fallbacks, rows in counted.iter_rows():
+            found.add(requested, answered, fallbacks, rows)
+    return found
+
+
+def _run_of_most(results: pl.LazyFrame) -> str | None:
+    counted = results.group_by("run_id").len().sort("len", "run_id", descending=True).head(1).collect()
+    return counted["run_id"][0] if counted.height else None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        yield from stream

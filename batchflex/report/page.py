@@ -1,0 +1,233 @@
+"""A digest as one HTML page that needs nothing from anywhere: template, style, scripts and charts in one text."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import os.path
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from ..core import STATUSES, __version__, duration, money, redact as redaction
+from . import canvas, verdict
+from .digest import Digest
+from .samples import KINDS, Row, shortened, shown
+from .sections import Table, chapters
+from .vega import libraries
+
+_FILES = Path(__file__).parent / "assets"
+_ROWS_BYTES = 2_000_000
+_CELLS = (2_000, 600, 160)  # characters, tried one after the other until the rows fit
+_JOB_CHARS = 30_000
+
+
+class Tile(NamedTuple):
+    name: str
+    value: str
+    more: str
+
+
+def render(digest: Digest, now: datetime.datetime) -> str:
+    """The page. ``now`` is when it is made, with its time zone."""
+    told = chapters(digest)
+    data = {"config": canvas.config(), "charts": {f.id: f.spec for s in told for f in s.figures}, "rows": _rows(digest)}
+    scripts = [_embedded(libraries()), _embedded((_FILES / "page.js").read_text(encoding="utf-8"))]
+    said, more = verdict.headline(digest)
+    whole = digest.whole
+    planned = digest.state.get("planned") or whole.rows
+    parts = [(s, whole.status[s]) for s in STATUSES] + [("open", max(0, planned - whole.rows))]
+    jinja = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(_FILES),
+        trim_blocks=True,
+        finalize=_visible,
+    )
+    return jinja.get_template("page.html").render(
+        name=digest.name,
+        said=said,
+        more=more,
+        made=f"report of {now:%-d %B %Y, %H:%M %Z}",
+        ending=verdict.ending(digest),
+        notes=digest.notes,
+        shares=[
+            {"status": s, "name": "not answered yet" if s == "open" else s, "rows": n, "said": f"{n:,}"}
+            for s, n in parts
+            if n
+        ],
+        statuses=verdict.statuses(digest),
+        tiles=_tiles(digest),
+        sections=told,
+        has_rows=bool(digest.rows),
+        rows_lead=_rows_lead(digest),
+        about=_about(digest),
+        runs=_runs(digest),
+        job_toml=shown(digest.job_toml, _JOB_CHARS),
+        out=os.path.normpath(digest.out),
+        version=__version__,
+        style=Markup((_FILES / "page.css").read_text(encoding="utf-8")),
+        scripts=scripts,
+        data=Markup(json_for_script(data)),
+        policy=_policy(scripts),
+    )
+
+
+def _visible(value: Any) -> Any:
+    """Whatever text comes into the page, what is ours excepted."""
+    return redaction.shown(value) if type(value) is str else value
+
+
+def _embedded(script: str) -> Markup:
+    """A script of ours, or of a library, so that no text in it ends the element it stands in."""
+    return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Nothing is loaded, and no script runs but these: also none that an answer brings along."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
+    own = f"script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
+
+
+def json_for_script(data: Any) -> str:
+    """JSON that may stand inside a ``script`` element, whatever texts it holds."""
+    text = redaction.shown(msgspec.json.encode(data, enc_hook=str).decode())
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+# --------------------------------------------------------------------------------------------------------- the head
+
+
+def _tiles(digest: Digest) -> list[Tile]:
+    whole, seconds = digest.whole, verdict.took(digest)
+    if not whole.rows:
+        return []
+    planned = digest.state.get("planned")
+    several = f"{whole.items:,} items" if whole.items != whole.rows else ""
+    beside = [several, f"{len(digest.points):,} sweep points" if len(digest.points) > 1 else ""]
+    tiles = [Tile("Rows", f"{whole.rows:,}" + (f" of {planned:,}" if planned and planned != whole.rows else ""),
+                  ", ".join(filter(None, beside)) or verdict.statuses(digest))]  # fmt: skip
+    if whole.tokens is not None:
+        cached = (
+            f"{verdict.share(whole.cached_share)} of the prompts from cache" if whole.cached_share is not None else ""
+        )
+        tiles.append(Tile("Tokens", f"{whole.tokens:,}", cached or f"{whole.tokens / whole.rows:,.0f} a row"))
+    if whole.cost is not None:
+        tiles.append(Tile("Cost", money(whole.cost), f"{money(1000 * whole.cost / whole.rows)} for 1,000 rows"))
+    if digest.latency:
+        tiles.append(
+            Tile("Latency, median", duration(digest.latency.p50), f"95 % within {duration(digest.latency.p95)}")
+        )
+    if seconds:
+        runs = f" in {len(digest.runs)} runs" if len(digest.runs) > 1 else ""
+        tiles.append(Tile("Time", duration(seconds), f"{whole.rows / seconds:,.1f} rows a second{runs}"))
+    models = digest.models[:1] or ["–"]
+    more = f" and {len(digest.models) - 1} more" if len(digest.models) > 1 else ""
+    tiles.append(Tile("Model", shown(models[0], 60) + more, f"at {shown(digest.endpoint, 60)}"))
+    return tiles
+
+
+# --------------------------------------------------------------------------------------------------------- the rows
+
+
+def _rows_lead(digest: Digest) -> str:
+    shown_of = "All rows" if len(digest.rows) == digest.whole.rows else (
+        f"{len(digest.rows):,} of {digest.whole.rows:,}: a random sample, the same each time, and some of what went wrong"
+    )  # fmt: skip
+    return f"{shown_of}. Open a row to see all of it. Search and filters are kept in the address of the page."
+
+
+def _rows(digest: Digest) -> dict[str, Any]:
+    """The excerpt in the form the page's script takes: cells as long as fits, equal messages once."""
+    spec = verdict.primary(digest)
+    names = {s.name: f"score_{s.name}" for s in (digest.scores.scores if digest.scores else [])}
+    told: dict[str, Any] = {
+        "variables": [[name, values] for name, values in digest.variables.items()],
+        "kinds": [
+            [kind, words, n, digest.totals[kind]]
+            for kind, words in KINDS.items()
+            if (n := sum(kind in row.kinds for row in digest.rows)) and kind in digest.totals
+        ],
+        "scores": list(names),
+        "shares": [s.name for s in (digest.scores.scores if digest.scores else []) if s.is_share],
+        "expected": spec.expected if spec else None,
+    }
+    rows = digest.rows
+    while True:
+        for most in _CELLS:
+            found = {**told, **_packed(rows, names, most)}
+            if len(msgspec.json.encode(found, enc_hook=str)) <= _ROWS_BYTES or len(rows) <= 1:
+                return found
+        rows = rows[::2]
+
+
+def _packed(rows: Sequence[Row], names: dict[str, str], most: int) -> dict[str, Any]:
+    texts: dict[str, int] = {}
+    prefixes: dict[tuple[str, ...], int] = {}
+    for point in {row.point for row in rows}:
+        prefixes[point] = _common([row.prompt for row in rows if row.point == point and row.prompt])
+    packed = []
+    for row in rows:
+        prompt = None
+        if row.prompt is not None:
+            prompt = [[m.role, texts.setdefault(shortened(m.text, most), len(texts))] for m in row.prompt]
+        packed.append({
+            "k": row.kinds,
+            "p": row.point,
+            "v": {name: shortened(v, most) if isinstance(v, str) else _finite(v) for name, v in row.values.items()},
+            "c": {name: None if v is None else shortened(v, most) for name, v in row.carried.items()},
+            "s": {name: _finite(row.scores[column]) for name, column in names.items() if column in row.scores},
+            "m": prompt,
+            "h": prefixes[row.point],
+        })  # fmt: skip
+    return {"rows": packed, "texts": list(texts)}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _common(prompts: Sequence[Sequence[Any]]) -> int:
+    """How many messages all prompts begin with; the last message of none of them counts."""
+    if len(prompts) < 2:
+        return 0
+    first, most = prompts[0], min(map(len, prompts)) - 1
+    return next((at for at in range(most) if any(p[at] != first[at] for p in prompts)), max(0, most))
+
+
+# --------------------------------------------------------------------------------------------------------- the foot
+
+
+def _about(digest: Digest) -> list[str]:
+    lines = []
+    if digest.scores is not None:
+        lines.append(
+            f"Intervals are at {100 * digest.scores.level:g} %: Wilson's for shares, else by bootstrap, drawn by item, so that "
+            "samples of one item do not count as independent. Each stands for one sweep point by itself; a comparison of two "
+            "points item by item is sharper."
+        )
+    lines.append(
+        "Tokens, cost and latency are those of the rows' last answers; what retries and probes took besides is in the list of "
+        "runs."
+    )
+    return lines
+
+
+def _runs(digest: Digest) -> Table | None:
+    if not digest.runs:
+        return None
+    rows = [
+        [(run.started_at or "")[:19].replace("T", " "), run.status + (f" ({run.stopped_by})" if run.stopped_by else ""),
+         f"{run.requests_sent:,}", f"{run.retries:,}", f"{run.rate_limited:,}", f"{run.prompt_tokens + run.completion_tokens:,}",
+         "–" if run.cost is None else money(run.cost)]
+        for run in digest.runs
+    ]  # fmt: skip
+    head = ["began (UTC)", "ended", "requests", "retries", "rate-limited", "tokens", "cost"]
+    return Table(f"The last {len(rows)} runs" if len(rows) > 1 else "The run", head, rows, (2, 3, 4, 5, 6))

@@ -1,0 +1,97 @@
+"""The report of a folder: read, put on a page, written."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..core import FolderError, MissingExtra
+from ..storage import Folder, replaced, storing
+from . import digest as digests, verdict
+from .digest import Digest
+
+ROWS = 200
+_NEEDED = ("altair", "vl_convert")
+
+
+class Written(NamedTuple):
+    """``path`` has ``size`` bytes."""
+
+    path: Path
+    size: int
+
+
+def read(folder: Folder, rows: int = ROWS) -> Digest:
+    """What there is to tell of a folder; ``rows`` is the size of the random sample. Writes nothing, draws nothing.
+
+    :raises FolderError: if there is no run in the folder, or it has no answers yet.
+    """
+    return digests.digest(folder, rows)
+
+
+def is_current(folder: Folder) -> bool:
+    """Whether the page in the folder is of the answers and scores that are there now."""
+    made_of = [path for path in (folder.results, folder.scores_json) if path.exists()]
+    if not folder.report.exists():
+        return False
+    return all(path.stat().st_mtime_ns <= folder.report.stat().st_mtime_ns for path in made_of)
+
+
+def write(folder: Folder, digest: Digest | None = None, path: Path | None = None) -> Written:
+    """Write the page, by default ``report.html`` in the folder, and atomically.
+
+    :raises MissingExtra: if what draws the charts is not installed.
+    :raises FolderError: if there is no run in the folder, or no folder to write into.
+    :raises StorageError: if it cannot be written.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            "the report's charts need packages that are not installed; install them with: pip install 'batchflex[report]'"
+        )
+    from . import page
+
+    path = path or folder.report
+    if not path.parent.is_dir():
+        raise FolderError(f"there is no folder {path.parent} to write {path.name} into")
+    text = page.render(digest or read(folder), datetime.datetime.now().astimezone()).encode("utf-8", "replace")
+    with storing(path), replaced(path) as stream:
+        stream.write(text)
+    return Written(path, len(text))
+
+
+def as_json(digest: Digest, written: Written | None) -> dict[str, Any]:
+    """The report in one object: what :func:`verdict.summary` says, for programs."""
+    import msgspec
+
+    ending = verdict.ending(digest)
+    whole = digest.whole
+    said, more = verdict.headline(digest)
+    return {
+        "report": str(written.path) if written else None,
+        "bytes": written.size if written else None,
+        "job": digest.name,
+        "status": ending.word,
+        "verdict": f"{said}. {more}".strip(),
+        "rows": whole.rows,
+        "statuses": whole.status,
+        "prompt_tokens": whole.prompt_tokens,
+        "completion_tokens": whole.completion_tokens,
+        "cache_read_input_tokens": whole.cache_read_input_tokens,
+        "cost": whole.cost,
+        "latency_s": whole.latency_s,
+        "points": [
+            {
+                "point": dict(zip(digest.variables, point.values, strict=True)),
+                "rows": point.figures.rows,
+                "scores": {
+                    name: {"mean": s.mean, "low": s.low, "high": s.high, "n": s.n} for name, s in point.scores.items()
+                },
+            }
+            for point in digest.points
+        ],
+        "failures": [cause._asdict() for cause in digest.causes],
+        "notes": msgspec.to_builtins(digest.notes),
+    }

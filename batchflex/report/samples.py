@@ -1,0 +1,197 @@
+"""The rows that a report shows: a random sample, always the same one, and what one would look for in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+
+from ..core import EndpointError, InputError, JobError, KeySet, redact as redaction
+from ..plan import Passed, Plan
+from ..storage import COLUMNS
+from .breakdown import text
+
+KINDS = {
+    "sample": "in the random sample",
+    "wrong": "wrong",
+    "failed": "failed",
+    "invalid": "invalid",
+    "truncated": "cut off",
+    "filtered": "withheld",
+    "empty": "empty",
+    "flipped": "samples disagree",
+    "differs": "sweep points disagree",
+}
+_PER_KIND = 40
+_OURS = "batchflex."  # before names that no column of the table has
+_AT = f"{_OURS}at"
+_CELL = 2_000
+_PLANNED_ROWS = 1_000_000  # passing over them takes a second
+_SHOWN = ("id", "row", "sample", "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason", "model",
+          "prompt_tokens", "completion_tokens", "cache_read_input_tokens", "cost", "latency_s", "ttft_s", "attempts",
+          "http_status", "error_type", "error_code", "error_message", "endpoint")  # fmt: skip
+
+
+class Message(NamedTuple):
+    role: str
+    text: str
+
+
+class Row(NamedTuple):
+    """A row of the results. ``values`` has the fixed columns of it, ``carried`` the others, ``prompt`` is ``None`` where it is
+    not known any more."""
+
+    kinds: list[str]
+    point: tuple[str, ...]
+    values: dict[str, Any]
+    carried: dict[str, str | None]
+    scores: dict[str, float | None]
+    prompt: list[Message] | None
+
+
+class Marked(NamedTuple):
+    """Places in the table (from 0), each with the kinds it is of; and how many rows of a kind there are in all."""
+
+    kinds: dict[int, list[str]]
+    totals: dict[str, int]
+
+
+def choose(
+    table: pl.LazyFrame, scores: pl.LazyFrame | None, swept: Sequence[str], shares: Sequence[str], rows: int
+) -> Marked:
+    """Which rows to show. ``scores`` has the same ``key`` and a column for each of ``shares``, 1 where a row is right.
+
+    Keys are hashes, so those that come first in their order are a random sample, and the same one each time.
+    """
+    points = {f"{_OURS}{name}": pl.col(name) for name in swept}
+    scored = {f"{_OURS}{name}": pl.col(name) for name in shares}
+    slim = table.select("key", "row", "sample", "status", **points).with_row_index(_AT)
+    if scores is not None and shares:
+        slim = slim.join(scores.select("key", **scored), on="key", how="left", maintain_order="left")
+    frame = slim.collect()
+    masks = {status: frame["status"] == status for status in ("failed", "invalid", "empty", "truncated", "filtered")}
+    if scores is not None and shares:
+        verdict = next(iter(scored))
+        masks["wrong"] = (
+            frame.select(pl.any_horizontal(pl.col(name) < 1 for name in scored)).to_series().fill_null(False)
+        )
+        if frame.select((pl.col("sample") > 0).any()).item():
+            masks["flipped"] = _differ(frame, verdict, ["row", *points])
+        if swept:
+            masks["differs"] = _differ(frame, verdict, ["row"])
+    marks: dict[int, list[str]] = {}
+    totals = {}
+    sampled = frame.lazy().select(_AT, "key").bottom_k(rows, by="key").collect()[_AT]
+    for kind, places in [("sample", sampled), *((k, _first(frame, m)) for k, m in masks.items())]:
+        totals[kind] = frame.height if kind == "sample" else int(masks[kind].sum() or 0)
+        for at in places:
+            marks.setdefault(at, []).append(kind)
+    return Marked(dict(sorted(marks.items())), totals)
+
+
+def _differ(frame: pl.DataFrame, score: str, within: list[str]) -> pl.Series:
+    """Where rows that have the same values ``within`` have different scores."""
+    several = pl.col(score).min().over(within) != pl.col(score).max().over(within)
+    return frame.select(several).to_series().fill_null(False)
+
+
+def _first(frame: pl.DataFrame, mask: pl.Series) -> pl.Series:
+    """A few of the rows of a mask, by their random order."""
+    return frame.lazy().select(_AT, "key").filter(mask).bottom_k(_PER_KIND, by="key").collect()[_AT]
+
+
+def fetch(
+    table: pl.LazyFrame,
+    columns: Sequence[str],
+    scores: pl.LazyFrame | None,
+    swept: Sequence[str],
+    names: Sequence[str],
+    marked: Marked,
+) -> list[tuple[bytes, Row]]:
+    """The chosen rows in the order of the table, each with its key; prompts are still to be found. ``names`` are the
+    columns of ``scores``."""
+    if not marked.kinds:
+        return []
+    others = [name for name in columns if name not in COLUMNS and name not in swept and name not in names]
+    wanted = [name for name in _SHOWN if name in columns]
+    places = pl.Series(_AT, list(marked.kinds), dtype=pl.UInt32)
+    picked = (
+        table.select("key", *wanted, *swept, *others)
+        .with_row_index(_AT)
+        .filter(pl.col(_AT).is_in(places.implode()))
+        .collect(engine="streaming")
+        .sort(_AT)
+    )
+    scored: dict[str, dict[str, Any]] = {}
+    if scores is not None:
+        some = scores.filter(pl.col("key").is_in(picked["key"].implode())).collect(engine="streaming")
+        scored = {row["key"]: row for row in some.iter_rows(named=True)}
+    found = []
+    for row in picked.iter_rows(named=True):
+        own = scored.get(row["key"], {})
+        found.append((bytes.fromhex(row["key"]), Row(
+            kinds=marked.kinds[row[_AT]],
+            point=tuple(text(row[name]) for name in swept),
+            values={name: shown(row[name]) if isinstance(row[name], str) else row[name] for name in wanted},
+            carried={name: None if row[name] is None else shown(text(row[name])) for name in others},
+            scores={name: own.get(name) for name in names},
+            prompt=None,
+        )))  # fmt: skip
+    return found
+
+
+def shown(words: str, most: int = _CELL) -> str:
+    """Fit for a cell: not endless, and without characters that would be invisible or turn what stands beside them round."""
+    return redaction.shown(shortened(words, most))
+
+
+def shortened(words: str, most: int) -> str:
+    """Beginning and end of what is longer than ``most`` characters."""
+    if len(words) <= most:
+        return words
+    return f"{words[: most * 3 // 4]} … [{len(words) - most:,} characters left out] … {words[-most // 4 :]}"
+
+
+def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[Message]]:
+    """What was sent for these rows, by key, as far as the input still says so. Only the first million rows of an input are
+    looked at."""
+    wanted = {key: row for key, row in rows if row.values["row"] < _PLANNED_ROWS}
+    if not wanted:
+        return {}
+    last = max(row.values["row"] for row in wanted.values())
+    passed = bytearray(b"\1" * (last + 1))
+    for row in wanted.values():
+        passed[row.values["row"]] = 0
+    found: dict[bytes, list[Message]] = {}
+    plan.answered = lambda keys: [key in wanted for key in keys]
+    try:
+        for block in plan.blocks(Passed(bytes(passed), KeySet())):
+            for request in block:
+                if request.key in wanted:
+                    found[request.key] = messages(request.body)
+            if block and block[-1].row >= last:
+                break
+    except (InputError, JobError, EndpointError):  # it has changed since, or goes away
+        pass
+    return found
+
+
+def messages(body: bytes) -> list[Message]:
+    """The conversation that a request's body holds."""
+    told = msgspec.json.decode(body)
+    said = told.get("messages") if isinstance(told, dict) else None
+    return [
+        Message(shown(str(message.get("role", "?")), 40), shown("\n".join(_texts(message.get("content")))))
+        for message in (said if isinstance(said, list) else ())
+        if isinstance(message, Mapping)
+    ]
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type", "?") if isinstance(part, Mapping) else "?"
+        yield str(part["text"]) if kind == "text" and "text" in part else f"[{kind}]"

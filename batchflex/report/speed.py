@@ -1,0 +1,169 @@
+"""Figures of speed and spending as Altair charts. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from ..core import duration
+from . import verdict
+from .breakdown import Flow, Histogram
+from .canvas import ACCENT, INK, MUTED, SERIES, WARM, Spec, data, drawn, name_axis
+from .charts import POINTS
+from .digest import Digest
+from .timeline import Timeline
+
+
+def histogram(found: Histogram) -> Spec:
+    """How long answers took, with median and 95 % named."""
+    rows = [
+        {"begin": low, "end": high, "rows": n, "span": f"{duration(low)} to {duration(high)}"}
+        for low, high, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
+    ]
+    scale = alt.Scale(type="log", nice=False) if found.is_log else alt.Scale(nice=False, zero=False)
+    domain = [found.edges[0], found.edges[-1]]
+    scale.domain = domain
+    unit = "seconds, on a log scale" if found.is_log else "seconds"
+    x = alt.X("begin:Q", bin="binned", scale=scale, axis=alt.Axis(title=unit, grid=False, format=",.3~r", tickCount=6))
+    bars = (
+        alt.Chart(data(rows))
+        .mark_bar(color=ACCENT, opacity=0.75, binSpacing=1)
+        .encode(x=x, x2="end:Q", y=alt.Y("rows:Q", scale=alt.Scale(domain=[0, 1.25 * max(found.counts)]),
+                    axis=alt.Axis(title="rows", format="~s", tickCount=4, grid=True)),
+                tooltip=[alt.Tooltip("span:N", title="took"), alt.Tooltip("rows:Q", format=",")])
+    )  # fmt: skip
+    marks = [
+        {"at": min(at, domain[1]), "said": f"{word} {duration(at)}", "line": line}
+        for word, at, line in (("median", found.p50, 0), ("95 %", found.p95, 1))
+    ]
+    rules = alt.Chart(data(marks)).encode(x=alt.X("at:Q", scale=scale))
+    words = [
+        alt.Chart(data([mark]))
+        .mark_text(align="left" if _share_of(found, mark["at"]) < 0.75 else "right", y=6 + 16 * line, fontWeight=600,
+                   dx=5 if _share_of(found, mark["at"]) < 0.75 else -5)
+        .encode(x=alt.X("at:Q", scale=scale), text="said:N")
+        for line, mark in enumerate(marks)
+    ]  # fmt: skip
+    return drawn(alt.layer(bars, rules.mark_rule(color=INK, strokeDash=[3, 3]), *words), 170)
+
+
+def _share_of(found: Histogram, at: Any) -> float:
+    return (float(at) - found.edges[0]) / max(1e-12, found.edges[-1] - found.edges[0])
+
+
+def over_time(told: Timeline) -> list[tuple[str, Spec]]:
+    """Answers a second, requests in flight below their window, refusals and retries, each over the time of running."""
+    unit, divisor = _unit(told.steps[-1].at_s)
+    top = max(step.at_s for step in told.steps) / divisor
+    rows = [
+        {"at": step.at_s / divisor, "run": step.run, "answers": round(step.answers_per_s, 3), "flight": round(step.in_flight, 1),
+         "window": step.window, "refused": step.refused, "retries": step.retries}
+        for step in told.steps
+    ]  # fmt: skip
+    x = alt.X(
+        "at:Q",
+        scale=alt.Scale(domain=[0, top], nice=False),
+        axis=alt.Axis(title=f"{unit} of running", grid=False, tickCount=6),
+    )
+    base = alt.Chart(data(rows)).encode(x=x, detail="run:N")
+
+    def axis(name: str) -> alt.Y:
+        return alt.Y(
+            f"{name}:Q",
+            axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True),
+            scale=alt.Scale(zero=True),
+            stack=None,
+        )
+
+    begins = [{"at": at / divisor} for at in told.begins_s[1:]]
+    rules = alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
+
+    def placed(chart: Any) -> Spec:
+        return drawn(alt.layer(chart, rules) if begins else alt.layer(chart), 130)
+
+    line = base.mark_area(color=ACCENT, opacity=0.15, line={"color": ACCENT, "strokeWidth": 2})
+    found = [
+        (
+            "Answers a second",
+            placed(line.encode(y=axis("answers"), tooltip=[alt.Tooltip("answers:Q", title="answers/s")])),
+        )
+    ]
+    window = base.mark_line(color=MUTED, interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3]).encode(
+        y=axis("window")
+    )
+    flight = line.encode(
+        y=axis("flight"), tooltip=[alt.Tooltip("flight:Q", title="in flight"), alt.Tooltip("window:Q", title="may be")]
+    )
+    found.append(("Requests in flight (dashed: as many as may be)", placed(flight + window)))
+    for name, words in (("refused", "Refused by a rate limit"), ("retries", "Retried")):
+        if any(row[name] for row in rows):
+            bars = base.mark_bar(color=WARM, width=3).encode(
+                y=axis(name), tooltip=[alt.Tooltip(f"{name}:Q", format=",")]
+            )
+            found.append((f"{words}, each {duration(told.step_s)}", placed(bars)))
+    return found
+
+
+def flow(found: Flow) -> Spec:
+    """Rows that ended a second, over the time of a run."""
+    unit, divisor = _unit(found.begin_s[-1] + found.width_s)
+    rows = [
+        {"at": begin / divisor, "end": (begin + found.width_s) / divisor, "rate": n / found.width_s}
+        for begin, n in zip(found.begin_s, found.rows, strict=True)
+    ]
+    chart = alt.Chart(data(rows)).mark_bar(color=ACCENT, opacity=0.75, binSpacing=1).encode(
+        x=alt.X("at:Q", bin="binned", scale=alt.Scale(nice=False),
+                axis=alt.Axis(title=f"{unit} since the first request", grid=False, tickCount=6)),
+        x2="end:Q", y=alt.Y("rate:Q", axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True)),
+        tooltip=[alt.Tooltip("rate:Q", title="rows/s", format=".3~s")],
+    )  # fmt: skip
+    return drawn(alt.layer(chart), 130)
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    if seconds < 180:
+        return "seconds", 1.0
+    return ("minutes", 60.0) if seconds < 3 * 3600 else ("hours", 3600.0)
+
+
+def tokens(digest: Digest) -> Spec | None:
+    """Tokens a row at each sweep point: prompt computed, prompt read from cache, reasoning, answer."""
+    parts = ["prompt", "prompt read from cache", "reasoning", "answer"]
+    points = [p for p in digest.points if p.figures.tokens is not None][:POINTS]
+    rows = []
+    for point in points:
+        f = point.figures
+        cached, reasoning = f.cache_read_input_tokens or 0, f.reasoning_tokens or 0
+        amounts = [
+            max(0, (f.prompt_tokens or 0) - cached),
+            cached,
+            reasoning,
+            max(0, (f.completion_tokens or 0) - reasoning),
+        ]
+        rows += [
+            {
+                "name": verdict.name_of(digest, point),
+                "part": part,
+                "order": at,
+                "each": amount / max(1, f.rows),
+                "sum": amount,
+            }
+            for at, (part, amount) in enumerate(zip(parts, amounts, strict=True))
+            if amount
+        ]
+    if not rows:
+        return None
+    there = [part for part in parts if any(row["part"] == part for row in rows)]
+    order = list(dict.fromkeys(str(row["name"]) for row in rows))
+    colours = [SERIES[parts.index(part)] for part in there]
+    chart = alt.Chart(data(rows)).mark_bar(height=16, cornerRadius=2).encode(
+        y=alt.Y("name:N", sort=order, axis=name_axis()),
+        x=alt.X("each:Q", axis=alt.Axis(title="tokens a row", format="~s", tickCount=6)),
+        color=alt.Color("part:N", scale=alt.Scale(domain=there, range=colours), legend=alt.Legend(title=None)),
+        order=alt.Order("order:Q"),
+        tooltip=[alt.Tooltip("name:N", title=" "), alt.Tooltip("part:N", title="tokens"),
+                 alt.Tooltip("each:Q", title="a row", format=",.1f"),
+                 alt.Tooltip("sum:Q", title="in all", format=",")],
+    )  # fmt: skip
+    return drawn(alt.layer(chart), 30 * len(order) + 10)

@@ -1,0 +1,53 @@
+"""The JavaScript that draws charts, put together once on a machine and kept: that takes some seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+from pathlib import Path
+
+from ..core import StorageError
+from ..storage import replaced, storing
+
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+
+
+@functools.cache
+def libraries() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, of the version that the charts are written for."""
+    import altair
+    import vl_convert
+
+    there = vl_convert.get_vegalite_versions()
+    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    version = wanted if wanted in there else there[-1]
+    kept = _cache() / f"vega-lite-{version}-{importlib.metadata.version('vl-convert-python')}.js"
+    if (script := _read(kept)) is not None:
+        return script
+    made: str = vl_convert.javascript_bundle(_SNIPPET, version)
+    with contextlib.suppress(StorageError, OSError):  # then it is made again each time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with storing(kept), replaced(kept) as stream:
+            stream.write(f"{_digest(made)}\n{made}".encode())
+    return made
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "batchflex"
+
+
+def _read(path: Path) -> str | None:
+    """``None`` if it is not there, or not as it was written."""
+    try:
+        digest, _, script = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, ValueError):
+        return None
+    return script if digest == _digest(script) else None
+
+
+def _digest(script: str) -> str:
+    return hashlib.sha256(f"{_SNIPPET}{script}".encode()).hexdigest()

@@ -1,0 +1,244 @@
+"""What a digest comes to, in words: how it ended, which sweep point scores highest, what it took. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..core import BAD, STATUSES, count, duration, money, one_line, seconds_between
+from .digest import Digest, PointDigest
+from .scored import Interval, ScoreSpec
+
+METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}
+_TABLE_POINTS = 30
+
+
+class Ending(NamedTuple):
+    """How a job stands: a word, a sentence, and whether that is ``good``, ``bad``, ``busy`` or to be ``warned`` of."""
+
+    word: str
+    sentence: str
+    tone: str
+
+
+def ending(digest: Digest) -> Ending:
+    state = digest.state
+    if digest.is_held:
+        return Ending("running", "The run goes on; this is what was answered when the page was made.", "busy")
+    word = state.get("status", "unknown")
+    if word == "running":
+        return Ending(
+            "killed", "The run was killed. Nothing received is lost; run the same command again to go on.", "bad"
+        )
+    if word in ("stopped", "interrupted"):
+        why = f"by {state.get('stopped_by')}: {one_line(str(state.get('message') or ''))}".rstrip(": ")
+        return Ending(word, f"Stopped {why}. What was answered is kept; run the same command again to go on.", "warned")
+    if word != "finished":
+        return Ending("unknown", "There is no run.json, so how the last run ended is not known.", "warned")
+    status = digest.whole.status
+    if any(status[each] for each in BAD):
+        return Ending("finished", f"Finished with rows that failed: {statuses(digest)}.", "warned")
+    if status["truncated"] or status["filtered"]:
+        return Ending("finished", f"Finished; not every answer is whole: {statuses(digest)}.", "warned")
+    return Ending("finished", "Finished; every row was answered.", "good")
+
+
+def statuses(digest: Digest) -> str:
+    """``70 ok, 2 truncated``."""
+    status = digest.whole.status
+    return ", ".join(f"{status[s]:,} {s}" for s in STATUSES if s == "ok" or status[s])
+
+
+def took(digest: Digest) -> float | None:
+    """Seconds of all runs that ended, and of the last."""
+    spans = {
+        run.run_id: seconds_between(run.started_at, ended)
+        for run in digest.runs
+        if run.started_at and (ended := run.finished_at or run.updated_at)
+    }
+    state = digest.state
+    if state.get("started_at") and state.get("run_id") not in spans:
+        spans[str(state.get("run_id"))] = seconds_between(state["started_at"], state["updated_at"])
+    return sum(spans.values()) if spans else None
+
+
+def value(spec: ScoreSpec, number: float | None) -> str:
+    """``91.7 %`` of a share, three digits of anything else."""
+    if number is None:
+        return "–"
+    return f"{100 * number:.1f} %" if spec.is_share else figure(number)
+
+
+def figure(number: float) -> str:
+    """Three digits that count, thousands apart."""
+    if abs(number) >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.3g}"
+
+
+def share(number: float) -> str:
+    return f"{100 * number:.0f} %" if number >= 0.0995 or number == 0 else f"{100 * number:.1f} %"
+
+
+def between(spec: ScoreSpec, score: Interval) -> str:
+    """``64.6 to 98.5 %``; empty without an interval."""
+    if score.low is None or score.high is None:
+        return ""
+    if spec.is_share:
+        return f"{100 * score.low:.1f} to {100 * score.high:.1f} %"
+    return f"{figure(score.low)} to {figure(score.high)}"
+
+
+def method(score: Interval) -> str:
+    return METHODS.get(score.method or "", score.method or "")
+
+
+def primary(digest: Digest) -> ScoreSpec | None:
+    """The score that the headline is about: the first that is a share, else the first."""
+    if digest.scores is None:
+        return None
+    scored = [spec for spec in digest.scores.scores if any(spec.name in point.scores for point in digest.points)]
+    return next((spec for spec in scored if spec.is_share), scored[0] if scored else None)
+
+
+def name_of(digest: Digest, point: PointDigest) -> str:
+    """``prompt = shown, temperature = 0.7``; of one variable the value alone. Only what the points differ in."""
+    told = varying(digest)
+    if not told:
+        return "all rows"
+    values = dict(zip(digest.variables, point.values, strict=True))
+    if len(told) == 1:
+        return values[told[0]] or "(none)"
+    return ", ".join(f"{name} = {values[name] or '(none)'}" for name in told)
+
+
+def short_name_of(digest: Digest, point: PointDigest) -> str:
+    """``shown · 0.7``: as :func:`name_of`, without the names of the variables."""
+    values = dict(zip(digest.variables, point.values, strict=True))
+    return " · ".join(values[name] or "(none)" for name in varying(digest)) or "all rows"
+
+
+def varying(digest: Digest) -> list[str]:
+    """The variables that have more than one value among the points there are."""
+    return [name for at, name in enumerate(digest.variables) if len({point.values[at] for point in digest.points}) > 1]
+
+
+def best(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
+    """The points by falling mean; those without one are left out."""
+    told = [point for point in digest.points if spec.name in point.scores and point.scores[spec.name].mean is not None]
+    return sorted(told, key=lambda point: -(point.scores[spec.name].mean or 0.0))
+
+
+def headline(digest: Digest) -> tuple[str, str]:
+    """The verdict as a short sentence, and what has to be said with it."""
+    spec = primary(digest)
+    if spec is None or digest.scores is None or not (ranked := best(digest, spec)):
+        return _unscored(digest)
+    first = ranked[0]
+    score = first.scores[spec.name]
+    said = f"{spec.name} {value(spec, score.mean)}"
+    interval = between(spec, score)
+    level = f"{100 * digest.scores.level:g} %"
+    basis = f"{count(score.n, 'row')}" + (
+        f" of {count(score.items, 'item')}" if score.items not in (0, score.n) else ""
+    )
+    more = f"{level} interval {interval} ({method(score)}), {basis}." if interval else f"{basis}; no interval."
+    if len(ranked) == 1:
+        return said, more
+    equal = sum(point.scores[spec.name].mean == score.mean for point in ranked) - 1
+    beside = f", equalled by {equal} of them" if equal else ""
+    return (
+        f"{name_of(digest, first)}: {said}",
+        f"Highest of {len(ranked)} sweep points{beside}. {more} {_rivals(digest, spec, ranked)}",
+    )
+
+
+def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> str:
+    """Whether the order may be chance, as far as intervals of single points can tell."""
+    low = ranked[0].scores[spec.name].low
+    if low is None:
+        return ""
+    near = [p for p in ranked[1:] if (high := p.scores[spec.name].high) is not None and high >= low]
+    if not near:
+        return "No other point's interval reaches into this one."
+    if len(near) == len(ranked) - 1:
+        return "All other points' intervals reach into this one: the order may be chance."
+    some = ", ".join(name_of(digest, p) for p in near[:3]) + (f" and {len(near) - 3} more" if len(near) > 3 else "")
+    return f"Its interval overlaps with that of {some}: there the order may be chance."
+
+
+def _unscored(digest: Digest) -> tuple[str, str]:
+    whole = digest.whole
+    if not whole.rows:
+        return "No answers yet", "Nothing has been answered, so there is nothing to show but how the run stands."
+    ok = whole.status["ok"]
+    planned = digest.state.get("planned") or whole.rows
+    said = (
+        f"{ok:,} of {planned:,} rows ok"
+        if ok < planned
+        else f"All {planned:,} rows ok"
+        if planned > 1
+        else "The row is ok"
+    )
+    return said, "" if digest.scores is not None else "Not scored: add [[score]] to the job to have answers checked."
+
+
+def spent(digest: Digest) -> str:
+    """Tokens and money of the rows, in a line."""
+    whole = digest.whole
+    if whole.tokens is None:
+        return "tokens: the endpoint told none"
+    prompt = f"{whole.prompt_tokens or 0:,} prompt"
+    if whole.cached_share is not None:
+        prompt += f" ({share(whole.cached_share)} read from cache)"
+    text = f"tokens: {prompt} + {whole.completion_tokens or 0:,} completion"
+    return text if whole.cost is None else f"{text}; {money(whole.cost)}"
+
+
+def summary(digest: Digest) -> str:
+    """The report in a few lines for a terminal."""
+    state = ending(digest)
+    planned = digest.state.get("planned")
+    of = f" of {planned:,}" if planned else ""
+    seconds = took(digest)
+    after = f" after {duration(seconds)}" if seconds is not None and state.word == "finished" else ""
+    lines = [f"{digest.name}: {state.word}{after}; {digest.whole.rows:,}{of} rows: {statuses(digest)}"]
+    said, more = headline(digest)
+    if digest.scores is not None and primary(digest) is not None:
+        lines.append(f"  {one_line(said)}. {one_line(more)}")
+        lines += _table(digest)
+    lines.append(f"  {spent(digest)}")
+    if digest.latency:
+        lines.append(f"  latency: {duration(digest.latency.p50)} median, {duration(digest.latency.p95)} at 95 %")
+    lines += [
+        f"  {cause.rows:,} × {cause.status}: {one_line(cause.what)}"
+        + (f": {one_line(cause.message)}" if cause.message else "")
+        for cause in digest.causes[:5]
+    ]
+    lines += [f"  note: {note}" for note in digest.notes]
+    return "\n".join(lines)
+
+
+def _table(digest: Digest) -> list[str]:
+    """Each point's scores with their intervals."""
+    specs = digest.scores.scores if digest.scores else []
+    head = ["", *(spec.name for spec in specs), "rows"]
+    cells = [
+        [one_line(name_of(digest, point))[:60], *(_cell(spec, point.scores.get(spec.name)) for spec in specs),
+         f"{point.figures.rows:,}"]
+        for point in digest.points[:_TABLE_POINTS]
+    ]  # fmt: skip
+    widths = [max(len(row[at]) for row in [head, *cells]) for at in range(len(head))]
+    lines = [
+        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *cells]
+    ]
+    beyond = len(digest.points) - _TABLE_POINTS
+    return lines if beyond <= 0 else [*lines, f"    … and {beyond:,} more sweep points"]
+
+
+def _cell(spec: ScoreSpec, score: Interval | None) -> str:
+    if score is None or score.mean is None:
+        return "–"
+    interval = between(spec, score)
+    return value(spec, score.mean) + (f" ({interval})" if interval else "")

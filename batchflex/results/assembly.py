@@ -1,0 +1,81 @@
+"""The table of a folder made of what lies in it alone: its job, its parts, its journal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import Job, build
+from ..core import EndpointError, FolderError, InputError, JobError
+from ..endpoint import default_model, resolve
+from ..plan import Done, Plan, points
+from ..storage import Folder, declared, parts as store, results_table as table, writer as keep
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def job_of(folder: Folder) -> Job:
+    """The job that the folder's answers came from.
+
+    :raises FolderError: if there is none yet.
+    """
+    data = folder.read_job()
+    if data is None:
+        raise FolderError(f"{folder.path} has no answers yet")
+    return build(data)
+
+
+def plan_of(job: Job) -> Plan:
+    """The plan of a job that is not going to be run: no key is needed.
+
+    :raises JobError, InputError, EndpointError: if its input is not there any more, or does not fit it.
+    """
+    return Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked]))
+
+
+def is_newest(folder: Folder) -> bool:
+    """Whether no answer is newer than ``results.parquet``, and that can be read."""
+    if not folder.results.exists() or not store.is_readable(folder.results):
+        return False
+    made = folder.results.stat().st_mtime_ns
+    newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
+    return all(path.stat().st_mtime_ns <= made for path in newer)
+
+
+def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assembled:
+    """The table as it is now, also of a run that has not ended or was killed.
+
+    ``planned`` says which answers belong to it, as :func:`table.assemble` takes it; without it that is found out.
+
+    :raises FolderError: if there is no job in the folder, or a part is damaged.
+    """
+    job = job_of(folder)
+    labels = [point.label for point in points(job)]
+    unsealed = keep.unsealed(folder)
+    # Only then can there be answers to requests that this job would send differently, and does not keep.
+    if planned is None and job.job.on_change == "rerun":
+        planned = _planned(job, folder, unsealed)
+    return table.assemble(
+        folder.parts,
+        job.sweep.variables,
+        labels,
+        planned,
+        table.ALL,
+        unsealed.outcomes,
+        declared(job.schemas),
+        void=unsealed.void,
+    )
+
+
+def _planned(job: Job, folder: Folder, unsealed: keep.Unsealed) -> pl.DataFrame | None:
+    """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
+    done = Done(folder.parts, job.job.retry_failed, void=unsealed.void, pending=unsealed.outcomes)
+    try:
+        plan = plan_of(job)
+        plan.know(folder, remember=False)
+        plan.answered = done.holds
+        for block in plan.blocks():
+            done.sort_out(block)
+    except (JobError, InputError, EndpointError):
+        return None
+    return done.planned()

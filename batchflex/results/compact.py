@@ -1,0 +1,245 @@
+"""Keeping a folder small: parts are merged, superseded answers and telemetry dropped when they are old enough."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..core import FolderError, StorageError
+from ..plan import completion_marker as results
+from ..storage import (
+    Answers,
+    Folder,
+    Number,
+    Size,
+    disk as room,
+    journal,
+    merge,
+    numbering,
+    parts as store,
+    replaced,
+    storing,
+    superseded,
+)
+
+_MOST_ROWS, _MOST_BYTES = 200_000, 256 << 20  # of a part
+_MARGIN = 16 << 20  # bytes
+
+
+class Sight(NamedTuple):
+    """What compacting a folder is going to do: the parts that are merged to one each, the answers that go, and the first line of
+    telemetry that stays. ``needed`` is the room on the disk that it takes meanwhile, ``freed`` about what is freed, in bytes."""
+
+    folder: Folder
+    numbers: list[Number]
+    sizes: list[Size]
+    groups: list[slice]
+    superseded: merge.Superseded
+    telemetry: int
+    older_than: str | None
+    needed: int
+    freed: int
+    free: int | None
+
+    @property
+    def dropped(self) -> int:
+        """How many answers go."""
+        return sum(len(rows) for rows in self.superseded.values())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "out": str(self.folder.path),
+            "parts_before": len(self.numbers),
+            "parts_after": self.parts_after,
+            "rows": sum(size.rows for size in self.sizes),
+            "superseded": self.dropped,
+            "telemetry": self.telemetry,
+            "bytes_before": sum(size.bytes for size in self.sizes),
+            "bytes_needed": self.needed,
+            "bytes_free": self.free,
+            "bytes_freed": self.freed,
+        }
+
+    @property
+    def parts_after(self) -> int:
+        return len(self.numbers) - sum(len(self.numbers[group]) - 1 for group in self.groups)
+
+
+def folders(out: Path) -> list[Folder]:
+    """The output folder and those of its judges.
+
+    :raises FolderError: if there is no run in it.
+    """
+    whole = Folder(out)
+    whole.require()
+    return [whole, *(Folder(path) for path in sorted(whole.judges.glob("*/")) if Folder(path).exists())]
+
+
+def look(folder: Folder, older_than: str | None, before: datetime.datetime | None) -> Sight:
+    """Find out what there is to do in a folder that is held. Reads only. With ``before``, answers and telemetry of before that
+    moment are to go; ``older_than`` says so in words.
+
+    :raises FolderError: if a part is damaged.
+    """
+    gone: merge.Superseded = {}
+    numbers = store.part_numbers(folder.parts)
+    if before is not None:
+        gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
+    sizes = [merge.size_of(folder.parts, number, len(gone.get(number, ()))) for number in numbers]
+    groups = _groups(numbers, sizes, journal.segments(folder.journal))
+    there = room.free(folder.parts)
+    return Sight(
+        folder,
+        numbers,
+        sizes,
+        groups,
+        gone,
+        _old_lines(folder.telemetry, before) if before is not None else 0,
+        older_than,
+        max((sum(size.bytes for size in sizes[group]) + _MARGIN for group in groups), default=0),
+        sum(merge.saved(sizes[group]) for group in groups),
+        None if there is None else there[0],
+    )
+
+
+def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence[int]) -> list[slice]:
+    """Which neighbours to merge. None has a segment of the journal between that is not sealed, as a full disk can leave one: the
+    merged part would stand for it."""
+    found, begin = [], 0
+    for end in range(1, len(numbers) + 1):
+        if end < len(numbers) and not any(numbers[end - 1] < segment < numbers[end].first for segment in segments):
+            continue
+        of_these = merge.groups(sizes[begin:end], _MOST_ROWS, _MOST_BYTES)
+        found += [slice(begin + group.start, begin + group.stop) for group in of_these]
+        begin = end
+    return found
+
+
+def _present(folder: Folder) -> Path | None:
+    """The table of results, if it tells which answers the last run's job has; else nothing is known of that."""
+    known = results.last_settled(folder)
+    is_told = known is not None and known.plan == folder.read_state().get("plan")
+    return folder.results if is_told and not journal.segments(folder.journal) else None
+
+
+def carry_out(sight: Sight) -> dict[str, Any]:
+    """Do it, and return what has become of it. Each merge takes effect at once, and what was counted before is counted again:
+    when this is killed, what is there reads the same, and what is left is to be done anew.
+
+    :raises StorageError: if there is no room for it, or the disk takes no more.
+    :raises FolderError: if a part is damaged.
+    """
+    folder, parts = sight.folder, sight.folder.parts
+    _require_room(sight, sight.needed)
+    numbering.clear(parts)
+    before = superseded.known(parts, sight.superseded or None) if sight.groups else None
+    left = 0
+    for group in sight.groups:
+        _require_room(sight, sum(size.bytes for size in sight.sizes[group]))
+        merge.merge(parts, sight.numbers[group], sight.superseded)
+        left = numbering.clear(parts)
+    if before is not None:
+        after = superseded.known(parts, {} if sight.superseded else None)
+        if after != before._replace(rows=before.rows - sight.dropped):
+            raise FolderError(f"{parts} has other answers than before ({after.statuses}, before {before.statuses})")
+    if sight.telemetry:
+        _drop_lines(folder.telemetry, sight.telemetry)
+    there = store.part_numbers(parts)
+    size = sum(store.part_path(parts, number).stat().st_size for number in there)
+    return sight.facts | {
+        "parts_after": len(there),
+        "bytes_after": size,
+        "bytes_freed": sight.facts["bytes_before"] - size,
+        "statuses": before.statuses if before is not None else None,
+        "parts_left": left,
+    }
+
+
+def _require_room(sight: Sight, needed: int) -> None:
+    there = room.free(sight.folder.parts)
+    if there is not None and there[0] < needed:
+        raise StorageError(
+            f"merging parts of {sight.folder.path} takes {room.words(needed)} of room meanwhile, and {room.words(there[0])} are "
+            "free. What there is stays as it is; free some space and run the same command again"
+        )
+
+
+def _old_lines(path: Path, before: datetime.datetime) -> int:
+    """How many lines the file begins with that are of before that moment."""
+    try:
+        with path.open("rb") as stream:
+            count = 0
+            for number, line in enumerate(stream, 1):
+                at = _moment(line)
+                if at is not None and at >= before:
+                    return count
+                count = number
+            return count
+    except OSError:
+        return 0
+
+
+def _moment(line: bytes) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromisoformat(msgspec.json.decode(line)["at"])
+    except (ValueError, TypeError, KeyError, msgspec.DecodeError):  # torn, or of another version
+        return None
+
+
+def _drop_lines(path: Path, count: int) -> None:
+    with storing(path), path.open("rb") as old, replaced(path) as new:
+        for _ in itertools.islice(old, count):
+            pass
+        shutil.copyfileobj(old, new)
+
+
+def told(sight: Sight) -> str:
+    """For people, what is going to be done."""
+    return "\n".join(_lines(sight))
+
+
+def _lines(sight: Sight) -> Iterator[str]:
+    facts = sight.facts
+    there = f"{_parts(facts['parts_before'])} with {facts['rows']:,} rows, {room.words(facts['bytes_before'])}"
+    if sight.groups:
+        free = f", of {room.words(sight.free)} that are free" if sight.free is not None else ""
+        yield f"{sight.folder.path}: {there}, become {_parts(facts['parts_after'])}"
+        yield f"  frees       about {room.words(sight.freed)}; takes {room.words(sight.needed)} meanwhile{free}"
+    else:
+        yield f"{sight.folder.path}: {there}; nothing to merge"
+    if sight.older_than is None:
+        return
+    yield f"  superseded  {_answers(sight.dropped)} older than {sight.older_than} to drop"
+    if sight.telemetry:
+        yield f"  telemetry   {sight.telemetry:,} lines older than {sight.older_than} to drop"
+
+
+def told_after(done: Mapping[str, Any]) -> str:
+    """For people, what was done."""
+    rows = ", ".join(f"{count:,} {status}" for status, count in (done["statuses"] or {}).items() if count)
+    lines = [
+        f"  done        {_parts(done['parts_after'])}, {room.words(done['bytes_after'])}: "
+        f"{room.words(max(0, done['bytes_freed']))} freed"
+    ]
+    if rows:
+        lines.append(f"  checked     the same answers as before: {rows}")
+    if done["parts_left"]:
+        lines.append(
+            f"  left        {_parts(done['parts_left'])} that somebody reads now; the next run, or compact again, removes them"
+        )
+    return "\n".join(lines)
+
+
+def _parts(count: int) -> str:
+    return f"{count:,} part{'' if count == 1 else 's'}"
+
+
+def _answers(count: int) -> str:
+    return f"{count:,} answer{'' if count == 1 else 's'}"

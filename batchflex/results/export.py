@@ -1,0 +1,258 @@
+"""Results in files of other formats, or on a stream: all or some of them, in one file or one for each value of a column.
+
+Files are put in their places when all of them are whole, or not at all. Streams: memory does not grow with the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from ..core import FolderError, JobError, malloc as allocation
+from ..plan import points
+from ..protocol import batch_lines as openai_batch
+from ..storage import Folder, replaced, replacing, storing, sweep_columns
+from . import splitting, writers
+from .assembly import job_of
+from .query import Selected
+
+if TYPE_CHECKING:
+    import polars as pl
+
+OPENAI_BATCH = "openai-batch"
+FORMATS = (*writers.FORMATS, OPENAI_BATCH)
+_ENDINGS = "should end in .parquet, .csv, .jsonl (.gz or .zst may follow the last two)"
+_HELD_BYTES = 48 << 20  # of all files of a split export together
+_FEW = 16  # files, whose rows make row groups large enough within that
+_OTHER_FILES = 64
+_TRIMMED_EVERY = 8  # batches
+
+
+class Target(NamedTuple):
+    """Where rows go, ``None`` for standard output, and how they are written there. ``errors`` is the second file of
+    ``openai-batch``; without it its lines go to the first one."""
+
+    path: Path | None
+    format: str
+    packing: str | None = None
+    errors: Path | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is standard output, or a pipe or a device, which nothing can take the place of."""
+        return self.path is None or (self.path.exists() and not self.path.is_file())
+
+
+class Written(NamedTuple):
+    """A file and how many rows it has."""
+
+    path: Path | None
+    rows: int
+
+
+def target(folder: Folder, output: str, kind: str | None = None) -> Target:
+    """What ``-o`` and ``--format`` ask for.
+
+    :raises JobError: if they do not fit each other.
+    :raises FolderError: if no such file can be written, or it is one that the folder's runs keep.
+    """
+    if output == "-":
+        return Target(None, kind or "jsonl")
+    path = Path(output)
+    if path.is_dir():
+        if kind != OPENAI_BATCH:
+            raise FolderError(f"{path} is a folder; name a file in it")
+        stem = f"batch_{folder.read_state().get('run_id', folder.path.name)}"
+        return _allowed(folder, Target(path / f"{stem}_output.jsonl", kind, None, path / f"{stem}_error.jsonl"))
+    if output.endswith("/"):
+        raise FolderError(f"there is no folder {output} to write into")
+    said = writers.naming(path)
+    means = "jsonl" if kind == OPENAI_BATCH else kind
+    if kind is None and said.format is None:
+        raise FolderError(f"{path} {_ENDINGS}, or --format should say what to write")
+    if means and said.format and said.format != means:
+        raise JobError(f"--format {kind} does not go with the name {path.name}")
+    if said.packing and (means or said.format) == "parquet":
+        raise FolderError(f"{path}: Parquet is compressed in itself; leave out .{said.packing}")
+    errors = path.with_name(f"{said.stem}_errors{said.suffix or '.jsonl'}") if kind == OPENAI_BATCH else None
+    return _allowed(folder, Target(path, kind or str(said.format), said.packing, errors))
+
+
+def _allowed(folder: Folder, asked: Target) -> Target:
+    for path in (asked.path, None if asked.is_stream else asked.errors):
+        if path is not None:
+            require_place(path)
+            if folder.owns(path):
+                raise FolderError(f"{path} is a file that the runs of {folder.path} keep; choose another name")
+    return asked
+
+
+def require_place(path: Path) -> None:
+    """:raises FolderError: if there is no such folder to write a file into."""
+    if not path.parent.is_dir():
+        raise FolderError(f"there is no folder {path.parent} to write {path.name} into")
+
+
+def write(rows: Selected, to: Target, folder: Folder, stdout: IO[bytes]) -> list[Written]:
+    """Write the rows as the target says.
+
+    :raises StorageError: if they cannot be written; an older file stays as it is.
+    """
+    if to.is_stream:
+        with _streaming(to.path, stdout) as stream:
+            return [Written(to.path, sum(_write(rows, [stream, stream], to, folder)))]
+    paths = [path for path in (to.path, to.errors) if path is not None]
+    with storing(paths[0]), replacing() as opened:
+        counts = _write(rows, [opened(path.resolve()) for path in paths], to, folder)
+    return [Written(path, count) for path, count in zip(paths, counts, strict=True)]
+
+
+def _write(rows: Selected, streams: Sequence[IO[bytes]], to: Target, folder: Folder) -> list[int]:
+    if to.format == OPENAI_BATCH:
+        return _write_lines(rows, streams, to.packing, _ids(folder))
+    with _file(streams[0], to, rows.schema) as into:
+        for batch in rows.batches():
+            into.write(batch)
+    return [rows.rows]
+
+
+def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: openai_batch.Ids) -> list[int]:
+    counts = [0, 0]
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(contextlib.closing(writers.packed(streams[0], packing)))
+        bad = good
+        if streams[1] is not streams[0]:
+            bad = stack.enter_context(contextlib.closing(writers.packed(streams[1], packing)))
+        for batch in rows.batches(openai_batch.columns(ids, rows.whole.names)):
+            for line, is_error in openai_batch.lines(batch, ids):
+                (bad if is_error else good).write(line)
+                counts[is_error] += 1
+    return counts
+
+
+def _ids(folder: Folder) -> openai_batch.Ids:
+    if not folder.job.exists():
+        return openai_batch.Ids({}, False)
+    job = job_of(folder)
+    sweep = sweep_columns(job.sweep.variables) if len(points(job)) > 1 else {}
+    return openai_batch.Ids(sweep, job.sweep.samples > 1)
+
+
+def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
+    """Write a file for each value of a column: ``answers-VALUE.csv`` for ``answers.csv``. ``rows`` are gone through twice.
+
+    :raises JobError: if there are more than 1,000 values, or the target is no file.
+    :raises FolderError: if this process may not open so many files, or one is a file that the folder's runs keep.
+    :raises StorageError: if they cannot be written; then none is.
+    """
+    if to.path is None or to.is_stream:
+        raise JobError("--split-by writes several files: name them with -o FILE")
+    found = splitting.values((batch.column(0) for batch in rows.batches([by])), by)
+    said = writers.naming(to.path)
+    paths = {
+        text: to.path.with_name(f"{said.stem}-{name}{said.suffix}") for text, name in splitting.names(found).items()
+    }
+    for path in paths.values():
+        _allowed(folder, to._replace(path=path))
+    spill = to.path.resolve().parent if len(paths) > _FEW else None
+    _open_files(2 * len(paths) if spill else len(paths))
+    read = rows.columns if by in rows.columns else [*rows.columns, by]
+    counts = dict.fromkeys(paths, 0)
+    with storing(to.path), replacing() as opened, contextlib.ExitStack() as stack:
+        into = {
+            text: stack.enter_context(_file(opened(path.resolve()), to, rows.schema, spill))
+            for text, path in paths.items()
+        }
+        for number, batch in enumerate(_larger(rows.batches(read)) if len(paths) > _FEW else rows.batches(read)):
+            for text, part in splitting.parts(batch, by):
+                into[text].write(part.select(rows.columns))
+                counts[text] += len(part)
+            _let_go(list(into.values()))
+            if number % _TRIMMED_EVERY == 0:  # many small arrays come and go, and leave memory in pieces
+                allocation.trim()
+    return [Written(path, counts[text]) for text, path in paths.items()]
+
+
+def _larger(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches put together: what each file gets of one should not be too little."""
+    some: list[pa.RecordBatch] = []
+    for batch in batches:
+        some.append(batch)
+        if sum(each.nbytes for each in some) >= _HELD_BYTES // 2:
+            yield from pa.Table.from_batches(some).combine_chunks().to_batches()
+            some = []
+    if some:
+        yield from pa.Table.from_batches(some).combine_chunks().to_batches()
+
+
+def _let_go(files: list[writers.Writer]) -> None:
+    """Those that hold the most write it, until all of them together hold little."""
+    held = sum(each.held for each in files)
+    if held <= _HELD_BYTES:
+        return
+    for each in sorted(files, key=lambda each: -each.held):
+        held -= each.held
+        each.flush()
+        if held <= _HELD_BYTES // 2:
+            return
+
+
+def _open_files(files: int) -> None:
+    enough = files + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= enough:
+        return
+    if hard != resource.RLIM_INFINITY and hard < enough:
+        raise FolderError(f"this process may open {hard:,} files, and {files:,} would be written; nothing was written")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+
+
+@contextlib.contextmanager
+def _file(stream: IO[bytes], to: Target, schema: pa.Schema, spill: Path | None = None) -> Iterator[writers.Writer]:
+    packed = writers.packed(stream, to.packing)
+    writer = writers.writer(to.format, packed, schema, spill)
+    try:
+        yield writer
+    except BaseException:
+        writer.drop()
+        raise
+    writer.close()
+    packed.close()
+
+
+@contextlib.contextmanager
+def _streaming(path: Path | None, stdout: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Standard output, or a pipe or device. Nobody listening any more is told as :class:`BrokenPipeError`."""
+    try:
+        if path is None:
+            yield stdout
+            stdout.flush()
+        else:
+            with path.open("wb") as stream:
+                yield stream
+    except BrokenPipeError:
+        raise
+    except OSError:
+        with storing(path or "standard output"):
+            raise
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame as Parquet, CSV or JSON lines, as the name says; atomically.
+
+    :raises FolderError: if the name says something else, or there is no such folder.
+    :raises StorageError: if it cannot be written.
+    """
+    require_place(path)
+    makers: dict[str, Callable[[Any], Any]] = {
+        ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson,
+    }  # fmt: skip
+    if (writer := makers.get(path.suffix.lower())) is None:
+        raise FolderError(f"{path} should end in {', '.join(makers)}")
+    with storing(path), replaced(path) as stream:
+        writer(stream)

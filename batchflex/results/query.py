@@ -1,0 +1,132 @@
+"""Which rows and columns of the results are wanted: an SQL condition, names and patterns of columns. Streams."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ..config import choice
+from ..core import FolderError, JobError
+from ..storage import Folder
+from . import filter as condition
+from .view import Made, Mask, Stored, keeping, results_of
+
+_WILD = "*?["
+
+
+class Selected:
+    """The rows and columns that were asked for. ``of`` is how many rows there are in all."""
+
+    def __init__(self, results: Stored | Made, columns: list[str], wanted: Mask | None = None) -> None:
+        self._results, self._wanted = results, wanted
+        self.columns = columns
+        self.of = results.rows
+        self.rows = results.rows if wanted is None else int(np.count_nonzero(wanted))
+        self.whole: pa.Schema = results.schema
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([self.whole.field(name) for name in self.columns])
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in input order, at most 10,000 at a time; of these columns in place of those that were asked for.
+
+        More than once only if :func:`selected` was told so.
+        """
+        for batch in self._results.batches(columns or self.columns, self._wanted):
+            if len(batch):
+                yield batch
+
+    def head(self, rows: int) -> pa.Table:
+        """The first ``rows`` rows."""
+        taken: list[pa.RecordBatch] = []
+        for batch in self.batches():
+            taken.append(batch.slice(0, rows))
+            rows -= taken[-1].num_rows
+            if rows <= 0:
+                break
+        return pa.Table.from_batches(taken, self.schema)
+
+
+@contextlib.contextmanager
+def selected(
+    folder: Folder,
+    where: str | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    beside: Sequence[str] = (),
+    again: bool = False,
+) -> Iterator[Selected]:
+    """The rows of a folder's results for which ``where`` is true, of a run in progress too, and the ``columns`` that names and
+    patterns such as ``parsed_*`` give, in their order; all without them. ``beside`` are columns that are looked at, too;
+    ``again`` says that they are looked at more than once.
+
+    Memory: 5 bytes a row of the whole table for a condition. One that holds rows against an aggregate of all of them takes
+    the columns that it names as well.
+
+    :raises JobError: if the condition is none over these columns, or there is no such column.
+    :raises FolderError: if there is no run in the folder, or its files cannot be read.
+    :raises StorageError: if a table that is not made yet is to be looked at twice, and there is no room for it.
+    """
+    asked = None if where is None else condition.read(where)
+    results = results_of(folder)
+    there = results.schema.names
+    names = there if columns is None else matching(columns, there, folder.path)
+    if columns is None and isinstance(results, Stored):
+        names = results.own
+    if missing := [name for name in beside if name not in there]:
+        raise JobError(no_column("--split-by", missing[0], there, folder.path))
+    if asked is None and not again:
+        yield Selected(results, names)
+        return
+    if asked is not None:  # before anything takes time
+        with condition.explained(asked, there, folder.path):
+            condition.fitting(asked, pl.DataFrame(results.schema.empty_table()).lazy())
+    looked_at = {*names, *beside, *(asked.named if asked else ())}
+    with keeping(results, [name for name in there if name in looked_at] or there[:1]) as kept:
+        wanted = None if asked is None else _wanted(kept, asked, there, folder)
+        yield Selected(kept, names, wanted)
+
+
+def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> list[str]:
+    """The columns that names and patterns mean, each once, in the order of the patterns.
+
+    :raises JobError: if one means none.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if pattern in columns:
+            found[pattern] = None
+            continue
+        fits = fnmatch.filter(columns, pattern) if any(sign in pattern for sign in _WILD) else []
+        if not fits:
+            raise JobError(no_column("--columns", pattern, columns, folder))
+        found.update(dict.fromkeys(fits))
+    return list(found)
+
+
+def no_column(option: str, name: str, columns: Sequence[str], folder: Path) -> str:
+    return f"{option}: the results have no column {name!r}; {choice(name, columns)}{condition.no_scores(name, columns, folder)}"
+
+
+def _wanted(results: Stored, asked: condition.Condition, there: Sequence[str], folder: Folder) -> Mask:
+    number = "row number"
+    while number in there:
+        number += "_"
+    try:
+        with condition.explained(asked, there, folder.path):
+            frame = results.scan(asked.named)
+            found = condition.fitting(asked, frame.with_row_index(number))
+            at = found.select(pl.col(number)).collect(engine="streaming")[number]
+        results.require_unchanged()
+    except OSError as error:
+        raise FolderError(f"{folder.results} cannot be read: {error}") from None
+    wanted = np.zeros(results.rows, dtype=np.bool_)
+    wanted[at.to_numpy()] = True
+    return wanted

@@ -1,0 +1,165 @@
+"""Answers that are there already, read anew: held against the job's schema as it is now. Sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+
+from ..config import Job, build
+from ..core import BAD, JobError, Outcome, SortedKeys, halves
+from ..plan import completion_marker as results, points
+from ..protocol import Shapes, asked_format
+from ..storage import Folder, part_index as keyindex, parts as store, read_anew, results_table as table, writer as keep
+from .assembly import assemble, is_newest, job_of, plan_of
+
+_PART_ROWS = 10_000
+_WHERE = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "part": pl.Int64, "at": pl.Int64, "format": pl.Int32})
+_POINT = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32})
+_SECTION = "answer."
+
+
+class Reparsed(NamedTuple):
+    """How many answers were ``read``, how many ``fit`` now and did not before, and how many do not ``fit_no_more``."""
+
+    read: int
+    fit: int
+    fit_no_more: int
+
+
+def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparsed:
+    """Read the answers of a folder anew, with ``settings`` of ``answer`` in place of its job's, and make the table of results.
+
+    An answer that is judged differently is sealed again, into a part of its own; of two with one key the last counts.
+
+    :raises FolderBusy: if a run is going on.
+    :raises JobError: if a setting is none of ``answer``.
+    :raises InputError, EndpointError: if rows bring a ``response_format`` of their own, and the input is not there to tell.
+    :raises StorageError: if a part cannot be written.
+    """
+    if wrong := [place for place, _ in settings if not place.startswith(_SECTION)]:
+        raise JobError(f"--reparse reads answers anew and asks nothing: only answer.… can be set, not {wrong[0]}")
+    folder.require()
+    with folder.held():
+        job = job_of(folder)
+        job = build(job.resolved(), settings)
+        is_whole = is_newest(folder)
+        number = keep.recover(folder)
+        known = results.last_settled(folder)
+        shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
+        rows = _rows(folder) if is_whole else None
+        formats, where = _formats(job, folder, rows)
+        read = fit = fit_no_more = 0
+        changed: list[Outcome] = []
+        source: store.Footer | None = None
+        for footer, outcome, asked in _answers(folder, where):
+            read += 1
+            made = read_anew(outcome, *shapes.judge_format(formats[asked], outcome.content))
+            if made == outcome:
+                continue
+            fit += made.status == "ok" != outcome.status
+            fit_no_more += made.status == "invalid" != outcome.status
+            if source is not None and (source.plan != footer.plan or len(changed) >= _PART_ROWS):
+                store.write_part(folder.parts, number, changed, source.types, source.plan)
+                number += 1
+                changed.clear()
+            source = footer
+            changed.append(made)
+        if source is not None:
+            store.write_part(folder.parts, number, changed, source.types, source.plan)
+        folder.write_job(job.resolved())
+        if is_whole:
+            _tell(folder, fit - fit_no_more)
+        told = results.retold(known, folder, fit - fit_no_more)
+        table.write_results(folder.results, assemble(folder, _placed(job, folder, rows)), told)
+        return Reparsed(read, fit, fit_no_more)
+
+
+def _rows(folder: Folder) -> pl.DataFrame:
+    """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
+    there = pl.read_parquet(folder.results, columns=["key", "row"])
+    return halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
+
+
+def _placed(job: Job, folder: Folder, rows: pl.DataFrame | None) -> pl.DataFrame | None:
+    """The same rows with their sweep points, as a plan of the table; ``None`` if there are none to go by."""
+    if rows is None:
+        return None
+    order = [point.label for point in points(job)]
+    pointed = [table.pointed(frame, order) for frame in keyindex.read_keys(folder.parts, ["point"])]
+    last = keyindex.last_of_each(pl.concat([pl.DataFrame(schema=_POINT), *pointed]))
+    return rows.join(last, on=["hi", "lo"], how="inner", maintain_order="left")
+
+
+def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[bytes | None], pl.DataFrame]:
+    """The formats that were asked for, and for the last outcome of each key where it is and the number of its format. Answers
+    that are not among the ``rows``, or of a sweep point that the job does not have, are left as they are."""
+    frames = [pl.DataFrame(schema=_WHERE)]
+    of_points = job.answer.json_schema is not None or bool(job.templates)
+    labels: list[str] = []
+    if of_points:
+        found = points(job)
+        over = [dict(point.values) | job.override for point in found]
+        asked = [(job.params | values).get("response_format") for values in over]
+        formats = [None if each is None else msgspec.json.encode(each) for each in asked]
+        labels = [point.label for point in found]
+    else:
+        formats, keys, numbers = _formats_of_plan(job, folder)
+    for part, frame in zip(store.part_numbers(folder.parts), keyindex.read_keys(folder.parts, ["point"]), strict=True):
+        placed = frame.with_columns(part=pl.lit(int(part), dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
+        if of_points:
+            placed = table.pointed(placed, labels).rename({"point": "format"})
+        else:
+            at = pl.Series(keys.find(frame), dtype=pl.Int64)
+            placed = placed.with_columns(format=numbers.gather(at.clip(0))).filter(at >= 0)
+        frames.append(placed.select(list(_WHERE)))
+    where = keyindex.last_of_each(pl.concat(frames)).filter(pl.col("format") < len(formats))
+    if rows is not None:
+        where = where.join(rows.select("hi", "lo"), on=["hi", "lo"], how="semi")
+    return formats, where.sort("part", "at")
+
+
+def _formats_of_plan(job: Job, folder: Folder) -> tuple[list[bytes | None], SortedKeys, pl.Series]:
+    """The same of rows that bring their own: from going through the input."""
+    there = SortedKeys(
+        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *keyindex.read_keys(folder.parts, [])])
+    )
+    plan = plan_of(job)
+    plan.answered = lambda keys: [at >= 0 for at in there.find(halves(keys))]
+    known: dict[bytes | None, int] = {None: 0}
+    keys, numbers = [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64})], [pl.Series(dtype=pl.Int32)]
+    for block in plan.blocks():
+        keys.append(halves([request.key for request in block]))
+        asked = [known.setdefault(asked_format(request.body), len(known)) for request in block]
+        numbers.append(pl.Series(asked, dtype=pl.Int32))
+    return list(known), SortedKeys(pl.concat(keys)), pl.concat(numbers)
+
+
+def _answers(folder: Folder, where: pl.DataFrame) -> Iterator[tuple[store.Footer, Outcome, int]]:
+    """The answers that were read as JSON, or as none, with the number of the format that was asked for."""
+    numbers = {int(number): number for number in store.part_numbers(folder.parts)}
+    for rows in where.partition_by("part", maintain_order=True):
+        part = numbers[rows["part"][0]]
+        footer = store.footer(folder.parts, part)
+        begin = 0
+        for group, length in enumerate(footer.groups):
+            inside = rows.filter(pl.col("at").is_between(begin, begin + length, closed="left"))
+            if inside.height:
+                table_ = store.read_group(folder.parts, part, group).take((inside["at"] - begin).to_arrow())
+                for outcome, asked in zip(store.outcomes(table_), inside["format"], strict=True):
+                    if outcome.status in ("ok", "invalid") and not outcome.tool_calls:
+                        yield footer, outcome, asked
+            begin += length
+
+
+def _tell(folder: Folder, more_ok: int) -> None:
+    """What ``run.json`` counts of the rows, as they are now."""
+    state = folder.read_state()
+    if not state or not more_ok:
+        return
+    state |= {"ok": state["ok"] + more_ok, "invalid": state["invalid"] - more_ok}
+    if state["status"] == "finished":
+        state["exit_code"] = 1 if any(state.get(status) for status in BAD) else 0
+    folder.write_state(state)

@@ -1,0 +1,181 @@
+"""The results of a folder as they are now: its table with the scores beside it, or, of a run that has not ended or was killed,
+what is made of its parts. Streams: memory does not grow with the table."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core import FolderError
+from ..storage import Folder, parts as store, results_table as table, storing
+from .assembly import assemble, is_newest
+
+Mask = npt.NDArray[np.bool_]
+_BATCH_ROWS = 10_000
+_BATCH_BYTES = 16 << 20
+
+
+class Stored:
+    """A table in a file, and the columns of a second one with the same rows beside it. May be read as often as one likes.
+    ``own`` are the columns of the first.
+
+    :raises FolderError: if it cannot be read.
+    """
+
+    def __init__(self, path: Path, scores: Path | None = None) -> None:
+        self.path, self._scores = path, scores
+        try:
+            self._stamp = _stamp(path)
+            self._file = pq.ParquetFile(path)
+            self.own: list[str] = self._file.schema_arrow.names
+            further = [] if scores is None else [f for f in pq.read_schema(scores) if f.name not in self.own]
+        except (OSError, pa.ArrowException) as error:
+            raise FolderError(f"{path} cannot be read: {error}") from None
+        self.schema: pa.Schema = pa.schema([*self._file.schema_arrow.remove_metadata(), *further])
+        self.rows = int(self._file.metadata.num_rows)
+
+    def batches(self, columns: Sequence[str], wanted: Mask | None = None) -> Iterator[pa.RecordBatch]:
+        """These columns, in this order, of all rows or of the ``wanted``; at most 10,000 rows and some 16 MB at a time, as
+        long as no single row is larger."""
+        own = [name for name in columns if name in self.own]
+        further = _Steps(self._scores, [name for name in columns if name not in self.own])
+        position = 0
+        for batch in self._groups(own or self.own[:1], wanted if own == list(columns) else None):
+            if isinstance(batch, int):
+                position += batch
+                continue
+            keep = None if wanted is None else wanted[position : position + len(batch)]
+            position += len(batch)
+            made = further.beside(batch).select(list(columns))
+            yield made if keep is None or keep.all() else made.filter(pa.array(keep))
+
+    def _groups(self, columns: list[str], wanted: Mask | None) -> Iterator[pa.RecordBatch | int]:
+        """The batches of these columns; in place of those that hold nothing wanted, how many rows they have."""
+        metadata, position = self._file.metadata, 0
+        for number in range(metadata.num_row_groups):
+            rows = int(metadata.row_group(number).num_rows)
+            if wanted is not None and not wanted[position : position + rows].any():
+                yield rows
+            elif rows:
+                size = int(metadata.row_group(number).total_byte_size)
+                at_once = max(1, min(_BATCH_ROWS, rows * _BATCH_BYTES // max(1, size)))
+                yield from self._file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns)
+            position += rows
+
+    def scan(self, columns: Collection[str]) -> pl.LazyFrame:
+        """The table as polars sees it, with the scores if one of these columns is among them.
+
+        To be followed by :meth:`require_unchanged` when it has been collected.
+        """
+        results = pl.scan_parquet(self.path)
+        if self._scores is None or {*columns} <= {*self.own}:
+            return results
+        further = [name for name in self.schema.names if name not in self.own]
+        return pl.concat([results, pl.scan_parquet(self._scores).select(further)], how="horizontal")
+
+    def require_unchanged(self) -> None:
+        """:raises FolderError: if the file is another by now than the one that was opened."""
+        if _stamp(self.path) != self._stamp:
+            raise FolderError(f"{self.path} was replaced while it was read; run the same command again")
+
+
+class Made:
+    """A table made of parts and journal. Its rows come once only."""
+
+    def __init__(self, folder: Folder) -> None:
+        made = assemble(folder)
+        self.schema: pa.Schema = made.schema
+        self.rows = made.rows
+        self._tables = made.batches
+
+    def batches(self, columns: Sequence[str], wanted: Mask | None = None) -> Iterator[pa.RecordBatch]:
+        """These columns, in this order. To choose rows, it must be kept first: see :func:`keeping`."""
+        if wanted is not None:
+            raise ValueError("rows are chosen of a table that can be gone through twice")
+        for each in self._tables:
+            yield from each.select(list(columns)).to_batches(max_chunksize=_BATCH_ROWS)
+
+
+class _Steps:
+    """Columns of a second table, taken by as many rows as the first one gives."""
+
+    def __init__(self, path: Path | None, columns: list[str]) -> None:
+        self._columns = columns
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        if columns and path is not None:
+            self._batches = pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        self._left: pa.Table | None = None
+
+    def beside(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._columns:
+            return batch
+        while self._left is None or len(self._left) < len(batch):
+            more = pa.Table.from_batches([next(self._batches)])
+            self._left = more if self._left is None else pa.concat_tables([self._left, more])
+        taken, self._left = self._left.slice(0, len(batch)), self._left.slice(len(batch))
+        arrays = [taken.column(name).combine_chunks() for name in self._columns]
+        fields = [taken.schema.field(name) for name in self._columns]
+        return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *fields]))
+
+
+def results_of(folder: Folder) -> Stored | Made:
+    """What there is by now.
+
+    :raises FolderError: if there is no run in the folder, or its files are damaged.
+    """
+    folder.require()
+    if not is_current(folder):
+        return Made(folder)
+    return Stored(folder.results, folder.scores if are_scored(folder) else None)
+
+
+def is_current(folder: Folder) -> bool:
+    """Whether ``results.parquet`` has all that is known: no run goes on, and no answer is newer."""
+    return not folder.is_held() and is_newest(folder)
+
+
+def are_scored(folder: Folder) -> bool:
+    """Whether the scores are those of the very table that is there."""
+    told, rows = store.told(folder.results)
+    _, scored = store.told(folder.scores)
+    try:
+        made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return False
+    return rows == scored and made_of is not None and made_of == told.get(store.MADE_OF, b"").decode()
+
+
+@contextlib.contextmanager
+def keeping(results: Stored | Made, columns: Sequence[str]) -> Iterator[Stored]:
+    """A table that can be read more than once: itself, or these columns of it in a temporary file, where ``TMPDIR`` says.
+
+    :raises StorageError: if there is no room for it.
+    """
+    if isinstance(results, Stored):
+        yield results
+        return
+    with tempfile.TemporaryDirectory(prefix="batchflex-results-") as name:
+        path = Path(name) / "results.parquet"
+        schema = pa.schema([results.schema.field(column) for column in columns])
+        with storing(path), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for group in table.grouped(_tables(results.batches(columns))):
+                writer.write_table(group)
+        yield Stored(path)
+
+
+def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    return (pa.Table.from_batches([batch]) for batch in batches)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

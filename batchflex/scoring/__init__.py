@@ -1,0 +1,30 @@
+"""Answers to scores, summaries, comparisons; judges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.lazy import exports
+
+if TYPE_CHECKING:
+    from . import (
+        functions as functions,
+        judge as judge,
+        scores_file as scores_file,
+        sides as sides,
+        spending as spending,
+    )
+    from .comparison import compare as compare
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "comparison": ["compare"],
+        "functions": [],
+        "judge": [],
+        "scores_file": [],
+        "sides": [],
+        "spending": [],
+    },
+    modules=["functions", "judge", "scores_file", "sides", "spending"],
+)

@@ -1,0 +1,79 @@
+"""Scores over frames, without a run: a frame in, a frame with scores beside it out, and what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from ..config import ScoreLike, ScoreSection, specs_of
+from ..core import JobError
+from . import functions, scorers as scoring, stats, summary
+from .ledger import Ledger, Score
+
+Scores = Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike
+_PREFIX = "score_"
+
+
+def score(frame: pl.DataFrame, scores: Scores) -> pl.DataFrame:
+    """The frame with a column ``score_NAME`` (a number, or null where a row cannot be scored) for each of ``scores``.
+
+    ``scores`` are tables as in a job file's ``[[score]]``: a list of them, one alone, or by name
+    (``{"accuracy": {"kind": "exact", "expected": "label"}}``). docs/scores.md describes the kinds. A column of that name which
+    the frame has already is replaced. The frame may be the results of a run, or have columns of its own; where it has
+    no column ``content``, name the one to be scored as ``answer``. A function of one's own is found in the present folder.
+
+    :raises JobError: if a score is not as it should be, or the frame lacks a column that it needs.
+    """
+    specs = specs_of(scores)
+    found = _evaluated(frame, specs)
+    return frame.with_columns(found[spec.name].score.alias(spec.column) for spec in specs)
+
+
+def _evaluated(frame: pl.DataFrame, specs: Sequence[ScoreSection]) -> dict[str, scoring.Scored]:
+    if judges := [spec.name for spec in specs if spec.kind == "judge"]:
+        raise JobError(
+            f"score '{judges[0]}': a judge needs a run: put it into a job's [[score]], then `batchflex score OUT`"
+        )
+    known = functions.load(specs)
+    return {spec.name: scoring.evaluate(frame, spec, known.get(spec.name)) for spec in specs}
+
+
+def summarise(
+    frame: pl.DataFrame,
+    scores: Scores | None = None,
+    *,
+    by: Sequence[str] = (),
+    item: str | None = "id",
+    level: float = stats.LEVEL,
+) -> dict[str, Any]:
+    """What is told of the scores of a frame: the fields ``level``, ``rows``, ``scores`` and ``points`` of ``scores.json``
+    (CONTRACT.md).
+
+    With ``scores`` the frame is scored by them; without, its columns ``score_NAME`` are taken as they are, and nothing is
+    told of labels, which only a score's description can find. ``by`` are the columns whose values tell apart what is told
+    apart (sweep points, models), ``item`` is the column of what belongs together (the samples of one item); ``None``, or a
+    column that is not there, makes each row an item of its own. ``level`` is that of the intervals.
+
+    :raises JobError: as :func:`score`, and if there is nothing to summarise.
+    """
+    if missing := [name for name in by if name not in frame.columns]:
+        raise JobError(
+            f"there is no column {missing[0]!r} to summarise by; the columns are: {', '.join(frame.columns)}"
+        )
+    if not 0 < level < 1:
+        raise JobError(f"level must be between 0 and 1, such as 0.95; found {level!r}")
+    if scores is not None:
+        specs = specs_of(scores)
+        known = [Score.of(spec) for spec in specs]
+        found = _evaluated(frame, specs)
+    else:
+        names = [name.removeprefix(_PREFIX) for name in frame.columns if name.startswith(_PREFIX)]
+        known = [Score(name) for name in names]
+        found = {name: scoring.Scored(frame[_PREFIX + name].cast(pl.Float64)) for name in names}
+    if not known:
+        raise JobError("there are no scores: give some, or a frame with columns score_NAME")
+    ledger = Ledger(known, by, item if item in frame.columns else None)
+    ledger.add(frame, found)
+    return summary.summarise(ledger, level=level)

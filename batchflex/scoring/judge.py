@@ -1,0 +1,207 @@
+"""A judge: another model that grades the answers of a run by a rubric, as a run of its own in ``OUT/judges/NAME/``.
+
+Its input is made of the results, a row for each answer, under the row's key; so it is journaled, limited and resumed like
+any, and what was graded is not graded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..config import NO_PRICES, Job, JudgeSection, PromptSection, ScoreSection, build, literal
+from ..core import JobError
+from ..endpoint import model_list_cache as catalogs, resolve
+from ..plan import WHOLE_ROW, Prompt, missing_column
+from ..storage import Folder, parts as store, replaced, storing
+from . import spending
+
+_MADE_OF = b"batchflex.judged"
+_BLOCK_ROWS = 20_000
+_MOST_TOKENS = 1_024
+_MOST_GRADES = 20  # that are listed in the schema one by one
+# Of the job's limits, those that belong to the endpoint and not to the job.
+_SHARED_LIMITS = ("concurrency", "max_concurrency", "rpm", "tpm", "active_hours", "on_no_credit", "max_outage")
+
+
+class Input(NamedTuple):
+    path: Path
+    rows: int
+    is_new: bool
+
+
+def folder_of(out: Path, spec: ScoreSection) -> Path:
+    return out / "judges" / spec.name
+
+
+def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
+    """The job of a judge. ``job`` is the one whose answers are graded, in the folder ``out``.
+
+    :raises JobError: if it is not clear whom to ask, or the rubric is no template.
+    """
+    judge = _section(spec)
+    _prompt(judge, spec)
+    elsewhere = judge.endpoint is not None
+    params: dict[str, Any] = {"max_tokens": _MOST_TOKENS, **judge.params}
+    if "model" not in params and not elsewhere and job.models:
+        if len(job.models) > 1:
+            raise JobError(
+                f"score '{spec.name}': the job asks several models; name the judge's in score.judge.params.model"
+            )
+        params["model"] = job.models[0]
+    params["response_format"] = {
+        "type": "json_schema",
+        "json_schema": {"name": "grade", "strict": True, "schema": _schema(judge.scale)},
+    }
+    plain = job.resolved()
+    own: dict[str, Any] = {
+        "job": {
+            "name": f"{job.job.name[:60]}.{spec.name}"[:100],
+            "out": str(folder_of(out, spec)),
+            "on_change": "rerun",
+        },
+        "input": {"path": str(_input_path(out, spec)), "id": "key", "on_bad_row": "fail"},
+        "prompt": {"user": f"{judge.rubric.rstrip()}\n\n{_instruction(judge.scale)}"},
+        "params": params,
+        "answer": {"lenient": True, "max_reasks": 1},
+    }
+    if judge.system is not None:
+        own["prompt"]["system"] = judge.system
+    if judge.endpoint is not None:
+        own["endpoint"] = judge.endpoint.model_dump(exclude_none=True)
+    data = literal(own)
+    if judge.endpoint is None:
+        data |= {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
+    if judge.limits is not None:
+        data["limits"] = judge.limits.model_dump(exclude_none=True)
+    elif not elsewhere:
+        data["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
+    if judge.prices is not None:
+        data["prices"] = judge.prices.model_dump(exclude_none=True)
+    elif not elsewhere and job.prices is not None and params.get("model") in {*job.models, *job.prices.of_models, None}:
+        data["prices"] = plain["prices"]
+    try:
+        made = build(data, environment=job.environment)
+    except JobError as error:
+        raise JobError([f"score '{spec.name}', its judge: {mistake}" for mistake in error.mistakes]) from None
+    if made.limits.budget_usd is not None and _is_unpriced(made):
+        raise JobError(
+            f"score '{spec.name}', its judge: limits.budget_usd: {NO_PRICES}, or `batchflex check` to fetch them"
+        )
+    return made
+
+
+def _is_unpriced(job: Job) -> bool:
+    """Whether no prices are known by which a judge's budget could hold; that is to be found before its job is run."""
+    endpoints = [resolve(entry, with_key=False) for entry in job.asked]
+    prices, _ = catalogs.known(job, endpoints)
+    return bool(prices.missing(job.models)) or not (job.models or prices.are_all_typed)
+
+
+def _section(spec: ScoreSection) -> JudgeSection:
+    if spec.judge is None:
+        raise JobError(f"score '{spec.name}' has no [score.judge]")
+    return spec.judge
+
+
+def _prompt(judge: JudgeSection, spec: ScoreSection) -> Prompt:
+    return Prompt(PromptSection(user=judge.rubric, system=judge.system), f"score '{spec.name}', rubric")
+
+
+def _schema(scale: list[int | float]) -> dict[str, Any]:
+    """The reason comes first: a grade is better when it follows from one."""
+    low, high = scale
+    grade: dict[str, Any] = {"type": "number", "minimum": low, "maximum": high}
+    if isinstance(low, int) and isinstance(high, int) and high - low < _MOST_GRADES:
+        grade = {"type": "integer", "enum": list(range(low, high + 1))}
+    return {
+        "type": "object",
+        "properties": {"reason": {"type": "string"}, "grade": grade},
+        "required": ["reason", "grade"],
+        "additionalProperties": False,
+    }
+
+
+def _instruction(scale: list[int | float]) -> str:
+    return (
+        "Answer with a JSON object of two fields: reason, one or two sentences, and then grade, a number "
+        f"from {scale[0]} (worst) to {scale[1]} (best)."
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what is graded
+
+
+def _input_path(out: Path, spec: ScoreSection) -> Path:
+    return out / "judges" / f"{spec.name}.parquet"  # beside its folder: no run reads what lies in its own
+
+
+def write_input(folder: Folder, spec: ScoreSection) -> Input:
+    """The answers to be graded, as a file that is written anew only if the results or the rubric's columns changed. Blocks.
+
+    :raises JobError: if the rubric uses a column that the results do not have.
+    :raises StorageError: if it cannot be written.
+    """
+    path = _input_path(folder.path, spec)
+    with pq.ParquetFile(folder.results) as file:
+        names = file.schema_arrow.names
+        prompt = _prompt(_section(spec), spec)
+        if missing := prompt.missing(names):
+            raise JobError(f"score '{spec.name}': {missing_column(missing[0], names)}")
+        used = prompt.columns
+        wanted = [n for n in names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
+        stamp = store.told(folder.results)[0].get(store.MADE_OF, b"")
+        made_of = hashlib.blake2b(msgspec.json.encode([stamp.decode(), wanted]), digest_size=16).hexdigest().encode()
+        there, rows = store.told(path)
+        if stamp and there.get(_MADE_OF) == made_of:
+            return Input(path, rows, False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([file.schema_arrow.field(name) for name in wanted], metadata={_MADE_OF: made_of})
+        rows = 0
+        with storing(path), replaced(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list({*wanted, "status"})):
+                answered = batch.filter(pc.not_equal(batch.column("status"), "failed"))
+                writer.write_batch(answered.select(wanted).cast(schema))
+                rows += answered.num_rows
+    return Input(path, rows, True)
+
+
+# ---------------------------------------------------------------------------------------------------- the grades
+
+
+def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
+    """``key`` and ``score`` of each answer that the judge has ended with; a null where its grade cannot be read or is not on
+    the scale."""
+    results = Folder(folder_of(out, spec)).results
+    if not results.exists():
+        return pl.DataFrame(schema={"key": pl.String, "score": pl.Float64})
+    low, high = _section(spec).scale
+    grade = pl.col("parsed").str.json_path_match("$.grade").cast(pl.Float64, strict=False)
+    return pl.read_parquet(results, columns=["id", "parsed"]).select(
+        key="id", score=pl.when(grade.is_between(low, high)).then((grade - low) / (high - low))
+    )
+
+
+def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
+    """How a judge stands: an entry of ``judges`` in ``scores.json``. Tokens and cost are of all grades there are."""
+    found = grades(out, spec)
+    spent: dict[str, Any] = {"prompt_tokens": 0, "completion_tokens": 0, "cost": None}
+    results = Folder(folder_of(out, spec)).results
+    if results.exists():
+        told_of = [*spent, *spending.BEFORE.values()]
+        columns = pl.read_parquet(results, columns=told_of).select(spending.of(name, told_of) for name in spent)
+        spent |= {name: int(columns[name].sum()) for name in ("prompt_tokens", "completion_tokens")}
+        if columns["cost"].null_count() < columns.height:
+            spent["cost"] = float(columns["cost"].sum())
+    graded = found["score"].count()
+    return {
+        "name": spec.name, "asked": asked, "graded": graded, "unreadable": found.height - graded, **spent,
+        "stopped_by": stopped_by, "message": message,
+    }  # fmt: skip

@@ -1,0 +1,139 @@
+"""What a summary needs of each scored row, in some 100 bytes: block by block in, one frame out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from ..config import ScoreSection
+from ..core import STATUSES
+from ..storage import is_substitute
+from . import spending
+from .scorers import Scored
+
+MEASURES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "status": pl.Enum(STATUSES),
+    "prompt_tokens": pl.Int64,
+    "completion_tokens": pl.Int64,
+    "cache_read_input_tokens": pl.Int64,
+    "cost": pl.Float64,
+    "latency_s": pl.Float64,
+    "substituted": pl.Int64,
+}
+WHO = ["requested_model", "model", "gateway_fallbacks"]
+OTHER = "(other)"
+_MOST_LABELS = 30
+_LONGEST_LABEL = 40
+_SHARE_OF_LABELS = 2  # a label comes twice at least, on the average; else it is no label, but an answer of its own
+
+
+class Score(NamedTuple):
+    """A score as the summary knows it. ``is_share`` is ``None`` where only the scores can tell."""
+
+    name: str
+    kind: str | None = None
+    is_share: bool | None = None
+    expected: str | None = None
+    answer: str | None = None
+    is_labelling: bool = False
+
+    @property
+    def column(self) -> str:
+        return f"score_{self.name}"
+
+    @classmethod
+    def of(cls, spec: ScoreSection) -> Score:
+        answer = None if spec.is_function or spec.kind == "judge" else spec.answer_column
+        return cls(spec.name, spec.kind, spec.is_share, spec.expected, answer, spec.is_labelling)
+
+
+class Ledger:
+    """Collects rows. ``by`` are the columns that tell sweep points apart, ``item`` the column of what belongs together."""
+
+    def __init__(self, scores: Sequence[Score], by: Sequence[str], item: str | None) -> None:
+        self.scores = list(scores)
+        self.by = list(by)
+        self._item = item
+        self._rows = 0
+        self._blocks: list[pl.DataFrame] = []
+        self._labels: dict[str, set[str]] = {}  # those expected so far
+        self._unlabelled: set[str] = set()
+
+    def add(self, frame: pl.DataFrame, scored: Mapping[str, Scored]) -> None:
+        """Take the rows of a block with their scores, by the scores' names."""
+        begin, end = self._rows, self._rows + frame.height
+        self._rows = end
+        item = (
+            pl.int_range(begin, end, dtype=pl.UInt64, eager=True) if self._item is None else frame[self._item].hash(0)
+        )
+        columns = [item.alias("item"), *(frame[name] for name in self.by)]
+        numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+        columns += [
+            frame.select(spending.of(name, numbers)).to_series().cast(kind, strict=False).alias(f"m_{name}")
+            for name, kind in MEASURES.items()
+            if name in frame.columns and _fits(frame[name].dtype, kind)
+        ]
+        for score in self.scores:
+            found = scored[score.name]
+            columns.append(found.score.cast(pl.Float64).alias(score.column))
+            if score.is_labelling and found.answered is not None:
+                columns.append(found.answered.hash(0).alias(f"h_{score.name}"))
+                columns.append(found.answered.is_null().alias(f"n_{score.name}"))
+                if found.expected is not None and self._are_labels(score.name, found.expected):
+                    columns.append(_shortened(found.answered).alias(f"a_{score.name}"))
+                    columns.append(found.expected.alias(f"e_{score.name}"))
+        self._blocks.append(pl.DataFrame(columns))
+
+    def _are_labels(self, name: str, expected: pl.Series) -> bool:
+        if name not in self._unlabelled:
+            labels = self._labels.setdefault(name, set())
+            labels.update(expected.drop_nulls().unique().to_list())
+            if len(labels) > _MOST_LABELS or any(len(label) > _LONGEST_LABEL for label in labels):
+                self._unlabelled.add(name)
+                self._blocks = [block.drop(f"a_{name}", f"e_{name}", strict=False) for block in self._blocks]
+        return name not in self._unlabelled
+
+    def frame(self) -> pl.DataFrame:
+        """All rows: ``item`` (a hash), the columns of ``by``, ``m_…`` measures, ``score_…``; of what labels: ``h_…`` the hash of
+        what was answered, ``n_…`` whether that was nothing, and ``a_…`` and ``e_…``, answered and expected label."""
+        blocks, self._blocks = self._blocks, []
+        return pl.concat(blocks, how="vertical_relaxed") if blocks else pl.DataFrame()
+
+    def labels(self, name: str) -> list[str] | None:
+        """The labels that a score expects; ``None`` if there are none, or too many to be labels."""
+        labels = self._labels.get(name)
+        if not labels or name in self._unlabelled or len(labels) * _SHARE_OF_LABELS > self._rows:
+            return None
+        return sorted(labels, key=_by_number_then_text)
+
+
+def with_substitutes(frame: pl.DataFrame) -> pl.DataFrame:
+    """With a column ``substituted``: 1 where another model than the one asked for has answered, or a fallback. As it is, if it
+    does not tell."""
+    if not {*WHO} <= {*frame.columns}:
+        return frame
+    kinds = frame.select(WHO).unique()
+    flags = [int(is_substitute(*kind)) for kind in kinds.iter_rows()]
+    kinds = kinds.with_columns(substituted=pl.Series(flags, dtype=pl.Int64))
+    return frame.drop("substituted", strict=False).join(
+        kinds, on=WHO, how="left", nulls_equal=True, maintain_order="left"
+    )
+
+
+def _fits(kind: pl.DataType, wanted: pl.DataType | type[pl.DataType]) -> bool:
+    return kind == pl.String if wanted == pl.Enum else kind.is_numeric()
+
+
+def _shortened(answered: pl.Series) -> pl.Series:
+    text = pl.col("x")
+    short = pl.when(text.str.len_chars() <= _LONGEST_LABEL).then(text).when(text.is_not_null()).then(pl.lit(OTHER))
+    return answered.to_frame("x").select(short).to_series()
+
+
+def _by_number_then_text(label: str) -> tuple[float, str]:
+    try:
+        return float(label), label
+    except ValueError:
+        return float("inf"), label

@@ -1,0 +1,153 @@
+"""The scores of an output folder: ``scores.parquet``, a row for each row of the results, and ``scores.json``, what is told.
+
+Derived from the results and made anew each time, block by block: memory holds a block and some 100 bytes a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..config import Job, ScoreSection
+from ..core import FolderError, JobError, __version__
+from ..storage import Folder, parts as store, replaced, storing, sweep_columns
+from . import functions, scorers as scoring, spending, summary
+from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
+
+_BLOCK_ROWS = 20_000
+
+
+def make(
+    folder: Folder,
+    job: Job,
+    specs: Sequence[ScoreSection],
+    grades: Mapping[str, pl.DataFrame] | None = None,
+    judges: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Score the results of a folder, write both files, and return what ``scores.json`` holds. Blocks.
+
+    ``job`` is the one the results came from. ``grades`` has a frame of ``key`` and ``score`` for each score by a judge;
+    ``judges`` is what is told of their runs.
+
+    :raises JobError: if a score needs a column that is not there, or a function of one's own fails.
+    :raises FolderError: if there are no results.
+    :raises StorageError: if the files cannot be written; older ones stay as they are.
+    """
+    if not folder.results.exists():
+        raise FolderError(f"there is no table of results in {folder.path} yet: run its job first")
+    known = functions.load(specs)
+    try:
+        with pq.ParquetFile(folder.results) as file:
+            names = file.schema_arrow.names
+            sweep = sweep_columns(job.sweep.variables)
+            wanted = _wanted(specs, names, [*sweep])
+            ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
+            _write(folder, file, specs, wanted, known, grades or {}, ledger)
+            told = file.metadata.metadata or {}  # of the very table that was scored
+    except (OSError, pa.ArrowException) as error:
+        raise FolderError(f"{folder.results} cannot be read: {error}") from None
+    variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
+    stamp = told.get(store.MADE_OF, b"").decode() or None
+    found = summary.summarise(ledger, variables)
+    for point in found["points"]:
+        values = point["point"]
+        point["point"] = {name: values[column] for column, name in sweep.items() if values.get(column) is not None}
+    whole = {"level": found.pop("level"), "results": stamp, "made_by": _digest(specs), **found, "judges": list(judges)}
+    with storing(folder.scores_json), replaced(folder.scores_json) as stream:
+        stream.write(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
+    return whole
+
+
+def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence[str]) -> list[str]:
+    """The columns to read, in the order of the table; every mistake is told at once.
+
+    :raises JobError: if one is missing.
+    """
+    wanted, mistakes = {"id", "key", *MEASURES, *spending.BEFORE.values(), *WHO, *sweep}, []
+    for spec in specs:
+        try:
+            wanted.update(scoring.needed(spec, names))
+        except JobError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise JobError(mistakes)
+    return [name for name in names if name in wanted]
+
+
+def _write(
+    folder: Folder,
+    file: pq.ParquetFile,
+    specs: Sequence[ScoreSection],
+    wanted: Sequence[str],
+    known: Mapping[str, scoring.Function],
+    grades: Mapping[str, pl.DataFrame],
+    ledger: Ledger,
+) -> None:
+    schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
+    path = folder.scores
+    with storing(path), replaced(path) as stream:
+        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list(wanted)):
+                frame = pl.DataFrame(pl.from_arrow(batch))
+                scored = {
+                    spec.name: _graded(frame, spec, grades.get(spec.name))
+                    if spec.kind == "judge"
+                    else scoring.evaluate(frame, spec, known.get(spec.name))
+                    for spec in specs
+                }
+                ledger.add(with_substitutes(frame), scored)
+                block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
+                writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
+        folder.scores_json.unlink(missing_ok=True)  # it tells of the scores that go now
+
+
+def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> scoring.Scored:
+    """What the judge gave each row; null where it gave nothing, or nothing yet."""
+    if grades is None:
+        return scoring.Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
+    score = frame.select("key").join(grades, on="key", how="left", maintain_order="left")["score"]
+    if spec.missing == "zero":
+        score = frame.select(pl.when(pl.col("status") == "failed").then(0.0).otherwise(score)).to_series()
+    return scoring.Scored(score)
+
+
+def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | None:
+    """What ``scores.json`` holds, if these very scores were made of the results there are; ``None`` if they have to be made.
+
+    Of a judge or a function of one's own that cannot be told.
+    """
+    told, _ = store.told(folder.results)
+    stamp = told.get(store.MADE_OF)
+    if stamp is None or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
+        return None
+    try:
+        there = read(folder)
+    except FolderError:
+        return None
+    known = there is not None and (there.get("results"), there.get("made_by")) == (stamp.decode(), _digest(specs))
+    return there if known else None
+
+
+def _digest(specs: Sequence[ScoreSection]) -> str:
+    text = msgspec.json.encode([__version__, *(spec.model_dump() for spec in specs)])
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def read(folder: Folder) -> dict[str, Any] | None:
+    """What ``scores.json`` holds; ``None`` if there is none.
+
+    :raises FolderError: if it cannot be read.
+    """
+    try:
+        found = msgspec.json.decode(folder.scores_json.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FolderError(f"{folder.scores_json} cannot be read: {error}") from None
+    return found if isinstance(found, dict) else None

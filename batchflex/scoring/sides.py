@@ -1,0 +1,136 @@
+"""The sides of a comparison, as the command line names them: ``OUT``, or one sweep point of it, ``OUT@variable=value,…``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ..config import Job, build, choice
+from ..core import FolderError, JobError, text_of
+from ..storage import Folder, sweep_columns
+from . import scores_file as scores, spending
+from .ledger import MEASURES
+
+_SHOWN = ("content", "parsed")
+
+
+def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFrame]]:
+    """The two sides that a folder with just two sweep points has, or a name that leaves two of them, each with its own name.
+
+    :raises JobError: if it has not just two.
+    :raises FolderError: if the folder has no results or no scores.
+    """
+    path, given = _split(name)
+    points = _points(Folder(path))
+    written = [_written(point) for point in points]
+    left = [
+        point
+        for point, texts in zip(points, written, strict=True)
+        if all(name in texts and _meant(value, [texts[name]]) for name, value in given.items())
+    ]
+    if len(points) == 1:
+        raise JobError(f"{path} has no sweep, so it is one side; name the other as well: {path} OTHER")
+    if len(left) != 2:
+        raise JobError(
+            f"{name} has {len(left)} sweep points, not two to compare; name two sides, such as "
+            f"{' '.join(f'{path}@{_label(point)}' for point in left[:2]) or 'OUT OTHER'}"
+        )
+    one, two = (f"{path}@{_label(point)}" for point in left)
+    return side(one), side(two)
+
+
+def side(name: str) -> tuple[str, pl.DataFrame]:
+    """One side: the rows of a folder, or of those of its sweep points that the name says, with their scores.
+
+    :raises JobError: if there is no such variable or value.
+    :raises FolderError: if the folder has no results or no scores.
+    """
+    path, given = _split(name)
+    folder = Folder(path)
+    job, found = _job(folder), scores.read(folder)
+    if not folder.results.exists() or found is None or not folder.scores.exists():
+        raise FolderError(
+            f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
+        )
+    sweep = {variable: column for column, variable in sweep_columns(job.sweep.variables).items()}
+    if unknown := [variable for variable in given if variable not in sweep]:
+        raise JobError(f"{name}: {unknown[0]!r} is not swept in {path}; {choice(unknown[0], list(sweep), 'swept are')}")
+    frame = _rows(folder)
+    for variable, value in given.items():
+        texts = pl.Series([_text(v) for v in frame[sweep[variable]]], dtype=pl.String)
+        known = [str(text) for text in texts.unique(maintain_order=True)]
+        if (meant := _meant(value, known)) is None:
+            raise JobError(f"{name}: there is no {variable}={value} in {path}; {choice(value, known)}")
+        frame = frame.filter(texts == meant)
+    return name, frame
+
+
+def _meant(value: str, known: Collection[str]) -> str | None:
+    """The one of the known values that is meant: also ``0`` by ``0.0``."""
+    if value in known:
+        return value
+    try:
+        text = text_of(float(value))
+    except ValueError:
+        return None
+    return text if text in known else None
+
+
+def _split(name: str) -> tuple[Path, dict[str, str]]:
+    path, at, rest = name.rpartition("@")
+    if not at or Path(name).exists():
+        return Path(name), {}
+    given = {}
+    for pair in rest.split(","):
+        variable, equals, value = pair.partition("=")
+        if not equals or not variable:
+            raise JobError(f"{name}: a sweep point is written OUT@variable=value,…; found {pair!r}")
+        given[variable.strip()] = value.strip()
+    return Path(path), given
+
+
+def _job(folder: Folder) -> Job:
+    folder.require()
+    data = folder.read_job()
+    if data is None:
+        raise FolderError(f"{folder.path} has no job.toml, which names what was swept")
+    return build(data)
+
+
+def _points(folder: Folder) -> list[dict[str, Any]]:
+    found = scores.read(folder) if folder.exists() else None
+    if found is None:
+        raise FolderError(f"{folder.path} has no scores to compare")
+    swept = _job(folder).sweep.variables
+    return [{name: point["point"].get(name) for name in swept} for point in found["points"]]
+
+
+def _text(value: Any) -> str:
+    """A swept value as it is written: ``null`` where a point does not set the variable."""
+    return "null" if value is None else str(text_of(value))
+
+
+def _written(point: dict[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in point.items()}
+
+
+def _label(point: dict[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in _written(point).items())
+
+
+def _rows(folder: Folder) -> pl.DataFrame:
+    """The results with their scores beside them; only what a comparison looks at."""
+    results = pl.scan_parquet(folder.results)
+    names = results.collect_schema().names()
+    sweep = sweep_columns(_job(folder).sweep.variables)
+    wanted = [name for name in names if name in {"id", "key", *MEASURES, *spending.BEFORE.values(), *_SHOWN, *sweep}]
+    scored = pl.read_parquet(folder.scores)
+    frame = results.select(wanted).collect()
+    if not frame["key"].equals(scored["key"]):
+        raise FolderError(
+            f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path}"
+        )
+    return frame.drop("key").hstack(scored.drop("key"))

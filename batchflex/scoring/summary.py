@@ -1,0 +1,205 @@
+"""Scored rows to what is told of them: for each sweep point means, intervals, agreement, confusion, tokens, cost and latency.
+
+An interval is Wilson's where a score is right or wrong and each item has one row; where items have several samples, which
+are not independent of each other, or a score is any number, it is a bootstrap over items. CONTRACT.md gives the shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from ..core import STATUSES
+from . import stats
+from .ledger import OTHER, Ledger, Score
+
+NONE = "(none)"
+_MOST_STRAYS = 10
+_TOKENS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens")
+
+
+def summarise(
+    ledger: Ledger, variables: Mapping[str, Sequence[Any]] | None = None, level: float = stats.LEVEL
+) -> dict[str, Any]:
+    """``level``, ``rows``, ``scores`` and ``points`` of a ledger, which is emptied.
+
+    ``variables`` are the swept variables by column, each with its values in order: the order of the points.
+    """
+    frame = ledger.frame()
+    scores = [_decided(score, frame) for score in ledger.scores]
+    names = {score.name: _names(score, frame, ledger.labels(score.name)) for score in scores}
+    points = []
+    for values, part in _points(frame, ledger.by, variables or {}):
+        found = {score.name: _score(part, score, names[score.name], level) for score in scores}
+        points.append(
+            {"point": values, "rows": part.height, "items": part["item"].n_unique(), **_measures(part), "scores": found}
+        )
+    told = [
+        {name: getattr(score, name) for name in ("name", "kind", "is_share", "expected", "answer")} for score in scores
+    ]
+    return {"level": level, "rows": frame.height, "scores": told, "points": points}
+
+
+def _decided(score: Score, frame: pl.DataFrame) -> Score:
+    """Whether the score is right or wrong, by its values where its kind does not say."""
+    if score.is_share is None and score.column in frame.columns:
+        values = frame[score.column].drop_nulls()
+        return score._replace(is_share=bool(len(values)) and bool(((values == 0) | (values == 1)).all()))
+    return score._replace(is_share=bool(score.is_share))
+
+
+def _points(
+    frame: pl.DataFrame, by: Sequence[str], variables: Mapping[str, Sequence[Any]]
+) -> list[tuple[dict[str, Any], pl.DataFrame]]:
+    if not frame.width:
+        return []
+    if not by:
+        return [({}, frame)]
+    found = frame.partition_by(by, as_dict=True, maintain_order=True, include_key=False)
+    pairs = [(dict(zip(by, values, strict=True)), part) for values, part in found.items()]
+
+    def place(pair: tuple[dict[str, Any], pl.DataFrame]) -> list[int]:
+        known = [(list(variables.get(name, ())), value) for name, value in pair[0].items()]
+        return [values.index(value) if value in values else len(values) for values, value in known]
+
+    return sorted(pairs, key=place)
+
+
+# --------------------------------------------------------------------------------------------------- one score
+
+
+def _score(part: pl.DataFrame, score: Score, names: list[str] | None, level: float) -> dict[str, Any]:
+    rows = part.filter(pl.col(score.column).is_not_null())
+    value = pl.col(score.column)
+    if rows["item"].n_unique() == rows.height:
+        items = rows.select(total=value, n=pl.lit(1, pl.UInt32))
+    else:
+        items = rows.group_by("item", maintain_order=True).agg(total=value.sum(), n=pl.len())
+    most = int(items["n"].max() or 0)  # type: ignore[arg-type]
+    several, share = most > 1, bool(score.is_share)
+    return {
+        **mean_of(items["total"], items["n"], share=share, level=level),
+        "pass_at": _pass_at(items, most, level) if several and share else None,
+        "majority": _majority(rows, items, score, level) if several else None,
+        "kappa": _kappa(rows, score) if several else None,
+        "labels": None if names is None else _labels(rows, score.name, names),
+    }
+
+
+def mean_of(totals: pl.Series, counts: pl.Series, *, share: bool, level: float) -> dict[str, Any]:
+    """Mean and interval of rows that belong together by item: of each the sum of its scores, and how many they are."""
+    n, items = int(counts.sum()), len(counts)
+    if not n:
+        return {"mean": None, "low": None, "high": None, "n": 0, "items": 0, "method": None}
+    total = float(totals.sum())
+    if share and n == items:
+        interval: stats.Interval | None = stats.wilson(total, n, level)
+        method = "wilson"
+    else:
+        interval, method = stats.bootstrap_mean(totals.to_numpy(), counts.to_numpy(), level), "bootstrap"
+    low, high = interval or (None, None)
+    return {"mean": total / n, "low": low, "high": high, "n": n, "items": items, "method": method if interval else None}
+
+
+def _pass_at(items: pl.DataFrame, most: int, level: float) -> dict[str, Any]:
+    found = {}
+    for k in stats.ks(most):
+        enough = items.filter(pl.col("n") >= k)
+        chances = stats.pass_at(k, enough["n"].to_numpy(), enough["total"].to_numpy())
+        low, high = stats.bootstrap_mean(chances, level=level) or (None, None)
+        found[str(k)] = {"mean": float(chances.mean()), "low": low, "high": high, "items": enough.height}
+    return found
+
+
+def _majority(rows: pl.DataFrame, items: pl.DataFrame, score: Score, level: float) -> dict[str, Any] | None:
+    """Each item scored by the answer that most of its samples gave, of several such the one given first; where a score finds
+    no label in an answer, by whether more than half of the samples are right."""
+    if score.is_labelling and f"h_{score.name}" in rows.columns:
+        votes = (
+            rows.lazy()
+            .with_row_index("at")
+            .group_by("item", f"h_{score.name}", maintain_order=True)
+            .agg(
+                n=pl.len(),
+                none=pl.col(f"n_{score.name}").first(),
+                at=pl.col("at").first(),
+                won=pl.col(score.column).first(),
+            )
+            .sort("none", pl.col("n").cast(pl.Int64).neg(), "at")
+            .group_by("item", maintain_order=True)
+            .agg(pl.col("won", "at").first())
+            .sort("at")
+            .collect()
+        )
+        won = votes["won"]
+    elif score.is_share:
+        won = (2 * items["total"] > items["n"]).cast(pl.Float64)
+    else:
+        return None
+    found = mean_of(won, pl.repeat(1, len(won), eager=True), share=True, level=level)
+    return {name: found[name] for name in ("mean", "low", "high", "n", "method")}
+
+
+def _kappa(rows: pl.DataFrame, score: Score) -> float | None:
+    """Agreement on what is answered; where a score finds no label in an answer, on right and wrong."""
+    if score.is_labelling and f"h_{score.name}" in rows.columns:
+        return stats.fleiss_kappa(rows["item"].to_numpy(), rows[f"h_{score.name}"].to_numpy())
+    if score.is_share:
+        return stats.fleiss_kappa(rows["item"].to_numpy(), rows[score.column].cast(pl.Int64).to_numpy())
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------ labels
+
+
+def _names(score: Score, frame: pl.DataFrame, expected: list[str] | None) -> list[str] | None:
+    """The labels expected; then the commonest others that were answered; then, if need be, all others as one, and nothing."""
+    answered = f"a_{score.name}"
+    if expected is None or answered not in frame.columns:
+        return None
+    counts = frame.filter(pl.col(score.column).is_not_null())[answered].value_counts(sort=True)
+    strays = [label for label in counts[answered].drop_nulls() if label not in expected]
+    named = [label for label in strays if label != OTHER][:_MOST_STRAYS]
+    return [
+        *expected,
+        *named,
+        *([OTHER] if len(named) < len(strays) else []),
+        *([NONE] if counts[answered].null_count() else []),
+    ]
+
+
+def _labels(rows: pl.DataFrame, name: str, names: list[str]) -> dict[str, Any]:
+    codes = {label: code for code, label in enumerate(names)}
+    pairs = rows.select(
+        pl.col(f"e_{name}").replace_strict(codes, default=None, return_dtype=pl.Int64),
+        pl.col(f"a_{name}").fill_null(NONE).replace_strict(codes, default=codes.get(OTHER), return_dtype=pl.Int64),
+    ).drop_nulls()
+    found = stats.confusion(pairs[f"e_{name}"].to_numpy(), pairs[f"a_{name}"].to_numpy(), len(names))
+    return {"names": names, **found._asdict()}
+
+
+# ---------------------------------------------------------------------------------------------------- measures
+
+
+def _measures(part: pl.DataFrame) -> dict[str, Any]:
+    """Status, tokens, cost and latency of a sweep point; what the frame does not have is null."""
+
+    def column(name: str) -> pl.Series | None:
+        values = part[f"m_{name}"].drop_nulls() if f"m_{name}" in part.columns else None
+        return values if values is not None and len(values) else None
+
+    status = column("status")
+    counts = dict(status.value_counts().iter_rows()) if status is not None else {}
+    found: dict[str, Any] = {"status": {name: counts.get(name, 0) for name in STATUSES} if counts else None}
+    for name in _TOKENS:
+        values = column(name)
+        found[name] = None if values is None else int(values.sum())
+    substituted = column("substituted")
+    found["substituted"] = None if substituted is None else int(substituted.sum())
+    cost, latency = column("cost"), column("latency_s")
+    found["cost"] = None if cost is None else math.fsum(cost)
+    found["latency_s"] = {f"p{p}": None if latency is None else latency.quantile(p / 100, "linear") for p in (50, 95)}
+    return found

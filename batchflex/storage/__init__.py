@@ -1,0 +1,106 @@
+"""One output folder: its lock, journal, parts, table and manifests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.lazy import exports
+
+if TYPE_CHECKING:
+    from . import (
+        disk as disk,
+        journal as journal,
+        merge as merge,
+        numbering as numbering,
+        part_index as part_index,
+        parts as parts,
+        record as record,
+        results_table as results_table,
+        superseded as superseded,
+        writer as writer,
+    )
+    from .folder import (
+        Folder as Folder,
+        append as append,
+        replaced as replaced,
+        replacing as replacing,
+        storing as storing,
+        sync_folder as sync_folder,
+    )
+    from .merge import Size as Size
+    from .numbering import Number as Number, Reading as Reading
+    from .parsed import declared as declared
+    from .parts import COLUMNS as COLUMNS
+    from .record import Frame as Frame, read_anew as read_anew
+    from .rejected_answers import PENDING as PENDING, Unfit as Unfit
+    from .results_table import sweep_columns as sweep_columns
+    from .row_mapping import (
+        STAY as STAY,
+        Layout as Layout,
+        Moves as Moves,
+        Runs as Runs,
+        Stretches as Stretches,
+        moves as moves,
+        placed as placed,
+        stretches as stretches,
+        unknown_before as unknown_before,
+    )
+    from .run_history import Attempt as Attempt, catch_up as catch_up, line_of_last as line_of_last, run_id as run_id
+    from .run_state import (
+        Again as Again,
+        Tally as Tally,
+        Wait as Wait,
+        priced_by as priced_by,
+        sent as sent,
+        timestamp as timestamp,
+    )
+    from .substitutes import Substitutes as Substitutes, is_substitute as is_substitute
+    from .superseded import Answers as Answers
+    from .void_failures import Void as Void
+    from .writer import Keeper as Keeper
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "disk": [],
+        "folder": ["Folder", "append", "replaced", "replacing", "storing", "sync_folder"],
+        "journal": [],
+        "merge": ["Size"],
+        "numbering": ["Number", "Reading"],
+        "parsed": ["declared"],
+        "part_index": [],
+        "parts": ["COLUMNS"],
+        "record": ["Frame", "read_anew"],
+        "rejected_answers": ["PENDING", "Unfit"],
+        "results_table": ["sweep_columns"],
+        "row_mapping": [
+            "Layout",
+            "Moves",
+            "Runs",
+            "STAY",
+            "Stretches",
+            "moves",
+            "placed",
+            "stretches",
+            "unknown_before",
+        ],
+        "run_history": ["Attempt", "catch_up", "line_of_last", "run_id"],
+        "run_state": ["Again", "Tally", "Wait", "priced_by", "sent", "timestamp"],
+        "substitutes": ["Substitutes", "is_substitute"],
+        "superseded": ["Answers"],
+        "void_failures": ["Void"],
+        "writer": ["Keeper"],
+    },
+    modules=[
+        "disk",
+        "journal",
+        "merge",
+        "numbering",
+        "part_index",
+        "parts",
+        "record",
+        "results_table",
+        "superseded",
+        "writer",
+    ],
+)

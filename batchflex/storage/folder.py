@@ -1,0 +1,375 @@
+"""The output folder: its lock, its small files, and how a file is replaced so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import socket
+import stat
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from ..config import toml as tomltext
+from ..core import FolderBusy, FolderError, StorageError, json_line
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the largest file size allowed is reached",
+}
+_LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
+_OWN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
+_LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
+_LATE_BYTES = 256 << 10
+_temporaries = itertools.count()
+
+
+@contextlib.contextmanager
+def storing(what: object) -> Iterator[None]:
+    """Turn a failed write into a :class:`StorageError` that says what could not be written and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageError(
+                f"{FULL[error.errno]}: {what} could not be written. Nothing stored before is damaged; "
+                "free some space and run the same command again"
+            ) from error
+        why = _LINKED if error.errno == errno.ELOOP else error.strerror or error
+        raise StorageError(f"{what} could not be written: {why}") from error
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
+
+    The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
+    the new one.
+    """
+    with replacing() as opened:
+        yield opened(path)
+
+
+@contextlib.contextmanager
+def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
+    """As :func:`replaced` for several files: each call opens one, and none is put in its place before all are on the disk.
+
+    Between the first and the last rename, some are new and some are old.
+    """
+    streams: dict[Path, IO[bytes]] = {}
+    temporaries: dict[Path, Path] = {}
+
+    def opened(path: Path) -> IO[bytes]:
+        if not path.name:  # "." or "/"
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
+        temporaries[path].unlink(missing_ok=True)  # of a process that had this number before; or not ours at all
+        streams[path] = temporaries[path].open("xb")
+        return streams[path]
+
+    try:
+        yield opened
+        for stream in streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+        for parent in {path.parent for path in temporaries}:
+            sync_folder(parent)
+    except BaseException:
+        for stream in streams.values():
+            with contextlib.suppress(OSError):  # closing writes what is left, which may have failed already
+                stream.close()
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """Make a folder and those above it, with durable names."""
+    if not path.is_dir():
+        _make(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+class Folder:
+    """Paths and small files of one output folder. Creating it touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = path / "results.parquet"
+        self.parts = path / "parts"
+        self.journal = path / "journal"
+        self.state = path / "run.json"
+        self.job = path / "job.toml"
+        self.history = path / "history.jsonl"
+        self.telemetry = path / "telemetry.jsonl"
+        self.inputs = path / "inputs.jsonl"
+        self.standing = path / "standing.bin"
+        self.scores = path / "scores.parquet"
+        self.scores_json = path / "scores.json"
+        self.judges = path / "judges"
+        self.report = path / "report.html"
+        self._lock = path / ".lock"
+        self._is_mine = False
+
+    def exists(self) -> bool:
+        try:
+            return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+        except OSError:  # a name that is too long, or not to be looked at: whoever needs the folder will say so
+            return False
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is, or lies in, something that this folder's runs keep here."""
+        kept = [each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path]
+        found = path.resolve()
+        return any(found == each or each in found.parents for each in kept)
+
+    def require(self) -> None:
+        """:raises FolderError: if there is no run in this folder."""
+        if not self.exists():
+            inside = sorted(state.parent for state in self.path.glob("*/run.json"))
+            hint = f", but holds {len(inside)} of them, such as {inside[-1]}" if inside else ""
+            raise FolderError(f"{self.path} is not the output folder of a run{hint}")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
+
+        It is this object's: within the block, holding it by the same object once more does nothing.
+
+        :raises FolderBusy: if another run holds it.
+        :raises FolderError: if it cannot be made.
+        """
+        if self._is_mine:
+            yield
+            return
+        try:
+            _make(self.parts)
+            _make(self.journal)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
+        except (OSError, ValueError) as error:  # the latter of a name with a NUL character
+            number = getattr(error, "errno", None)
+            why = f"its {self._lock.name}: {_LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
+            raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
+        second = None
+        try:
+            second = self._take(descriptor)
+            with storing(self._lock):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
+            for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
+                leftover.unlink(missing_ok=True)
+            self._is_mine = True
+            yield
+        finally:
+            self._is_mine = False
+            _close(descriptor, second)
+
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
+        except (OSError, ValueError):
+            yield False
+            return
+        second = None
+        try:
+            try:
+                second = self._take(descriptor)
+            except FolderError:
+                yield False
+            else:
+                yield True
+        finally:
+            _close(descriptor, second)
+
+    def _take(self, descriptor: int) -> int | None:
+        """Lock it, and what is left when somebody removes it while a run goes on: ``journal`` itself. Returns the descriptor of
+        that; ``None`` where there are no locks of folders, as on some network file systems."""
+        self._lock_now(descriptor)
+        self._is_still_there(descriptor)
+        try:
+            second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            self._lock_now(second)
+        except FolderError as error:
+            os.close(second)
+            if isinstance(error, FolderBusy):
+                raise
+            return None
+        return second
+
+    def _lock_now(self, descriptor: int) -> None:
+        for wait_s in (*_LOCK_WAITS_S, None):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if wait_s is None:
+                    raise FolderBusy(
+                        f"another run holds {self.path}{self.holder()}. Try again when it has ended (run and retry "
+                        f"wait for that with --wait); how it is going: batchflex status {self.path}"
+                    ) from None
+                time.sleep(wait_s)
+            except OSError as error:
+                raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
+
+    def _is_still_there(self, descriptor: int) -> None:
+        """:raises FolderBusy: if the folder whose lock this is was removed meanwhile, as job.keep_runs does."""
+        try:
+            if os.path.samestat(self._lock.stat(), os.fstat(descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        raise FolderBusy(f"{self.path} was removed just now; run the same command again")
+
+    def is_held(self) -> bool:
+        """Whether a run holds the folder now."""
+        return any(map(_is_locked, (self._lock, self.journal)))
+
+    def holder(self) -> str:
+        """Who holds the folder, in words to follow its name; empty if that is not known."""
+        with contextlib.suppress(OSError, msgspec.DecodeError, KeyError, TypeError):
+            holder = msgspec.json.decode(self._lock.read_bytes())
+            return f" (process {holder['pid']} on {holder['host']})"
+        return ""
+
+    def read_state(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty if there is none."""
+        try:
+            state = msgspec.json.decode(self.state.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            raise FolderError(f"{self.state} cannot be read: {error}") from None
+        return state if isinstance(state, dict) else {}
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        with storing(self.state), replaced(self.state) as stream:
+            stream.write(msgspec.json.format(json_line(state), indent=2) + b"\n")
+
+    def read_job(self) -> dict[str, Any] | None:
+        """The job that the folder's answers came from, as resolved then."""
+        try:
+            return tomllib.loads(self.job.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:  # not TOML, or not UTF-8
+            raise FolderError(f"{self.job} cannot be read: {error}") from None
+
+    def write_job(self, resolved: Mapping[str, Any]) -> None:
+        with storing(self.job), replaced(self.job) as stream:
+            stream.write(tomltext.dumps(resolved).encode())
+
+    def add_history(self, line: Mapping[str, Any]) -> None:
+        """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone
+        on its line; where others write at the same time, an empty line may come between.
+        """
+        append(self.history, line, sync=True)
+
+    def past_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``history.jsonl``, oldest first, without those that are no JSON objects; none if it is not there, or
+        cannot be read."""
+        with contextlib.suppress(OSError), self.history.open("rb") as stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):
+                    if isinstance(read := msgspec.json.decode(line), dict):
+                        yield read
+
+    def is_in_history(self, run_id: str) -> bool:
+        """Whether there is a line of this run."""
+        sought = run_id.encode()
+        try:
+            with self.history.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                for begin in (max(0, size - _LATE_BYTES), 0):  # mostly it is among the last
+                    stream.seek(begin)
+                    if any(sought in line and _is_of(line, run_id) for line in stream):
+                        return True
+        except OSError:
+            pass
+        return False
+
+    def add_telemetry(self, line: Mapping[str, Any]) -> None:
+        """As :meth:`add_history`, but it may be lost with the power."""
+        append(self.telemetry, line, sync=False)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _close(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _is_of(line: bytes, run_id: str) -> bool:
+    try:
+        told = msgspec.json.decode(line)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("run_id") == run_id
+
+
+def _appending(path: Path) -> IO[bytes]:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _OWN, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(descriptor, "a+b", buffering=0)
+
+
+def append(path: Path, *lines: object, sync: bool) -> None:
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line. A link is not followed.
+
+    :raises StorageError: if they cannot be written.
+    """
+    with storing(path), _appending(path) as stream:
+        data = b"".join(json_line(line) + b"\n" for line in lines)
+        end = stream.seek(0, os.SEEK_END)
+        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
+            data = b"\n" + data
+        while data:
+            data = data[stream.write(data) or 0 :]
+        if sync:
+            os.fsync(stream.fileno())

@@ -1,0 +1,218 @@
+"""Parts put together to one that stands for them. Memory is bounded by two row groups, whatever they hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core import FolderError
+from . import parts as store
+from .folder import replaced, storing
+from .numbering import Number, merged
+
+_GROUP_BYTES = 16 << 20  # of a row group, in memory
+
+Superseded = Mapping[int, pl.Series]
+"""By the number of a part, which of its rows are left out: their positions there, ascending."""
+
+
+class Size(NamedTuple):
+    """``kept`` are the ``rows`` of a part without those that are left out. ``bytes`` are those of its file, ``footer`` those
+    of it that tell of its ``groups`` of rows and their columns."""
+
+    rows: int
+    kept: int
+    bytes: int
+    footer: int = 0
+    groups: int = 0
+
+
+def groups(sizes: Sequence[Size], most_rows: int, most_bytes: int) -> list[slice]:
+    """Which neighbours to merge, so that no part gets larger than these; a part alone if only something of it is left out.
+    Pure."""
+    found: list[slice] = []
+    begin = rows = size = 0
+
+    def end(at: int) -> None:
+        if at - begin > 1 or any(each.kept < each.rows for each in sizes[begin:at]):
+            found.append(slice(begin, at))
+
+    for at, each in enumerate(sizes):
+        if at > begin and (rows + each.kept > most_rows or size + each.bytes > most_bytes):
+            end(at)
+            begin, rows, size = at, 0, 0
+        rows += each.kept
+        size += each.bytes
+    end(len(sizes))
+    return found
+
+
+def saved(sizes: Sequence[Size]) -> int:
+    """About how many bytes are saved by merging these parts: rows that are left out, and what is told of row groups. Pure."""
+    kept = sum(size.kept for size in sizes)
+    left_out = sum(size.bytes * (size.rows - size.kept) // max(1, size.rows) for size in sizes)
+    groups = sum(size.groups for size in sizes)
+    fewer = max(0, groups - (kept + store.GROUP_ROWS - 1) // store.GROUP_ROWS)
+    return left_out + sum(size.footer for size in sizes) * fewer // max(1, groups)
+
+
+def size_of(folder: Path, number: Number, left_out: int) -> Size:
+    """:raises FolderError: if the part is damaged."""
+    with store.reading(path := store.part_path(folder, number)):
+        told = pq.read_metadata(path)
+        return Size(
+            told.num_rows,
+            told.num_rows - left_out,
+            path.stat().st_size,
+            told.serialized_size,
+            told.num_row_groups,
+        )
+
+
+def together(footers: Sequence[store.Footer], kept: Sequence[Sequence[int]]) -> store.Footer:
+    """What a part tells that stands for parts with these footers. ``kept`` are for each the rows that are left of each of its
+    ``plans``. Pure.
+
+    The table of results gets the same columns by it. A column keeps an Arrow type only if all parts with values in it agree,
+    for so it is where they stand alone.
+    """
+    kinds: dict[str, set[str]] = {}
+    fields: dict[str, set[str]] = {}
+    types: dict[str, set[pa.DataType | None]] = {}
+    nulls: dict[str, set[pa.DataType | None]] = {}
+    plans: list[tuple[str | None, int]] = []
+    for footer, rows in zip(footers, kept, strict=True):
+        for name, seen in footer.kinds.items():
+            kinds.setdefault(name, set()).update(seen)
+            told = footer.types.field(name).type if name in footer.types.names else None
+            (nulls if seen == ["null"] else types).setdefault(name, set()).add(told)
+        for name, seen in footer.fields.items():
+            fields.setdefault(name, set()).update(seen)
+        for (plan, _), count in zip(footer.plans, rows, strict=True):
+            if plans and plans[-1][0] == plan:
+                plans[-1] = (plan, plans[-1][1] + count)
+            elif count:
+                plans.append((plan, count))
+    agreed = {name: types.get(name) or nulls[name] for name in kinds}
+    schema = pa.schema([(name, next(iter(t))) for name, t in agreed.items() if len(t) == 1 and None not in t])
+    one = plans[0][0] if len({plan for plan, _ in plans}) == 1 else None
+    void = list(dict.fromkeys(run for footer in footers for run in footer.void))
+    plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
+    return store.Footer(plain[0], schema, plain[1], 0, [], one, plans, void)
+
+
+def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Number:
+    """Write one part of neighbours, without the rows that are superseded, and return its number. It is read back and held
+    against them before it takes their place, which it does at once; they are not removed here.
+
+    :raises FolderError: if a part is damaged, or what was written is not what it was to be.
+    :raises StorageError: if it cannot be written; then all is as it was.
+    """
+    number = merged(numbers)
+    path = store.part_path(folder, number)
+    footers = [store.footer(folder, each) for each in numbers]
+    footer = together(footers, [_kept(f, superseded.get(n)) for f, n in zip(footers, numbers, strict=True)])
+    stands_for = [entry for each in numbers for entry in store.entries(folder, each)]
+    with storing(path), replaced(path) as stream:
+        with pq.ParquetWriter(
+            stream,
+            store.PART_SCHEMA,
+            compression="zstd",
+            write_statistics=["key", "id", "row"],
+            write_page_checksum=True,
+        ) as writer:
+            size = 0
+            for block in _blocks(_rows(folder, numbers, superseded)):
+                size += block.nbytes
+                writer.write_table(block, row_group_size=block.num_rows)
+            told = store.metadata(footer._replace(size=size))
+            told[store.PLANS] = msgspec.json.encode(footer.plans)
+            told[store.STANDS_FOR] = msgspec.json.encode(stands_for)
+            writer.add_key_value_metadata(told)
+        stream.flush()
+        _check(Path(stream.name), folder, numbers, superseded, sum(rows for _, rows in footer.plans))
+        changed = max(time for _, _, time in stands_for)
+        os.utime(stream.fileno(), ns=(changed, changed))  # a table made of these answers is still as new as they are
+    return number
+
+
+def _kept(footer: store.Footer, left_out: pl.Series | None) -> list[int]:
+    """The rows that are left of each of its plans."""
+    if left_out is None:
+        return [rows for _, rows in footer.plans]
+    kept, begin = [], 0
+    for _, rows in footer.plans:
+        kept.append(rows - int(left_out.is_between(begin, begin + rows, closed="left").sum()))
+        begin += rows
+    return kept
+
+
+def _rows(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Iterator[pa.Table]:
+    """The rows of parts, in their order, without those left out."""
+    for number in numbers:
+        left_out, begin = superseded.get(number), 0
+        for table in store.read_groups(folder, number):
+            end = begin + table.num_rows
+            if left_out is not None:
+                here = left_out.filter(left_out.is_between(begin, end, closed="left")) - begin
+                mask = pl.repeat(True, table.num_rows, dtype=pl.Boolean, eager=True).scatter(here, False)
+                table = table.filter(mask.to_arrow())
+            begin = end
+            if table.num_rows:
+                yield table
+
+
+def _blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in blocks that make good row groups: as many as those of any part, if they are not large."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        held.append(table)
+        rows, size = rows + table.num_rows, size + table.nbytes
+        each = max(1, min(store.GROUP_ROWS, rows * _GROUP_BYTES // max(1, size)))
+        if rows < each:
+            continue
+        whole, at = pa.concat_tables(held), 0
+        while rows - at >= each:
+            yield whole.slice(at, each)
+            at += each
+        held = [whole.slice(at)] if at < rows else []
+        rows, size = rows - at, sum(rest.nbytes for rest in held)
+    if rows:
+        yield pa.concat_tables(held)
+
+
+def _check(written: Path, folder: Path, numbers: Sequence[Number], superseded: Superseded, rows: int) -> None:
+    """Compare a part that was written, value by value, with those it is to stand for."""
+    expected = _Stream(_rows(folder, numbers, superseded))
+    with pq.ParquetFile(written, page_checksum_verification=True) as file:
+        same = file.metadata.num_rows == rows
+        for group in range(file.num_row_groups if same else 0):
+            found = file.read_row_group(group, use_threads=False)
+            same = same and found.equals(expected.take(found.num_rows))
+        same = same and expected.take(1).num_rows == 0
+    if not same:
+        raise FolderError(
+            f"merged parts of {folder} are not the same when read back: nothing was changed. Is the memory or the disk sound?"
+        )
+
+
+class _Stream:
+    """Rows by any number."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._rest = store.PART_SCHEMA.empty_table()
+
+    def take(self, rows: int) -> pa.Table:
+        while self._rest.num_rows < rows and (table := next(self._tables, None)) is not None:
+            self._rest = pa.concat_tables([self._rest, table])
+        taken, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return taken

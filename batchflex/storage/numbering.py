@@ -1,0 +1,143 @@
+"""Which parts there are. A part that others were merged into stands for them from the moment it has its name.
+
+``000012.parquet`` is the part of journal segment 12. ``000001-000012-1.parquet`` is merged: it stands for all parts whose
+segments are 1 to 12, and what of these is still there does not count. The last number tells how often this was merged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..core import FolderError
+
+_MERGED = re.compile(r"(\d{6,})-(\d{6,})-([1-9]\d*)\.parquet")
+
+
+class Number(int):
+    """The number of a part: that of the last segment in it. ``first`` is that of the first, ``times`` how often it was merged.
+
+    Numbers ascend with time. Two parts that count never have the same.
+    """
+
+    first: int
+    times: int
+
+    def __new__(cls, last: int, first: int | None = None, times: int = 0) -> Number:
+        made = super().__new__(cls, last)
+        made.first = last if first is None else first
+        made.times = times
+        return made
+
+    @property
+    def is_merged(self) -> bool:
+        return self.times > 0
+
+    @property
+    def name(self) -> str:
+        """That of its file."""
+        return f"{self.first:06d}-{int(self):06d}-{self.times}.parquet" if self.times else f"{int(self):06d}.parquet"
+
+    def stands_for(self, segment: int) -> bool:
+        """Whether the answers of a journal segment are in it."""
+        return self.first <= segment <= self
+
+
+def part_numbers(folder: Path) -> list[Number]:
+    """The numbers of the parts in a folder that count, ascending.
+
+    :raises FolderError: if it cannot be read.
+    """
+    return _sorted_out(folder)[0]
+
+
+def part_path(folder: Path, number: int) -> Path:
+    return folder / (number.name if isinstance(number, Number) else f"{number:06d}.parquet")
+
+
+def merged(numbers: Sequence[Number]) -> Number:
+    """The number of a part to merge these neighbours into."""
+    return Number(int(numbers[-1]), numbers[0].first, 1 + max(number.times for number in numbers))
+
+
+def _sorted_out(folder: Path) -> tuple[list[Number], list[Number]]:
+    """The parts that count, and those that others stand for."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be read: {error.strerror or error}") from None
+    found = [number for name in names if (number := _number_of(name)) is not None]
+    there = sorted(found, key=lambda number: (-number, number.first, -number.times))
+    counting: list[Number] = []
+    others: list[Number] = []
+    for number in there:
+        if counting and number.first >= counting[-1].first and number <= counting[-1]:
+            if number.name != counting[-1].name:
+                others.append(number)
+        else:
+            counting.append(number)
+    return counting[::-1], others
+
+
+def _number_of(name: str) -> Number | None:
+    if match := _MERGED.fullmatch(name):
+        return Number(int(match[2]), int(match[1]), int(match[3]))
+    stem, _, suffix = name.rpartition(".")
+    return Number(int(stem)) if suffix == "parquet" and stem.isdecimal() else None
+
+
+def is_sealed(numbers: Iterable[Number], segment: int) -> bool:
+    """Whether one of these parts has the answers of a journal segment."""
+    return any(number.stands_for(segment) for number in numbers)
+
+
+class Reading:
+    """While this object lives, no part of the folder is removed by others that merge parts: whoever has listed them can read
+    them. Where the file system has no locks, it says nothing and does nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        if (descriptor := _locked(folder, fcntl.LOCK_SH)) is not None:
+            weakref.finalize(self, os.close, descriptor)
+
+
+def clear(folder: Path) -> int:
+    """Remove the parts that others stand for, unless somebody reads them, and return how many are still there. To be called
+    by the holder of the output folder."""
+    others = _sorted_out(folder)[1]
+    if not others:
+        return 0
+    try:
+        descriptor = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return len(others)
+    try:
+        for number in others:
+            part_path(folder, number).unlink(missing_ok=True)
+    except OSError:  # they do not count, so that they are no reason to fail
+        return len(_sorted_out(folder)[1])
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return 0
+
+
+def _locked(folder: Path, how: int) -> int | None:
+    """:raises BlockingIOError: if somebody else has it, and ``how`` is not to wait."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor

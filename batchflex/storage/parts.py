@@ -1,0 +1,324 @@
+"""Parts: ``parts/NNNNNN.parquet`` holds sealed outcomes, append-only, each part written whole and atomically.
+
+Of several outcomes with one key the last counts. CONTRACT.md is the reference of the columns.
+"""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import contextlib
+import hashlib
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core import FolderError, Outcome
+from . import carried, parsed
+from .folder import replaced, storing
+from .numbering import Number, part_numbers as part_numbers, part_path as part_path
+
+T = TypeVar("T")
+_TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
+_MOMENT = pa.timestamp("us", tz="UTC")
+COLUMNS: dict[str, pa.DataType] = {
+    "id": _TEXT, "row": _COUNT, "sample": pa.int32(), "key": _TEXT, "status": _TEXT, "content": _TEXT,
+    "reasoning": _TEXT, "tool_calls": _TEXT, "parsed": _TEXT, "finish_reason": _TEXT, "model": _TEXT,
+    "prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT,
+    "cache_read_input_tokens": _COUNT, "cache_creation_input_tokens": _COUNT, "reasoning_tokens": _COUNT,
+    "cost": _SECONDS, "latency_s": _SECONDS, "ttft_s": _SECONDS, "attempts": pa.int32(),
+    "started_at": _MOMENT, "finished_at": _MOMENT, "http_status": pa.int32(),
+    "error_type": _TEXT, "error_code": _TEXT, "error_message": _TEXT, "endpoint": _TEXT, "run_id": _TEXT,
+    "response": _TEXT, "reasks": pa.int32(), "reask_prompt_tokens": _COUNT, "reask_completion_tokens": _COUNT,
+    "reask_cost": _SECONDS, "retried_with": _TEXT, "request_id": _TEXT,
+    "requested_model": _TEXT, "gateway_cost": _SECONDS, "gateway_deployment": _TEXT, "gateway_fallbacks": pa.int32(),
+    "answer_limit": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
+}  # fmt: skip
+_INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT}
+PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
+_KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
+MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
+_PLAN, _FIELDS, _VOID = b"batchflex.plan", b"batchflex.parsed_kinds", b"batchflex.void"
+PLANS, STANDS_FOR = b"batchflex.plans", b"batchflex.stands_for"
+_ZERO = {"reasks"}  # where it is not told, it is 0
+_LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
+GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
+_AT_ONCE = 200  # rows
+
+
+class Footer(NamedTuple):
+    """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
+    structured answers, its size in memory in bytes, the rows of each of its row groups, and the plan that its row numbers
+    are those of, if that is known (see :meth:`~batchflex.engine.queue.Plan.identity`). Where parts of several plans were merged,
+    ``plan`` is ``None``. ``plans`` has in any case how many rows are of which plan, in their order. ``void`` are the ids of runs
+    whose failures count for nothing, in whichever part they are."""
+
+    kinds: dict[str, list[str]]
+    types: pa.Schema
+    fields: dict[str, list[str]]
+    size: int
+    groups: list[int]
+    plan: str | None
+    plans: list[tuple[str | None, int]]
+    void: list[str]
+
+
+def _nothing() -> None:
+    pass
+
+
+def write_part(
+    folder: Path,
+    number: int,
+    outcomes: Iterable[Outcome],
+    carry_schema: pa.Schema | None = None,
+    plan: str | None = None,
+    between: Callable[[], None] = _nothing,
+    void: Sequence[str] = (),
+) -> None:
+    """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
+    had any; ``plan`` is the identity of the plan they belong to, if it is known. ``between`` is called every few
+    milliseconds of work. ``void`` are the ids of runs whose failures are void, as the outcomes are gone through; such a part may
+    have no rows.
+
+    :raises StorageError: if it cannot be written; then there is no such part.
+    """
+    path = part_path(folder, number)
+    sealed: list[Outcome] = []
+    outcomes = iter(outcomes)
+    while some := list(itertools.islice(outcomes, _AT_ONCE)):
+        sealed += some
+        between()
+    if not sealed and not void:
+        return
+    table = to_table(sealed, between)
+    kinds, types = carried.describe([outcome.carry for outcome in sealed], carry_schema)
+    fields = parsed.kinds(_by_the_way((outcome.parsed for outcome in sealed), between))
+    while sealed:
+        del sealed[-_AT_ONCE:]
+        between()
+    told = metadata(Footer(kinds, types, fields, table.nbytes, [], plan, [], list(dict.fromkeys(void))))
+    with storing(path), replaced(path) as stream:
+        pq.write_table(
+            table.replace_schema_metadata(told),
+            stream,
+            compression="zstd",
+            write_statistics=["key", "id", "row"],
+            write_page_checksum=True,
+            row_group_size=GROUP_ROWS,
+        )
+
+
+def metadata(footer: Footer) -> dict[bytes, bytes]:
+    """A footer as it is written, without what belongs to merged parts alone."""
+    told = {
+        _KINDS: msgspec.json.encode(footer.kinds),
+        _TYPES: base64.b64encode(footer.types.serialize().to_pybytes()),
+        _FIELDS: msgspec.json.encode(footer.fields),
+        _SIZE: b"%d" % footer.size,
+    }
+    if footer.plan is not None:
+        told[_PLAN] = footer.plan.encode()
+    if footer.void:
+        told[_VOID] = msgspec.json.encode(footer.void)
+    return told
+
+
+def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
+    for number, value in enumerate(values):
+        if number % _AT_ONCE == 0:
+            between()
+        yield value
+
+
+def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing) -> pa.Table:
+    """Outcomes as an Arrow table with the columns of a part."""
+    arrays = []
+    for field in PART_SCHEMA:
+        column = list(map(operator.attrgetter(field.name), outcomes))
+        if field.type == _MOMENT:
+            arrays.append(_array(column, pa.int64(), between).view(_MOMENT))
+        else:
+            arrays.append(_array(column, field.type, between))
+    return pa.Table.from_arrays(arrays, schema=PART_SCHEMA)
+
+
+def outcomes(table: pa.Table) -> list[Outcome]:
+    """What :func:`to_table` has made a table of."""
+    columns = []
+    for field in PART_SCHEMA:
+        column = table.column(field.name)
+        columns.append((column.cast(pa.int64()) if field.type == _MOMENT else column).to_pylist())
+    return [Outcome(**dict(zip(PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
+    """A column in one block of memory, which goes back to the system when it is freed; made piece by piece, as that holds
+    the interpreter lock."""
+    pieces = []
+    for begin in range(0, len(column), _AT_ONCE):
+        pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
+        between()
+    if sum(piece.nbytes for piece in pieces) >= _LARGEST_ARRAY:
+        return pa.chunked_array(pieces)
+    return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a failed read of a part into a :class:`FolderError` that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise FolderError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise FolderError(f"{path} is damaged ({error}); move it away, and its rows are asked again") from None
+
+
+def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
+    """A part, or some of its columns.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return _whole(file.read(columns=columns, use_threads=columns is None), columns)  # threads cost more for a few
+
+
+def read_group(folder: Path, number: int, group: int) -> pa.Table:
+    """A row group of a part.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return _whole(file.read_row_group(group, use_threads=False))
+
+
+def read_rows(folder: Path, number: int, positions: Sequence[int], columns: list[str]) -> pa.Table:
+    """Some columns of the rows at these positions of a part, ascending; of row groups without any nothing is read.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    pieces = [pa.schema([PART_SCHEMA.field(name) for name in columns]).empty_table()]
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        begin = at = 0
+        for group in range(file.num_row_groups):
+            end = begin + int(file.metadata.row_group(group).num_rows)
+            here = positions[at : bisect.bisect_left(positions, end, at)]
+            if here:
+                there = [name for name in columns if name in file.schema_arrow.names]
+                rows = file.read_row_group(group, columns=there, use_threads=False)
+                pieces.append(_whole(rows, columns).take(pa.array([each - begin for each in here], pa.int64())))
+            at, begin = at + len(here), end
+    return pa.concat_tables(pieces)
+
+
+def read_groups(folder: Path, number: int) -> Iterator[pa.Table]:
+    """All row groups of a part, one after the other.
+
+    :raises FolderError: if it is damaged.
+    """
+    path = part_path(folder, number)
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            yield _whole(file.read_row_group(group, use_threads=False))
+
+
+def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """With the columns that parts of an older version lack."""
+    columns = columns or PART_SCHEMA.names
+    for name in columns:
+        if name not in table.column_names:
+            kind = PART_SCHEMA.field(name).type
+            missing = pa.repeat(0, len(table)).cast(kind) if name in _ZERO else pa.nulls(len(table), kind)
+            table = table.append_column(name, missing)
+    return table if table.column_names == list(columns) else table.select(columns)
+
+
+def footer(folder: Path, number: int) -> Footer:
+    """:raises FolderError: if the part is damaged, or none of batchflex's."""
+    path = part_path(folder, number)
+    with reading(path):
+        read = pq.read_metadata(path)
+    told: Mapping[bytes, bytes] = read.metadata or {}
+    if not {_KINDS, _TYPES, _SIZE} <= told.keys():
+        raise FolderError(f"{path} is no part that batchflex wrote; move it away")
+    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
+    plan = told[_PLAN].decode() if _PLAN in told else None
+    groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
+    plans = (
+        msgspec.json.decode(told[PLANS], type=list[tuple[str | None, int]])
+        if PLANS in told
+        else [(plan, sum(groups))] * (sum(groups) > 0)
+    )
+    if _FIELDS in told:
+        fields = msgspec.json.decode(told[_FIELDS])
+    else:  # a part of an older version
+        fields = parsed.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
+    void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
+    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans, void)
+
+
+def stamp(folder: Path) -> str:
+    """What tells these parts from others: their numbers, sizes and times, as a digest. Merging parts does not change it. Only
+    the footers of merged ones are read."""
+    sizes = [entry for number in part_numbers(folder) for entry in entries(folder, number)]
+    return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest()
+
+
+def entries(folder: Path, number: Number) -> list[tuple[int, int, int]]:
+    """Number, size and time of change of a part, in nanoseconds; of a merged one those of the parts that it stands for."""
+    path = part_path(folder, number)
+    stat = path.stat()
+    if number.is_merged:
+        stood_for = _stood_for(told(path)[0].get(STANDS_FOR, b""))
+        if stood_for and stat.st_mtime_ns == max(time for _, _, time in stood_for):
+            return stood_for
+    return [(int(number), stat.st_size, stat.st_mtime_ns)]
+
+
+def _stood_for(raw: bytes) -> list[tuple[int, int, int]]:
+    try:
+        return msgspec.json.decode(raw, type=list[tuple[int, int, int]])
+    except msgspec.DecodeError:
+        return []
+
+
+def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
+    """What the footer of any Parquet file tells, and its number of rows; nothing if there is no such file, or it is none."""
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return {}, 0
+    return footer.metadata or {}, int(footer.num_rows)
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a table has no column that Arrow alone can read: versions before carried decimals of 256 bits as they were."""
+    try:
+        return not any(pa.types.is_decimal256(kind) for kind in pq.read_schema(path).types)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def plans(folder: Path) -> dict[int, list[tuple[str | None, int]]]:
+    """For each part by its number the plans that its row numbers are those of, as far as they are known, and how many rows in
+    turn are of each.
+
+    :raises FolderError: if a part is damaged.
+    """
+    return {number: footer(folder, number).plans for number in part_numbers(folder)}
+
+
+def void_runs(folder: Path) -> set[str]:
+    """The ids of the runs whose failures count for nothing, as the footers of all parts tell."""
+    raw = (told(part_path(folder, number))[0].get(_VOID) for number in part_numbers(folder))
+    return {run for found in raw if found is not None for run in msgspec.json.decode(found, type=list[str])}

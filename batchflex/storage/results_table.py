@@ -1,0 +1,432 @@
+"""The table of results: derived from the parts, and can be made again at any time.
+
+It is made window by window from an index of 12 bytes a row, so that memory hardly grows with it. CONTRACT.md is the
+reference of the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core import Outcome, SortedKeys, raw
+from . import carried, parsed, part_index as keyindex, parts as store
+from .folder import replaced, storing
+from .numbering import Reading
+from .parts import COLUMNS
+from .row_mapping import Moves, moves as moves_between, placed
+from .void_failures import Void
+
+_WINDOW_ROWS = 4_000
+_WINDOW_BYTES = 10 << 20
+_CACHE_BYTES = 16 << 20
+_GROUP_ROWS = 50_000
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+_PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
+ALL = _PENDING + 1  # beyond the number of every part
+
+
+class Layout(NamedTuple):
+    """The columns a results table has beside the fixed ones: sweep variables, carried columns and fields of structured
+    answers, by output name."""
+
+    sweep: dict[str, tuple[str, pa.DataType]]
+    carry: dict[str, tuple[str, pa.DataType]]
+    fields: dict[str, tuple[str, pa.DataType]]
+
+    @property
+    def schema(self) -> pa.Schema:
+        more = [(name, kind) for side in self for name, (_, kind) in side.items()]
+        return pa.schema([*COLUMNS.items(), *more])
+
+
+def _layout(
+    footers: Iterable[store.Footer],
+    variables: Mapping[str, list[Any]],
+    foreign: Iterable[str],
+    pending: Sequence[Outcome],
+    declared: Mapping[str, list[str]],
+) -> Layout:
+    """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
+    fields that its schema names."""
+    footers = list(footers)
+    strays = [msgspec.json.decode(label) for label in foreign]
+    sweep = {}
+    for out, name in sweep_columns(variables).items():
+        values = [*variables[name], *(point.get(name) for point in strays)]
+        sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
+    kinds: dict[str, set[str]] = {}
+    types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
+    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
+    for footer in footers:
+        for name, seen in footer.kinds.items():
+            kinds.setdefault(name, set()).update(seen)
+            kind = footer.types.field(name).type if name in footer.types.names else None
+            if kind is not None and pa.types.is_decimal256(kind):  # of an older version; such a column is text
+                kind = None
+            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
+    for name, values in carried.columns(o.carry for o in pending).items():
+        kinds.setdefault(name, set()).update(map(carried.kind_of, values))
+        if not all(carried.holds(kind, values) for kind in types.get(name, ())):
+            types[name] = {None}
+    carry = {}
+    for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
+        agreed = types.get(name) or nulls.get(name, set())
+        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried.type_of(kinds[name]))
+    return Layout(sweep, carry, _fields(footers, pending, declared, {*COLUMNS, *sweep, *carry}))
+
+
+def _fields(
+    footers: Iterable[store.Footer],
+    pending: Sequence[Outcome],
+    declared: Mapping[str, list[str]],
+    taken: Collection[str],
+) -> dict[str, tuple[str, pa.DataType]]:
+    seen: dict[str, set[str]] = {name: set() for name in declared}
+    for found in [*(footer.fields for footer in footers), parsed.kinds(o.parsed for o in pending)]:
+        for name, kinds in found.items():
+            if name in seen or len(seen) < len(declared) + parsed.MOST_FIELDS:
+                seen.setdefault(name, set()).update(kinds)
+    names = _named(seen, taken, "parsed_")
+    return {out: (name, parsed.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
+
+
+def sweep_columns(variables: Iterable[str]) -> dict[str, str]:
+    """The column of each swept variable, with the variable's name, in their order."""
+    return _named(variables, COLUMNS, "sweep_")
+
+
+def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:
+    """Output name to name, in order. A name that is taken gets the prefix, again until it is free."""
+    names = list(names)
+    held = {*taken, *names}
+    found = {}
+    for name in names:
+        out = name
+        if name in taken:
+            while out in held:
+                out = prefix + out
+            held.add(out)
+        found[out] = name
+    return found
+
+
+class Assembled(NamedTuple):
+    """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on."""
+
+    schema: pa.Schema
+    rows: int
+    batches: Iterator[pa.Table]
+    made_of: bytes
+
+
+def assemble(
+    folder: Path,
+    variables: Mapping[str, list[Any]],
+    labels: Sequence[str],
+    planned: pl.DataFrame | None = None,
+    since: int = 0,
+    pending: Sequence[Outcome] = (),
+    declared: Mapping[str, list[str]] | None = None,
+    moves: Mapping[str, Moves] | None = None,
+    void: Collection[str] = (),
+) -> Assembled:
+    """The results in input order: one row a request, by row, sweep point, sample.
+
+    ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
+    numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
+    themselves. In place of it, ``moves`` says for each plan that the earlier parts name where its rows are now. Without both all
+    belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
+    the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
+    ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a
+    plan 60), twice that while they are sorted, and twice the largest row group.
+    """
+    tables = _Parts(folder, pending, void)
+    if moves is not None:
+        places = _of_moves(tables, labels, moves, since)
+    else:
+        places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
+    foreign = tables.points.difference(labels) if planned is None and moves is None else ()
+    shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
+
+    def batches() -> Iterator[pa.Table]:
+        for at in range(0, places.index.height, _WINDOW_ROWS):
+            window = tables.located(places.index["where"].slice(at, _WINDOW_ROWS))
+            share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
+            each = max(1, int(window.height * share))
+            for begin in range(0, window.height, each):
+                rows, points = places.of(at + begin, min(each, window.height - begin))
+                yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
+
+    known = [
+        list(COLUMNS),
+        store.stamp(folder),
+        [o.key for o in pending],
+        dict(variables),
+        list(labels),
+        declared or {},
+    ]
+    made_of = _digest(known, places.index)
+    return Assembled(shape.schema, places.index.height, batches(), made_of)
+
+
+def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
+    """Write the table, atomically. ``told`` goes into its footer.
+
+    :raises StorageError: if it cannot be written; an older one stays as it is.
+    """
+    metadata: dict[bytes, bytes] = {store.MADE_OF: assembled.made_of, **(told or {})}
+    schema = assembled.schema.with_metadata(metadata)
+    statistics = ["id", "row", "key", "status"]
+    with (
+        storing(path),
+        replaced(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
+    ):
+        for group in grouped(assembled.batches):
+            writer.write_table(group.replace_schema_metadata(metadata))
+
+
+def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Windows put together to row groups: small ones make a large table slow to open."""
+    group: list[pa.Table] = []
+    for table in tables:
+        group.append(table)
+        if sum(t.num_rows for t in group) >= _GROUP_ROWS or sum(t.nbytes for t in group) >= _WINDOW_BYTES:
+            yield pa.concat_tables(group)
+            group = []
+    if group:
+        yield pa.concat_tables(group)
+
+
+def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
+    """Whether the table at ``path`` is this one already, and tells the same."""
+    there, _ = store.told(path)
+    is_same = there.get(store.MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
+    return is_same and store.is_readable(path)
+
+
+def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
+    digest = hashlib.blake2b(msgspec.json.encode(known), digest_size=16)
+    for column in index.iter_columns():
+        digest.update(raw(column))
+    return digest.hexdigest().encode()
+
+
+class _Parts:
+    """Parts by number, their row groups being read as they are needed and the last few kept in memory; outcomes not sealed
+    yet count as the last.
+
+    ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
+    """
+
+    def __init__(self, folder: Path, pending: Sequence[Outcome], void: Collection[str]) -> None:
+        self._folder = folder
+        self._void = Void(folder, void)
+        self._reading = Reading(folder)
+        self.numbers = store.part_numbers(folder)
+        self.footers: dict[int, store.Footer] = {number: store.footer(folder, number) for number in self.numbers}
+        self.points: set[str] = set()
+        self._pending = store.to_table(pending)
+        self._groups: list[tuple[int, int]] = []  # part and row group
+        self._begins: list[int] = []
+        self._end = 0
+        self._row_bytes: list[int] = []
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """For each part: its number and some of its columns, as :func:`keyindex.head` gives them, with ``where`` each row is.
+
+        To be called once.
+        """
+        for number in self.numbers:
+            footer = self.footers[number]
+            yield (
+                number,
+                self._head(number, store.read_part(self._folder, number, columns(number)), footer.groups, footer.size),
+            )
+        if pending := self._pending.num_rows:
+            table = self._pending.select(columns(_PENDING))
+            yield _PENDING, self._head(_PENDING, table, [pending], self._pending.nbytes)
+
+    def _head(self, number: int, table: pa.Table, groups: Sequence[int], size: int) -> pl.DataFrame:
+        end = first = self._end
+        for group, rows in enumerate(groups):
+            self._groups.append((number, group))
+            self._begins.append(end)
+            self._row_bytes.append(size // max(1, len(table)))
+            end += rows
+        self._end = end
+        frame = keyindex.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+        self.points.update(frame["point"].unique())
+        return frame
+
+    def valid(self, number: int, frame: pl.DataFrame, status: pl.Series) -> pl.DataFrame:
+        """A frame of all rows of a part, without those of failures that are void."""
+        gone = None if number == _PENDING else self._void.among(number, status)
+        return frame if gone is None else frame.filter(~gone)
+
+    def located(self, where: pl.Series) -> pl.DataFrame:
+        """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
+        begins = pl.Series(self._begins, dtype=pl.UInt32)
+        group = begins.search_sorted(where, "right") - 1
+        return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
+
+    def size(self, wanted: pl.DataFrame) -> int:
+        """About how much memory the rows of a window take, in bytes."""
+        return int(pl.Series(self._row_bytes, dtype=pl.Int64).gather(wanted["group"]).sum())
+
+    def gather(self, wanted: pl.DataFrame) -> pa.Table:
+        """The rows of a window, in its order; ``wanted`` has ``group`` and ``at`` of each."""
+        pieces, orders = [], []
+        for rows in wanted.with_row_index("order").partition_by("group", maintain_order=True):
+            pieces.append(self._load(rows["group"][0]).take(rows["at"].to_arrow()))
+            orders.append(rows["order"])
+        if len(pieces) == 1:
+            return pieces[0]
+        return pa.concat_tables(pieces).take(pl.concat(orders).arg_sort().to_arrow())
+
+    def _load(self, group: int) -> pa.Table:
+        number, at = self._groups[group]
+        if number == _PENDING:
+            return self._pending
+        if group not in self._cache:
+            footer = self.footers[number]
+            size = footer.size * footer.groups[at] // max(1, sum(footer.groups))
+            while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
+                self._cache.popitem(last=False)
+            self._cache[group] = store.read_group(self._folder, number, at)
+        self._cache.move_to_end(group)
+        return self._cache[group]
+
+
+class _Places:
+    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, and ``where`` each is.
+
+    Of what comes twice at one place the last that is not ``failed`` counts, unless ``all``. The list of ``frames`` is emptied,
+    so that they do not stay in memory beside the index.
+    """
+
+    def __init__(self, frames: list[pl.DataFrame], *, all: bool = False) -> None:
+        self._points, self._samples = (
+            max((int(frame[name].max() or 0) for frame in frames), default=0) + 1  # type: ignore[arg-type]
+            for name in ("point", "sample")
+        )
+        place = (
+            pl.col("row").cast(pl.UInt64) * (self._points * self._samples)
+            + pl.col("point").cast(pl.UInt64) * self._samples
+            + pl.col("sample").cast(pl.UInt64)
+        )
+        for number, frame in enumerate(frames):
+            answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
+            frames[number] = frame.select(place=place * 2 + answered, where=pl.col("where").cast(pl.UInt32))
+        index = _concat(frames, {"place": pl.UInt64, "where": pl.UInt32}).sort("place", maintain_order=True)
+        index = index.with_columns(pl.col("place") // 2)
+        twice = index["place"] == index["place"].shift(-1)
+        self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
+
+    def of(self, begin: int, length: int) -> tuple[pl.Series, pl.Series]:
+        """Row and sweep point of some rows of the table."""
+        place = self.index["place"].slice(begin, length)
+        each = self._points * self._samples
+        return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
+
+
+_NOWHERE = moves_between([], [])
+# A plan that none of the earlier answers belong to.
+NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
+_PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
+_KEY: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64}
+_SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
+
+
+def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
+    """All answers; a sweep point that is none of ``labels`` comes last."""
+    columns = ["key", "slot", "row", "sample", "point", "status"]
+    heads = [
+        pointed(parts.valid(number, head, head["status"]), labels)
+        for number, head in parts.heads(lambda number: columns)
+    ]
+    whole = keyindex.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
+    whole = keyindex.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
+    return _Places([whole.sort("where")], all=True)
+
+
+def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since: int) -> _Places:
+    plan = SortedKeys(planned)
+    heads = []
+    columns = ["row", "sample", "point", "status"]
+    for number, head in parts.heads(lambda number: ["key", *columns] if number < since else columns):
+        frame = pointed(parts.valid(number, head, head["status"]), labels)
+        if number < since:
+            at = pl.Series(plan.find(frame), dtype=pl.Int64)
+            now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
+            frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
+        heads.append(_small(frame))
+    return _Places(heads)
+
+
+def _small(frame: pl.DataFrame) -> pl.DataFrame:
+    """What places are made of, in a third of the memory."""
+    return pl.DataFrame(
+        [*(frame[name].shrink_dtype() for name in _PLACE), (frame["status"] == "failed").alias("failed")]
+    )
+
+
+def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], since: int) -> _Places:
+    heads = []
+    for number, head in parts.heads(lambda number: ["row", "sample", "point", "status"]):
+        frame = pointed(head, labels)
+        if number < since:
+            stretches = [(n, moves.get(plan or "", _NOWHERE)) for plan, n in parts.footers[number].plans]
+            row = frame["row"].to_numpy()
+            here = [(by or _NOWHERE).moved(row[at : at + n]) for at, n, by in placed(stretches, len(row))]
+            frame = frame.with_columns(pl.Series("row", np.concatenate(here)))
+        frame = parts.valid(number, frame, head["status"])
+        heads.append(_small(frame.filter(pl.col("row") >= 0) if number < since else frame))
+    return _Places(heads)
+
+
+def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
+    """The frames as one; the list is emptied, so that they do not stay in memory beside it."""
+    whole = pl.concat([pl.DataFrame(schema=schema), *(frame.select(list(schema)) for frame in frames)])
+    frames.clear()
+    return whole.rechunk()
+
+
+def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
+    """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
+    nothing about what a point is."""
+    order = {_plain(label): number for number, label in enumerate(labels)}
+    numbers = {label: order.get(_plain(label), len(order)) for label in head["point"].unique()}
+    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(order), return_dtype=pl.Int32))
+
+
+def _plain(label: str) -> bytes:
+    return _encode_sorted(msgspec.json.decode(label))
+
+
+def _finish(table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: Layout) -> pa.Table:
+    """The columns of the results, with these row numbers and sweep points."""
+    arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
+    if shape.sweep:
+        known = dict(enumerate(labels))
+        pairs = zip(points.to_list(), table.column("point").to_pylist(), strict=True)
+        values = [msgspec.json.decode(known.get(point, stored)) for point, stored in pairs]
+        arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.sweep.values()]
+    if shape.carry:
+        values = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
+        arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()]
+    if shape.fields:
+        values = list(parsed.objects(table.column("parsed").to_pylist()))
+        arrays += [parsed.typed([value.get(name) for value in values], kind) for name, kind in shape.fields.values()]
+    return pa.Table.from_arrays(arrays, schema=shape.schema)

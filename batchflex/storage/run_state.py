@@ -1,0 +1,289 @@
+"""What a run has done so far, counted: the source of ``run.json``, of progress and of the exit code."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..core import BAD, STATUSES, Outcome, Status, StopReason, Usage, __version__, ident, unquoted
+from ..protocol import can_be_void
+from .substitutes import Substitutes
+
+
+def timestamp(seconds: float) -> str:
+    """A moment in seconds since the epoch as ISO 8601, UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def priced_by(prices: Iterable[Mapping[str, Any]]) -> str:
+    """Where the ``prices`` of ``run.json`` came from, in a few words: ``by [prices]``,
+    ``by the prices of api.flex.ai on 2026-11-30``."""
+    words: dict[str, None] = {}
+    for entry in prices:
+        of = "[prices]" if entry["from"] == "job" else f"the prices of {entry['endpoint']} on {str(entry['at'])[:10]}"
+        words[of] = None
+    return f"by {' and '.join(words)}" if words else ""
+
+
+def sent(state: Mapping[str, Any]) -> str:
+    """``12 requests sent, 1 of them a probe``: of a run as ``run.json`` has it."""
+    requests, probes = state["requests_sent"], state.get("probes") or 0
+    text = f"{requests:,} request{'' if requests == 1 else 's'} sent"
+    if not probes:
+        return text
+    which = "" if requests == 1 else " of them"
+    return f"{text}, {probes:,}{which} {'a probe' if probes == 1 else 'probes'}"
+
+
+class Again(NamedTuple):
+    """What a retry asks again: the rows that fit ``where``, ``fit`` of them; ``asked`` is how many of those the plan has now.
+    ``set`` are the parameters of these requests."""
+
+    where: str
+    set: dict[str, Any]
+    fit: int
+    asked: int
+
+
+class Wait(NamedTuple):
+    """What is waited for: ``reason`` is a word, ``message`` a sentence, ``bare`` the same without words of a server. ``since``
+    and ``until`` are seconds since the epoch, ``None`` where it is not known. ``endpoint`` is ``None`` if it is none's."""
+
+    endpoint: str | None
+    reason: str
+    message: str
+    bare: str
+    since: float
+    until: float | None = None
+
+    def facts(self, *, quoting: bool) -> dict[str, Any]:
+        return {
+            "endpoint": self.endpoint,
+            "reason": self.reason,
+            "message": self.message if quoting else self.bare,
+            "since": timestamp(self.since),
+            "until": None if self.until is None else timestamp(self.until),
+        }
+
+
+class Tally:
+    """Counts of one run.
+
+    ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
+    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``prices`` tells
+    by what answers cost, ``binding`` the word for what bounds the run now, ``waiting`` what it waits for, ``given_up`` a sentence
+    for each endpoint that is not used any more while others are. ``probes`` of the ``requests_sent`` are the run's own. In a
+    retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
+    and keep it.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        job: str,
+        out: str,
+        started_at: float,
+        before: Mapping[str, int],
+        again: Again | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.job = job
+        self.out = out
+        self.started_at = started_at
+        self.rows = {status: before.get(status, 0) for status in STATUSES}
+        self.again = again
+        self.outstanding = again.asked if again is not None else 0
+        self.stayed = 0
+        self.before = self.done
+        self.planned: int | None = None
+        self.plan: str | None = None
+        self.in_flight = 0
+        self.backing_off = 0
+        self.requests_sent = 0
+        self.probes = 0
+        self.answered = 0
+        self.retries = 0
+        self.rate_limited = 0
+        self.reasks = 0
+        self.reask_prompt_tokens = 0
+        self.reask_completion_tokens = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cost: float | None = None
+        self._cost_from: set[str] = set()
+        self.prices: Callable[[], list[dict[str, Any]]] = list
+        self.stopped_by: StopReason | None = None
+        self.signal: int | None = None
+        self.message: str | None = None
+        self.message_unquoted: str | None = None
+        self.first_failure: str | None = None
+        self._first_unquoted: str | None = None
+        self.unstored = 0
+        self.refused_with: int | None = None
+        self.is_void = False
+        self._refused: list[tuple[Status, Status | None]] = []
+        self._first_can_be_void = False
+        self.binding: str | None = None
+        self.waiting: list[Wait] = []
+        self.given_up: list[str] = []
+        self.given_up_unquoted: list[str] = []
+        self.substitutes = Substitutes()
+
+    @property
+    def done(self) -> int:
+        return sum(self.rows.values()) - self.outstanding
+
+    @property
+    def exit_code(self) -> int:
+        """As the command line's contract has it: 0, 1, 3, 128 and the signal's number, or what nothing sent calls for."""
+        if self.refused_with is not None:
+            return self.refused_with
+        if self.stopped_by == "signal":
+            return 128 + (self.signal or signal.SIGINT)
+        if self.stopped_by is not None:
+            return 3
+        return 1 if any(self.rows[status] for status in BAD) or self.stayed else 0
+
+    def _said(self, message: str | None) -> str | None:
+        if not self.unstored:
+            return message
+        return f"{message}. Answers that came and could not be stored, and will be asked for again: {self.unstored}"
+
+    def add(self, outcome: Outcome, stood: Status | None = None, *, stays: bool = False) -> None:
+        """A final outcome, in place of one that ``stood`` there, unless that ``stays``."""
+        self.outstanding -= stood is not None
+        self.stayed += stays
+        if not stays:
+            self._drop(stood)
+            self.rows[outcome.status] += 1
+            if outcome.proof is not None and can_be_void(outcome):
+                self._refused.append((outcome.status, stood))
+        if outcome.status != "failed":
+            self.substitutes.add(outcome.requested_model, outcome.model, outcome.gateway_fallbacks)
+        if outcome.status in BAD and self.first_failure is None:
+            self._first_can_be_void = can_be_void(outcome)
+            self.first_failure = f"{outcome.id}: {outcome.error_message}"
+            self._first_unquoted = f"{outcome.id}: {unquoted(outcome)}{ident(outcome.request_id)}"
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether this run has kept a failure that can be void."""
+        return bool(self._refused)
+
+    def void(self) -> None:
+        """The failures of this run count for nothing: rows are as they were found, and none fails from now on."""
+        self.is_void = True
+        for status, stood in self._refused:
+            self.rows[status] -= 1
+            if stood is not None:
+                self.rows[stood] += 1
+                self.outstanding += 1
+        self._refused.clear()
+        if self._first_can_be_void:
+            self.first_failure = self._first_unquoted = None
+        self.outstanding += self.stayed
+        self.stayed = 0
+
+    def _drop(self, stood: Status | None) -> None:
+        if stood is not None:
+            self.rows[stood] -= 1
+
+    def add_unfit(self, outcome: Outcome, stood: Status | None = None) -> None:
+        """An answer that did not fit and is asked for again; the one that ``stood`` there is superseded."""
+        self.outstanding -= stood is not None
+        self._drop(stood)
+        self.reasks += 1
+        self.reask_prompt_tokens += outcome.prompt_tokens or 0
+        self.reask_completion_tokens += outcome.completion_tokens or 0
+
+    def use(self, usage: Usage, cost: float | None) -> None:
+        """Tokens and money of one answer, whatever becomes of it: ``cost`` is by prices, if there are any."""
+        self.answered += 1
+        self.spend(usage, cost)
+
+    def spend(self, usage: Usage, cost: float | None) -> None:
+        """Tokens and money, also of an attempt that brought no whole answer."""
+        self.prompt_tokens += usage.prompt_tokens or 0
+        self.completion_tokens += usage.completion_tokens or 0
+        cost, by = (usage.cost, "gateway") if cost is None else (cost, "prices")
+        if cost is not None:
+            self._cost_from.add(by)
+            self.cost = (self.cost or 0.0) + cost
+
+    def state(self, now: float, *, ended: bool = False) -> dict[str, Any]:
+        """``run.json``. CONTRACT.md gives each field's meaning."""
+        status = "running"
+        if ended:
+            status = {None: "finished", "signal": "interrupted"}.get(self.stopped_by, "stopped")
+        return {
+            "run_id": self.run_id,
+            "job": self.job,
+            "status": status,
+            "stopped_by": self.stopped_by,
+            "message": self._said(self.message),
+            "first_failure": self.first_failure,
+            "exit_code": self.exit_code if ended else None,
+            "started_at": timestamp(self.started_at),
+            "updated_at": timestamp(now),
+            "finished_at": timestamp(now) if ended else None,
+            "plan": self.plan,
+            "planned": self.planned,
+            "done": self.done + (self.outstanding if ended else 0),
+            "done_before": self.before,
+            **{str(status): rows for status, rows in self.rows.items()},
+            "in_flight": self.in_flight,
+            "binding": None if ended else self.binding,
+            "waiting": [] if ended else self.waits(quoting=True),
+            "resume_at": self._resume_at() if ended else None,
+            "given_up": list(self.given_up),
+            "requests_sent": self.requests_sent,
+            "probes": self.probes,
+            "retries": self.retries,
+            "rate_limited": self.rate_limited,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "reasks": self.reasks,
+            "reask_prompt_tokens": self.reask_prompt_tokens,
+            "reask_completion_tokens": self.reask_completion_tokens,
+            "cost": self.cost,
+            "cost_from": " and ".join(sorted(self._cost_from, reverse=True)) or None,
+            "substituted": self.substitutes.rows,
+            "prices": self.prices(),
+            "retry": self._retried(),
+            "out": self.out,
+            "version": __version__,
+            "pid": os.getpid(),
+        }
+
+    def unquoted(self) -> dict[str, Any]:
+        """Those fields of :meth:`state` that may have words of a server or of a row, without them."""
+        return {
+            "message": self._said(self.message_unquoted),
+            "first_failure": self._first_unquoted,
+            "given_up": list(self.given_up_unquoted),
+        }
+
+    def _resume_at(self) -> str | None:
+        """When a run that has stopped for a wait may go on, as far as that was said."""
+        ends = [wait.until for wait in self.waiting if wait.reason == "quota" and wait.until is not None]
+        return timestamp(min(ends)) if ends and self.stopped_by == "quota" else None
+
+    def waits(self, *, quoting: bool) -> list[dict[str, Any]]:
+        """``waiting`` of ``run.json``; unless ``quoting`` without words of a server."""
+        return [wait.facts(quoting=quoting) for wait in self.waiting]
+
+    def _retried(self) -> dict[str, Any] | None:
+        again = self.again
+        if again is None:
+            return None
+        return {
+            "where": again.where,
+            "set": again.set,
+            "rows": again.fit,
+            "asked_again": again.asked - self.outstanding - self.stayed,
+            "stayed": self.stayed,
+            "gone": again.fit - again.asked,
+        }

@@ -1,0 +1,61 @@
+"""Which failures in a folder's parts count for nothing: those of runs that stopped for their rows' sake, and those of earlier
+versions whose words mean today that the run was at fault."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from pathlib import Path
+
+import polars as pl
+
+from ..protocol import MAY_BE_ASKED_AGAIN, blame
+from . import parts as store
+
+_BRIEF = ["run_id", "proof", "http_status"]
+_ERROR = ["http_status", "error_type", "error_code", "error_message", "response"]
+
+
+class Void:
+    """Finds the void failures of parts. Where no request failed, nothing is read but the column that was passed in.
+
+    ``runs`` are runs whose failures are void as the journal tells; those that the footers of parts tell are added.
+    """
+
+    def __init__(self, folder: Path, runs: Collection[str] = ()) -> None:
+        self._folder = folder
+        self._in_journal = runs
+
+    @functools.cached_property
+    def _runs(self) -> list[str]:
+        return sorted(store.void_runs(self._folder).union(self._in_journal))
+
+    def among(self, number: int, status: pl.Series) -> pl.Series | None:
+        """A mask of the void ones of a part, whose column ``status`` is given; ``None`` if there is none.
+
+        :raises FolderError: if the part is damaged.
+        """
+        failed = status == "failed"
+        asked = failed | status.is_in(MAY_BE_ASKED_AGAIN)  # what stays when a request that was asked again failed
+        if not asked.any() or not (failed.any() or self._runs):
+            return None
+        at = (asked if self._runs else failed).arg_true()
+        brief = pl.DataFrame(store.read_rows(self._folder, number, at.to_list(), _BRIEF)).with_columns(
+            at=at, failed=failed.gather(at)
+        )
+        is_void = pl.col("run_id").is_in(self._runs) & (pl.col("proof") != "input").fill_null(False)
+        of_runs = brief.filter(is_void)["at"]
+        unproven = brief.filter(
+            ~is_void & pl.col("failed") & pl.col("proof").is_null() & pl.col("http_status").is_not_null()
+        )
+        gone = of_runs.to_list() + self._read_anew(number, unproven["at"].to_list())
+        if not gone:
+            return None
+        return pl.repeat(False, len(status), dtype=pl.Boolean, eager=True).scatter(gone, True)
+
+    def _read_anew(self, number: int, at: list[int]) -> list[int]:
+        if not at:
+            return []
+        errors = store.read_rows(self._folder, number, at, _ERROR)
+        columns = zip(*(column.to_pylist() for column in errors.columns), strict=True)
+        return [each for each, error in zip(at, columns, strict=True) if blame.is_of_the_run(*error)]

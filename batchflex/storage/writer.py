@@ -1,0 +1,216 @@
+"""Durability while a run goes on: outcomes to the journal, the journal to the disk, its full segments to parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.to_thread
+
+from ..config import JournalSection
+from ..core import BatchflexError, Courtesy, Outcome, StorageError
+from ..protocol import can_be_void
+from . import journal, numbering, parts as store
+from .folder import Folder, storing
+
+
+def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -> int:
+    """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
+
+    A segment whose part is there was sealed before it could be removed. ``plan`` is the identity of the plan that it
+    belongs to, if that is known. Parts that were merged into others, and not removed, are removed.
+
+    :raises StorageError: if the disk is full.
+    """
+    numbering.clear(folder.parts)
+    sealed = store.part_numbers(folder.parts)
+    last = max(sealed, default=0)
+    for number in journal.segments(folder.journal):
+        if not numbering.is_sealed(sealed, number):
+            _seal(folder, number, carry_schema, plan, lambda: None)
+            last = max(last, number)
+        journal.drop(folder.journal, number)
+    return last + 1
+
+
+class Unsealed(NamedTuple):
+    """What is in the journal only: ``outcomes`` without failures that are void, and the ids of runs whose failures are
+    ``void``, wherever they are."""
+
+    outcomes: list[Outcome]
+    void: list[str]
+
+
+def unsealed(folder: Folder) -> Unsealed:
+    """What is not in parts yet; also while a run goes on."""
+    found: list[Outcome] = []
+    void: list[str] = []
+    for number in journal.segments(folder.journal):
+        told: list[str] = []
+        outcomes = list(journal.read(journal.segment_path(folder.journal, number), told))
+        if not numbering.is_sealed(store.part_numbers(folder.parts), number):
+            found += outcomes
+            void += told
+    if any(map(can_be_void, found)):
+        runs = store.void_runs(folder.parts).union(void)
+        found = [outcome for outcome in found if not (can_be_void(outcome) and outcome.run_id in runs)]
+    return Unsealed(found, void)
+
+
+def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None]) -> None:
+    void: list[str] = []
+    outcomes = journal.read(journal.segment_path(folder.journal, number), void)
+    store.write_part(folder.parts, number, outcomes, carry_schema, plan, between, void)
+
+
+def _unknown() -> None:
+    return None
+
+
+_LIKELY_LINE = 8 << 10
+_SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
+
+
+class Keeper:
+    """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
+    happens in threads. ``plan`` tells the identity of the plan that they belong to, as far as it is known when it is called.
+
+    :raises StorageError: if the journal cannot be begun.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        number: int,
+        policy: JournalSection,
+        *,
+        slots: int = 1,
+        carry_schema: Any = None,
+        plan: Callable[[], str | None] = _unknown,
+    ) -> None:
+        self._folder = folder
+        self._policy = policy
+        self._carry_schema = carry_schema
+        self._plan = plan
+        self._courtesy = Courtesy()
+        self._ending = False
+        self._slots = slots
+        self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
+        self._seal_bytes = int(policy.seal_mb * 2**20)
+        self._large = anyio.Event()
+        self._descriptor = anyio.Lock()
+        self._unsealed: set[int] = set()
+
+    def _reserve_bytes(self, line: int) -> int:
+        """Room for one answer to each request in flight."""
+        return min(_SMALLEST_RESERVE + 2 * self._slots * line, _LARGEST_RESERVE)
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk has filled up: only the reserve is left, for what is in flight."""
+        return self._journal.full
+
+    def keep(self, outcome: Outcome) -> None:
+        """When this returns, killing the process loses the outcome no more.
+
+        :raises StorageError: if it could not be written.
+        """
+        self._journal.append(outcome)
+        if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
+            self._large.set()
+            self._courtesy.hurry()  # if one is being sealed still, it takes too long
+
+    def void(self, run_id: str) -> None:
+        """Write down that the failures of a run count for nothing. When this returns, killing the process loses it no more.
+
+        :raises StorageError: if it could not be written.
+        """
+        self._journal.void(run_id)
+
+    async def run(self) -> None:
+        """Sync the journal every ``sync_s`` seconds and seal it when it is large. Runs until cancelled.
+
+        :raises StorageError: if the disk is full, or a segment cannot be read back; it stays, and outcomes can be kept still.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_synced)
+            tasks.start_soon(self._keep_sealed)
+
+    async def _keep_synced(self) -> None:
+        try:
+            while True:
+                due = anyio.current_time() + self._policy.sync_s
+                async with self._descriptor:
+                    await anyio.to_thread.run_sync(self._journal.sync)
+                    await anyio.to_thread.run_sync(self._journal.hold, self._reserve_bytes(self._journal.longest))
+                await anyio.sleep_until(due)
+        finally:
+            self._hurry()  # cancelled: whatever is being sealed is waited for
+
+    async def _keep_sealed(self) -> None:
+        while True:
+            await self._large.wait()
+            self._large = anyio.Event()
+            # Not to be left half-way by a cancellation: the ended segment has no other keeper.
+            with anyio.CancelScope(shield=True):
+                async with self._descriptor:
+                    number = self._journal.number
+                    fresh = await anyio.to_thread.run_sync(self._journal.prepare, number + 1)
+                    ended = self._journal.rotate(fresh)
+                    await anyio.to_thread.run_sync(_sync_and_close, ended)
+                if not self._ending:
+                    self._courtesy.relax()
+                await anyio.to_thread.run_sync(self._seal, number)
+
+    def _seal(self, number: int) -> None:
+        """:raises StorageError: whatever goes wrong: the segment has everything, and what is in flight is to be kept too."""
+        self._unsealed.add(number)
+        self._courtesy.begin()
+        try:
+            _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
+            journal.drop(self._folder.journal, number)
+        except StorageError:
+            raise
+        except Exception as error:
+            path = journal.segment_path(self._folder.journal, number)
+            what = str(error) if isinstance(error, BatchflexError) else f"{type(error).__name__}: {error}"
+            raise StorageError(
+                f"no part could be made of {path}: {what}. All answers are kept there; run the same command again"
+            ) from error
+        self._unsealed.discard(number)
+
+    def _hurry(self) -> None:
+        """Nothing more comes: no pauses from now on."""
+        self._ending = True
+        self._courtesy.hurry()
+
+    async def finish(self) -> None:
+        """Seal what is left, also what could not be sealed before.
+
+        :raises StorageError: if the disk is full, or a segment cannot be read back; then it is still in the journal.
+        """
+        self._hurry()
+        left = {*self._unsealed, self._journal.number} if self._journal.rows else self._unsealed
+        await anyio.to_thread.run_sync(self._journal.close)
+        faults = []
+        for number in sorted(left):
+            try:
+                await anyio.to_thread.run_sync(self._seal, number)
+            except StorageError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
+
+    def abandon(self) -> None:
+        """Sync and leave the journal as it is, for the next run to seal."""
+        self._journal.close()
+
+
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        with storing("the journal"):
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
