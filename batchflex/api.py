@@ -21,7 +21,7 @@ from .core import InputError, JobError, RunStopped
 from .engine import Observer, Run, runner
 from .notify import Notifier
 from .plan import prepare
-from .protocol import params as parameters
+from .protocol import parameters as parameters
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
@@ -167,10 +167,10 @@ async def _scored(
 ) -> Run:
     if not job.score:
         return await run()
-    from .engine import evaluate as evaluation
+    from .engine import evaluate
 
-    evaluation.require(job)
-    return await run(then=partial(evaluation.after, job=job, observer=observer, heed_signals=heed_signals))
+    evaluate.require(job)
+    return await run(then=partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals))
 
 
 def complete(

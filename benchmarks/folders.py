@@ -27,7 +27,7 @@ from target import COMPLETION
 from batchflex.config import job as jobs
 from batchflex.core.types import Answer, Request, Usage
 from batchflex.plan.plan import Plan
-from batchflex.storage import parts as store, record as outcome
+from batchflex.storage import part_files, record
 from batchflex.storage.folder import Folder
 
 _LATENCY_US = 400_000
@@ -39,38 +39,38 @@ def finish(source: Path, base_url: str, out: Path) -> None:
     settings = [("endpoint.base_url", base_url), ("override.model", "m"), ("job.out", str(out))]
     job = jobs.read(source, settings)
     plan, folder, answer = Plan(job), Folder(job.out), _answer()
-    frame = outcome.Frame("20260101T000000Z-0123ab", base_url, plan.labels)
+    frame = record.Frame("20260101T000000Z-0123ab", base_url, plan.labels)
     with folder.held():
         plan.know(folder)
         plan.begin()
         for number, requests in enumerate(_by(job.journal.seal_rows, plan.blocks()), 1):
             now = time.time_ns() // 1000
-            effort = outcome.Effort(1, now - _LATENCY_US, now)
-            sealed = [outcome.answered(frame, request, effort, answer) for request in requests]
-            store.write_part(folder.parts, number, sealed, plan=plan.identity())
+            effort = record.Effort(1, now - _LATENCY_US, now)
+            sealed = [record.answered(frame, request, effort, answer) for request in requests]
+            part_files.write_part(folder.parts, number, sealed, plan=plan.identity())
         folder.write_job(job.resolved())
 
 
 def halve(whole: Path, half: Path) -> None:
     """Make a folder with the first half of the parts of another. Parts are never changed, so they are linked."""
     source, folder = Folder(whole), Folder(half)
-    numbers = store.part_numbers(source.parts)
+    numbers = part_files.part_numbers(source.parts)
     with folder.held():
         shutil.copy(source.job, folder.job)
         for number in numbers[: len(numbers) // 2]:
-            os.link(store.part_path(source.parts, number), store.part_path(folder.parts, number))
+            os.link(part_files.part_path(source.parts, number), part_files.part_path(folder.parts, number))
 
 
 def table(rows: int, out: Path) -> None:
     """Make a folder with a table of results, a tenth of them cut off, and a carried ``label`` of three values."""
     folder, answer = Folder(out), _answer()
     request = Request(bytes(16), bytes(16), "r", 0, 0, 0, b"{}", None, None)
-    sealed = outcome.answered(
-        outcome.Frame("20260101T000000Z-0123ab", "e", ("{}",)), request, outcome.Effort(1, 0, 0), answer
+    sealed = record.answered(
+        record.Frame("20260101T000000Z-0123ab", "e", ("{}",)), request, record.Effort(1, 0, 0), answer
     )
     labels = ["positive", "negative", "neutral"]
     with folder.held():
-        block = store.to_table([sealed] * _BLOCK).select(list(store.COLUMNS))
+        block = part_files.to_table([sealed] * _BLOCK).select(list(part_files.COLUMNS))
         schema = block.schema.append(pa.field("label", pa.string())).remove_metadata()
         with pq.ParquetWriter(folder.results, schema, compression="zstd") as writer:
             for begin in range(0, rows, _BLOCK):

@@ -23,7 +23,7 @@ from target import COMPLETION
 
 from batchflex.config.job import JournalSection
 from batchflex.core.types import Outcome
-from batchflex.storage import parts as store
+from batchflex.storage import part_files
 from batchflex.storage.folder import Folder
 from batchflex.storage.writer import Keeper
 
@@ -72,13 +72,13 @@ async def measure(path: Path, a_second: int, seconds: int) -> dict[str, float]:
             beside.cancel_scope.cancel()
         await keeper.finish()
     ordered = sorted(calls)
-    numbers = store.part_numbers(folder.parts)
+    numbers = part_files.part_numbers(folder.parts)
     return {
         "us_a_row": 1e6 * (spent - nothing) / len(outcomes),
         "call_p50_us": 1e6 * ordered[len(ordered) // 2],
         "call_p99_us": 1e6 * ordered[int(0.99 * len(ordered))],
         "call_max_us": 1e6 * ordered[-1],
-        "rows": sum(pq.read_metadata(store.part_path(folder.parts, number)).num_rows for number in numbers),
+        "rows": sum(pq.read_metadata(part_files.part_path(folder.parts, number)).num_rows for number in numbers),
     }
 
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.cli import plan_text as forecast
+from batchflex.cli import plan_text
 from batchflex.config.job import Job, build
-from batchflex.results import view as contents
+from batchflex.results import view
 from batchflex.storage.folder import Folder
 from tests import agreement
 from tests.agreement import Row, Setting
@@ -119,8 +119,8 @@ class Small:
 
     def left(self) -> int:
         """As `plan` tells; a run then asks as many."""
-        return int(forecast.forecast(self.job())["left"])
+        return int(plan_text.forecast(self.job())["left"])
 
     def results(self) -> dict[str, str]:
-        stored = contents.results_of(Folder(self.out))
+        stored = view.results_of(Folder(self.out))
         return {row["id"]: row["status"] for batch in stored.batches(["id", "status"]) for row in batch.to_pylist()}

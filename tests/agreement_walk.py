@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.cli import plan_text as forecast
+from batchflex.cli import plan_text
 from batchflex.config.job import Job, build
 from batchflex.core.errors import JobChanged
 from batchflex.core.types import Outcome
-from batchflex.engine import retry_rows as again
-from batchflex.results import compact, view as contents
-from batchflex.storage import parts as store
+from batchflex.engine import retry_rows
+from batchflex.results import compact, view
+from batchflex.storage import part_files
 from batchflex.storage.folder import Folder
 from tests import agreement
 from tests.agreement import Answer, Judged, Row, Setting, judge, signature
@@ -334,7 +334,7 @@ class Walk:
         where = f"status IN ({', '.join(map(repr, statuses))})"
         self.told.append(f"retry --dry-run: {where}")
         self.shown = self._results()  # a table is made of them, which stays
-        facts = again.sight(again.retry_of(self.out, where)).facts
+        facts = retry_rows.sight(retry_rows.retry_of(self.out, where)).facts
         judged = self.judged(keeps=self.begun_on_change == "keep", setting=self.begun)
         left = [each for each in judged.planned if each.key in judged.shown and judged.shown[each.key]["key"] in chosen]
         assert facts["rows"] == len(chosen)
@@ -419,20 +419,20 @@ class Walk:
                     )
                 )
         (self.out / "parts").mkdir(parents=True, exist_ok=True)
-        store.write_part(self.out / "parts", 1, outcomes)
+        part_files.write_part(self.out / "parts", 1, outcomes)
         return f"{len(outcomes)} answers"
 
     # ---------------------------------------------------------------------------------------------------- the checks
 
     def _results(self) -> set[tuple[Any, ...]]:
-        stored = contents.results_of(Folder(self.out))
+        stored = view.results_of(Folder(self.out))
         rows = [row for batch in stored.batches(["key", "status", "content"]) for row in batch.to_pylist()]
         return {tuple(row.values()) for row in rows}
 
     def check(self) -> None:
         """`plan` and `results` tell what the oracle does."""
         on_change = self.random.choice(["stop", "rerun", "keep"])
-        found = forecast.forecast(self.job(on_change))
+        found = plan_text.forecast(self.job(on_change))
         judged = self.judged()
         kept = self.judged(keeps=True) if on_change == "keep" else judged
         told = {

@@ -14,7 +14,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from batchflex.core.types import STATUSES, Outcome, Request
-from batchflex.storage import results_table as table
+from batchflex.storage import results_table
 
 _COUNT = st.none() | st.integers(0, 2**62)
 _SECONDS = st.none() | st.floats(0, 1e9)
@@ -93,7 +93,7 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
 
 def assembled(parts: Path, **options: Any) -> pa.Table:
     """The results made of the parts in a folder."""
-    made = table.assemble(parts, options.pop("variables", {}), options.pop("labels", ["{}"]), **options)
+    made = results_table.assemble(parts, options.pop("variables", {}), options.pop("labels", ["{}"]), **options)
     found = pa.concat_tables([made.schema.empty_table(), *made.batches])
     assert found.num_rows == made.rows
     assert found.schema.equals(made.schema)

@@ -14,7 +14,7 @@ import polars as pl
 from batchflex.config.job import Job, build
 from batchflex.core.types import Outcome
 from batchflex.plan.planner import points
-from batchflex.storage import parts as store, results_table as table
+from batchflex.storage import part_files, results_table
 from batchflex.storage.folder import Folder
 from tests.outcomes import digest, outcome
 
@@ -29,7 +29,7 @@ def make(out: Path, outcomes: Sequence[Outcome], *, ended: bool = True, **sectio
     folder = Folder(out)
     with folder.held():
         folder.write_job(job.resolved())
-        store.write_part(folder.parts, 1, outcomes)
+        part_files.write_part(folder.parts, 1, outcomes)
         tabulate(folder, job)
         counts = {s: sum(o.status == s for o in outcomes) for s in ("ok", "truncated", "filtered", "invalid", "failed")}
         state = {
@@ -47,7 +47,7 @@ def make(out: Path, outcomes: Sequence[Outcome], *, ended: bool = True, **sectio
 
 def tabulate(folder: Folder, job: Job) -> None:
     labels = [point.label for point in points(job)]
-    table.write_results(folder.results, table.assemble(folder.parts, job.sweep.variables, labels))
+    results_table.write_results(folder.results, results_table.assemble(folder.parts, job.sweep.variables, labels))
 
 
 def answer(
@@ -89,7 +89,7 @@ def score(
                 for name, (is_share, _) in kinds.items()
             },
         })  # fmt: skip
-    stamp = store.told(folder.results)[0][b"batchflex.made_of"].decode()
+    stamp = part_files.told(folder.results)[0][b"batchflex.made_of"].decode()
     (folder.path / "scores.json").write_text(json.dumps({
         "level": 0.95, "results": stamp, "rows": len(rows),
         "scores": [{"name": name, "kind": "exact" if is_share else "length", "is_share": is_share, "expected": expected,
@@ -100,7 +100,7 @@ def score(
 
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {out: values[name] for out, name in table.sweep_columns(values).items()}
+    return {out: values[name] for out, name in results_table.sweep_columns(values).items()}
 
 
 def _summary(values: Iterable[float | None], is_share: bool, pairs: Sequence[tuple[Any, Any]] | None) -> dict[str, Any]:

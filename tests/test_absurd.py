@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from batchflex.config.job import Job, build, parse_setting
 from batchflex.core.errors import JobError
 from batchflex.core.redact import shown
-from batchflex.plan import formats as readers
+from batchflex.plan import formats
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, called
 
@@ -253,7 +253,7 @@ def test_a_short_key_is_kept_nowhere(key: str, endpoint: CountingEndpoint, work:
 def test_an_input_without_line_breaks_does_not_fill_the_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 16)
+    monkeypatch.setattr(formats, "LONGEST_LINE", 1 << 16)
     data = b"a,b\n" * name.startswith("a.csv") + b"x" * 10_000_000
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     (tmp_path / "job.toml").write_text(

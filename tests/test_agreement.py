@@ -39,9 +39,9 @@ from pathlib import Path
 import pytest
 
 import batchflex
-from batchflex.cli import plan_text as forecast
-from batchflex.engine import retry_rows as again
-from batchflex.plan import snapshot as standing
+from batchflex.cli import plan_text
+from batchflex.engine import retry_rows
+from batchflex.plan import snapshot
 from tests import agreement
 from tests.agreement_case import Small, killed
 from tests.agreement_walk import Walk
@@ -60,7 +60,7 @@ def test_all_agree_with_the_oracle(
     seed: int, tmp_path: Path, endpoint: CountingEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if seed % 2:  # as in folders of 200,000 answers
-        monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+        monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
     walk = Walk(seed, tmp_path, endpoint)
     try:
         if seed % 3 == 0:
@@ -126,10 +126,10 @@ def test_what_is_kept_of_rows_with_one_id_is_the_same_on_the_next_run(
     case.input.write("a.jsonl")
     batchflex.run(case.job(budget_requests=1))
     case.setting = dataclasses.replace(case.setting, temperature=0.5)
-    assert forecast.forecast(case.job("keep"))["left"] == 2
+    assert plan_text.forecast(case.job("keep"))["left"] == 2
     assert batchflex.run(case.job("keep")).exit_code == 0
     assert endpoint.stats()["requests"] == 3
-    assert forecast.forecast(case.job("keep"))["left"] == 0
+    assert plan_text.forecast(case.job("keep"))["left"] == 0
 
 
 @pytest.mark.xfail(
@@ -153,5 +153,5 @@ def test_results_and_retry_know_nothing_of_a_part_that_was_moved_away(
     batchflex.run(case.job())
     (case.out / "parts" / "000001.parquet").rename(tmp_path / "000001.parquet")
     assert case.left() == 2
-    assert again.sight(again.retry_of(case.out, "TRUE")).facts["rows"] == 0
+    assert retry_rows.sight(retry_rows.retry_of(case.out, "TRUE")).facts["rows"] == 0
     assert case.results() == {}

@@ -19,9 +19,9 @@ import pytest
 import batchflex
 from batchflex.core.errors import AttemptError, Filtered, NotReady, RateLimited, RowFault, RunFault
 from batchflex.core.types import Answer, Request
-from batchflex.endpoint import circuit_breaker as outage
-from batchflex.protocol import chat as completion, classify, rules
-from batchflex.storage import record as outcome
+from batchflex.endpoint import circuit_breaker
+from batchflex.protocol import chat, classify, rules
+from batchflex.storage import record
 from batchflex.storage.record import Effort, Frame
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import write_rows
@@ -46,7 +46,7 @@ def _read(case: dict[str, Any]) -> Answer:
     raw, status = _raw(case), case["status"]
     if not 200 <= status < 300:
         raise classify.http_fault(status, httpx.Headers(case.get("headers", {})), raw, 0.0)
-    return completion.answer(raw, http_status=status, latency_s=0.5, max_tokens=case.get("max_tokens"))
+    return chat.answer(raw, http_status=status, latency_s=0.5, max_tokens=case.get("max_tokens"))
 
 
 def _meaning(case: dict[str, Any]) -> tuple[str, str | None, str | None]:
@@ -67,7 +67,7 @@ def _meaning(case: dict[str, Any]) -> tuple[str, str | None, str | None]:
                 means = "again"
         return means, fault.rule, fault.message
     request = Request(b"k" * 16, b"s" * 16, "r", 0, 0, 0, msgspec.json.encode(_body(case)), None, None)
-    made = outcome.answered(Frame("run", "here", ("{}",)), request, Effort(1, 0, 1), answer)
+    made = record.answered(Frame("run", "here", ("{}",)), request, Effort(1, 0, 1), answer)
     assert "content" not in case or made.content == case["content"]
     return f"row:{made.status}", None, made.error_message
 
@@ -90,10 +90,10 @@ def test_what_it_means(name: str) -> None:
 )
 def test_the_quick_way_of_reading_agrees_with_the_other(name: str) -> None:
     raw = _raw(CASES[name])
-    quick = completion.regular(raw, http_status=200, latency_s=0.5)
-    data, whole = completion.decode(raw)
+    quick = chat.regular(raw, http_status=200, latency_s=0.5)
+    data, whole = chat.decode(raw)
     if quick is not None:
-        kept = completion.of_object(data, whole, http_status=200, latency_s=0.5, ttft_s=None, request_id=None)
+        kept = chat.of_object(data, whole, http_status=200, latency_s=0.5, ttft_s=None, request_id=None)
         assert quick == kept
 
 
@@ -114,8 +114,8 @@ def test_each_rule_is_told_by_its_name() -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an endpoint does so for moments."""
-    monkeypatch.setattr(outage, "_FIRST_PROBE_S", 0.02)
-    monkeypatch.setattr(outage, "_NEXT_PROBE_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "_FIRST_PROBE_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "_NEXT_PROBE_S", 0.02)
     for name in ("BATCHFLEX_API_KEY", "FLEXAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -31,7 +31,7 @@ MODULES = sorted(
 PURE = {
     "core": "cells events format redact types",
     "protocol": (
-        "batch_lines blame chat classify endings headers json_answers message params pydantic_models "
+        "batch_lines blame chat classify endings response_headers json_answers message parameters pydantic_models "
         "rate_limits reask rules"
     ),
     "config": (
@@ -130,7 +130,7 @@ def test_all_that_a_package_offers_is_there_and_used(package: str) -> None:
 
 
 def test_journal_and_parts_do_not_know_of_each_other() -> None:
-    for one, other in (("storage.journal", "parts"), ("storage.parts", "journal")):
+    for one, other in (("storage.journal", "parts"), ("storage.part_files", "journal")):
         assert other not in {name for _, name, _ in imported(one)} | {
             where.rpartition(".")[2] for where, _, _ in imported(one)
         }

@@ -17,7 +17,7 @@ import batchflex
 from batchflex.core.types import Outcome
 from batchflex.plan.formats import without_ns
 from batchflex.report import report
-from batchflex.storage import parts as store, results_table as table
+from batchflex.storage import part_files, results_table
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import assembled, outcome
@@ -29,7 +29,9 @@ def carrying(*rows: dict[str, Any], first: int = 0) -> list[Outcome]:
 
 def columns_of(parts: Path, **options: Any) -> dict[str, tuple[pa.DataType, list[Any]]]:
     found = assembled(parts, **options)
-    return {n: (found.schema.field(n).type, found[n].to_pylist()) for n in found.column_names[len(store.COLUMNS) :]}
+    return {
+        n: (found.schema.field(n).type, found[n].to_pylist()) for n in found.column_names[len(part_files.COLUMNS) :]
+    }
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_carried_values_without_types_get_the_narrowest_that_holds_them(
 ) -> None:
     rows = carrying(*({"c": value} for value in values))
     for i, row in enumerate(rows, 1):
-        store.write_part(tmp_path, i, [row])
+        part_files.write_part(tmp_path, i, [row])
     assert columns_of(tmp_path) == {"c": (kind, expected)}
     assert columns_of(tmp_path / "none", pending=rows) == {"c": (kind, expected)}
 
@@ -88,12 +90,12 @@ def test_carried_columns_of_a_typed_input_keep_type_and_values(
 ) -> None:
     before = pa.array(values, kind)
     rows = carrying(*({"c": value} for value in before.cast(without_ns(kind)).to_pylist()))
-    store.write_part(tmp_path, 1, rows, pa.schema([("c", kind), ("not carried", pa.int8())]))
+    part_files.write_part(tmp_path, 1, rows, pa.schema([("c", kind), ("not carried", pa.int8())]))
     found = assembled(tmp_path)
     assert found["c"].combine_chunks().equals(before)
     assert columns_of(tmp_path, pending=rows)["c"][0] == kind
     # through a file too, as the other reader sees it
-    table.write_results(tmp_path / "r.parquet", table.assemble(tmp_path, {}, ["{}"]))
+    results_table.write_results(tmp_path / "r.parquet", results_table.assemble(tmp_path, {}, ["{}"]))
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].null_count() == before.null_count
 
 
@@ -110,7 +112,7 @@ def test_carried_columns_of_a_typed_input_keep_type_and_values(
 def test_carried_columns_of_nested_and_odd_types_become_text(
     tmp_path: Path, kind: pa.DataType, value: Any, expected: str
 ) -> None:
-    store.write_part(tmp_path, 1, carrying({"c": value}), pa.schema([("c", kind)]))
+    part_files.write_part(tmp_path, 1, carrying({"c": value}), pa.schema([("c", kind)]))
     assert columns_of(tmp_path) == {"c": (pa.string(), [expected])}
 
 
@@ -133,8 +135,8 @@ def test_carried_columns_of_nested_and_odd_types_become_text(
 def test_a_type_that_does_not_hold_a_value_is_not_forced_on_it(tmp_path: Path, kind: pa.DataType, value: Any) -> None:
     """The types are those of the first input file; a later one may have others."""
     rows = carrying({"c": value})
-    store.write_part(tmp_path, 1, rows, pa.schema([("c", kind)]))
-    store.write_part(tmp_path, 2, carrying({"c": None}, first=1), pa.schema([("c", kind)]))
+    part_files.write_part(tmp_path, 1, rows, pa.schema([("c", kind)]))
+    part_files.write_part(tmp_path, 2, carrying({"c": None}, first=1), pa.schema([("c", kind)]))
     found, values = columns_of(tmp_path)["c"]
     kept = msgspec.json.decode(rows[0].carry or "")["c"]
     assert found != kind or kind == pa.string()
@@ -149,28 +151,28 @@ WIDE = pa.decimal256(76, 2)
     [("-1.50", pa.decimal128(38, 2)), (f"{'7' * 60}.25", pa.string())],
 )
 def test_decimals_of_256_bits_come_back_as_what_all_readers_know(tmp_path: Path, value: str, kind: pa.DataType) -> None:
-    store.write_part(tmp_path, 1, carrying({"c": decimal.Decimal(value)}, {"c": None}), pa.schema([("c", WIDE)]))
+    part_files.write_part(tmp_path, 1, carrying({"c": decimal.Decimal(value)}, {"c": None}), pa.schema([("c", WIDE)]))
     wanted = decimal.Decimal(value) if kind != pa.string() else value
     assert columns_of(tmp_path) == {"c": (kind, [wanted, None])}
-    table.write_results(tmp_path / "r.parquet", table.assemble(tmp_path, {}, ["{}"]))
+    results_table.write_results(tmp_path / "r.parquet", results_table.assemble(tmp_path, {}, ["{}"]))
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == [wanted, None]
 
 
 def test_a_folder_of_a_version_that_kept_256_bits_is_read_and_its_table_made_anew(tmp_path: Path) -> None:
     rows = carrying({"c": decimal.Decimal("1.50")})
-    store.write_part(tmp_path, 1, rows, pa.schema([("c", pa.decimal128(38, 2))]))
-    part = store.part_path(tmp_path, 1)
-    footer = store.footer(tmp_path, 1)._replace(types=pa.schema([("c", WIDE)]))
-    pq.write_table(pq.read_table(part).replace_schema_metadata(store.metadata(footer)), part)
-    made = table.assemble(tmp_path, {}, ["{}"])
-    table.write_results(tmp_path / "r.parquet", made)
+    part_files.write_part(tmp_path, 1, rows, pa.schema([("c", pa.decimal128(38, 2))]))
+    part = part_files.part_path(tmp_path, 1)
+    footer = part_files.footer(tmp_path, 1)._replace(types=pa.schema([("c", WIDE)]))
+    pq.write_table(pq.read_table(part).replace_schema_metadata(part_files.metadata(footer)), part)
+    made = results_table.assemble(tmp_path, {}, ["{}"])
+    results_table.write_results(tmp_path / "r.parquet", made)
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == ["1.50"]
-    assert table.is_current(tmp_path / "r.parquet", made)
+    assert results_table.is_current(tmp_path / "r.parquet", made)
     old = pa.table({"c": pa.array([decimal.Decimal("1.50")], WIDE)}).replace_schema_metadata(
-        {store.MADE_OF: made.made_of}
+        {part_files.MADE_OF: made.made_of}
     )
     pq.write_table(old, tmp_path / "r.parquet")
-    assert not table.is_current(tmp_path / "r.parquet", made)
+    assert not results_table.is_current(tmp_path / "r.parquet", made)
 
 
 ODD = pa.table(
@@ -228,19 +230,19 @@ def test_parts_that_disagree_get_a_type_that_holds_both(
 ) -> None:
     for number, (told, value) in enumerate((one, two), 1):
         schema = None if told is None else pa.schema([("c", told)])
-        store.write_part(tmp_path, number, carrying({"c": value}, first=number), schema)
+        part_files.write_part(tmp_path, number, carrying({"c": value}, first=number), schema)
     assert columns_of(tmp_path) == {"c": (kind, expected)}
 
 
 def test_not_sealed_values_can_widen_a_type_too(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, carrying({"c": 1}), pa.schema([("c", pa.int32())]))
+    part_files.write_part(tmp_path, 1, carrying({"c": 1}), pa.schema([("c", pa.int32())]))
     found = columns_of(tmp_path, pending=carrying({"c": 2.5, "d": "x"}, first=1))
     assert found == {"c": (pa.float64(), [1.0, 2.5]), "d": (pa.string(), [None, "x"])}
 
 
 def test_rows_that_carry_different_columns_have_null_where_they_lack_one(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [*carrying({"a": 1, "b": "x"}), outcome(1)])
-    store.write_part(tmp_path, 2, carrying({"b": "y", "c": True}, first=2))
+    part_files.write_part(tmp_path, 1, [*carrying({"a": 1, "b": "x"}), outcome(1)])
+    part_files.write_part(tmp_path, 2, carrying({"b": "y", "c": True}, first=2))
     assert columns_of(tmp_path) == {
         "a": (pa.int64(), [1, None, None]),
         "b": (pa.string(), ["x", None, "y"]),
@@ -251,7 +253,7 @@ def test_rows_that_carry_different_columns_have_null_where_they_lack_one(tmp_pat
 def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> None:
     carry = {"id": 1, "input_id": 2, "model": 3, "temperature": 4, "sweep_model": 5, "free": 6}
     label = '{"model":"m","temperature":0.5,"sweep_sweep_model":7}'
-    store.write_part(tmp_path, 1, [outcome(0, carry=msgspec.json.encode(carry).decode(), point=label)])
+    part_files.write_part(tmp_path, 1, [outcome(0, carry=msgspec.json.encode(carry).decode(), point=label)])
     grid = {"model": ["m"], "temperature": [0.5], "sweep_sweep_model": [7]}
     found = {name: values for name, (_, [values]) in columns_of(tmp_path, variables=grid, labels=[label]).items()}
     assert found == {
@@ -269,7 +271,7 @@ def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> N
 
 def test_a_name_made_with_a_prefix_can_be_taken_itself(tmp_path: Path) -> None:
     carry, label = '{"id":1,"input_id":2}', '{"input_id":3}'
-    store.write_part(tmp_path, 1, [outcome(0, carry=carry, point=label)])
+    part_files.write_part(tmp_path, 1, [outcome(0, carry=carry, point=label)])
     found = columns_of(tmp_path, variables={"input_id": [3]}, labels=[label])
     assert {name: values for name, (_, [values]) in found.items()} == {
         "input_id": 3,
@@ -293,13 +295,15 @@ def test_sweep_variables_of_mixed_types(
     tmp_path: Path, values: list[Any], kind: pa.DataType, expected: list[Any]
 ) -> None:
     labels = [msgspec.json.encode({"v": value}).decode() + " " * i for i, value in enumerate(values)]
-    store.write_part(tmp_path, 1, [outcome(i, row=0, point=label) for i, label in enumerate(labels)])
+    part_files.write_part(tmp_path, 1, [outcome(i, row=0, point=label) for i, label in enumerate(labels)])
     assert columns_of(tmp_path, variables={"v": values}, labels=labels) == {"v": (kind, expected)}
 
 
 def test_without_a_plan_points_of_an_earlier_sweep_come_last_and_fit(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")])
-    store.write_part(tmp_path, 2, [outcome("new", row=0, point='{"t":0.5}')])
+    part_files.write_part(
+        tmp_path, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")]
+    )
+    part_files.write_part(tmp_path, 2, [outcome("new", row=0, point='{"t":0.5}')])
     found = assembled(tmp_path, variables={"t": [0.5]}, labels=['{"t":0.5}'])
     assert found["id"].to_pylist() == ["id-new", "id-old", "id-older"]
     assert found["t"].to_pylist() == ["0.5", "auto", None]

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.cli import main as cli
+from batchflex.cli import main
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import Tally
 from tests.counting_endpoint import CountingEndpoint, body_hash
@@ -86,7 +86,7 @@ def called(*arguments: object, env: Mapping[str, str] | None = None) -> Ended:
         contextlib.redirect_stderr(err),
     ):
         try:
-            code = cli.main([str(argument) for argument in arguments])
+            code = main.main([str(argument) for argument in arguments])
         except SystemExit as left:
             code = int(left.code or 0)
     out.seek(0)

@@ -21,7 +21,7 @@ from batchflex.core.types import Outcome
 from batchflex.plan.resume import Done
 from batchflex.protocol.reask import Policy
 from batchflex.results import compact
-from batchflex.storage import journal, merge, numbering, parts as store, results_table as table, writer as keep
+from batchflex.storage import journal, merge, numbering, part_files, results_table, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.merge import Size
 from batchflex.storage.row_mapping import STAY, Moves, stretches
@@ -51,7 +51,7 @@ def make(out: Path, seed: int, *, parts: int = 8) -> Folder:
             rows = [_outcome(chance) for _ in range(chance.choice([1, 3, 10, 30]))]
             void = chance.choice([[], [], ["run-1"], ["run-2", "run-1"]])
             plan = chance.choice(["A", "A", "B", None])
-            store.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), plan, void=void)
+            part_files.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), plan, void=void)
     return folder
 
 
@@ -80,13 +80,13 @@ def seen(folder: Folder) -> dict[str, Any]:
         done = Done(folder.parts, retries, reasks=Policy(reasks))
         asked.append([(r.key, r.before) for r in done.sort_out(requests)])
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
-    placed = Done(folder.parts, 1, ["{}"], moves=stretches(store.plans(folder.parts), MOVES))
+    placed = Done(folder.parts, 1, ["{}"], moves=stretches(part_files.plans(folder.parts), MOVES))
     asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
-    return {"stamp": store.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
+    return {"stamp": part_files.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
 
 
 def finished_keys(folder: Folder) -> list[Any]:
-    done = Done(folder.parts, 1, ["{}"], moves=stretches(store.plans(folder.parts), MOVES))
+    done = Done(folder.parts, 1, ["{}"], moves=stretches(part_files.plans(folder.parts), MOVES))
     keys, slots = done.keys_of(done.finished(1))
     return [keys.rows(), slots.to_list()]
 
@@ -103,9 +103,9 @@ def check_same(folder: Folder, before: dict[str, Any]) -> None:
 def rows_of(folder: Folder) -> list[tuple[str | None, dict[str, Any]]]:
     """Every answer in order, with its plan."""
     found = []
-    for number in store.part_numbers(folder.parts):
-        plans = [plan for plan, rows in store.footer(folder.parts, number).plans for _ in range(rows)]
-        found += list(zip(plans, store.read_part(folder.parts, number).to_pylist(), strict=True))
+    for number in part_files.part_numbers(folder.parts):
+        plans = [plan for plan, rows in part_files.footer(folder.parts, number).plans for _ in range(rows)]
+        found += list(zip(plans, part_files.read_part(folder.parts, number).to_pylist(), strict=True))
     return found
 
 
@@ -118,17 +118,17 @@ def compacted(folder: Folder, before: datetime.datetime | None = None) -> dict[s
 @given(seed=st.integers(0, 2**32))
 def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = make(tmp_path_factory.mktemp("out"), seed)
-    before, rows, last = seen(folder), rows_of(folder), store.part_numbers(folder.parts)[-1]
-    moved: dict[str, Any] = {"planned": table.NO_PLAN, "since": 99, "moves": MOVES}
+    before, rows, last = seen(folder), rows_of(folder), part_files.part_numbers(folder.parts)[-1]
+    moved: dict[str, Any] = {"planned": results_table.NO_PLAN, "since": 99, "moves": MOVES}
     placed, keys = assembled(folder.parts, **moved), finished_keys(folder)
     done = compacted(folder)
     assert assembled(folder.parts, **moved).equals(placed)
     assert finished_keys(folder) == keys
     check_same(folder, before)
     assert rows_of(folder) == rows
-    assert [int(n) for n in store.part_numbers(folder.parts)] == [last]
+    assert [int(n) for n in part_files.part_numbers(folder.parts)] == [last]
     assert (done["parts_after"], done["bytes_after"]) == (1, sum(p.stat().st_size for p in folder.parts.iterdir()))
-    assert keep.recover(folder) == last + 1
+    assert writer.recover(folder) == last + 1
     assert compact.look(folder, None, None).groups == []
 
 
@@ -136,14 +136,14 @@ def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactor
 @given(seed=st.integers(0, 2**32))
 def test_only_what_is_superseded_and_old_goes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = make(tmp_path_factory.mktemp("out"), seed)
-    before, rows, runs = seen(folder), rows_of(folder), store.void_runs(folder.parts)
+    before, rows, runs = seen(folder), rows_of(folder), part_files.void_runs(folder.parts)
 
     def is_void(row: dict[str, Any]) -> bool:
         return row["status"] == "failed" and row["run_id"] in runs
 
     done = compacted(folder, BETWEEN)
     check_same(folder, before)
-    assert store.void_runs(folder.parts) == runs
+    assert part_files.void_runs(folder.parts) == runs
     last = {row["key"]: at for at, (_, row) in enumerate(rows) if not is_void(row)}
     counts = {"failed", "invalid"}
     stay = [
@@ -179,13 +179,13 @@ def test_answers_of_an_earlier_job_go_once_others_are_in_their_place() -> None:
 def test_who_reads_meanwhile_reads_what_was_there(tmp_path: Path) -> None:
     folder = make(tmp_path / "out", 5)
     before = seen(folder)
-    made = table.assemble(folder.parts, {}, ["{}"])
+    made = results_table.assemble(folder.parts, {}, ["{}"])
     done = compacted(folder, BETWEEN)
     assert done["parts_left"] == 8, "they are not removed as long as they may be read"
     assert pa.concat_tables(made.batches).equals(before["table"])
     check_same(folder, before)  # those left do not count
     del made
-    assert keep.recover(folder) > 1
+    assert writer.recover(folder) > 1
     assert [p.name for p in folder.parts.iterdir()] == [numbering.part_numbers(folder.parts)[0].name]
     check_same(folder, before)
 
@@ -207,13 +207,16 @@ def test_a_segment_that_is_not_sealed_is_not_stood_for(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "out")
     with folder.held():
         for number in (1, 2, 4, 5):
-            store.write_part(folder.parts, number, [outcome(number)])
+            part_files.write_part(folder.parts, number, [outcome(number)])
     kept = journal.Journal(folder.journal, 3)
     kept.append(outcome(3))
     kept.close()
     assert compacted(folder)["parts_after"] == 2
-    assert [n.name for n in store.part_numbers(folder.parts)] == ["000001-000002-1.parquet", "000004-000005-1.parquet"]
-    assert keep.recover(folder) == 6
+    assert [n.name for n in part_files.part_numbers(folder.parts)] == [
+        "000001-000002-1.parquet",
+        "000004-000005-1.parquet",
+    ]
+    assert writer.recover(folder) == 6
     assert Done(folder.parts, 0).sort_out([request(name) for name in range(1, 6)]) == []
     assert compacted(folder)["parts_after"] == 1
 
@@ -278,7 +281,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         files = list(there.parts.glob("[0-9]*"))
         stages["whole" if len(files) == 1 else "half" if any("-" in f.stem for f in files) else "none"] += 1
         check_same(there, before)
-        assert keep.recover(there) > 1
+        assert writer.recover(there) > 1
         compacted(there, BETWEEN)
         assert len(list(there.parts.iterdir())) == 1
         check_same(there, before)

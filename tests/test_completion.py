@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from batchflex.protocol import chat as completion
+from batchflex.protocol import chat
 
 _encode = msgspec.json.Encoder().encode
 _TEXT = st.none() | st.sampled_from(["", "yes", "Grüße 🙂", 'a"\\b\n'])
@@ -42,15 +42,15 @@ _COMPLETION = _object(
 
 
 def _read(raw: bytes) -> Any:
-    data, raw = completion.decode(raw)
-    return None if data is None else completion.read(data, raw, http_status=200, latency_s=0.5, ttft_s=None)
+    data, raw = chat.decode(raw)
+    return None if data is None else chat.read(data, raw, http_status=200, latency_s=0.5, ttft_s=None)
 
 
 @given(_COMPLETION)
 @settings(max_examples=2_000, deadline=None)
 def test_a_regular_answer_is_read_as_any_other(data: dict[str, Any]) -> None:
     raw = _encode(data)
-    found = completion.regular(raw, http_status=200, latency_s=0.5)
+    found = chat.regular(raw, http_status=200, latency_s=0.5)
     assert found is None or found == _read(raw)
 
 
@@ -62,7 +62,7 @@ REGULAR = {
 
 
 def test_what_servers_usually_send_is_regular() -> None:
-    found = completion.regular(_encode(REGULAR), http_status=200, latency_s=0.5)
+    found = chat.regular(_encode(REGULAR), http_status=200, latency_s=0.5)
     assert found is not None and found == _read(_encode(REGULAR))
     assert (found.content, found.usage.total_tokens, found.usage.cache_read_input_tokens) == ("yes", 7, 2)
 
@@ -72,11 +72,11 @@ def test_what_servers_usually_send_is_regular() -> None:
     [{"error": {"message": "no"}}, {"error": ""}, {"error": {}}, {"usage": None}, {"choices": []}, {"choices": None}],
 )
 def test_what_is_not_regular_is_left_to_the_lenient_way(more: dict[str, Any]) -> None:
-    assert completion.regular(_encode({**REGULAR, **more}), http_status=200, latency_s=0.5) is None
+    assert chat.regular(_encode({**REGULAR, **more}), http_status=200, latency_s=0.5) is None
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"[]", b"{", b"\xff", _encode(REGULAR) + b"\n", b"\xef\xbb\xbf" + _encode(REGULAR), b"[" * 10_000]
 )
 def test_what_is_no_plain_json_is_left_to_the_lenient_way(raw: bytes) -> None:
-    assert completion.regular(raw, http_status=200, latency_s=0.5) is None
+    assert chat.regular(raw, http_status=200, latency_s=0.5) is None

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from batchflex.core.errors import JobError
-from batchflex.results import filter as condition
+from batchflex.results import sql_filter
 
 FRAME = pl.DataFrame(
     {"status": ["ok", "it's", "failed"], "n": [1, 2, 3], "values": [1, 0, 1], "l": [[1], [2], [1, 2]]}
@@ -70,11 +70,11 @@ def test_a_condition_opens_no_file(where: str, tmp_path: Path, capfd: pytest.Cap
     trap.write_text("a,canary\n1,2\n")
     before = trap.stat().st_atime_ns
     with pytest.raises(JobError) as refused:
-        condition.read(where.replace("{}", str(trap)))
+        sql_filter.read(where.replace("{}", str(trap)))
     assert "canary" not in str(refused.value)
     missing = where.replace("{}", str(tmp_path / "missing.csv"))  # whether there is such a file is not told, either
     with pytest.raises(JobError) as refused:
-        condition.read(missing)
+        sql_filter.read(missing)
     assert "No such file" not in str(refused.value) and "os error" not in str(refused.value)
     assert trap.stat().st_atime_ns == before
     assert capfd.readouterr().out == ""
@@ -84,7 +84,7 @@ def test_a_condition_opens_no_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         with pytest.raises(JobError):
-            condition.read(f"n IN (SELECT a FROM read_csv('http://127.0.0.1:{server.getsockname()[1]}/a.csv'))")
+            sql_filter.read(f"n IN (SELECT a FROM read_csv('http://127.0.0.1:{server.getsockname()[1]}/a.csv'))")
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -98,7 +98,7 @@ def test_what_polars_makes_of_a_query_is_refused_by_itself(where: str, tmp_path:
         expression = pl.sql_expr(where.replace("{}", str(trap)))
     except (pl.exceptions.PolarsError, OSError):
         return  # this version of polars knows no such thing
-    assert condition._unknown(expression) is not None
+    assert sql_filter._unknown(expression) is not None
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_what_polars_makes_of_a_query_is_refused_by_itself(where: str, tmp_path:
     ],
 )
 def test_conditions_over_the_table_are_taken(where: str, rows: int) -> None:
-    read = condition.read(where)
-    assert condition.fitting(read, FRAME).collect().height == rows
+    read = sql_filter.read(where)
+    assert sql_filter.fitting(read, FRAME).collect().height == rows
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,6 @@ def test_conditions_over_the_table_are_taken(where: str, rows: int) -> None:
 )
 def test_what_would_end_the_process_or_upset_a_terminal_is_refused_in_a_short_sentence(where: str) -> None:
     with pytest.raises(JobError) as refused:
-        condition.read(where)
+        sql_filter.read(where)
     message = str(refused.value)
     assert len(message) < 2_000 and message.isprintable()

@@ -16,9 +16,9 @@ from batchflex.config.job import build
 from batchflex.config.score_sections import specs_of
 from batchflex.core.errors import StopReason
 from batchflex.core.types import STATUSES, Outcome
-from batchflex.plan import manifest as inputs
-from batchflex.scoring import scores_file as scores
-from batchflex.storage import journal, merge, parts as store, results_table as table
+from batchflex.plan import manifest
+from batchflex.scoring import scores_file
+from batchflex.storage import journal, merge, part_files, results_table as table
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import Tally, Wait
 from tests.outcomes import outcome
@@ -43,25 +43,25 @@ def names(heading: str, first: str) -> list[str]:
 
 def test_columns_of_the_results_are_as_written_in_order_and_type() -> None:
     written = {row[0].strip("`"): TYPES[row[1]] for row in rows("`results.parquet`", "column")}
-    assert list(written.items()) == list(store.COLUMNS.items())
+    assert list(written.items()) == list(part_files.COLUMNS.items())
 
 
 def test_columns_that_are_never_null_are_those_an_outcome_needs() -> None:
     never = {row[0].strip("`") for row in rows("`results.parquet`", "column") if row[3] == "never"}
     optional = {name for name, kind in typing.get_type_hints(Outcome).items() if type(None) in typing.get_args(kind)}
-    assert never == set(store.COLUMNS) - optional
+    assert never == set(part_files.COLUMNS) - optional
     assert all(row[3] for row in rows("`results.parquet`", "column"))
 
 
 def test_a_part_has_the_columns_of_the_results_and_its_own(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(1)])
-    schema = pq.read_schema(store.part_path(tmp_path, 1))
-    assert schema.names == [*store.COLUMNS, *names("Parts", "column")]
+    part_files.write_part(tmp_path, 1, [outcome(1)])
+    schema = pq.read_schema(part_files.part_path(tmp_path, 1))
+    assert schema.names == [*part_files.COLUMNS, *names("Parts", "column")]
     assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [pa.string()] * 4
 
 
 def test_every_column_of_a_part_is_a_field_of_an_outcome() -> None:
-    assert {*store.COLUMNS, *names("Parts", "column")} == set(Outcome.__struct_fields__)
+    assert {*part_files.COLUMNS, *names("Parts", "column")} == set(Outcome.__struct_fields__)
 
 
 def test_statuses_are_all_there() -> None:
@@ -99,14 +99,14 @@ def test_reasons_to_stop_are_all_there() -> None:
 
 def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    parts, segments = store.part_path(folder.parts, 1), journal.segment_path(folder.journal, 1)
+    parts, segments = part_files.part_path(folder.parts, 1), journal.segment_path(folder.journal, 1)
     with folder.held():
         kept = journal.Journal(folder.journal, 1, reserve_bytes=4096)
         kept.append(outcome(1))
-        store.write_part(folder.parts, 1, [outcome(1)])
-        merge.merge(folder.parts, store.part_numbers(folder.parts), {})
+        part_files.write_part(folder.parts, 1, [outcome(1)])
+        merge.merge(folder.parts, part_files.part_numbers(folder.parts), {})
         table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
-        scores.make(folder, build({}), specs_of({"brief": {"kind": "length", "max": 1}}))
+        scores_file.make(folder, build({}), specs_of({"brief": {"kind": "length", "max": 1}}))
         folder.write_state({})
         folder.write_job({})
         folder.add_history({})
@@ -123,10 +123,10 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
 
 def test_lines_of_inputs_jsonl_are_as_written() -> None:
     kinds: dict[str, Any] = {
-        "file": inputs.Remembered,
-        "begun": inputs.Begun,
-        "plan": inputs.Planned,
-        "since": inputs.Since,
+        "file": manifest.Remembered,
+        "begun": manifest.Begun,
+        "plan": manifest.Planned,
+        "since": manifest.Since,
     }
     section = CONTRACT[CONTRACT.index("## `inputs.jsonl`") :].split("\n## ")[0]
     for kind, line in kinds.items():
@@ -138,9 +138,9 @@ def test_lines_of_inputs_jsonl_are_as_written() -> None:
 def test_fields_of_scores_json_are_as_written_in_order(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     with folder.held():
-        store.write_part(folder.parts, 1, [outcome(1, content="a"), outcome(2, content="b")])
+        part_files.write_part(folder.parts, 1, [outcome(1, content="a"), outcome(2, content="b")])
         table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
-        found = scores.make(folder, build({}), specs_of({"s": {"kind": "exact", "value": ["a", "b"]}}))
+        found = scores_file.make(folder, build({}), specs_of({"s": {"kind": "exact", "value": ["a", "b"]}}))
     (point,) = found["points"]
     assert names("`scores.json`", "field") == list(found)
     assert names("`scores.json`", "field of a sweep point") == list(point)
@@ -168,4 +168,4 @@ def test_examples_of_names_that_are_taken(
     assert "`model` becomes `sweep_model`" in CONTRACT
     assert "`id` becomes `input_id`" in CONTRACT
     made = table.assemble(tmp_path, grid, ["{}"], pending=[outcome(1, carry=carry)])
-    assert made.schema.names[len(store.COLUMNS) :] == expected
+    assert made.schema.names[len(part_files.COLUMNS) :] == expected

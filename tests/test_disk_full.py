@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchflex.plan import snapshot as standing
-from batchflex.storage import journal, parts as store
+from batchflex.plan import snapshot
+from batchflex.storage import journal, part_files
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, batchflex, begun, called, ended, state, table, wait_until, write_rows
@@ -46,8 +46,8 @@ def stored(out: Path) -> int:
     keys = {
         o.key for n in journal.segments(folder.journal) for o in journal.read(journal.segment_path(folder.journal, n))
     }
-    for number in store.part_numbers(folder.parts):
-        keys |= set(pl.read_parquet(store.part_path(folder.parts, number))["key"])
+    for number in part_files.part_numbers(folder.parts):
+        keys |= set(pl.read_parquet(part_files.part_path(folder.parts, number))["key"])
     return len(keys)
 
 
@@ -161,7 +161,7 @@ def test_a_run_stops_before_the_disk_is_full(endpoint: CountingEndpoint, small_d
 def test_what_only_spares_the_next_run_time_stops_none(
     endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
     out = Folder(tmp_path / "out")
     (out.standing / "in its place").mkdir(parents=True)
     rows = write_rows(tmp_path / "rows.jsonl", 3)

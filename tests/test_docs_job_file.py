@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from batchflex.config.job import Job, build
-from batchflex.protocol import params
+from batchflex.protocol import parameters
 
 TEXT = (Path(__file__).parent.parent / "docs" / "job-file.md").read_text(encoding="utf-8")
 FREE = {"params", "override"}
@@ -72,13 +72,13 @@ def test_tables_of_free_keys_document_none():
 
 def test_every_checked_parameter_is_documented_with_its_range():
     documented = {name.strip("`"): allowed for name, allowed in tables(chapters()["[params]"], "parameter")}
-    assert documented == {name: rule.allowed for name, rule in params._RULES.items()}
+    assert documented == {name: rule.allowed for name, rule in parameters._RULES.items()}
 
 
 def test_every_parameter_with_an_ordinary_name_is_documented_with_what_it_takes():
     cells = tables(chapters()["[input]"], "column")
-    assert sorted(name for names, _ in cells for name in re.findall("`(.+?)`", names)) == sorted(params._ORDINARY)
-    assert all(params.known(name) for name in params._ORDINARY)
+    assert sorted(name for names, _ in cells for name in re.findall("`(.+?)`", names)) == sorted(parameters._ORDINARY)
+    assert all(parameters.known(name) for name in parameters._ORDINARY)
 
 
 def merged(one: dict, two: dict) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import batchflex as package
-from batchflex.config import path_variables as paths
+from batchflex.config import path_variables
 from batchflex.config.environment import Environment, environment_of
 from batchflex.config.job import build, load
 from batchflex.core.errors import JobError
@@ -63,7 +63,7 @@ def env_file(path: Path, text: str = f"MY_KEY={KEY}\n", mode: int = 0o600) -> Pa
     ],
 )
 def test_variables_in_paths(text: str, path: str) -> None:
-    assert paths.expanded(text, {"A": "one", "EMPTY": ""}) == path
+    assert path_variables.expanded(text, {"A": "one", "EMPTY": ""}) == path
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_variables_in_paths(text: str, path: str) -> None:
 )
 def test_variables_that_are_none(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        paths.expanded(text, {"A": "one", "EMPTY": ""})
+        path_variables.expanded(text, {"A": "one", "EMPTY": ""})
 
 
 @pytest.mark.parametrize("text", ["", "${A}", "$${A}", "$$${", "{${", "a$b"])
 def test_an_escaped_path_stands_for_itself(text: str) -> None:
-    assert paths.expanded(paths.escaped(text), {}) == text
+    assert path_variables.expanded(path_variables.escaped(text), {}) == text
 
 
 # ------------------------------------------------------------------------------------------------- paths of a job

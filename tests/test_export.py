@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.cli import main as cli
+from batchflex.cli import main
 from batchflex.core.errors import FolderError, JobError
 from batchflex.results import export
 from batchflex.results.query import Selected, selected
@@ -137,7 +137,7 @@ def test_csv_holds_the_same_and_what_is_nested_as_json(out: Path) -> None:
 def test_what_cells_look_like(out: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """Null and empty text differ, line breaks stay in their quotes, and nothing is put before what a spreadsheet computes."""
     columns = "words,number,small,truth,day,moment,clock,price,tags,facts"
-    assert cli.main(["results", str(out), "-o", "-", "--format", "csv", "--columns", columns]) == 0
+    assert main.main(["results", str(out), "-o", "-", "--format", "csv", "--columns", columns]) == 0
     odd = ODD.replace('"', '""')
     tags = json.dumps(["a", ODD], ensure_ascii=False, separators=(",", ":")).replace('"', '""')
     assert capfdbinary.readouterr().out.decode() == (
@@ -246,7 +246,7 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(out: Path) -> None:
 
 def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
     script = (
-        "import os, signal, sys\nfrom batchflex.cli import main as cli\n"
+        "import os, signal, sys\nfrom batchflex.cli import main\n"
         "from batchflex.protocol import batch_lines as openai_batch\n"
         "openai_batch.lines = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         f"sys.exit(cli.main(['results', {str(out)!r}, '-o', {str(out.parent / 'x.jsonl')!r}, '--format', 'openai-batch']))"
@@ -258,7 +258,7 @@ def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
 
 def test_a_full_disk_is_told(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("parquet", "csv", "jsonl", "openai-batch"):
-        assert cli.main(["results", str(out), "-o", "/dev/full", "--format", kind]) == 3
+        assert main.main(["results", str(out), "-o", "/dev/full", "--format", kind]) == 3
         assert "the disk is full: /dev/full could not be written" in capsys.readouterr().err
 
 
@@ -313,7 +313,7 @@ def test_options_that_do_not_go_together(
 
 def code(words: list[str]) -> int:
     try:
-        return cli.main(words)
+        return main.main(words)
     except SystemExit as ended:
         return int(ended.code or 0)
 

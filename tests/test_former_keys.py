@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex.cli import plan_text as forecast
+from batchflex.cli import plan_text
 from batchflex.config.job import Job, build
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.plan import Plan
 from batchflex.results import compact
-from batchflex.storage import parts as store
+from batchflex.storage import part_files
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, body_hash
 
@@ -79,7 +79,7 @@ class Case:
         chosen = [requests[at] for at in some if at < len(requests)]
         outcomes = [_answer(request, labels[request.point]) for request in chosen]
         (self.out / "parts").mkdir(parents=True, exist_ok=True)
-        store.write_part(self.out / "parts", 1, outcomes, None, identity if knows_plan else None)
+        part_files.write_part(self.out / "parts", 1, outcomes, None, identity if knows_plan else None)
         return len(outcomes)
 
     def run(self, **limits: Any) -> batchflex.Run:
@@ -87,7 +87,7 @@ class Case:
 
     def notes(self) -> list[str]:
         """What ``batchflex plan`` says of the rows."""
-        return list(forecast.forecast(self.job())["notes"])
+        return list(plan_text.forecast(self.job())["notes"])
 
     def asked(self) -> int:
         return int(self.endpoint.stats()["requests"])

@@ -21,9 +21,9 @@ from batchflex.endpoint.client import Client
 from batchflex.endpoint.key_command import KeyCommand, NoKeyError, expires_at
 from batchflex.endpoint.provider import Endpoint, Secret, key_variable, resolve, variables
 from batchflex.plan.plan import Plan
-from batchflex.protocol import chat as completion
-from batchflex.protocol.headers import NO_GATEWAY, Gateway, glance
-from batchflex.storage import parts as store
+from batchflex.protocol import chat
+from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, glance
+from batchflex.storage import part_files
 from batchflex.storage.substitutes import Substitutes, is_same_model
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called, sha1_of_key, state, table, write_rows
@@ -571,9 +571,9 @@ def test_what_an_answer_says_it_cost(usage: dict[str, Any], cost: float | None) 
         "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
     }  # fmt: skip
     raw = json.dumps(data).encode()
-    read = completion.read(data, raw, http_status=200, latency_s=1.0, ttft_s=None)
+    read = chat.read(data, raw, http_status=200, latency_s=1.0, ttft_s=None)
     assert read is not None and (read.usage.cost, read.deployment) == (cost, "Near")
-    regular = completion.regular(raw, http_status=200, latency_s=1.0)
+    regular = chat.regular(raw, http_status=200, latency_s=1.0)
     assert regular is None or (regular.usage.cost, regular.deployment) == (cost, "Near")
 
 
@@ -716,6 +716,6 @@ def test_parts_of_an_older_version_tell_nothing_of_it(tmp_path: Path) -> None:
     new = ("requested_model", "gateway_cost", "gateway_deployment", "gateway_fallbacks")
     old = Path(__file__).parent / "golden" / "labels" / "out" / "parts"
     assert not {*new} & {*pl.read_parquet(old / "*.parquet").columns}
-    for number in store.part_numbers(old):
-        read = store.read_part(old, number)
+    for number in part_files.part_numbers(old):
+        read = part_files.read_part(old, number)
         assert all(read.column(name).null_count == len(read) for name in new)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import batchflex as api
-from batchflex.cli import history, history_text as historytext
+from batchflex.cli import history, history_text
 from batchflex.core.errors import EndpointError, InputError, StorageError
 from batchflex.engine import runner
 from batchflex.report import timeline
-from batchflex.storage import run_history as attempts
+from batchflex.storage import run_history
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import Tally
 from tests.counting_endpoint import CountingEndpoint
@@ -138,8 +138,8 @@ def test_a_line_that_could_not_be_written_is_added_by_the_next_run(
     ended = Tally("1", "j", str(tmp_path), 0.0, {}).state(1.0, ended=True)
     folder.write_state(ended)
     with folder.held():
-        attempts.catch_up(folder)
-        attempts.catch_up(folder)
+        run_history.catch_up(folder)
+        run_history.catch_up(folder)
     assert lines(tmp_path) == [ended]
 
     def full(*_: object) -> None:
@@ -148,9 +148,9 @@ def test_a_line_that_could_not_be_written_is_added_by_the_next_run(
     folder.write_state(ended | {"run_id": "2"})
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "add_history", full)
-        attempts.catch_up(folder)
+        run_history.catch_up(folder)
     folder.state.write_text("{")
-    attempts.catch_up(folder)
+    run_history.catch_up(folder)
     assert lines(tmp_path) == [ended], "neither a full disk nor a damaged run.json is a reason to fail"
 
 
@@ -295,19 +295,19 @@ def test_the_table(tmp_path: Path) -> None:
     out = write(tmp_path, *STORY)
     found = history.read([str(out)])
     zone = zoneinfo.ZoneInfo("Europe/Berlin")
-    text = historytext.text(found, last=20, width=100, zone=zone)
+    text = history_text.text(found, last=20, width=100, zone=zone)
     assert text == TOLD.format(out=out)
-    few = historytext.text(found, last=2, width=100, zone=zone).splitlines()
+    few = history_text.text(found, last=2, width=100, zone=zone).splitlines()
     assert few[0] == f"{out}: the last 2 of 6 lines; times are CET"
     assert len(few) == 7 and few[-1] == text.splitlines()[-1], "the sum is of all"
-    narrow = historytext.text(found, last=20, width=80, zone=zone).splitlines()
+    narrow = history_text.text(found, last=20, width=80, zone=zone).splitlines()
     assert max(len(line) for line in narrow[1:4]) <= 80
     assert "failed  tokens" not in narrow[1] and "failed tokens" in narrow[1]
 
 
 def test_columns_without_anything_are_left_out(tmp_path: Path) -> None:
     out = write(tmp_path, entry("1", "2026-01-01T00:00:00Z", done=3, ok=2, truncated=1))
-    head = historytext.text(history.read([str(out)]), last=20, width=100, zone=UTC).splitlines()[1].split()
+    head = history_text.text(history.read([str(out)]), last=20, width=100, zone=UTC).splitlines()[1].split()
     assert head == ["started", "took", "rows", "new", "ok", "truncated", "failed", "tokens", "exit", "ended"]
 
 

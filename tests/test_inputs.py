@@ -20,11 +20,11 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.cli import plan_text as forecast
+from batchflex.cli import plan_text
 from batchflex.config.job import Job, build
 from batchflex.core.errors import InputError, JobChanged, JobError
 from batchflex.core.types import Outcome, Request
-from batchflex.plan import formats as readers, plan as plan_module, preparation as preparing, snapshot as standing
+from batchflex.plan import formats, plan as plan_module, preparation, snapshot
 from batchflex.plan.completion_marker import make
 from batchflex.plan.formats import Every
 from batchflex.plan.manifest import Inputs
@@ -33,7 +33,7 @@ from batchflex.plan.preparation import Prepared, prepare
 from batchflex.plan.resume import Done
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
-from batchflex.storage import parts as store
+from batchflex.storage import part_files
 from batchflex.storage.folder import Folder
 from batchflex.storage.row_mapping import STAY, moves, unknown_before
 from tests.counting_endpoint import CountingEndpoint
@@ -138,25 +138,25 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
         number = found.segment
         statuses = ["failed" if at in fails else "ok" for at in range(len(asked))]
         answers = [answer(plan, request, status) for request, status in zip(asked, statuses, strict=True)]
-        store.write_part(folder.parts, number, answers, plan=plan.identity())
+        part_files.write_part(folder.parts, number, answers, plan=plan.identity())
         make(folder, {}, plan.labels, {}, found.done, number, None, found.moves)
         identity = plan.identity()
         assert identity is not None
         folder.write_state({"plan": identity})
         if found.moves is None and number > 1:
             folder.standing.unlink(missing_ok=True)
-        elif store.part_numbers(folder.parts):
+        elif part_files.part_numbers(folder.parts):
             moves = {**(found.moves or {}), identity: STAY}
-            now = standing.Now(identity, plan.labels, plan.per_item, moves, job.job.retry_failed)
-            standing.keep(folder, now, found.standing, number)
+            now = snapshot.Now(identity, plan.labels, plan.per_item, moves, job.job.retry_failed)
+            snapshot.keep(folder, now, found.standing, number)
     return found, asked
 
 
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are opened from now on."""
     opened: list[str] = []
-    whole = readers.Reading.open
-    monkeypatch.setattr(readers.Reading, "open", lambda self: opened.append(self.path.name) or whole(self))
+    whole = formats.Reading.open
+    monkeypatch.setattr(formats.Reading, "open", lambda self: opened.append(self.path.name) or whole(self))
     return opened
 
 
@@ -195,8 +195,8 @@ def test_of_a_file_that_has_grown_only_what_is_new_is_read(
         stream.write(rows_of(["a", "b"]))
     job = job_of(tmp_path)
     parsed: list[bytes] = []
-    whole = readers._parse
-    monkeypatch.setattr(readers, "_parse", lambda line: parsed.append(line) or whole(line))
+    whole = formats._parse
+    monkeypatch.setattr(formats, "_parse", lambda line: parsed.append(line) or whole(line))
     _, asked = night(job)
     assert [request.id for request in asked] == ["a", "b"] and len(parsed) == 2
     assert table(tmp_path)["id"].to_list()[18:24] == ["18", "19", "a", "b", "20", "21"]
@@ -344,7 +344,7 @@ def test_a_line_that_is_being_written_is_left_for_the_next_run(tmp_path: Path, t
         path.write_text(rows_of(["a"]) + tail + rest)
         found = prepare(job, plan, folder)
         asked = [request for block in found.blocks for request in block]
-        store.write_part(folder.parts, 1, [answer(plan, request) for request in asked], plan=plan.identity())
+        part_files.write_part(folder.parts, 1, [answer(plan, request) for request in asked], plan=plan.identity())
     assert [request.id for request in asked] == ["a"]
     _, asked = night(job_of(tmp_path))
     assert [request.id for request in asked] == ["b", "c"]
@@ -378,7 +378,7 @@ def test_a_line_that_stays_half_in_a_file_that_grows_is_left_for_the_next_run(
         assert asked == [] and f"{name} ends within a line, which is left for the next run" in found.notes
         assert table(tmp_path)["id"].to_list() == ["a", "z"]
         assert table(tmp_path)["row"].to_list() == [0, 1]
-        assert forecast.forecast(job)["unaskable"] == 0
+        assert plan_text.forecast(job)["unaskable"] == 0
     path.write_text(first + half + end)
     found, asked = night(job_of(tmp_path, **sections))
     assert [request.id for request in asked] == ["b"] and not any("within a line" in note for note in found.notes)
@@ -460,7 +460,7 @@ def test_rows_of_a_file_that_grew_are_known_only_as_far_as_it_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run that asked them was killed before the end of the file, whose end was then made anew."""
-    monkeypatch.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
+    monkeypatch.setattr(preparation, "_PREFLIGHT_REQUESTS", 0)
     monkeypatch.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "1.jsonl"
@@ -490,7 +490,7 @@ def test_a_last_line_that_was_a_row_and_is_none_any_more_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the rows after it would be taken for others."""
-    monkeypatch.setattr(preparing, "_HELD_BYTES", 0)
+    monkeypatch.setattr(preparation, "_HELD_BYTES", 0)
     (tmp_path / "in").mkdir()
     one, two = tmp_path / "in" / "1.jsonl", tmp_path / "in" / "2.jsonl"
     one.write_text(rows_of("abc"))
@@ -551,7 +551,7 @@ def test_answers_found_by_their_keys_number_the_same_requests_of_other_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the file is not known any more in which their part says that they are."""
-    monkeypatch.setattr(preparing, "_HELD_BYTES", 0)
+    monkeypatch.setattr(preparation, "_HELD_BYTES", 0)
     (tmp_path / "in").mkdir()
     for name in ("1", "2"):
         (tmp_path / "in" / f"{name}.jsonl").write_text('{"messages": [{"role": "user", "content": "again"}]}\n' * 2)
@@ -571,7 +571,7 @@ def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: P
     outcomes = [answer(plan, requests[0]), twice, *(answer(plan, request) for request in requests[2:4])]
     parts = tmp_path / "parts"
     parts.mkdir()
-    store.write_part(parts, 1, outcomes)
+    part_files.write_part(parts, 1, outcomes)
     assert Done(parts, 0, plan.labels).finished(2) == b"\0\1"
 
 
@@ -581,7 +581,7 @@ def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: P
 def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "1.jsonl").write_text(rows_of(range(50)))
@@ -591,7 +591,7 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
         assert out.standing.exists()
         (folder / f"{new}.jsonl").write_text(rows_of([f"n{new}{i}" for i in range(5)]))
         with monkeypatch.context() as patched:
-            patched.setattr(store, "read_part", lambda *given: pytest.fail("an old answer was read"))
+            patched.setattr(part_files, "read_part", lambda *given: pytest.fail("an old answer was read"))
             found = prepare(job := job_of(tmp_path), Plan(job), out)
             assert [request.id for block in found.blocks for request in block] == [f"n{new}{i}" for i in range(5)]
         assert (found.standing is not None, found.passed, found.before["ok"]) == (
@@ -606,7 +606,7 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
 def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(5)))
     twice = {"job": {"retry_failed": 2}}
@@ -619,7 +619,7 @@ def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
 def test_what_is_written_down_is_heeded_only_if_it_fits(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing, "WORTH_ROWS", 1)
+    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(9)))
     night(job_of(tmp_path))
@@ -628,7 +628,7 @@ def test_what_is_written_down_is_heeded_only_if_it_fits(
     if what == "cut":
         out.standing.write_bytes(out.standing.read_bytes()[:-1])
     elif what == "other parts":
-        store.part_path(out.parts, 1).touch()
+        part_files.part_path(out.parts, 1).touch()
     elif what == "other version":
         out.standing.write_bytes(out.standing.read_bytes().replace(b'"version":2', b'"version":0'))
     else:
@@ -710,7 +710,7 @@ def test_a_file_that_has_grown_is_said_to_be_asked_as_a_whole(tmp_path: Path) ->
     arrives(tmp_path, 1)
     with (tmp_path / "in" / "02.jsonl").open("a") as file:
         file.write(rows_of(["2c"]))
-    planned = forecast.forecast(dated(tmp_path, "last", 3, **anywhere))["files"]
+    planned = plan_text.forecast(dated(tmp_path, "last", 3, **anywhere))["files"]
     found, asked = night(dated(tmp_path, "last", 3))
     assert tuple(planned) == found.notes and planned[0].endswith(": 2 of 2"), "plan says what run says"
     assert [request.id for request in asked] == ["1a", "1b", "2a", "2b", "2c"]
@@ -872,10 +872,10 @@ def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
     that runs end before they have read it, or read it twice."""
     folder = tmp_path_factory.mktemp("nights")
     patched = pytest.MonkeyPatch()
-    patched.setattr(standing, "WORTH_ROWS", 1 if written else 1_000)
+    patched.setattr(snapshot, "WORTH_ROWS", 1 if written else 1_000)
     if large:
-        patched.setattr(preparing, "_PREFLIGHT_REQUESTS", 0)
-        patched.setattr(preparing, "_HELD_BYTES", 0)
+        patched.setattr(preparation, "_PREFLIGHT_REQUESTS", 0)
+        patched.setattr(preparation, "_HELD_BYTES", 0)
         patched.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []

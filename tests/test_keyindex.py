@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from batchflex.core.keys import KeySet
 from batchflex.core.sorted_keys import SortedKeys, halves
-from batchflex.storage import part_index as keyindex
+from batchflex.storage import part_index
 
 MODERATE = settings(deadline=None, max_examples=60)
 
@@ -73,6 +73,6 @@ def test_sorted_keys_find_the_position(members, wanted):
 def test_both_ways_of_writing_a_key_are_one():
     keys = [key(number) for number in range(100)]
     written = [k.hex() for k in keys]
-    assert keyindex._halves(pa.chunked_array([written[:30], written[30:]]), "").equals(halves(keys))
+    assert part_index._halves(pa.chunked_array([written[:30], written[30:]]), "").equals(halves(keys))
     assert halves_of_hex(pl.Series(written)).equals(halves(keys))
     assert halves([]).equals(halves_of_hex(pl.Series([], dtype=pl.String)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from batchflex.storage import journal, parts as store
+from batchflex.storage import journal, part_files
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 
@@ -87,7 +87,7 @@ def test_fifty_kills(endpoint: CountingEndpoint, tmp_path: Path) -> None:
         seen["killed" if ended == -signal.SIGKILL else "ended by itself"] += 1
         folder = Folder(out)
         seen["left a journal"] += bool(journal.segments(folder.journal))
-        seen["left parts"] += bool(store.part_numbers(folder.parts))
+        seen["left parts"] += bool(part_files.part_numbers(folder.parts))
         assert not folder.is_held()
     assert seen["killed"] == KILLS, f"the job is too short for {KILLS} kills: {seen}"
     assert seen["left a journal"] > KILLS // 2
@@ -123,7 +123,7 @@ def test_killed_between_part_and_journal(endpoint: CountingEndpoint, tmp_path: P
     for number in numbers:
         outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
         if outcomes:
-            store.write_part(folder.parts, number, outcomes)
+            part_files.write_part(folder.parts, number, outcomes)
     (folder.parts / ".000099.parquet.1.tmp").write_bytes(b"PAR1 half of a part")
     assert start(rows, out, endpoint.base_url).wait(timeout=60) == 0
     check(endpoint.log(), pl.read_parquet(out / "results.parquet"), 90)

@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 
 import batchflex
-from batchflex.cli import log as logs, log_lines as loglines, logbook
+from batchflex.cli import log_lines, logbook, run_log
 from batchflex.cli.log_rotation import SharedFileHandler
 from batchflex.cli.throttle import Throttle
 from batchflex.config.sections import LogSection
@@ -294,10 +294,10 @@ def test_an_answer_that_does_not_fit_is_not_quoted(
 
 def test_prompts_are_shortened() -> None:
     messages = [{"role": "user", "content": f"{n}" * 2_000} for n in range(10)]
-    shown = loglines.prompt(json.dumps({"messages": messages}).encode())
+    shown = log_lines.prompt(json.dumps({"messages": messages}).encode())
     assert [m["content"][0] for m in shown["messages"]] == list("23456789") and shown["earlier_messages"] == 2
     assert all(len(m["content"]) == 501 for m in shown["messages"])
-    assert loglines.prompt(None) == {}
+    assert log_lines.prompt(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -333,8 +333,8 @@ def test_a_throttle_counts_what_it_holds_back() -> None:
 def told_over(minutes: int, each_tick: Any) -> list[dict[str, Any]]:
     """The lines of a run that takes so long, by a clock that the test turns; ``each_tick`` is called twice a second."""
     stream, now = io.StringIO(), [1_000.0]
-    with mock.patch.object(logs.time, "monotonic", lambda: now[0]):
-        log = logs.Log(logs.to_stream(stream), form="json")
+    with mock.patch.object(run_log.time, "monotonic", lambda: now[0]):
+        log = run_log.Log(run_log.to_stream(stream), form="json")
         for _ in range(minutes * 120):
             now[0] += 0.5
             each_tick(log)
@@ -361,7 +361,7 @@ def test_while_nothing_is_wrong_there_is_a_line_a_minute() -> None:
 def test_a_long_outage_with_thousands_of_failures_gives_few_lines() -> None:
     made = tally()
 
-    def tick(log: logs.Log) -> None:
+    def tick(log: run_log.Log) -> None:
         log.tick(made)
         for name in ("retrying", "row_failed", "paused", "resumed"):
             for _ in range(50):
@@ -525,7 +525,7 @@ def test_a_run_that_finds_another_says_so_in_the_same_file(asks: list[object], t
 
 def test_half_a_surrogate_pair_is_no_reason_to_fail() -> None:
     moment = datetime.datetime.now().astimezone()
-    line = loglines.json(moment, Event("note", "x\ud800y", facts={"id": "\udc00", "list": ["\ud800"]}), "x\ud800y", {})
+    line = log_lines.json(moment, Event("note", "x\ud800y", facts={"id": "\udc00", "list": ["\ud800"]}), "x\ud800y", {})
     assert json.loads(line)["list"] == ["�"]
 
 
@@ -537,7 +537,7 @@ def test_a_log_file_of_settings_that_cannot_be_is_a_job_error(tmp_path: Path) ->
 
 def test_also_how_many_more_there_were_has_the_id_of_the_command() -> None:
     lines: list[str] = []
-    log = logs.Log(lines.append, form="json", attempt="20260101T000000Z-abcdef")
+    log = run_log.Log(lines.append, form="json", attempt="20260101T000000Z-abcdef")
     for number in range(40):
         log.event(Event("note", f"warning {number}", job="j"))
     log.close()

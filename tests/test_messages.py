@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex.cli import text as render
+from batchflex.cli import rendering
 from batchflex.config.dated_path import local
 from batchflex.config.job import build
 from batchflex.storage.run_state import sent
@@ -172,7 +172,7 @@ def test_a_refused_model_is_told_once(swept: bool, endpoint: CountingEndpoint, t
     endpoint.knobs(said={"status": 404, "body": NO_MODEL}, poison={'"gone"': "said"})
     options = ("--set", "sweep.model=['m', 'gone']") if swept else ("--set", "params.model=gone", "--model", "gone")
     ended, state, status = asked(endpoint, tmp_path, *options, "--quiet", rows=3)
-    summary = render.summary(state)
+    summary = rendering.summary(state)
     assert (ended.code, state["stopped_by"], state["ok"]) == (3, "model", 3 if swept else 0)
     for shown in (summary, status):
         assert shown.count("does not exist") == 1 and shown.count("correct params.model") == 1

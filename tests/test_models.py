@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import batchflex
 from batchflex.config.job import build
-from batchflex.protocol import pydantic_models as models
+from batchflex.protocol import pydantic_models
 from batchflex.protocol.json_answers import Shape, unusable
 from tests.counting_endpoint import CountingEndpoint
 
@@ -65,7 +65,7 @@ class Careless(BaseModel):
 
 
 def test_the_format_of_a_model_is_one_that_openai_takes() -> None:
-    made = models.response_format(Review)
+    made = pydantic_models.response_format(Review)
     assert (made["type"], made["json_schema"]["name"], made["json_schema"]["strict"]) == ("json_schema", "Review", True)
     schema = made["json_schema"]["schema"]
     assert unusable(schema) is None
@@ -74,7 +74,7 @@ def test_the_format_of_a_model_is_one_that_openai_takes() -> None:
 
 
 def test_a_model_that_leaves_something_open_is_not_strict() -> None:
-    made = models.response_format(Loose)["json_schema"]
+    made = pydantic_models.response_format(Loose)["json_schema"]
     assert made["strict"] is False
     assert made["schema"]["additionalProperties"] is True
     assert "default" not in made["schema"]["properties"]["why"]
@@ -85,7 +85,7 @@ def test_a_job_with_a_model_is_a_job_file(model: type[BaseModel], tmp_path: Path
     job = build({"params": {"model": "m", "response_format": model}, "answer": {"json_schema": model}})
     (tmp_path / "job.toml").write_text(job.to_toml())
     assert batchflex.load_job(tmp_path / "job.toml").params == job.params
-    assert job.answer.json_schema == models.schema(model)
+    assert job.answer.json_schema == pydantic_models.schema(model)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_job_with_a_model_is_a_job_file(model: type[BaseModel], tmp_path: Path
 )
 def test_a_null_among_the_values_of_a_field_is_a_type(answer: dict[str, Any], fits: bool) -> None:
     """A job file has no null, and the job of a folder is one."""
-    schema = models.schema(Maybe)
+    schema = pydantic_models.schema(Maybe)
     assert "None" not in str(schema)
     assert (Shape(schema).complaint(answer) is None) is fits
 

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.endpoint import circuit_breaker as outage
-from batchflex.engine import endpoints as ways
+from batchflex.endpoint import circuit_breaker
+from batchflex.engine import endpoints
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex as command, called, message, table, write_rows
 
@@ -39,8 +39,8 @@ LOADING: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "_FIRST_PROBE_S", 0.02)
-    monkeypatch.setattr(outage, "_NEXT_PROBE_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "_FIRST_PROBE_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "_NEXT_PROBE_S", 0.02)
     for name in ("BATCHFLEX_API_KEY", "FLEXAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -312,7 +312,7 @@ def test_a_limit_that_lets_nothing_of_one_model_through_ends_for_that_model(
 def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
     endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "_CREDIT_S", 0.02)
+    monkeypatch.setattr(endpoints, "_CREDIT_S", 0.02)
     rows = write_rows(tmp_path / "rows.jsonl", 20)
     endpoint.knobs(said=UNKNOWN, script=["402"], fail_after=0, fail_with="said")
     run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"on_no_credit": "wait"}))

@@ -18,9 +18,9 @@ from slack_sdk.models.blocks import Block
 from batchflex.config.job import build
 from batchflex.config.notify_sections import pings
 from batchflex.config.run_outcomes import end_of, event_of, last_end
-from batchflex.core import command as hook
+from batchflex.core import shell_command
 from batchflex.core.errors import JobError
-from batchflex.notify import errands, messages as notices, webhook
+from batchflex.notify import errands, messages, webhook
 from batchflex.storage.run_state import Tally
 from tests.recorder import Recorder
 
@@ -196,7 +196,7 @@ def summary(**given: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_headlines(event: Any, given: dict[str, Any], line: str) -> None:
-    assert notices.headline(event, summary(**given)) == line
+    assert messages.headline(event, summary(**given)) == line
 
 
 @pytest.mark.parametrize("event", ["success", "failure", "stopped", "recovered", "busy", "interrupted"])
@@ -209,19 +209,19 @@ def test_slack_takes_the_blocks_whatever_stands_in_them(event: Any, status: str)
         cost=1.5,
         stopped_by="budget",
     )
-    body = json.loads(notices.as_slack(event, told, "host<1>"))
+    body = json.loads(messages.as_slack(event, told, "host<1>"))
     assert body.keys() == {"text", "blocks"}
     blocks = Block.parse_all(body["blocks"])
     for block, sent in zip(blocks, body["blocks"], strict=True):
         assert block is not None and block.to_dict() == sent  # checks lengths and numbers as Slack does
-    assert "<" not in notices.as_slack(event, told, "host<1>").decode()
+    assert "<" not in messages.as_slack(event, told, "host<1>").decode()
 
 
 def test_the_json_is_the_summary_and_a_little_more() -> None:
     told = summary()
-    body = json.loads(notices.as_json("success", told, "here"))
+    body = json.loads(messages.as_json("success", told, "here"))
     assert {name: body.pop(name) for name in ("event", "text", "host")} == {
-        "event": "success", "text": notices.headline("success", told), "host": "here",
+        "event": "success", "text": messages.headline("success", told), "host": "here",
     }  # fmt: skip
     assert body == told
 
@@ -267,7 +267,7 @@ def test_no_log_has_the_address(recorder: Recorder, caplog: pytest.LogCaptureFix
 
 def test_a_command_is_told_on_its_standard_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = f"cat > {tmp_path}/told; echo $BATCHFLEX_TEXT > {tmp_path}/text; echo noise; echo noise >&2"
-    assert hook.run(command, b'{"a": 1}', {"BATCHFLEX_TEXT": "a; b $c"}, 10, NEVER) is None
+    assert shell_command.run(command, b'{"a": 1}', {"BATCHFLEX_TEXT": "a; b $c"}, 10, NEVER) is None
     assert (tmp_path / "told").read_bytes() == b'{"a": 1}'
     assert (tmp_path / "text").read_text() == "a; b $c\n"
     assert capfd.readouterr() == ("", "")
@@ -286,7 +286,7 @@ def test_a_command_is_told_on_its_standard_input(tmp_path: Path, capfd: pytest.C
     ],
 )
 def test_what_is_said_of_a_command_that_fails(command: Any, fault: str | None) -> None:
-    assert hook.run(command, b"four", {}, 10, NEVER) == fault
+    assert shell_command.run(command, b"four", {}, 10, NEVER) == fault
 
 
 def test_a_command_that_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_command_that_does_not_end_is_killed_with_its_children(tmp_path: Path)
         "child = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(child.pid)); time.sleep(60)"
     )
     pid_file = tmp_path / "pid"
-    fault = hook.run([sys.executable, "-c", program, str(pid_file)], b"", {}, 0.6, NEVER)
+    fault = shell_command.run([sys.executable, "-c", program, str(pid_file)], b"", {}, 0.6, NEVER)
     assert fault == "it had not ended after 0.6 s, and was killed"
     stat = Path(f"/proc/{pid_file.read_text()}/stat")
     give_up = time.monotonic() + 10

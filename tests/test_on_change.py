@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.storage import part_index as keyindex
+from batchflex.storage import part_index
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, begun, called, state, table, wait_until
 
@@ -119,7 +119,7 @@ def test_rerun_asks_again_what_changed_and_shows_only_that(
     assert contents(tmp_path) == answers(TEXTS, "Tag")
     assert not old & set(table(tmp_path / "out")["key"])
     parts = tmp_path / "out" / "parts"
-    assert sum(frame.height for frame in keyindex.read_keys(parts, [])) == 8, "the old answers stay in parts/"
+    assert sum(frame.height for frame in part_index.read_keys(parts, [])) == 8, "the old answers stay in parts/"
     assert (again.summary["planned"], again.summary["ok"]) == (4, 4)
 
     back = ask("--on-change", "rerun")

@@ -14,10 +14,10 @@ from openai.types.chat import ChatCompletion
 from openai.types.shared import ErrorObject
 
 import batchflex
-from batchflex.cli import main as cli
-from batchflex.protocol import batch_lines as openai_batch
+from batchflex.cli import main
+from batchflex.protocol import batch_lines
 from batchflex.protocol.batch_lines import Ids
-from batchflex.storage import parts as store
+from batchflex.storage import part_files
 from tests.counting_endpoint import CountingEndpoint
 
 NO_SWEEP = Ids({}, False)
@@ -29,7 +29,7 @@ ASKED = {
 
 def exported(out: Path, *options: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     path = out.parent / "answers.jsonl"
-    assert cli.main(["results", str(out), "-o", str(path), "--format", "openai-batch", *options]) == 0
+    assert main.main(["results", str(out), "-o", str(path), "--format", "openai-batch", *options]) == 0
     files = path, path.with_name("answers_errors.jsonl")
     good, bad = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
     return good, bad
@@ -100,7 +100,7 @@ def test_a_folder_gets_files_named_as_openai_does(endpoint: CountingEndpoint, tm
     run = batchflex.run(job(endpoint, tmp_path))
     (tmp_path / "batches").mkdir()
     command = ["results", str(tmp_path / "out"), "--format", "openai-batch", "--where", "id = 'b'"]
-    assert cli.main([*command, "-o", f"{tmp_path / 'batches'}/"]) == 0
+    assert main.main([*command, "-o", f"{tmp_path / 'batches'}/"]) == 0
     stem = f"batch_{run.summary['run_id']}"
     assert sorted(path.name for path in (tmp_path / "batches").iterdir()) == [
         f"{stem}_error.jsonl",
@@ -109,7 +109,7 @@ def test_a_folder_gets_files_named_as_openai_does(endpoint: CountingEndpoint, tm
     (line,) = (tmp_path / "batches" / f"{stem}_output.jsonl").read_text().splitlines()
     assert json.loads(line)["custom_id"] == "b"
     assert (tmp_path / "batches" / f"{stem}_error.jsonl").read_text() == ""
-    assert cli.main([*command, "-o", f"{tmp_path / 'nowhere'}/"]) == 2
+    assert main.main([*command, "-o", f"{tmp_path / 'nowhere'}/"]) == 2
 
 
 def test_ids_are_unique_in_a_sweep_with_samples(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def only(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def lines(made: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    kinds = store.COLUMNS | ({"request_id": pa.string()} if "request_id" in made[0] else {})
-    schema = pa.schema([(name, kinds[name]) for name in openai_batch.columns(NO_SWEEP, list(kinds))])
-    for line, _ in openai_batch.lines(pa.RecordBatch.from_pylist(made, schema), NO_SWEEP):
+    kinds = part_files.COLUMNS | ({"request_id": pa.string()} if "request_id" in made[0] else {})
+    schema = pa.schema([(name, kinds[name]) for name in batch_lines.columns(NO_SWEEP, list(kinds))])
+    for line, _ in batch_lines.lines(pa.RecordBatch.from_pylist(made, schema), NO_SWEEP):
         assert line.endswith(b"\n") and line.count(b"\n") == 1
         yield json.loads(line)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.engine import warm_up as opening
+from batchflex.engine import warm_up
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import write_rows
 from tests.test_run_faults import run
@@ -60,7 +60,7 @@ def test_a_first_row_that_is_turned_away_is_tried_again_before_others_go(
 def test_a_first_row_that_hangs_does_not_keep_the_others_waiting(
     endpoint: CountingEndpoint, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_ALONE_S", 0.3)
+    monkeypatch.setattr(warm_up, "_ALONE_S", 0.3)
     endpoint.knobs(poison={"row 0.": "hang"}, models=models)
     ended = run(
         endpoint, write_rows(tmp_path / "in.jsonl", ROWS), "--set", "endpoint.timeout_s=4", "--set", "retry.attempts=1"

@@ -11,7 +11,7 @@ import pytest
 from batchflex.config.sections import PricesSection
 from batchflex.core.errors import RowFault, Transient
 from batchflex.core.types import Answer, Request, Usage
-from batchflex.storage import record as outcome
+from batchflex.storage import record
 from batchflex.storage.record import Effort, Frame
 
 FRAME = Frame("run-1", "http://here/v1", ('{"temperature":0.0}', '{"temperature":0.7}'))
@@ -30,7 +30,7 @@ def answer(content: str | None = "yes", finish_reason: str | None = "stop", **fi
 
 
 def made(answer_: Answer, prices: PricesSection | None = None, **body: Any) -> Any:
-    return outcome.answered(FRAME, request(**body), EFFORT._replace(prices=prices), answer_)
+    return record.answered(FRAME, request(**body), EFFORT._replace(prices=prices), answer_)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_failed_row_keeps_the_servers_words(kind: type[RowFault | Transient]) 
         http_status=400,
         body=b'{"error": {"message": "This model\'s \xff"}}',
     )
-    row = outcome.failed(FRAME, request(), EFFORT, error)
+    row = record.failed(FRAME, request(), EFFORT, error)
     assert row.status == "failed"
     assert (row.http_status, row.error_type, row.error_code) == (
         400,
@@ -161,13 +161,13 @@ def test_a_failed_row_keeps_the_servers_words(kind: type[RowFault | Transient]) 
 
 
 def test_a_row_that_was_never_answered_has_no_response() -> None:
-    row = outcome.failed(FRAME, request(), EFFORT, Transient("cannot connect", error_type="connect"))
+    row = record.failed(FRAME, request(), EFFORT, Transient("cannot connect", error_type="connect"))
     assert (row.http_status, row.response, row.error_type) == (None, None, "connect")
 
 
 def test_a_row_that_cannot_be_asked_says_why_and_took_no_attempt() -> None:
     broken = msgspec.structs.replace(request(), fault="a.jsonl, line 3: not JSON")
-    row = outcome.unaskable(FRAME, broken, str(broken.fault), 5)
+    row = record.unaskable(FRAME, broken, str(broken.fault), 5)
     assert (row.status, row.error_type, row.error_message) == ("failed", "input", "a.jsonl, line 3: not JSON")
     assert (row.attempts, row.started_at, row.finished_at, row.http_status) == (0, 5, 5, None)
 
@@ -179,6 +179,6 @@ def test_a_row_names_the_endpoint_that_it_was_sent_to_else_that_of_the_run() -> 
         (EFFORT, FRAME.endpoint),
         (EFFORT._replace(endpoint="http://there/v1"), "http://there/v1"),
     ):
-        assert outcome.answered(FRAME, request(), effort, answer()).endpoint == endpoint
-        assert outcome.failed(FRAME, request(), effort, error).endpoint == endpoint
-    assert outcome.unaskable(FRAME, request(), "not JSON", 5).endpoint == FRAME.endpoint
+        assert record.answered(FRAME, request(), effort, answer()).endpoint == endpoint
+        assert record.failed(FRAME, request(), effort, error).endpoint == endpoint
+    assert record.unaskable(FRAME, request(), "not JSON", 5).endpoint == FRAME.endpoint

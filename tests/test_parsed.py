@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.storage import parsed, parts as store, results_table as table
+from batchflex.storage import parsed, part_files, results_table
 from tests.outcomes import outcome
 
 
@@ -19,9 +19,9 @@ def results(
     folder: Path, answers: list[Any], declared: dict[str, list[str]] | None = None, **more: Any
 ) -> pl.DataFrame:
     texts = [None if answer is None else msgspec.json.encode(answer).decode() for answer in answers]
-    store.write_part(folder, 1, [outcome(n, parsed=text, **more) for n, text in enumerate(texts)])
-    made = table.assemble(folder, {}, ["{}"], declared=declared)
-    table.write_results(folder / "results.parquet", made)
+    part_files.write_part(folder, 1, [outcome(n, parsed=text, **more) for n, text in enumerate(texts)])
+    made = results_table.assemble(folder, {}, ["{}"], declared=declared)
+    results_table.write_results(folder / "results.parquet", made)
     assert pq.read_table(folder / "results.parquet").schema.equals(made.schema)
     return pl.read_parquet(folder / "results.parquet")
 
@@ -65,7 +65,7 @@ def test_answers_that_are_no_objects_or_are_not_there_have_no_fields(tmp_path: P
 
 def test_a_name_that_is_taken_gets_a_prefix(tmp_path: Path) -> None:
     frame = results(tmp_path, [{"label": "a", "model": "b"}], carry='{"label":"c"}')
-    assert frame.columns[len(store.COLUMNS) :] == ["label", "parsed_label", "parsed_model"]
+    assert frame.columns[len(part_files.COLUMNS) :] == ["label", "parsed_label", "parsed_model"]
     assert frame.row(0, named=True)["label"] == "c"
     assert frame.row(0, named=True)["parsed_label"] == "a"
 
@@ -80,7 +80,7 @@ def test_fields_of_the_schema_are_there_without_an_answer_and_in_its_order(tmp_p
         "yes": {"type": "boolean"},
     }
     frame = results(tmp_path, [{"extra": 1, "grade": 3}], parsed.declared([{"properties": properties}]))
-    assert dict(list(frame.schema.items())[len(store.COLUMNS) :]) == {
+    assert dict(list(frame.schema.items())[len(part_files.COLUMNS) :]) == {
         "why": pl.String, "grade": pl.Float64, "tags": pl.List(pl.String), "label": pl.String, "more": pl.String,
         "yes": pl.Boolean, "extra": pl.Int64,
     }  # fmt: skip
@@ -88,24 +88,24 @@ def test_fields_of_the_schema_are_there_without_an_answer_and_in_its_order(tmp_p
 
 def test_an_object_keyed_by_anything_does_not_make_endless_columns(tmp_path: Path) -> None:
     frame = results(tmp_path, [{f"key{n}": n} for n in range(200)])
-    assert len(frame.columns) == len(store.COLUMNS) + parsed.MOST_FIELDS
+    assert len(frame.columns) == len(part_files.COLUMNS) + parsed.MOST_FIELDS
 
 
 def test_a_part_of_an_older_version_has_its_fields_too(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(1, parsed='{"x":1}')])
-    path = store.part_path(tmp_path, 1)
+    part_files.write_part(tmp_path, 1, [outcome(1, parsed='{"x":1}')])
+    path = part_files.part_path(tmp_path, 1)
     old = pq.read_table(path)
     late = ["reasks", "reask_prompt_tokens", "reask_completion_tokens", "reask_cost", "retried_with", "request_id"]
     late += ["answer_limit", "cut_by", "format_fallback"]
     told = {name: value for name, value in old.schema.metadata.items() if name != b"batchflex.parsed_kinds"}
     pq.write_table(old.drop_columns(late).replace_schema_metadata(told), path)
-    store.write_part(tmp_path, 2, [outcome(2, parsed='{"x":2.5}')])
-    made = pa.concat_tables(table.assemble(tmp_path, {}, ["{}"]).batches)
+    part_files.write_part(tmp_path, 2, [outcome(2, parsed='{"x":2.5}')])
+    made = pa.concat_tables(results_table.assemble(tmp_path, {}, ["{}"]).batches)
     assert made["x"].to_pylist() == [1.0, 2.5]
     assert made["reasks"].to_pylist() == [0, 0]
 
 
 def test_outcomes_come_back_from_a_part_as_they_went_in(tmp_path: Path) -> None:
     made = [outcome(n, reasks=n, reask_cost=0.5, retried_with='{"a":1}', request_id="req-1") for n in range(3)]
-    store.write_part(tmp_path, 1, made)
-    assert store.outcomes(store.read_part(tmp_path, 1)) == made
+    part_files.write_part(tmp_path, 1, made)
+    assert part_files.outcomes(part_files.read_part(tmp_path, 1)) == made

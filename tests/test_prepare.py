@@ -25,7 +25,7 @@ from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Passed
 from batchflex.plan.preparation import Prepared, prepare, survey
 from batchflex.plan.resume import Done
-from batchflex.storage import journal, parts as store, writer as keep
+from batchflex.storage import journal, part_files, writer
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called, write_rows
@@ -105,7 +105,7 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     parts = folder / "parts"
     parts.mkdir()
     for number in range(0, len(answers), 7):
-        store.write_part(parts, number, answers[number : number + 7])
+        part_files.write_part(parts, number, answers[number : number + 7])
     whole, surveyed, placed = Done(parts, 1), Done(parts, 1), Done(parts, 1, plan.labels)
     left = [request for block in plan.blocks() for request in whole.sort_out(block)]
     census, finished, _ = survey(job, plan, surveyed)
@@ -146,7 +146,7 @@ def half(tmp_path: Path) -> Job:
     job = job_of(tmp_path, [asked(str(i), id=f"r{i}") for i in range(10)])
     plan, folder = Plan(job), Folder(job.out)
     with folder.held():
-        store.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
+        part_files.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
         folder.write_job(job.resolved())
     return job
 
@@ -190,14 +190,14 @@ def test_a_bad_row_beyond_what_was_answered_is_told_before_anything_is_sent(tmp_
     job = job_of(tmp_path, [*rows[:5], {"id": "bad"}])
     plan, folder = Plan(job), Folder(job.out)
     with folder.held():
-        store.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
+        part_files.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
     with pytest.raises(InputError, match=r"in\.jsonl, line 6: has neither 'messages' nor 'body'"):
         prepared(job)
 
 
 def test_when_all_is_answered_and_there_is_no_table_nothing_is_asked(half: Job) -> None:
     plan, folder = Plan(half), Folder(half.out)
-    store.write_part(folder.parts, 2, [answer(plan, r) for r in everything(plan)[5:]], plan=plan.identity())
+    part_files.write_part(folder.parts, 2, [answer(plan, r) for r in everything(plan)[5:]], plan=plan.identity())
     found = prepared(half)
     assert found.moves is not None and found.finished and not found.complete and left(found) == []
 
@@ -218,7 +218,7 @@ def test_a_state_that_cannot_be_read_is_no_reason_to_stop(half: Job) -> None:
 def test_a_part_with_a_sweep_point_that_its_plan_does_not_have_is_damaged(half: Job) -> None:
     plan, folder = Plan(half), Folder(half.out)
     odd = msgspec.structs.replace(answer(plan, everything(plan)[5]), point='{"seed":1}')
-    store.write_part(folder.parts, 2, [odd], plan=plan.identity())
+    part_files.write_part(folder.parts, 2, [odd], plan=plan.identity())
     with pytest.raises(FolderError, match="names a sweep point that its plan does not have"):
         prepared(half)
 
@@ -304,13 +304,13 @@ def test_a_finished_job_is_known_by_the_foot_of_its_table(
     results = tmp_path / "out" / "results.parquet"
     made = results.stat().st_mtime_ns
     with monkeypatch.context() as patched:
-        patched.setattr(store, "read_part", lambda *given: pytest.fail("a part was read"))
+        patched.setattr(part_files, "read_part", lambda *given: pytest.fail("a part was read"))
         again = run()
     assert (again["planned"], again["done"], again["ok"], again["requests_sent"]) == (40, 40, 40, 0)
     assert results.stat().st_mtime_ns == made and endpoint.stats()["requests"] == 40
 
     before = results.read_bytes()
-    store.part_path(tmp_path / "out" / "parts", 1).unlink()
+    part_files.part_path(tmp_path / "out" / "parts", 1).unlink()
     again = run()
     assert again["requests_sent"] == 40, "its answers are gone, whatever the table says"
     assert results.read_bytes() != before
@@ -396,7 +396,7 @@ def test_what_was_asked_within_a_limit_is_passed_over_without_it(run: Any, tmp_p
     assert (whole["requests_sent"], whole["done"], whole["planned"]) == (25, 40, 40)
     assert run()["requests_sent"] == 0
     told = msgspec.json.decode(
-        store.pq.read_schema(tmp_path / "out" / "results.parquet").metadata[b"batchflex.settled"]
+        part_files.pq.read_schema(tmp_path / "out" / "results.parquet").metadata[b"batchflex.settled"]
     )
     assert (told["planned"], told["limit"], told["rows"]["ok"]) == (40, None, 40)
 
@@ -404,8 +404,8 @@ def test_what_was_asked_within_a_limit_is_passed_over_without_it(run: Any, tmp_p
 def test_recovered_answers_are_no_other_plan(run: Any, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     run("--limit", 20)
     folder = Folder(tmp_path / "out")
-    outcomes = store.read_part(folder.parts, 1).to_pylist()
-    store.part_path(folder.parts, 1).unlink()
+    outcomes = part_files.read_part(folder.parts, 1).to_pylist()
+    part_files.part_path(folder.parts, 1).unlink()
     folder.results.unlink()
     segment = journal.Journal(folder.journal, 1)
     fields = Outcome.__struct_fields__
@@ -413,9 +413,9 @@ def test_recovered_answers_are_no_other_plan(run: Any, endpoint: CountingEndpoin
         times = {name: int(row[name].timestamp() * 1e6) for name in ("started_at", "finished_at")}
         segment.append(Outcome(**{name: row[name] for name in fields} | times))
     segment.close()
-    assert len(keep.unsealed(folder).outcomes) == 20
+    assert len(writer.unsealed(folder).outcomes) == 20
     endpoint.reset()
     assert (run()["requests_sent"], endpoint.stats()["requests"]) == (20, 20)
-    assert {store.footer(folder.parts, n).plan for n in store.part_numbers(folder.parts)} == {
+    assert {part_files.footer(folder.parts, n).plan for n in part_files.part_numbers(folder.parts)} == {
         folder.read_state()["plan"]
     }

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from batchflex.cli import text as render
+from batchflex.cli import rendering
 from batchflex.config.job import build
 from batchflex.config.pricing import price_usd
 from batchflex.config.sections import PricesSection
 from batchflex.core.types import Request, Usage
-from batchflex.endpoint import model_list as catalog, model_list_cache as catalogs
+from batchflex.endpoint import model_list, model_list_cache
 from batchflex.endpoint.model_list import Catalog, Contexts, ModelInfo
 from batchflex.endpoint.price_list import Prices
 from batchflex.storage.run_state import priced_by
@@ -92,7 +92,7 @@ def test_what_lists_look_like(
     entry: dict[str, Any], prices: Any, context: int | None, ready: bool | None, form: str
 ) -> None:
     said = {"object": "list", "data": [entry]} if form == "data" else [entry]
-    (model,) = catalog.read(json.dumps(said).encode(), 5.0).models
+    (model,) = model_list.read(json.dumps(said).encode(), 5.0).models
     wanted = None if prices is None else PricesSection(input=prices[0], output=prices[1], cached_input=prices[2])
     assert model == ModelInfo("m", wanted, context, ready)
 
@@ -101,7 +101,7 @@ def test_what_lists_look_like(
     "raw", [b"", b"<html>", b"null", b'{"data": 3}', b'{"data": [1, {"object": "model"}]}', b"[[]]"]
 )
 def test_what_is_no_list(raw: bytes) -> None:
-    assert catalog.read(raw, 0.0).models == []
+    assert model_list.read(raw, 0.0).models == []
 
 
 @pytest.mark.parametrize(
@@ -113,27 +113,27 @@ def test_what_is_no_list(raw: bytes) -> None:
     ],
 )
 def test_the_nearest_name(name: str, told: str) -> None:
-    assert catalog.hint(name, ["gpt-oss-120b", "bge-m3"]) == told
+    assert model_list.hint(name, ["gpt-oss-120b", "bge-m3"]) == told
 
 
 def test_a_list_is_kept_for_each_address() -> None:
     one = Catalog([ModelInfo("m", PricesSection(input=1.0, output=2.0), 5, None), ModelInfo("n")], 7.0)
-    catalogs.keep("http://a/v1", one)
-    catalogs.keep("http://b/v1", Catalog([], 9.0))
-    assert catalogs.kept("http://a/v1") == one
-    assert catalogs.kept("http://b/v1") is None
+    model_list_cache.keep("http://a/v1", one)
+    model_list_cache.keep("http://b/v1", Catalog([], 9.0))
+    assert model_list_cache.kept("http://a/v1") == one
+    assert model_list_cache.kept("http://b/v1") is None
 
 
 def test_a_cache_that_cannot_be_used_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    catalogs.keep("http://a/v1", Catalog([ModelInfo("m")], 7.0))
-    assert catalogs.kept("http://a/v1") is None
+    model_list_cache.keep("http://a/v1", Catalog([ModelInfo("m")], 7.0))
+    assert model_list_cache.kept("http://a/v1") is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    catalogs.keep("http://a/v1", Catalog([ModelInfo("m")], 7.0))
+    model_list_cache.keep("http://a/v1", Catalog([ModelInfo("m")], 7.0))
     (kept,) = (tmp_path / "batchflex" / "models").iterdir()
     kept.write_text("{")
-    assert catalogs.kept("http://a/v1") is None
+    assert model_list_cache.kept("http://a/v1") is None
 
 
 # ------------------------------------------------------------------------------------------------------ which price holds
@@ -294,7 +294,7 @@ def test_a_plan_is_offline_and_knows_the_prices_fetched_last(endpoint: CountingE
 
 def test_where_the_list_does_not_come_the_last_one_holds(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", 2)
-    catalogs.keep(endpoint.base_url, Catalog([ModelInfo("m", _price(7.0))], 86_400.0))
+    model_list_cache.keep(endpoint.base_url, Catalog([ModelInfo("m", _price(7.0))], 86_400.0))
     endpoint.knobs(models_form="404")
     done = called("run", *options(endpoint, rows))
     assert done.summary["cost"] is None, "a list that is there no more tells no price"
@@ -402,6 +402,6 @@ def test_rows_decide_whether_a_budget_of_tokens_can_hold(endpoint: CountingEndpo
 
 
 def test_the_end_of_a_run_says_what_empty_answers_mostly_are() -> None:
-    told = render.empty(3, "runs/my job")
+    told = rendering.empty(3, "runs/my job")
     assert "3 answers have no text" in told and "answer.grow_max_tokens" in told
     assert """batchflex retry 'runs/my job' --where "status = 'empty'" --set max_tokens=""" in told

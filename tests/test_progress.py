@@ -14,10 +14,10 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from batchflex.cli import log as logs, progress, text as render
+from batchflex.cli import progress, rendering, run_log
 from batchflex.config.dated_path import local
 from batchflex.core.types import Outcome, Usage
-from batchflex.storage.parts import COLUMNS
+from batchflex.storage.part_files import COLUMNS
 from batchflex.storage.run_state import Tally
 
 STARTED = 1_760_000_000.0
@@ -53,8 +53,8 @@ def ended(made: Tally, took_s: float = 65.0) -> dict[str, Any]:
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d info label-reviews run-1 "
 
 
-def lines_to(stream: TextIO, every_s: float = 0) -> logs.Log:
-    return logs.Log(logs.to_stream(stream), every_s=every_s)
+def lines_to(stream: TextIO, every_s: float = 0) -> run_log.Log:
+    return run_log.Log(run_log.to_stream(stream), every_s=every_s)
 
 
 class TestLines:
@@ -90,7 +90,7 @@ class TestLines:
 
     def test_lines_come_now_and_then_only(self) -> None:
         stream = io.StringIO()
-        lines = lines_to(stream, logs.LINE_EVERY_S)
+        lines = lines_to(stream, run_log.LINE_EVERY_S)
         for _ in range(100):
             lines.tick(tally(ok=1))
         assert stream.getvalue() == ""
@@ -214,7 +214,7 @@ def test_the_observer_fits_where_standard_error_goes() -> None:
     with terminal() as (stream, _):
         assert isinstance(progress.choose(quiet=False, stream=stream), progress.Bar)
         assert isinstance(progress.choose(quiet=True, stream=stream), progress.Quiet)
-    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), logs.Log)
+    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), run_log.Log)
 
 
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -248,24 +248,24 @@ def test_tokens_are_shown_in_short(number: int, text: str) -> None:
     ],
 )  # fmt: skip
 def test_duration(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert rendering.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0 retries"), (1, "1 retry"), (2, "2 retries"), (12_345, "12,345 retries")]
 )
 def test_count(number: int, text: str) -> None:
-    assert render.count(number, "retry", "retries") == text
+    assert rendering.count(number, "retry", "retries") == text
 
 
 @pytest.mark.parametrize(("usd", "text"), [(0.0012, "$0.0012"), (1.0, "$1.00"), (12_345.678, "$12,345.68")])
 def test_money(usd: float, text: str) -> None:
-    assert render.money(usd) == text
+    assert rendering.money(usd) == text
 
 
 class TestSummary:
     def test_a_finished_run(self) -> None:
-        assert render.summary(ended(tally(planned=72, ok=72, failed=0))) == (
+        assert rendering.summary(ended(tally(planned=72, ok=72, failed=0))) == (
             "label-reviews: 72 of 72 rows done: 72 ok; finished after 1:05\n"
             "  this run: 72 requests sent, 0 retries, 0 rate-limited; 7,200 prompt + 1,440 completion tokens\n"
             "  results: runs/label-reviews/results.parquet"
@@ -275,7 +275,7 @@ class TestSummary:
         made = tally(planned=10, ok=7, failed=2)
         made.add(row("truncated"))
         made.retries, made.cost = 1, 0.25
-        text = render.summary(ended(made, 2.0))
+        text = rendering.summary(ended(made, 2.0))
         assert "10 of 10 rows done: 7 ok, 1 truncated, 2 failed; finished after 2.0 s" in text
         assert "1 retry, 0 rate-limited" in text
         assert "completion tokens, $0.2500" in text
@@ -286,27 +286,27 @@ class TestSummary:
     def test_a_run_that_was_stopped_says_why_and_how_to_go_on(self, stopped_by: Any, status: str) -> None:
         made = tally()
         made.stopped_by, made.message = stopped_by, "because"
-        text = render.summary(ended(made))
+        text = rendering.summary(ended(made))
         assert f"502 of 2,000 rows done: 500 ok, 2 failed; {status} after 1:05" in text
         assert f"stopped by {stopped_by}: because" in text
         assert "run the same command again to go on" in text
 
     def test_a_run_that_sent_nothing_does_not_count_requests(self) -> None:
-        text = render.summary(ended(tally(planned=5, ok=0, failed=0, before=5)))
+        text = rendering.summary(ended(tally(planned=5, ok=0, failed=0, before=5)))
         assert text.splitlines()[0] == "label-reviews: 5 of 5 rows done: 5 ok; finished after 1:05"
         assert "this run" not in text
 
     def test_what_a_server_said_stays_on_its_line(self) -> None:
         made = tally(ok=1, failed=0)
         made.add(row("failed", "r9", "a\nb\x1b[2J" + "x" * 5_000))
-        [line] = [line for line in render.summary(ended(made)).splitlines() if "first failure" in line]
+        [line] = [line for line in rendering.summary(ended(made)).splitlines() if "first failure" in line]
         assert line.startswith("  first failure: r9: a b [2Jxxx")
         assert len(line) < 600
 
 
 class TestStatus:
     def test_a_run_in_progress(self) -> None:
-        assert render.status(tally().state(STARTED + 10), held=True) == (
+        assert rendering.status(tally().state(STARTED + 10), held=True) == (
             "label-reviews in runs/label-reviews: running\n"
             "  rows      502 of 2,000 (25 %): 500 ok, 2 failed\n"
             "  this run  502 requests sent, 0 retries, 0 rate-limited, 64 in flight\n"
@@ -318,7 +318,7 @@ class TestStatus:
 
     def test_a_run_that_nobody_holds_was_killed(self) -> None:
         state = tally(planned=None).state(STARTED)
-        assert render.status(state, held=False).splitlines()[:2] == [
+        assert rendering.status(state, held=False).splitlines()[:2] == [
             "label-reviews in runs/label-reviews: killed: nothing received is lost; run the same command again to go on",
             "  rows      502: 500 ok, 2 failed",
         ]
@@ -326,7 +326,7 @@ class TestStatus:
     def test_a_stopped_run_says_why(self) -> None:
         made = tally()
         made.stopped_by, made.message = "deadline", "the deadline has come"
-        text = render.status(ended(made), held=False)
+        text = rendering.status(ended(made), held=False)
         assert ": stopped\n" in text
         assert text.endswith("  stopped   by deadline: the deadline has come")
 
@@ -341,13 +341,13 @@ class TestTable:
         return pa.table(data)
 
     def head(self, table: pa.Table, rows: int | None = None) -> list[str]:
-        text = render.table(table, table.num_rows if rows is None else rows)
+        text = rendering.table(table, table.num_rows if rows is None else rows)
         return [cell.strip() for cell in text.splitlines()[1].strip("│").split("┆")]
 
     def test_it_shows_the_id_what_was_carried_and_the_answer(self) -> None:
         table = self.table(id=["a", "b"], status=["ok", "ok"], content=["good", "bad"], stars=[5, 1])
         assert self.head(table) == ["id", "stars", "status", "content", "completion_tokens"]
-        text = render.table(table, 2)
+        text = rendering.table(table, 2)
         assert "good" in text and "bad" in text and "rows" not in text
 
     def test_samples_and_errors_are_shown_where_there_are_any(self) -> None:
@@ -357,12 +357,14 @@ class TestTable:
         assert self.head(table) == ["id", "sample", "status", "content", "error_message", "completion_tokens"]
 
     def test_it_says_when_there_is_more(self) -> None:
-        text = render.table(self.table(id=["a"], status=["ok"], content=["x"]), 2_000_000)
+        text = rendering.table(self.table(id=["a"], status=["ok"], content=["x"]), 2_000_000)
         assert text.splitlines()[-1] == "1 of 2,000,000 rows; --rows N shows more, -o FILE writes all"
 
     def test_it_fits_a_terminal_and_has_no_control_characters(self) -> None:
         words = "first\nsecond \x1b[31m" + "word " * 200
-        text = render.table(self.table(id=["a", "b"], status=["ok"] * 2, content=[words] * 2, carried=[words] * 2), 2)
+        text = rendering.table(
+            self.table(id=["a", "b"], status=["ok"] * 2, content=[words] * 2, carried=[words] * 2), 2
+        )
         assert "\x1b" not in text
         assert max(map(len, text.splitlines())) <= 160
 

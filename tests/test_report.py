@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from hypothesis import given, strategies as st
 
-from batchflex.cli import main as cli
+from batchflex.cli import main
 from batchflex.core.types import Outcome
 from batchflex.report import (
     breakdown,
@@ -24,8 +24,8 @@ from batchflex.report import (
     digest,
     page,
     report,
-    samples as excerpt,
-    sections as chapters,
+    sample_rows,
+    sections,
     timeline,
     vega,
     verdict,
@@ -205,7 +205,7 @@ def test_scores_of_an_earlier_table_are_told_as_such(tmp_path: Path) -> None:
 
 
 def test_every_chart_is_drawn_with_what_it_is_about(tmp_path: Path) -> None:
-    told = chapters.chapters(report.read(swept(tmp_path / "out")))
+    told = sections.chapters(report.read(swept(tmp_path / "out")))
     assert [s.key for s in told] == ["scores", "heat", "trade", "labels", "failures", "speed", "time", "tokens"]
     drawn = {
         section.key: "".join(
@@ -233,7 +233,7 @@ def test_a_job_without_sweep_shows_its_scores_and_labels(tmp_path: Path) -> None
     score(folder, {"accuracy": (True, right_label)}, expected="label")
     told = report.read(folder)
     assert verdict.headline(told)[0] == "accuracy 66.7 %"
-    keys = {section.key: section for section in chapters.chapters(told)}
+    keys = {section.key: section for section in sections.chapters(told)}
     assert "heat" not in keys and "trade" not in keys
     labels = vl_convert.vegalite_to_svg(dict(keys["labels"].figures[0].spec, width=300), config=canvas.config())
     assert ">20<" in labels and ">10<" in labels
@@ -301,7 +301,7 @@ def test_the_sample_is_the_same_each_time_and_what_went_wrong_is_beside_it(tmp_p
     folder = swept(tmp_path / "out", items=40)
     once, again = report.read(folder, 10), report.read(folder, 10)
     assert once.rows == again.rows
-    kinds = {kind: sum(kind in row.kinds for row in once.rows) for kind in excerpt.KINDS}
+    kinds = {kind: sum(kind in row.kinds for row in once.rows) for kind in sample_rows.KINDS}
     assert (kinds["sample"], kinds["failed"]) == (10, 1)
     assert kinds["wrong"] == kinds["flipped"] == kinds["differs"] == 40
     assert once.totals["wrong"] == sum(r["mean"] == 0 for r in _scores(folder))
@@ -333,7 +333,7 @@ def test_prompts_are_made_anew_from_the_input_where_it_is_as_it_was(tmp_path: Pa
     told = report.read(folder, 5)
     assert len(told.rows) == 5 and not told.notes
     assert [row.prompt for row in told.rows] == [
-        [excerpt.Message("user", f"Say {row.values['row']}")] for row in told.rows
+        [sample_rows.Message("user", f"Say {row.values['row']}")] for row in told.rows
     ]
     source.write_text(source.read_text().replace("Say", "Tell"))
     told = report.read(folder, 5)
@@ -397,7 +397,7 @@ def test_wide_rows_and_long_cells_leave_the_page_small(tmp_path: Path) -> None:
 
 
 def test_messages_that_all_rows_of_a_prompt_begin_with_are_folded() -> None:
-    one, two = ([excerpt.Message("system", "s"), excerpt.Message("user", text)] for text in "ab")
+    one, two = ([sample_rows.Message("system", "s"), sample_rows.Message("user", text)] for text in "ab")
     assert page._common([one, two]) == 1
     assert page._common([one]) == 0
     assert page._common([two[1:], two[1:]]) == 0
@@ -408,12 +408,12 @@ def test_messages_that_all_rows_of_a_prompt_begin_with_are_folded() -> None:
 
 def test_the_command_writes_the_page_and_tells_the_verdict(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = swept(tmp_path / "out")
-    assert cli.main(["report", str(folder.path), "--rows", "5"]) == 0
+    assert main.main(["report", str(folder.path), "--rows", "5"]) == 0
     out = capfd.readouterr().out
     assert "accuracy 100.0 %" in out and f"report: {folder.report} (" in out
     assert len([row for row in data_of(folder.report.read_text())["rows"]["rows"] if "sample" in row["k"]]) == 5
     other = tmp_path / "other.html"
-    assert cli.main(["report", str(folder.path), "-o", str(other), "--json"]) == 0
+    assert main.main(["report", str(folder.path), "-o", str(other), "--json"]) == 0
     told = json.loads(capfd.readouterr().out)
     assert (told["report"], told["bytes"], told["rows"]) == (str(other), other.stat().st_size, 96)
     assert {point["point"]["prompt"] for point in told["points"]} == {"bare", "shown"}
@@ -422,10 +422,10 @@ def test_the_command_writes_the_page_and_tells_the_verdict(tmp_path: Path, capfd
 def test_a_folder_of_no_run_and_a_place_that_is_not_there_are_told(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["report", str(tmp_path)]) == 2
+    assert main.main(["report", str(tmp_path)]) == 2
     assert "is not the output folder of a run" in capfd.readouterr().err
     folder = one_row(tmp_path / "out")
-    assert cli.main(["report", str(folder.path), "-o", str(tmp_path / "no" / "x.html")]) == 2
+    assert main.main(["report", str(folder.path), "-o", str(tmp_path / "no" / "x.html")]) == 2
     assert "there is no folder" in capfd.readouterr().err
 
 
@@ -435,7 +435,7 @@ def test_without_the_extra_the_summary_is_told_and_what_to_install(tmp_path: Pat
         "import importlib.util as u, sys\n"
         "find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'altair' else find(name, *a)\n"
-        "from batchflex.cli import main as cli\n"
+        "from batchflex.cli import main\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     ended = subprocess.run(

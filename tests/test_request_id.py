@@ -14,8 +14,8 @@ from batchflex.core.errors import AttemptError
 from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint, Secret
-from batchflex.protocol.headers import NO_GATEWAY, glance
-from batchflex.storage import parts as store
+from batchflex.protocol.response_headers import NO_GATEWAY, glance
+from batchflex.storage import part_files
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import outcome
 from tests.test_cli import called, write_rows
@@ -85,8 +85,8 @@ def test_answered_and_failed_rows_have_the_id_of_their_last_attempt(endpoint: Co
 
 
 def test_a_part_of_an_older_version_has_none(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(1, request_id="r")])
-    path = store.part_path(tmp_path, 1)
+    part_files.write_part(tmp_path, 1, [outcome(1, request_id="r")])
+    path = part_files.part_path(tmp_path, 1)
     old = pq.read_table(path)
     pq.write_table(old.drop_columns(["request_id"]), path)
-    assert store.read_part(tmp_path, 1)["request_id"].to_pylist() == [None]
+    assert part_files.read_part(tmp_path, 1)["request_id"].to_pylist() == [None]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.planner import Census
 from batchflex.plan.resume import Done
-from batchflex.storage import journal, part_index as keyindex, parts as store, results_table as table
+from batchflex.storage import journal, part_files, part_index, results_table
 from tests.outcomes import digest, outcome, request
 
 
@@ -34,7 +34,7 @@ def names(requests: Sequence[Request]) -> list[str]:
 
 
 def results(parts: Path, done: Done, since: int) -> list[dict[str, Any]]:
-    made = table.assemble(parts, {}, ["{}"], planned=done.planned(), since=since)
+    made = results_table.assemble(parts, {}, ["{}"], planned=done.planned(), since=since)
     rows: list[dict[str, Any]] = pa.concat_tables([made.schema.empty_table(), *made.batches]).to_pylist()
     return rows
 
@@ -57,7 +57,7 @@ def test_in_an_empty_folder_everything_is_to_be_asked(tmp_path: Path) -> None:
 
 def test_what_is_done_is_not_asked_again_whatever_its_status(tmp_path: Path) -> None:
     statuses = ["ok", "truncated", "filtered", "invalid"]
-    store.write_part(tmp_path, 1, [outcome(i, status=s) for i, s in enumerate(statuses)])
+    part_files.write_part(tmp_path, 1, [outcome(i, status=s) for i, s in enumerate(statuses)])
     done, asked = surveyed(tmp_path, [request(i) for i in range(6)])
     assert names(asked) == ["4", "5"]
     assert done.census() == Census(6, 4, 0, 0, 0, None, 0)
@@ -79,30 +79,30 @@ def test_a_failed_row_is_asked_again_on_each_further_run_up_to_its_limit(tmp_pat
                 assert done.statuses() == ({} if again else {"failed": 1})
                 assert done.planned().height == 1, "the failure is shown until there is something else"
             if asked:
-                store.write_part(parts, run, [outcome(0, status="failed")])
+                part_files.write_part(parts, run, [outcome(0, status="failed")])
 
 
 def test_an_answer_after_failures_is_final(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(0, status="failed"), outcome(1, status="failed")])
-    store.write_part(tmp_path, 2, [outcome(0), outcome(1, status="failed")])
+    part_files.write_part(tmp_path, 1, [outcome(0, status="failed"), outcome(1, status="failed")])
+    part_files.write_part(tmp_path, 2, [outcome(0), outcome(1, status="failed")])
     done, asked = surveyed(tmp_path, [request(0), request(1)])
     assert names(asked) == ["1"]
     assert done.statuses() == {"ok": 1}
 
 
 def test_rows_and_sweep_points_are_those_of_the_plan_now(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
+    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
     moved = [request("new"), *(request(i, row=9 - i, point=i) for i in range(4))]
     done, asked = surveyed(tmp_path, moved)
     assert names(asked) == ["new"]
-    keys = {keyindex._halves(pa.chunked_array([[outcome(i).key]]), "").row(0): i for i in range(4)}
+    keys = {part_index._halves(pa.chunked_array([[outcome(i).key]]), "").row(0): i for i in range(4)}
     places = {keys[hi, lo]: (row, point) for hi, lo, row, point in done.planned().iter_rows()}
     assert places == {i: (9 - i, i) for i in range(4)}
     assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == [(f"id-{i}", 9 - i) for i in (3, 2, 1, 0)]
 
 
 def test_a_row_that_left_the_input_leaves_the_results_and_is_no_change(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
+    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
     done, asked = surveyed(tmp_path, [request(2, row=0)])
     assert asked == []
     assert done.census() == Census(1, 1, 0, 0, 0, None, 3)
@@ -110,9 +110,9 @@ def test_a_row_that_left_the_input_leaves_the_results_and_is_no_change(tmp_path:
 
 
 def test_a_run_that_stops_early_shows_also_the_done_rows_it_did_not_come_to(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(i) for i in range(5, 10)])
+    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(5, 10)])
     done, asked = surveyed(tmp_path, [request(i) for i in range(10)])
-    store.write_part(tmp_path, 2, [outcome(int(names(asked)[0]))])
+    part_files.write_part(tmp_path, 2, [outcome(int(names(asked)[0]))])
     assert [r["row"] for r in results(tmp_path, done, since=2)] == [0, 5, 6, 7, 8, 9]
 
 
@@ -124,11 +124,11 @@ def test_a_crashed_run_is_sealed_and_counts_as_done(tmp_path: Path) -> None:
     for i in range(3):
         crashed.append(outcome(i))
     crashed.sync()
-    store.write_part(parts, 1, list(journal.read(journal.segment_path(segments, 1))))
+    part_files.write_part(parts, 1, list(journal.read(journal.segment_path(segments, 1))))
     crashed.close()
     done, asked = surveyed(parts, [request(i) for i in range(5)])
     assert names(asked) == ["3", "4"]
-    store.write_part(parts, 2, [outcome(3), outcome(4)])
+    part_files.write_part(parts, 2, [outcome(3), outcome(4)])
     assert [r["row"] for r in results(parts, done, since=2)] == [0, 1, 2, 3, 4]
 
 
@@ -136,7 +136,7 @@ def test_a_crashed_run_is_sealed_and_counts_as_done(tmp_path: Path) -> None:
 
 
 def test_a_changed_job_is_counted_and_rerun_shows_none_of_the_old_answers(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(i, 1, total_tokens=10, cost=0.5, content="old") for i in range(4)])
+    part_files.write_part(tmp_path, 1, [outcome(i, 1, total_tokens=10, cost=0.5, content="old") for i in range(4)])
     plan = [request(0, 1), *(request(i, 2) for i in range(1, 6))]
     done, asked = surveyed(tmp_path, plan)
     assert names(asked) == ["1", "2", "3", "4", "5"]
@@ -145,13 +145,13 @@ def test_a_changed_job_is_counted_and_rerun_shows_none_of_the_old_answers(tmp_pa
         planned=6, done=1, failed_again=0, changed=3, changed_tokens=30, changed_cost=1.5, orphans=3
     )
     assert (census.left, census.keeping().left, census.keeping().changed) == (5, 2, 0)
-    store.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in (1, 2)])
+    part_files.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in (1, 2)])
     assert [(r["row"], r["content"]) for r in results(tmp_path, done, since=2)] == [(0, "old"), (1, "new"), (2, "new")]
 
 
 def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(tmp_path: Path) -> None:
     old = [outcome(i, 1, total_tokens=None, content="old") for i in range(3)]
-    store.write_part(tmp_path, 1, [*old, outcome(3, 1, status="failed")])
+    part_files.write_part(tmp_path, 1, [*old, outcome(3, 1, status="failed")])
     plan = [request(i, 2, row=10 - i, point=i % 2) for i in range(5)]
     done, _ = surveyed(tmp_path, plan)
     census = done.census()
@@ -166,15 +166,15 @@ def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(tmp_path: P
     assert names(passed(done, plan)) == ["3", "4"], "going through the plan again changes nothing"
     assert done.statuses() == {"ok": 3}
     assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == shown
-    store.write_part(tmp_path, 2, [outcome(i, 2, row=10 - i, content="new") for i in (3, 4)])
+    part_files.write_part(tmp_path, 2, [outcome(i, 2, row=10 - i, content="new") for i in (3, 4)])
     found = results(tmp_path, done, since=2)
     assert [r["row"] for r in found] == [6, 7, 8, 9, 10]
     assert [r["content"] for r in found] == ["new", "new", "old", "old", "old"]
 
 
 def test_keep_takes_the_last_answer_of_a_slot_and_none_that_failed_in_the_end(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(0, 1), outcome(1, 1), outcome(2, 1)])
-    store.write_part(tmp_path, 2, [outcome(0, 2), outcome(1, 2, status="failed"), outcome(2, 1, status="failed")])
+    part_files.write_part(tmp_path, 1, [outcome(0, 1), outcome(1, 1), outcome(2, 1)])
+    part_files.write_part(tmp_path, 2, [outcome(0, 2), outcome(1, 2, status="failed"), outcome(2, 1, status="failed")])
     plan = [request(i, 3) for i in range(3)]
     done, _ = surveyed(tmp_path, plan)
     assert done.census().changed == 2
@@ -187,7 +187,7 @@ def test_keep_takes_the_last_answer_of_a_slot_and_none_that_failed_in_the_end(tm
 def test_keep_gives_no_answer_to_rows_that_share_an_id(tmp_path: Path) -> None:
     """Which of them it was the answer to cannot be told any more."""
     slot = digest("shared")
-    store.write_part(tmp_path, 1, [outcome(i, 1, slot=slot.hex(), id="same") for i in range(2)])
+    part_files.write_part(tmp_path, 1, [outcome(i, 1, slot=slot.hex(), id="same") for i in range(2)])
     plan = [Request(digest("key", i, 2), slot, "same", i, 0, 0, b"{}", None, None) for i in range(2)]
     done, _ = surveyed(tmp_path, plan, block=1)
     assert done.census().changed == 0
@@ -197,7 +197,7 @@ def test_keep_gives_no_answer_to_rows_that_share_an_id(tmp_path: Path) -> None:
 
 
 def test_new_rows_are_no_change(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(i) for i in range(3)])
+    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(3)])
     done, asked = surveyed(tmp_path, [request(i) for i in range(6)])
     assert names(asked) == ["3", "4", "5"]
     assert done.census().changed == 0
@@ -205,8 +205,8 @@ def test_new_rows_are_no_change(tmp_path: Path) -> None:
 
 def test_without_a_survey_the_same_requests_are_left(tmp_path: Path) -> None:
     rows = random.Random(1)
-    store.write_part(tmp_path, 1, [outcome(i) for i in range(0, 300, 2)])
-    store.write_part(tmp_path, 2, [outcome(i, status="failed") for i in range(0, 300, 5)])
+    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(0, 300, 2)])
+    part_files.write_part(tmp_path, 2, [outcome(i, status="failed") for i in range(0, 300, 5)])
     plan = [request(i) for i in rows.sample(range(400), 400)]
     _, asked = surveyed(tmp_path, plan, block=64)
     assert passed(Done(tmp_path, 3), plan, block=7) == asked
@@ -296,10 +296,10 @@ def test_after_any_runs_one_row_a_planned_request_and_the_last_answer_wins(
                 book.answers.append(answers[-1])
         for i in range(step.parts):
             if mine := answers[i :: step.parts]:
-                store.write_part(parts, number, mine, void=[f"run-{since}"] if step.void == "at once" else [])
+                part_files.write_part(parts, number, mine, void=[f"run-{since}"] if step.void == "at once" else [])
                 number += 1
         if step.void == "later":
-            store.write_part(parts, number, [], void=[f"run-{since}"])
+            part_files.write_part(parts, number, [], void=[f"run-{since}"])
             number += 1
 
         expected = []

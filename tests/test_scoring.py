@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 import batchflex
 from batchflex.config.score_sections import specs_of
 from batchflex.core.errors import JobError
-from batchflex.scoring import extract as reading
+from batchflex.scoring import extract
 
 
 def scored(answers: list[Any], expected: Any = None, **spec: Any) -> list[float | None]:
@@ -69,11 +69,11 @@ def test_extract_takes_the_answer_out_of_the_text() -> None:
     ],
 )  # fmt: skip
 def test_the_last_number_of_a_text(text: str, number: float | None) -> None:
-    assert reading.numbers(pl.Series([text])).to_list() == [number]
+    assert extract.numbers(pl.Series([text])).to_list() == [number]
 
 
 def test_the_first_number_of_a_text() -> None:
-    assert reading.numbers(pl.Series(["12 of 20", "no", "-3.5e2, 4"]), "first").to_list() == [12, None, -350]
+    assert extract.numbers(pl.Series(["12 of 20", "no", "-3.5e2, 4"]), "first").to_list() == [12, None, -350]
 
 
 def test_a_number_may_be_off_by_its_tolerance() -> None:
@@ -98,12 +98,12 @@ CHOICES = ["Paris", "London", "Berlin"]
     ],
 )  # fmt: skip
 def test_what_was_chosen(text: str, choice: str | None) -> None:
-    assert reading.chosen(pl.Series([text]), CHOICES).to_list() == [choice]
+    assert extract.chosen(pl.Series([text]), CHOICES).to_list() == [choice]
 
 
 def test_a_choice_within_a_longer_one_is_not_chosen_with_it() -> None:
     texts = pl.Series(["very positive", "positive", "It is very positive.", "positive, no: very positive"])
-    assert reading.chosen(texts, ["positive", "very positive"]).to_list() == [
+    assert extract.chosen(texts, ["positive", "very positive"]).to_list() == [
         "very positive",
         "positive",
         "very positive",
@@ -112,22 +112,22 @@ def test_a_choice_within_a_longer_one_is_not_chosen_with_it() -> None:
 
 
 def test_letters_that_are_choices_themselves_stand_for_themselves() -> None:
-    assert reading.chosen(pl.Series(["The answer is (C)", "b"]), ["B", "C"]).to_list() == ["C", "B"]
+    assert extract.chosen(pl.Series(["The answer is (C)", "b"]), ["B", "C"]).to_list() == ["C", "B"]
 
 
 @given(st.lists(st.none() | st.text(st.sampled_from("ab é \t\n\u00a0\u2028"), max_size=9), max_size=5))
 def test_words_are_what_python_splits_a_text_into(texts: list[str | None]) -> None:
-    found = reading.words(pl.Series(texts, dtype=pl.String)).to_list()
+    found = extract.words(pl.Series(texts, dtype=pl.String)).to_list()
     assert found == [None if text is None else len(text.split()) for text in texts]
 
 
 @settings(max_examples=25)
 @given(st.lists(st.text(max_size=40), max_size=5), st.permutations(CHOICES))
 def test_any_text_has_a_choice_or_none_and_each_text_its_own(texts: list[str], choices: list[str]) -> None:
-    found = reading.chosen(pl.Series(texts, dtype=pl.String), choices).to_list()
+    found = extract.chosen(pl.Series(texts, dtype=pl.String), choices).to_list()
     assert len(found) == len(texts)
     assert set(found) <= {*choices, None}
-    assert found == [reading.chosen(pl.Series([text]), choices)[0] for text in texts]
+    assert found == [extract.chosen(pl.Series([text]), choices)[0] for text in texts]
 
 
 def test_the_expected_choice_is_given_by_its_text_its_letter_or_its_number_from_0() -> None:

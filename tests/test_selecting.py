@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.cli import main as cli
+from batchflex.cli import main
 from batchflex.core.errors import FolderError, JobError
-from batchflex.results import query as selecting, view as contents
+from batchflex.results import query, view
 from batchflex.results.query import selected
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint, Knobs
@@ -114,7 +114,7 @@ def test_columns_come_in_the_order_that_is_asked_for(
 
 def test_a_file_for_each_value(out: Path, scored: Path) -> None:
     assert (
-        cli.main(
+        main.main(
             ["results", str(out), "-o", str(out.parent / "x.parquet"), "--split-by", "label", "--where", "row > 3"]
         )
         == 0
@@ -156,7 +156,7 @@ def test_mistakes_are_told_before_anything_is_written(
 ) -> None:
     path = out.parent / "x.csv"
     given = [*(["--where", where] if where else []), *(["--columns", ",".join(columns)] if columns else [])]
-    assert cli.main(["results", str(out), "-o", str(path), *given]) == 2
+    assert main.main(["results", str(out), "-o", str(path), *given]) == 2
     assert words in capsys.readouterr().err
     assert not path.exists()
 
@@ -168,7 +168,7 @@ def test_large_tables_come_piece_by_piece_with_their_scores_in_step(tmp_path: Pa
     pq.write_table(
         pa.table({"key": ["k"] * number, "score_x": range(number)}), tmp_path / "scores.parquet", row_group_size=7_000
     )
-    stored = contents.Stored(tmp_path / "results.parquet", tmp_path / "scores.parquet")
+    stored = view.Stored(tmp_path / "results.parquet", tmp_path / "scores.parquet")
     assert stored.schema.names == ["id", "row", "key", "score_x"]
     batches = list(stored.batches(["score_x", "row"]))
     assert max(map(len, batches)) <= 10_000
@@ -184,12 +184,12 @@ def test_large_tables_come_piece_by_piece_with_their_scores_in_step(tmp_path: Pa
 
 def test_a_table_that_is_replaced_meanwhile_is_not_mixed_with_the_old_one(scored: Path, tmp_path: Path) -> None:
     shutil.copytree(scored, tmp_path / "out")
-    stored = contents.results_of(Folder(tmp_path / "out"))
-    assert isinstance(stored, contents.Stored)
+    stored = view.results_of(Folder(tmp_path / "out"))
+    assert isinstance(stored, view.Stored)
     shutil.copy(scored / "results.parquet", tmp_path / "another")
     (tmp_path / "another").replace(tmp_path / "out" / "results.parquet")
     with pytest.raises(FolderError, match="was replaced while it was read"):
-        selecting._wanted(stored, selecting.condition.read("row = 1"), stored.schema.names, Folder(tmp_path / "out"))
+        query._wanted(stored, query.condition.read("row = 1"), stored.schema.names, Folder(tmp_path / "out"))
 
 
 def test_the_terminal_shows_what_is_chosen(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ def test_the_terminal_shows_what_is_chosen(scored: Path, capsys: pytest.CaptureF
         "--rows",
         "3",
     ]
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     told = capsys.readouterr()
     assert [cell.strip() for cell in told.out.splitlines()[1].strip("│").split("┆")] == [
         "id",
@@ -212,5 +212,5 @@ def test_the_terminal_shows_what_is_chosen(scored: Path, capsys: pytest.CaptureF
         "http_status",
     ]
     assert "3 of 10 rows" in told.out and "10 of 30 rows fit label IS NULL" in told.err
-    assert cli.main(["results", str(scored), "-o", "-", "--where", "row = 3", "--columns", "row,id"]) == 0
+    assert main.main(["results", str(scored), "-o", "-", "--where", "row = 3", "--columns", "row,id"]) == 0
     assert json.loads(capsys.readouterr().out) == {"row": 3, "id": "r3"}

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.cli import main as cli
+from batchflex.cli import main
 from batchflex.core.errors import JobError
 from batchflex.results import export, splitting
 from batchflex.storage.folder import Folder
-from batchflex.storage.parts import COLUMNS
+from batchflex.storage.part_files import COLUMNS
 
 LABELS = [
     "good",
@@ -59,7 +59,7 @@ def table(folder: Path, labels: list[Any], **more: pa.Array) -> Path:
 
 def split(out: Path, name: str, *options: str) -> tuple[int, list[Path]]:
     before = set(out.parent.iterdir())
-    code = cli.main(["results", str(out), "-o", str(out.parent / name), *options])
+    code = main.main(["results", str(out), "-o", str(out.parent / name), *options])
     return code, sorted(set(out.parent.iterdir()) - before)
 
 
@@ -188,7 +188,7 @@ def test_none_of_them_is_there_if_one_fails(out: Path, monkeypatch: pytest.Monke
 def test_what_the_runs_keep_is_not_hit_by_a_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = table(tmp_path, ["x"] * 3)
     (tmp_path / "out" / "report-x.html").touch()
-    assert cli.main(["results", str(out), "-o", str(out / "parts" / "a.csv"), "--split-by", "label"]) == 2
+    assert main.main(["results", str(out), "-o", str(out / "parts" / "a.csv"), "--split-by", "label"]) == 2
     assert "keep; choose another name" in capsys.readouterr().err
     with pytest.raises(JobError, match="--split-by writes several files"):
         export.split(None, "label", export.target(Folder(out), "-"), Folder(out))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
-from batchflex.storage import part_index as keyindex, parts as store, results_table as table
+from batchflex.storage import part_files, part_index, results_table
 from tests.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
 
 NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
@@ -26,7 +26,7 @@ _settings = settings(max_examples=30, deadline=None, suppress_health_check=[Heal
 
 def planned(*places: tuple[Outcome, int, int]) -> pl.DataFrame:
     """What ``Done.planned`` gives: the answers that belong to the plan, each with its present row and sweep point."""
-    keys = [keyindex._halves(pa.chunked_array([[o.key]]), "") for o, _, _ in places]
+    keys = [part_index._halves(pa.chunked_array([[o.key]]), "") for o, _, _ in places]
     rows = pl.DataFrame({"row": [p[1] for p in places], "point": [p[2] for p in places]})
     return pl.concat([NO_PLAN, pl.concat(keys).hstack(rows.cast({"point": pl.Int32}))])
 
@@ -37,8 +37,8 @@ def planned(*places: tuple[Outcome, int, int]) -> pl.DataFrame:
 @_settings
 @given(st.lists(any_outcomes(), min_size=1, max_size=6))
 def test_a_part_read_by_polars_and_by_pyarrow_has_what_was_sealed(tmp_path: Path, outcomes: list[Outcome]) -> None:
-    store.write_part(tmp_path, 1, outcomes)
-    path = store.part_path(tmp_path, 1)
+    part_files.write_part(tmp_path, 1, outcomes)
+    path = part_files.part_path(tmp_path, 1)
     expected = [msgspec.structs.asdict(o) for o in outcomes]
     for row in expected:
         for name in ("started_at", "finished_at"):
@@ -51,8 +51,8 @@ def test_a_part_read_by_polars_and_by_pyarrow_has_what_was_sealed(tmp_path: Path
 
 def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
     outcomes = [outcome(i) for i in range(5_000)]
-    store.write_part(tmp_path, 12, outcomes)
-    assert store.part_numbers(tmp_path) == [12]
+    part_files.write_part(tmp_path, 12, outcomes)
+    assert part_files.part_numbers(tmp_path) == [12]
     metadata = pq.read_metadata(tmp_path / "000012.parquet")
     assert metadata.num_row_groups == 3
     group = metadata.row_group(0)
@@ -64,10 +64,10 @@ def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
 
 
 def test_columns_of_a_part_are_those_of_the_results_and_what_they_are_made_with(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(1)])
-    schema = pq.read_schema(store.part_path(tmp_path, 1))
-    assert schema.names == [*store.COLUMNS, "slot", "point", "carry", "proof"]
-    assert schema.remove_metadata().equals(store.to_table([]).schema)
+    part_files.write_part(tmp_path, 1, [outcome(1)])
+    schema = pq.read_schema(part_files.part_path(tmp_path, 1))
+    assert schema.names == [*part_files.COLUMNS, "slot", "point", "carry", "proof"]
+    assert schema.remove_metadata().equals(part_files.to_table([]).schema)
 
 
 def test_a_part_that_cannot_be_written_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,36 +76,36 @@ def test_a_part_that_cannot_be_written_is_not_there(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(pq, "write_table", fail)
     with pytest.raises(StorageError, match=r"the disk is full: .*000001\.parquet could not be written"):
-        store.write_part(tmp_path, 1, [outcome(1)])
+        part_files.write_part(tmp_path, 1, [outcome(1)])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
 def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
-    store.write_part(tmp_path, 1, [outcome(i) for i in range(100)])
-    path = store.part_path(tmp_path, 1)
+    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(100)])
+    path = part_files.part_path(tmp_path, 1)
     data = path.read_bytes()
     path.write_bytes({"cut": data[:-20], "flipped": data[:-8] + b"\xff" * 8, "empty": b"", "gone": data}[damage])
     if damage == "gone":
         path.unlink()
         path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FolderError, match=r"000001\.parquet (is damaged \(.*\); move it away|cannot be read)"):
-        list(keyindex.read_keys(tmp_path, ["status"]))
+        list(part_index.read_keys(tmp_path, ["status"]))
     with pytest.raises(FolderError, match=r"000001\.parquet"):
-        table.assemble(tmp_path, {}, ["{}"])
+        results_table.assemble(tmp_path, {}, ["{}"])
 
 
 def test_a_foreign_file_among_the_parts_is_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a": [1]}), store.part_path(tmp_path, 1))
+    pq.write_table(pa.table({"a": [1]}), part_files.part_path(tmp_path, 1))
     with pytest.raises(FolderError, match=r"000001\.parquet is no part that batchflex wrote"):
-        table.assemble(tmp_path, {}, ["{}"])
+        results_table.assemble(tmp_path, {}, ["{}"])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_last_of_each_keeps_the_last_also_where_keys_share_their_first_half(keys: list[tuple[int, int]]) -> None:
     schema = {"hi": pl.UInt64, "lo": pl.UInt64}
     frame = pl.DataFrame(keys, schema=schema, orient="row").with_row_index("n")
-    found = keyindex.last_of_each(frame)
+    found = part_index.last_of_each(frame)
     assert found["hi"].is_sorted()
     expected = {key: n for n, key in enumerate(keys)}
     assert {(hi, lo): n for n, hi, lo in found.iter_rows()} == expected
@@ -116,9 +116,9 @@ def test_last_of_each_keeps_the_last_also_where_keys_share_their_first_half(keys
 
 
 def test_a_later_answer_replaces_an_earlier_one(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(0, status="failed"), outcome(1)])
-    store.write_part(tmp_path, 2, [outcome(0, status="failed", content="second")])
-    store.write_part(tmp_path, 3, [outcome(0, content="third")])
+    part_files.write_part(tmp_path, 1, [outcome(0, status="failed"), outcome(1)])
+    part_files.write_part(tmp_path, 2, [outcome(0, status="failed", content="second")])
+    part_files.write_part(tmp_path, 3, [outcome(0, content="third")])
     for options in ({}, {"planned": NO_PLAN, "since": 1}):
         found = assembled(tmp_path, **options)
         assert found["id"].to_pylist() == ["id-0", "id-1"]
@@ -134,8 +134,8 @@ def test_rows_come_in_input_order_then_by_sweep_point_and_sample(tmp_path: Path)
         for label in reversed(labels)
         for row in (2, 10, 1)
     ]
-    store.write_part(tmp_path, 1, answers[:5])
-    store.write_part(tmp_path, 2, answers[5:])
+    part_files.write_part(tmp_path, 1, answers[:5])
+    part_files.write_part(tmp_path, 2, answers[5:])
     found = assembled(tmp_path, variables={"t": [0.7, 0.0]}, labels=labels)
     expected = [(row, t, sample) for row in (1, 2, 10) for t in (0.7, 0.0) for sample in (0, 1)]
     rows = zip(found["row"].to_pylist(), found["t"].to_pylist(), found["sample"].to_pylist(), strict=True)
@@ -144,8 +144,8 @@ def test_rows_come_in_input_order_then_by_sweep_point_and_sample(tmp_path: Path)
 
 def test_with_a_plan_older_answers_outside_it_are_left_out_and_the_others_have_its_rows(tmp_path: Path) -> None:
     old = [outcome(i, content="old") for i in range(4)]
-    store.write_part(tmp_path, 1, old)
-    store.write_part(tmp_path, 2, [outcome("new", row=1, content="new")])
+    part_files.write_part(tmp_path, 1, old)
+    part_files.write_part(tmp_path, 2, [outcome("new", row=1, content="new")])
     plan = planned((old[3], 0, 0), (old[0], 2, 0))
     found = assembled(tmp_path, planned=plan, since=2)
     assert found.select(["id", "row", "content"]).to_pylist() == [
@@ -157,8 +157,8 @@ def test_with_a_plan_older_answers_outside_it_are_left_out_and_the_others_have_i
 
 def test_an_answer_of_this_run_replaces_the_older_one_in_the_plan(tmp_path: Path) -> None:
     old = outcome(0, row=5, status="failed")
-    store.write_part(tmp_path, 1, [old])
-    store.write_part(tmp_path, 2, [outcome(0, row=7)])
+    part_files.write_part(tmp_path, 1, [old])
+    part_files.write_part(tmp_path, 2, [outcome(0, row=7)])
     found = assembled(tmp_path, planned=planned((old, 7, 0)), since=2)
     assert found.select(["row", "status"]).to_pylist() == [{"row": 7, "status": "ok"}]
 
@@ -166,27 +166,27 @@ def test_an_answer_of_this_run_replaces_the_older_one_in_the_plan(tmp_path: Path
 def test_sweep_values_are_those_the_plan_gives_an_answer_now(tmp_path: Path) -> None:
     """The same body may have been sent by a job that set the value as a parameter."""
     old = outcome(0, point="{}")
-    store.write_part(tmp_path, 1, [old])
+    part_files.write_part(tmp_path, 1, [old])
     labels = ['{"t":0.7}', '{"t":0.0}']
-    store.write_part(tmp_path, 2, [outcome("other", row=0, point=labels[0])])
+    part_files.write_part(tmp_path, 2, [outcome("other", row=0, point=labels[0])])
     found = assembled(tmp_path, variables={"t": [0.7, 0.0]}, labels=labels, planned=planned((old, 0, 1)), since=2)
     assert found.select(["id", "t"]).to_pylist() == [{"id": "id-other", "t": 0.7}, {"id": "id-0", "t": 0.0}]
 
 
 def test_without_a_plan_a_changed_answer_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(i, 1, content="old") for i in range(30)])
-    store.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in range(20)])
+    part_files.write_part(tmp_path, 1, [outcome(i, 1, content="old") for i in range(30)])
+    part_files.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in range(20)])
     assert assembled(tmp_path)["content"].to_pylist() == ["new"] * 20 + ["old"] * 10
 
 
 def test_the_same_answer_moved_by_a_reordered_input_is_one_row(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(0, row=5, status="failed")])
-    store.write_part(tmp_path, 2, [outcome(0, row=6)])
+    part_files.write_part(tmp_path, 1, [outcome(0, row=5, status="failed")])
+    part_files.write_part(tmp_path, 2, [outcome(0, row=6)])
     assert assembled(tmp_path)["row"].to_pylist() == [6]
 
 
 def test_what_is_not_sealed_yet_is_there_once(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 3, [outcome(0, status="failed"), outcome(1)])
+    part_files.write_part(tmp_path, 3, [outcome(0, status="failed"), outcome(1)])
     pending = [outcome(1), outcome(0), outcome(2)]
     for options in ({}, {"planned": NO_PLAN, "since": 3}):
         found = assembled(tmp_path, pending=pending, **options)
@@ -198,9 +198,11 @@ def test_what_is_not_sealed_yet_is_there_once(tmp_path: Path) -> None:
 def test_no_answers_give_an_empty_table_with_all_columns(tmp_path: Path) -> None:
     path = tmp_path / "results.parquet"
     for plan in (None, NO_PLAN):
-        table.write_results(path, table.assemble(tmp_path, {"t": [1, 2]}, ['{"t":1}', '{"t":2}'], planned=plan))
+        results_table.write_results(
+            path, results_table.assemble(tmp_path, {"t": [1, 2]}, ['{"t":1}', '{"t":2}'], planned=plan)
+        )
         for schema in (pq.read_schema(path), pq.ParquetFile(path).schema_arrow):
-            assert schema.remove_metadata().equals(pa.schema([*store.COLUMNS.items(), ("t", pa.int64())]))
+            assert schema.remove_metadata().equals(pa.schema([*part_files.COLUMNS.items(), ("t", pa.int64())]))
         assert pl.read_parquet(path).height == 0
 
 
@@ -221,10 +223,10 @@ def test_whatever_the_windows_one_row_a_key_in_order(
         for name in part:
             last[name] = f"{number}.{len(answers)}"
             answers.append(outcome(name, content=last[name], response="r" * 1000))
-        store.write_part(parts, number, answers)
-    monkeypatch.setattr(table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
-    monkeypatch.setattr(table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
-    monkeypatch.setattr(table, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
+        part_files.write_part(parts, number, answers)
+    monkeypatch.setattr(results_table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
+    monkeypatch.setattr(results_table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
+    monkeypatch.setattr(results_table, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
     found = assembled(parts)
     assert dict(zip(found["row"].to_pylist(), found["content"].to_pylist(), strict=True)) == last
     assert found["row"].to_pylist() == sorted(last)
@@ -235,10 +237,10 @@ def test_whatever_the_windows_one_row_a_key_in_order(
 
 def test_results_are_read_alike_by_polars_and_pyarrow(tmp_path: Path) -> None:
     rows = [outcome(i, cost=0.1 * i, content="é\0\n", carry='{"when":"2024-02-29T12:30:15.25"}') for i in range(50)]
-    store.write_part(tmp_path, 1, rows, pa.schema([("when", pa.timestamp("us"))]))
+    part_files.write_part(tmp_path, 1, rows, pa.schema([("when", pa.timestamp("us"))]))
     path = tmp_path / "out" / "results.parquet"
     path.parent.mkdir()
-    table.write_results(path, table.assemble(tmp_path, {}, ["{}"]))
+    results_table.write_results(path, results_table.assemble(tmp_path, {}, ["{}"]))
     assert pq.read_table(path).to_pylist() == pl.read_parquet(path).to_dicts()
     assert pq.read_table(path)["when"].to_pylist() == [datetime.datetime(2024, 2, 29, 12, 30, 15, 250_000)] * 50
     group = pq.read_metadata(path).row_group(0)
@@ -248,20 +250,22 @@ def test_results_are_read_alike_by_polars_and_pyarrow(tmp_path: Path) -> None:
 def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
-    store.write_part(parts, 1, [outcome(i) for i in range(10)])
+    part_files.write_part(parts, 1, [outcome(i) for i in range(10)])
     path = tmp_path / "results.parquet"
-    table.write_results(path, table.assemble(parts, {}, ["{}"]))
+    results_table.write_results(path, results_table.assemble(parts, {}, ["{}"]))
     before = path.read_bytes()
-    made = table.assemble(parts, {}, ["{}"])
+    made = results_table.assemble(parts, {}, ["{}"])
 
     def broken(error: Exception) -> Any:
         yield from made.batches
         raise error
 
     with pytest.raises(StorageError, match=r"the disk is full: .*results\.parquet could not be written"):
-        table.write_results(path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device"))))
+        results_table.write_results(
+            path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device")))
+        )
     with pytest.raises(RuntimeError):
-        table.write_results(path, made._replace(batches=broken(RuntimeError())))
+        results_table.write_results(path, made._replace(batches=broken(RuntimeError())))
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "results.parquet"]
 
@@ -269,7 +273,7 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
 FILL = """
 import random, sys
 from pathlib import Path
-from batchflex.storage import parts as store; from batchflex.storage import results_table as table
+from batchflex.storage import part_files; from batchflex.storage import results_table
 from batchflex.core.errors import StorageError
 from tests.outcomes import outcome
 folder = Path(sys.argv[1])
@@ -293,7 +297,7 @@ for write in (
 def test_a_full_disk_leaves_no_part_and_the_older_results(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
-    store.write_part(parts, 1, [outcome(i) for i in range(10)])
+    part_files.write_part(parts, 1, [outcome(i) for i in range(10)])
     with small_disk(tmp_path / "disk", 131_072) as (folder, limit):
         lines = run_python(FILL, folder, parts, file_size=limit).splitlines()
         assert len(lines) == 2
@@ -310,13 +314,13 @@ def test_whether_results_are_current(tmp_path: Path) -> None:
     rows = [outcome(i) for i in range(5)]
 
     def write(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> None:
-        table.write_results(path, table.assemble(parts, {}, labels, planned=plan, since=since))
+        results_table.write_results(path, results_table.assemble(parts, {}, labels, planned=plan, since=since))
 
     def current(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> bool:
-        return table.is_current(path, table.assemble(parts, {}, labels, plan, since))
+        return results_table.is_current(path, results_table.assemble(parts, {}, labels, plan, since))
 
     whole = planned(*((o, o.row, 0) for o in rows))
-    store.write_part(parts, 1, rows)
+    part_files.write_part(parts, 1, rows)
     assert not current(whole, 2), "there is none yet"
     write(NO_PLAN, since=1)
     assert current(whole, 2), "the next run finds what the first one wrote"
@@ -327,13 +331,13 @@ def test_whether_results_are_current(tmp_path: Path) -> None:
     assert not current(whole.with_columns(point=pl.lit(1)), 2), "its sweep point is another one now"
     assert not current(whole, 2, labels=["{ }"])
     assert not current(whole, 2, labels=["{}", "{ }"])
-    store.write_part(parts, 2, [outcome(0, content="again")])
+    part_files.write_part(parts, 2, [outcome(0, content="again")])
     assert not current(whole, 3), "another run sealed a part and was killed before it wrote the results"
     write(whole, since=3)
     assert current(whole, 3)
     path.write_bytes(b"PAR1")
     assert not current(whole, 3)
-    table.write_results(path, table.assemble(parts, {}, ["{}"]))
+    results_table.write_results(path, results_table.assemble(parts, {}, ["{}"]))
     assert current(whole, 3), "made without a plan, and the same"
 
 
@@ -341,13 +345,13 @@ def test_memory_stays_bounded_while_the_table_is_made(tmp_path: Path, monkeypatc
     each, parts, size = 50, 40, 40_000
     for number in range(1, parts + 1):
         rows = [outcome(number * each + i, response=f"{number * each + i:05}" * (size // 5)) for i in range(each)]
-        store.write_part(tmp_path, number, rows)
+        part_files.write_part(tmp_path, number, rows)
     whole = each * parts * size
-    monkeypatch.setattr(table, "_CACHE_BYTES", whole // 20)
-    monkeypatch.setattr(table, "_WINDOW_BYTES", whole // 80)
+    monkeypatch.setattr(results_table, "_CACHE_BYTES", whole // 20)
+    monkeypatch.setattr(results_table, "_WINDOW_BYTES", whole // 80)
     before = pa.total_allocated_bytes()
     most, rows_seen = 0, 0
-    for batch in table.assemble(tmp_path, {}, ["{}"]).batches:
+    for batch in results_table.assemble(tmp_path, {}, ["{}"]).batches:
         assert batch.nbytes < 2 * whole // 80
         rows_seen += batch.num_rows
         most = max(most, pa.total_allocated_bytes() - before)

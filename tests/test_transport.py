@@ -22,7 +22,7 @@ import pytest
 
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Answer, Request, Usage
-from batchflex.endpoint import http1, queue_metrics as metrics
+from batchflex.endpoint import http1, queue_metrics
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint, Secret
 from batchflex.protocol.rate_limits import Told
@@ -510,7 +510,7 @@ async def test_metrics_are_read_without_the_key(via: Via, endpoint: CountingEndp
         endpoint.knobs(metrics="vllm", key=KEY)
         text = await client.metrics()
         assert text is not None
-        assert metrics.waiting(text) == 0
+        assert queue_metrics.waiting(text) == 0
         assert (await client.attempt(_request())).content is not None
     *asked, attempt = recorder.requests
     assert [request.url.path for request in asked] == ["/metrics"] * 2

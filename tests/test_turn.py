@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.cli import main as cli, options, wait as turn
+from batchflex.cli import main, options, wait
 from batchflex.config.job import build
 from batchflex.core.errors import FolderBusy
 from batchflex.engine import runner
@@ -133,13 +133,13 @@ def test_a_retry_takes_the_job_as_it_is_after_the_waiting(
     """Whoever held the folder may have changed it."""
     out = rows.parent / "out"
     assert called(*asked(rows, endpoint)).code == 0
-    before = turn.patiently
+    before = wait.patiently
 
     def patiently(work: Callable[[], Any], folder: Folder, *rest: Any, **more: Any) -> Any:
         assert called(*asked(rows, endpoint), "--set", "temperature=0.5", "--on-change", "rerun").code == 0
         return before(work, folder, *rest, **more)
 
-    monkeypatch.setattr(turn, "patiently", patiently)
+    monkeypatch.setattr(wait, "patiently", patiently)
     asking = called("retry", out, "--where", "row = 0", "--wait", "--json")
     assert (asking.code, asking.summary["requests_sent"]) == (0, 1), "by the job before, no row would have this answer"
     assert table(out)["retried_with"].to_list() == ["{}", *[None] * 5]
@@ -174,13 +174,13 @@ def test_whoever_finds_another_quicker_waits_on(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(time, "sleep", lambda _: None)
     folder: Any = Held(True, True, False, True, False)
-    assert turn.patiently(work, folder, float("inf"), said.append) == "done"
+    assert wait.patiently(work, folder, float("inf"), said.append) == "done"
     assert said == [
         "waiting for the run that holds out (process 1 on there) to end; 1,200 rows are done",
     ]
     tried.clear()
     with pytest.raises(FolderBusy, match="held again"):
-        turn.patiently(work, folder, 0.0, said.append)
+        wait.patiently(work, folder, 0.0, said.append)
 
 
 def test_a_long_wait_is_told_of_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_long_wait_is_told_of_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     folder: Any = Held(*[True] * 100_000)
     with pytest.raises(FolderBusy, match="waited for 45:00"):
-        turn.patiently(lambda: None, folder, 45 * 60.0, said.append)
+        wait.patiently(lambda: None, folder, 45 * 60.0, said.append)
     assert [words.split(" for")[0] for words in said] == [
         "waiting", "still waiting after 10:00", "still waiting after 20:00", "still waiting after 30:00",
         "still waiting after 40:00",
@@ -202,9 +202,9 @@ def test_a_deadline_counts_from_the_start_of_the_command() -> None:
     attempt = Attempt()
     attempt.monotonic_s -= 50
     attempt.moment -= datetime.timedelta(seconds=50)
-    left = turn.left_s("1m", attempt)
+    left = wait.left_s("1m", attempt)
     assert left is not None and 0 < left <= 10
-    assert turn.left_s(None, attempt) is None
+    assert wait.left_s(None, attempt) is None
     end = runner._end_of(build({"limits": {"deadline": "1m"}}), attempt)
     assert end is not None and end.due - time.monotonic() <= 10
 
@@ -229,7 +229,7 @@ def _job(rows: Path, endpoint: CountingEndpoint) -> Path:
     ],
 )
 def test_wait_may_stand_anywhere_and_alone(words: list[str], spec: str, wait_s: float | None) -> None:
-    parsed = options.parser(cli._VERBS).parse_args(["run", *words])
+    parsed = options.parser(main._VERBS).parse_args(["run", *words])
     assert (parsed.spec, parsed.wait) == (spec, wait_s)
 
 
@@ -243,7 +243,7 @@ def test_wait_may_stand_anywhere_and_alone(words: list[str], spec: str, wait_s: 
 )
 def test_a_wrong_wait_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        options.parser(cli._VERBS).parse_args(["run", "job.toml", *words])
+        options.parser(main._VERBS).parse_args(["run", "job.toml", *words])
     assert left.value.code == 2 and said in capsys.readouterr().err
 
 

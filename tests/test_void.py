@@ -16,7 +16,7 @@ import pytest
 from batchflex.core.types import Outcome
 from batchflex.plan.resume import Done
 from batchflex.protocol.reask import Policy
-from batchflex.storage import journal, parts as store, results_table as table, writer as keep
+from batchflex.storage import journal, part_files, results_table, writer
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.outcomes import outcome, request
@@ -227,25 +227,27 @@ def left(parts: Path, *names: int, **options: Any) -> list[str]:
 
 
 def shown(parts: Path, **options: Any) -> list[tuple[str, str]]:
-    made = table.assemble(parts, {}, ["{}"], **options)
+    made = results_table.assemble(parts, {}, ["{}"], **options)
     return [(row["id"], row["status"]) for each in made.batches for row in each.to_pylist()]
 
 
 def test_a_note_in_a_later_part_is_about_all_failures_of_its_run(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [failing(1), outcome(2), failing(3, "run-0"), failing(4, proof="input")])
+    part_files.write_part(tmp_path, 1, [failing(1), outcome(2), failing(3, "run-0"), failing(4, proof="input")])
     assert left(tmp_path, 1, 2, 3, 4) == []
-    store.write_part(tmp_path, 2, [], void=["run-1"])
-    assert store.footer(tmp_path, 2).void == ["run-1"] and store.footer(tmp_path, 2).plans == []
+    part_files.write_part(tmp_path, 2, [], void=["run-1"])
+    assert part_files.footer(tmp_path, 2).void == ["run-1"] and part_files.footer(tmp_path, 2).plans == []
     assert left(tmp_path, 1, 2, 3, 4) == ["id-1"]
     assert shown(tmp_path) == [("id-2", "ok"), ("id-3", "failed"), ("id-4", "failed")]
     assert len(Done(tmp_path, 0, ["{}"])) == 3
 
 
 def test_an_answer_that_did_not_fit_stays_when_asking_again_failed_in_a_void_run(tmp_path: Path) -> None:
-    store.write_part(tmp_path, 1, [outcome(1, status="invalid", content="old")])
-    store.write_part(tmp_path, 2, [outcome(1, status="invalid", content="old", proof="answers", run_id="run-2")] * 9)
+    part_files.write_part(tmp_path, 1, [outcome(1, status="invalid", content="old")])
+    part_files.write_part(
+        tmp_path, 2, [outcome(1, status="invalid", content="old", proof="answers", run_id="run-2")] * 9
+    )
     assert left(tmp_path, 1, reasks=Policy(most=1)) == [], "it was tried too often"
-    store.write_part(tmp_path, 3, [], void=["run-2"])
+    part_files.write_part(tmp_path, 3, [], void=["run-2"])
     assert left(tmp_path, 1, reasks=Policy(most=1)) == ["id-1"]
     assert shown(tmp_path) == [("id-1", "invalid")]
 
@@ -254,7 +256,7 @@ def test_an_answer_that_did_not_fit_stays_when_asking_again_failed_in_a_void_run
 def test_a_note_that_is_not_sealed_counts_also_for_what_is(torn: bytes, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     with folder.held():
-        store.write_part(folder.parts, 1, [failing(1), failing(2, "run-2")])
+        part_files.write_part(folder.parts, 1, [failing(1), failing(2, "run-2")])
         kept = journal.Journal(folder.journal, 2)
         kept.append(failing(3))
         kept.append(failing(4, "run-2"))
@@ -262,14 +264,14 @@ def test_a_note_that_is_not_sealed_counts_also_for_what_is(torn: bytes, tmp_path
         kept.sync()
         with journal.segment_path(folder.journal, 2).open("ab") as segment:
             segment.write(torn)
-        unsealed = keep.unsealed(folder)
+        unsealed = writer.unsealed(folder)
         assert ([each.id for each in unsealed.outcomes], unsealed.void) == (["id-4"], ["run-1"])
         assert left(folder.parts, 1, 2, void=unsealed.void) == ["id-1"]
         there = shown(folder.parts, pending=unsealed.outcomes, void=unsealed.void)
         assert there == [("id-2", "failed"), ("id-4", "failed")]
         kept.close()
-        assert keep.recover(folder) == 3
-        assert keep.unsealed(folder) == keep.Unsealed([], [])
+        assert writer.recover(folder) == 3
+        assert writer.unsealed(folder) == writer.Unsealed([], [])
         assert left(folder.parts, 1, 2, 3, 4) == ["id-1", "id-3"]
         assert shown(folder.parts) == there
 
@@ -277,11 +279,11 @@ def test_a_note_that_is_not_sealed_counts_also_for_what_is(torn: bytes, tmp_path
 def test_a_segment_with_nothing_but_a_note_is_sealed(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     with folder.held():
-        store.write_part(folder.parts, 1, [failing(1)])
+        part_files.write_part(folder.parts, 1, [failing(1)])
         kept = journal.Journal(folder.journal, 2)
         kept.void("run-1")
         kept.close()
-        assert keep.recover(folder) == 3
+        assert writer.recover(folder) == 3
         assert journal.segments(folder.journal) == []
         assert left(folder.parts, 1) == ["id-1"] and shown(folder.parts) == []
 
@@ -312,16 +314,16 @@ def test_old_failures_that_are_read_as_the_runs_today_are_asked_again_whatever_r
         old(9, 401, proof="answers"),
         old(10, None, "input", attempts=0),
     ]
-    store.write_part(tmp_path, 1, [each for each in rows for _ in range(5)])
+    part_files.write_part(tmp_path, 1, [each for each in rows for _ in range(5)])
     assert left(tmp_path, *range(11)) == [f"id-{name}" for name in range(6)]
     assert [name for name, _ in shown(tmp_path)] == [f"id-{name}" for name in range(6, 11)]
-    store.write_part(tmp_path, 2, [failing(5)])
+    part_files.write_part(tmp_path, 2, [failing(5)])
     assert left(tmp_path, *range(6)) == [f"id-{name}" for name in range(5)], "what came since counts"
 
 
 def test_of_parts_without_a_failure_only_the_status_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.write_part(tmp_path, 1, [outcome(name) for name in range(10)])
-    store.write_part(tmp_path, 2, [], void=["run-1"])
+    part_files.write_part(tmp_path, 1, [outcome(name) for name in range(10)])
+    part_files.write_part(tmp_path, 2, [], void=["run-1"])
     read: list[object] = []
-    monkeypatch.setattr(store, "read_rows", lambda *given: read.append(given))
+    monkeypatch.setattr(part_files, "read_rows", lambda *given: read.append(given))
     assert left(tmp_path, 0, 11) == ["id-11"] and read == []

@@ -16,13 +16,13 @@ from ..endpoint import (
     Endpoint,
     ModelInfo,
     Prices,
-    model_list as catalog,
-    model_list_cache as catalogs,
+    model_list,
+    model_list_cache,
     resolve,
     serving,
 )
 from ..protocol import Told, answer_limit, classify
-from ..storage import priced_by, record as outcome
+from ..storage import priced_by, record
 
 _QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
 _MAX_TOKENS, _MOST_TOKENS = 16, 1024
@@ -53,7 +53,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
             models = (await client.models()).catalog
-            catalogs.keep(endpoint.base_url, models)
+            model_list_cache.keep(endpoint.base_url, models)
             model = _model(job, endpoint, models.ids)
             lines += _listed(models, model)
             if model is None:
@@ -111,7 +111,7 @@ def _listed(models: Catalog, wanted: str | None) -> Iterator[str]:
         return
     missing = ""
     if wanted not in (None, *models.ids):
-        missing = f"{wanted!r} is not among them{catalog.hint(wanted, models.ids)}"
+        missing = f"{wanted!r} is not among them{model_list.hint(wanted, models.ids)}"
     if not any(model.prices or model.context or model.ready is not None for model in models.models):
         shown = ", ".join(one_line(name) for name in models.ids[:_SHOWN])
         more = f" and {len(models.models) - _SHOWN} more" if len(models.models) > _SHOWN else ""
@@ -195,5 +195,5 @@ async def _attempt(job: Job, client: Client, model: str, most: int, heard: Calla
         answer = await client.attempt(request, heard)
     except KeyReplaced:
         answer = await client.attempt(request, heard)
-    frame = outcome.Frame("", "", ("{}",), allow_empty=job.answer.allow_empty)
-    return outcome.answered(frame, request, outcome.Effort(1, 0, 0), answer)
+    frame = record.Frame("", "", ("{}",), allow_empty=job.answer.allow_empty)
+    return record.answered(frame, request, record.Effort(1, 0, 0), answer)

@@ -15,9 +15,9 @@ from ..config import LogSection, environment_of, expanded
 from ..core import BatchflexError, Event, JobError, Level, format, guarded, one_line
 from ..engine import Run
 from ..storage import sent
-from . import log as logs, log_lines as loglines, text as render
-from .log import Log
+from . import log_lines, rendering, run_log
 from .progress import Bar, Quiet, Several
+from .run_log import Log
 
 _LEVELS: dict[int, Level] = {0: "info", 1: "warning", 4: "warning", 129: "warning", 130: "warning", 143: "warning"}
 _TOLD = (
@@ -50,7 +50,7 @@ class Logbook:
         stream = sys.stderr if stream is None else stream
         on_terminal = stream.isatty()
         self._settings, self._job, self._quiet, self._run_id = settings, job, quiet, run_id
-        self._stderr = self._log(logs.to_stream(stream))
+        self._stderr = self._log(run_log.to_stream(stream))
         self.is_log = settings.format is not None and not on_terminal
         self.is_bare = not (on_terminal or settings.prompts) and (settings.file is not None or self.is_log)
         shown: Bar | Log | Quiet = Quiet() if quiet else Bar(stream) if on_terminal else self._stderr
@@ -98,12 +98,12 @@ class Logbook:
         logs = self._logs(stderr=self.is_log)
         if isinstance(error, BatchflexError):
             name = "busy" if exit_code == 4 else "error" if any(log.run_id for log in logs) else "refused"
-            words = loglines.joined(str(error))
-            bare = loglines.joined(guarded(str(error)))
+            words = log_lines.joined(str(error))
+            bare = log_lines.joined(guarded(str(error)))
         else:
             name = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
             bare = type(error).__name__
-            words = loglines.joined(f"{bare}: {error}")
+            words = log_lines.joined(f"{bare}: {error}")
         event = Event(
             name,
             f"{name}, exit code {exit_code}: {words}",
@@ -123,7 +123,7 @@ class Logbook:
 def _ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
     of = f" of {state['planned']:,}" if state["planned"] is not None else ""
     text = f"{state['status']} after {format.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
-    text += f"{render.by_status(state)}; {sent(state)}, {render.usage(state)}"
+    text += f"{rendering.by_status(state)}; {sent(state)}, {rendering.usage(state)}"
     if state["message"]:
         text += f"; stopped by {state['stopped_by']}: {one_line(state['message'])}"
     if run.unscored is not None:

@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = parser(_VERBS).parse_known_args(argv)
     if unknown:
         refuse(options.parser, unknown)
-    from ..core import malloc as allocation
+    from ..core import malloc
 
     atexit.register(gc.freeze)  # a collection of everything, as the last thing a process does, is in vain
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         if verb is not _score:  # which would take half as long again for pages given back and taken anew
-            allocation.give_back(short=verb is not _run)
+            malloc.give_back(short=verb is not _run)
         return verb(options)
     except BatchflexError as error:
         if options.debug:
@@ -231,10 +231,10 @@ def _in_turn(
     try:
         if options.wait is None:
             return work()
-        from . import wait as turn
+        from . import wait
 
-        left_s = turn.left_s(job.limits.deadline, attempt)
-        return turn.patiently(work, folder, options.wait, book.note, until_deadline_s=left_s)
+        left_s = wait.left_s(job.limits.deadline, attempt)
+        return wait.patiently(work, folder, options.wait, book.note, until_deadline_s=left_s)
     except FolderBusy:
         if not options.skip:
             raise
@@ -311,7 +311,7 @@ def _agreed() -> bool:
 
 
 def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) -> int:
-    from . import text as render
+    from . import rendering
 
     book: Logbook = options.book
     state = book.summary(run)
@@ -320,7 +320,7 @@ def _ended(run: Run, job: Job, options: argparse.Namespace, notifier: Notifier) 
     if book.is_log:
         pass  # its last line says it
     elif not options.quiet:
-        _say(render.summary(state))
+        _say(rendering.summary(state))
         _say_scores(run.scores, run.unscored)
     elif run.unscored is not None:
         _say(f"batchflex: {run.unscored}")
@@ -366,10 +366,10 @@ def _write_report(run: Run, say: Callable[[str], None], *, quiet: bool) -> None:
 
 
 def _say_scores(found: Mapping[str, Any] | None, missing: str | None) -> None:
-    from . import score_text as scoretext
+    from . import score_text
 
     if found is not None:
-        _say(scoretext.text(found))
+        _say(score_text.text(found))
     if missing is not None:
         _say(missing)
 
@@ -379,9 +379,9 @@ def _score(options: argparse.Namespace) -> int:
 
     from ..api import on_a_loop
     from ..config import build, environment_of, load, parse_setting
-    from ..engine import evaluate as evaluation
+    from ..engine import evaluate
     from ..storage import Folder
-    from . import progress, score_text as scoretext
+    from . import progress, score_text
 
     folder = Folder(options.out)
     folder.require()
@@ -406,13 +406,13 @@ def _score(options: argparse.Namespace) -> int:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     observer = progress.choose(quiet=options.quiet)
     try:
-        made = on_a_loop(partial(evaluation.evaluate, job, options.out, specs, observer, heed_signals=True))
+        made = on_a_loop(partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True))
     finally:
         observer.close()
     if options.json:
         _print_json(made.summary)
     else:
-        _print(scoretext.text(made.summary))
+        _print(score_text.text(made.summary))
     if made.unfinished is not None:
         _say(made.unfinished)
     return 0 if made.unfinished is None else 3
@@ -421,7 +421,7 @@ def _score(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from ..results import export
     from ..scoring import compare, sides
-    from . import score_text as scoretext
+    from . import score_text
 
     if options.other is not None:
         (one, a), (two, b) = sides.side(options.out), sides.side(options.other)
@@ -434,29 +434,29 @@ def _compare(options: argparse.Namespace) -> int:
         _print_json({"a_is": one, "b_is": two, **found.told})
     else:
         flips = found.flips.head(options.rows).to_dicts()
-        _print(scoretext.comparison(found.told, (one, two), flips, found.flips.height))
+        _print(score_text.comparison(found.told, (one, two), flips, found.flips.height))
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
     from ..notify import notifier
-    from . import plan_text as forecast
+    from . import plan_text
 
     _spare_pandas()
     job = job_of(options)
     for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
-    found = forecast.forecast(job)
+    found = plan_text.forecast(job)
     if options.json:
         _print_json(found)
     else:
-        _print(forecast.text(found))
+        _print(plan_text.text(found))
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
     from ..storage import Folder
-    from . import text as render
+    from . import rendering
 
     folder = Folder(options.out)
     folder.require()
@@ -470,7 +470,7 @@ def _status(options: argparse.Namespace) -> int:
             )
         if state and options.json and state != before:
             _print_json(before := state)
-        elif state and not options.json and (text := render.status(state, held)) != before:
+        elif state and not options.json and (text := rendering.status(state, held)) != before:
             if isinstance(before, str) and sys.stdout.isatty():
                 print(f"\x1b[{len(before.splitlines())}F\x1b[J", end="")
             _print(text)
@@ -483,7 +483,7 @@ def _status(options: argparse.Namespace) -> int:
 def _history(options: argparse.Namespace) -> int:
     import shutil
 
-    from . import history, history_text as historytext
+    from . import history, history_text
 
     found = history.read(options.outs)
     for folder, lines in found.unreadable.items():
@@ -496,7 +496,7 @@ def _history(options: argparse.Namespace) -> int:
         sys.stdout.buffer.flush()
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
-        _print(historytext.text(found, last=options.last, width=width))
+        _print(history_text.text(found, last=options.last, width=width))
     return 0
 
 
@@ -519,7 +519,7 @@ def _results(options: argparse.Namespace) -> int:
 
 def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
     from ..results import export, selected
-    from . import text as render
+    from . import rendering
 
     columns, by, output = options.columns, options.split_by, options.output
     to = None if output is None else export.target(folder, output, options.format)
@@ -538,13 +538,13 @@ def _tell_results(options: argparse.Namespace, folder: Folder) -> int:
         if options.where and not rows.rows:
             _say(f"no row of {rows.of:,} fits {one_line(options.where)}")
         if to is None:
-            _print(render.table(rows.head(options.rows), rows.rows, whole=columns is not None))
+            _print(rendering.table(rows.head(options.rows), rows.rows, whole=columns is not None))
             if options.where and rows.rows:
                 _say(f"{rows.rows:,} of {format.count(rows.of, 'row')} fit {one_line(options.where)}")
             return 0
         written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)
         if to.path is not None:
-            _say(render.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
+            _say(rendering.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
     return 0
 
 
@@ -666,14 +666,14 @@ def _check(options: argparse.Namespace) -> int:
     import anyio
 
     from ..notify import notifier
-    from . import check as checking
+    from . import check
 
     if options.spec is not None and not options.spec.lower().endswith(".toml"):
         raise JobError(f"check takes a job file (.toml), or no file at all; found {options.spec!r}")
     job = job_of(options)
     for warning in (*job.warnings(), *notifier.untellable(job)):
         _say(f"warning: {warning}")
-    report = anyio.run(checking.check, job)
+    report = anyio.run(check.check, job)
     _print(report.text)
     return report.exit_code
 

@@ -9,11 +9,11 @@ import msgspec
 
 from ..config import Job, LimitsSection, changes, unbounded
 from ..core import Request, format
-from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache as catalogs, resolve
+from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve
 from ..engine import Estimate
 from ..plan import Done, Plan
-from ..storage import Folder, disk as room, priced_by, writer as keep
-from . import text as render
+from ..storage import Folder, disk_space, priced_by, writer
+from . import rendering
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
@@ -70,11 +70,11 @@ def forecast(job: Job) -> dict[str, Any]:
     endpoints = [resolve(entry, with_key=False) for entry in job.asked]
     for endpoint in endpoints:
         endpoint.require(job.models)
-    prices, contexts = catalogs.known(job, endpoints)
+    prices, contexts = model_list_cache.known(job, endpoints)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
     plan.know(folder, remember=False)  # another run may hold it
-    unsealed = keep.unsealed(folder)
+    unsealed = writer.unsealed(folder)
     done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes)
     plan.answered = done.holds
     look = _Look(job.limits, prices, contexts)
@@ -85,9 +85,9 @@ def forecast(job: Job) -> dict[str, Any]:
         done.keep_changed()
         found = _Pass(plan, done, look, survey=False)
     left, example = found.left, found.example
-    there = room.free(folder.path)
+    there = disk_space.free(folder.path)
     finished = found.requests - left.requests - found.faults
-    needed = room.needed(folder, left.requests, finished, _row(left), job.journal.seal_mb)
+    needed = disk_space.needed(folder, left.requests, finished, _row(left), job.journal.seal_mb)
     return {
         "job": job.job.name,
         "out": str(job.out),
@@ -130,7 +130,7 @@ def forecast(job: Job) -> dict[str, Any]:
 def _row(left: Estimate) -> float | None:
     """About how many bytes a row will take."""
     most = left.completion_tokens_at_most
-    return None if most is None else room.guessed_row(most / max(1, left.requests), left.carried)
+    return None if most is None else disk_space.guessed_row(most / max(1, left.requests), left.carried)
 
 
 def _forms(job: Job) -> list[str]:
@@ -152,11 +152,12 @@ def _assigned(values: Mapping[str, Any]) -> str:
 
 def _disk(found: Mapping[str, Any]) -> str:
     about = "about" if found["disk_is_measured"] else "up to about"
-    told = f"{about} {room.words(found['disk_needed'])}, {room.words(found['disk_needed_for_results'])} of it for results.parquet"
+    needed, for_results = (disk_space.words(found[name]) for name in ("disk_needed", "disk_needed_for_results"))
+    told = f"{about} {needed}, {for_results} of it for results.parquet"
     if found["disk_free"] is None:
         return told
     enough = "" if found["disk_needed"] < found["disk_free"] else ": that may not suffice"
-    return f"{told}; {room.words(found['disk_free'])} are free{enough}"
+    return f"{told}; {disk_space.words(found['disk_free'])} are free{enough}"
 
 
 _ON_CHANGE = {
@@ -185,7 +186,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
         lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
     if found["truncated"]:
-        lines.append(f"  truncated {render.truncated(found['truncated'], found['out'])}")
+        lines.append(f"  truncated {rendering.truncated(found['truncated'], found['out'])}")
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = format.count(found["unaskable"], "request")

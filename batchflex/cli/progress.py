@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..core import Event, one_line
 from ..storage import Tally
-from . import log as logs
-from .log import Log
+from . import run_log
+from .run_log import Log
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -50,7 +50,7 @@ class Bar:
                 leave=False,
             )
         self._bar.total = tally.planned
-        self._bar.set_postfix_str(one_line(logs.facts(tally, quoting=True)), refresh=False)
+        self._bar.set_postfix_str(one_line(run_log.facts(tally, quoting=True)), refresh=False)
         self._bar.update(tally.done - self._bar.n)
         self._bar.refresh()
 
@@ -118,4 +118,4 @@ def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | Log | Quiet:
     stream = sys.stderr if stream is None else stream
     if quiet:
         return Quiet()
-    return Bar(stream) if stream.isatty() else Log(logs.to_stream(stream))
+    return Bar(stream) if stream.isatty() else Log(run_log.to_stream(stream))

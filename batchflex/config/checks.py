@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..core import Outcome, Request
-from ..protocol import params as parameters
+from ..protocol import parameters as parameters
 from . import sweep
 from .durations import parse_duration
 from .messages import KEY_HINT, Mistake, choice, names_a_key

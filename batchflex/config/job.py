@@ -20,8 +20,8 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from ..core import JobError, Redactor, redacted
-from ..protocol import Model, Policy, params as parameters, pydantic_models as models, schema_of
-from . import dated_path as dated, path_variables as paths, toml as tomltext
+from ..protocol import Model, Policy, parameters as parameters, pydantic_models, schema_of
+from . import dated_path, path_variables, toml
 from .checks import HOSTED, cross_checks, hosted_at
 from .durations import Since
 from .environment import Environment, environment_of, exposed, is_called_a_key
@@ -146,7 +146,7 @@ class _Origin:
     """Where a job comes from; no part of what it is."""
 
     environment: Environment = dataclasses.field(default_factory=Environment, compare=False)
-    dated: dated.Dated | None = dataclasses.field(default=None, compare=False)
+    dated: dated_path.Dated | None = dataclasses.field(default=None, compare=False)
     spec: str | None = dataclasses.field(default=None, compare=False)
 
 
@@ -179,7 +179,7 @@ class Job(Section):
         return self._origin.environment
 
     @property
-    def dated(self) -> dated.Dated | None:
+    def dated(self) -> dated_path.Dated | None:
         """What ``out`` was made of, if it is another folder each date."""
         return self._origin.dated
 
@@ -189,12 +189,12 @@ class Job(Section):
         return self._origin.spec
 
     @property
-    def models_by_format(self) -> dict[bytes, models.Model]:
+    def models_by_format(self) -> dict[bytes, pydantic_models.Model]:
         """The pydantic models that the job was given in place of formats, by the ``response_format`` that stands for each.
 
         They are not in the job file: what they demand beyond their JSON Schema holds in this process only.
         """
-        return {msgspec.json.encode(models.response_format(model)): model for model in self._models}
+        return {msgspec.json.encode(pydantic_models.response_format(model)): model for model in self._models}
 
     @property
     def wants_report(self) -> bool:
@@ -314,7 +314,7 @@ class Job(Section):
 
     def to_toml(self) -> str:
         """:meth:`resolved` as the text of a job file. Unlike other writers it keeps the order inside parameters."""
-        return tomltext.dumps(self.resolved())
+        return toml.dumps(self.resolved())
 
 
 # ------------------------------------------------------------------------------------------------- from text to Job
@@ -326,7 +326,9 @@ _TABLES = (".csv", ".tsv")
 
 def literal(data: dict[str, Any]) -> dict[str, Any]:
     """The tables of a job, changed so that :func:`build` takes their paths as they are."""
-    paths.each_path(data, lambda place, text: paths.escaped(dated.escaped(text) if place == "job.out" else text))
+    path_variables.each_path(
+        data, lambda place, text: path_variables.escaped(dated.escaped(text) if place == "job.out" else text)
+    )
     return data
 
 
@@ -413,20 +415,20 @@ def build(
 
     :raises JobError: naming every mistake at once.
     """
-    met: list[models.Model] = []
+    met: list[pydantic_models.Model] = []
     environment = environment or Environment()
     merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
         _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
     parameters.settle(merged)
     outside = [dotted for dotted, _ in settings]
-    mistakes = paths.expand(merged, environment)
+    mistakes = path_variables.expand(merged, environment)
     folders, wrong = _output(merged, outside, moment)
     mistakes += wrong
     if folder is not None:
         # Relative paths of these are not the file's.
-        given = [dotted for dotted in outside if dotted in paths.PLACES]
-        paths.each_path(merged, lambda at, path: str(_absolute_at(at, path, Path.cwd())), given)
+        given = [dotted for dotted in outside if dotted in path_variables.PLACES]
+        path_variables.each_path(merged, lambda at, path: str(_absolute_at(at, path, Path.cwd())), given)
     if environment.file is not None and isinstance(merged.setdefault("job", {}), dict):
         merged["job"]["env_file"] = str(environment.file)
     job: Job | None = None
@@ -440,7 +442,7 @@ def build(
     secrets = environment.secrets(_key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
-        told = [Redactor(secrets).text(each) for each in sentences(mistakes, tomltext.key_lines(text), outside)]
+        told = [Redactor(secrets).text(each) for each in sentences(mistakes, toml.key_lines(text), outside)]
         in_file = any(KEY_HINT in what and at not in outside for at, what in mistakes)
         if place and in_file and (open_ := exposed(Path(place))):
             told.append(f"the file holds a key, and {open_}")
@@ -451,7 +453,7 @@ def build(
 
 def _output(
     data: dict[str, Any], outside: Sequence[str], moment: datetime.datetime | None
-) -> tuple[dated.Dated | None, list[Mistake]]:
+) -> tuple[dated_path.Dated | None, list[Mistake]]:
     """Put the folder of the moment into ``job.out``; what it was made of, if there are others."""
     section = data.get("job")
     if not isinstance(section, dict):
@@ -459,7 +461,7 @@ def _output(
     folders, out = None, section.get("out")
     if isinstance(out, str) and out:
         try:
-            folders = dated.dated(_home(out), str(section.get("name", "job")))
+            folders = dated_path.dated(_home(out), str(section.get("name", "job")))
         except ValueError as error:
             return None, [Mistake("job.out", str(error))]
         section["out"] = folders.at(moment or datetime.datetime.now())
@@ -492,7 +494,7 @@ def _key_variables(data: Mapping[str, Any]) -> set[str]:
             if isinstance(name := here.get("api_key_env"), str):
                 found.add(name)
             for texts in (here.get("endpoint"), *_tables(here.get("endpoints"))):
-                found |= {name for text in _sent(texts) for name in paths.names(text) if is_called_a_key(name)}
+                found |= {name for text in _sent(texts) for name in path_variables.names(text) if is_called_a_key(name)}
         elif isinstance(here, list):
             left += here
     return found
@@ -516,15 +518,15 @@ def _with_keys(mistakes: list[Mistake], keys: list[Mistake]) -> list[Mistake]:
     return [m for m in mistakes if m.place not in places] + keys
 
 
-def _plain(value: Any, met: list[models.Model], name: str = "") -> Any:
+def _plain(value: Any, met: list[pydantic_models.Model], name: str = "") -> Any:
     """A copy that nobody else changes, of the types that TOML gives. Pydantic models in it are added to ``met``."""
     if isinstance(value, Mapping):
         return {key: _plain(inner, met, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner, met) for inner in value]
-    if models.is_model(value):
+    if pydantic_models.is_model(value):
         met.append(value)
-        return models.schema(value) if name == "json_schema" else models.response_format(value)
+        return pydantic_models.schema(value) if name == "json_schema" else pydantic_models.response_format(value)
     return str(value) if isinstance(value, PurePath) else value
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
 
 from ..core import redacted
-from ..protocol import params as parameters
+from ..protocol import parameters as parameters
 
 
 class Mistake(NamedTuple):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..protocol import json_answers as structured, params as parameters
+from ..protocol import json_answers, parameters as parameters
 from .messages import Mistake
 
 
 def check_format(place: str, value: Any) -> list[Mistake]:
     """The schema in a ``response_format``, if it has one."""
     inside = f"{place}.json_schema.schema" if "json_schema" in value else f"{place}.schema"
-    return check_schema(inside, structured.schema_of(value))
+    return check_schema(inside, json_answers.schema_of(value))
 
 
 def check_schema(place: str, schema: Any) -> list[Mistake]:
@@ -20,5 +20,5 @@ def check_schema(place: str, schema: Any) -> list[Mistake]:
         return []
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return [Mistake(place, "should be the JSON Schema itself: what stands in its key 'schema'")]
-    why = parameters.unsayable(schema) or structured.unusable(schema)
+    why = parameters.unsayable(schema) or json_answers.unusable(schema)
     return [Mistake(place, f"answers cannot be held against this schema: {why}")] if why else []

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ..core import Redactor
-from . import path_variables as paths
+from . import path_variables
 from .messages import KEY_HINT, Mistake
 
 _NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
@@ -93,7 +93,7 @@ def _is_sent(steps: tuple[str, ...]) -> bool:
 
 def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
     """Whether what is secret in a header or a query comes from variables; a default of theirs would stand in the file."""
-    return _is_sent(steps) and bool(paths.names(text)) and not any(paths.defaults(text))
+    return _is_sent(steps) and bool(path_variables.names(text)) and not any(path_variables.defaults(text))
 
 
 def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:

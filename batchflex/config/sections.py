@@ -11,7 +11,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core import Ending
-from . import path_variables as paths
+from . import path_variables
 from .durations import Deadline, Duration, Hours
 from .messages import wanted
 
@@ -78,7 +78,7 @@ def text_fault(text: str) -> str | None:
 def _check_texts(texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         try:
-            paths.expanded(text, dict.fromkeys(paths.names(text), "x"))
+            path_variables.expanded(text, dict.fromkeys(path_variables.names(text), "x"))
         except ValueError as error:
             raise ValueError(f"{name!r:.80} {error}") from None
         if fault := text_fault(text):
@@ -170,7 +170,7 @@ class EndpointSection(Section):
     def variables(self) -> list[str]:
         """The environment variables that its headers and its query are made of."""
         texts = [*(self.headers or {}).values(), *(self.query or {}).values()]
-        return list(dict.fromkeys(name for text in texts for name in paths.names(text)))
+        return list(dict.fromkeys(name for text in texts for name in path_variables.names(text)))
 
     @property
     def sends_key(self) -> bool:

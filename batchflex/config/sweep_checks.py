@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..protocol import params as parameters
+from ..protocol import parameters as parameters
 from .messages import KEY_HINT, Mistake, choice, found, names_a_key
 from .schema_checks import check_format
 from .sweep import RESERVED, told_apart

@@ -9,10 +9,10 @@ from .lazy import exports
 if TYPE_CHECKING:
     from . import (
         cells as cells,
-        command as command,
         format as format,
         malloc as malloc,
         redact as redact,
+        shell_command as shell_command,
         signals as signals,
         sorted_keys as sorted_keys,
     )
@@ -94,7 +94,7 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "cells": ["text_of"],
-        "command": [],
+        "shell_command": [],
         "errors": [
             "AttemptError",
             "BatchflexError",
@@ -145,5 +145,5 @@ __all__, __getattr__, __dir__ = exports(
             "Usage",
         ],
     },
-    modules=["cells", "command", "format", "malloc", "redact", "signals", "sorted_keys"],
+    modules=["cells", "shell_command", "format", "malloc", "redact", "signals", "sorted_keys"],
 )

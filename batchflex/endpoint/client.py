@@ -13,8 +13,8 @@ import httpx
 import msgspec
 
 from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, Usage, __version__
-from ..protocol import Told, chat as completion, classify, ended, headers as heads, model_of, rate_limits as ratelimit
-from . import http1, model_list as catalog, transport
+from ..protocol import Told, chat, classify, ended, model_of, rate_limits, response_headers
+from . import http1, model_list, transport
 from .connection import Alarm, AnswerTooLarge, Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
@@ -193,7 +193,7 @@ class Client:
             except AttemptError as error:
                 raise self._redacted(error) from None
         now = time.time()
-        return Listing(catalog.read(raw, now), ratelimit.read(response.headers, now) is not None)
+        return Listing(model_list.read(raw, now), rate_limits.read(response.headers, now) is not None)
 
     async def _listed(self) -> tuple[httpx.Response, bytes]:
         try:
@@ -227,7 +227,7 @@ class Client:
     ) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._respond(request)
-        if heard is not None and heads.glance(response.headers.raw).tells_limits:
+        if heard is not None and response_headers.glance(response.headers.raw).tells_limits:
             _tell(heard, response.headers)
         return response
 
@@ -266,7 +266,7 @@ class Client:
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
-        seen = self._seen(headers) if self._hides else heads.glance(headers)
+        seen = self._seen(headers) if self._hides else response_headers.glance(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
         latency_s = time.perf_counter() - began
@@ -278,28 +278,28 @@ class Client:
         headers: list[Header],
         raw: bytes,
         latency_s: float,
-        seen: heads.Glance,
+        seen: response_headers.Glance,
         max_tokens: int | None,
     ) -> Answer:
         request_id = seen.request_id
         try:
             if not 200 <= status < 300:
                 raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
-            answer = completion.answer(
+            answer = chat.answer(
                 raw, http_status=status, latency_s=latency_s, request_id=request_id, max_tokens=max_tokens,
                 own=self._endpoint.finish_reasons,
             )  # fmt: skip
-            return answer if seen.gateway is heads.NO_GATEWAY else _as_told(answer, seen.gateway)
+            return answer if seen.gateway is response_headers.NO_GATEWAY else _as_told(answer, seen.gateway)
         except AttemptError as fault:
             fault.request_id = request_id
-            fault.usage = _spent(completion.usage_of(raw), seen.gateway)
+            fault.usage = _spent(chat.usage_of(raw), seen.gateway)
             raise
 
     async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
         began = time.perf_counter()
         first: float | None = None
-        seen = heads.Glance(None, False)
-        stream = completion.Stream()
+        seen = response_headers.Glance(None, False)
+        stream = chat.Stream()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
             with patience:
@@ -310,7 +310,7 @@ class Client:
                     raw = await self._body(response)
                     latency_s = time.perf_counter() - began
                     return self._unstreamed(status, response.headers.raw, raw, latency_s, seen, max_tokens)
-                stream = completion.Stream(status)
+                stream = chat.Stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
                         patience.heard(piece)
@@ -337,8 +337,8 @@ class Client:
             raise fault
         latency_s = time.perf_counter() - began
         try:
-            data, raw = completion.decode(self._clean(_encode(stream.completion())))
-            answer = completion.of_object(
+            data, raw = chat.decode(self._clean(_encode(stream.completion())))
+            answer = chat.of_object(
                 data, raw, http_status=stream.http_status, latency_s=latency_s,
                 ttft_s=None if first is None else first - began, request_id=seen.request_id,
             )  # fmt: skip
@@ -354,9 +354,9 @@ class Client:
         """The bytes without the secrets, which a server may repeat."""
         return self._redactor.clean(raw) if self._hides else raw
 
-    def _seen(self, headers: Sequence[Header]) -> heads.Glance:
+    def _seen(self, headers: Sequence[Header]) -> response_headers.Glance:
         """What the headers tell, without secrets."""
-        seen = heads.glance(headers)
+        seen = response_headers.glance(headers)
         if not self._hides:
             return seen
         gateway = seen.gateway
@@ -443,7 +443,7 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
-    if told := ratelimit.read(headers, time.time()):
+    if told := rate_limits.read(headers, time.time()):
         heard(told)
 
 
@@ -451,7 +451,7 @@ def _renamed(body: bytes, model: str) -> bytes:
     return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
 
 
-def _as_told(answer: Answer, gateway: heads.Gateway) -> Answer:
+def _as_told(answer: Answer, gateway: response_headers.Gateway) -> Answer:
     """The answer with what the gateway says of it in headers, which comes before what may be the words of one behind it."""
     usage = answer.usage
     if gateway.cost is not None:
@@ -460,7 +460,7 @@ def _as_told(answer: Answer, gateway: heads.Gateway) -> Answer:
     return msgspec.structs.replace(answer, usage=usage, deployment=deployment, fallbacks=gateway.fallbacks)
 
 
-def _spent(usage: Usage | None, gateway: heads.Gateway) -> Usage | None:
+def _spent(usage: Usage | None, gateway: response_headers.Gateway) -> Usage | None:
     """What a broken answer has taken, as far as it says so itself."""
     if usage is None or gateway.cost is None:
         return usage

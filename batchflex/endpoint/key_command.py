@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..core import command as hook
+from ..core import shell_command
 from .provider import Secret, is_key
 
 _WITHIN_S = 60.0  # that the command may take
@@ -120,7 +120,7 @@ class KeyCommand:
         self._ran_at = time.monotonic()
         given_up = threading.Event()
         try:
-            work = partial(hook.printed, self._command, self._within_s, given_up)
+            work = partial(shell_command.printed, self._command, self._within_s, given_up)
             printed = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
             given_up.set()

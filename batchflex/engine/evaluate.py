@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from ..config import Job, ScoreSection
 from ..core import BatchflexError
-from ..scoring import functions, judge as judging, scores_file as scores
+from ..scoring import functions, judge as judging, scores_file
 from ..storage import Folder
 from . import runner
 from .runner import Observer, Run
@@ -52,7 +52,7 @@ async def evaluate(
     folder = folder or Folder(out)
     folder.require()
     with folder.held():
-        if (there := await anyio.to_thread.run_sync(scores.current, folder, specs)) is not None:
+        if (there := await anyio.to_thread.run_sync(scores_file.current, folder, specs)) is not None:
             return Evaluation(there)
         judges, grades = [], {}
         for spec in specs if folder.results.exists() else ():
@@ -60,7 +60,7 @@ async def evaluate(
                 judges.append(await _graded(job, folder, spec, observer, ask=ask, heed_signals=heed_signals))
                 ask = ask and judges[-1]["stopped_by"] != "signal"
                 grades[spec.name] = judging.grades(out, spec)
-        made = await anyio.to_thread.run_sync(scores.make, folder, job, specs, grades, judges)
+        made = await anyio.to_thread.run_sync(scores_file.make, folder, job, specs, grades, judges)
     stopped = [judge for judge in judges if judge["stopped_by"] is not None]
     return Evaluation(made, "\n".join(map(_unfinished, stopped)) or None)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..config import Job, build, dated_path as dated, elsewhere, environment_of, path_variables as paths, refused
+from ..config import Job, build, dated_path, elsewhere, environment_of, path_variables, refused
 from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve
 from ..plan import (
@@ -26,7 +26,7 @@ from ..plan import (
 )
 from ..protocol import LIMITS, answer_limit
 from ..results import Choice, assemble, choose, is_newest, plan_of
-from ..storage import Again, Folder, Moves, Stretches, results_table as table, writer as keep
+from ..storage import Again, Folder, Moves, Stretches, results_table, writer
 from .estimate import Estimate
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -66,7 +66,7 @@ def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) ->
     data = folder.read_job()
     if data is None:
         raise FolderError(f"{out} has no job.toml: its run has not begun, or was refused")
-    here = ("job.out", dated.escaped(paths.escaped(str(out))))
+    here = ("job.out", dated_path.escaped(path_variables.escaped(str(out))))
     environment = environment_of(data, [], Path(), lenient=True)
     planned = build(data, [here], environment=environment)
     if wrong := [words for place, _ in settings if (words := refused(place, planned))]:
@@ -146,9 +146,9 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     carry_schema = plan.carry_schema()
     plan.know(folder)
     identity = plan.identity()
-    segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
+    segment = writer.recover(folder, carry_schema, plan_of_last_run(folder))
     if not is_newest(folder):
-        table.write_results(folder.results, assemble(folder))
+        results_table.write_results(folder.results, assemble(folder))
     chosen = choose(folder, retry.where)
     finished = settled(folder, identity, plan.job.input.limit)
     if not chosen.keys.height:

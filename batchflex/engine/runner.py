@@ -38,11 +38,11 @@ from ..endpoint import (
     Outage,
     Prices,
     default_model,
-    queue_metrics as metrics,
+    queue_metrics,
     resolve,
     serving,
 )
-from ..plan import Plan, Prepared, Settled, completion_marker as results, prepare
+from ..plan import Plan, Prepared, Settled, completion_marker, prepare
 from ..protocol import VOIDING, Shapes, answer_limit
 from ..storage import (
     STAY,
@@ -54,8 +54,8 @@ from ..storage import (
     Wait,
     catch_up,
     declared,
-    disk as room,
-    parts as store,
+    disk_space,
+    part_files,
     priced_by,
     run_id,
 )
@@ -318,8 +318,8 @@ class _Conduct:
     async def _ask_all(self) -> None:
         job, tally, limits = self._job, self._tally, self._job.limits
         bound = answer_limit(job.params | job.override)
-        guess = None if bound is None else room.guessed_row(bound)
-        watch = room.Watch(self._folder, limits.min_free_disk_mb, guess, job.journal.seal_mb)
+        guess = None if bound is None else disk_space.guessed_row(bound)
+        watch = disk_space.Watch(self._folder, limits.min_free_disk_mb, guess, job.journal.seal_mb)
         if short := watch.short():
             return self._stop("disk", short)
         if doubt := self._doubt(watch):
@@ -418,7 +418,7 @@ class _Conduct:
         told = False
         while True:
             text = await way.client.metrics()
-            waiting = None if text is None else metrics.waiting(text)
+            waiting = None if text is None else queue_metrics.waiting(text)
             if waiting is None and not told:
                 return
             told = True
@@ -508,7 +508,7 @@ class _Conduct:
         await anyio.sleep(max(0.0, due - time.monotonic()))
         self._stop("deadline", "the deadline has come")
 
-    async def _watch_room(self, watch: room.Watch) -> None:
+    async def _watch_room(self, watch: disk_space.Watch) -> None:
         """Stop before the disk is full, and say early that it may become so."""
         while True:
             await anyio.sleep(_ROOM_EVERY_S)
@@ -518,7 +518,7 @@ class _Conduct:
             if doubt := await anyio.to_thread.run_sync(self._doubt, watch):
                 self._teller.note(doubt, "warning")
 
-    def _doubt(self, watch: room.Watch) -> str | None:
+    def _doubt(self, watch: disk_space.Watch) -> str | None:
         planned, done = self._tally.planned, self._tally.done
         return watch.doubt(None if planned is None else planned - done, done)
 
@@ -646,12 +646,12 @@ class _Conduct:
     def _write_results(self) -> None:
         prepared, folder, plan = self._prepared, self._folder, self._plan
         variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
-        results.make(
+        completion_marker.make(
             folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves
         )
 
     def _keep_standing(self) -> None:
-        from ..plan import snapshot as standing  # brings polars, which the first request does without
+        from ..plan import snapshot  # brings polars, which the first request does without
 
         prepared, folder, plan = self._prepared, self._folder, self._plan
         identity = plan.identity()
@@ -659,8 +659,8 @@ class _Conduct:
             folder.standing.unlink(missing_ok=True)
             return
         moves = {**(prepared.moves or {}), identity: STAY}
-        now = standing.Now(identity, plan.labels, plan.per_item, moves, plan.job.job.retry_failed)
-        standing.keep(folder, now, prepared.standing, prepared.segment)
+        now = snapshot.Now(identity, plan.labels, plan.per_item, moves, plan.job.job.retry_failed)
+        snapshot.keep(folder, now, prepared.standing, prepared.segment)
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""
@@ -669,7 +669,7 @@ class _Conduct:
         if identity is None or planned is None or self._prepared.kept:
             return None
         rows = {str(status): rows for status, rows in self._tally.rows.items()}
-        return Settled(identity, self._job.input.limit, planned, store.stamp(self._folder.parts), rows)
+        return Settled(identity, self._job.input.limit, planned, part_files.stamp(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
         state = self._tally.state(time.time(), ended=True)

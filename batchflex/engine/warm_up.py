@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 
 from ..config import NO_PRICES, Job
 from ..core import AttemptError, JobError
-from ..endpoint import LOCAL, Catalog, Contexts, Prices, model_list_cache as catalogs
+from ..endpoint import LOCAL, Catalog, Contexts, Prices, model_list_cache
 from .admission import Gate
 from .probes import Way
 
@@ -45,7 +45,7 @@ async def learn(
     missing = prices.missing(job.models)
     unpriced = bool(missing) or not (prices.are_all_typed or job.models)
     must = bool(missing) and job.limits.budget_usd is not None
-    kept = await anyio.to_thread.run_sync(lambda: [catalogs.kept(way.endpoint.base_url) for way in ways])
+    kept = await anyio.to_thread.run_sync(lambda: [model_list_cache.kept(way.endpoint.base_url) for way in ways])
     tells = [catalog is None or any(model.prices for model in catalog.models) for catalog in kept]
     patience_s = _LIST_S if must else _PRICES_S if unpriced and any(tells) else _MOMENT_S
     came: set[int] = set()
@@ -56,7 +56,7 @@ async def learn(
         contexts.learn(catalog, way.endpoint.model)
         way.catalog = catalog
         if way.endpoint.name != LOCAL:
-            tasks.start_soon(anyio.to_thread.run_sync, catalogs.keep, way.endpoint.base_url, catalog)
+            tasks.start_soon(anyio.to_thread.run_sync, model_list_cache.keep, way.endpoint.base_url, catalog)
 
     await consult(tasks, gate, ways, job.models, hear, unpriced=unpriced, patience_s=patience_s)
     for way, catalog in zip(ways, kept, strict=True):

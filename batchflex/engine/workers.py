@@ -30,9 +30,9 @@ from ..core import (
     named,
     unquoted,
 )
-from ..endpoint import Prices, retry_policy as tries
+from ..endpoint import Prices, retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, reask
-from ..storage import Frame, Keeper, Tally, record as outcome
+from ..storage import Frame, Keeper, Tally, record
 from .accounting import Accounts
 from .admission import Gate
 from .budget import Budget
@@ -136,7 +136,7 @@ class Asking:
         if fault is None and request.max_tokens is None and self._budget.is_bounded:
             fault = self._budget.unbounded(request)
         if fault is not None:
-            self._keep(outcome.unaskable(self._frame, request, fault, _now_us()), request)
+            self._keep(record.unaskable(self._frame, request, fault, _now_us()), request)
             return None
         asked = request if request.before is None else reask.further(request, request.before, self._reasks)
         if asked is None:  # more than there is cannot be asked for
@@ -173,7 +173,7 @@ class Asking:
         further = None
         try:
             try:
-                further = await tries.persist(
+                further = await retry_policy.persist(
                     lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
                 )
             except _Halted:
@@ -193,7 +193,11 @@ class Asking:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         way = row.way
         model = row.request.model
-        if way is not None and tries.is_last(row.tries, self._policy) and way.of(model).proof_at <= row.failed_at:
+        if (
+            way is not None
+            and retry_policy.is_last(row.tries, self._policy)
+            and way.of(model).proof_at <= row.failed_at
+        ):
             if self._ways.others_than(way, model):
                 self._excuse(row)
             elif self._ways.any_answered:
@@ -247,7 +251,7 @@ class Asking:
             row.tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
                 way.quirks.answered(row.request, fallback)
-            made = outcome.answered(self._frame, row.request, self._effort(row, fallback), answer)
+            made = record.answered(self._frame, row.request, self._effort(row, fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
             further = self._further(row, way, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
@@ -363,15 +367,15 @@ class Asking:
             told = self._ways.failed(way, fault, row.number, row.request, first=first)
             fault = told if row.excused < MOST_EXCUSED else fault
         self._tally.retries -= not fault.sent and row.tries.sent > 0
-        row.tries.count(now - began, costs=tries.costs(fault))
+        row.tries.count(now - began, costs=retry_policy.costs(fault))
         if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
             return classify.of_row(fault)
         if isinstance(fault, Transient):
-            if tries.costs(fault) and not tries.exhausted(fault, row.tries, self._policy):
+            if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
                 self._tell_of_trouble(row, way, fault)
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
                 self._gate.doubt_row(MOST_HELD)
-            if not row.waiting and not tries.exhausted(fault, row.tries, self._policy):
+            if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
                 self._gate.begin_backing_off(row.request.model)
         return fault
@@ -412,11 +416,11 @@ class Asking:
                 return
             # It has answered a request for one token since.
             fault = classify.of_row(fault)
-            self._keep(outcome.failed(self._frame, row.request, self._effort(row), fault), row.request)
+            self._keep(record.failed(self._frame, row.request, self._effort(row), fault), row.request)
             return
         is_refusal = isinstance(fault, RowFault) and row.passed < _MOST_REFUSALS
         proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
-        made = outcome.failed(self._frame, row.request, self._effort(row), fault, proof)
+        made = record.failed(self._frame, row.request, self._effort(row), fault, proof)
         if proof == "words":
             self._keep(made, row.request)
             return
@@ -441,7 +445,7 @@ class Asking:
         does not take the place of an answer that stands."""
         if self._tally.is_void and can_be_void(made):
             return
-        stays = outcome.stays(request, made)
+        stays = record.stays(request, made)
         try:
             if not stays:
                 self._keeper.keep(made)
@@ -476,9 +480,9 @@ class Asking:
         words = f"{head}: {made.error_message}{known_as}"
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
-    def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> outcome.Effort:
+    def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> record.Effort:
         name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
-        return outcome.Effort(
+        return record.Effort(
             row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.request.model, fallback,
             row.cost.prices,
         )  # fmt: skip

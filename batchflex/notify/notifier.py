@@ -168,23 +168,25 @@ class Notifier:
 
     def of_event(self, event: Occasion, summary: Mapping[str, Any], within_s: float, **more: Any) -> dict[str, Errand]:
         """How an event is told, each way by what a sentence calls it. ``more`` goes into the JSON."""
-        from ..core import command as hook
-        from . import messages as notices
+        from ..core import shell_command
+        from . import messages
 
         ways: dict[str, Errand] = {}
         host = socket.gethostname()
-        plain = notices.as_json(event, summary, host, **more)
+        plain = messages.as_json(event, summary, host, **more)
         if self._webhook is not None:
-            body = notices.as_slack(event, summary, host) if self._section.format == "slack" else plain
+            body = messages.as_slack(event, summary, host) if self._section.format == "slack" else plain
             ways[f"the webhook{self._webhook.shown}"] = functools.partial(_post, self._webhook, body, within_s)
         if self._section.command is not None:
             variables = {
                 "BATCHFLEX_EVENT": event,
                 "BATCHFLEX_JOB": self._name,
                 "BATCHFLEX_OUT": str(self._out),
-                "BATCHFLEX_TEXT": notices.headline(event, summary),
+                "BATCHFLEX_TEXT": messages.headline(event, summary),
             }
-            ways["the command"] = functools.partial(hook.run, self._section.command, plain, variables, within_s)
+            ways["the command"] = functools.partial(
+                shell_command.run, self._section.command, plain, variables, within_s
+            )
         return ways
 
     # ------------------------------------------------------------------------------------------------- the switch
@@ -193,7 +195,7 @@ class Notifier:
         return pings(self._ping.url) if self._ping is not None and self._ping.url else None
 
     def _ping_end(self, end: End, summary: Mapping[str, Any], within_s: float, given_up: threading.Event) -> str | None:
-        from . import messages as notices
+        from . import messages
 
         switch = self._switch()
         if switch is None:
@@ -202,7 +204,7 @@ class Notifier:
         if self._start_ping is not None:  # that of the start comes first
             self._start_ping.join(min(within_s / 2, _START_WAITED_FOR_S))
         url = switch.success if end == "success" else switch.failure
-        return self._send_ping(switch, url, notices.as_text(end, summary), due - time.monotonic(), given_up)
+        return self._send_ping(switch, url, messages.as_text(end, summary), due - time.monotonic(), given_up)
 
     def _send_ping(self, switch: Pings, url: str, text: str, within_s: float, given_up: threading.Event) -> str | None:
         from . import webhook
@@ -217,12 +219,12 @@ class Notifier:
             return self._write_metrics(summary, self._past(summary["run_id"]))
 
     def _write_metrics(self, state: Mapping[str, Any], before: Past) -> str | None:
-        from . import prometheus as metricsfile
+        from . import prometheus
 
         path = Path(str(self._section.metrics_file))
         rows = state if state["run_id"] else _known_state(self._folder)
         try:
-            metricsfile.write(path, state, rows, before)
+            prometheus.write(path, state, rows, before)
         except OSError as error:
             return f"{path} cannot be written: {error.strerror or error}"
         return None
@@ -230,12 +232,12 @@ class Notifier:
     def _past(self, own: str | None) -> Past:
         """Totals of this folder alone, as those of other dates may be removed, and a total must not shrink; the last success of
         any."""
-        from . import prometheus as metricsfile
+        from . import prometheus
 
-        found = metricsfile.past(self._folder.past_runs(), own)
+        found = prometheus.past(self._folder.past_runs(), own)
         if found.last_success is not None or not self._earlier:
             return found
-        return found._replace(last_success=metricsfile.past(self._past_runs()).last_success)
+        return found._replace(last_success=prometheus.past(self._past_runs()).last_success)
 
     def _past_runs(self) -> Iterator[dict[str, Any]]:
         """Of this folder and of those of the dates before, the oldest first."""

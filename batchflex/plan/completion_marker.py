@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core import malloc as allocation
-from ..storage import Folder, parts as store, writer as keep
+from ..core import malloc
+from ..storage import Folder, part_files, writer
 
 if TYPE_CHECKING:
     from ..storage import Moves
@@ -35,12 +35,12 @@ class Settled(msgspec.Struct, frozen=True):
 
 def last_settled(folder: Folder) -> Settled | None:
     """What the table says, if it was made of the parts that are there now."""
-    told, _ = store.told(folder.results)
+    told, _ = part_files.told(folder.results)
     try:
         found = msgspec.json.decode(told.get(_SETTLED, b""), type=Settled)
     except msgspec.DecodeError:
         return None
-    return found if found.parts == store.stamp(folder.parts) else None
+    return found if found.parts == part_files.stamp(folder.parts) else None
 
 
 def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
@@ -48,13 +48,13 @@ def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, b
     if known is None:
         return {}
     counts = {"ok": known.rows.get("ok", 0) + more_ok, "invalid": known.rows.get("invalid", 0) - more_ok}
-    now = msgspec.structs.replace(known, parts=store.stamp(folder.parts), rows=known.rows | counts)
+    now = msgspec.structs.replace(known, parts=part_files.stamp(folder.parts), rows=known.rows | counts)
     return {_SETTLED: msgspec.json.encode(now)}
 
 
 def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
-    told, rows = store.told(folder.results)
+    told, rows = part_files.told(folder.results)
     raw = told.get(_SETTLED)
     if raw is None or plan is None:
         return None
@@ -62,10 +62,10 @@ def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | No
         found = msgspec.json.decode(raw, type=Settled)
     except msgspec.DecodeError:
         return None
-    is_whole = rows >= sum(found.rows.values()) and store.is_readable(folder.results)
+    is_whole = rows >= sum(found.rows.values()) and part_files.is_readable(folder.results)
     return (
         found
-        if is_whole and (found.plan, found.limit, found.parts) == (plan, limit, store.stamp(folder.parts))
+        if is_whole and (found.plan, found.limit, found.parts) == (plan, limit, part_files.stamp(folder.parts))
         else None
     )
 
@@ -88,14 +88,14 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import results_table as table
+    from ..storage import results_table
 
-    pending, void = keep.unsealed(folder)
-    allocation.trim()
+    pending, void = writer.unsealed(folder)
+    malloc.trim()
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
-    planned = table.NO_PLAN if done is None or moves is not None else done.planned()
+    planned = results_table.NO_PLAN if done is None or moves is not None else done.planned()
     since = since if done is not None or moves is not None else 0
-    made = table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves, void)
+    made = results_table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves, void)
     told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
-    if pending or not table.is_current(folder.results, made, told):
-        table.write_results(folder.results, made, told)
+    if pending or not results_table.is_current(folder.results, made, told):
+        results_table.write_results(folder.results, made, told)

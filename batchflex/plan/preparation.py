@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
 from ..core import FolderError, InputError, JobChanged, KeySet, Request
-from ..storage import Folder, Moves, Stretches, parts as store, stretches, writer as keep
+from ..storage import Folder, Moves, Stretches, part_files, stretches, writer
 from .completion_marker import Settled, settled
 from .plan import Plan
 from .planner import Census, Passed
@@ -69,7 +69,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     carry_schema = plan.carry_schema()
     changed = plan.know(folder)
     identity = plan.identity()
-    segment = keep.recover(folder, carry_schema, plan_of_last_run(folder))
+    segment = writer.recover(folder, carry_schema, plan_of_last_run(folder))
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     if known is not None and known.is_complete and not job.reasks.reopens(known.rows):
@@ -129,9 +129,9 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
     """What is left, as the last run has written it down; ``None`` if it has not, or some of it is not in this plan."""
     if job.input.limit is not None or not folder.standing.exists():
         return None
-    from . import snapshot as standing
+    from . import snapshot
 
-    found = standing.read(folder, job.job.retry_failed, plan.per_item, job.reasks)
+    found = snapshot.read(folder, job.job.retry_failed, plan.per_item, job.reasks)
     moves = {} if found is None else plan.moves({found.plan, *found.plans})
     if found is None or not {found.plan, *found.plans} <= moves.keys():
         return None
@@ -149,7 +149,7 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
 def placement(plan: Plan, folder: Folder) -> tuple[dict[str, Moves], dict[int, Stretches]]:
     """For each plan that parts name, and of which that can be told without going through the input, where its rows are now; and
     the same by the numbers of the parts."""
-    plans = store.plans(folder.parts)
+    plans = part_files.plans(folder.parts)
     moves = plan.moves({named for runs in plans.values() for named, _ in runs if named is not None})
     return moves, stretches(plans, moves)
 
@@ -201,7 +201,7 @@ def are_at_home(done: Done, rows: bytes, plan: Plan, moves: Mapping[str, Moves])
 
 def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:
     """Hold the whole plan against the answers, and refuse what must not be begun."""
-    if not store.part_numbers(folder.parts):
+    if not part_files.part_numbers(folder.parts):
         blocks = preflight(job, plan.blocks)
         return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
     from .resume import Done

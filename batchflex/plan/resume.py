@@ -22,8 +22,8 @@ from ..storage import (
     Stretches,
     Unfit,
     Void,
-    part_index as keyindex,
-    parts as store,
+    part_files,
+    part_index,
     placed,
 )
 from .planner import Census, Passed
@@ -106,7 +106,7 @@ class Done:
         pending: Sequence[Outcome] = (),
     ) -> None:
         self._parts = parts
-        self._pending = store.to_table(pending) if pending else None
+        self._pending = part_files.to_table(pending) if pending else None
         self._is_placed = labels is not None
         self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
@@ -119,22 +119,22 @@ class Done:
         columns = [name for name in schema if name not in ("hi", "lo")]
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = Reading(parts)
-        self._numbers = store.part_numbers(parts)
+        self._numbers = part_files.part_numbers(parts)
         if moves is None:
             moves = {number: [(0, STAY)] for number in self._numbers} if labels is not None else {}
         self._moves = moves
         void_ones = Void(parts, void)
-        for number, part in zip(self._numbers, keyindex.read_keys(parts, columns, self._numbers), strict=True):
+        for number, part in zip(self._numbers, part_index.read_keys(parts, columns, self._numbers), strict=True):
             frame = part.select(wanted)
             if labels is not None:
                 frame = _moved(frame, moves.get(number, []))
             gone = void_ones.among(number, part["status"])
             frames.append(frame if gone is None else frame.filter(~gone))
             if reasks.asks_again and part["status"].is_in(MAY_BE_ASKED_AGAIN).any():
-                found = _unfit_in(number, part, store.read_part(parts, number, _UNFIT_COLUMNS), reasks)
+                found = _unfit_in(number, part, part_files.read_part(parts, number, _UNFIT_COLUMNS), reasks)
                 unfit.append(found if gone is None else found.filter(~gone.gather(found["at"])))
         if self._pending is not None:
-            last = keyindex.head(self._pending.select(["key", *columns]))
+            last = part_index.head(self._pending.select(["key", *columns]))
             frames.append(last.select(wanted))
             if reasks.asks_again:
                 unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
@@ -143,7 +143,7 @@ class Done:
         if labels is not None and index["point"].null_count():
             raise FolderError(f"a part in {parts} names a sweep point that its plan does not have; move it away")
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
-        index = keyindex.last_of_each(index)
+        index = part_index.last_of_each(index)
         self._keys = index.select("hi", "lo")
         self._status = index["status"]
         self._codes = bytes(raw(self._status.to_physical()))
@@ -172,7 +172,7 @@ class Done:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
         steps = ["hi", "lo", "reasks", "status"]
         few = unfit.group_by(steps).len("times").filter(pl.col("times") <= 1 + retry_failed)
-        last = keyindex.last_of_each(unfit).filter("again").join(few, on=steps, how="semi")
+        last = part_index.last_of_each(unfit).filter("again").join(few, on=steps, how="semi")
         found = last.select(pl.Series("position", self._sorted.find(last), dtype=pl.Int64), "part", "at")
         found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(MAY_BE_ASKED_AGAIN))
         for at in found["position"]:
@@ -302,14 +302,14 @@ class Done:
         for part in self._inside(rows):
             keys.append(part.select("hi", "lo"))
             slots.append(self._first(part)["slot_hi"])
-        return keyindex.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
+        return part_index.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
 
     def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
         """The answers to these rows, part by part."""
         mask = np.frombuffer(rows + b"\0", np.uint8)
         known = np.frombuffer(self._row, np.int64)
         columns = ["slot", "row", "sample", "point"]
-        for number, part in zip(self._numbers, keyindex.read_keys(self._parts, columns, self._numbers), strict=True):
+        for number, part in zip(self._numbers, part_index.read_keys(self._parts, columns, self._numbers), strict=True):
             for begin, length, moves in placed(self._moves.get(number, []), part.height):
                 some = part.slice(begin, length)
                 row = np.full(length, -1, np.int64) if moves is None else moves.moved(some["row"].to_numpy()).copy()
@@ -369,9 +369,9 @@ class Done:
 
     def _heads(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Keys and columns of all parts and of what is pending, as :func:`keyindex.read_keys` gives them."""
-        yield from keyindex.read_keys(self._parts, columns, self._numbers)
+        yield from part_index.read_keys(self._parts, columns, self._numbers)
         if self._pending is not None:
-            yield keyindex.head(self._pending.select(["key", *columns]))
+            yield part_index.head(self._pending.select(["key", *columns]))
 
     def _changed(self) -> pl.DataFrame:
         """The answers no request has the key of, whose slot a missing request would fill: one a slot, the last.
@@ -394,7 +394,7 @@ class Done:
                 found.append(frame.hstack(places[frame["place"]]).select(list(_CHANGED)))
         changed = pl.concat(found)
         if changed.height:
-            shared = keyindex.shared_slots(self._heads(keyindex.SHARED))
+            shared = part_index.shared_slots(self._heads(part_index.SHARED))
             changed = changed.join(shared, on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
         together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
-        return keyindex.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
+        return part_index.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})

@@ -18,7 +18,7 @@ import msgspec
 
 from ..config import Job
 from ..core import Item, JobError, Row
-from ..protocol import params as parameters
+from ..protocol import parameters as parameters
 from .formats import Fault
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column

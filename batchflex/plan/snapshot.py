@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ..core import KeySet, sorted_keys as sortedkeys
+from ..core import KeySet, sorted_keys
 from ..protocol import Policy
-from ..storage import Folder, Moves, Runs, Void, part_index as keyindex, parts as store, replaced, storing, stretches
+from ..storage import Folder, Moves, Runs, Void, part_files, part_index, replaced, storing, stretches
 from .planner import Passed
 from .resume import Done
 
@@ -94,7 +94,7 @@ class _Seen:
     def _are_there(self, keys: Sequence[bytes]) -> list[bool]:
         if not keys:
             return []
-        wanted = sortedkeys.halves(keys)
+        wanted = sorted_keys.halves(keys)
         hi, lo = wanted["hi"].to_numpy(), wanted["lo"].to_numpy()
         found = _has(self._standing.slots, hi)
         his, los = self._standing.hi, self._standing.lo
@@ -120,7 +120,7 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> St
             begin = stream.tell()
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
-        if reasks.reopens(head.statuses) or head.parts != store.stamp(folder.parts):
+        if reasks.reopens(head.statuses) or head.parts != part_files.stamp(folder.parts):
             return None
         whole = np.memmap(folder.standing, np.uint8, "r", begin)
     except (OSError, ValueError, msgspec.DecodeError):
@@ -154,7 +154,7 @@ def keep(folder: Folder, now: Now, before: Standing | None, since: int) -> None:
     :raises FolderError: if a part is damaged.
     """
     drop = folder.standing.unlink
-    plans = store.plans(folder.parts)
+    plans = part_files.plans(folder.parts)
     names = {named for runs in plans.values() for named, _ in runs}
     if not all(named in now.moves for named in names):
         return drop(missing_ok=True)
@@ -197,12 +197,12 @@ def _with_more(folder: Folder, now: Now, before: Standing, since: int) -> _Found
     columns = ["slot", "row", "sample", "point", "status"]
     void, heads = Void(folder.parts), []
     for number in _from(folder, since):
-        head = keyindex.head(store.read_part(folder.parts, number, ["key", *columns]))
+        head = part_index.head(part_files.read_part(folder.parts, number, ["key", *columns]))
         gone = void.among(number, head["status"])
         heads.append(head if gone is None else head.filter(~gone))
     if not sum(head.height for head in heads):
-        return _Found(sortedkeys.halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
-    new = keyindex.last_of_each(pl.concat(heads))
+        return _Found(sorted_keys.halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
+    new = part_index.last_of_each(pl.concat(heads))
     failed = new.filter(pl.col("status") == "failed")["row"].to_numpy()
     # How often a row has failed tell earlier parts alone.
     if (new["status"] == "invalid").any() or (
@@ -228,7 +228,7 @@ def _with_more(folder: Folder, now: Now, before: Standing, since: int) -> _Found
 
 
 def _from(folder: Folder, since: int) -> list[int]:
-    return [number for number in store.part_numbers(folder.parts) if number >= since]
+    return [number for number in part_files.part_numbers(folder.parts) if number >= since]
 
 
 def _are_old(rows: npt.NDArray[np.int64], moves: Moves, before: Standing) -> bool:
@@ -243,7 +243,7 @@ def _write(folder: Folder, now: Now, plans: Collection[str | None], before: Stan
     old = (before.hi, before.lo, before.slots) if before is not None else (hi[:0], lo[:0], slots[:0])
     at = np.searchsorted(old[0], hi)
     head = _Head(
-        _VERSION, now.plan, store.stamp(folder.parts), sorted({str(named) for named in plans}), now.retry_failed,
+        _VERSION, now.plan, part_files.stamp(folder.parts), sorted({str(named) for named in plans}), now.retry_failed,
         now.per_item, found.statuses, len(old[0]) + len(hi), len(old[2]) + len(slots), len(found.rows),
     )  # fmt: skip
     told = msgspec.json.encode(head)

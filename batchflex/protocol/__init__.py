@@ -12,18 +12,18 @@ if TYPE_CHECKING:
         blame as blame,
         chat as chat,
         classify as classify,
-        headers as headers,
         json_answers as json_answers,
-        params as params,
+        parameters as parameters,
         pydantic_models as pydantic_models,
         rate_limits as rate_limits,
         reask as reask,
+        response_headers as response_headers,
     )
     from .blame import BLAMELESS as BLAMELESS, VOIDING as VOIDING, are_alike as are_alike, can_be_void as can_be_void
     from .classify import KEY_COMMAND as KEY_COMMAND
     from .endings import ended as ended, ending_of as ending_of, plain_word as plain_word
     from .json_answers import Shapes as Shapes, asked_format as asked_format, schema_of as schema_of
-    from .params import LIMITS as LIMITS, answer_limit as answer_limit, model_of as model_of, unsayable as unsayable
+    from .parameters import LIMITS as LIMITS, answer_limit as answer_limit, model_of as model_of, unsayable as unsayable
     from .pydantic_models import Model as Model
     from .rate_limits import Level as Level, Limited as Limited, Told as Told
     from .reask import (
@@ -42,9 +42,9 @@ __all__, __getattr__, __dir__ = exports(
         "chat": [],
         "classify": ["KEY_COMMAND"],
         "endings": ["ended", "ending_of", "plain_word"],
-        "headers": [],
+        "response_headers": [],
         "json_answers": ["Shapes", "asked_format", "schema_of"],
-        "params": ["LIMITS", "answer_limit", "model_of", "unsayable"],
+        "parameters": ["LIMITS", "answer_limit", "model_of", "unsayable"],
         "pydantic_models": ["Model"],
         "rate_limits": ["Level", "Limited", "Told"],
         "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
@@ -54,9 +54,9 @@ __all__, __getattr__, __dir__ = exports(
         "blame",
         "chat",
         "classify",
-        "headers",
+        "response_headers",
         "json_answers",
-        "params",
+        "parameters",
         "pydantic_models",
         "rate_limits",
         "reask",

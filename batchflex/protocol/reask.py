@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..core import Answer, CutBy, Outcome, Request, Status
-from .params import LIMITS, answer_limit
+from .parameters import LIMITS, answer_limit
 
 _LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
 _NEAR_TOKENS, _NEAR_SHARE = 8, 0.1  # an answer that ends so near to its limit has used it up: servers count differently

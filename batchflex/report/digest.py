@@ -13,11 +13,11 @@ from ..config import Job, build
 from ..core import BatchflexError, FolderError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, points
-from ..results import view as contents
-from ..storage import Folder, Substitutes, parts as store, results_table as table
-from . import breakdown, samples as excerpt, scored, timeline
+from ..results import view
+from ..storage import Folder, Substitutes, part_files, results_table
+from . import breakdown, sample_rows, scored, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
-from .samples import Row
+from .sample_rows import Row
 from .scored import Scores
 from .timeline import PastRun, Timeline
 
@@ -83,15 +83,15 @@ def digest(folder: Folder, rows: int) -> Digest:
         results = pl.scan_parquet(path, glob=False)
         columns = results.collect_schema().names()
         variables = _variables(job)
-        swept = [name for name in table.sweep_columns(variables) if name in columns]
+        swept = [name for name in results_table.sweep_columns(variables) if name in columns]
         scores, per_row, names = _scores(folder, path, notes)
         shares = (
             [name for name in names if name in {f"score_{s.name}" for s in scores.scores if s.is_share}]
             if scores
             else []
         )
-        marked = excerpt.choose(results, per_row, swept, shares, rows)
-        found = excerpt.fetch(results, columns, per_row, swept, names, marked)
+        marked = sample_rows.choose(results, per_row, swept, shares, rows)
+        found = sample_rows.fetch(results, columns, per_row, swept, names, marked)
         prompts = _prompts(job, found)
         missing = sum(key not in prompts for key, _ in found)
         if missing:
@@ -131,8 +131,8 @@ def digest(folder: Folder, rows: int) -> Digest:
 @contextlib.contextmanager
 def _results(folder: Folder) -> Iterator[Path]:
     """The table of a folder as a file: its own, or one of what there is by now."""
-    found = contents.results_of(folder)
-    with contents.keeping(found, found.schema.names) as kept:
+    found = view.results_of(folder)
+    with view.keeping(found, found.schema.names) as kept:
         yield kept.path
 
 
@@ -165,7 +165,7 @@ def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None
         if (folder.path / "scores.json").exists():
             notes.append("scores.json cannot be read; score the folder again.")
         return None, None, []
-    stamp = store.told(path)[0].get(store.MADE_OF, b"").decode("ascii", "replace")
+    stamp = part_files.told(path)[0].get(part_files.MADE_OF, b"").decode("ascii", "replace")
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
     file = folder.path / "scores.parquet"
@@ -177,12 +177,12 @@ def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None
     return summary, per_row, [name for name in (f"score_{s.name}" for s in summary.scores) if name in names]
 
 
-def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[excerpt.Message]]:
+def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[sample_rows.Message]]:
     if not rows or job.input.path is None:
         return {}
     try:
         asked = default_model([resolve(entry, with_key=False) for entry in job.asked])
-        return excerpt.prompts(Plan(job, asked), rows)
+        return sample_rows.prompts(Plan(job, asked), rows)
     except BatchflexError:
         return {}
 

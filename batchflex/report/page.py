@@ -14,10 +14,10 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from ..core import STATUSES, __version__, duration, money, redact as redaction
+from ..core import STATUSES, __version__, duration, money, redact
 from . import canvas, verdict
 from .digest import Digest
-from .samples import KINDS, Row, shortened, shown
+from .sample_rows import KINDS, Row, shortened, shown
 from .sections import Table, chapters
 from .vega import libraries
 
@@ -80,7 +80,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
 
 def _visible(value: Any) -> Any:
     """Whatever text comes into the page, what is ours excepted."""
-    return redaction.shown(value) if type(value) is str else value
+    return redact.shown(value) if type(value) is str else value
 
 
 def _embedded(script: str) -> Markup:
@@ -98,7 +98,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def json_for_script(data: Any) -> str:
     """JSON that may stand inside a ``script`` element, whatever texts it holds."""
-    text = redaction.shown(msgspec.json.encode(data, enc_hook=str).decode())
+    text = redact.shown(msgspec.json.encode(data, enc_hook=str).decode())
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -8,7 +8,7 @@ from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve
 from ..plan import Done, Plan, points
-from ..storage import Folder, declared, parts as store, results_table as table, writer as keep
+from ..storage import Folder, declared, part_files, results_table, writer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,14 +35,14 @@ def plan_of(job: Job) -> Plan:
 
 def is_newest(folder: Folder) -> bool:
     """Whether no answer is newer than ``results.parquet``, and that can be read."""
-    if not folder.results.exists() or not store.is_readable(folder.results):
+    if not folder.results.exists() or not part_files.is_readable(folder.results):
         return False
     made = folder.results.stat().st_mtime_ns
     newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
     return all(path.stat().st_mtime_ns <= made for path in newer)
 
 
-def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assembled:
+def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_table.Assembled:
     """The table as it is now, also of a run that has not ended or was killed.
 
     ``planned`` says which answers belong to it, as :func:`table.assemble` takes it; without it that is found out.
@@ -51,23 +51,23 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> table.Assem
     """
     job = job_of(folder)
     labels = [point.label for point in points(job)]
-    unsealed = keep.unsealed(folder)
+    unsealed = writer.unsealed(folder)
     # Only then can there be answers to requests that this job would send differently, and does not keep.
     if planned is None and job.job.on_change == "rerun":
         planned = _planned(job, folder, unsealed)
-    return table.assemble(
+    return results_table.assemble(
         folder.parts,
         job.sweep.variables,
         labels,
         planned,
-        table.ALL,
+        results_table.ALL,
         unsealed.outcomes,
         declared(job.schemas),
         void=unsealed.void,
     )
 
 
-def _planned(job: Job, folder: Folder, unsealed: keep.Unsealed) -> pl.DataFrame | None:
+def _planned(job: Job, folder: Folder, unsealed: writer.Unsealed) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
     done = Done(folder.parts, job.job.retry_failed, void=unsealed.void, pending=unsealed.outcomes)
     try:

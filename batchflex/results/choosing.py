@@ -8,8 +8,8 @@ import polars as pl
 import pyarrow as pa
 
 from ..core import FolderError
-from ..storage import Folder, part_index as keyindex
-from . import filter as condition
+from ..storage import Folder, part_index
+from . import sql_filter
 from .view import Stored, are_scored
 
 _EXAMPLES = 3
@@ -33,12 +33,12 @@ def choose(folder: Folder, where: str) -> Choice:
     :raises JobError: if it is no condition over these columns.
     :raises FolderError: if the table cannot be read.
     """
-    asked = condition.read(where)
+    asked = sql_filter.read(where)
     results = Stored(folder.results, folder.scores if are_scored(folder) else None)
     try:
         frame = results.scan(asked.named)
-        with condition.explained(asked, frame.collect_schema().names(), folder.path):
-            found = condition.fitting(asked, frame)
+        with sql_filter.explained(asked, frame.collect_schema().names(), folder.path):
+            found = sql_filter.fitting(asked, frame)
             keys = found.select("key").collect(engine="streaming")["key"]
             examples = found.select("id").head(_EXAMPLES).collect()["id"].to_list()
             counts = frame.group_by("status").len().collect()
@@ -50,7 +50,7 @@ def choose(folder: Folder, where: str) -> Choice:
 
 def _halves(keys: pl.Series) -> pl.DataFrame:
     pieces = [
-        keyindex.head(pa.table({"key": keys.slice(begin, _AT_ONCE).to_arrow(compat_level=pl.CompatLevel.oldest())}))
+        part_index.head(pa.table({"key": keys.slice(begin, _AT_ONCE).to_arrow(compat_level=pl.CompatLevel.oldest())}))
         for begin in range(0, len(keys), _AT_ONCE)
     ]
     return pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *pieces])

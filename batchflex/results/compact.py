@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core import FolderError, StorageError
-from ..plan import completion_marker as results
+from ..plan import completion_marker
 from ..storage import (
     Answers,
     Folder,
     Number,
     Size,
-    disk as room,
+    disk_space,
     journal,
     merge,
     numbering,
-    parts as store,
+    part_files,
     replaced,
     storing,
     superseded,
@@ -89,12 +89,12 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
     :raises FolderError: if a part is damaged.
     """
     gone: merge.Superseded = {}
-    numbers = store.part_numbers(folder.parts)
+    numbers = part_files.part_numbers(folder.parts)
     if before is not None:
         gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
     sizes = [merge.size_of(folder.parts, number, len(gone.get(number, ()))) for number in numbers]
     groups = _groups(numbers, sizes, journal.segments(folder.journal))
-    there = room.free(folder.parts)
+    there = disk_space.free(folder.parts)
     return Sight(
         folder,
         numbers,
@@ -124,7 +124,7 @@ def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence
 
 def _present(folder: Folder) -> Path | None:
     """The table of results, if it tells which answers the last run's job has; else nothing is known of that."""
-    known = results.last_settled(folder)
+    known = completion_marker.last_settled(folder)
     is_told = known is not None and known.plan == folder.read_state().get("plan")
     return folder.results if is_told and not journal.segments(folder.journal) else None
 
@@ -151,8 +151,8 @@ def carry_out(sight: Sight) -> dict[str, Any]:
             raise FolderError(f"{parts} has other answers than before ({after.statuses}, before {before.statuses})")
     if sight.telemetry:
         _drop_lines(folder.telemetry, sight.telemetry)
-    there = store.part_numbers(parts)
-    size = sum(store.part_path(parts, number).stat().st_size for number in there)
+    there = part_files.part_numbers(parts)
+    size = sum(part_files.part_path(parts, number).stat().st_size for number in there)
     return sight.facts | {
         "parts_after": len(there),
         "bytes_after": size,
@@ -163,11 +163,11 @@ def carry_out(sight: Sight) -> dict[str, Any]:
 
 
 def _require_room(sight: Sight, needed: int) -> None:
-    there = room.free(sight.folder.parts)
+    there = disk_space.free(sight.folder.parts)
     if there is not None and there[0] < needed:
         raise StorageError(
-            f"merging parts of {sight.folder.path} takes {room.words(needed)} of room meanwhile, and {room.words(there[0])} are "
-            "free. What there is stays as it is; free some space and run the same command again"
+            f"merging parts of {sight.folder.path} takes {disk_space.words(needed)} of room meanwhile, and "
+            f"{disk_space.words(there[0])} are free. What there is stays as it is; free some space and run the same command again"
         )
 
 
@@ -207,11 +207,11 @@ def told(sight: Sight) -> str:
 
 def _lines(sight: Sight) -> Iterator[str]:
     facts = sight.facts
-    there = f"{_parts(facts['parts_before'])} with {facts['rows']:,} rows, {room.words(facts['bytes_before'])}"
+    there = f"{_parts(facts['parts_before'])} with {facts['rows']:,} rows, {disk_space.words(facts['bytes_before'])}"
     if sight.groups:
-        free = f", of {room.words(sight.free)} that are free" if sight.free is not None else ""
+        free = f", of {disk_space.words(sight.free)} that are free" if sight.free is not None else ""
         yield f"{sight.folder.path}: {there}, become {_parts(facts['parts_after'])}"
-        yield f"  frees       about {room.words(sight.freed)}; takes {room.words(sight.needed)} meanwhile{free}"
+        yield f"  frees       about {disk_space.words(sight.freed)}; takes {disk_space.words(sight.needed)} meanwhile{free}"
     else:
         yield f"{sight.folder.path}: {there}; nothing to merge"
     if sight.older_than is None:
@@ -225,8 +225,8 @@ def told_after(done: Mapping[str, Any]) -> str:
     """For people, what was done."""
     rows = ", ".join(f"{count:,} {status}" for status, count in (done["statuses"] or {}).items() if count)
     lines = [
-        f"  done        {_parts(done['parts_after'])}, {room.words(done['bytes_after'])}: "
-        f"{room.words(max(0, done['bytes_freed']))} freed"
+        f"  done        {_parts(done['parts_after'])}, {disk_space.words(done['bytes_after'])}: "
+        f"{disk_space.words(max(0, done['bytes_freed']))} freed"
     ]
     if rows:
         lines.append(f"  checked     the same answers as before: {rows}")

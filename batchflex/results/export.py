@@ -13,9 +13,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from ..core import FolderError, JobError, malloc as allocation
+from ..core import FolderError, JobError, malloc
 from ..plan import points
-from ..protocol import batch_lines as openai_batch
+from ..protocol import batch_lines
 from ..storage import Folder, replaced, replacing, storing, sweep_columns
 from . import splitting, writers
 from .assembly import job_of
@@ -121,26 +121,26 @@ def _write(rows: Selected, streams: Sequence[IO[bytes]], to: Target, folder: Fol
     return [rows.rows]
 
 
-def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: openai_batch.Ids) -> list[int]:
+def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: batch_lines.Ids) -> list[int]:
     counts = [0, 0]
     with contextlib.ExitStack() as stack:
         good = stack.enter_context(contextlib.closing(writers.packed(streams[0], packing)))
         bad = good
         if streams[1] is not streams[0]:
             bad = stack.enter_context(contextlib.closing(writers.packed(streams[1], packing)))
-        for batch in rows.batches(openai_batch.columns(ids, rows.whole.names)):
-            for line, is_error in openai_batch.lines(batch, ids):
+        for batch in rows.batches(batch_lines.columns(ids, rows.whole.names)):
+            for line, is_error in batch_lines.lines(batch, ids):
                 (bad if is_error else good).write(line)
                 counts[is_error] += 1
     return counts
 
 
-def _ids(folder: Folder) -> openai_batch.Ids:
+def _ids(folder: Folder) -> batch_lines.Ids:
     if not folder.job.exists():
-        return openai_batch.Ids({}, False)
+        return batch_lines.Ids({}, False)
     job = job_of(folder)
     sweep = sweep_columns(job.sweep.variables) if len(points(job)) > 1 else {}
-    return openai_batch.Ids(sweep, job.sweep.samples > 1)
+    return batch_lines.Ids(sweep, job.sweep.samples > 1)
 
 
 def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
@@ -174,7 +174,7 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
                 counts[text] += len(part)
             _let_go(list(into.values()))
             if number % _TRIMMED_EVERY == 0:  # many small arrays come and go, and leave memory in pieces
-                allocation.trim()
+                malloc.trim()
     return [Written(path, counts[text]) for text, path in paths.items()]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ..config import choice
 from ..core import FolderError, JobError
 from ..storage import Folder
-from . import filter as condition
+from . import sql_filter
 from .view import Made, Mask, Stored, keeping, results_of
 
 _WILD = "*?["
@@ -74,7 +74,7 @@ def selected(
     :raises FolderError: if there is no run in the folder, or its files cannot be read.
     :raises StorageError: if a table that is not made yet is to be looked at twice, and there is no room for it.
     """
-    asked = None if where is None else condition.read(where)
+    asked = None if where is None else sql_filter.read(where)
     results = results_of(folder)
     there = results.schema.names
     names = there if columns is None else matching(columns, there, folder.path)
@@ -86,8 +86,8 @@ def selected(
         yield Selected(results, names)
         return
     if asked is not None:  # before anything takes time
-        with condition.explained(asked, there, folder.path):
-            condition.fitting(asked, pl.DataFrame(results.schema.empty_table()).lazy())
+        with sql_filter.explained(asked, there, folder.path):
+            sql_filter.fitting(asked, pl.DataFrame(results.schema.empty_table()).lazy())
     looked_at = {*names, *beside, *(asked.named if asked else ())}
     with keeping(results, [name for name in there if name in looked_at] or there[:1]) as kept:
         wanted = None if asked is None else _wanted(kept, asked, there, folder)
@@ -112,17 +112,17 @@ def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> l
 
 
 def no_column(option: str, name: str, columns: Sequence[str], folder: Path) -> str:
-    return f"{option}: the results have no column {name!r}; {choice(name, columns)}{condition.no_scores(name, columns, folder)}"
+    return f"{option}: the results have no column {name!r}; {choice(name, columns)}{sql_filter.no_scores(name, columns, folder)}"
 
 
-def _wanted(results: Stored, asked: condition.Condition, there: Sequence[str], folder: Folder) -> Mask:
+def _wanted(results: Stored, asked: sql_filter.Condition, there: Sequence[str], folder: Folder) -> Mask:
     number = "row number"
     while number in there:
         number += "_"
     try:
-        with condition.explained(asked, there, folder.path):
+        with sql_filter.explained(asked, there, folder.path):
             frame = results.scan(asked.named)
-            found = condition.fitting(asked, frame.with_row_index(number))
+            found = sql_filter.fitting(asked, frame.with_row_index(number))
             at = found.select(pl.col(number)).collect(engine="streaming")[number]
         results.require_unchanged()
     except OSError as error:

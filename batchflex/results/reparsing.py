@@ -10,9 +10,9 @@ import polars as pl
 
 from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, halves
-from ..plan import completion_marker as results, points
+from ..plan import completion_marker, points
 from ..protocol import Shapes, asked_format
-from ..storage import Folder, part_index as keyindex, parts as store, read_anew, results_table as table, writer as keep
+from ..storage import Folder, part_files, part_index, read_anew, results_table, writer
 from .assembly import assemble, is_newest, job_of, plan_of
 
 _PART_ROWS = 10_000
@@ -46,14 +46,14 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         job = job_of(folder)
         job = build(job.resolved(), settings)
         is_whole = is_newest(folder)
-        number = keep.recover(folder)
-        known = results.last_settled(folder)
+        number = writer.recover(folder)
+        known = completion_marker.last_settled(folder)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
         rows = _rows(folder) if is_whole else None
         formats, where = _formats(job, folder, rows)
         read = fit = fit_no_more = 0
         changed: list[Outcome] = []
-        source: store.Footer | None = None
+        source: part_files.Footer | None = None
         for footer, outcome, asked in _answers(folder, where):
             read += 1
             made = read_anew(outcome, *shapes.judge_format(formats[asked], outcome.content))
@@ -62,18 +62,18 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
             fit += made.status == "ok" != outcome.status
             fit_no_more += made.status == "invalid" != outcome.status
             if source is not None and (source.plan != footer.plan or len(changed) >= _PART_ROWS):
-                store.write_part(folder.parts, number, changed, source.types, source.plan)
+                part_files.write_part(folder.parts, number, changed, source.types, source.plan)
                 number += 1
                 changed.clear()
             source = footer
             changed.append(made)
         if source is not None:
-            store.write_part(folder.parts, number, changed, source.types, source.plan)
+            part_files.write_part(folder.parts, number, changed, source.types, source.plan)
         folder.write_job(job.resolved())
         if is_whole:
             _tell(folder, fit - fit_no_more)
-        told = results.retold(known, folder, fit - fit_no_more)
-        table.write_results(folder.results, assemble(folder, _placed(job, folder, rows)), told)
+        told = completion_marker.retold(known, folder, fit - fit_no_more)
+        results_table.write_results(folder.results, assemble(folder, _placed(job, folder, rows)), told)
         return Reparsed(read, fit, fit_no_more)
 
 
@@ -88,8 +88,8 @@ def _placed(job: Job, folder: Folder, rows: pl.DataFrame | None) -> pl.DataFrame
     if rows is None:
         return None
     order = [point.label for point in points(job)]
-    pointed = [table.pointed(frame, order) for frame in keyindex.read_keys(folder.parts, ["point"])]
-    last = keyindex.last_of_each(pl.concat([pl.DataFrame(schema=_POINT), *pointed]))
+    pointed = [results_table.pointed(frame, order) for frame in part_index.read_keys(folder.parts, ["point"])]
+    last = part_index.last_of_each(pl.concat([pl.DataFrame(schema=_POINT), *pointed]))
     return rows.join(last, on=["hi", "lo"], how="inner", maintain_order="left")
 
 
@@ -107,15 +107,17 @@ def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[
         labels = [point.label for point in found]
     else:
         formats, keys, numbers = _formats_of_plan(job, folder)
-    for part, frame in zip(store.part_numbers(folder.parts), keyindex.read_keys(folder.parts, ["point"]), strict=True):
+    for part, frame in zip(
+        part_files.part_numbers(folder.parts), part_index.read_keys(folder.parts, ["point"]), strict=True
+    ):
         placed = frame.with_columns(part=pl.lit(int(part), dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
         if of_points:
-            placed = table.pointed(placed, labels).rename({"point": "format"})
+            placed = results_table.pointed(placed, labels).rename({"point": "format"})
         else:
             at = pl.Series(keys.find(frame), dtype=pl.Int64)
             placed = placed.with_columns(format=numbers.gather(at.clip(0))).filter(at >= 0)
         frames.append(placed.select(list(_WHERE)))
-    where = keyindex.last_of_each(pl.concat(frames)).filter(pl.col("format") < len(formats))
+    where = part_index.last_of_each(pl.concat(frames)).filter(pl.col("format") < len(formats))
     if rows is not None:
         where = where.join(rows.select("hi", "lo"), on=["hi", "lo"], how="semi")
     return formats, where.sort("part", "at")
@@ -124,7 +126,7 @@ def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[
 def _formats_of_plan(job: Job, folder: Folder) -> tuple[list[bytes | None], SortedKeys, pl.Series]:
     """The same of rows that bring their own: from going through the input."""
     there = SortedKeys(
-        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *keyindex.read_keys(folder.parts, [])])
+        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *part_index.read_keys(folder.parts, [])])
     )
     plan = plan_of(job)
     plan.answered = lambda keys: [at >= 0 for at in there.find(halves(keys))]
@@ -137,18 +139,18 @@ def _formats_of_plan(job: Job, folder: Folder) -> tuple[list[bytes | None], Sort
     return list(known), SortedKeys(pl.concat(keys)), pl.concat(numbers)
 
 
-def _answers(folder: Folder, where: pl.DataFrame) -> Iterator[tuple[store.Footer, Outcome, int]]:
+def _answers(folder: Folder, where: pl.DataFrame) -> Iterator[tuple[part_files.Footer, Outcome, int]]:
     """The answers that were read as JSON, or as none, with the number of the format that was asked for."""
-    numbers = {int(number): number for number in store.part_numbers(folder.parts)}
+    numbers = {int(number): number for number in part_files.part_numbers(folder.parts)}
     for rows in where.partition_by("part", maintain_order=True):
         part = numbers[rows["part"][0]]
-        footer = store.footer(folder.parts, part)
+        footer = part_files.footer(folder.parts, part)
         begin = 0
         for group, length in enumerate(footer.groups):
             inside = rows.filter(pl.col("at").is_between(begin, begin + length, closed="left"))
             if inside.height:
-                table_ = store.read_group(folder.parts, part, group).take((inside["at"] - begin).to_arrow())
-                for outcome, asked in zip(store.outcomes(table_), inside["format"], strict=True):
+                table_ = part_files.read_group(folder.parts, part, group).take((inside["at"] - begin).to_arrow())
+                for outcome, asked in zip(part_files.outcomes(table_), inside["format"], strict=True):
                     if outcome.status in ("ok", "invalid") and not outcome.tool_calls:
                         yield footer, outcome, asked
             begin += length

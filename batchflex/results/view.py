@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError
-from ..storage import Folder, parts as store, results_table as table, storing
+from ..storage import Folder, part_files, results_table, storing
 from .assembly import assemble, is_newest
 
 Mask = npt.NDArray[np.bool_]
@@ -145,13 +145,13 @@ def is_current(folder: Folder) -> bool:
 
 def are_scored(folder: Folder) -> bool:
     """Whether the scores are those of the very table that is there."""
-    told, rows = store.told(folder.results)
-    _, scored = store.told(folder.scores)
+    told, rows = part_files.told(folder.results)
+    _, scored = part_files.told(folder.scores)
     try:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return False
-    return rows == scored and made_of is not None and made_of == told.get(store.MADE_OF, b"").decode()
+    return rows == scored and made_of is not None and made_of == told.get(part_files.MADE_OF, b"").decode()
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def keeping(results: Stored | Made, columns: Sequence[str]) -> Iterator[Stored]:
         path = Path(name) / "results.parquet"
         schema = pa.schema([results.schema.field(column) for column in columns])
         with storing(path), pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for group in table.grouped(_tables(results.batches(columns))):
+            for group in results_table.grouped(_tables(results.batches(columns))):
                 writer.write_table(group)
         yield Stored(path)
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from ..config import ScoreLike, ScoreSection, specs_of
 from ..core import JobError
-from . import functions, scorers as scoring, stats, summary
+from . import functions, scorers, stats, summary
 from .ledger import Ledger, Score
 
 Scores = Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike
@@ -31,13 +31,13 @@ def score(frame: pl.DataFrame, scores: Scores) -> pl.DataFrame:
     return frame.with_columns(found[spec.name].score.alias(spec.column) for spec in specs)
 
 
-def _evaluated(frame: pl.DataFrame, specs: Sequence[ScoreSection]) -> dict[str, scoring.Scored]:
+def _evaluated(frame: pl.DataFrame, specs: Sequence[ScoreSection]) -> dict[str, scorers.Scored]:
     if judges := [spec.name for spec in specs if spec.kind == "judge"]:
         raise JobError(
             f"score '{judges[0]}': a judge needs a run: put it into a job's [[score]], then `batchflex score OUT`"
         )
     known = functions.load(specs)
-    return {spec.name: scoring.evaluate(frame, spec, known.get(spec.name)) for spec in specs}
+    return {spec.name: scorers.evaluate(frame, spec, known.get(spec.name)) for spec in specs}
 
 
 def summarise(
@@ -71,7 +71,7 @@ def summarise(
     else:
         names = [name.removeprefix(_PREFIX) for name in frame.columns if name.startswith(_PREFIX)]
         known = [Score(name) for name in names]
-        found = {name: scoring.Scored(frame[_PREFIX + name].cast(pl.Float64)) for name in names}
+        found = {name: scorers.Scored(frame[_PREFIX + name].cast(pl.Float64)) for name in names}
     if not known:
         raise JobError("there are no scores: give some, or a frame with columns score_NAME")
     ledger = Ledger(known, by, item if item in frame.columns else None)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from ..config import NO_PRICES, Job, JudgeSection, PromptSection, ScoreSection, build, literal
 from ..core import JobError
-from ..endpoint import model_list_cache as catalogs, resolve
+from ..endpoint import model_list_cache, resolve
 from ..plan import WHOLE_ROW, Prompt, missing_column
-from ..storage import Folder, parts as store, replaced, storing
+from ..storage import Folder, part_files, replaced, storing
 from . import spending
 
 _MADE_OF = b"batchflex.judged"
@@ -101,7 +101,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
 def _is_unpriced(job: Job) -> bool:
     """Whether no prices are known by which a judge's budget could hold; that is to be found before its job is run."""
     endpoints = [resolve(entry, with_key=False) for entry in job.asked]
-    prices, _ = catalogs.known(job, endpoints)
+    prices, _ = model_list_cache.known(job, endpoints)
     return bool(prices.missing(job.models)) or not (job.models or prices.are_all_typed)
 
 
@@ -157,9 +157,9 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
             raise JobError(f"score '{spec.name}': {missing_column(missing[0], names)}")
         used = prompt.columns
         wanted = [n for n in names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
-        stamp = store.told(folder.results)[0].get(store.MADE_OF, b"")
+        stamp = part_files.told(folder.results)[0].get(part_files.MADE_OF, b"")
         made_of = hashlib.blake2b(msgspec.json.encode([stamp.decode(), wanted]), digest_size=16).hexdigest().encode()
-        there, rows = store.told(path)
+        there, rows = part_files.told(path)
         if stamp and there.get(_MADE_OF) == made_of:
             return Input(path, rows, False)
         path.parent.mkdir(parents=True, exist_ok=True)

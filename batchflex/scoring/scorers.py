@@ -15,7 +15,7 @@ import polars as pl
 
 from ..config import ScoreSection, choice as nearest_of
 from ..core import JobError, text_of
-from . import extract as reading
+from . import extract
 
 
 class Scored(NamedTuple):
@@ -111,7 +111,7 @@ def _normalised(values: pl.Series, spec: ScoreSection) -> pl.Series:
 
 def _answers(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
     """The texts that are scored, null where there is none, or where ``extract`` finds nothing in it."""
-    texts = reading.texts(frame, spec.answer_column)
+    texts = extract.texts(frame, spec.answer_column)
     if spec.extract is not None:
         pattern = spec.extract if _has_group(spec.extract) else f"({spec.extract})"
         texts = texts.str.extract(pattern)
@@ -125,7 +125,7 @@ def _has_group(pattern: str) -> bool:
 def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
     """For each row the list of texts that are right, a null where nothing is expected."""
     if spec.expected is not None:
-        return reading.lists(frame, spec.expected)
+        return extract.lists(frame, spec.expected)
     values = spec.value if isinstance(spec.value, list) else [spec.value]
     return pl.Series([[text_of(value) for value in values]]).new_from_index(0, frame.height)
 
@@ -179,7 +179,7 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     else:
         texts = _answers(frame, spec)
         texts = texts.str.strip_chars() if spec.strip else texts
-        size = texts.str.len_chars() if spec.unit == "characters" else reading.words(texts)
+        size = texts.str.len_chars() if spec.unit == "characters" else extract.words(texts)
     least, most = spec.min or 0, spec.max
     within = (size >= least) & (size <= most) if most is not None else size >= least
     return Scored(within.fill_null(False))
@@ -189,21 +189,21 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
 
 
 def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    answered = reading.numbers(_answers(frame, spec), spec.take)
+    answered = extract.numbers(_answers(frame, spec), spec.take)
     expected = _expectations(frame, spec)
     margin = pl.max_horizontal(pl.lit(spec.tolerance), spec.relative_tolerance * pl.col("expected").abs())
     # What was meant as 0.1 is not held to be 0.1 away by a bit more than 0.1.
     near = ((pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)).fill_null(False)
     if (single := _one_each(expected)) is not None:
-        pairs = pl.DataFrame([answered.alias("answer"), reading.numbers(single, spec.take).alias("expected")])
+        pairs = pl.DataFrame([answered.alias("answer"), extract.numbers(single, spec.take).alias("expected")])
         right = pairs.select(pl.when(pl.col("expected").is_not_null()).then(near)).to_series()
-        return Scored(right, reading.number_texts(answered), reading.number_texts(pairs["expected"]))
+        return Scored(right, extract.number_texts(answered), extract.number_texts(pairs["expected"]))
     flat = pl.DataFrame([answered.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
-    flat = flat.with_columns(reading.numbers(flat["expected"], spec.take).alias("expected"))
+    flat = flat.with_columns(extract.numbers(flat["expected"], spec.take).alias("expected"))
     verdicts = flat.group_by("at", maintain_order=True).agg(
         right=pl.when(pl.col("expected").is_not_null().any()).then(near.any())
     )
-    return Scored(verdicts["right"], reading.number_texts(answered))
+    return Scored(verdicts["right"], extract.number_texts(answered))
 
 
 # ----------------------------------------------------------------------------------------------------- choices
@@ -211,12 +211,12 @@ def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
 
 def _choice(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     choices = spec.choices or []
-    answered = reading.chosen(_answers(frame, spec), choices)
+    answered = extract.chosen(_answers(frame, spec), choices)
     expected = _expectations(frame, spec)
     single = _one_each(expected)
     if single is None:
         raise JobError(f"score '{spec.name}': kind 'choice' expects one choice for each row, not a list of them")
-    single = reading.named(single, choices, by_number=_is_number(frame, spec))
+    single = extract.named(single, choices, by_number=_is_number(frame, spec))
     right = (answered == single).fill_null(False)
     pairs = pl.DataFrame([right.alias("right"), single.alias("expected")])
     return Scored(pairs.select(pl.when(pl.col("expected").is_not_null()).then("right")).to_series(), answered, single)
@@ -232,20 +232,20 @@ def _is_number(frame: pl.DataFrame, spec: ScoreSection) -> bool:
 
 
 def _json(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    answers = reading.objects(frame, spec.answer_column) if _has(frame, spec.answer_column) else [None] * frame.height
+    answers = extract.objects(frame, spec.answer_column) if _has(frame, spec.answer_column) else [None] * frame.height
     if spec.answer is None and "content" in frame.columns:
-        said = reading.objects(frame, "content")
+        said = extract.objects(frame, "content")
         answers = [a if a is not None else c for a, c in zip(answers, said, strict=True)]
     expected: Sequence[Any]
     if spec.expected is not None:
-        expected = reading.objects(frame, spec.expected)
+        expected = extract.objects(frame, spec.expected)
     elif spec.value is not None:
         expected = [spec.value] * frame.height
     else:
         expected = frame.select(spec.fields or []).to_dicts()
     how = {"fields": spec.fields, "tolerance": spec.tolerance, "relative": spec.relative_tolerance}
     text = partial(_same_text, spec)
-    shares = [reading.share_right(a, e, text, **how) for a, e in zip(answers, expected, strict=True)]  # type: ignore[arg-type]
+    shares = [extract.share_right(a, e, text, **how) for a, e in zip(answers, expected, strict=True)]  # type: ignore[arg-type]
     return Scored(pl.Series(shares, dtype=pl.Float64))
 
 

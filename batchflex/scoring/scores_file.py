@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from ..config import Job, ScoreSection
 from ..core import FolderError, JobError, __version__
-from ..storage import Folder, parts as store, replaced, storing, sweep_columns
-from . import functions, scorers as scoring, spending, summary
+from ..storage import Folder, part_files, replaced, storing, sweep_columns
+from . import functions, scorers, spending, summary
 from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
 
 _BLOCK_ROWS = 20_000
@@ -53,7 +53,7 @@ def make(
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{folder.results} cannot be read: {error}") from None
     variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
-    stamp = told.get(store.MADE_OF, b"").decode() or None
+    stamp = told.get(part_files.MADE_OF, b"").decode() or None
     found = summary.summarise(ledger, variables)
     for point in found["points"]:
         values = point["point"]
@@ -72,7 +72,7 @@ def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence
     wanted, mistakes = {"id", "key", *MEASURES, *spending.BEFORE.values(), *WHO, *sweep}, []
     for spec in specs:
         try:
-            wanted.update(scoring.needed(spec, names))
+            wanted.update(scorers.needed(spec, names))
         except JobError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -85,7 +85,7 @@ def _write(
     file: pq.ParquetFile,
     specs: Sequence[ScoreSection],
     wanted: Sequence[str],
-    known: Mapping[str, scoring.Function],
+    known: Mapping[str, scorers.Function],
     grades: Mapping[str, pl.DataFrame],
     ledger: Ledger,
 ) -> None:
@@ -98,7 +98,7 @@ def _write(
                 scored = {
                     spec.name: _graded(frame, spec, grades.get(spec.name))
                     if spec.kind == "judge"
-                    else scoring.evaluate(frame, spec, known.get(spec.name))
+                    else scorers.evaluate(frame, spec, known.get(spec.name))
                     for spec in specs
                 }
                 ledger.add(with_substitutes(frame), scored)
@@ -107,14 +107,14 @@ def _write(
         folder.scores_json.unlink(missing_ok=True)  # it tells of the scores that go now
 
 
-def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> scoring.Scored:
+def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> scorers.Scored:
     """What the judge gave each row; null where it gave nothing, or nothing yet."""
     if grades is None:
-        return scoring.Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
+        return scorers.Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
     score = frame.select("key").join(grades, on="key", how="left", maintain_order="left")["score"]
     if spec.missing == "zero":
         score = frame.select(pl.when(pl.col("status") == "failed").then(0.0).otherwise(score)).to_series()
-    return scoring.Scored(score)
+    return scorers.Scored(score)
 
 
 def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | None:
@@ -122,8 +122,8 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
 
     Of a judge or a function of one's own that cannot be told.
     """
-    told, _ = store.told(folder.results)
-    stamp = told.get(store.MADE_OF)
+    told, _ = part_files.told(folder.results)
+    stamp = told.get(part_files.MADE_OF)
     if stamp is None or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
         return None
     try:

@@ -11,7 +11,7 @@ import polars as pl
 from ..config import Job, build, choice
 from ..core import FolderError, JobError, text_of
 from ..storage import Folder, sweep_columns
-from . import scores_file as scores, spending
+from . import scores_file, spending
 from .ledger import MEASURES
 
 _SHOWN = ("content", "parsed")
@@ -50,7 +50,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
     """
     path, given = _split(name)
     folder = Folder(path)
-    job, found = _job(folder), scores.read(folder)
+    job, found = _job(folder), scores_file.read(folder)
     if not folder.results.exists() or found is None or not folder.scores.exists():
         raise FolderError(
             f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
@@ -101,7 +101,7 @@ def _job(folder: Folder) -> Job:
 
 
 def _points(folder: Folder) -> list[dict[str, Any]]:
-    found = scores.read(folder) if folder.exists() else None
+    found = scores_file.read(folder) if folder.exists() else None
     if found is None:
         raise FolderError(f"{folder.path} has no scores to compare")
     swept = _job(folder).sweep.variables

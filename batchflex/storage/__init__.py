@@ -8,12 +8,12 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import (
-        disk as disk,
+        disk_space as disk_space,
         journal as journal,
         merge as merge,
         numbering as numbering,
+        part_files as part_files,
         part_index as part_index,
-        parts as parts,
         record as record,
         results_table as results_table,
         superseded as superseded,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .merge import Size as Size
     from .numbering import Number as Number, Reading as Reading
     from .parsed import declared as declared
-    from .parts import COLUMNS as COLUMNS
+    from .part_files import COLUMNS as COLUMNS
     from .record import Frame as Frame, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
     from .results_table import sweep_columns as sweep_columns
@@ -62,14 +62,14 @@ if TYPE_CHECKING:
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "disk": [],
+        "disk_space": [],
         "folder": ["Folder", "append", "replaced", "replacing", "storing", "sync_folder"],
         "journal": [],
         "merge": ["Size"],
         "numbering": ["Number", "Reading"],
         "parsed": ["declared"],
         "part_index": [],
-        "parts": ["COLUMNS"],
+        "part_files": ["COLUMNS"],
         "record": ["Frame", "read_anew"],
         "rejected_answers": ["PENDING", "Unfit"],
         "results_table": ["sweep_columns"],
@@ -92,12 +92,12 @@ __all__, __getattr__, __dir__ = exports(
         "writer": ["Keeper"],
     },
     modules=[
-        "disk",
+        "disk_space",
         "journal",
         "merge",
         "numbering",
         "part_index",
-        "parts",
+        "part_files",
         "record",
         "results_table",
         "superseded",

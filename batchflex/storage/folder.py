@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ..config import toml as tomltext
+from ..config import toml
 from ..core import FolderBusy, FolderError, StorageError, json_line
 
 FULL = {
@@ -285,7 +285,7 @@ class Folder:
 
     def write_job(self, resolved: Mapping[str, Any]) -> None:
         with storing(self.job), replaced(self.job) as stream:
-            stream.write(tomltext.dumps(resolved).encode())
+            stream.write(toml.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
         """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone

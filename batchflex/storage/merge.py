@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError
-from . import parts as store
+from . import part_files
 from .folder import replaced, storing
 from .numbering import Number, merged
 
@@ -59,13 +59,13 @@ def saved(sizes: Sequence[Size]) -> int:
     kept = sum(size.kept for size in sizes)
     left_out = sum(size.bytes * (size.rows - size.kept) // max(1, size.rows) for size in sizes)
     groups = sum(size.groups for size in sizes)
-    fewer = max(0, groups - (kept + store.GROUP_ROWS - 1) // store.GROUP_ROWS)
+    fewer = max(0, groups - (kept + part_files.GROUP_ROWS - 1) // part_files.GROUP_ROWS)
     return left_out + sum(size.footer for size in sizes) * fewer // max(1, groups)
 
 
 def size_of(folder: Path, number: Number, left_out: int) -> Size:
     """:raises FolderError: if the part is damaged."""
-    with store.reading(path := store.part_path(folder, number)):
+    with part_files.reading(path := part_files.part_path(folder, number)):
         told = pq.read_metadata(path)
         return Size(
             told.num_rows,
@@ -76,7 +76,7 @@ def size_of(folder: Path, number: Number, left_out: int) -> Size:
         )
 
 
-def together(footers: Sequence[store.Footer], kept: Sequence[Sequence[int]]) -> store.Footer:
+def together(footers: Sequence[part_files.Footer], kept: Sequence[Sequence[int]]) -> part_files.Footer:
     """What a part tells that stands for parts with these footers. ``kept`` are for each the rows that are left of each of its
     ``plans``. Pure.
 
@@ -105,7 +105,7 @@ def together(footers: Sequence[store.Footer], kept: Sequence[Sequence[int]]) -> 
     one = plans[0][0] if len({plan for plan, _ in plans}) == 1 else None
     void = list(dict.fromkeys(run for footer in footers for run in footer.void))
     plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
-    return store.Footer(plain[0], schema, plain[1], 0, [], one, plans, void)
+    return part_files.Footer(plain[0], schema, plain[1], 0, [], one, plans, void)
 
 
 def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Number:
@@ -116,14 +116,14 @@ def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Nu
     :raises StorageError: if it cannot be written; then all is as it was.
     """
     number = merged(numbers)
-    path = store.part_path(folder, number)
-    footers = [store.footer(folder, each) for each in numbers]
+    path = part_files.part_path(folder, number)
+    footers = [part_files.footer(folder, each) for each in numbers]
     footer = together(footers, [_kept(f, superseded.get(n)) for f, n in zip(footers, numbers, strict=True)])
-    stands_for = [entry for each in numbers for entry in store.entries(folder, each)]
+    stands_for = [entry for each in numbers for entry in part_files.entries(folder, each)]
     with storing(path), replaced(path) as stream:
         with pq.ParquetWriter(
             stream,
-            store.PART_SCHEMA,
+            part_files.PART_SCHEMA,
             compression="zstd",
             write_statistics=["key", "id", "row"],
             write_page_checksum=True,
@@ -132,9 +132,9 @@ def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Nu
             for block in _blocks(_rows(folder, numbers, superseded)):
                 size += block.nbytes
                 writer.write_table(block, row_group_size=block.num_rows)
-            told = store.metadata(footer._replace(size=size))
-            told[store.PLANS] = msgspec.json.encode(footer.plans)
-            told[store.STANDS_FOR] = msgspec.json.encode(stands_for)
+            told = part_files.metadata(footer._replace(size=size))
+            told[part_files.PLANS] = msgspec.json.encode(footer.plans)
+            told[part_files.STANDS_FOR] = msgspec.json.encode(stands_for)
             writer.add_key_value_metadata(told)
         stream.flush()
         _check(Path(stream.name), folder, numbers, superseded, sum(rows for _, rows in footer.plans))
@@ -143,7 +143,7 @@ def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Nu
     return number
 
 
-def _kept(footer: store.Footer, left_out: pl.Series | None) -> list[int]:
+def _kept(footer: part_files.Footer, left_out: pl.Series | None) -> list[int]:
     """The rows that are left of each of its plans."""
     if left_out is None:
         return [rows for _, rows in footer.plans]
@@ -158,7 +158,7 @@ def _rows(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> It
     """The rows of parts, in their order, without those left out."""
     for number in numbers:
         left_out, begin = superseded.get(number), 0
-        for table in store.read_groups(folder, number):
+        for table in part_files.read_groups(folder, number):
             end = begin + table.num_rows
             if left_out is not None:
                 here = left_out.filter(left_out.is_between(begin, end, closed="left")) - begin
@@ -176,7 +176,7 @@ def _blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         held.append(table)
         rows, size = rows + table.num_rows, size + table.nbytes
-        each = max(1, min(store.GROUP_ROWS, rows * _GROUP_BYTES // max(1, size)))
+        each = max(1, min(part_files.GROUP_ROWS, rows * _GROUP_BYTES // max(1, size)))
         if rows < each:
             continue
         whole, at = pa.concat_tables(held), 0
@@ -209,7 +209,7 @@ class _Stream:
 
     def __init__(self, tables: Iterator[pa.Table]) -> None:
         self._tables = tables
-        self._rest = store.PART_SCHEMA.empty_table()
+        self._rest = part_files.PART_SCHEMA.empty_table()
 
     def take(self, rows: int) -> pa.Table:
         while self._rest.num_rows < rows and (table := next(self._tables, None)) is not None:

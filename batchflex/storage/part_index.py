@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from . import parts as store
+from . import part_files
 
 
 def read_keys(folder: Path, columns: Sequence[str], numbers: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
@@ -22,8 +22,8 @@ def read_keys(folder: Path, columns: Sequence[str], numbers: Sequence[int] | Non
 
     :raises FolderError: if a part is damaged.
     """
-    for number in store.part_numbers(folder) if numbers is None else numbers:
-        yield head(store.read_part(folder, number, ["key", *columns]))
+    for number in part_files.part_numbers(folder) if numbers is None else numbers:
+        yield head(part_files.read_part(folder, number, ["key", *columns]))
 
 
 def head(table: pa.Table) -> pl.DataFrame:

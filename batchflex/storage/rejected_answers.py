@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from ..core import Outcome
-from . import parts as store
+from . import part_files
 from .numbering import Number
 
 PENDING = -1  # stands for the number of a part that is not written yet
@@ -54,11 +54,11 @@ class Unfit:
     def _read(self, part: Number, at: int) -> Outcome:
         groups = self._groups.get(part)
         if groups is None:
-            groups = self._groups[part] = store.footer(self._parts, part).groups
+            groups = self._groups[part] = part_files.footer(self._parts, part).groups
         group = 0
         while at >= groups[group]:
             at -= groups[group]
             group += 1
         if self._loaded != (part, group):
-            self._loaded, self._table = (part, group), store.read_group(self._parts, part, group)
-        return store.outcomes(self._table.slice(at, 1))[0]
+            self._loaded, self._table = (part, group), part_files.read_group(self._parts, part, group)
+        return part_files.outcomes(self._table.slice(at, 1))[0]

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import Outcome, SortedKeys, raw
-from . import carried, parsed, part_index as keyindex, parts as store
+from . import carried, parsed, part_files, part_index
 from .folder import replaced, storing
 from .numbering import Reading
-from .parts import COLUMNS
+from .part_files import COLUMNS
 from .row_mapping import Moves, moves as moves_between, placed
 from .void_failures import Void
 
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
 
 
 def _layout(
-    footers: Iterable[store.Footer],
+    footers: Iterable[part_files.Footer],
     variables: Mapping[str, list[Any]],
     foreign: Iterable[str],
     pending: Sequence[Outcome],
@@ -86,7 +86,7 @@ def _layout(
 
 
 def _fields(
-    footers: Iterable[store.Footer],
+    footers: Iterable[part_files.Footer],
     pending: Sequence[Outcome],
     declared: Mapping[str, list[str]],
     taken: Collection[str],
@@ -169,7 +169,7 @@ def assemble(
 
     known = [
         list(COLUMNS),
-        store.stamp(folder),
+        part_files.stamp(folder),
         [o.key for o in pending],
         dict(variables),
         list(labels),
@@ -184,7 +184,7 @@ def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] 
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    metadata: dict[bytes, bytes] = {store.MADE_OF: assembled.made_of, **(told or {})}
+    metadata: dict[bytes, bytes] = {part_files.MADE_OF: assembled.made_of, **(told or {})}
     schema = assembled.schema.with_metadata(metadata)
     statistics = ["id", "row", "key", "status"]
     with (
@@ -210,9 +210,9 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
-    there, _ = store.told(path)
-    is_same = there.get(store.MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
-    return is_same and store.is_readable(path)
+    there, _ = part_files.told(path)
+    is_same = there.get(part_files.MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
+    return is_same and part_files.is_readable(path)
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
@@ -233,10 +233,12 @@ class _Parts:
         self._folder = folder
         self._void = Void(folder, void)
         self._reading = Reading(folder)
-        self.numbers = store.part_numbers(folder)
-        self.footers: dict[int, store.Footer] = {number: store.footer(folder, number) for number in self.numbers}
+        self.numbers = part_files.part_numbers(folder)
+        self.footers: dict[int, part_files.Footer] = {
+            number: part_files.footer(folder, number) for number in self.numbers
+        }
         self.points: set[str] = set()
-        self._pending = store.to_table(pending)
+        self._pending = part_files.to_table(pending)
         self._groups: list[tuple[int, int]] = []  # part and row group
         self._begins: list[int] = []
         self._end = 0
@@ -252,7 +254,9 @@ class _Parts:
             footer = self.footers[number]
             yield (
                 number,
-                self._head(number, store.read_part(self._folder, number, columns(number)), footer.groups, footer.size),
+                self._head(
+                    number, part_files.read_part(self._folder, number, columns(number)), footer.groups, footer.size
+                ),
             )
         if pending := self._pending.num_rows:
             table = self._pending.select(columns(_PENDING))
@@ -266,7 +270,7 @@ class _Parts:
             self._row_bytes.append(size // max(1, len(table)))
             end += rows
         self._end = end
-        frame = keyindex.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+        frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
         self.points.update(frame["point"].unique())
         return frame
 
@@ -304,7 +308,7 @@ class _Parts:
             size = footer.size * footer.groups[at] // max(1, sum(footer.groups))
             while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
-            self._cache[group] = store.read_group(self._folder, number, at)
+            self._cache[group] = part_files.read_group(self._folder, number, at)
         self._cache.move_to_end(group)
         return self._cache[group]
 
@@ -356,8 +360,8 @@ def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
         pointed(parts.valid(number, head, head["status"]), labels)
         for number, head in parts.heads(lambda number: columns)
     ]
-    whole = keyindex.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
-    whole = keyindex.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
+    whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
+    whole = part_index.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ..core import STATUSES, raw
-from . import part_index as keyindex, parts as store
+from . import part_files, part_index
 from .void_failures import Void
 
 _STATUS = pl.Enum(STATUSES)
@@ -38,8 +38,8 @@ def known(folder: Path, left_out: Mapping[int, pl.Series] | None) -> Known:
     digests = [hashlib.blake2b(digest_size=16) for _ in range(4)]  # a column each: parts may be cut in other ways
     statuses = dict.fromkeys(STATUSES, 0)
     begin = 0
-    numbers = store.part_numbers(folder)
-    for number, frame in zip(numbers, keyindex.read_keys(folder, ["status", "finished_at"], numbers), strict=True):
+    numbers = part_files.part_numbers(folder)
+    for number, frame in zip(numbers, part_index.read_keys(folder, ["status", "finished_at"], numbers), strict=True):
         height = frame.height
         if last is not None and left_out is not None:
             mask = last.slice(begin, height)
@@ -66,10 +66,10 @@ class Answers:
 
     def __init__(self, folder: Path, before_us: int) -> None:
         self._folder = folder
-        self._numbers = store.part_numbers(folder)
+        self._numbers = part_files.part_numbers(folder)
         frames, self._rows = [], []
         void = Void(folder)
-        kept = keyindex.read_keys(folder, ["status", "finished_at"], self._numbers)
+        kept = part_index.read_keys(folder, ["status", "finished_at"], self._numbers)
         for number, frame in zip(self._numbers, kept, strict=True):
             old = pl.col("finished_at").dt.timestamp("us") < before_us
             gone = void.among(number, frame["status"])
@@ -114,17 +114,19 @@ class Answers:
         return found
 
     def _of_earlier_jobs(self, results: Path) -> pl.Series:
-        keys = keyindex.head(pq.read_table(results, columns=["key"]))
+        keys = part_index.head(pq.read_table(results, columns=["key"]))
         last = self._all.filter(self.last)
         others = last.join(keys, on=["hi", "lo"], how="anti")
         if not others.height:
             return pl.Series(dtype=pl.UInt32)
-        slots = pl.concat(keyindex.read_keys(self._folder, ["slot"], self._numbers)).select(_SLOT).with_row_index("at")
+        slots = (
+            pl.concat(part_index.read_keys(self._folder, ["slot"], self._numbers)).select(_SLOT).with_row_index("at")
+        )
         present = last.join(keys, on=["hi", "lo"], how="semi").select("at").join(slots, on="at")
         present = present.group_by(_SLOT).agg(newest=pl.col("at").max())
         earlier = others.select("hi", "lo", "at").join(slots, on="at").join(present, on=_SLOT)
         earlier = earlier.filter(pl.col("at") < pl.col("newest"))
         earlier = earlier.join(
-            keyindex.shared_slots(keyindex.read_keys(self._folder, keyindex.SHARED)), on=_SLOT, how="anti"
+            part_index.shared_slots(part_index.read_keys(self._folder, part_index.SHARED)), on=_SLOT, how="anti"
         )
         return self._all.filter("old").join(earlier, on=["hi", "lo"], how="semi")["at"]

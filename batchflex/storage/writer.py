@@ -12,7 +12,7 @@ import anyio.to_thread
 from ..config import JournalSection
 from ..core import BatchflexError, Courtesy, Outcome, StorageError
 from ..protocol import can_be_void
-from . import journal, numbering, parts as store
+from . import journal, numbering, part_files
 from .folder import Folder, storing
 
 
@@ -25,7 +25,7 @@ def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -
     :raises StorageError: if the disk is full.
     """
     numbering.clear(folder.parts)
-    sealed = store.part_numbers(folder.parts)
+    sealed = part_files.part_numbers(folder.parts)
     last = max(sealed, default=0)
     for number in journal.segments(folder.journal):
         if not numbering.is_sealed(sealed, number):
@@ -50,11 +50,11 @@ def unsealed(folder: Folder) -> Unsealed:
     for number in journal.segments(folder.journal):
         told: list[str] = []
         outcomes = list(journal.read(journal.segment_path(folder.journal, number), told))
-        if not numbering.is_sealed(store.part_numbers(folder.parts), number):
+        if not numbering.is_sealed(part_files.part_numbers(folder.parts), number):
             found += outcomes
             void += told
     if any(map(can_be_void, found)):
-        runs = store.void_runs(folder.parts).union(void)
+        runs = part_files.void_runs(folder.parts).union(void)
         found = [outcome for outcome in found if not (can_be_void(outcome) and outcome.run_id in runs)]
     return Unsealed(found, void)
 
@@ -62,7 +62,7 @@ def unsealed(folder: Folder) -> Unsealed:
 def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None]) -> None:
     void: list[str] = []
     outcomes = journal.read(journal.segment_path(folder.journal, number), void)
-    store.write_part(folder.parts, number, outcomes, carry_schema, plan, between, void)
+    part_files.write_part(folder.parts, number, outcomes, carry_schema, plan, between, void)
 
 
 def _unknown() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 
 from ..core import BAD, Event, format
 from ..storage import Tally
-from . import log_lines as loglines, text as render
+from . import log_lines, rendering
 from .throttle import Throttle
 
 LINE_EVERY_S = 60.0
@@ -111,10 +111,10 @@ class Log:
         moment = datetime.datetime.now().astimezone()
         message = event.message if self._prompts or event.logged is None else event.logged
         if self._form == "json":
-            more = loglines.prompt(event.request) if self._prompts else {}
-            self._write(loglines.json(moment, event, message, more))
+            more = log_lines.prompt(event.request) if self._prompts else {}
+            self._write(log_lines.json(moment, event, message, more))
         else:
-            self._write(loglines.text(moment, event, message))
+            self._write(log_lines.text(moment, event, message))
 
 
 def to_stream(stream: TextIO) -> Callable[[str], None]:
@@ -153,5 +153,5 @@ def facts(tally: Tally, *, quoting: bool) -> str:
     if tally.cost is not None:
         text += f", {format.money(tally.cost)}"
     for wait in tally.waits(quoting=quoting)[:1]:
-        text += f"; waits: {render.waiting(wait)}"
+        text += f"; waits: {rendering.waiting(wait)}"
     return text

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from . import parts as store
+from . import part_files
 from .folder import Folder
 
 MB = 1_000_000
@@ -79,14 +79,14 @@ def guessed_row(completion_tokens: float, carried: float = 0.0) -> float:
 def needed(folder: Folder, left: int, done: int, guess: float | None, seal_mb: float) -> Need | None:
     """What a run will need, by the rows of the newest parts; else by a ``guess`` of the bytes of one; else ``None``."""
     rows = size = 0
-    for number in store.part_numbers(folder.parts)[-_LOOKED_AT:]:
-        path = store.part_path(folder.parts, number)
-        rows += store.told(path)[1]
+    for number in part_files.part_numbers(folder.parts)[-_LOOKED_AT:]:
+        path = part_files.part_path(folder.parts, number)
+        rows += part_files.told(path)[1]
         size += path.stat().st_size
     row = size / rows if rows else guess
     if row is None:
         return None
-    there = store.told(folder.results)[1]
+    there = part_files.told(folder.results)[1]
     of_results = folder.results.stat().st_size / there if there else None
     return need(left, done, row, of_results, 2 * int(seal_mb * 2**20), is_measured=rows > 0)
 
