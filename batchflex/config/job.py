@@ -327,7 +327,7 @@ _TABLES = (".csv", ".tsv")
 def literal(data: dict[str, Any]) -> dict[str, Any]:
     """The tables of a job, changed so that :func:`build` takes their paths as they are."""
     path_variables.each_path(
-        data, lambda place, text: path_variables.escaped(dated.escaped(text) if place == "job.out" else text)
+        data, lambda place, text: path_variables.escaped(dated_path.escaped(text) if place == "job.out" else text)
     )
     return data
 
