@@ -20,7 +20,7 @@ from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import Concurrency
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Allowance, Pace
-from batchflex.engine.admission import Gate, Lane
+from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
 from batchflex.protocol.rate_limits import Level, Told
@@ -40,16 +40,20 @@ class Stops(list[StopReason]):
         self.append(reason)
 
 
-def lane(name: str = "a", *, limit: int = 3, rpm: float | None = None, tpm: float | None = None) -> Lane:
-    return Lane(name, Pace(Concurrency(limit, fixed=True), Allowance(rpm, tpm)))
+def lane(name: str = "a", *, limit: int = 3, rpm: float | None = None, tpm: float | None = None) -> EndpointSlots:
+    return EndpointSlots(name, Pace(Concurrency(limit, fixed=True), Allowance(rpm, tpm)))
 
 
 def gate(
-    *lanes: Lane, limit: int = 3, budget: Budget | None = None, most_backing_off: int = 100, proven: bool = True
+    *lanes: EndpointSlots,
+    limit: int = 3,
+    budget: Budget | None = None,
+    most_backing_off: int = 100,
+    proven: bool = True,
 ) -> Gate:
     """Of these lanes, else of one for ``limit`` requests."""
     made = Gate(lanes or [lane(limit=limit)], budget or Budget(LimitsSection()), most_backing_off, Stops())
-    for one in made.lanes if proven else ():
+    for one in made.endpoints if proven else ():
         made.prove(one)
     return made
 
@@ -59,7 +63,7 @@ class Visitor:
 
     def __init__(self, gate: Gate, cost: Cost, *, again: bool = False) -> None:
         self.admitted: bool | None = None
-        self.lane: Lane | None = None
+        self.lane: EndpointSlots | None = None
         self.decided = anyio.Event()
         self.scope = anyio.CancelScope()
         self.cost = cost
@@ -117,7 +121,7 @@ async def test_never_more_in_flight_than_the_limit_and_no_slot_is_lost(seed: int
         with anyio.move_on_after(patience):
             for turn, nap in enumerate(naps):
                 entered = await subject.enter(cost(), again=turn > 0)
-                assert entered is subject.lanes[0]
+                assert entered is subject.endpoints[0]
                 try:
                     inside += 1
                     visits += 1
@@ -167,7 +171,7 @@ async def test_the_first_row_goes_alone_until_the_endpoint_is_proven() -> None:
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert [r.admitted for r in rows] == [True, None, None, None, None]
-        subject.prove(subject.lanes[0])
+        subject.prove(subject.endpoints[0])
         await settled()
         assert [r.admitted for r in rows] == [True, True, True, None, None]
         assert subject.in_flight == 3
@@ -185,7 +189,7 @@ async def test_while_the_first_row_backs_off_no_other_begins() -> None:
             assert [r.admitted for r in others] == [None, None, None]
             first = await visit(tasks, subject, again=True)
             assert first.admitted
-        subject.prove(subject.lanes[0])
+        subject.prove(subject.endpoints[0])
         subject.end_backing_off()
         await settled()
         assert [r.admitted for r in others] == [True, True, None]
@@ -212,7 +216,7 @@ async def test_a_doubted_row_lets_others_be_tried_one_at_a_time() -> None:
 
 async def test_while_an_endpoint_fails_rows_that_have_not_failed_go_first() -> None:
     subject = gate(limit=1)
-    only = subject.lanes[0]
+    only = subject.endpoints[0]
     async with visiting() as tasks:
         first = await visit(tasks, subject)
         again = await visit(tasks, subject, again=True)
@@ -227,7 +231,7 @@ async def test_while_an_endpoint_fails_rows_that_have_not_failed_go_first() -> N
 
 async def test_in_doubt_no_more_are_in_flight_than_it_allows() -> None:
     subject = gate(limit=3)
-    only = subject.lanes[0]
+    only = subject.endpoints[0]
     async with visiting() as tasks:
         older = [await visit(tasks, subject) for _ in range(2)]
         only.most_in_doubt = 2
@@ -343,7 +347,7 @@ async def test_when_the_budget_says_stop_it_is_told_once_and_nothing_more_is_adm
     stops = Stops()
     budget = Budget(LimitsSection(budget_requests=2))
     subject = Gate([lane(limit=2)], budget, 100, stops)
-    subject.prove(subject.lanes[0])
+    subject.prove(subject.endpoints[0])
     async with visiting() as tasks:
         inside = [await visit(tasks, subject) for _ in range(2)]
         waiting = [await visit(tasks, subject) for _ in range(4)]
@@ -398,7 +402,7 @@ async def test_after_a_refusal_nothing_goes_before_the_time_the_server_gave() ->
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         began = time.monotonic()
-        subject.lanes[0].pace.refused(began, Cost(0, 0, 0, 0.0, sent_at=began), 0.2, 0)
+        subject.endpoints[0].pace.refused(began, Cost(0, 0, 0, 0.0, sent_at=began), 0.2, 0)
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert not any(r.admitted for r in rows)
         assert await subject.enter(cost(), again=True)
@@ -431,7 +435,7 @@ async def test_the_deadline_stops_a_run_that_waits_for_something_later() -> None
     stops = Stops()
     now = time.monotonic()
     subject = Gate([lane()], Budget(LimitsSection(), deadline_s=now + 0.1), 100, stops)
-    subject.lanes[0].pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
+    subject.endpoints[0].pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         assert not await subject.enter(cost())
@@ -442,12 +446,12 @@ async def test_the_deadline_stops_a_run_that_waits_for_something_later() -> None
 # ------------------------------------------------------------------------------------------------- several endpoints
 
 
-def lanes(*limits: int) -> tuple[Lane, ...]:
+def lanes(*limits: int) -> tuple[EndpointSlots, ...]:
     return tuple(lane(name, limit=limit) for name, limit in zip("abc", limits, strict=False))
 
 
 def taken(gate: Gate) -> list[int]:
-    return [one.in_flight for one in gate.lanes]
+    return [one.in_flight for one in gate.endpoints]
 
 
 async def test_rows_are_shared_by_load() -> None:
@@ -461,9 +465,9 @@ async def test_rows_are_shared_by_load() -> None:
         assert seen == [[1, 0], [1, 1], [2, 1], [3, 1], [3, 2], [4, 2], [4, 2], [4, 2]]
         assert subject.in_flight == 6
         assert [r.admitted for r in rows[6:]] == [None, None]
-        for leaving, then in zip([r for r in rows if r.lane is subject.lanes[1]], rows[6:], strict=True):
+        for leaving, then in zip([r for r in rows if r.lane is subject.endpoints[1]], rows[6:], strict=True):
             await leaving.go()
-            assert then.lane is subject.lanes[1]
+            assert then.lane is subject.endpoints[1]
         assert taken(subject) == [4, 2]
 
 
@@ -472,14 +476,14 @@ async def test_no_window_is_passed_and_nothing_enters_a_paused_lane_whatever_hap
     chance = random.Random(seed)
     limits = [chance.randint(1, 5) for _ in range(3)]
     subject = gate(*lanes(*limits))
-    most = dict(zip(subject.lanes, limits, strict=True))
-    served = dict.fromkeys(subject.lanes, 0)
+    most = dict(zip(subject.endpoints, limits, strict=True))
+    served = dict.fromkeys(subject.endpoints, 0)
 
     async def row() -> None:
         entered = await subject.enter(cost())
         assert entered is not None
         served[entered] += 1
-        assert all(one.in_flight <= most[one] for one in subject.lanes)
+        assert all(one.in_flight <= most[one] for one in subject.endpoints)
         for _ in range(chance.randint(0, 5)):
             await anyio.lowlevel.checkpoint()
         most[entered] -= not entered.is_open  # what is in flight on a paused lane can only become less
@@ -487,18 +491,18 @@ async def test_no_window_is_passed_and_nothing_enters_a_paused_lane_whatever_hap
 
     async def weather() -> None:
         for _ in range(60):
-            one, why = chance.choice(subject.lanes), chance.choice(["outage", "hours"])
+            one, why = chance.choice(subject.endpoints), chance.choice(["outage", "hours"])
             if chance.random() < 0.5:
                 if one.is_open:
                     most[one] = one.in_flight
                 subject.pause(one, why)
             else:
                 if one.pauses <= {why}:
-                    most[one] = limits[subject.lanes.index(one)]
+                    most[one] = limits[subject.endpoints.index(one)]
                 subject.resume(one, why)
             await anyio.lowlevel.checkpoint()
-        most.update(zip(subject.lanes, limits, strict=True))
-        for one in subject.lanes:
+        most.update(zip(subject.endpoints, limits, strict=True))
+        for one in subject.endpoints:
             for why in ("outage", "hours"):
                 subject.resume(one, why)
 
@@ -513,7 +517,7 @@ async def test_no_window_is_passed_and_nothing_enters_a_paused_lane_whatever_hap
 
 async def test_a_lane_that_is_not_proven_gets_one_at_a_time() -> None:
     subject = gate(*lanes(3, 3), proven=False)
-    a, b = subject.lanes
+    a, b = subject.endpoints
     async with visiting() as tasks:
         assert (await visit(tasks, subject)).lane is a
         subject.prove(a)
@@ -535,7 +539,7 @@ async def test_rows_go_where_the_quota_allows_it() -> None:
 
 async def test_a_refusal_of_one_endpoint_holds_only_its_own_lane() -> None:
     subject = gate(*lanes(3, 3))
-    a, b = subject.lanes
+    a, b = subject.endpoints
     now = time.monotonic()
     a.pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
     async with visiting() as tasks:
@@ -546,7 +550,7 @@ async def test_a_refusal_of_one_endpoint_holds_only_its_own_lane() -> None:
 
 async def test_a_paused_lane_gets_nothing_and_the_other_goes_on() -> None:
     subject = gate(*lanes(2, 2))
-    a, b = subject.lanes
+    a, b = subject.endpoints
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(2)]
         assert [r.lane for r in rows] == [a, b]
@@ -564,7 +568,7 @@ async def test_a_paused_lane_gets_nothing_and_the_other_goes_on() -> None:
 
 async def test_a_lane_is_open_when_all_reasons_for_its_pauses_are_gone() -> None:
     subject = gate()
-    (only,) = subject.lanes
+    (only,) = subject.endpoints
     async with visiting() as tasks:
         for why in ("hours", "outage", "hours"):
             subject.pause(only, why)
@@ -582,11 +586,11 @@ async def test_a_lane_is_open_when_all_reasons_for_its_pauses_are_gone() -> None
 
 async def test_a_closed_lane_is_used_no_more() -> None:
     subject = gate(*lanes(2, 2))
-    a, b = subject.lanes
+    a, b = subject.endpoints
     async with visiting() as tasks:
         first = await visit(tasks, subject)
         assert first.lane is a
-        assert subject.close_lane(a)
+        assert subject.close_endpoint(a)
         rows = [await visit(tasks, subject) for _ in range(3)]
         await first.go()
         assert [r.lane for r in rows] == [b, b, None]
@@ -594,7 +598,7 @@ async def test_a_closed_lane_is_used_no_more() -> None:
         await settled()
         assert rows[2].admitted is None
         assert not await subject.enter_as_probe(a, cost())
-        assert not subject.close_lane(b)  # it was the last
+        assert not subject.close_endpoint(b)  # it was the last
         await rows[0].go()
         assert rows[2].admitted is None
         subject.close()
@@ -681,11 +685,11 @@ async def test_a_probe_reserves_what_it_may_use() -> None:
     subject = gate(budget=budget)
     async with visiting() as tasks:
         probe = cost()
-        assert await subject.enter_as_probe(subject.lanes[0], probe)
+        assert await subject.enter_as_probe(subject.endpoints[0], probe)
         fresh = await visit(tasks, subject)
         assert (fresh.admitted, subject.bound) == (None, "budget")
         budget.settled(probe, None, billed=False, sent=False)
-        subject.leave(subject.lanes[0])
+        subject.leave(subject.endpoints[0])
         await settled()
         assert fresh.admitted
 
@@ -693,11 +697,11 @@ async def test_a_probe_reserves_what_it_may_use() -> None:
 async def test_no_probe_after_the_deadline_or_once_the_gate_is_closed() -> None:
     stops = Stops()
     subject = Gate([lane()], Budget(LimitsSection(), deadline_s=10.0), 100, stops, clock=lambda: 10.0)
-    assert not await subject.enter_as_probe(subject.lanes[0], cost())
+    assert not await subject.enter_as_probe(subject.endpoints[0], cost())
     assert stops == ["deadline"]
     other = gate()
     other.close()
-    assert not await other.enter_as_probe(other.lanes[0], cost())
+    assert not await other.enter_as_probe(other.endpoints[0], cost())
     assert other.in_flight == 0
 
 
@@ -706,7 +710,7 @@ async def test_no_probe_after_the_deadline_or_once_the_gate_is_closed() -> None:
 
 async def test_what_keeps_more_from_being_sent() -> None:
     subject = gate(limit=2, most_backing_off=1, proven=False)
-    (only,) = subject.lanes
+    (only,) = subject.endpoints
     async with visiting() as tasks:
         assert subject.bound is None
         first = await visit(tasks, subject)
@@ -748,7 +752,7 @@ async def test_a_quota_or_a_budget_that_keeps_rows_waiting_is_named() -> None:
 
 async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another() -> None:
     shared = Allowance()
-    subject = gate(Lane("a", Pace(Concurrency(4, fixed=True), shared)))
+    subject = gate(EndpointSlots("a", Pace(Concurrency(4, fixed=True), shared)))
     for model in ("a", "b") * 2:  # each is told a limit of its own
         sent = Cost(0, 0, 0, 0.0, model=model, sent_model=model)
         shared.take(time.monotonic(), sent, 4)
@@ -764,7 +768,7 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
         (told,) = Waits().now(time.monotonic(), time.time(), subject)
         assert told.until is not None and 59 < told.until - time.time() < 61
         assert told.bare.startswith("the endpoint asks to wait before more is sent to the model a")
-        subject.lanes[0].without = frozenset("a")
+        subject.endpoints[0].without = frozenset("a")
         found = Waits().now(time.monotonic(), time.time(), subject)
         assert all(wait.endpoint is None for wait in found), "an endpoint not asked for the model is not waited for"
 
@@ -796,7 +800,7 @@ async def test_what_waits_for_a_slot_of_the_key_goes_when_one_is_free() -> None:
     """Two endpoints with one key that may have two in flight."""
     shared = Allowance()
     shared.slots.told(0.0, 2)
-    subject = gate(*(Lane(name, Pace(Concurrency(8, fixed=True), shared)) for name in "ab"))
+    subject = gate(*(EndpointSlots(name, Pace(Concurrency(8, fixed=True), shared)) for name in "ab"))
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(3)]
         assert [row.admitted for row in rows] == [True, True, None]

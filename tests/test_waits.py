@@ -16,7 +16,7 @@ from batchflex.config.sections import LimitsSection
 from batchflex.endpoint.concurrency_limit import Concurrency
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Pace, Words
-from batchflex.engine.admission import Gate, Lane
+from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
 from batchflex.protocol.rate_limits import Level, Told
@@ -173,7 +173,7 @@ class TestWhatIsWaitedFor:
 
     def gate(self) -> Gate:
         self.moment = 100.0
-        lane = Lane("here", Pace(Concurrency(8, fixed=True)))
+        lane = EndpointSlots("here", Pace(Concurrency(8, fixed=True)))
         gate = Gate([lane], Budget(LimitsSection()), 100, lambda *_: None, lambda: self.moment)
         gate.prove(lane)
         return gate
@@ -183,20 +183,20 @@ class TestWhatIsWaitedFor:
 
     def test_pauses_with_their_words(self) -> None:
         gate = self.gate()
-        gate.pause(gate.lanes[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
-        gate.pause(gate.lanes[0], "hours", "it is not within the hours", for_s=3_600.0)
+        gate.pause(gate.endpoints[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
+        gate.pause(gate.endpoints[0], "hours", "it is not within the hours", for_s=3_600.0)
         assert waited_for(gate, 130.0) == [
             ("here", "hours", "it is not within the hours", 100.0, 3_700.0),
             ("here", "outage", "it does not answer: 503", 100.0, 700.0),
         ]
-        gate.resume(gate.lanes[0], "hours")
-        gate.resume(gate.lanes[0], "outage")
+        gate.resume(gate.endpoints[0], "hours")
+        gate.resume(gate.endpoints[0], "outage")
         assert waited_for(gate, 130.0) == []
 
     def test_what_a_refusal_asks_for_since_it_came(self) -> None:
         gate, waits = self.gate(), Waits()
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
-        gate.lanes[0].pace.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
+        gate.endpoints[0].pace.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
         for now in (100.0, 140.0):
             assert waited_for(gate, now, waits) == [
                 ("here", "quota", "the endpoint asks to wait: slow down", 100.0, 160.0)
@@ -205,7 +205,7 @@ class TestWhatIsWaitedFor:
 
     def test_a_window_that_its_headers_call_empty(self) -> None:
         gate = self.gate()
-        allowance = gate.lanes[0].pace.allowance
+        allowance = gate.endpoints[0].pace.allowance
         allowance.told(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), Told(Level(10, 0, 600.0), None))
         assert allowance.asked_s(100.0) == 0, "one request shows whether it is"
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
@@ -215,14 +215,14 @@ class TestWhatIsWaitedFor:
 
     def test_as_many_in_flight_as_the_key_may_have(self) -> None:
         gate = self.gate()
-        slots = gate.lanes[0].pace.allowance.slots
+        slots = gate.endpoints[0].pace.allowance.slots
         slots.told(100.0, 1)
         slots.in_flight += 1
         assert waited_for(gate, 100.0) == [("here", "concurrency", "the key may have 1 in flight", 100.0, None)]
 
     def test_a_first_answer(self) -> None:
         gate = self.gate()
-        lane = gate.lanes[0]
+        lane = gate.endpoints[0]
         lane.proven, lane.in_flight, lane.sent_at = False, 1, 100.0
         assert waited_for(gate, 104.0) == []
         words = "its first answer is awaited before more is sent"

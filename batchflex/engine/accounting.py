@@ -9,8 +9,8 @@ from ..core import AttemptError, KeyReplaced, RateLimited, Usage
 from ..endpoint import Cost, Words
 from ..protocol import Limited, classify
 from ..storage import Tally
-from .admission import Lane
 from .budget import Budget
+from .endpoint_state import EndpointSlots
 
 
 class Accounts:
@@ -24,19 +24,21 @@ class Accounts:
         self._budget = budget
         self._tally = tally
 
-    def answered(self, lane: Lane, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
+    def answered(self, endpoint: EndpointSlots, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
         """An attempt was answered."""
         now = time.monotonic()
         self._tally.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
         self._budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
         if probe:
-            lane.pace.probed(now, cost, usage)
+            endpoint.pace.probed(now, cost, usage)
         else:
-            lane.pace.answered(now, cost, usage, lane.in_flight - 1)
+            endpoint.pace.answered(now, cost, usage, endpoint.in_flight - 1)
 
-    def failed(self, lane: Lane, cost: Cost, fault: AttemptError, *, probe: bool = False, alone: bool = False) -> None:
+    def failed(
+        self, endpoint: EndpointSlots, cost: Cost, fault: AttemptError, *, probe: bool = False, alone: bool = False
+    ) -> None:
         """An attempt was refused, or failed; ``alone`` if a rate limit refused it again, and let others through meanwhile."""
-        now, others = time.monotonic(), lane.in_flight - 1
+        now, others = time.monotonic(), endpoint.in_flight - 1
         if fault.usage is not None:
             self._tally.spend(fault.usage, None if cost.prices is None else price_usd(cost.prices, fault.usage))
         if not fault.sent:
@@ -46,10 +48,10 @@ class Accounts:
         if isinstance(fault, RateLimited):
             self._tally.rate_limited += not probe
             limited, said = Limited(fault.limit_kind, fault.limit), Words(fault.message, classify.unquoted(fault))
-            lane.pace.refused(now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone)
+            endpoint.pace.refused(now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone)
         elif probe:
-            lane.pace.probed(now, cost, None)
+            endpoint.pace.probed(now, cost, None)
         else:
             reached = fault.http_status is not None
             works = classify.is_of_row(fault) or isinstance(fault, KeyReplaced)
-            lane.pace.failed(now, cost, others, of_row=works, reached=reached)
+            endpoint.pace.failed(now, cost, others, of_row=works, reached=reached)

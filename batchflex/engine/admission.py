@@ -10,13 +10,14 @@ import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, TypeVar
 
 import anyio
 
 from ..core import StopReason
-from ..endpoint import Cost, Pace
+from ..endpoint import Cost
 from .budget import GO, Budget
+from .endpoint_state import EndpointSlots, Reason
 
 _LOOK_S = 0.05  # a probe looks so often whether it may go
 _REFUSED = 2  # what a limit has refused so often lets others go first
@@ -26,70 +27,23 @@ _LOOK_PAST, _PATIENCE_S = 64, 60.0
 Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
 
-class Reason(NamedTuple):
-    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until
-    when, in seconds of the clock."""
-
-    message: str
-    bare: str
-    since: float
-    until: float | None = None
+S = TypeVar("S", bound=EndpointSlots)
 
 
-class Lane:
-    """The way to one endpoint: how many requests are in flight there, and whether more may go.
-
-    ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
-    ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
-    failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
-    whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
-    goes now, in ``reasons`` with their words. A lane that is ``closed`` is used no more; models ``without`` are asked elsewhere.
-    ``sent_at`` is when something went there last.
-    """
-
-    def __init__(self, name: str, pace: Pace) -> None:
-        self.name = name
-        self.pace = pace
-        self.in_flight = 0
-        self.proven = False
-        self.on_trial = 1
-        self.most_in_doubt: int | None = None
-        self.failing = False
-        self.probe_waits = False
-        self.in_question = False
-        self.closed = False
-        self.without: frozenset[str] = frozenset()
-        self.pauses: set[str] = set()
-        self.reasons: dict[str, Reason] = {}
-        self.sent_at = float("-inf")
-
-    @property
-    def window(self) -> int:
-        """How many requests may be in flight here now."""
-        size = self.pace.concurrency.size
-        if not self.proven:
-            return min(self.on_trial, size)
-        return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
-
-    @property
-    def is_open(self) -> bool:
-        return not self.pauses and not self.closed
-
-
-class _Waiter:
-    __slots__ = ("cost", "decided", "lane", "passed_at")
+class _Waiter(Generic[S]):
+    __slots__ = ("cost", "decided", "endpoint", "passed_at")
 
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
         self.passed_at: float | None = None  # when another went before it
         self.decided = anyio.Event()
-        self.lane: Lane | None = None
+        self.endpoint: S | None = None
 
 
-class Gate:
+class Gate(Generic[S]):
     """Bounds the attempts in flight; sends each where there is room.
 
-    Until a lane is proven one request goes there at a time, or as many as :meth:`try_out` says. Until :meth:`doubt_row` no
+    Until an endpoint is proven one request goes there at a time, or as many as :meth:`try_out` says. Until :meth:`doubt_row` no
     other row begins while the first one has to be tried again: one request is enough to learn that a key is wrong.
     ``most_backing_off`` bounds the rows that wait for another attempt; beyond it no new row begins. ``on_stop`` is called
     once, when the budget says that the run must end, with a reason and a sentence. ``clock`` gives seconds and never goes back.
@@ -97,13 +51,13 @@ class Gate:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        endpoints: Sequence[S],
         budget: Budget,
         most_backing_off: int,
         on_stop: Callable[[StopReason, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lanes = list(lanes)
+        self.endpoints = list(endpoints)
         self.backing_off = 0
         self.closed = False
         self._budget = budget
@@ -112,8 +66,8 @@ class Gate:
         self._clock = clock
         self._proven = False
         self._rows_on_trial = 1
-        self._fresh: deque[_Waiter] = deque()
-        self._again: deque[_Waiter] = deque()
+        self._fresh: deque[_Waiter[S]] = deque()
+        self._again: deque[_Waiter[S]] = deque()
         self._due = float("inf")
         self._nudge = anyio.Event()
         self._closing = anyio.Event()
@@ -124,7 +78,7 @@ class Gate:
 
     @property
     def in_flight(self) -> int:
-        return sum(lane.in_flight for lane in self.lanes)
+        return sum(endpoint.in_flight for endpoint in self.endpoints)
 
     @property
     def waiting(self) -> int:
@@ -136,63 +90,63 @@ class Gate:
         """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
         if self._again or self._fresh:
             return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
-        return self._bound_by_slots() if not any(self._has_room(lane) for lane in self.lanes) else None
+        return self._bound_by_slots() if not any(self._has_room(endpoint) for endpoint in self.endpoints) else None
 
-    async def enter(self, cost: Cost, *, again: bool = False) -> Lane | None:
+    async def enter(self, cost: Cost, *, again: bool = False) -> S | None:
         """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
         if self.closed:
             return None
         queue = self._again if again else self._fresh
-        if not queue and self._may_begin(again=again) and (lane := self._admit(cost)) is not None:
-            return lane
+        if not queue and self._may_begin(again=again) and (endpoint := self._admit(cost)) is not None:
+            return endpoint
         if self.closed:
             return None
-        waiter = _Waiter(cost)
+        waiter: _Waiter[S] = _Waiter(cost)
         queue.append(waiter)
         if self._is_choosy:
             self._pump()
         try:
             await waiter.decided.wait()
         except BaseException:
-            if waiter.lane is not None:
-                self.give_back(waiter.lane, cost)
+            if waiter.endpoint is not None:
+                self.give_back(waiter.endpoint, cost)
             elif waiter in queue:
                 queue.remove(waiter)
             raise
-        return waiter.lane
+        return waiter.endpoint
 
-    async def enter_as_probe(self, lane: Lane, cost: Cost) -> bool:
-        """Take the next slot of a lane, also of one that is paused, when every limit allows it. False: nothing is admitted."""
-        lane.probe_waits = True
+    async def enter_as_probe(self, endpoint: S, cost: Cost) -> bool:
+        """Take the next slot of an endpoint, be it paused, when every limit allows it. False: nothing is admitted."""
+        endpoint.probe_waits = True
         try:
-            while not self.closed and not lane.closed:
+            while not self.closed and not endpoint.closed:
                 now = self._clock()
-                wait_s = lane.pace.wait_s(now, cost)
-                if wait_s <= 0 and lane.in_flight < lane.window and self._affordable(now, cost):
-                    self._take(lane, cost, now)
+                wait_s = endpoint.pace.wait_s(now, cost)
+                if wait_s <= 0 and endpoint.in_flight < endpoint.window and self._affordable(now, cost):
+                    self._take(endpoint, cost, now)
                     return True
                 await self.sleep(min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S)
             return False
         finally:
-            lane.probe_waits = False
+            endpoint.probe_waits = False
             self._pump()
 
-    def _take(self, lane: Lane, cost: Cost, now: float) -> None:
+    def _take(self, endpoint: S, cost: Cost, now: float) -> None:
         self._budget.sent(cost)
-        lane.in_flight += 1
-        lane.sent_at = now
-        lane.pace.sent(now, cost)
+        endpoint.in_flight += 1
+        endpoint.sent_at = now
+        endpoint.pace.sent(now, cost)
 
-    def give_back(self, lane: Lane, cost: Cost) -> None:
+    def give_back(self, endpoint: S, cost: Cost) -> None:
         """Give back a slot in which nothing was sent."""
         self._budget.settled(cost, None, billed=False, sent=False)
-        lane.pace.unsent(self._clock(), cost, lane.in_flight - 1)
-        self.leave(lane)
+        endpoint.pace.unsent(self._clock(), cost, endpoint.in_flight - 1)
+        self.leave(endpoint)
 
-    def leave(self, lane: Lane) -> None:
+    def leave(self, endpoint: S) -> None:
         """Give the slot back."""
-        lane.in_flight -= 1
-        lane.pace.ended(self._clock())
+        endpoint.in_flight -= 1
+        endpoint.pace.ended(self._clock())
         self._pump()
 
     def begin_backing_off(self, model: str = "") -> None:
@@ -210,15 +164,15 @@ class Gate:
         queued = {waiter.cost.model for queue in (self._again, self._fresh) for waiter in queue}
         return queued.union(+self._backing_off)
 
-    def prove(self, lane: Lane) -> None:
+    def prove(self, endpoint: S) -> None:
         """The endpoint answered as one that works does: open to its window."""
-        if not lane.proven:
-            lane.proven = self._proven = True
+        if not endpoint.proven:
+            endpoint.proven = self._proven = True
             self._pump()
 
-    def try_out(self, lane: Lane, requests: int) -> None:
+    def try_out(self, endpoint: S, requests: int) -> None:
         """Let so many requests go at a time to an endpoint that is not proven yet."""
-        lane.on_trial = requests
+        endpoint.on_trial = requests
         self._pump()
 
     def doubt_row(self, rows: int) -> None:
@@ -226,39 +180,39 @@ class Gate:
         self._rows_on_trial = rows
         self._pump()
 
-    def question(self, lane: Lane, doubted: bool) -> None:
+    def question(self, endpoint: S, doubted: bool) -> None:
         """Whether rows have to wait until it is known whom to blame."""
-        lane.in_question = doubted
+        endpoint.in_question = doubted
         self._pump()
 
-    def pause(self, lane: Lane, why: str, message: str = "", bare: str = "", for_s: float | None = None) -> None:
+    def pause(self, endpoint: S, why: str, message: str = "", bare: str = "", for_s: float | None = None) -> None:
         """Admit nothing to this endpoint until :meth:`resume` with the same reason, of which ``message`` tells, ``bare`` without
         words of a server; in ``for_s`` seconds, if that is known."""
         now = self._clock()
-        lane.pauses.add(why)
-        lane.reasons[why] = Reason(message, bare or message, now, None if for_s is None else now + for_s)
+        endpoint.pauses.add(why)
+        endpoint.reasons[why] = Reason(message, bare or message, now, None if for_s is None else now + for_s)
 
-    def resume(self, lane: Lane, why: str) -> None:
+    def resume(self, endpoint: S, why: str) -> None:
         """That reason is gone; with the last one the endpoint is asked again."""
-        if why not in lane.pauses:
+        if why not in endpoint.pauses:
             return
-        lane.pauses.discard(why)
-        lane.reasons.pop(why, None)
-        if not lane.pauses:
-            lane.pace.allowance.resumed()
-            lane.pace.concurrency.reset(self._clock())
+        endpoint.pauses.discard(why)
+        endpoint.reasons.pop(why, None)
+        if not endpoint.pauses:
+            endpoint.pace.allowance.resumed()
+            endpoint.pace.concurrency.reset(self._clock())
             self._pump()
 
-    def close_lane(self, lane: Lane) -> bool:
+    def close_endpoint(self, endpoint: S) -> bool:
         """Use this endpoint no more. False: it was the last one."""
-        lane.closed = True
-        lane.pauses.clear()
+        endpoint.closed = True
+        endpoint.pauses.clear()
         self._pump()
-        return any(not other.closed for other in self.lanes)
+        return any(not other.closed for other in self.endpoints)
 
-    def serve_without(self, lane: Lane, models: Iterable[str]) -> None:
+    def serve_without(self, endpoint: S, models: Iterable[str]) -> None:
         """Send nothing of these models to this endpoint."""
-        lane.without = frozenset(models)
+        endpoint.without = frozenset(models)
         self._pump()
 
     def dismiss(self, model: str) -> None:
@@ -304,9 +258,9 @@ class Gate:
 
     @property
     def _failing(self) -> bool:
-        return any(lane.failing for lane in self.lanes if lane.is_open)
+        return any(endpoint.failing for endpoint in self.endpoints if endpoint.is_open)
 
-    def _next(self) -> deque[_Waiter] | None:
+    def _next(self) -> deque[_Waiter[S]] | None:
         """Those of whom the first may begin."""
         if self._fresh and self._may_begin(again=False):
             return self._fresh
@@ -322,9 +276,9 @@ class Gate:
     @property
     def _is_choosy(self) -> bool:
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
-        return any(lane.pace.allowance.is_choosy or lane.without for lane in self.lanes)
+        return any(endpoint.pace.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
 
-    def _past_the_first(self, now: float) -> tuple[deque[_Waiter], int, Lane] | None:
+    def _past_the_first(self, now: float) -> tuple[deque[_Waiter[S]], int, S] | None:
         """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
         model. Nobody is passed for long."""
         blocked: dict[str, float] = {}
@@ -334,41 +288,49 @@ class Gate:
                 size = cost.body_bytes + (cost.max_tokens or 0)
                 if size >= blocked.get(cost.model, float("inf")):
                     continue
-                if (lane := self._admit(cost)) is not None:
-                    return queue, at, lane
+                if (endpoint := self._admit(cost)) is not None:
+                    return queue, at, endpoint
                 if not self._others_may_go:
                     return None
                 waiter.passed_at = now if waiter.passed_at is None else waiter.passed_at
                 blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
         return None
 
-    def _has_room(self, lane: Lane) -> bool:
-        return lane.in_flight < lane.window and lane.is_open and not (lane.probe_waits or lane.in_question)
+    def _has_room(self, endpoint: S) -> bool:
+        return (
+            endpoint.in_flight < endpoint.window
+            and endpoint.is_open
+            and not (endpoint.probe_waits or endpoint.in_question)
+        )
 
     def _bound_by_slots(self) -> Bound:
-        usable = [lane for lane in self.lanes if lane.is_open]
+        usable = [endpoint for endpoint in self.endpoints if endpoint.is_open]
         if not usable:
             return "waiting"
-        return "concurrency" if any(lane.window >= lane.pace.concurrency.allowed for lane in usable) else "endpoint"
+        return (
+            "concurrency"
+            if any(endpoint.window >= endpoint.pace.concurrency.allowed for endpoint in usable)
+            else "endpoint"
+        )
 
-    def _admit(self, cost: Cost) -> Lane | None:
-        """The lane on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
+    def _admit(self, cost: Cost) -> S | None:
+        """The endpoint on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
         now = self._clock()
-        best: Lane | None = None
+        best: S | None = None
         least, soonest, roomy = float("inf"), float("inf"), False
         self._others_may_go = False
-        for lane in self.lanes:
-            if not self._has_room(lane):
+        for endpoint in self.endpoints:
+            if not self._has_room(endpoint):
                 continue
-            if lane.without and cost.model in lane.without:
+            if endpoint.without and cost.model in endpoint.without:
                 self._others_may_go = True
                 continue
             roomy = True
-            wait = lane.pace.wait_s(now, cost)
+            wait = endpoint.pace.wait_s(now, cost)
             if wait > 0:
                 soonest = min(soonest, wait)
-            elif (load := lane.in_flight / lane.window) < least:
-                best, least = lane, load
+            elif (load := endpoint.in_flight / endpoint.window) < least:
+                best, least = endpoint, load
         if not roomy:
             self._bound = self._bound_by_slots()
             return None
@@ -401,16 +363,16 @@ class Gate:
             queue, at = self._next(), 0
             if queue is None:
                 return
-            if (lane := self._admit(queue[0].cost)) is None:
+            if (endpoint := self._admit(queue[0].cost)) is None:
                 if (
                     not self._others_may_go
                     or not self._is_choosy
                     or (found := self._past_the_first(self._clock())) is None
                 ):
                     return
-                queue, at, lane = found
+                queue, at, endpoint = found
             waiter = queue[at]
             del queue[at]
             self._refused_next = queue is self._fresh
-            waiter.lane = lane
+            waiter.endpoint = endpoint
             waiter.decided.set()

@@ -36,6 +36,7 @@ from ..endpoint import (
     Endpoint,
     LongPrompts,
     Outage,
+    Pace,
     Prices,
     default_model,
     queue_metrics,
@@ -60,12 +61,13 @@ from ..storage import (
     run_id,
 )
 from .accounting import Accounts
-from .admission import Gate, Lane
+from .admission import Gate
 from .budget import Budget
-from .endpoints import Ways
+from .endpoint_pool import EndpointPool
+from .endpoint_state import EndpointState
 from .failure_limit import Failures
-from .lanes import lanes_of
-from .probes import HOURS, Prober, Way
+from .paces import paces_of
+from .probes import HOURS, Prober
 from .queue import Feed
 from .telemetry import Telemetry, Waits, binding
 from .warm_up import learn
@@ -257,7 +259,7 @@ class _Conduct:
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(lambda words: self._teller.note(words, "warning"))
         self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
-        self._gate: Gate | None = None
+        self._gate: Gate[EndpointState] | None = None
         self._keeper: Keeper | None = None
         self._at_once = False
         self._end = end
@@ -324,7 +326,7 @@ class _Conduct:
             return self._stop("disk", short)
         if doubt := self._doubt(watch):
             self._teller.note(doubt, "warning")
-        lanes, slots, fewer = lanes_of(job, self._endpoints)
+        paces, slots, fewer = paces_of(job, self._endpoints)
         if fewer is not None:
             self._teller.note(fewer, "warning")
         keeper = self._keeper = Keeper(
@@ -343,20 +345,22 @@ class _Conduct:
             prices = Prices(job)
             budget = Budget(limits, due, lambda: priced_by(prices.told()))
             tally.prices = prices.told
-            gate = self._gate = Gate(lanes, budget, max(256, 2 * slots), self._stop)
             with self._scope:
-                async with AsyncExitStack() as open_ways:
-                    ways = [await open_ways.enter_async_context(self._way(n, lane)) for n, lane in enumerate(lanes)]
+                async with AsyncExitStack() as opened:
+                    states = [await opened.enter_async_context(self._endpoint(n, pace)) for n, pace in enumerate(paces)]
+                    gate = self._gate = Gate(states, budget, max(256, 2 * slots), self._stop)
+                    if self._tally.stopped_by is not None:
+                        gate.close()
                     accounts = Accounts(budget, tally)
                     prober = Prober(gate, budget, accounts, tally, prices)
-                    known = Ways(
-                        ways, gate, prober, tally, self._stop, self._teller.tell,
+                    known = EndpointPool(
+                        states, gate, prober, tally, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait", max_wait_s=parse_duration(limits.max_wait),
                         max_outage_s=parse_duration(limits.max_outage),
                         models=job.models if job.names_every_model else (),
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
-                    endpoint_name = ways[0].endpoint.name
+                    endpoint_name = states[0].endpoint.name
                     frame = Frame(tally.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty)
                     failures = Failures(limits.max_failures)
                     asking = Asking(
@@ -373,13 +377,13 @@ class _Conduct:
                             self._get_table_ready,
                         ):
                             beside.start_soon(self._unless_it_fails, advisory)
-                        for way in ways:
-                            beside.start_soon(self._look_at_queue, way)
+                        for state in states:
+                            beside.start_soon(self._look_at_queue, state)
                         if due is not None:
                             beside.start_soon(self._end_at, due)
                         if limits.active_hours is not None:
                             await beside.start(self._keep_hours, gate, limits.active_hours)
-                        await learn(beside, gate, ways, job, prices, self._long_prompts.contexts)
+                        await learn(beside, gate, states, job, prices, self._long_prompts.contexts)
                         beside.start_soon(self._fill)
                         await asking.everything(self._feed, slots)
                         beside.cancel_scope.cancel()
@@ -391,14 +395,14 @@ class _Conduct:
                     await keeper.finish()
 
     @asynccontextmanager
-    async def _way(self, number: int, lane: Lane) -> AsyncIterator[Way]:
+    async def _endpoint(self, number: int, pace: Pace) -> AsyncIterator[EndpointState]:
         entry = self._job.asked[number]
         async with (
             serving(entry, self._endpoints[number], self._warn, self._server_is_gone) as endpoint,
-            Client(endpoint, connections=lane.pace.concurrency.most) as client,
+            Client(endpoint, connections=pace.concurrency.most) as client,
         ):
-            yield Way(
-                lane, endpoint, client, Outage(parse_duration(self._job.limits.max_outage)), self._job.answer.fallback
+            yield EndpointState(
+                endpoint, pace, client, Outage(parse_duration(self._job.limits.max_outage)), self._job.answer.fallback
             )
 
     def _warn(self, words: str) -> None:
@@ -411,32 +415,32 @@ class _Conduct:
         else:
             self._stop("endpoint", words, unquoted)
 
-    async def _look_at_queue(self, way: Way) -> None:
+    async def _look_at_queue(self, state: EndpointState) -> None:
         """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
-        if way.lane.pace.concurrency.fixed or not way.endpoint.asks_metrics:
+        if state.pace.concurrency.fixed or not state.endpoint.asks_metrics:
             return
         told = False
         while True:
-            text = await way.client.metrics()
+            text = await state.client.metrics()
             waiting = None if text is None else queue_metrics.waiting(text)
             if waiting is None and not told:
                 return
             told = True
-            way.lane.pace.concurrency.queue(waiting)
+            state.pace.concurrency.queue(waiting)
             await anyio.sleep(_QUEUE_EVERY_S)
 
-    async def _keep_hours(self, gate: Gate, hours: str, *, task_status: TaskStatus[None]) -> None:
+    async def _keep_hours(self, gate: Gate[EndpointState], hours: str, *, task_status: TaskStatus[None]) -> None:
         """Pause outside of the hours. Looks at the clock often: it may be set, or the machine sleep."""
         paused = False
         while True:
             active, change_s = until_change_s(hours, datetime.datetime.now())
             if paused == active:
                 paused = not active
-                for lane in gate.lanes:
+                for state in gate.endpoints:
                     if paused:
-                        gate.pause(lane, HOURS, f"it is not within limits.active_hours ({hours})", for_s=change_s)
+                        gate.pause(state, HOURS, f"it is not within limits.active_hours ({hours})", for_s=change_s)
                     else:
-                        gate.resume(lane, HOURS)
+                        gate.resume(state, HOURS)
                 self._tell_of_hours(hours, paused=paused)
             task_status.started()
             task_status = TASK_STATUS_IGNORED
@@ -451,7 +455,7 @@ class _Conduct:
             words = f"it is within limits.active_hours ({hours}) again"
             self._teller.tell(Event("resumed", words, facts=facts, shown=False))
 
-    async def _measure(self, gate: Gate, known: Ways) -> None:
+    async def _measure(self, gate: Gate[EndpointState], known: EndpointPool) -> None:
         """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
         telemetry, waits = Telemetry(time.monotonic()), Waits()
         due = time.monotonic() + _TELEMETRY_EVERY_S

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Set
 from typing import Any, Literal
 
 from ..storage import Tally, Wait, timestamp
-from .admission import Bound, Gate, Lane
+from .admission import Bound, Gate
+from .endpoint_state import EndpointSlots, EndpointState
 
 Binding = Literal[Bound, "input", "client"]
 
@@ -35,10 +36,12 @@ class Waits:
     def __init__(self) -> None:
         self._since: dict[tuple[str | None, str], float] = {}
 
-    def now(self, now: float, wall: float, gate: Gate) -> list[Wait]:
+    def now(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
         """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
         models = gate.waiting_models()
-        found = [wait for lane in gate.lanes if not lane.closed for wait in self._of(lane, models, now, wall)]
+        found = [
+            wait for endpoint in gate.endpoints if not endpoint.closed for wait in self._of(endpoint, models, now, wall)
+        ]
         if not found and gate.bound == "budget":
             found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
         elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
@@ -51,13 +54,13 @@ class Waits:
         self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
         return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
 
-    def _of(self, lane: Lane, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
-        allowance = lane.pace.allowance
-        for why in sorted(lane.pauses):
-            if (told := lane.reasons.get(why)) is not None:
+    def _of(self, endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
+        allowance = endpoint.pace.allowance
+        for why in sorted(endpoint.pauses):
+            if (told := endpoint.reasons.get(why)) is not None:
                 until = None if told.until is None else wall + told.until - now
-                yield Wait(lane.name, why, told.message, told.bare, wall + told.since - now, until)
-        if lane.pauses:
+                yield Wait(endpoint.name, why, told.message, told.bare, wall + told.since - now, until)
+        if endpoint.pauses:
             return
         slots, asked_s, head, said = (
             allowance.slots,
@@ -65,18 +68,21 @@ class Waits:
             "the endpoint asks to wait",
             allowance.said,
         )
-        if asked_s <= _SOME_S and (models := models - lane.without):
-            asked_s, model = max((lane.pace.asked_s(now, model), model) for model in models)
+        if asked_s <= _SOME_S and (models := models - endpoint.without):
+            asked_s, model = max((endpoint.pace.asked_s(now, model), model) for model in models)
             head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
         if asked_s > _SOME_S:
             words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
-            yield Wait(lane.name, "quota", f"{head}{words}", f"{head}{bare}", wall, wall + asked_s)
-        elif not lane.proven and lane.in_flight and now - lane.sent_at > _SOME_S:
+            yield Wait(endpoint.name, "quota", f"{head}{words}", f"{head}{bare}", wall, wall + asked_s)
+        elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
             yield _wait(
-                lane.name, "endpoint", "its first answer is awaited before more is sent", wall + lane.sent_at - now
+                endpoint.name,
+                "endpoint",
+                "its first answer is awaited before more is sent",
+                wall + endpoint.sent_at - now,
             )
         elif slots.most is not None and slots.in_flight >= slots.most:
-            yield _wait(lane.name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
+            yield _wait(endpoint.name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
 
 
 def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
@@ -91,7 +97,7 @@ class Telemetry:
         self._then = now
         self._before = (0, 0, 0, 0)
 
-    def sample(self, now: float, wall: float, tally: Tally, gate: Gate) -> dict[str, Any]:
+    def sample(self, now: float, wall: float, tally: Tally, gate: Gate[EndpointState]) -> dict[str, Any]:
         """A line of ``telemetry.jsonl``. CONTRACT.md gives the fields' meaning. ``wall`` is in seconds since the epoch."""
         counts = (tally.answered, tally.requests_sent, tally.rate_limited, tally.retries)
         answered, sent, refused, retries = (new - old for new, old in zip(counts, self._before, strict=True))
@@ -102,7 +108,7 @@ class Telemetry:
             "run_id": tally.run_id,
             "binding": tally.binding,
             "in_flight": gate.in_flight,
-            "window": sum(lane.window for lane in gate.lanes if not lane.closed),
+            "window": sum(endpoint.window for endpoint in gate.endpoints if not endpoint.closed),
             "backing_off": gate.backing_off,
             "done": tally.done,
             "answers_per_s": round(answered / elapsed, 3),
@@ -111,16 +117,16 @@ class Telemetry:
             "retries": max(0, retries),
             "endpoints": [
                 {
-                    "name": lane.name,
-                    "in_flight": lane.in_flight,
-                    "window": lane.window,
-                    "why": lane.pace.concurrency.last_reason,
-                    "requests_per_minute": _per_minute(lane.pace.allowance.rates[0]),
-                    "tokens_per_minute": _per_minute(lane.pace.allowance.rates[1]),
-                    "paused_for": sorted(lane.pauses),
-                    "closed": lane.closed,
+                    "name": endpoint.name,
+                    "in_flight": endpoint.in_flight,
+                    "window": endpoint.window,
+                    "why": endpoint.pace.concurrency.last_reason,
+                    "requests_per_minute": _per_minute(endpoint.pace.allowance.rates[0]),
+                    "tokens_per_minute": _per_minute(endpoint.pace.allowance.rates[1]),
+                    "paused_for": sorted(endpoint.pauses),
+                    "closed": endpoint.closed,
                 }
-                for lane in gate.lanes
+                for endpoint in gate.endpoints
             ],
         }
 

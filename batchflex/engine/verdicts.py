@@ -14,8 +14,8 @@ from ..endpoint import Cost, Tries
 from ..protocol import classify
 from ..storage import Tally
 from .admission import Gate
-from .endpoints import Ways
-from .probes import Way
+from .endpoint_pool import EndpointPool
+from .endpoint_state import EndpointState
 
 # So many rows given up without an answer to any other, or refused before that model has answered anything: is it the rows?
 MOST_HELD = 5
@@ -30,7 +30,7 @@ _MEND = "see to what these words say, and run the same command again"
 
 
 class Asked:
-    """A request being asked. ``way`` is where it was sent last, as the request of that ``number``.
+    """A request being asked. ``state`` is where it was sent last, as the request of that ``number``.
 
     ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit, if there was one.
     ``sent_before`` are the requests that were sent for that. ``outages``, ``completions`` and ``of_model`` (completions of its
@@ -40,8 +40,22 @@ class Asked:
     """
 
     __slots__ = (
-        "completions", "cost", "excused", "failed_at", "number", "of_model", "outages", "passed", "planned", "refused",
-        "request", "sent_before", "started_at", "tries", "waiting", "way",
+        "completions",
+        "cost",
+        "excused",
+        "failed_at",
+        "number",
+        "of_model",
+        "outages",
+        "passed",
+        "planned",
+        "refused",
+        "request",
+        "sent_before",
+        "started_at",
+        "state",
+        "tries",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, planned: Request, request: Request, cost: Cost) -> None:
@@ -55,7 +69,7 @@ class Asked:
         self.tries = Tries()
         self.started_at = 0
         self.waiting = False
-        self.way: Way | None = None
+        self.state: EndpointState | None = None
 
 
 class Held(NamedTuple):
@@ -65,7 +79,7 @@ class Held(NamedTuple):
     made: Outcome
     fault: AttemptError
     row: Asked
-    way: Way
+    state: EndpointState
     at: float
     is_refusal: bool
 
@@ -82,23 +96,23 @@ class Verdicts:
 
     def __init__(
         self,
-        ways: Ways,
-        gate: Gate,
+        pool: EndpointPool,
+        gate: Gate[EndpointState],
         models: Collection[str],
         tally: Tally,
         confirm: Callable[[Held], None],
         ask_again: Callable[[Sequence[Held]], None],
         changed: Callable[[], None],
     ) -> None:
-        self._ways = ways
+        self._pool = pool
         self._gate = gate
         self._models = frozenset(models)
         self._tally = tally
         self._confirm = confirm
         self._ask_again = ask_again
         self._changed = changed
-        self._judged: set[tuple[Way, str]] = set()
-        self.held: dict[tuple[Way, str], deque[Held]] = {}
+        self._judged: set[tuple[EndpointState, str]] = set()
+        self.held: dict[tuple[EndpointState, str], deque[Held]] = {}
 
     def judge_in(self, tasks: TaskGroup) -> None:
         """Where the tasks run that ask endpoints whom to blame, one for each model: one may keep its probe waiting for long."""
@@ -106,22 +120,24 @@ class Verdicts:
 
     def add(self, each: Held) -> None:
         """A row was given up. With too many of them, or before anything was answered, it is time to find out."""
-        way, model = key = each.way, each.row.request.model
-        if self._ways.is_set_aside(model):
+        state, model = key = each.state, each.row.request.model
+        if self._pool.is_set_aside(model):
             return
         self.held.setdefault(key, deque()).append(each)
         if each.is_refusal:
             if self._are_due(key):
-                if not way.completions:
-                    self._gate.question(way.lane, True)
+                if not state.completions:
+                    self._gate.question(state, True)
                 self._begin(key)
             return
         self._gate.doubt_row(MOST_HELD)
         fault = each.fault
-        never_worked = not self._ways.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
+        never_worked = not self._pool.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or sum(not other.is_refusal for held in self.held.values() for other in held) >= MOST_HELD:
-            if not way.completions or isinstance(fault, RunFault):  # else new rows may be answered sooner than a probe
-                self._gate.question(way.lane, True)
+            if not state.completions or isinstance(
+                fault, RunFault
+            ):  # else new rows may be answered sooner than a probe
+                self._gate.question(state, True)
             self.judge_all(refusals=False)
 
     def judge_all(self, *, refusals: bool = True) -> None:
@@ -130,82 +146,82 @@ class Verdicts:
             if refusals or not all(each.is_refusal for each in held):
                 self._begin(key)
 
-    def answered(self, way: Way, model: str, sent_at: float) -> None:
+    def answered(self, state: EndpointState, model: str, sent_at: float) -> None:
         """An answer came to what was sent then: what had failed before is the rows' fault."""
-        self._clear(way, model, sent_at)
+        self._clear(state, model, sent_at)
 
-    def take(self, way: Way) -> list[Held]:
+    def take(self, state: EndpointState) -> list[Held]:
         """Those that failed while this endpoint was down, and were caught in not too many outages: they are held no more."""
-        keys = [key for key in self.held if key[0] is way]
+        keys = [key for key in self.held if key[0] is state]
         return [each for key in keys for each in self._take(key, refusals=False)]
 
-    def _take(self, key: tuple[Way, str], *, refusals: bool) -> list[Held]:
+    def _take(self, key: tuple[EndpointState, str], *, refusals: bool) -> list[Held]:
         """Those that may be asked again."""
         held = self.held[key]
         found = [each for each in held if each.row.excused < MOST_EXCUSED and (refusals or not each.is_refusal)]
         self._keep(key, [each for each in held if each not in found])
         return found
 
-    def _keep(self, key: tuple[Way, str], held: Iterable[Held]) -> None:
+    def _keep(self, key: tuple[EndpointState, str], held: Iterable[Held]) -> None:
         self.held[key] = deque(held)
         if not self.held[key]:
             del self.held[key]
 
-    def _are_due(self, key: tuple[Way, str]) -> bool:
+    def _are_due(self, key: tuple[EndpointState, str]) -> bool:
         """Whether so many are held of one model that it is to be asked whom to blame."""
-        way, model = key
+        state, model = key
         held = self.held.get(key, ())
         refusals = sum(each.is_refusal for each in held)
-        most = _MOST_IN_A_ROW if way.of(model).completions else MOST_HELD
+        most = _MOST_IN_A_ROW if state.of(model).completions else MOST_HELD
         return refusals >= most or len(held) - refusals >= MOST_HELD
 
-    def _clear(self, way: Way, model: str, sent_at: float, *, refusals: bool = True) -> None:
+    def _clear(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
         """Blame what failed before that, ``refusals`` too, or only what is none."""
-        held = self.held.get((way, model), ())
+        held = self.held.get((state, model), ())
         clear = [each for each in held if each.at <= sent_at and (refusals or not each.is_refusal)]
         if clear:
-            self._keep((way, model), [each for each in held if each not in clear])
+            self._keep((state, model), [each for each in held if each not in clear])
             for each in clear:
                 self._confirm(each)
 
-    def _begin(self, key: tuple[Way, str]) -> None:
+    def _begin(self, key: tuple[EndpointState, str]) -> None:
         if key not in self._judged:
             self._judged.add(key)
             self._tasks.start_soon(self._judge, *key)
 
-    async def _judge(self, way: Way, model: str) -> None:
+    async def _judge(self, state: EndpointState, model: str) -> None:
         """Ask that model for one token: if it is answered, it is the rows; not if it says the same to that."""
         try:
-            while self._tally.stopped_by is None and (held := self.held.get((way, model))):
+            while self._tally.stopped_by is None and (held := self.held.get((state, model))):
                 last = held[-1]
                 refusal = next((each.fault for each in reversed(held) if each.is_refusal), None)
-                waits = way.lane.pauses or way.lane.pace.held_s(time.monotonic(), model) > _LONG_S
-                elsewhere = waits and self._ways.others_than(way, model)
-                if self._ways.is_set_aside(model):
-                    del self.held[way, model]
-                elif self._ways.is_disabled(way, model):
-                    self._ask_again(self.held.pop((way, model)))
-                elif elsewhere and (movable := self._take((way, model), refusals=True)):
+                waits = state.pauses or state.pace.held_s(time.monotonic(), model) > _LONG_S
+                elsewhere = waits and self._pool.others_than(state, model)
+                if self._pool.is_set_aside(model):
+                    del self.held[state, model]
+                elif self._pool.is_disabled(state, model):
+                    self._ask_again(self.held.pop((state, model)))
+                elif elsewhere and (movable := self._take((state, model), refusals=True)):
                     self._ask_again(movable)
-                elif way.lane.pauses:
-                    self._gate.question(way.lane, False)
+                elif state.pauses:
+                    self._gate.question(state, False)
                     await self._gate.sleep(_MOMENT_S)
-                elif proof := await self._ways.works(way, last.row.request, last.at, last.row.tries.sent, refusal):
-                    self._clear(way, model, proof, refusals=refusal is not None)
-                    if not self._are_due((way, model)):  # those that came since: more may be answered
+                elif proof := await self._pool.works(state, last.row.request, last.at, last.row.tries.sent, refusal):
+                    self._clear(state, model, proof, refusals=refusal is not None)
+                    if not self._are_due((state, model)):  # those that came since: more may be answered
                         return
-                elif refusal is not None and way.lane.is_open and last in self.held.get((way, model), ()):
-                    self._give_up(way, model, refusal)
+                elif refusal is not None and state.is_open and last in self.held.get((state, model), ()):
+                    self._give_up(state, model, refusal)
         finally:
-            self._judged.discard((way, model))
-            self._gate.question(way.lane, False)
+            self._judged.discard((state, model))
+            self._gate.question(state, False)
             self._changed()
 
-    def _give_up(self, way: Way, model: str, fault: AttemptError) -> None:
+    def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Whatever this model is asked is refused there: ask it elsewhere, or other models, or stop."""
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
         words, bare = (
             f"{_ALIKE}{which}: {why} (HTTP {fault.http_status}); {_MEND}"
             for why in (fault.message, classify.unquoted(fault))
         )
-        self._ways.disable(way, model, "failures", fault, words, bare)
+        self._pool.disable(state, model, "failures", fault, words, bare)

@@ -23,7 +23,7 @@ from ..config import NO_PRICES, Job
 from ..core import AttemptError, JobError
 from ..endpoint import LOCAL, Catalog, Contexts, Prices, model_list_cache
 from .admission import Gate
-from .probes import Way
+from .endpoint_state import EndpointState
 
 _MOMENT_S = 0.01
 _PRICES_S, _LIST_S = 2.0, 30.0  # that a list is waited for: for prices, and where nothing goes without them
@@ -35,7 +35,12 @@ _ALONE_S, _FEW = 10.0, 5
 
 
 async def learn(
-    tasks: TaskGroup, gate: Gate, ways: Sequence[Way], job: Job, prices: Prices, contexts: Contexts
+    tasks: TaskGroup,
+    gate: Gate[EndpointState],
+    states: Sequence[EndpointState],
+    job: Job,
+    prices: Prices,
+    contexts: Contexts,
 ) -> None:
     """Learn prices and the longest prompts from the endpoints' lists of models, else from those that were fetched last; and
     begin to open endpoints, as :func:`consult` does.
@@ -45,24 +50,24 @@ async def learn(
     missing = prices.missing(job.models)
     unpriced = bool(missing) or not (prices.are_all_typed or job.models)
     must = bool(missing) and job.limits.budget_usd is not None
-    kept = await anyio.to_thread.run_sync(lambda: [model_list_cache.kept(way.endpoint.base_url) for way in ways])
+    kept = await anyio.to_thread.run_sync(lambda: [model_list_cache.kept(state.endpoint.base_url) for state in states])
     tells = [catalog is None or any(model.prices for model in catalog.models) for catalog in kept]
     patience_s = _LIST_S if must else _PRICES_S if unpriced and any(tells) else _MOMENT_S
     came: set[int] = set()
 
-    def hear(way: Way, catalog: Catalog) -> None:
-        came.add(id(way))
-        prices.learn(way.endpoint.name, catalog)
-        contexts.learn(catalog, way.endpoint.model)
-        way.catalog = catalog
-        if way.endpoint.name != LOCAL:
-            tasks.start_soon(anyio.to_thread.run_sync, model_list_cache.keep, way.endpoint.base_url, catalog)
+    def hear(state: EndpointState, catalog: Catalog) -> None:
+        came.add(id(state))
+        prices.learn(state.endpoint.name, catalog)
+        contexts.learn(catalog, state.endpoint.model)
+        state.catalog = catalog
+        if state.endpoint.name != LOCAL:
+            tasks.start_soon(anyio.to_thread.run_sync, model_list_cache.keep, state.endpoint.base_url, catalog)
 
-    await consult(tasks, gate, ways, job.models, hear, unpriced=unpriced, patience_s=patience_s)
-    for way, catalog in zip(ways, kept, strict=True):
-        if id(way) not in came and catalog is not None:
-            prices.learn(way.endpoint.name, catalog)
-            contexts.learn(catalog, way.endpoint.model)
+    await consult(tasks, gate, states, job.models, hear, unpriced=unpriced, patience_s=patience_s)
+    for state, catalog in zip(states, kept, strict=True):
+        if id(state) not in came and catalog is not None:
+            prices.learn(state.endpoint.name, catalog)
+            contexts.learn(catalog, state.endpoint.model)
     if must and (missing := prices.missing(job.models)):
         which = ", ".join(dict.fromkeys(f"{model} at {endpoint}" for endpoint, model in missing))
         raise JobError(f"limits.budget_usd: {NO_PRICES}; no list of models tells the price of {which}. No row was sent")
@@ -70,10 +75,10 @@ async def learn(
 
 async def consult(
     tasks: TaskGroup,
-    gate: Gate,
-    ways: Sequence[Way],
+    gate: Gate[EndpointState],
+    states: Sequence[EndpointState],
     models: Collection[str],
-    heard: Callable[[Way, Catalog], None],
+    heard: Callable[[EndpointState, Catalog], None],
     *,
     unpriced: bool,
     patience_s: float,
@@ -86,58 +91,57 @@ async def consult(
     theirs.
     """
     listed = []
-    for way in ways:
-        tasks.start_soon(_open_late, gate, way)
-        wanted = {way.endpoint.model} if way.endpoint.model else set(models)
-        opens = bool(wanted) and way.lane.pace.concurrency.most > 1 and not way.endpoint.is_hosted
-        if opens or (unpriced and way.endpoint.name != LOCAL):
+    for state in states:
+        tasks.start_soon(_open_late, gate, state)
+        wanted = {state.endpoint.model} if state.endpoint.model else set(models)
+        opens = bool(wanted) and state.pace.concurrency.most > 1 and not state.endpoint.is_hosted
+        if opens or (unpriced and state.endpoint.name != LOCAL):
             listed.append(anyio.Event())
-            tasks.start_soon(_consult, gate, way, wanted if opens else None, listed[-1], heard)
+            tasks.start_soon(_consult, gate, state, wanted if opens else None, listed[-1], heard)
     with anyio.move_on_after(patience_s):
         for event in listed:
             await event.wait()
 
 
 async def _consult(
-    gate: Gate,
-    way: Way,
+    gate: Gate[EndpointState],
+    state: EndpointState,
     wanted: Collection[str] | None,
     listed: anyio.Event,
-    heard: Callable[[Way, Catalog], None],
+    heard: Callable[[EndpointState, Catalog], None],
 ) -> None:
     began = time.monotonic()
     try:
-        listing = await way.client.models()
+        listing = await state.client.models()
         took_s = time.monotonic() - began
-        heard(way, listing.catalog)
+        heard(state, listing.catalog)
     except AttemptError:
         return
     finally:
         listed.set()
     if wanted is not None and not listing.tells_limits and {*wanted} <= {*listing.catalog.ids}:
-        await _open(gate, way, took_s)
+        await _open(gate, state, took_s)
 
 
-async def _open(gate: Gate, way: Way, list_took_s: float) -> None:
-    lane = way.lane
+async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: float) -> None:
     refusal_s = max(_LEAST_S, _AS_LONG * list_took_s)
     for _ in range(int(_FIRST_WITHIN_S / _LOOK_S)):
-        if lane.in_flight:
+        if state.in_flight:
             break
         await gate.sleep(_LOOK_S)
     await gate.sleep(refusal_s)
     for _ in range(3):  # so that what has come by now is read
         await anyio.lowlevel.checkpoint()
-    if lane.in_flight and not (lane.proven or gate.backing_off or gate.closed):  # the first one is still out
-        gate.try_out(lane, lane.pace.concurrency.most)
+    if state.in_flight and not (state.proven or gate.backing_off or gate.closed):  # the first one is still out
+        gate.try_out(state, state.pace.concurrency.most)
 
 
-async def _open_late(gate: Gate, way: Way) -> None:
-    lane, began = way.lane, time.monotonic()
-    while not (lane.proven or lane.closed or gate.closed):
+async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:
+    began = time.monotonic()
+    while not (state.proven or state.closed or gate.closed):
         await gate.sleep(_ALONE_S / 10)
-        if not lane.in_flight:
+        if not state.in_flight:
             began = time.monotonic()
         elif time.monotonic() - began >= _ALONE_S:
-            gate.try_out(lane, max(_FEW, lane.on_trial))
+            gate.try_out(state, max(_FEW, state.on_trial))
             return

@@ -36,9 +36,9 @@ from ..storage import Frame, Keeper, Tally, record
 from .accounting import Accounts
 from .admission import Gate
 from .budget import Budget
-from .endpoints import Ways
+from .endpoint_pool import EndpointPool
+from .endpoint_state import EndpointState
 from .failure_limit import Failures
-from .probes import Way
 from .queue import Feed
 from .verdicts import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
 
@@ -52,9 +52,9 @@ class _Halted(Exception):
     """The run admits nothing more; the row stays unfinished."""
 
 
-def _maybe_of_a_row(fault: RunFault, way: Way) -> bool:
+def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
     """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
-    return way.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
+    return state.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
 class Asking:
@@ -69,8 +69,8 @@ class Asking:
         self,
         policy: RetrySection,
         frame: Frame,
-        ways: Ways,
-        gate: Gate,
+        pool: EndpointPool,
+        gate: Gate[EndpointState],
         budget: Budget,
         accounts: Accounts,
         keeper: Keeper,
@@ -86,7 +86,7 @@ class Asking:
         self._prices = prices
         self._policy = policy
         self._frame = frame
-        self._ways = ways
+        self._pool = pool
         self._gate = gate
         self._budget = budget
         self._accounts = accounts
@@ -96,7 +96,7 @@ class Asking:
         self._stop = stop
         self._tell = tell
         self._rules: set[str] = set()
-        self._verdicts = Verdicts(ways, gate, models, tally, self._blame, self._ask_again, self._has_changed)
+        self._verdicts = Verdicts(pool, gate, models, tally, self._blame, self._ask_again, self._has_changed)
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
@@ -105,7 +105,7 @@ class Asking:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
             self._verdicts.judge_in(watching)
-            self._ways.watch_in(watching, lambda way: self._ask_again(self._verdicts.take(way)))
+            self._pool.watch_in(watching, lambda state: self._ask_again(self._verdicts.take(state)))
             async with anyio.create_task_group() as self._again:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
@@ -115,7 +115,7 @@ class Asking:
                     if not self._persisting:
                         self._verdicts.judge_all()
                     await self._changed.wait()
-            self._ways.end()
+            self._pool.end()
             watching.cancel_scope.cancel()
 
     def _has_changed(self) -> None:
@@ -191,17 +191,17 @@ class Asking:
 
     async def _attempt_again(self, row: Asked) -> Asked | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
-        way = row.way
+        state = row.state
         model = row.request.model
         if (
-            way is not None
+            state is not None
             and retry_policy.is_last(row.tries, self._policy)
-            and way.of(model).proof_at <= row.failed_at
+            and state.of(model).proof_at <= row.failed_at
         ):
-            if self._ways.others_than(way, model):
+            if self._pool.others_than(state, model):
                 self._excuse(row)
-            elif self._ways.any_answered:
-                await self._ways.works(way, row.request, row.failed_at, row.tries.sent)
+            elif self._pool.any_answered:
+                await self._pool.works(state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
     def _excuse(self, row: Asked) -> None:
@@ -215,80 +215,76 @@ class Asking:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
-        if self._ways.any_disabled and self._ways.is_set_aside(row.request.model):
+        if self._pool.any_disabled and self._pool.is_set_aside(row.request.model):
             raise _Halted
-        lane = await self._gate.enter(row.cost, again=row.waiting)
-        while (
-            lane is not None
-            and self._ways.any_disabled
-            and self._ways.is_disabled(self._ways.of(lane), row.request.model)
-        ):
-            self._gate.give_back(lane, row.cost)  # it was disabled between the two
-            if self._ways.is_set_aside(row.request.model):
+        state = await self._gate.enter(row.cost, again=row.waiting)
+        while state is not None and self._pool.any_disabled and self._pool.is_disabled(state, row.request.model):
+            self._gate.give_back(state, row.cost)  # it was disabled between the two
+            if self._pool.is_set_aside(row.request.model):
                 raise _Halted
-            lane = await self._gate.enter(row.cost, again=row.waiting)
-        if lane is None:
+            state = await self._gate.enter(row.cost, again=row.waiting)
+        if state is None:
             raise _Halted
-        if row.way is not None and row.outages != row.way.outage.past:
+        if row.state is not None and row.outages != row.state.outage.past:
             self._excuse(row)
-        way = row.way = self._ways.of(lane)
-        row.outages = way.outage.past
+        row.state = state
+        row.outages = state.outage.past
         if self._prices.differ:
-            row.cost.prices = self._prices.of(row.request.body, way.endpoint.name)
+            row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
         tally = self._tally
         row.started_at = row.started_at or _now_us()
         tally.requests_sent += 1
         tally.retries += row.tries.sent > 0
-        began, number = row.cost.sent_at, way.outage.sent()
+        began, number = row.cost.sent_at, state.outage.sent()
         row.number = number
-        sent, fallback = way.quirks.adapted(row.request) if way.quirks.instead else (row.request, None)
-        streamed = way.streams(sent)
+        sent, fallback = state.quirks.adapted(row.request) if state.quirks.instead else (row.request, None)
+        streamed = state.streams(sent)
         try:
-            answer = await way.client.attempt(
-                sent, lambda told: lane.pace.told(time.monotonic(), row.cost, told), streamed=streamed
+            answer = await state.client.attempt(
+                sent, lambda told: state.pace.told(time.monotonic(), row.cost, told), streamed=streamed
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
-                way.quirks.answered(row.request, fallback)
+                state.quirks.answered(row.request, fallback)
             made = record.answered(self._frame, row.request, self._effort(row, fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
-            further = self._further(row, way, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
+            further = self._further(row, state, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
             self._keep(made, row.request, final=further is None)
-            self._accounts.answered(lane, row.cost, answer.usage)
-            self._ways.answered(way, number, row.request, began, first=not row.waiting)
+            self._accounts.answered(state, row.cost, answer.usage)
+            self._pool.answered(state, number, row.request, began, first=not row.waiting)
             if self._verdicts.held:
-                self._verdicts.answered(way, row.request.model, began)
+                self._verdicts.answered(state, row.request.model, began)
             return further
         except AttemptError as fault:
-            refusal = fault if way.quirks.is_refusal(row.request, fallback, fault) else None
-            means = self._failed_once(row, way, fault, began, proves=refusal is None)
+            refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
+            means = self._failed_once(row, state, fault, began, proves=refusal is None)
             if refusal is not None:
-                return self._in_another_format(row, way, fallback, refusal)
+                return self._in_another_format(row, state, fallback, refusal)
             if isinstance(fault, RowFault) and fallback is not None:
-                way.quirks.refused_otherwise(row.request)
+                state.quirks.refused_otherwise(row.request)
             raise means from None
         finally:
-            self._ways.ended(way, number)
-            self._gate.leave(lane)
+            self._pool.ended(state, number)
+            self._gate.leave(state)
 
-    def _further(self, row: Asked, way: Way, made: Outcome) -> Asked | None:
+    def _further(self, row: Asked, state: EndpointState, made: Outcome) -> Asked | None:
         """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
-        before, can_stream = row.request.before, way.endpoint.stream == "auto"
+        before, can_stream = row.request.before, state.endpoint.stream == "auto"
         after_cut = before is not None and before.cut_by == "server" and can_stream
-        if before is not None and after_cut and way.quirks.streamed(before, made):
+        if before is not None and after_cut and state.quirks.streamed(before, made):
             self._note(
-                f"{way.endpoint.name}: an answer was cut off at {made.completion_tokens:,} tokens when streamed, too: such "
+                f"{state.endpoint.name}: an answer was cut off at {made.completion_tokens:,} tokens when streamed, too: such "
                 "answers stay truncated"
             )
         if made.cut_by == "server" and made.ttft_s is None:
-            known = way.quirks.unstreamed_tokens
-            if not (can_stream and way.quirks.cut_unstreamed(made)):
+            known = state.quirks.unstreamed_tokens
+            if not (can_stream and state.quirks.cut_unstreamed(made)):
                 return None
             if known is None:
                 self._note(
-                    f"{way.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
+                    f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
                     "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
                 )
         asked = reask.further(row.planned, made, self._reasks)
@@ -300,14 +296,16 @@ class Asking:
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
-    def _in_another_format(self, row: Asked, way: Way, sent_as: FormatFallback | None, fault: AttemptError) -> Asked:
+    def _in_another_format(
+        self, row: Asked, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
+    ) -> Asked:
         """What to ask after a refusal of the response format that this was ``sent_as``.
 
         :raises _Halted: if the run stops for it.
         """
-        name = f"{way.endpoint.name}: {way.endpoint.model or row.request.model}"
-        was = way.quirks.adapted(row.request)[1]
-        instead = way.quirks.refused(row.request, sent_as, fault)
+        name = f"{state.endpoint.name}: {state.endpoint.model or row.request.model}"
+        was = state.quirks.adapted(row.request)[1]
+        instead = state.quirks.refused(row.request, sent_as, fault)
         if instead is None:
             todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
             words, bare = (
@@ -326,7 +324,7 @@ class Asking:
         self._tell(Event("note", words, level="warning"))
 
     def _failed_once(
-        self, row: Asked, way: Way, fault: AttemptError, began: float, *, proves: bool = True
+        self, row: Asked, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
     ) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row. Unless it ``proves``
         that rows are answered there, a refusal opens the endpoint to no others."""
@@ -334,37 +332,40 @@ class Asking:
         self._tell_of_rule(fault)
         first = not row.waiting
         of_row = classify.is_of_row(fault)
-        state = way.of(row.request.model)
+        of_model = state.of(row.request.model)
         alone = False
         if isinstance(fault, RateLimited):
-            self._ways.understood(way, row.number, first=first)
+            self._pool.understood(state, row.number, first=first)
             row.cost.refusals += 1
             if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
-                others_passed, of_model_passed = row.completions != way.completions, row.of_model != state.completions
-                if row.refused >= _ALONE and way.lane.in_flight == 1 and not self._gate.waiting:
-                    others_passed, of_model_passed = True, state.completions > 0  # all of them
+                others_passed, of_model_passed = (
+                    row.completions != state.completions,
+                    row.of_model != of_model.completions,
+                )
+                if row.refused >= _ALONE and state.in_flight == 1 and not self._gate.waiting:
+                    others_passed, of_model_passed = True, of_model.completions > 0  # all of them
                 row.refused += others_passed
                 row.passed += of_model_passed
                 alone = others_passed and row.refused >= _ALONE
-            row.completions, row.of_model = way.completions, state.completions
+            row.completions, row.of_model = state.completions, of_model.completions
             if alone:
                 fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
-        self._accounts.failed(way.lane, row.cost, fault, alone=alone)
-        if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, way):
+        self._accounts.failed(state, row.cost, fault, alone=alone)
+        if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, state):
             # Before the slot is free for the next to fail likewise.
-            fault = self._ways.refuses(way, fault, row.request)
+            fault = self._pool.refuses(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
-            self._ways.doubt_model(way, row.request.model)
+            self._pool.doubt_model(state, row.request.model)
         elif isinstance(fault, RowFault):
-            self._ways.understood(way, row.number, first=first)
+            self._pool.understood(state, row.number, first=first)
             if classify.is_about_request(fault):
-                way.prove(row.request.model, began)
+                state.prove(row.request.model, began)
                 if proves:
-                    self._gate.prove(way.lane)
+                    self._gate.prove(state)
         elif isinstance(fault, KeyReplaced):
-            self._ways.understood(way, row.number, first=first)
+            self._pool.understood(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
-            told = self._ways.failed(way, fault, row.number, row.request, first=first)
+            told = self._pool.failed(state, fault, row.number, row.request, first=first)
             fault = told if row.excused < MOST_EXCUSED else fault
         self._tally.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
@@ -372,7 +373,7 @@ class Asking:
             return classify.of_row(fault)
         if isinstance(fault, Transient):
             if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
-                self._tell_of_trouble(row, way, fault)
+                self._tell_of_trouble(row, state, fault)
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
                 self._gate.doubt_row(MOST_HELD)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
@@ -388,11 +389,11 @@ class Asking:
             words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
             self._tell(Event(RULE, words, bare, facts=classify.facts(fault)))
 
-    def _tell_of_trouble(self, row: Asked, way: Way, fault: Transient) -> None:
+    def _tell_of_trouble(self, row: Asked, state: EndpointState, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True
         facts = {
             "id": row.planned.id,
-            "endpoint": way.endpoint.name,
+            "endpoint": state.endpoint.name,
             "attempts": row.tries.sent,
             **classify.facts(fault),
         }
@@ -407,9 +408,9 @@ class Asking:
         failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
         it was down, the row is asked again. A refusal is a suspect until the same model answers.
         """
-        if isinstance(fault, RunFault) and fault.reason == "model" and row.way is not None:
-            if await self._ways.lacks_model(row.way, row.request, row.failed_at):
-                if self._tally.stopped_by is None and not self._ways.is_set_aside(row.request.model):
+        if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
+            if await self._pool.lacks_model(row.state, row.request, row.failed_at):
+                if self._tally.stopped_by is None and not self._pool.is_set_aside(row.request.model):
                     row.waiting = True  # another endpoint may have it
                     self._gate.begin_backing_off(row.request.model)
                     self._begin_persisting(row, classify.deferred(fault))
@@ -424,9 +425,9 @@ class Asking:
         if proof == "words":
             self._keep(made, row.request)
             return
-        if self._tally.stopped_by is not None or row.way is None:
+        if self._tally.stopped_by is not None or row.state is None:
             return
-        self._verdicts.add(Held(made, fault, row, row.way, time.monotonic(), is_refusal))
+        self._verdicts.add(Held(made, fault, row, row.state, time.monotonic(), is_refusal))
 
     def _blame(self, held: Held) -> None:
         self._keep(held.made, held.row.request)
@@ -481,7 +482,7 @@ class Asking:
         self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
 
     def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> record.Effort:
-        name, model = (row.way.endpoint.name, row.way.endpoint.model) if row.way else (None, None)
+        name, model = (row.state.endpoint.name, row.state.endpoint.model) if row.state else (None, None)
         return record.Effort(
             row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.request.model, fallback,
             row.cost.prices,

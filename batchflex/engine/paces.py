@@ -1,4 +1,4 @@
-"""The lanes of a run: for each endpoint how many may be in flight, and which quota it shares with others."""
+"""The pace of each endpoint of a run: how many may be in flight there, and which quota it shares with others."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import NamedTuple
 
 from ..config import EndpointsEntry, Job
 from ..endpoint import Allowance, Concurrency, Endpoint, Pace
-from .admission import Lane
 
 _OTHER_FILES = 64
 _FIRST_WINDOW = 8
 
 
-class Lanes(NamedTuple):
+class Paces(NamedTuple):
     """One for each endpoint. ``slots`` is how many requests all may have in flight; ``note`` says why it is fewer than the
     job asks for, if it is."""
 
-    lanes: list[Lane]
+    paces: list[Pace]
     slots: int
     note: str | None
 
 
-def lanes_of(job: Job, endpoints: Sequence[Endpoint]) -> Lanes:
+def paces_of(job: Job, endpoints: Sequence[Endpoint]) -> Paces:
     """Make them. As many files as the system allows may be open in this process afterwards, if so many are wanted."""
     pairs = list(zip(job.asked, endpoints, strict=True))
     windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
@@ -32,11 +31,11 @@ def lanes_of(job: Job, endpoints: Sequence[Endpoint]) -> Lanes:
     for window in windows if slots < wanted else ():
         window.at_most(max(1, window.most * slots // wanted))
     allowances = _allowances(job.asked, endpoints)
-    lanes = [
-        Lane(endpoint.name, Pace(window, allowance, endpoint.model))
+    paces = [
+        Pace(window, allowance, endpoint.model)
         for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)
     ]
-    return Lanes(lanes, slots, note)
+    return Paces(paces, slots, note)
 
 
 def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:

@@ -13,8 +13,9 @@ from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
 from ..storage import Tally
-from .admission import Gate, Lane
-from .probes import HOURS, NotSent, Prober, Way
+from .admission import Gate
+from .endpoint_state import EndpointState
+from .probes import HOURS, NotSent, Prober
 
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
@@ -22,7 +23,7 @@ _OUTAGE, _CREDIT = "outage", "credit"
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
-class Ways:
+class EndpointPool:
     """All of them. What one endpoint cannot do another may: the run stops when the last one is given up.
 
     A model that one does not have, or not for this key, is asked elsewhere; what none has is not asked any more, and the others
@@ -35,8 +36,8 @@ class Ways:
 
     def __init__(
         self,
-        ways: Sequence[Way],
-        gate: Gate,
+        states: Sequence[EndpointState],
+        gate: Gate[EndpointState],
         prober: Prober,
         tally: Tally,
         stop: Callable[[StopReason, str, str], None],
@@ -49,11 +50,11 @@ class Ways:
     ) -> None:
         self._models = frozenset(models)
         # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
-        self._disabled: dict[tuple[Way, str], tuple[StopReason, str, str]] = {}
+        self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
         self.any_disabled = False
-        self._doubted: set[tuple[Way, str]] = set()
-        self._ways = {id(way.lane): way for way in ways}
+        self._doubted: set[tuple[EndpointState, str]] = set()
+        self._states = list(states)
         self._gate = gate
         self._prober = prober
         self._tally = tally
@@ -64,15 +65,12 @@ class Ways:
         self._max_outage_s = max_outage_s
         self.any_answered = False
 
-    def of(self, lane: Lane) -> Way:
-        return self._ways[id(lane)]
-
-    def others_than(self, way: Way, model: str) -> bool:
+    def others_than(self, state: EndpointState, model: str) -> bool:
         """Whether another endpoint may be asked for this model now."""
-        others = (other for other in self._ways.values() if other is not way)
-        return any(other.lane.is_open and not self.is_disabled(other, model) for other in others)
+        others = (other for other in self._states if other is not state)
+        return any(other.is_open and not self.is_disabled(other, model) for other in others)
 
-    def watch_in(self, tasks: TaskGroup, on_return: Callable[[Way], None]) -> None:
+    def watch_in(self, tasks: TaskGroup, on_return: Callable[[EndpointState], None]) -> None:
         """Where the tasks run that wait for an endpoint to come back. To be cancelled when nothing is left to ask.
 
         ``on_return`` is called when one answers again, before anything is sent to it.
@@ -80,152 +78,154 @@ class Ways:
         self._tasks = tasks
         self._on_return = on_return
 
-    def answered(self, way: Way, number: int, request: Request, sent_at: float, *, first: bool) -> None:
+    def answered(self, state: EndpointState, number: int, request: Request, sent_at: float, *, first: bool) -> None:
         """A row was answered; ``number`` is that of the attempt, ``first`` whether it is the row's first."""
         self.any_answered = True
-        way.completions += 1
-        state = way.of(request.model)
         state.completions += 1
-        state.answered = request
-        if sent_at > state.proof_at:
-            state.proof_at = sent_at
-        self.understood(way, number, first=first)
-        self._gate.prove(way.lane)
+        of_model = state.of(request.model)
+        of_model.completions += 1
+        of_model.answered = request
+        if sent_at > of_model.proof_at:
+            of_model.proof_at = sent_at
+        self.understood(state, number, first=first)
+        self._gate.prove(state)
 
-    def understood(self, way: Way, number: int, *, first: bool) -> None:
+    def understood(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
-        way.outage.answered(number, first=first)
-        if way.lane.failing:
-            self._heed_doubt(way)
+        state.outage.answered(number, first=first)
+        if state.failing:
+            self._heed_doubt(state)
 
-    def failed(self, way: Way, fault: Transient, number: int, request: Request, *, first: bool) -> Transient:
+    def failed(
+        self, state: EndpointState, fault: Transient, number: int, request: Request, *, first: bool
+    ) -> Transient:
         """An attempt failed as it would if the endpoint were down; returns what that means for the row.
 
         Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for, unless it
         says itself that it is starting.
         """
-        if isinstance(fault, NotReady) and not way.outage.on:
-            way.outage.begin(time.monotonic())
-            self._begin_outage(way, fault, request)
-        if way.outage.on and isinstance(fault, NotReady):
+        if isinstance(fault, NotReady) and not state.outage.on:
+            state.outage.begin(time.monotonic())
+            self._begin_outage(state, fault, request)
+        if state.outage.on and isinstance(fault, NotReady):
             return classify.deferred(fault)
         if not self.any_answered:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
-            self.understood(way, number, first=first)
+            self.understood(state, number, first=first)
             return fault
-        if way.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
-            self._begin_outage(way, fault, request)
-        self._heed_doubt(way)
-        return classify.deferred(fault) if way.outage.on else fault
+        if state.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
+            self._begin_outage(state, fault, request)
+        self._heed_doubt(state)
+        return classify.deferred(fault) if state.outage.on else fault
 
-    def ended(self, way: Way, number: int) -> None:
+    def ended(self, state: EndpointState, number: int) -> None:
         """That attempt is over, whichever way."""
-        way.outage.ended(number)
-        if way.lane.failing:
-            self._heed_doubt(way)
+        state.outage.ended(number)
+        if state.failing:
+            self._heed_doubt(state)
 
-    def refuses(self, way: Way, fault: RunFault, request: Request) -> AttemptError:
+    def refuses(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
         """The endpoint refuses whatever is sent; returns what that means for the row."""
         if fault.reason == "credit" and self._wait_for_credit:
-            if _CREDIT not in way.lane.pauses and not way.lane.closed:
-                words = f"{self._name(way)}: the credit is spent; waiting for a top-up"
+            if _CREDIT not in state.pauses and not state.closed:
+                words = f"{self._name(state)}: the credit is spent; waiting for a top-up"
                 said, bare = (f"the credit is spent: {why}" for why in _whys(fault))
-                self._gate.pause(way.lane, _CREDIT, said, bare)
-                self._tell(Event("paused", words, level="warning", facts=self._facts(way, _CREDIT, fault)))
-                self._tasks.start_soon(self._await_credit, way, request)
+                self._gate.pause(state, _CREDIT, said, bare)
+                self._tell(Event("paused", words, level="warning", facts=self._facts(state, _CREDIT, fault)))
+                self._tasks.start_soon(self._await_credit, state, request)
             return classify.deferred(fault)
         words, bare = (
-            classify.advice(fault, key_from=way.client.key_from, quoting=quoting) for quoting in (True, False)
+            classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
         )
         if fault.reason == "model":
-            words += others(way.endpoint.model or request.model, way.catalog)
-            self.disable(way, request.model, "model", fault, words, bare)
+            words += others(state.endpoint.model or request.model, state.catalog)
+            self.disable(state, request.model, "model", fault, words, bare)
             return fault
-        if self._given_up(way, fault, fault.reason, words, bare):
+        if self._given_up(state, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
     def disable(
-        self, way: Way, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
+        self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
     ) -> None:
         """Send nothing more of this model to this endpoint, for a ``reason`` that would stop the run: which it does once no model
         is left, or nothing else to ask. ``bare`` are the words without those of the server."""
-        if way.lane.closed or (way, model) in self._disabled:
+        if state.closed or (state, model) in self._disabled:
             return
-        self._disabled[way, model] = reason, words, bare
+        self._disabled[state, model] = reason, words, bare
         self.any_disabled = True
-        of_no_use = way.endpoint.model is not None or (
-            self._models and all((way, each) in self._disabled for each in self._models)
+        of_no_use = state.endpoint.model is not None or (
+            self._models and all((state, each) in self._disabled for each in self._models)
         )
         if of_no_use:
-            self._given_up(way, fault, reason, words, bare)
+            self._given_up(state, fault, reason, words, bare)
             return
-        where = f" at {self._name(way)}" if len(self._ways) > 1 else ""
+        where = f" at {self._name(state)}" if len(self._states) > 1 else ""
         words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note_given_up(words, bare, self._facts(way, reason, fault))
-        self._serve(way)
+        self._note_given_up(words, bare, self._facts(state, reason, fault))
+        self._serve(state)
         self._set_aside_what_none_has()
 
-    def _serve(self, way: Way) -> None:
+    def _serve(self, state: EndpointState) -> None:
         """Have nothing sent there of models that are disabled, or may have to be."""
         self._gate.serve_without(
-            way.lane, self._disabled_at(way) | {model for where, model in self._doubted if where is way}
+            state, self._disabled_at(state) | {model for where, model in self._doubted if where is state}
         )
 
     def _set_aside_what_none_has(self) -> None:
         """Of models that no endpoint is left for, nothing more is sent."""
-        used = [way for way in self._ways.values() if not way.lane.closed]
+        used = [state for state in self._states if not state.closed]
         for model in {model for _, model in self._disabled} - self._set_aside.keys():
-            if used and all((way, model) in self._disabled for way in used):
+            if used and all((state, model) in self._disabled for state in used):
                 self._set_aside[model] = self._disabled[used[-1], model]
                 self._gate.dismiss(model)
 
-    def is_disabled(self, way: Way, model: str) -> bool:
+    def is_disabled(self, state: EndpointState, model: str) -> bool:
         """Whether nothing more of this model is sent to this endpoint."""
-        return way.lane.closed or (way, model) in self._disabled
+        return state.closed or (state, model) in self._disabled
 
     def is_set_aside(self, model: str) -> bool:
         """Whether nothing more is sent to this model, anywhere."""
         return model in self._set_aside
 
-    def doubt_model(self, way: Way, model: str) -> None:
+    def doubt_model(self, state: EndpointState, model: str) -> None:
         """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` tells."""
-        self._doubted.add((way, model))
-        self._serve(way)
+        self._doubted.add((state, model))
+        self._serve(state)
 
-    async def lacks_model(self, way: Way, request: Request, failed_at: float) -> bool:
+    async def lacks_model(self, state: EndpointState, request: Request, failed_at: float) -> bool:
         """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
 
         If so, no further row of it is sent there; if the run stops, or this endpoint is closed, it is so, too.
         """
         try:
-            return await self._lacks_model(way, request, failed_at)
+            return await self._lacks_model(state, request, failed_at)
         finally:
-            self._doubted.discard((way, request.model))
-            self._serve(way)
+            self._doubted.discard((state, request.model))
+            self._serve(state)
 
-    async def _lacks_model(self, way: Way, request: Request, failed_at: float) -> bool:
-        state = way.of(request.model)
-        while not (self._gate.closed or self.is_disabled(way, request.model) or state.had_at > failed_at):
-            if way.lane.pauses:
+    async def _lacks_model(self, state: EndpointState, request: Request, failed_at: float) -> bool:
+        of_model = state.of(request.model)
+        while not (self._gate.closed or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
+            if state.pauses:
                 await self._gate.sleep(_MOMENT_S)
                 continue
-            async with way.probing:
-                if self.is_disabled(way, request.model) or state.had_at > failed_at:
+            async with state.probing:
+                if self.is_disabled(state, request.model) or of_model.had_at > failed_at:
                     break
                 asked_at = time.monotonic()
                 try:
-                    found = await self._prober.ask(way, request)
+                    found = await self._prober.ask(state, request)
                 except NotSent:
                     break
                 if isinstance(found, RunFault):
-                    self.refuses(way, found, request)
+                    self.refuses(state, found, request)
                 elif _means_down(found):
-                    self._is_down(way, found, request)
+                    self._is_down(state, found, request)
                 elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
-                    state.had_at = asked_at
-        return state.had_at <= failed_at
+                    of_model.had_at = asked_at
+        return of_model.had_at <= failed_at
 
     def end(self) -> None:
         """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
@@ -238,7 +238,7 @@ class Ways:
             self._stop(reason, words, bare)
 
     async def works(
-        self, way: Way, request: Request, since: float, tried: int, refused: AttemptError | None = None
+        self, state: EndpointState, request: Request, since: float, tried: int, refused: AttemptError | None = None
     ) -> float | None:
         """When something was sent to the model of this request, after ``since``, that the endpoint answered: a request for one
         token, if nothing else was. ``None`` if it does not work.
@@ -248,72 +248,72 @@ class Ways:
         does not work. Where ``refused`` is what was said to this very request, one is sent in any case, and an endpoint that says
         the same to that does not work either.
         """
-        state = way.of(request.model)
-        async with way.probing:
-            while way.lane.is_open and not self._gate.closed and not self.is_disabled(way, request.model):
-                if refused is None and state.proof_at > since:
-                    return state.proof_at
+        of_model = state.of(request.model)
+        async with state.probing:
+            while state.is_open and not self._gate.closed and not self.is_disabled(state, request.model):
+                if refused is None and of_model.proof_at > since:
+                    return of_model.proof_at
                 asked_at = time.monotonic()
                 try:
-                    fault = await self._prober.ask(way, request)
+                    fault = await self._prober.ask(state, request)
                     if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                         continue
                     if isinstance(fault, RunFault):
-                        self.refuses(way, fault, request)
+                        self.refuses(state, fault, request)
                     elif refused is not None and fault is not None and are_alike(fault, refused):
                         return None
                     elif not _means_down(fault):  # it works, if not for this row
-                        way.prove(request.model, asked_at)
-                        way.outage.probe_answered()
-                        self._heed_doubt(way)
-                        self._gate.prove(way.lane)
+                        state.prove(request.model, asked_at)
+                        state.outage.probe_answered()
+                        self._heed_doubt(state)
+                        self._gate.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self._given_up(way, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
-                    elif await self._answers_other(way, request.model):
+                        self._given_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                    elif await self._answers_other(state, request.model):
                         words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
-                        self.disable(way, request.model, "endpoint", fault, words, bare)
+                        self.disable(state, request.model, "endpoint", fault, words, bare)
                     else:
-                        self._is_down(way, fault, request)
+                        self._is_down(state, fault, request)
                 except NotSent:
                     return None
         return None
 
-    async def _answers_other(self, way: Way, model: str) -> bool:
+    async def _answers_other(self, state: EndpointState, model: str) -> bool:
         """Whether the endpoint answers a request for one token of another model, which has answered rows there.
 
         :raises NotSent: if nothing more is sent.
         """
-        other = way.answered({model, *self._disabled_at(way)})
+        other = state.answered({model, *self._disabled_at(state)})
         if other is None:
             return False
-        while isinstance(fault := await self._prober.ask(way, other), RateLimited):
+        while isinstance(fault := await self._prober.ask(state, other), RateLimited):
             pass
         return fault is None
 
-    def _is_down(self, way: Way, fault: Transient, like: Request) -> None:
+    def _is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
         """A request of the run's own was not answered."""
-        if not way.outage.on:
-            way.outage.begin(time.monotonic())
-            self._begin_outage(way, fault, like)
+        if not state.outage.on:
+            state.outage.begin(time.monotonic())
+            self._begin_outage(state, fault, like)
 
-    def _like(self, way: Way, request: Request) -> Request:
+    def _like(self, state: EndpointState, request: Request) -> Request:
         """What a probe is like: a row that this endpoint answered, of a model that is still asked there; else this one."""
-        return way.answered(self._disabled_at(way)) or request
+        return state.answered(self._disabled_at(state)) or request
 
-    def _disabled_at(self, way: Way) -> set[str]:
-        return {model for where, model in self._disabled if where is way}
+    def _disabled_at(self, state: EndpointState) -> set[str]:
+        return {model for where, model in self._disabled if where is state}
 
     def heed_waits(self, now: float) -> None:
         """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
         so long: nothing of one model, where each has a limit of its own. Where no row waits, what is in flight may be all
         there is."""
         for model in self._gate.waiting_models():
-            for way in self._ways.values():
-                if not way.lane.is_open or self.is_disabled(way, model):
+            for state in self._states:
+                if not state.is_open or self.is_disabled(state, model):
                     continue
-                pace, allowance = way.lane.pace, way.lane.pace.allowance
+                pace, allowance = state.pace, state.pace.allowance
                 asked_s, fruitless_s = pace.asked_s(now, model), pace.fruitless_s(now, model)
                 if asked_s > self._max_wait_s:
                     until = local(time.time() + asked_s)
@@ -322,98 +322,104 @@ class Ways:
                     head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
                 else:
                     continue
-                said = allowance.said_of(way.endpoint.model or model)
+                said = allowance.said_of(state.endpoint.model or model)
                 words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
                 todo = "; run it again after that, or raise limits.max_wait"
                 words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
                 if allowance.asked_s(now) > self._max_wait_s:
-                    self._given_up(way, None, "quota", words, bare)
+                    self._given_up(state, None, "quota", words, bare)
                 else:
-                    self.disable(way, model, "quota", None, words, bare)
+                    self.disable(state, model, "quota", None, words, bare)
 
-    def _heed_doubt(self, way: Way) -> None:
-        way.lane.failing = way.outage.failing
-        way.lane.most_in_doubt = way.outage.most_in_flight
+    def _heed_doubt(self, state: EndpointState) -> None:
+        state.failing = state.outage.failing
+        state.most_in_doubt = state.outage.most_in_flight
 
-    def _begin_outage(self, way: Way, fault: Transient, like: Request) -> None:
+    def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
         said, bare = (f"it {what}: {why}" for why in _whys(fault))
-        self._gate.pause(way.lane, _OUTAGE, said, bare, self._max_outage_s)
-        words, bare = (f"{self._name(way)} {what} ({why}); waiting for it" for why in _whys(fault))
-        self._tell(Event("paused", words, bare, "warning", self._facts(way, _OUTAGE, fault)))
-        self._tasks.start_soon(self._await_recovery, way, like)
+        self._gate.pause(state, _OUTAGE, said, bare, self._max_outage_s)
+        words, bare = (f"{self._name(state)} {what} ({why}); waiting for it" for why in _whys(fault))
+        self._tell(Event("paused", words, bare, "warning", self._facts(state, _OUTAGE, fault)))
+        self._tasks.start_soon(self._await_recovery, state, like)
 
-    async def _await_recovery(self, way: Way, like: Request) -> None:
+    async def _await_recovery(self, state: EndpointState, like: Request) -> None:
         while True:
-            await self._gate.sleep(way.outage.probe_in_s(time.monotonic()))
-            async with way.probing:
+            await self._gate.sleep(state.outage.probe_in_s(time.monotonic()))
+            async with state.probing:
                 barred_from = time.monotonic()
-                while HOURS in way.lane.pauses and not self._gate.closed:
+                while HOURS in state.pauses and not self._gate.closed:
                     await self._gate.sleep(_MOMENT_S)
-                way.outage.barred(time.monotonic() - barred_from)
-                way.outage.probed(time.monotonic())
+                state.outage.barred(time.monotonic() - barred_from)
+                state.outage.probed(time.monotonic())
                 try:
-                    fault = await self._prober.ask(way, probe := self._like(way, like))
+                    fault = await self._prober.ask(state, probe := self._like(state, like))
                 except NotSent:
                     return
-            lasted_s = way.outage.lasted_s(time.monotonic())
+            lasted_s = state.outage.lasted_s(time.monotonic())
             lasted = f"{lasted_s:,.0f} s"
             if not _means_down(fault):
-                way.outage.over()
-                self._heed_doubt(way)
-                facts = {**self._facts(way, _OUTAGE), "lasted_s": round(lasted_s, 1)}
-                self._tell(Event("resumed", f"{self._name(way)} answers again, after {lasted}", facts=facts))
+                state.outage.over()
+                self._heed_doubt(state)
+                facts = {**self._facts(state, _OUTAGE), "lasted_s": round(lasted_s, 1)}
+                self._tell(Event("resumed", f"{self._name(state)} answers again, after {lasted}", facts=facts))
                 if isinstance(fault, RunFault):
-                    self.refuses(way, fault, probe)
-                self._on_return(way)
-                self._gate.resume(way.lane, _OUTAGE)
+                    self.refuses(state, fault, probe)
+                self._on_return(state)
+                self._gate.resume(state, _OUTAGE)
                 return
-            if way.outage.too_long(time.monotonic()):
+            if state.outage.too_long(time.monotonic()):
                 words, bare = (
                     f"the endpoint has not answered for {lasted} (limits.max_outage): {why}" for why in _whys(fault)
                 )
-                self._given_up(way, fault, "endpoint", words, bare)
+                self._given_up(state, fault, "endpoint", words, bare)
                 return
 
-    async def _await_credit(self, way: Way, request: Request) -> None:
+    async def _await_credit(self, state: EndpointState, request: Request) -> None:
         distance = _CREDIT_S
         while True:
             await self._gate.sleep(distance)
             distance = min(_LONGEST_CREDIT_S, 2 * distance)
-            while way.outage.on and not (way.lane.closed or self._gate.closed):
+            while state.outage.on and not (state.closed or self._gate.closed):
                 await self._gate.sleep(_MOMENT_S)
-            like = self._like(way, request)
-            async with way.probing:
+            like = self._like(state, request)
+            async with state.probing:
                 try:
-                    fault = await self._prober.ask(way, like)
+                    fault = await self._prober.ask(state, like)
                 except NotSent:
                     return
             if _means_down(fault):
                 if self.any_answered:
-                    self._is_down(way, fault, request)
+                    self._is_down(state, fault, request)
             elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
-                self.refuses(way, fault, like)
+                self.refuses(state, fault, like)
                 return
             elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
-                words = f"{self._name(way)}: there is credit again"
-                self._tell(Event("resumed", words, facts=self._facts(way, _CREDIT)))
-                self._gate.resume(way.lane, _CREDIT)
+                words = f"{self._name(state)}: there is credit again"
+                self._tell(Event("resumed", words, facts=self._facts(state, _CREDIT)))
+                self._gate.resume(state, _CREDIT)
                 if isinstance(fault, RunFault):
-                    self.refuses(way, fault, like)
+                    self.refuses(state, fault, like)
                 return
 
     def _given_up(
-        self, way: Way, fault: AttemptError | None, reason: StopReason, words: str, bare: str, end: str = BLAMELESS
+        self,
+        state: EndpointState,
+        fault: AttemptError | None,
+        reason: StopReason,
+        words: str,
+        bare: str,
+        end: str = BLAMELESS,
     ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
-        if way.lane.closed:
+        if state.closed:
             return self._gate.closed
-        if self._gate.close_lane(way.lane):
-            words, bare = (f"{self._name(way)} is not used any more: {brief}" for brief in (words, bare))
-            self._note_given_up(words, bare, self._facts(way, reason, fault))
+        if self._gate.close_endpoint(state):
+            words, bare = (f"{self._name(state)} is not used any more: {brief}" for brief in (words, bare))
+            self._note_given_up(words, bare, self._facts(state, reason, fault))
             self._set_aside_what_none_has()
             return False
-        at = self._at(way)
+        at = self._at(state)
         self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
         return True
 
@@ -422,15 +428,15 @@ class Ways:
         self._tally.given_up_unquoted.append(bare)
         self._tell(Event("given_up", words, bare, "warning", facts))
 
-    def _facts(self, way: Way, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
-        return {"endpoint": self._name(way), "reason": reason, **({} if fault is None else classify.facts(fault))}
+    def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
+        return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else classify.facts(fault))}
 
-    def _name(self, way: Way) -> str:
-        return way.endpoint.name
+    def _name(self, state: EndpointState) -> str:
+        return state.endpoint.name
 
-    def _at(self, way: Way) -> str:
+    def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
-        return f"{self._name(way)}: " if len(self._ways) > 1 else ""
+        return f"{self._name(state)}: " if len(self._states) > 1 else ""
 
 
 def _not_asked(model: str, why: object, where: str = "") -> str:

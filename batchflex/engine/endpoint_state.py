@@ -1,0 +1,127 @@
+"""An endpoint in use: its slots, its pace, its circuit breaker, and what is known of its models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import anyio
+
+from ..core import Request
+from ..endpoint import Catalog, Client, Endpoint, Fallback, Outage, Pace, Quirks
+
+
+class Reason(NamedTuple):
+    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until
+    when, in seconds of the clock."""
+
+    message: str
+    bare: str
+    since: float
+    until: float | None = None
+
+
+class EndpointSlots:
+    """How many requests are in flight at one endpoint, and whether more may go.
+
+    ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
+    ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
+    failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
+    whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
+    goes now, in ``reasons`` with their words. One that is ``closed`` is used no more; models ``without`` are asked elsewhere.
+    ``sent_at`` is when something went there last.
+    """
+
+    def __init__(self, name: str, pace: Pace) -> None:
+        self.name = name
+        self.pace = pace
+        self.in_flight = 0
+        self.proven = False
+        self.on_trial = 1
+        self.most_in_doubt: int | None = None
+        self.failing = False
+        self.probe_waits = False
+        self.in_question = False
+        self.closed = False
+        self.without: frozenset[str] = frozenset()
+        self.pauses: set[str] = set()
+        self.reasons: dict[str, Reason] = {}
+        self.sent_at = float("-inf")
+
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight here now."""
+        size = self.pace.concurrency.size
+        if not self.proven:
+            return min(self.on_trial, size)
+        return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
+
+    @property
+    def is_open(self) -> bool:
+        return not self.pauses and not self.closed
+
+
+@dataclass(slots=True)
+class ModelState:
+    """What one endpoint has shown of one model.
+
+    ``proof_at`` is when the latest request was sent that was answered as by a model that works: with a completion, or with
+    words about the request. ``completions`` counts the former, ``answered`` is the latest of them. ``had_at`` is when the model
+    was asked for one token after it was refused as one that is not there, and answered. Seconds of the monotonic clock.
+    """
+
+    proof_at: float = float("-inf")
+    completions: int = 0
+    answered: Request | None = None
+    had_at: float = float("-inf")
+
+
+class EndpointState(EndpointSlots):
+    """One endpoint of a run: its slots and pace, its client, its circuit breaker, and what it has shown of each model.
+
+    ``completions`` counts those of all models. ``catalog`` is its list of models, once that was fetched.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, pace: Pace, client: Client, outage: Outage, fallback: Fallback = "json_object"
+    ) -> None:
+        super().__init__(endpoint.name, pace)
+        self.endpoint = endpoint
+        self.client = client
+        self.outage = outage
+        self.quirks = Quirks(fallback)
+        self.catalog = Catalog([])
+        self.completions = 0
+        self._models: dict[str, ModelState] = {}
+        self.probing = anyio.Lock()
+
+    def streams(self, request: Request) -> bool:
+        """Whether this request is streamed: as the job says, else where it is known or was found that this gets more."""
+        found = self.quirks.unstreamed_tokens is not None or request.before is not None
+        if (
+            found
+            and self.endpoint.stream == "auto"
+            and (
+                self.quirks.streams(request.max_tokens)
+                or (request.before is not None and request.before.cut_by == "server" and self.quirks.streams_help)
+            )
+        ):
+            return True
+        return self.endpoint.streams(request.max_tokens)
+
+    def of(self, model: str) -> ModelState:
+        """What is known of a model that rows name."""
+        if (found := self._models.get(model)) is None:
+            found = self._models[model] = ModelState()
+        return found
+
+    def answered(self, but: Collection[str]) -> Request | None:
+        """The latest row that was answered by a model, ``but`` for these."""
+        found = [each for model, each in self._models.items() if each.answered is not None and model not in but]
+        return max(found, key=lambda each: each.proof_at).answered if found else None
+
+    def prove(self, model: str, sent_at: float) -> None:
+        """What was sent to this model then was answered as by one that works."""
+        of_model = self.of(model)
+        of_model.proof_at = max(of_model.proof_at, sent_at)
