@@ -112,7 +112,8 @@ def ask_again(
         frame = _asked(frame, retried.planned)
     whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
     try:
-        return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
+        work = partial(whole, planned=retried.planned, preparing=retried.prepare)
+        return on_a_loop(work, own_process=heed_signals)
     except InputError as error:
         raise missing_input(retried, error) from None
 
@@ -268,17 +269,19 @@ def execute(
     attempt: Attempt | None = None,
 ) -> Run:
     """A run and its scores on an event loop of its own: uvloop's where it is installed."""
-    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt))
+    work = partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
+    return on_a_loop(work, own_process=heed_signals)
 
 
-def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work on an event loop of its own, also where one is running already."""
-    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work)
+def on_a_loop(work: Callable[[], Awaitable[T]], *, own_process: bool = False) -> T:
+    """Do the work on an event loop of its own, also where one is running already. Where the process is ours (``own_process``)
+    garbage is collected more rarely meanwhile."""
+    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work, own_process=own_process)
 
 
-def _on_its_loop(work: Callable[[], Awaitable[T]]) -> T:
+def _on_its_loop(work: Callable[[], Awaitable[T]], *, own_process: bool = False) -> T:
     loop = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    with _rare_collections():
+    with _rare_collections() if own_process else contextlib.nullcontext():
         return anyio.run(work, backend_options=loop)
 
 

@@ -145,7 +145,6 @@ def test_growing_takes_none_of_the_reasks(tmp_path: Path, endpoint: CountingEndp
     assert case.left() == 1
 
 
-@pytest.mark.xfail(strict=True, reason="whether a table is current goes by the times of files: assembly.is_newest")
 def test_results_and_retry_know_nothing_of_a_part_that_was_moved_away(
     tmp_path: Path, endpoint: CountingEndpoint
 ) -> None:

@@ -209,9 +209,13 @@ def test_ctrl_c_ends_a_run_and_leaves_nothing_running(where: str, job: dict[str,
 def test_the_collector_is_left_as_it_was(job: dict[str, Any]) -> None:
     import gc
 
-    before = gc.get_threshold(), gc.get_freeze_count()
-    batchflex.run(job)
-    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+    gc.freeze()
+    try:
+        before = gc.get_threshold(), gc.get_freeze_count()
+        batchflex.run(job)
+        assert (gc.get_threshold(), gc.get_freeze_count()) == before
+    finally:
+        gc.unfreeze()
 
 
 # ------------------------------------------------------------------------------------------------------------ complete

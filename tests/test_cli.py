@@ -642,6 +642,7 @@ def test_status_of_a_run_in_progress_killed_and_finished(
     killed = batchflex("status", out)
     assert killed.code == 0
     assert "killed" in killed.out and "same command again" in killed.out
+    assert batchflex("status", out, "--json").summary["status"] == "killed"
     partial = batchflex("results", out, "-o", "-")
     assert partial.code == 0
     answered = endpoint.stats()["good"]

@@ -236,7 +236,7 @@ def test_what_is_written_wrong_takes_no_place(tmp_path: Path, monkeypatch: pytes
 def test_no_room_for_the_merged_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path / "out", 1)
     names = sorted(folder.parts.iterdir())
-    monkeypatch.setattr(compact.room, "free", lambda path: (1 << 20, 1 << 40))
+    monkeypatch.setattr(compact.disk_space, "free", lambda path: (1 << 20, 1 << 40))
     with pytest.raises(StorageError, match=r"of room meanwhile, and 1\.05 MB are free"):
         compacted(folder)
     assert sorted(folder.parts.iterdir()) == names

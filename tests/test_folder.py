@@ -125,18 +125,20 @@ def test_looking_whether_it_is_held_never_makes_a_run_fail(tmp_path: Path) -> No
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.001):
-            folder.is_held()
+        while not stop.is_set():
+            Folder(folder.path).is_held()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    watchers = [threading.Thread(target=watch) for _ in range(16)]
+    for watcher in watchers:
+        watcher.start()
     try:
         for _ in range(100):
             with folder.held():
                 pass
     finally:
         stop.set()
-        watcher.join()
+        for watcher in watchers:
+            watcher.join()
 
 
 def test_a_folder_nobody_made_is_not_held_and_no_run(tmp_path: Path) -> None:
@@ -184,13 +186,17 @@ def test_new_folders_are_made_durable_from_the_top(tmp_path: Path, monkeypatch: 
 def test_half_written_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.parts.mkdir()
-    leftovers = [tmp_path / ".run.json.17-0.tmp", folder.parts / ".000001.parquet.17-0.tmp"]
-    for path in leftovers:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leftovers = [tmp_path / f".run.json.{dead.pid}-0.tmp", folder.parts / f".000001.parquet.{dead.pid}-0.tmp"]
+    beside = tmp_path / f".report.html.{os.getppid()}-0.tmp"
+    for path in (*leftovers, beside):
         path.write_bytes(b"half")
     (folder.parts / "000001.parquet").write_bytes(b"whole")
     with folder.held():
         assert not any(path.exists() for path in leftovers)
         assert (folder.parts / "000001.parquet").exists()
+        assert beside.exists(), "who writes a report is no run, and goes on"
 
 
 # ------------------------------------------------------------------------------------------------------- whole files
@@ -383,6 +389,7 @@ def test_a_run_of_an_older_version_and_this_one_keep_each_other_out(tmp_path: Pa
         fcntl.flock(older, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with (folder.path / ".lock").open("rb") as older:
         fcntl.flock(older, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder.path / ".lock").write_text('{"pid":17,"host":"other"}')
         assert folder.is_held()
         with pytest.raises(FolderBusy), folder.held():
             pass

@@ -27,7 +27,7 @@ def command(rows: Path, *more: object) -> list[object]:
 def server_of(pid: int) -> int | None:
     """The process of the model's server that this run has started."""
     found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True, check=False)
-    of = [line.split()[0] for line in found.stdout.splitlines() if "batchflex.local_server" in line]
+    of = [line.split()[0] for line in found.stdout.splitlines() if "batchflex.endpoint.local_server" in line]
     return int(of[0]) if of else None
 
 

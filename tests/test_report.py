@@ -436,7 +436,7 @@ def test_without_the_extra_the_summary_is_told_and_what_to_install(tmp_path: Pat
         "find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'altair' else find(name, *a)\n"
         "from batchflex.cli import main\n"
-        "sys.exit(cli.main(sys.argv[1:]))"
+        "sys.exit(main.main(sys.argv[1:]))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program, "report", str(folder.path)],

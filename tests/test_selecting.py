@@ -189,7 +189,7 @@ def test_a_table_that_is_replaced_meanwhile_is_not_mixed_with_the_old_one(scored
     shutil.copy(scored / "results.parquet", tmp_path / "another")
     (tmp_path / "another").replace(tmp_path / "out" / "results.parquet")
     with pytest.raises(FolderError, match="was replaced while it was read"):
-        query._wanted(stored, query.condition.read("row = 1"), stored.schema.names, Folder(tmp_path / "out"))
+        query._wanted(stored, query.sql_filter.read("row = 1"), stored.schema.names, Folder(tmp_path / "out"))
 
 
 def test_the_terminal_shows_what_is_chosen(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:

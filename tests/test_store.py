@@ -273,18 +273,24 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
 FILL = """
 import random, sys
 from pathlib import Path
-from batchflex.storage import part_files; from batchflex.storage import results_table
+from batchflex.storage import part_files, results_table
 from batchflex.core.errors import StorageError
 from tests.outcomes import outcome
 folder = Path(sys.argv[1])
 parts = Path(sys.argv[2])
 noise = random.Random(0).randbytes(400_000).hex()
-table.write_results(folder / "results.parquet", table.assemble(parts, {}, ["{}"]))
+
+
+def outcomes():
+    return [outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]
+
+
+results_table.write_results(folder / "results.parquet", results_table.assemble(parts, {}, ["{}"]))
 for write in (
-    lambda: store.write_part(folder, 1, [outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
-    lambda: table.write_results(
+    lambda: part_files.write_part(folder, 1, outcomes()),
+    lambda: results_table.write_results(
         folder / "results.parquet",
-        table.assemble(parts, {}, ["{}"], pending=[outcome(i, response=noise[i : i + 3_000]) for i in range(0, 700_000, 3_000)]),
+        results_table.assemble(parts, {}, ["{}"], pending=outcomes()),
     ),
 ):
     try:

@@ -406,7 +406,8 @@ def _score(options: argparse.Namespace) -> int:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     observer = progress.choose(quiet=options.quiet)
     try:
-        made = on_a_loop(partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True))
+        work = partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True)
+        made = on_a_loop(work, own_process=True)
     finally:
         observer.close()
     if options.json:
@@ -455,7 +456,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from ..storage import Folder
+    from ..storage import Folder, line_of_last
     from . import rendering
 
     folder = Folder(options.out)
@@ -468,8 +469,8 @@ def _status(options: argparse.Namespace) -> int:
             raise BatchflexError(
                 f"{options.out} has no run.json: its run has only just begun, was refused, or was killed as it began"
             )
-        if state and options.json and state != before:
-            _print_json(before := state)
+        if state and options.json and (seen := state if held else line_of_last(state)) != before:
+            _print_json(before := seen)
         elif state and not options.json and (text := rendering.status(state, held)) != before:
             if isinstance(before, str) and sys.stdout.isatty():
                 print(f"\x1b[{len(before.splitlines())}F\x1b[J", end="")

@@ -34,9 +34,13 @@ def plan_of(job: Job) -> Plan:
 
 
 def is_newest(folder: Folder) -> bool:
-    """Whether no answer is newer than ``results.parquet``, and that can be read."""
+    """Whether ``results.parquet`` can be read, and is made of the parts that are there and of nothing else: no answer waits in
+    the journal to be sealed. Tables of earlier versions do not tell of what they are made; of them nothing may be newer."""
     if not folder.results.exists() or not part_files.is_readable(folder.results):
         return False
+    parts = part_files.told(folder.results)[0].get(part_files.MADE_OF_PARTS)
+    if parts is not None:
+        return parts == part_files.identity(folder.parts) and not writer.has_unsealed(folder)
     made = folder.results.stat().st_mtime_ns
     newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
     return all(path.stat().st_mtime_ns <= made for path in newer)

@@ -7,8 +7,10 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import socket
 import stat
+import struct
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +29,8 @@ FULL = {
 }
 _LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
 _OWN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
+_TEMPORARY = re.compile(r"\..*\.(\d+)-\d+\.tmp")
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64 bits
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
 _LATE_BYTES = 256 << 10
 _temporaries = itertools.count()
@@ -177,11 +181,14 @@ class Folder:
         second = None
         try:
             second = self._take(descriptor)
+            second_lock = _lock_for_who_asks(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, msgspec.json.encode({"pid": os.getpid(), "host": socket.gethostname()}), 0)
-            for leftover in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
-                leftover.unlink(missing_ok=True)
+                who = {"pid": os.getpid(), "host": socket.gethostname(), "asked_without_taking": second_lock}
+                os.pwrite(descriptor, msgspec.json.encode(who), 0)
+            for temporary in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
+                if not _is_being_written(temporary):
+                    temporary.unlink(missing_ok=True)
             self._is_mine = True
             yield
         finally:
@@ -250,8 +257,10 @@ class Folder:
         raise FolderBusy(f"{self.path} was removed just now; run the same command again")
 
     def is_held(self) -> bool:
-        """Whether a run holds the folder now."""
-        return any(map(_is_locked, (self._lock, self.journal)))
+        """Whether a run holds the folder now. Where the system can tell, nothing is taken to find out: a run that begins at this
+        very moment must not find the folder taken."""
+        held = _is_held_without_taking(self._lock)
+        return held if held is not None else any(map(_is_locked, (self._lock, self.journal)))
 
     def holder(self) -> str:
         """Who holds the folder, in words to follow its name; empty if that is not known."""
@@ -319,6 +328,52 @@ class Folder:
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
         append(self.telemetry, line, sync=False)
+
+
+def _is_being_written(temporary: Path) -> bool:
+    """Whether the process that a temporary file is named after is there, as one that writes a report beside a run is."""
+    owner = _TEMPORARY.fullmatch(temporary.name)
+    if owner is None:
+        return False
+    try:
+        os.kill(int(owner[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return int(owner[1]) != os.getpid()
+
+
+def _lock_for_who_asks(descriptor: int) -> bool:
+    """Put a lock of the open file description (fcntl(2), Linux) on a file that is locked already (flock(2), which all systems and
+    all versions have): whether there is such a lock can be asked without taking one. Says whether there is now."""
+    if not hasattr(fcntl, "F_OFD_SETLK"):
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:  # not on this file system
+        return False
+    return True
+
+
+def _is_held_without_taking(lock: Path) -> bool | None:
+    """Whether the lock is taken; ``None`` where that cannot be asked, or its last holder was of a version that did not tell."""
+    if not hasattr(fcntl, "F_OFD_GETLK"):
+        return None
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | _OWN)
+    except (OSError, ValueError):
+        return None
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        if _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
+            return True
+        told = msgspec.json.decode(os.pread(descriptor, 4_096, 0))
+        return False if told["asked_without_taking"] else None
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _is_locked(path: Path) -> bool:

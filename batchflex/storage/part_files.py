@@ -44,6 +44,7 @@ _INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT}
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
+MADE_OF_PARTS = b"batchflex.parts"  # of a results table: the set of parts that it was made of
 _PLAN, _FIELDS, _VOID = b"batchflex.plan", b"batchflex.parsed_kinds", b"batchflex.void"
 PLANS, STANDS_FOR = b"batchflex.plans", b"batchflex.stands_for"
 _ZERO = {"reasks"}  # where it is not told, it is 0
@@ -265,6 +266,13 @@ def footer(folder: Path, number: int) -> Footer:
         fields = parsed.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
     void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
     return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans, void)
+
+
+def identity(folder: Path) -> bytes:
+    """What tells this set of parts from others, wherever it is copied to: their numbers and sizes, as a digest. Parts are never
+    changed, and merging them does not change it."""
+    sizes = [entry[:2] for number in part_numbers(folder) for entry in entries(folder, number)]
+    return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest().encode()
 
 
 def stamp(folder: Path) -> str:

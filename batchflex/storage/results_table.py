@@ -121,12 +121,14 @@ def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[st
 
 
 class Assembled(NamedTuple):
-    """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on."""
+    """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on; ``parts`` is
+    the set of parts that it is made of."""
 
     schema: pa.Schema
     rows: int
     batches: Iterator[pa.Table]
     made_of: bytes
+    parts: bytes
 
 
 def assemble(
@@ -176,7 +178,7 @@ def assemble(
         declared or {},
     ]
     made_of = _digest(known, places.index)
-    return Assembled(shape.schema, places.index.height, batches(), made_of)
+    return Assembled(shape.schema, places.index.height, batches(), made_of, part_files.identity(folder))
 
 
 def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
@@ -184,7 +186,7 @@ def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] 
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    metadata: dict[bytes, bytes] = {part_files.MADE_OF: assembled.made_of, **(told or {})}
+    metadata = _metadata(assembled, told)
     schema = assembled.schema.with_metadata(metadata)
     statistics = ["id", "row", "key", "status"]
     with (
@@ -211,8 +213,11 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
     there, _ = part_files.told(path)
-    is_same = there.get(part_files.MADE_OF) == assembled.made_of and (told or {}).items() <= there.items()
-    return is_same and part_files.is_readable(path)
+    return _metadata(assembled, told).items() <= there.items() and part_files.is_readable(path)
+
+
+def _metadata(assembled: Assembled, told: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
+    return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(told or {})}
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:

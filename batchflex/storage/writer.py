@@ -43,6 +43,12 @@ class Unsealed(NamedTuple):
     void: list[str]
 
 
+def has_unsealed(folder: Folder) -> bool:
+    """Whether there are segments of the journal that are in no part yet."""
+    sealed = part_files.part_numbers(folder.parts)
+    return any(not numbering.is_sealed(sealed, number) for number in journal.segments(folder.journal))
+
+
 def unsealed(folder: Folder) -> Unsealed:
     """What is not in parts yet; also while a run goes on."""
     found: list[Outcome] = []
