@@ -211,9 +211,11 @@ def test_the_collector_is_left_as_it_was(job: dict[str, Any]) -> None:
 
     gc.freeze()
     try:
-        before = gc.get_threshold(), gc.get_freeze_count()
+        threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
         batchflex.run(job)
-        assert (gc.get_threshold(), gc.get_freeze_count()) == before
+        assert gc.get_threshold() == threshold
+        # What dies of what is frozen leaves it; what is thawed leaves nothing.
+        assert 0.9 * frozen < gc.get_freeze_count() <= frozen
     finally:
         gc.unfreeze()
 
