@@ -39,7 +39,7 @@ def finish(source: Path, base_url: str, out: Path) -> None:
     settings = [("endpoint.base_url", base_url), ("override.model", "m"), ("job.out", str(out))]
     job = jobs.read(source, settings)
     plan, folder, answer = Plan(job), Folder(job.out), _answer()
-    frame = record.Frame("20260101T000000Z-0123ab", base_url, plan.labels)
+    frame = record.RowContext("20260101T000000Z-0123ab", base_url, plan.labels)
     with folder.held():
         plan.know(folder)
         plan.begin()
@@ -66,7 +66,7 @@ def table(rows: int, out: Path) -> None:
     folder, answer = Folder(out), _answer()
     request = Request(bytes(16), bytes(16), "r", 0, 0, 0, b"{}", None, None)
     sealed = record.answered(
-        record.Frame("20260101T000000Z-0123ab", "e", ("{}",)), request, record.Effort(1, 0, 0), answer
+        record.RowContext("20260101T000000Z-0123ab", "e", ("{}",)), request, record.Effort(1, 0, 0), answer
     )
     labels = ["positive", "negative", "neutral"]
     with folder.held():

@@ -25,7 +25,7 @@ from batchflex.config.job import JournalSection
 from batchflex.core.types import Outcome
 from batchflex.storage import part_files
 from batchflex.storage.folder import Folder
-from batchflex.storage.writer import Keeper
+from batchflex.storage.writer import OutcomeWriter
 
 _EVERY_S = 0.005
 _SLOTS = 256
@@ -65,7 +65,7 @@ async def measure(path: Path, a_second: int, seconds: int) -> dict[str, float]:
     outcomes, folder = _outcomes(a_second * seconds), Folder(path)
     nothing, _ = await _paced(outcomes, a_second, lambda outcome: None)
     with folder.held():
-        keeper = Keeper(folder, 1, JournalSection(), slots=_SLOTS)
+        keeper = OutcomeWriter(folder, 1, JournalSection(), slots=_SLOTS)
         async with anyio.create_task_group() as beside:
             beside.start_soon(keeper.run)
             spent, calls = await _paced(outcomes, a_second, keeper.keep)

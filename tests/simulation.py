@@ -1,4 +1,4 @@
-"""A run without time or sockets: servers as models, and a client that does what :class:`batchflex.pace.Pace` says.
+"""A run without time or sockets: servers as models, and a client that does what :class:`batchflex.pace.Pacer` says.
 
 A model takes a request (:meth:`Server.arrive`) and says when it ends and how. The client keeps as many in flight as it may,
 as :class:`batchflex.gate.Gate` does.
@@ -16,9 +16,9 @@ from typing import Protocol
 
 from batchflex.core.errors import LimitKind
 from batchflex.core.types import Usage
-from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Pace
+from batchflex.endpoint.pacer import Pacer
 from batchflex.protocol.rate_limits import Level, Limited, Told
 
 OK = "answer"
@@ -250,10 +250,10 @@ class Choosing:
 
 @dataclass
 class Client:
-    """Asks as :class:`Pace` allows until ``until``. ``tokens()`` is what a request will use."""
+    """Asks as :class:`Pacer` allows until ``until``. ``tokens()`` is what a request will use."""
 
     server: Server
-    pace: Pace
+    pacer: Pacer
     tokens: Callable[[], int] = lambda: 100
     max_tokens: int | None = None
     body_bytes: int = 300
@@ -289,16 +289,16 @@ class Client:
 
     def _send_all(self, number: itertools.count[int]) -> float:
         """Seconds until more may go; infinite if something has to end first."""
-        while len(self._flying) < self.pace.concurrency.size and len(self.sent) < self.rows:
+        while len(self._flying) < self.pacer.concurrency.size and len(self.sent) < self.rows:
             if self.arrivals is not None and (due := self.arrivals(len(self.sent))) > self.now:
                 return due - self.now
             if self._next is None:
                 self._next = Cost(self.body_bytes, self.max_tokens, 0, 0.0, model=self.model())
             cost = self._next
-            if (wait := self.pace.wait_s(self.now, cost)) > 0:
+            if (wait := self.pacer.wait_s(self.now, cost)) > 0:
                 return wait + 1e-6 if wait < math.inf else wait
             self._next = None
-            self.pace.sent(self.now, cost)
+            self.pacer.sent(self.now, cost)
             self.sent.append(self.now)
             self.asking = cost.model
             ended = self.server.arrive(self.now, self.tokens())
@@ -310,18 +310,18 @@ class Client:
         self.now += self.cpu_s
         left = len(self._flying)
         if ended.told is not None:
-            self.pace.told(self.now, cost, ended.told)
+            self.pacer.told(self.now, cost, ended.told)
         if ended.how == OK:
             prompt = min(ended.tokens, self.body_bytes // 4)
-            self.pace.answered(self.now, cost, Usage(prompt, ended.tokens - prompt, ended.tokens), left)
+            self.pacer.answered(self.now, cost, Usage(prompt, ended.tokens - prompt, ended.tokens), left)
             self.answers.append(self.now)
         elif ended.how == "refusal":
             self.refusals.append(self.now)
-            self.pace.refused(self.now, cost, ended.retry_after_s, left, ended.limited)
+            self.pacer.refused(self.now, cost, ended.retry_after_s, left, ended.limited)
         else:
-            self.pace.failed(self.now, cost, left, of_row=False, reached=True)
-        self.pace.ended(self.now)
-        size = self.pace.concurrency.size
+            self.pacer.failed(self.now, cost, left, of_row=False, reached=True)
+        self.pacer.ended(self.now)
+        size = self.pacer.concurrency.size
         if not self.sizes or self.sizes[-1][1] != size:
             self.sizes.append((self.now, size, left))
 
@@ -336,5 +336,5 @@ class Client:
         return max(inside + before[-1:])
 
 
-def auto(most: int = 1024, first: int = 8) -> Concurrency:
-    return Concurrency(most, first=first)
+def auto(most: int = 1024, first: int = 8) -> ConcurrencyLimit:
+    return ConcurrencyLimit(most, first=first)

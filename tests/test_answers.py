@@ -22,7 +22,7 @@ from batchflex.core.types import Answer, Request
 from batchflex.endpoint import circuit_breaker
 from batchflex.protocol import chat, classify, rules
 from batchflex.storage import record
-from batchflex.storage.record import Effort, Frame
+from batchflex.storage.record import Effort, RowContext
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import write_rows
 
@@ -67,7 +67,7 @@ def _meaning(case: dict[str, Any]) -> tuple[str, str | None, str | None]:
                 means = "again"
         return means, fault.rule, fault.message
     request = Request(b"k" * 16, b"s" * 16, "r", 0, 0, 0, msgspec.json.encode(_body(case)), None, None)
-    made = record.answered(Frame("run", "here", ("{}",)), request, Effort(1, 0, 1), answer)
+    made = record.answered(RowContext("run", "here", ("{}",)), request, Effort(1, 0, 1), answer)
     assert "content" not in case or made.content == case["content"]
     return f"row:{made.status}", None, made.error_message
 

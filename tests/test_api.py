@@ -94,7 +94,7 @@ class Watcher:
         self.ticks = 0
         self.notes: list[str] = []
 
-    def tick(self, tally: object) -> None:
+    def tick(self, run_state: object) -> None:
         self.ticks += 1
 
     def note(self, text: str) -> None:

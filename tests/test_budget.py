@@ -11,7 +11,7 @@ from batchflex.config.pricing import price_usd
 from batchflex.config.sections import LimitsSection, PricesSection
 from batchflex.core.types import Usage
 from batchflex.endpoint.cost import Cost, TokenEstimate
-from batchflex.engine.budget import GO, Budget, Deadline, Purse, Verdict
+from batchflex.engine.budget import GO, Budget, BudgetLimit, Deadline, Verdict
 
 # The machine may be busy with other tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -131,7 +131,7 @@ def test_an_attempt_that_was_not_sent_gives_all_back() -> None:
 
 
 def test_a_purse() -> None:
-    purse = Purse(10.0)
+    purse = BudgetLimit(10.0)
     assert purse.verdict(10.0) is GO
     assert purse.verdict(10.1).stop == "budget"
     purse.reserve(6.0)
@@ -141,7 +141,7 @@ def test_a_purse() -> None:
     assert purse.spent == 5.0
     assert purse.verdict(5.0) is GO
     assert purse.verdict(5.1).stop == "budget"
-    assert Purse(None).verdict(1e300) is GO
+    assert BudgetLimit(None).verdict(1e300) is GO
 
 
 def test_without_limits_nothing_waits_and_nothing_stops() -> None:

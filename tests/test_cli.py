@@ -27,7 +27,7 @@ import pytest
 
 from batchflex.cli import main
 from batchflex.storage.folder import Folder
-from batchflex.storage.run_state import Tally
+from batchflex.storage.run_state import RunState
 from tests.counting_endpoint import CountingEndpoint, body_hash
 
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
@@ -673,12 +673,12 @@ def test_watch_ends_with_the_run(endpoint: CountingEndpoint, asks: list[object],
 def test_watching_a_folder_whose_run_has_only_just_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no run.json before the input has been looked at, which can take a while."""
     folder = Folder(tmp_path)
-    tally = Tally("id", "j", str(tmp_path), time.time(), {})
+    run_state = RunState("id", "j", str(tmp_path), time.time(), {})
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
-        folder.write_state(tally.state(time.time()))
+        folder.write_state(run_state.state(time.time()))
         if len(waits) > 1:
             monkeypatch.setattr(Folder, "is_held", lambda _: False)
 

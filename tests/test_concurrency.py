@@ -9,19 +9,19 @@ from typing import Any, get_args
 import pytest
 
 from batchflex.core.types import Usage
-from batchflex.endpoint.concurrency_limit import Concurrency, End
+from batchflex.endpoint.concurrency_limit import ConcurrencyLimit, End
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Pace
+from batchflex.endpoint.pacer import Pacer
 from batchflex.protocol.rate_limits import Limited
 from tests.simulation import Batching, Client, Ended, Proxy, Slots, auto
 
 
 def client(server: Slots | Batching | Proxy, **more: Any) -> Client:
-    return Client(server, Pace(auto()), **more)
+    return Client(server, Pacer(auto()), **more)
 
 
 def test_a_fixed_window_stays_whatever_comes() -> None:
-    window = Concurrency(64, fixed=True)
+    window = ConcurrencyLimit(64, fixed=True)
     ends: tuple[End, ...] = get_args(End)
     for end in ends:
         for moment in range(1_000):
@@ -66,8 +66,8 @@ def test_a_server_that_gets_slower_with_each_and_yet_delivers_more_is_filled(slo
 
 def test_a_slow_input_is_not_taken_for_a_slow_endpoint() -> None:
     asked = client(Slots(1_000, 0.2), arrivals=lambda n: n / 20).run(30)
-    assert asked.pace.concurrency.size >= 8
-    assert asked.pace.concurrency.last_reason in ("the window is not used", "begins small")
+    assert asked.pacer.concurrency.size >= 8
+    assert asked.pacer.concurrency.last_reason in ("the window is not used", "begins small")
     asked.arrivals = None
     asked.run(40)
     assert asked.rate(35, 40) >= 4_000, "and once there is enough it goes on growing"
@@ -94,13 +94,13 @@ def test_refusals_of_too_many_at_a_time_cut_it(named: bool) -> None:
     asked = client(_Capped(50, named=named)).run(120)
     late = [at for at in asked.refusals if at > 30]
     answers = asked.rate(30, 120) * 90
-    assert asked.pace.concurrency.size <= 75
+    assert asked.pacer.concurrency.size <= 75
     assert answers >= 0.4 * 250 * 90
     assert len(late) <= 0.03 * answers
 
 
 def test_failures_hold_it() -> None:
-    window = Concurrency(1024)
+    window = ConcurrencyLimit(1024)
     for n in range(400):
         window.left(n / 40, n / 40 - 0.2, 7, "failure" if n % 5 == 0 else "answer")
     assert (window.size, window.last_reason) == (8, "requests fail")
@@ -108,13 +108,13 @@ def test_failures_hold_it() -> None:
 
 def test_after_a_pause_it_begins_with_half() -> None:
     asked = client(Slots(128)).run(20)
-    before = asked.pace.concurrency.size
-    asked.pace.concurrency.reset(20.0)
-    assert asked.pace.concurrency.size == before // 2
+    before = asked.pacer.concurrency.size
+    asked.pacer.concurrency.reset(20.0)
+    assert asked.pacer.concurrency.size == before // 2
 
 
 def test_a_queue_that_the_server_tells_of_ends_the_doubling() -> None:
-    window = Concurrency(1024)
+    window = ConcurrencyLimit(1024)
     window.queue(7)
     now = 0.0
     for _ in range(4):
@@ -152,9 +152,9 @@ def test_a_key_gets_what_it_may_have_in_flight(
 
 
 def test_a_fixed_number_stays_below_what_the_key_may_have() -> None:
-    asked = Client(Proxy(parallel=10, late=0.003), Pace(Concurrency(64, fixed=True))).run(60)
+    asked = Client(Proxy(parallel=10, late=0.003), Pacer(ConcurrencyLimit(64, fixed=True))).run(60)
     assert asked.rate(15, 60) >= 0.95 * 20
-    assert asked.pace.concurrency.size == 10
+    assert asked.pacer.concurrency.size == 10
     assert len([at for at in asked.refusals if at > 1]) <= 0.02 * len(asked.sent)
 
 
@@ -170,7 +170,7 @@ def test_slots_that_others_use_too_are_left_to_them() -> None:
 
 
 def test_a_refusal_for_what_is_in_flight_is_not_waited_for() -> None:
-    subject = Pace(auto())
+    subject = Pacer(auto())
     costs = [Cost(0, 0, 0, 0.0) for _ in range(3)]
     for attempt in costs:
         subject.sent(0.0, attempt)

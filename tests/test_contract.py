@@ -20,7 +20,7 @@ from batchflex.plan import manifest
 from batchflex.scoring import scores_file
 from batchflex.storage import journal, merge, part_files, results_table as table
 from batchflex.storage.folder import Folder
-from batchflex.storage.run_state import Tally, Wait
+from batchflex.storage.run_state import RunState, Wait
 from tests.outcomes import outcome
 
 CONTRACT = (Path(__file__).resolve().parent.parent / "CONTRACT.md").read_text(encoding="utf-8")
@@ -78,10 +78,10 @@ def test_fields_of_run_json_are_as_written_in_order_and_type() -> None:
         "list of objects": list,
         "object": dict,
     }
-    tally = Tally("run-1", "job", "out", 0.0, {})
+    run_state = RunState("run-1", "job", "out", 0.0, {})
     written = rows("`run.json`", "field")
     for ended in (False, True):
-        state = tally.state(0.0, ended=ended)
+        state = run_state.state(0.0, ended=ended)
         assert [row[0].strip("`") for row in written] == list(state)
         for row in written:
             allowed = tuple(kinds[word] for word in row[1].split(" or "))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchflex.core.gil import Courtesy, pause_s
+from batchflex.core.gil import GilYield, pause_s
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_the_pause_is_three_times_as_long_as_what_was_computed_and_no_longer_tha
 
 def test_in_a_hurry_there_is_no_pause() -> None:
     computed_s = 0.0
-    courtesy = Courtesy(lambda: computed_s)
+    courtesy = GilYield(lambda: computed_s)
     courtesy.begin()
     computed_s = 0.01
     assert courtesy.due_s() == pytest.approx(0.03)

@@ -16,7 +16,7 @@ import pytest
 from batchflex.config.job import Job, build
 from batchflex.core.errors import InputError
 from batchflex.core.types import Request
-from batchflex.engine.queue import Feed
+from batchflex.engine.queue import RequestQueue
 from batchflex.plan.plan import Plan
 
 BLOCK, READ_AHEAD = 400, 2_000  # requests, about
@@ -56,7 +56,7 @@ class Watched(Plan):
             yield block
 
 
-async def drain(feed: Feed) -> list[Request]:
+async def drain(feed: RequestQueue) -> list[Request]:
     found = []
     while (request := await feed.take()) is not None:
         found.append(request)
@@ -112,7 +112,7 @@ def test_the_endpoints_own_model_is_used_if_the_job_names_none(tmp_path: Path) -
 @pytest.mark.anyio
 class TestFeed:
     async def test_every_request_is_handed_out_exactly_once_to_any_number_of_tasks(self, tmp_path: Path) -> None:
-        feed = Feed(Plan(job(rows(tmp_path, 7_300))).blocks(), everything)
+        feed = RequestQueue(Plan(job(rows(tmp_path, 7_300))).blocks(), everything)
         taken: list[list[str]] = [[] for _ in range(64)]
 
         async def worker(mine: list[str]) -> None:
@@ -130,7 +130,7 @@ class TestFeed:
         assert (feed.planned, feed.ended) == (7_300, True)
 
     async def test_one_task_gets_them_in_input_order(self, tmp_path: Path) -> None:
-        feed = Feed(Plan(job(rows(tmp_path, 4_321))).blocks(), everything)
+        feed = RequestQueue(Plan(job(rows(tmp_path, 4_321))).blocks(), everything)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             found = await drain(feed)
@@ -138,7 +138,7 @@ class TestFeed:
 
     async def test_a_slow_consumer_does_not_make_it_read_the_whole_input(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 20_000)))
-        feed = Feed(plan.blocks(), everything)
+        feed = RequestQueue(plan.blocks(), everything)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             taken = 0
@@ -152,7 +152,7 @@ class TestFeed:
 
     async def test_with_no_consumer_it_reads_a_few_blocks_and_waits(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 20_000)))
-        feed = Feed(plan.blocks(), everything)
+        feed = RequestQueue(plan.blocks(), everything)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             await anyio.sleep(0.3)
@@ -164,7 +164,7 @@ class TestFeed:
         def odd(requests: Sequence[Request]) -> list[Request]:
             return [request for request in requests if request.row % 2]
 
-        feed = Feed(Plan(job(rows(tmp_path, 5_000))).blocks(), odd)
+        feed = RequestQueue(Plan(job(rows(tmp_path, 5_000))).blocks(), odd)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             found = await drain(feed)
@@ -172,7 +172,7 @@ class TestFeed:
         assert feed.planned == 5_000
 
     async def test_when_all_is_done_there_is_nothing_to_take(self, tmp_path: Path) -> None:
-        feed = Feed(Plan(job(rows(tmp_path, 5_000))).blocks(), lambda requests: [])
+        feed = RequestQueue(Plan(job(rows(tmp_path, 5_000))).blocks(), lambda requests: [])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             assert await feed.take() is None
@@ -180,7 +180,7 @@ class TestFeed:
 
     async def test_limit(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 20_000), input={"limit": 1_500}))
-        feed = Feed(plan.blocks(), everything)
+        feed = RequestQueue(plan.blocks(), everything)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             assert len(await drain(feed)) == 1_500
@@ -189,7 +189,7 @@ class TestFeed:
     async def test_those_who_wait_are_woken_when_more_comes(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 10)))
         plan.may_read.clear()
-        feed = Feed(plan.blocks(), everything)
+        feed = RequestQueue(plan.blocks(), everything)
         found: list[str] = []
 
         async def worker() -> None:
@@ -207,12 +207,12 @@ class TestFeed:
         assert sorted(found) == sorted(f"r{i}" for i in range(10))
 
     async def test_stop_hands_out_nothing_of_what_is_ready_and_wakes_all(self, tmp_path: Path) -> None:
-        feed = Feed(Plan(job(rows(tmp_path, 1_500))).blocks(), everything)
+        feed = RequestQueue(Plan(job(rows(tmp_path, 1_500))).blocks(), everything)
         await feed.fill()
         assert await feed.take() is not None
         feed.stop()
         assert await feed.take() is None
-        waiting = Feed(Plan(job(rows(tmp_path, 1))).blocks(), everything)
+        waiting = RequestQueue(Plan(job(rows(tmp_path, 1))).blocks(), everything)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 for _ in range(3):
@@ -222,7 +222,7 @@ class TestFeed:
 
     async def test_stop_ends_the_reading(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 10_000)))
-        feed = Feed(plan.blocks(), everything)
+        feed = RequestQueue(plan.blocks(), everything)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(feed.fill)
@@ -234,7 +234,7 @@ class TestFeed:
                 tasks.cancel_scope.cancel()
 
     async def test_close_leaves_what_is_ready(self, tmp_path: Path) -> None:
-        feed = Feed(Plan(job(rows(tmp_path, 3))).blocks(), everything)
+        feed = RequestQueue(Plan(job(rows(tmp_path, 3))).blocks(), everything)
         await feed.fill()
         feed.close()
         assert [request.id for request in await drain(feed)] == ["r0", "r1", "r2"]
@@ -243,7 +243,7 @@ class TestFeed:
         good = rows(tmp_path, 2_000, "a.jsonl")
         bad = tmp_path / "b.jsonl.gz"
         bad.write_bytes(b"\x1f\x8b\x08\x00 this is not gzip")
-        feed = Feed(Plan(job(input={"path": [str(good), str(bad)]})).blocks(), everything)
+        feed = RequestQueue(Plan(job(input={"path": [str(good), str(bad)]})).blocks(), everything)
         found: list[Request] = []
         told: list[str] = []
 
@@ -264,7 +264,7 @@ class TestFeed:
     async def test_a_cancelled_fill_tells_those_who_wait(self, tmp_path: Path) -> None:
         plan = Watched(job(rows(tmp_path, 10)))
         plan.may_read.clear()
-        feed = Feed(plan.blocks(), lambda requests: [])
+        feed = RequestQueue(plan.blocks(), lambda requests: [])
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as filling:
                 filling.start_soon(feed.fill)

@@ -159,7 +159,7 @@ def test_only_parameters_are_sent_and_the_others_are_told_of_once(tmp_path: Path
     heard: list[str] = []
 
     class Hearing:
-        def tick(self, tally: object) -> None: ...
+        def tick(self, run_state: object) -> None: ...
 
         def note(self, text: str) -> None:
             heard.append(text)

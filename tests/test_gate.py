@@ -17,9 +17,9 @@ from anyio.abc import TaskGroup
 from batchflex.config.job import LimitsSection
 from batchflex.core.errors import StopReason
 from batchflex.core.types import Usage
-from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Allowance, Pace
+from batchflex.endpoint.pacer import Allowance, Pacer
 from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
@@ -41,7 +41,7 @@ class Stops(list[StopReason]):
 
 
 def lane(name: str = "a", *, limit: int = 3, rpm: float | None = None, tpm: float | None = None) -> EndpointSlots:
-    return EndpointSlots(name, Pace(Concurrency(limit, fixed=True), Allowance(rpm, tpm)))
+    return EndpointSlots(name, Pacer(ConcurrencyLimit(limit, fixed=True), Allowance(rpm, tpm)))
 
 
 def gate(
@@ -402,7 +402,7 @@ async def test_after_a_refusal_nothing_goes_before_the_time_the_server_gave() ->
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         began = time.monotonic()
-        subject.endpoints[0].pace.refused(began, Cost(0, 0, 0, 0.0, sent_at=began), 0.2, 0)
+        subject.endpoints[0].pacer.refused(began, Cost(0, 0, 0, 0.0, sent_at=began), 0.2, 0)
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert not any(r.admitted for r in rows)
         assert await subject.enter(cost(), again=True)
@@ -425,7 +425,7 @@ async def test_a_moment_that_moves_closer_is_not_slept_through() -> None:
         assert big.tokens == 60_000
         fresh = await visit(tasks, subject, Cost(0, 1_000, 0, 0.0))
         assert fresh.admitted is None
-        entered.pace.answered(time.monotonic(), big, Usage(0, 1_000, 1_000), 0)
+        entered.pacer.answered(time.monotonic(), big, Usage(0, 1_000, 1_000), 0)
         subject.leave(entered)
         await settled()
         assert fresh.admitted
@@ -435,7 +435,7 @@ async def test_the_deadline_stops_a_run_that_waits_for_something_later() -> None
     stops = Stops()
     now = time.monotonic()
     subject = Gate([lane()], Budget(LimitsSection(), deadline_s=now + 0.1), 100, stops)
-    subject.endpoints[0].pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
+    subject.endpoints[0].pacer.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
     async with visiting() as tasks:
         tasks.start_soon(subject.keep_time)
         assert not await subject.enter(cost())
@@ -541,7 +541,7 @@ async def test_a_refusal_of_one_endpoint_holds_only_its_own_lane() -> None:
     subject = gate(*lanes(3, 3))
     a, b = subject.endpoints
     now = time.monotonic()
-    a.pace.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
+    a.pacer.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(4)]
         assert [r.lane for r in rows] == [b, b, b, None]
@@ -616,7 +616,7 @@ async def test_a_probe_goes_through_a_pause_but_not_through_the_limits() -> None
     async with visiting() as tasks:
         inside = await visit(tasks, subject)
         subject.pause(only, "outage")
-        only.pace.refused(50.0, Cost(0, 0, 0, 0.0, sent_at=49.0), 30.0, 0)
+        only.pacer.refused(50.0, Cost(0, 0, 0, 0.0, sent_at=49.0), 30.0, 0)
         probe, entered = cost(), []
 
         async def enter() -> None:
@@ -752,7 +752,7 @@ async def test_a_quota_or_a_budget_that_keeps_rows_waiting_is_named() -> None:
 
 async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another() -> None:
     shared = Allowance()
-    subject = gate(EndpointSlots("a", Pace(Concurrency(4, fixed=True), shared)))
+    subject = gate(EndpointSlots("a", Pacer(ConcurrencyLimit(4, fixed=True), shared)))
     for model in ("a", "b") * 2:  # each is told a limit of its own
         sent = Cost(0, 0, 0, 0.0, model=model, sent_model=model)
         shared.take(time.monotonic(), sent, 4)
@@ -800,7 +800,7 @@ async def test_what_waits_for_a_slot_of_the_key_goes_when_one_is_free() -> None:
     """Two endpoints with one key that may have two in flight."""
     shared = Allowance()
     shared.slots.told(0.0, 2)
-    subject = gate(*(EndpointSlots(name, Pace(Concurrency(8, fixed=True), shared)) for name in "ab"))
+    subject = gate(*(EndpointSlots(name, Pacer(ConcurrencyLimit(8, fixed=True), shared)) for name in "ab"))
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(3)]
         assert [row.admitted for row in rows] == [True, True, None]

@@ -19,7 +19,7 @@ from batchflex.engine import runner
 from batchflex.report import timeline
 from batchflex.storage import run_history
 from batchflex.storage.folder import Folder
-from batchflex.storage.run_state import Tally
+from batchflex.storage.run_state import RunState
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, called, state, wait_until, write_rows
 
@@ -135,7 +135,7 @@ def test_a_line_that_could_not_be_written_is_added_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Folder(tmp_path)
-    ended = Tally("1", "j", str(tmp_path), 0.0, {}).state(1.0, ended=True)
+    ended = RunState("1", "j", str(tmp_path), 0.0, {}).state(1.0, ended=True)
     folder.write_state(ended)
     with folder.held():
         run_history.catch_up(folder)
@@ -246,7 +246,7 @@ def test_several_folders_are_shown_together_in_order_of_time(tmp_path: Path) -> 
 def test_a_run_that_goes_on_is_shown_as_running(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     with folder.held():
-        folder.write_state(Tally("1", "j", str(tmp_path), 0.0, {}).state(60.0))
+        folder.write_state(RunState("1", "j", str(tmp_path), 0.0, {}).state(60.0))
         assert "running" in called("history", tmp_path).out
     assert "killed" in called("history", tmp_path).out
     assert not folder.history.exists(), "looking changes nothing"

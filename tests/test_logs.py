@@ -29,7 +29,7 @@ from batchflex.core.events import Event
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import Ended, called, environment, write_rows
-from tests.test_progress import tally, terminal
+from tests.test_progress import run_state, terminal
 
 KEY = "sk-Sesam-oeffne-dich-4711"
 SECRET = "Mrs. Whitfield-Okonkwo has been unwell"  # what a prompt says
@@ -122,7 +122,7 @@ def test_on_a_terminal_the_bar_stays(tmp_path: Path) -> None:
         book = logbook.Logbook(settings, "nightly", quiet=False, stream=stream)
         assert not book.is_log
         book.warn("something")
-        book.observer.tick(tally())
+        book.observer.tick(run_state())
         book.observer.event(Event("row_failed", "row r1 failed", shown=False))
         book.observer.close()
     assert "502/2000" in "".join(shown) and "warning: something" in "".join(shown)
@@ -343,7 +343,7 @@ def told_over(minutes: int, each_tick: Any) -> list[dict[str, Any]]:
 
 
 def test_while_nothing_is_wrong_there_is_a_line_a_minute() -> None:
-    made = tally()
+    made = run_state()
     found = told_over(30, lambda log: log.tick(made))
     assert [line["event"] for line in found] == ["progress"] * 30
     line = found[0]
@@ -359,7 +359,7 @@ def test_while_nothing_is_wrong_there_is_a_line_a_minute() -> None:
 
 
 def test_a_long_outage_with_thousands_of_failures_gives_few_lines() -> None:
-    made = tally()
+    made = run_state()
 
     def tick(log: run_log.Log) -> None:
         log.tick(made)
@@ -398,7 +398,7 @@ def test_an_observer_without_events_is_told_as_before(endpoint: CountingEndpoint
         def __init__(self) -> None:
             self.notes: list[str] = []
 
-        def tick(self, tally: object) -> None:
+        def tick(self, run_state: object) -> None:
             pass
 
         def note(self, text: str) -> None:

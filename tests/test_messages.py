@@ -314,7 +314,7 @@ def test_a_misspelt_parameter_is_sent_with_a_warning(
         def note(self, text: str) -> None:
             notes.append(text)
 
-        def tick(self, tally: Any) -> None:
+        def tick(self, run_state: Any) -> None:
             pass
 
     job = {

@@ -126,7 +126,7 @@ def test_an_endpoint_that_is_loading_is_waited_for_from_the_start(endpoint: Coun
         def note(self, text: str) -> None:
             told.append(text)
 
-        def tick(self, tally: Any) -> None:
+        def tick(self, run_state: Any) -> None:
             pass
 
     run = batchflex.run(job(endpoint, rows, params={"model": "m"}), observer=Watch())

@@ -21,7 +21,7 @@ from batchflex.config.run_outcomes import end_of, event_of, last_end
 from batchflex.core import shell_command
 from batchflex.core.errors import JobError
 from batchflex.notify import errands, messages, webhook
-from batchflex.storage.run_state import Tally
+from batchflex.storage.run_state import RunState
 from tests.recorder import Recorder
 
 DEFAULT = ("failure", "stopped", "recovered")
@@ -176,9 +176,9 @@ def test_what_may_be_secret_is_neither_written_nor_shown() -> None:
 
 
 def summary(**given: Any) -> dict[str, Any]:
-    tally = Tally("20260101T020000Z-abc", "nightly", "runs/nightly", 1_800_000_000.0, {"ok": 998, "failed": 2})
-    tally.planned = 1_000
-    return {**tally.state(1_800_000_061.0, ended=True), **given}
+    run_state = RunState("20260101T020000Z-abc", "nightly", "runs/nightly", 1_800_000_000.0, {"ok": 998, "failed": 2})
+    run_state.planned = 1_000
+    return {**run_state.state(1_800_000_061.0, ended=True), **given}
 
 
 @pytest.mark.parametrize(

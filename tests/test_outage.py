@@ -8,14 +8,14 @@ import random
 
 import pytest
 
-from batchflex.endpoint.circuit_breaker import Outage
+from batchflex.endpoint.circuit_breaker import CircuitBreaker
 
 # What is expected with no more known than at the start, and after a thousand answers.
 FRESH, PROVEN = 0, 1_000
 
 
-def known(answers: int) -> Outage:
-    outage = Outage(600)
+def known(answers: int) -> CircuitBreaker:
+    outage = CircuitBreaker(600)
     for _ in range(answers):
         number = outage.sent()
         outage.answered(number, first=True)
@@ -23,7 +23,7 @@ def known(answers: int) -> Outage:
     return outage
 
 
-def fail_one(outage: Outage, now: float = 0.0) -> bool:
+def fail_one(outage: CircuitBreaker, now: float = 0.0) -> bool:
     """One more is sent and fails, alone."""
     number = outage.sent()
     begins = outage.failed(now, number, first=True)
@@ -31,13 +31,13 @@ def fail_one(outage: Outage, now: float = 0.0) -> bool:
     return begins
 
 
-def answer_one(outage: Outage) -> None:
+def answer_one(outage: CircuitBreaker) -> None:
     number = outage.sent()
     outage.answered(number, first=True)
     outage.ended(number)
 
 
-def failing_alone(outage: Outage, now: float = 0.0) -> Outage:
+def failing_alone(outage: CircuitBreaker, now: float = 0.0) -> CircuitBreaker:
     """Down, by requests that went one at a time."""
     for _ in range(10):
         if fail_one(outage, now):
@@ -45,14 +45,14 @@ def failing_alone(outage: Outage, now: float = 0.0) -> Outage:
     raise AssertionError
 
 
-def failures_until_it_begins(outage: Outage) -> int:
+def failures_until_it_begins(outage: CircuitBreaker) -> int:
     return next(count for count in range(1, 1_000) if fail_one(outage))
 
 
 class Window:
     """So many in flight; what is sent takes the place of what ends, as far as the doubt allows."""
 
-    def __init__(self, outage: Outage, size: int) -> None:
+    def __init__(self, outage: CircuitBreaker, size: int) -> None:
         self.outage = outage
         self.size = size
         self.open = [outage.sent() for _ in range(size)]
@@ -141,7 +141,7 @@ def test_what_fails_again_is_no_evidence() -> None:
 def test_the_more_fails_usually_the_more_has_to_fail() -> None:
     needed = []
     for every in (100, 10, 5, 3, 2):
-        outage = Outage(600)
+        outage = CircuitBreaker(600)
         for n in range(1_000):
             number = outage.sent()
             if n % every:
@@ -298,7 +298,7 @@ def test_what_hangs_does_not_keep_what_is_new_from_being_tried() -> None:
 
 def probe_times(until: float, began: float = 1_000.0) -> list[float]:
     """When probes go, in seconds since the outage began."""
-    outage = failing_alone(Outage(1e9), began)
+    outage = failing_alone(CircuitBreaker(1e9), began)
     now, times = began, []
     while (now := now + outage.probe_in_s(now)) <= began + until:
         times.append(now - began)
@@ -322,13 +322,13 @@ def test_probes_grow_rarer_after_the_first_minute_up_to_30_s() -> None:
 
 
 def test_a_probe_that_is_late_is_due_at_once() -> None:
-    outage = failing_alone(Outage(600))
+    outage = failing_alone(CircuitBreaker(600))
     assert outage.probe_in_s(2.0) == pytest.approx(1.6)
     assert outage.probe_in_s(500.0) == 0
 
 
 def test_an_answered_probe_ends_it_and_all_begins_anew() -> None:
-    outage = failing_alone(Outage(600))
+    outage = failing_alone(CircuitBreaker(600))
     for at in (3.0, 7.5, 100.0):
         outage.probed(at)
     outage.over()
@@ -340,7 +340,7 @@ def test_an_answered_probe_ends_it_and_all_begins_anew() -> None:
 
 
 def test_what_fails_meanwhile_begins_no_second_one_and_what_is_answered_does_not_end_it() -> None:
-    outage = Outage(600)
+    outage = CircuitBreaker(600)
     old = [outage.sent() for _ in range(64)]
     failing_alone(outage, 5.0)
     assert not any(outage.failed(6.0, n, first=True) for n in old[:30])
@@ -350,7 +350,7 @@ def test_what_fails_meanwhile_begins_no_second_one_and_what_is_answered_does_not
 
 
 def test_the_last_probe_goes_when_it_has_lasted_too_long() -> None:
-    outage = failing_alone(Outage(10.0), 100.0)
+    outage = failing_alone(CircuitBreaker(10.0), 100.0)
     times, now = [], 100.0
     for _ in range(4):
         now += outage.probe_in_s(now)
@@ -361,7 +361,7 @@ def test_the_last_probe_goes_when_it_has_lasted_too_long() -> None:
 
 
 def test_time_in_which_nothing_may_be_asked_does_not_count() -> None:
-    outage = failing_alone(Outage(600), 100.0)
+    outage = failing_alone(CircuitBreaker(600), 100.0)
     outage.probed(103.5)
     outage.barred(36_000.0)
     assert outage.lasted_s(36_105.0) == 5.0
@@ -369,7 +369,7 @@ def test_time_in_which_nothing_may_be_asked_does_not_count() -> None:
 
 
 def test_too_long() -> None:
-    outage = Outage(600)
+    outage = CircuitBreaker(600)
     assert not outage.too_long(1e9)
     failing_alone(outage, 50.0)
     outage.probed(500.0)  # that it is asked does not make it shorter

@@ -12,9 +12,9 @@ from batchflex.config.sections import PricesSection
 from batchflex.core.errors import RowFault, Transient
 from batchflex.core.types import Answer, Request, Usage
 from batchflex.storage import record
-from batchflex.storage.record import Effort, Frame
+from batchflex.storage.record import Effort, RowContext
 
-FRAME = Frame("run-1", "http://here/v1", ('{"temperature":0.0}', '{"temperature":0.7}'))
+FRAME = RowContext("run-1", "http://here/v1", ('{"temperature":0.0}', '{"temperature":0.7}'))
 EFFORT = Effort(3, 1_000_000, 2_500_000, model="m")
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "label", "schema": {"type": "object"}}}
 

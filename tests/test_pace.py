@@ -9,17 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.types import Usage
-from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Allowance, Pace
+from batchflex.endpoint.pacer import Allowance, Pacer
 from tests.minutes import most_in_a_minute, patiently
 
 # The machine may be busy with other tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def pace(rpm: float | None = None, tpm: float | None = None, *, window: int = 100, seed: int = 1) -> Pace:
-    return Pace(Concurrency(window, fixed=True), Allowance(rpm, tpm, random.Random(seed)))
+def pacer(rpm: float | None = None, tpm: float | None = None, *, window: int = 100, seed: int = 1) -> Pacer:
+    return Pacer(ConcurrencyLimit(window, fixed=True), Allowance(rpm, tpm, random.Random(seed)))
 
 
 def cost(sent_at: float = 0.0) -> Cost:
@@ -35,11 +35,11 @@ def used(tokens: int) -> Usage:
     return Usage(tokens - 1, 1, tokens)
 
 
-def waits(subject: Pace, attempt: Cost | None = None) -> Callable[[float], float]:
+def waits(subject: Pacer, attempt: Cost | None = None) -> Callable[[float], float]:
     return lambda now: subject.wait_s(now, attempt or cost())
 
 
-def leaving(subject: Pace, now: float, count: int) -> list[float]:
+def leaving(subject: Pacer, now: float, count: int) -> list[float]:
     """The moments when so many leave who all want to from ``now`` on."""
     moments = []
     for _ in range(count):
@@ -53,7 +53,7 @@ def leaving(subject: Pace, now: float, count: int) -> list[float]:
 
 
 def test_without_limits_nothing_waits() -> None:
-    subject = pace()
+    subject = pacer()
     for turn in range(1_000):
         attempt = Cost(1_000_000, 1_000_000, 2_000_000, 0.0)
         assert subject.wait_s(turn / 1e3, attempt) == 0
@@ -72,7 +72,7 @@ def test_without_limits_nothing_waits() -> None:
 def test_no_minute_has_more_requests_than_rpm_or_more_tokens_than_tpm(
     rpm: int, tpm: int, requests: list[tuple[float, float, float]]
 ) -> None:
-    subject = pace(rpm, tpm)
+    subject = pacer(rpm, tpm)
     now, sent = 50.0, []
     for share, pause, late in requests:
         tokens = max(2, int(share * tpm))
@@ -92,8 +92,8 @@ def test_no_minute_has_more_requests_than_rpm_or_more_tokens_than_tpm(
 class TestTokens:
     """Of 1,000 a minute all are expected to be used by the first attempt."""
 
-    def sent(self) -> tuple[Pace, Cost]:
-        subject, attempt = pace(tpm=1_000), sized(1_000)
+    def sent(self) -> tuple[Pacer, Cost]:
+        subject, attempt = pacer(tpm=1_000), sized(1_000)
         subject.sent(0.0, attempt)
         assert subject.wait_s(2.0, sized(500)) > 50
         return subject, attempt
@@ -104,7 +104,7 @@ class TestTokens:
         assert subject.wait_s(2.0, sized(500)) == 0
 
     def test_what_it_used_beyond_the_estimate_makes_the_next_wait(self) -> None:
-        subject, attempt = pace(tpm=1_000), sized(100)
+        subject, attempt = pacer(tpm=1_000), sized(100)
         subject.sent(0.0, attempt)
         subject.answered(2.0, attempt, used(950), 0)
         assert patiently(waits(subject, sized(100)), 2.0) >= 60
@@ -129,7 +129,7 @@ class TestTokens:
         assert patiently(waits(subject, sized(500)), 2.0) >= 60
 
     def test_estimates_are_learned_from_usage(self) -> None:
-        subject = pace(tpm=100_000)
+        subject = pacer(tpm=100_000)
 
         def expected(body_bytes: int, max_tokens: int | None) -> float:
             attempt = Cost(body_bytes, max_tokens, 0, 0.0)
@@ -153,7 +153,7 @@ class TestRefusals:
     @pytest.mark.parametrize("rpm", [None, 6_000])
     @pytest.mark.parametrize("retry_after_s", [0.02, 1.0, 17.5, 3_600.0])
     def test_all_wait_exactly_until_the_time_the_server_gave(self, rpm: float | None, retry_after_s: float) -> None:
-        subject = pace(rpm)
+        subject = pacer(rpm)
         subject.refused(100.0, cost(99.0), retry_after_s, 0)
         for wait_s in (waits(subject), subject.allowance.held_s):
             assert wait_s(100.0) == pytest.approx(retry_after_s)
@@ -161,7 +161,7 @@ class TestRefusals:
             assert wait_s(100.0 + retry_after_s) == 0
 
     def test_the_latest_time_given_holds(self) -> None:
-        subject = pace()
+        subject = pacer()
         subject.refused(100.0, cost(99.0), 30.0, 2)
         subject.refused(101.0, cost(99.5), 5.0, 1)
         assert subject.wait_s(101.0, cost()) == pytest.approx(29)
@@ -171,19 +171,19 @@ class TestRefusals:
     @pytest.mark.parametrize(("hold_s", "ramp_s"), [(0.02, 0.02), (1.0, 1.0), (2.0, 2.0), (17.5, 2.0), (3_600.0, 2.0)])
     @pytest.mark.parametrize("window", [1, 4, 100])
     def test_then_they_go_one_by_one_over_a_ramp(self, window: int, hold_s: float, ramp_s: float) -> None:
-        subject = pace(window=window)
+        subject = pacer(window=window)
         subject.refused(100.0, cost(99.0), hold_s, window - 1)
         begin = 100.0 + hold_s
         expected = [begin + ramp_s * turn / window for turn in range(window + 1)]
         assert leaving(subject, 100.0, window + 1) == pytest.approx(expected)
 
     def test_after_the_ramp_they_go_at_once(self) -> None:
-        subject = pace(window=4)
+        subject = pacer(window=4)
         subject.refused(100.0, cost(99.0), 10.0, 3)
         assert leaving(subject, 112.1, 8) == [112.1] * 8
 
     def test_a_refusal_during_the_ramp_holds_all_again(self) -> None:
-        subject = pace(window=4)
+        subject = pacer(window=4)
         subject.refused(100.0, cost(99.0), 10.0, 3)
         assert leaving(subject, 100.0, 2) == pytest.approx([110, 110.5])
         subject.refused(110.6, cost(110.5), 1.0, 0)
@@ -192,7 +192,7 @@ class TestRefusals:
     @pytest.mark.parametrize("useless", [None, 0.0])
     def test_without_a_time_the_wait_doubles_with_jitter(self, useless: float | None) -> None:
         for seed in range(50):
-            subject = pace(seed=seed)
+            subject = pacer(seed=seed)
             now = 100.0
             for longest in (1, 2, 4, 8, 16, 32, 60, 60):
                 subject.refused(now, cost(now), useless, 0)
@@ -203,13 +203,13 @@ class TestRefusals:
     def test_waits_without_a_time_differ(self) -> None:
         different = set()
         for seed in range(20):
-            subject = pace(seed=seed)
+            subject = pacer(seed=seed)
             subject.refused(0.5, cost(0.5), None, 0)
             different.add(subject.wait_s(0.5, cost()))
         assert len(different) == 20
 
     def test_refusals_of_what_was_sent_before_the_wait_began_extend_nothing(self) -> None:
-        subject = pace()
+        subject = pacer()
         subject.refused(100.0, cost(99.0), None, 64)
         ends = 100.0 + subject.wait_s(100.0, cost())
         for late in range(64):
@@ -219,7 +219,7 @@ class TestRefusals:
         assert 1 <= subject.wait_s(ends + 0.1, cost()) <= 2
 
     def test_a_success_begins_the_doubling_anew(self) -> None:
-        subject = pace()
+        subject = pacer()
         for now in (100.0, 110.0, 120.0, 130.0):
             subject.refused(now, cost(now), None, 0)
         attempt = cost()
@@ -229,7 +229,7 @@ class TestRefusals:
         assert subject.wait_s(160.0, cost()) <= 1
 
     def test_failures_are_no_success(self) -> None:
-        subject = pace()
+        subject = pacer()
         for turn in range(4):
             subject.refused(100.0 + 10 * turn, cost(100.0 + 10 * turn), None, 0)
         attempt = cost()

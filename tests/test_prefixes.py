@@ -17,10 +17,10 @@ from batchflex.config.job import Job, build
 from batchflex.core.errors import InputError
 from batchflex.core.keys import KeySet
 from batchflex.core.types import Prefix, Request
-from batchflex.engine.queue import Feed
+from batchflex.engine.queue import RequestQueue
 from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Planner
-from batchflex.plan.prefix_order import LEAD_S, LONG_BYTES, Line, grouped, name_of
+from batchflex.plan.prefix_order import LEAD_S, LONG_BYTES, PrefixQueue, grouped, name_of
 from batchflex.plan.rows import Itemizer
 from batchflex.plan.source import Block
 from batchflex.plan.template import beginning
@@ -38,7 +38,7 @@ def request(number: int, prefix: str = "", *, is_long: bool = True) -> Request:
     return Request(number.to_bytes(16, "little"), b"", str(number), number, 0, 0, b"{}", None, None, prefix=begins)
 
 
-def in_line(line: Line, requests: Sequence[Request]) -> Line:
+def in_line(line: PrefixQueue, requests: Sequence[Request]) -> PrefixQueue:
     line.add(requests, {name_of(each) for each in requests})
     return line
 
@@ -66,7 +66,7 @@ def test_requests_that_begin_alike_are_put_together_and_keep_their_order() -> No
 
 
 def test_the_first_of_a_prefix_leads_and_the_others_follow_when_it_is_back() -> None:
-    line = in_line(Line(Clock()), [request(number, prefix) for number, prefix in enumerate("aaabb")])
+    line = in_line(PrefixQueue(Clock()), [request(number, prefix) for number, prefix in enumerate("aaabb")])
     lead, other = line.take(), line.take()
     assert rows_of([lead, other, line.take()]) == [0, 3, None]
     assert (line.size, line.wait_s()) == (3, LEAD_S)
@@ -79,7 +79,7 @@ def test_the_first_of_a_prefix_leads_and_the_others_follow_when_it_is_back() -> 
 
 def test_a_lead_that_takes_too_long_is_not_waited_for() -> None:
     clock = Clock()
-    line = in_line(Line(clock), [request(number, prefix) for number, prefix in enumerate("aab")])
+    line = in_line(PrefixQueue(clock), [request(number, prefix) for number, prefix in enumerate("aab")])
     assert rows_of([line.take() for _ in range(3)]) == [0, 2, None]
     clock.now = LEAD_S - 0.25
     assert (line.take(), line.wait_s()) == (None, 0.25)
@@ -93,7 +93,7 @@ def test_short_prefixes_none_and_a_single_one_are_not_waited_for() -> None:
         [request(number) for number in range(4)],
         [request(number, "a") for number in range(4)],
     ):
-        line = in_line(Line(Clock()), requests)
+        line = in_line(PrefixQueue(Clock()), requests)
         assert rows_of([line.take() for _ in range(5)]) == [0, 1, 2, 3, None]
     in_line(line, [request(number, prefix) for number, prefix in enumerate("abb")])
     assert rows_of([line.take() for _ in range(3)]) == [0, 1, None], "what was asked alone before is known by now"
@@ -116,7 +116,7 @@ def test_whatever_happens_each_is_handed_out_once_and_no_two_of_a_prefix_before_
     steps: list[Any],
 ) -> None:
     clock = Clock()
-    line = Line(clock)
+    line = PrefixQueue(clock)
     numbers = itertools.count()
     waiting: dict[str, list[int]] = {}  # by prefix, in order
     out: list[tuple[Request, str, float]] = []
@@ -259,7 +259,7 @@ def blocks_of(prefixes: str, size: int) -> list[list[Request]]:
     return [requests[at : at + size] for at in range(0, len(requests), size)]
 
 
-async def drained(feed: Feed, *, back: bool = True) -> list[Request]:
+async def drained(feed: RequestQueue, *, back: bool = True) -> list[Request]:
     found = []
     while (taken := await feed.take()) is not None:
         found.append(taken)
@@ -271,7 +271,7 @@ async def drained(feed: Feed, *, back: bool = True) -> list[Request]:
 @pytest.mark.anyio
 class TestFeed:
     async def test_windows_grow_and_each_begins_as_the_one_before_ended(self) -> None:
-        feed = Feed(iter(blocks_of("ABAB" * 700, 400)), list)
+        feed = RequestQueue(iter(blocks_of("ABAB" * 700, 400)), list)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             found = await drained(feed)
@@ -286,7 +286,7 @@ class TestFeed:
             read.append(len(requests))
             return list(requests)
 
-        feed = Feed(iter(blocks_of("aaaa" * 1_000, 400)), sort_out)
+        feed = RequestQueue(iter(blocks_of("aaaa" * 1_000, 400)), sort_out)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.fill)
             assert (await feed.take()) is not None
@@ -295,7 +295,7 @@ class TestFeed:
 
     async def test_a_window_is_bounded_in_bytes(self) -> None:
         body = bytes(9 << 20)
-        feed = Feed(
+        feed = RequestQueue(
             iter([[msgspec.structs.replace(each, body=body) for each in block] for block in blocks_of("ABABABAB", 2)]),
             list,
         )
@@ -303,7 +303,7 @@ class TestFeed:
         assert rows_of(await drained(feed)) == [0, 1, 3, 2, 4, 5, 7, 6], "each window is a block"
 
     async def test_those_held_back_are_handed_out_though_the_input_has_ended(self) -> None:
-        feed = Feed(iter(blocks_of("abab", 4)), list)
+        feed = RequestQueue(iter(blocks_of("abab", 4)), list)
         await feed.fill()
         leads = [await feed.take(), await feed.take()]
         found: list[int | None] = []
@@ -323,7 +323,7 @@ class TestFeed:
         assert sorted(found) == [2, 3] and rows_of(leads) == [0, 1]
 
     async def test_stop_lets_go_of_those_who_wait_for_a_lead(self) -> None:
-        feed = Feed(iter(blocks_of("aab", 4)), list)
+        feed = RequestQueue(iter(blocks_of("aab", 4)), list)
         await feed.fill()
         assert rows_of([await feed.take(), await feed.take()]) == [0, 2]
         with anyio.fail_after(10):
@@ -336,7 +336,7 @@ class TestFeed:
 
     async def test_those_held_back_go_when_the_lead_has_taken_too_long(self) -> None:
         clock = Clock()
-        feed = Feed(iter(blocks_of("aab", 4)), list, clock=clock)
+        feed = RequestQueue(iter(blocks_of("aab", 4)), list, clock=clock)
         await feed.fill()
         assert rows_of([await feed.take(), await feed.take()]) == [0, 2]
         clock.now = LEAD_S - 0.01
@@ -357,7 +357,7 @@ class TestFeed:
             yield from blocks_of("AB" * 500, 400)
             raise InputError("cut short")
 
-        feed = Feed(damaged(), list)
+        feed = RequestQueue(damaged(), list)
         with pytest.raises(InputError, match="cut short"):
             await feed.fill()
         assert sorted(rows_of(await drained(feed))) == list(range(1_000))

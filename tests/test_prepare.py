@@ -108,19 +108,19 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
         part_files.write_part(parts, number, answers[number : number + 7])
     whole, surveyed, placed = Done(parts, 1), Done(parts, 1), Done(parts, 1, plan.labels)
     left = [request for block in plan.blocks() for request in whole.sort_out(block)]
-    census, finished, _ = survey(job, plan, surveyed)
+    diff, finished, _ = survey(job, plan, surveyed)
     assert finished is not None
     after = finished.passed()
     again = list(plan.blocks(after))
     assert [request for block in again for request in surveyed.sort_out(block)] == left
-    assert after.requests + sum(map(len, again)) == census.planned == len(everything(plan))
+    assert after.requests + sum(map(len, again)) == diff.planned == len(everything(plan))
     passed = placed.passed(placed.finished(plan.per_item), plan.per_item)
     read = list(plan.blocks(passed))
     assert [request for block in read for request in placed.sort_out(block)] == left
-    assert passed.requests + sum(map(len, read)) == census.planned
+    assert passed.requests + sum(map(len, read)) == diff.planned
     assert placed.statuses() == surveyed.statuses()
     assert placed.planned().sort("row", "point", "hi").equals(surveyed.planned().sort("row", "point", "hi"))
-    one, other = placed.census(), surveyed.census()
+    one, other = placed.diff(), surveyed.diff()
     assert (one.done, one.failed_again) == (other.done, other.failed_again)
     finished = {row for row in range(len(rows)) if passed.rows[row : row + 1] == b"\1"}
     assert not finished & {request.row for block in read for request in block}
@@ -153,8 +153,8 @@ def half(tmp_path: Path) -> Job:
 
 def test_answers_to_the_same_plan_are_found_by_their_rows(half: Job) -> None:
     found = prepared(half)
-    assert found.moves is not None and found.census is not None
-    assert (found.census.done, found.passed, found.segment) == (5, 5, 2)
+    assert found.moves is not None and found.diff is not None
+    assert (found.diff.done, found.passed, found.segment) == (5, 5, 2)
     assert left(found) == ["r5", "r6", "r7", "r8", "r9"]
 
 

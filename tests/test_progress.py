@@ -18,7 +18,7 @@ from batchflex.cli import progress, rendering, run_log
 from batchflex.config.dated_path import local
 from batchflex.core.types import Outcome, Usage
 from batchflex.storage.part_files import COLUMNS
-from batchflex.storage.run_state import Tally
+from batchflex.storage.run_state import RunState
 
 STARTED = 1_760_000_000.0
 
@@ -31,8 +31,8 @@ def row(status: str, id: str = "r1", message: str | None = None) -> Outcome:
     return msgspec.structs.replace(made, status=status)
 
 
-def tally(planned: int | None = 2_000, ok: int = 500, failed: int = 2, before: int = 0) -> Tally:
-    made = Tally("run-1", "label-reviews", "runs/label-reviews", STARTED, {"ok": before})
+def run_state(planned: int | None = 2_000, ok: int = 500, failed: int = 2, before: int = 0) -> RunState:
+    made = RunState("run-1", "label-reviews", "runs/label-reviews", STARTED, {"ok": before})
     made.planned = planned
     for _ in range(ok):
         made.add(row("ok"))
@@ -44,7 +44,7 @@ def tally(planned: int | None = 2_000, ok: int = 500, failed: int = 2, before: i
     return made
 
 
-def ended(made: Tally, took_s: float = 65.0) -> dict[str, Any]:
+def ended(made: RunState, took_s: float = 65.0) -> dict[str, Any]:
     return made.state(STARTED + took_s, ended=True)
 
 
@@ -61,7 +61,7 @@ class TestLines:
     def test_a_line_has_its_time_and_what_there_is_to_know(self) -> None:
         stream = io.StringIO()
         lines = lines_to(stream)
-        made = tally()
+        made = run_state()
         made.cost, made.backing_off = 1.5, 3
         lines.tick(made)
         [line] = stream.getvalue().splitlines()
@@ -73,26 +73,26 @@ class TestLines:
 
     def test_without_a_plan_there_is_no_share_and_no_end(self) -> None:
         stream = io.StringIO()
-        lines_to(stream).tick(tally(planned=None))
+        lines_to(stream).tick(run_state(planned=None))
         assert re.search(r"run-1 502 rows, [\d,.]+ rows/s, 64 in flight", stream.getvalue())
         assert "left" not in stream.getvalue()
 
     def test_before_anything_is_done_no_end_is_guessed(self) -> None:
         stream = io.StringIO()
-        lines_to(stream).tick(tally(ok=0, failed=0, before=40))
+        lines_to(stream).tick(run_state(ok=0, failed=0, before=40))
         assert "40 of 2,000 rows (2 %), 0.0 rows/s" in stream.getvalue()
         assert "left" not in stream.getvalue()
 
     def test_what_is_not_quite_all_is_not_called_all(self) -> None:
         stream = io.StringIO()
-        lines_to(stream).tick(tally(planned=1_000_000, ok=0, failed=0, before=999_999))
+        lines_to(stream).tick(run_state(planned=1_000_000, ok=0, failed=0, before=999_999))
         assert "(99 %)" in stream.getvalue()
 
     def test_lines_come_now_and_then_only(self) -> None:
         stream = io.StringIO()
         lines = lines_to(stream, run_log.LINE_EVERY_S)
         for _ in range(100):
-            lines.tick(tally(ok=1))
+            lines.tick(run_state(ok=1))
         assert stream.getvalue() == ""
         lines.note("resuming")
         lines.close()
@@ -144,7 +144,7 @@ class TestBar:
     def test_it_shows_what_is_done_planned_in_flight_failed_and_the_tokens(self) -> None:
         with terminal() as (stream, shown):
             bar = progress.Bar(stream)
-            made = tally(ok=0, failed=0, before=100)
+            made = run_state(ok=0, failed=0, before=100)
             bar.tick(made)
             for _ in range(500):
                 made.add(row("ok"))
@@ -161,7 +161,7 @@ class TestBar:
     def test_the_total_may_become_known_later(self) -> None:
         with terminal() as (stream, shown):
             bar = progress.Bar(stream)
-            made = tally(planned=None, ok=5)
+            made = run_state(planned=None, ok=5)
             bar.tick(made)
             made.planned = 70
             bar.tick(made)
@@ -172,7 +172,7 @@ class TestBar:
         with terminal() as (stream, shown):
             bar = progress.Bar(stream)
             bar.note("before\x1b[2J")
-            bar.tick(tally())
+            bar.tick(run_state())
             bar.note("meanwhile")
             bar.close()
             bar.note("after")
@@ -184,7 +184,7 @@ class TestBar:
     def test_it_leaves_nothing_behind(self) -> None:
         with terminal() as (stream, shown):
             bar = progress.Bar(stream)
-            bar.tick(tally())
+            bar.tick(run_state())
             bar.close()
         assert "".join(shown).rpartition("\r")[0].rpartition("\r")[2].strip() == ""
 
@@ -192,15 +192,15 @@ class TestBar:
         reader, writer = os.openpty()
         with os.fdopen(writer, "w") as stream:
             bar, early = progress.Bar(stream), progress.Bar(stream)
-            bar.tick(tally())
+            bar.tick(run_state())
             os.close(reader)
             with pytest.raises(OSError, match="Input/output error"):
                 os.write(stream.fileno(), b"x")
-            bar.tick(tally())
+            bar.tick(run_state())
             bar.note("meanwhile")
             bar.close()
             early.note("before there is a bar")
-            early.tick(tally())
+            early.tick(run_state())
             early.close()
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())  # for what closing still writes
@@ -219,7 +219,7 @@ def test_the_observer_fits_where_standard_error_goes() -> None:
 
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     quiet = progress.choose(quiet=True)
-    quiet.tick(tally())
+    quiet.tick(run_state())
     quiet.note("something")
     quiet.close()
     assert capfd.readouterr() == ("", "")
@@ -230,7 +230,7 @@ def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     [(0, "0"), (999, "999"), (1_000, "1.0k"), (60_240, "60.2k"), (1_500_000, "1.5M"), (2_000_000_000, "2.0G")],
 )
 def test_tokens_are_shown_in_short(number: int, text: str) -> None:
-    made = tally(ok=0, failed=0)
+    made = run_state(ok=0, failed=0)
     made.completion_tokens = number
     stream = io.StringIO()
     lines_to(stream).tick(made)
@@ -265,14 +265,14 @@ def test_money(usd: float, text: str) -> None:
 
 class TestSummary:
     def test_a_finished_run(self) -> None:
-        assert rendering.summary(ended(tally(planned=72, ok=72, failed=0))) == (
+        assert rendering.summary(ended(run_state(planned=72, ok=72, failed=0))) == (
             "label-reviews: 72 of 72 rows done: 72 ok; finished after 1:05\n"
             "  this run: 72 requests sent, 0 retries, 0 rate-limited; 7,200 prompt + 1,440 completion tokens\n"
             "  results: runs/label-reviews/results.parquet"
         )
 
     def test_failures_truncated_rows_and_cost_are_told(self) -> None:
-        made = tally(planned=10, ok=7, failed=2)
+        made = run_state(planned=10, ok=7, failed=2)
         made.add(row("truncated"))
         made.retries, made.cost = 1, 0.25
         text = rendering.summary(ended(made, 2.0))
@@ -284,7 +284,7 @@ class TestSummary:
 
     @pytest.mark.parametrize(("stopped_by", "status"), [("budget", "stopped"), ("signal", "interrupted")])
     def test_a_run_that_was_stopped_says_why_and_how_to_go_on(self, stopped_by: Any, status: str) -> None:
-        made = tally()
+        made = run_state()
         made.stopped_by, made.message = stopped_by, "because"
         text = rendering.summary(ended(made))
         assert f"502 of 2,000 rows done: 500 ok, 2 failed; {status} after 1:05" in text
@@ -292,12 +292,12 @@ class TestSummary:
         assert "run the same command again to go on" in text
 
     def test_a_run_that_sent_nothing_does_not_count_requests(self) -> None:
-        text = rendering.summary(ended(tally(planned=5, ok=0, failed=0, before=5)))
+        text = rendering.summary(ended(run_state(planned=5, ok=0, failed=0, before=5)))
         assert text.splitlines()[0] == "label-reviews: 5 of 5 rows done: 5 ok; finished after 1:05"
         assert "this run" not in text
 
     def test_what_a_server_said_stays_on_its_line(self) -> None:
-        made = tally(ok=1, failed=0)
+        made = run_state(ok=1, failed=0)
         made.add(row("failed", "r9", "a\nb\x1b[2J" + "x" * 5_000))
         [line] = [line for line in rendering.summary(ended(made)).splitlines() if "first failure" in line]
         assert line.startswith("  first failure: r9: a b [2Jxxx")
@@ -306,7 +306,7 @@ class TestSummary:
 
 class TestStatus:
     def test_a_run_in_progress(self) -> None:
-        assert rendering.status(tally().state(STARTED + 10), held=True) == (
+        assert rendering.status(run_state().state(STARTED + 10), held=True) == (
             "label-reviews in runs/label-reviews: running\n"
             "  rows      502 of 2,000 (25 %): 500 ok, 2 failed\n"
             "  this run  502 requests sent, 0 retries, 0 rate-limited, 64 in flight\n"
@@ -317,14 +317,14 @@ class TestStatus:
         )
 
     def test_a_run_that_nobody_holds_was_killed(self) -> None:
-        state = tally(planned=None).state(STARTED)
+        state = run_state(planned=None).state(STARTED)
         assert rendering.status(state, held=False).splitlines()[:2] == [
             "label-reviews in runs/label-reviews: killed: nothing received is lost; run the same command again to go on",
             "  rows      502: 500 ok, 2 failed",
         ]
 
     def test_a_stopped_run_says_why(self) -> None:
-        made = tally()
+        made = run_state()
         made.stopped_by, made.message = "deadline", "the deadline has come"
         text = rendering.status(ended(made), held=False)
         assert ": stopped\n" in text

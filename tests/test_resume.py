@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.types import Outcome, Request
-from batchflex.plan.planner import Census
+from batchflex.plan.planner import PlanDiff
 from batchflex.plan.resume import Done
 from batchflex.storage import journal, part_files, part_index, results_table
 from tests.outcomes import digest, outcome, request
@@ -46,8 +46,8 @@ def test_in_an_empty_folder_everything_is_to_be_asked(tmp_path: Path) -> None:
     plan = [request(i) for i in range(5)]
     done, asked = surveyed(tmp_path / "parts", plan)
     assert (len(done), asked) == (0, plan)
-    assert done.census() == Census(5, 0, 0, 0, 0, None, 0)
-    assert done.census().left == 5
+    assert done.diff() == PlanDiff(5, 0, 0, 0, 0, None, 0)
+    assert done.diff().left == 5
     assert done.statuses() == {}
     assert done.planned().schema == {"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32}
     done.keep_changed()
@@ -60,7 +60,7 @@ def test_what_is_done_is_not_asked_again_whatever_its_status(tmp_path: Path) -> 
     part_files.write_part(tmp_path, 1, [outcome(i, status=s) for i, s in enumerate(statuses)])
     done, asked = surveyed(tmp_path, [request(i) for i in range(6)])
     assert names(asked) == ["4", "5"]
-    assert done.census() == Census(6, 4, 0, 0, 0, None, 0)
+    assert done.diff() == PlanDiff(6, 4, 0, 0, 0, None, 0)
     assert done.statuses() == dict.fromkeys(statuses, 1)
     assert sorted(done.planned()["row"]) == [0, 1, 2, 3]
 
@@ -75,7 +75,7 @@ def test_a_failed_row_is_asked_again_on_each_further_run_up_to_its_limit(tmp_pat
             assert len(asked) == (run <= limit + 1)
             if run > 1:
                 again = len(asked)
-                assert done.census() == Census(1, 1 - again, again, 0, 0, None, 0)
+                assert done.diff() == PlanDiff(1, 1 - again, again, 0, 0, None, 0)
                 assert done.statuses() == ({} if again else {"failed": 1})
                 assert done.planned().height == 1, "the failure is shown until there is something else"
             if asked:
@@ -105,7 +105,7 @@ def test_a_row_that_left_the_input_leaves_the_results_and_is_no_change(tmp_path:
     part_files.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
     done, asked = surveyed(tmp_path, [request(2, row=0)])
     assert asked == []
-    assert done.census() == Census(1, 1, 0, 0, 0, None, 3)
+    assert done.diff() == PlanDiff(1, 1, 0, 0, 0, None, 3)
     assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == [("id-2", 0)]
 
 
@@ -140,11 +140,11 @@ def test_a_changed_job_is_counted_and_rerun_shows_none_of_the_old_answers(tmp_pa
     plan = [request(0, 1), *(request(i, 2) for i in range(1, 6))]
     done, asked = surveyed(tmp_path, plan)
     assert names(asked) == ["1", "2", "3", "4", "5"]
-    census = done.census()
-    assert census == Census(
+    diff = done.diff()
+    assert diff == PlanDiff(
         planned=6, done=1, failed_again=0, changed=3, changed_tokens=30, changed_cost=1.5, orphans=3
     )
-    assert (census.left, census.keeping().left, census.keeping().changed) == (5, 2, 0)
+    assert (diff.left, diff.keeping().left, diff.keeping().changed) == (5, 2, 0)
     part_files.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in (1, 2)])
     assert [(r["row"], r["content"]) for r in results(tmp_path, done, since=2)] == [(0, "old"), (1, "new"), (2, "new")]
 
@@ -154,8 +154,8 @@ def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(tmp_path: P
     part_files.write_part(tmp_path, 1, [*old, outcome(3, 1, status="failed")])
     plan = [request(i, 2, row=10 - i, point=i % 2) for i in range(5)]
     done, _ = surveyed(tmp_path, plan)
-    census = done.census()
-    assert census == Census(
+    diff = done.diff()
+    assert diff == PlanDiff(
         planned=5, done=0, failed_again=0, changed=3, changed_tokens=0, changed_cost=None, orphans=3
     )
     done.keep_changed()
@@ -177,7 +177,7 @@ def test_keep_takes_the_last_answer_of_a_slot_and_none_that_failed_in_the_end(tm
     part_files.write_part(tmp_path, 2, [outcome(0, 2), outcome(1, 2, status="failed"), outcome(2, 1, status="failed")])
     plan = [request(i, 3) for i in range(3)]
     done, _ = surveyed(tmp_path, plan)
-    assert done.census().changed == 2
+    assert done.diff().changed == 2
     done.keep_changed()
     assert names(passed(done, plan)) == ["2"]
     keys = {r["row"]: r["key"] for r in results(tmp_path, done, since=3)}
@@ -190,7 +190,7 @@ def test_keep_gives_no_answer_to_rows_that_share_an_id(tmp_path: Path) -> None:
     part_files.write_part(tmp_path, 1, [outcome(i, 1, slot=slot.hex(), id="same") for i in range(2)])
     plan = [Request(digest("key", i, 2), slot, "same", i, 0, 0, b"{}", None, None) for i in range(2)]
     done, _ = surveyed(tmp_path, plan, block=1)
-    assert done.census().changed == 0
+    assert done.diff().changed == 0
     done.keep_changed()
     assert passed(done, plan) == plan
     assert results(tmp_path, done, since=2) == []
@@ -200,7 +200,7 @@ def test_new_rows_are_no_change(tmp_path: Path) -> None:
     part_files.write_part(tmp_path, 1, [outcome(i) for i in range(3)])
     done, asked = surveyed(tmp_path, [request(i) for i in range(6)])
     assert names(asked) == ["3", "4", "5"]
-    assert done.census().changed == 0
+    assert done.diff().changed == 0
 
 
 def test_without_a_survey_the_same_requests_are_left(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_after_any_runs_one_row_a_planned_request_and_the_last_answer_wins(
         if step.keep:
             candidates = ((r, book.kept(r.slot.hex(), keys)) for r in plan if book.last(r.key.hex()) is None)
             kept = {r.key.hex(): answer for r, answer in candidates if answer is not None}
-            assert done.census().changed == len(kept)
+            assert done.diff().changed == len(kept)
             done.keep_changed()
             asked = passed(done, plan, block=4)
         known = {r.key.hex(): book.last(r.key.hex()) for r in plan}

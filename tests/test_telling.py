@@ -19,7 +19,7 @@ from batchflex.config.job import build, load
 from batchflex.core.errors import FolderBusy, InputError, JobChanged
 from batchflex.notify.notifier import Notifier
 from batchflex.storage.folder import Folder
-from batchflex.storage.run_state import Tally
+from batchflex.storage.run_state import RunState
 from tests.counting_endpoint import CountingEndpoint
 from tests.recorder import Recorder
 from tests.test_cli import begun, called, ended, wait_until, write_rows
@@ -359,14 +359,14 @@ def test_the_metrics_file_is_there_while_a_run_goes_on(tmp_path: Path) -> None:
     notifier = Notifier(build({"job": {"name": "nightly", "out": str(out)}, "notify": {"metrics_file": str(file)}}))
     observer = notifier.watching(None)
     assert observer is not None
-    tally = Tally("r", "nightly", str(out), 1_800_000_000.0, {"ok": 3})
-    tally.requests_sent = 7
-    observer.tick(tally)
+    run_state = RunState("r", "nightly", str(out), 1_800_000_000.0, {"ok": 3})
+    run_state.requests_sent = 7
+    observer.tick(run_state)
     wait_until(file.exists, "the file is written")
     found = samples(file)
     assert found["batchflex_running"] == 1 and found["batchflex_requests_total"] == 7
     assert "batchflex_last_run_exit_code" not in found and sum(found[n] for n in found if "runs_total" in n) == 0
-    assert notifier.ended(batchflex.Run(out, tally.state(1_800_000_060.0, ended=True))) == []
+    assert notifier.ended(batchflex.Run(out, run_state.state(1_800_000_060.0, ended=True))) == []
     found = samples(file)
     assert found["batchflex_running"] == 0 and found["batchflex_last_run_duration_seconds"] == 60
     assert [path.name for path in tmp_path.iterdir()] == ["nightly.prom"]

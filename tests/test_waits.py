@@ -13,9 +13,9 @@ import pytest
 
 from batchflex.config.dated_path import local
 from batchflex.config.sections import LimitsSection
-from batchflex.endpoint.concurrency_limit import Concurrency
+from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Pace, Words
+from batchflex.endpoint.pacer import Pacer, Words
 from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
@@ -173,7 +173,7 @@ class TestWhatIsWaitedFor:
 
     def gate(self) -> Gate:
         self.moment = 100.0
-        lane = EndpointSlots("here", Pace(Concurrency(8, fixed=True)))
+        lane = EndpointSlots("here", Pacer(ConcurrencyLimit(8, fixed=True)))
         gate = Gate([lane], Budget(LimitsSection()), 100, lambda *_: None, lambda: self.moment)
         gate.prove(lane)
         return gate
@@ -196,7 +196,7 @@ class TestWhatIsWaitedFor:
     def test_what_a_refusal_asks_for_since_it_came(self) -> None:
         gate, waits = self.gate(), Waits()
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
-        gate.endpoints[0].pace.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
+        gate.endpoints[0].pacer.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
         for now in (100.0, 140.0):
             assert waited_for(gate, now, waits) == [
                 ("here", "quota", "the endpoint asks to wait: slow down", 100.0, 160.0)
@@ -205,7 +205,7 @@ class TestWhatIsWaitedFor:
 
     def test_a_window_that_its_headers_call_empty(self) -> None:
         gate = self.gate()
-        allowance = gate.endpoints[0].pace.allowance
+        allowance = gate.endpoints[0].pacer.allowance
         allowance.told(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), Told(Level(10, 0, 600.0), None))
         assert allowance.asked_s(100.0) == 0, "one request shows whether it is"
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
@@ -215,7 +215,7 @@ class TestWhatIsWaitedFor:
 
     def test_as_many_in_flight_as_the_key_may_have(self) -> None:
         gate = self.gate()
-        slots = gate.endpoints[0].pace.allowance.slots
+        slots = gate.endpoints[0].pacer.allowance.slots
         slots.told(100.0, 1)
         slots.in_flight += 1
         assert waited_for(gate, 100.0) == [("here", "concurrency", "the key may have 1 in flight", 100.0, None)]

@@ -195,5 +195,5 @@ async def _attempt(job: Job, client: Client, model: str, most: int, heard: Calla
         answer = await client.attempt(request, heard)
     except KeyReplaced:
         answer = await client.attempt(request, heard)
-    frame = record.Frame("", "", ("{}",), allow_empty=job.answer.allow_empty)
+    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty)
     return record.answered(frame, request, record.Effort(1, 0, 0), answer)

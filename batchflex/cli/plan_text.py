@@ -79,9 +79,9 @@ def forecast(job: Job) -> dict[str, Any]:
     plan.answered = done.holds
     look = _Look(job.limits, prices, contexts)
     found = _Pass(plan, done, look, survey=True)
-    census = done.census()
-    old = folder.read_job() if census.changed else None
-    if census.changed and job.job.on_change == "keep":
+    diff = done.diff()
+    old = folder.read_job() if diff.changed else None
+    if diff.changed and job.job.on_change == "keep":
         done.keep_changed()
         found = _Pass(plan, done, look, survey=False)
     left, example = found.left, found.example
@@ -101,8 +101,8 @@ def forecast(job: Job) -> dict[str, Any]:
         "unaskable": found.faults,
         "first_fault": found.first_fault,
         "on_bad_row": job.input.on_bad_row,
-        "changed": census.changed,
-        "changed_tokens": census.changed_tokens,
+        "changed": diff.changed,
+        "changed_tokens": diff.changed_tokens,
         "changes": changes(old, job.resolved()) if old else [],
         "on_change": job.job.on_change,
         "sweep": job.sweep.variables,

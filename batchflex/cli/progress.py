@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ..core import Event, one_line
-from ..storage import Tally
+from ..storage import RunState
 from . import run_log
 from .run_log import Log
 
@@ -27,12 +27,12 @@ class Bar:
         self._stream = stream
         self._bar: tqdm | None = None
 
-    def tick(self, tally: Tally) -> None:
+    def tick(self, run_state: RunState) -> None:
         with contextlib.suppress(OSError):
-            self._show(tally)
+            self._show(run_state)
 
-    def _show(self, tally: Tally) -> None:
-        job = one_line(tally.job)
+    def _show(self, run_state: RunState) -> None:
+        job = one_line(run_state.job)
         if self._bar is not None and self._bar.desc.removesuffix(": ") != job:  # a judge's run after the run itself
             self._bar.close()
             self._bar = None
@@ -41,17 +41,17 @@ class Bar:
 
             self._bar = tqdm(
                 desc=job,
-                total=tally.planned,
-                initial=tally.before,
+                total=run_state.planned,
+                initial=run_state.before,
                 unit=" rows",
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0.1,
                 leave=False,
             )
-        self._bar.total = tally.planned
-        self._bar.set_postfix_str(one_line(run_log.facts(tally, quoting=True)), refresh=False)
-        self._bar.update(tally.done - self._bar.n)
+        self._bar.total = run_state.planned
+        self._bar.set_postfix_str(one_line(run_log.facts(run_state, quoting=True)), refresh=False)
+        self._bar.update(run_state.done - self._bar.n)
         self._bar.refresh()
 
     def note(self, text: str) -> None:
@@ -80,9 +80,9 @@ class Several:
         self._observers = observers
         self.debug = debug
 
-    def tick(self, tally: Tally) -> None:
+    def tick(self, run_state: RunState) -> None:
         for observer in self._observers:
-            observer.tick(tally)
+            observer.tick(run_state)
 
     def note(self, text: str) -> None:
         for observer in self._observers:
@@ -100,7 +100,7 @@ class Several:
 class Quiet:
     """Nothing."""
 
-    def tick(self, tally: Tally) -> None:
+    def tick(self, run_state: RunState) -> None:
         pass
 
     def note(self, text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from ..core import BAD, Event, format
-from ..storage import Tally
+from ..storage import RunState
 from . import log_lines, rendering
 from .throttle import Throttle
 
@@ -57,24 +57,29 @@ class Log:
         self._job: str | None = None
         self.run_id: str | None = None
 
-    def tick(self, tally: Tally) -> None:
+    def tick(self, run_state: RunState) -> None:
         now = time.monotonic()
         self._tell_of_more(now)
-        if tally.run_id != self.run_id or self._last_done is None:
-            self._job, self.run_id, self._last_done = tally.job, tally.run_id, tally.before
+        if run_state.run_id != self.run_id or self._last_done is None:
+            self._job, self.run_id, self._last_done = run_state.job, run_state.run_id, run_state.before
         since = now - self._last
         if since < self._every_s:
             return
-        rate = (tally.done - self._last_done) / max(since, 1e-9)
-        self._last, self._last_done = now, tally.done
-        facts: dict[str, Any] = {"done": tally.done, "planned": tally.planned}
-        facts |= {str(status): rows for status, rows in tally.rows.items()}
-        facts |= {name: getattr(tally, name) for name in _COUNTS} | {"rows_per_s": round(rate, 3)}
-        if tally.planned and rate > 0:
-            facts["left_s"] = round((tally.planned - tally.done) / rate, 1)
-        facts["waiting"] = tally.waits(quoting=False)
+        rate = (run_state.done - self._last_done) / max(since, 1e-9)
+        self._last, self._last_done = now, run_state.done
+        facts: dict[str, Any] = {"done": run_state.done, "planned": run_state.planned}
+        facts |= {str(status): rows for status, rows in run_state.rows.items()}
+        facts |= {name: getattr(run_state, name) for name in _COUNTS} | {"rows_per_s": round(rate, 3)}
+        if run_state.planned and rate > 0:
+            facts["left_s"] = round((run_state.planned - run_state.done) / rate, 1)
+        facts["waiting"] = run_state.waits(quoting=False)
         self.event(
-            Event("progress", _progress(tally, rate, quoting=True), _progress(tally, rate, quoting=False), facts=facts)
+            Event(
+                "progress",
+                _progress(run_state, rate, quoting=True),
+                _progress(run_state, rate, quoting=False),
+                facts=facts,
+            )
         )
 
     def note(self, text: str) -> None:
@@ -128,30 +133,30 @@ def to_stream(stream: TextIO) -> Callable[[str], None]:
     return write
 
 
-def _progress(tally: Tally, rate: float, *, quoting: bool) -> str:
-    text = f"{tally.done:,}"
-    if tally.planned:
-        text += f" of {tally.planned:,} rows ({100 * tally.done // tally.planned} %)"
+def _progress(run_state: RunState, rate: float, *, quoting: bool) -> str:
+    text = f"{run_state.done:,}"
+    if run_state.planned:
+        text += f" of {run_state.planned:,} rows ({100 * run_state.done // run_state.planned} %)"
     else:
         text += " rows"
-    text += f", {rate:,.1f} rows/s, {facts(tally, quoting=quoting)}"
-    if tally.planned and rate > 0:
-        text += f", {format.duration((tally.planned - tally.done) / rate)} left"
+    text += f", {rate:,.1f} rows/s, {facts(run_state, quoting=quoting)}"
+    if run_state.planned and rate > 0:
+        text += f", {format.duration((run_state.planned - run_state.done) / rate)} left"
     return text
 
 
-def facts(tally: Tally, *, quoting: bool) -> str:
+def facts(run_state: RunState, *, quoting: bool) -> str:
     """In flight, failed and otherwise bad, tokens, what bounds it and is waited for, cost; unless ``quoting`` without words of a
     server."""
-    bad = [f"{n:,} {status}" for status, n in tally.rows.items() if status == "failed" or (n and status in BAD)]
-    text = f"{tally.in_flight} in flight, {', '.join(bad)}, "
-    text += f"{format.short(tally.prompt_tokens + tally.completion_tokens)} tokens"
-    if tally.binding:
-        text += f", bound by {tally.binding}"
-    if tally.backing_off:
-        text += f", {tally.backing_off} waiting to retry"
-    if tally.cost is not None:
-        text += f", {format.money(tally.cost)}"
-    for wait in tally.waits(quoting=quoting)[:1]:
+    bad = [f"{n:,} {status}" for status, n in run_state.rows.items() if status == "failed" or (n and status in BAD)]
+    text = f"{run_state.in_flight} in flight, {', '.join(bad)}, "
+    text += f"{format.short(run_state.prompt_tokens + run_state.completion_tokens)} tokens"
+    if run_state.binding:
+        text += f", bound by {run_state.binding}"
+    if run_state.backing_off:
+        text += f", {run_state.backing_off} waiting to retry"
+    if run_state.cost is not None:
+        text += f", {format.money(run_state.cost)}"
+    for wait in run_state.waits(quoting=quoting)[:1]:
         text += f"; waits: {rendering.waiting(wait)}"
     return text

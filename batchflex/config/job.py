@@ -29,7 +29,7 @@ from .messages import KEY_HINT, Mistake, choice, explained, found, sentences, wa
 from .notify_sections import NotifySection
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes
-from .sections import Concurrency, EndpointSection, LimitsSection, LogSection, PricesTable, Section
+from .sections import ConcurrencyLimit, EndpointSection, LimitsSection, LogSection, PricesTable, Section
 from .sweep import Forms, always_set, variables
 
 OnChange = Literal["stop", "rerun", "keep"]
@@ -62,7 +62,7 @@ class EndpointsEntry(EndpointSection):
     """One of several endpoints, with a quota and a model name of its own."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    concurrency: Concurrency | None = None
+    concurrency: ConcurrencyLimit | None = None
     rpm: Annotated[float, Field(gt=0)] | None = None
     tpm: Annotated[float, Field(gt=0)] | None = None
 

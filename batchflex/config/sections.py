@@ -15,7 +15,7 @@ from . import path_variables
 from .durations import Deadline, Duration, Hours
 from .messages import wanted
 
-Concurrency = Annotated[
+ConcurrencyLimit = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")
 ]
 
@@ -184,7 +184,7 @@ class EndpointSection(Section):
 
 
 class LimitsSection(Section):
-    concurrency: Concurrency = "auto"
+    concurrency: ConcurrencyLimit = "auto"
     max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 1024
     rpm: Annotated[float, Field(gt=0)] | None = None
     tpm: Annotated[float, Field(gt=0)] | None = None

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         seconds_between as seconds_between,
         short as short,
     )
-    from .gil import Courtesy as Courtesy
+    from .gil import GilYield as GilYield
     from .keys import KeySet as KeySet
     from .redact import (
         Redactor as Redactor,

@@ -21,7 +21,7 @@ def pause_s(computed_s: float) -> float:
     return min(_LONGEST_S, _TIMES * computed_s) if computed_s >= _PIECE_S else 0.0
 
 
-class Courtesy:
+class GilYield:
     """To be called in the thread that works, as often as it can be. Does not pause once :meth:`hurry` was called.
 
     ``clock`` gives the seconds that the calling thread has computed.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
         queue_metrics as queue_metrics,
         retry_policy as retry_policy,
     )
-    from .circuit_breaker import Outage as Outage
+    from .circuit_breaker import CircuitBreaker as CircuitBreaker
     from .client import Client as Client
-    from .concurrency_limit import Concurrency as Concurrency
+    from .concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from .cost import Cost as Cost
     from .model_list import (
         Catalog as Catalog,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         others as others,
     )
     from .model_list_cache import known as known
-    from .pacer import Allowance as Allowance, Pace as Pace, Words as Words
+    from .pacer import Allowance as Allowance, Pacer as Pacer, Words as Words
     from .price_list import Prices as Prices
     from .provider import (
         LOCAL as LOCAL,

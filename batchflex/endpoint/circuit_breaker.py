@@ -25,7 +25,7 @@ def _chance(failed: int, of: int, share: float) -> float:
     return math.exp(min(0.0, ways + failed * math.log(share)))
 
 
-class Outage:
+class CircuitBreaker:
     """The breaker of one endpoint.
 
     Only first attempts are evidence: that a row fails again may be the row's own fault. One at least must have been sent after

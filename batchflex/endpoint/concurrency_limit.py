@@ -105,7 +105,7 @@ class _Round:
         return max(0.0, self.squares / self.answers / mean**2 - 1)
 
 
-class Concurrency:
+class ConcurrencyLimit:
     """The window of one endpoint. ``size`` is how many may be in flight now, never more than ``most``.
 
     ``allowed`` is how many of these the key may have. ``fixed`` keeps it at ``most``; else it begins with ``first``.

@@ -22,7 +22,7 @@ def _usual(seconds: float) -> float:
     return seconds
 
 
-class HeaderLesson:
+class HeaderLimit:
     """A quota as the headers of each answer tell it.
 
     Until its window is known, what is left is spread until the reset. Then units go at the constant rate that fixed windows,
@@ -287,7 +287,7 @@ class ByModel:
         return len(sure) > 1 or (others >= self._OTHERS and self._fell <= self._own + self._OF_OTHERS * others)
 
 
-class RefusalLesson:
+class RefusalLimit:
     """A quota as refusals alone show it.
 
     A refusal that names a time says: until then nothing more. Between two such times the server accepts what its window allows.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..core import Usage
 from ..protocol import Limited, Told
-from .concurrency_limit import Concurrency, Slots
+from .concurrency_limit import ConcurrencyLimit, Slots
 from .cost import Cost, TokenEstimate
 from .learned_quota import ByModel
 from .quota import Quota
@@ -241,11 +241,13 @@ class Allowance:
         self._ramp_next = self._held_until
 
 
-class Pace:
+class Pacer:
     """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key. ``model`` is
     which is asked here, whatever a request names."""
 
-    def __init__(self, concurrency: Concurrency, allowance: Allowance | None = None, model: str | None = None) -> None:
+    def __init__(
+        self, concurrency: ConcurrencyLimit, allowance: Allowance | None = None, model: str | None = None
+    ) -> None:
         self.concurrency = concurrency
         self._model = model
         self.allowance = allowance or Allowance()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..protocol import Level
-from .learned_quota import HeaderLesson, RefusalLesson
+from .learned_quota import HeaderLimit, RefusalLimit
 
 _CATCH_UP_S = 0.25
 _WINDOW_S = 60.0
@@ -114,9 +114,9 @@ class Quota:
         self._window = Window(per_minute) if per_minute and of_tokens else None
         self._catch_up_s = _TOKENS_CATCH_UP_S if of_tokens else _CATCH_UP_S
         # By whose limit the headers say it is. Of one that says so of nobody nothing may be known any more.
-        self._headers: dict[str, HeaderLesson] = {}
+        self._headers: dict[str, HeaderLimit] = {}
         self._dropped: set[str] = set()
-        self._refusals = RefusalLesson()
+        self._refusals = RefusalLimit()
         self._learned = False
         self._was_empty = False
         self._taken = 0.0
@@ -126,7 +126,7 @@ class Quota:
     def rate(self) -> float | None:
         """Units a second that may go on the average; ``None`` if nothing bounds them."""
         ceiling = self._ceiling / _WINDOW_S if self._ceiling else None
-        rates = [ceiling, *(lesson.usual_rate for lesson in self._headers.values()), self._refusals.rate]
+        rates = [ceiling, *(learned.usual_rate for learned in self._headers.values()), self._refusals.rate]
         return min((rate for rate in rates if rate is not None), default=None)
 
     @property
@@ -150,10 +150,10 @@ class Quota:
 
     def empty_s(self, now: float, units: float = 1.0) -> float:
         """Seconds until the endpoint's own window, as it tells it, has room for ``units``; 0 if it has."""
-        return max((lesson.empty_s(now, units) for lesson in self._headers.values()), default=0.0)
+        return max((learned.empty_s(now, units) for learned in self._headers.values()), default=0.0)
 
     def _rate(self, now: float) -> float | None:
-        rates = [lesson.rate(now) for lesson in self._headers.values()]
+        rates = [learned.rate(now) for learned in self._headers.values()]
         return min((rate for rate in rates if rate is not None), default=self._refusals.rate)
 
     def take(self, now: float, units: float = 1.0) -> float:
@@ -165,8 +165,8 @@ class Quota:
             self._window.take(now, units)
         self._refusals.took(now, units)
         if self._learned:
-            for lesson in self._headers.values():
-                lesson.took(now, units)
+            for learned in self._headers.values():
+                learned.took(now, units)
             if (rate := self._rate(now)) is not None:
                 if self._was_empty:
                     # In a window that slides, a burst now would leave it empty again in a window's time.
@@ -186,23 +186,23 @@ class Quota:
 
     def accepted(self, now: float, sent_at: float, units: float = 1.0) -> None:
         """What was sent then was not refused."""
-        for lesson in self._headers.values():
-            lesson.accepted(now, sent_at)
+        for learned in self._headers.values():
+            learned.accepted(now, sent_at)
         if not self._headers:
             self._refusals.accepted(now, sent_at, units)
 
     def comes_back(self, descriptor: str) -> float | None:
         """Units a second that come back before the window ends; ``None`` if it is not known how many."""
-        lesson = self._headers.get(descriptor)
-        return 0.0 if lesson is None else lesson.comes_back
+        learned = self._headers.get(descriptor)
+        return 0.0 if learned is None else learned.comes_back
 
     def told(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
         """What the headers say that came for what was taken at ``mark``, of the limit of that ``descriptor``."""
         if level.limit is None or level.remaining is None or descriptor in self._dropped:
             return
-        lesson = self._headers.setdefault(descriptor, HeaderLesson())
-        lesson.told(now, mark, self._taken, level)
-        if lesson.contradicted and not descriptor:
+        learned = self._headers.setdefault(descriptor, HeaderLimit())
+        learned.told(now, mark, self._taken, level)
+        if learned.contradicted and not descriptor:
             del self._headers[descriptor]
             self._dropped.add(descriptor)
             self._next = min(self._next, now)
@@ -217,8 +217,8 @@ class Quota:
     ) -> float:
         """What was sent then was refused for its rate. Whoever calls sends nothing for ``hold_s`` seconds, or for as many as this
         returns, unless it is 0: until the end of a window that is known."""
-        for lesson in self._headers.values():
-            lesson.refused(now, retry_after_s, units)
+        for learned in self._headers.values():
+            learned.refused(now, retry_after_s, units)
         if not self._headers:
             soon_s = self._refusals.soon_s
             self._refusals.refused(now, sent_at, retry_after_s, hold_s if not soon_s else min(hold_s, soon_s))
@@ -228,10 +228,10 @@ class Quota:
 
     def mistaken(self) -> None:
         """What was taken for the end of a window was none: it is to be learned anew."""
-        for lesson in self._headers.values():
-            lesson.mistaken()
+        for learned in self._headers.values():
+            learned.mistaken()
 
     def forget(self) -> None:
         """All but the job's ceiling: what was learned belongs elsewhere."""
-        self._headers, self._refusals, self._learned = {}, RefusalLesson(), False
+        self._headers, self._refusals, self._learned = {}, RefusalLimit(), False
         self._next = float("-inf")

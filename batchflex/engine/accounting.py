@@ -8,31 +8,31 @@ from ..config import price_usd
 from ..core import AttemptError, KeyReplaced, RateLimited, Usage
 from ..endpoint import Cost, Words
 from ..protocol import Limited, classify
-from ..storage import Tally
+from ..storage import RunState
 from .budget import Budget
 from .endpoint_state import EndpointSlots
 
 
-class Accounts:
+class Accounting:
     """Settles attempts, each while its slot is still taken.
 
     A ``probe`` is a request of the run's own, for one token: it costs like any other, but how long it takes and how long its
     answer is say nothing of the rows.
     """
 
-    def __init__(self, budget: Budget, tally: Tally) -> None:
+    def __init__(self, budget: Budget, run_state: RunState) -> None:
         self._budget = budget
-        self._tally = tally
+        self._run_state = run_state
 
     def answered(self, endpoint: EndpointSlots, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
         """An attempt was answered."""
         now = time.monotonic()
-        self._tally.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
+        self._run_state.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
         self._budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
         if probe:
-            endpoint.pace.probed(now, cost, usage)
+            endpoint.pacer.probed(now, cost, usage)
         else:
-            endpoint.pace.answered(now, cost, usage, endpoint.in_flight - 1)
+            endpoint.pacer.answered(now, cost, usage, endpoint.in_flight - 1)
 
     def failed(
         self, endpoint: EndpointSlots, cost: Cost, fault: AttemptError, *, probe: bool = False, alone: bool = False
@@ -40,18 +40,20 @@ class Accounts:
         """An attempt was refused, or failed; ``alone`` if a rate limit refused it again, and let others through meanwhile."""
         now, others = time.monotonic(), endpoint.in_flight - 1
         if fault.usage is not None:
-            self._tally.spend(fault.usage, None if cost.prices is None else price_usd(cost.prices, fault.usage))
+            self._run_state.spend(fault.usage, None if cost.prices is None else price_usd(cost.prices, fault.usage))
         if not fault.sent:
-            self._tally.requests_sent -= 1
-            self._tally.probes -= probe
+            self._run_state.requests_sent -= 1
+            self._run_state.probes -= probe
         self._budget.settled(cost, fault.usage, billed=fault.billed, sent=fault.sent)
         if isinstance(fault, RateLimited):
-            self._tally.rate_limited += not probe
+            self._run_state.rate_limited += not probe
             limited, said = Limited(fault.limit_kind, fault.limit), Words(fault.message, classify.unquoted(fault))
-            endpoint.pace.refused(now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone)
+            endpoint.pacer.refused(
+                now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone
+            )
         elif probe:
-            endpoint.pace.probed(now, cost, None)
+            endpoint.pacer.probed(now, cost, None)
         else:
             reached = fault.http_status is not None
             works = classify.is_of_row(fault) or isinstance(fault, KeyReplaced)
-            endpoint.pace.failed(now, cost, others, of_row=works, reached=reached)
+            endpoint.pacer.failed(now, cost, others, of_row=works, reached=reached)

@@ -121,7 +121,7 @@ class Gate(Generic[S]):
         try:
             while not self.closed and not endpoint.closed:
                 now = self._clock()
-                wait_s = endpoint.pace.wait_s(now, cost)
+                wait_s = endpoint.pacer.wait_s(now, cost)
                 if wait_s <= 0 and endpoint.in_flight < endpoint.window and self._affordable(now, cost):
                     self._take(endpoint, cost, now)
                     return True
@@ -135,18 +135,18 @@ class Gate(Generic[S]):
         self._budget.sent(cost)
         endpoint.in_flight += 1
         endpoint.sent_at = now
-        endpoint.pace.sent(now, cost)
+        endpoint.pacer.sent(now, cost)
 
     def give_back(self, endpoint: S, cost: Cost) -> None:
         """Give back a slot in which nothing was sent."""
         self._budget.settled(cost, None, billed=False, sent=False)
-        endpoint.pace.unsent(self._clock(), cost, endpoint.in_flight - 1)
+        endpoint.pacer.unsent(self._clock(), cost, endpoint.in_flight - 1)
         self.leave(endpoint)
 
     def leave(self, endpoint: S) -> None:
         """Give the slot back."""
         endpoint.in_flight -= 1
-        endpoint.pace.ended(self._clock())
+        endpoint.pacer.ended(self._clock())
         self._pump()
 
     def begin_backing_off(self, model: str = "") -> None:
@@ -199,8 +199,8 @@ class Gate(Generic[S]):
         endpoint.pauses.discard(why)
         endpoint.reasons.pop(why, None)
         if not endpoint.pauses:
-            endpoint.pace.allowance.resumed()
-            endpoint.pace.concurrency.reset(self._clock())
+            endpoint.pacer.allowance.resumed()
+            endpoint.pacer.concurrency.reset(self._clock())
             self._pump()
 
     def close_endpoint(self, endpoint: S) -> bool:
@@ -276,7 +276,7 @@ class Gate(Generic[S]):
     @property
     def _is_choosy(self) -> bool:
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
-        return any(endpoint.pace.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
+        return any(endpoint.pacer.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
 
     def _past_the_first(self, now: float) -> tuple[deque[_Waiter[S]], int, S] | None:
         """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
@@ -309,7 +309,7 @@ class Gate(Generic[S]):
             return "waiting"
         return (
             "concurrency"
-            if any(endpoint.window >= endpoint.pace.concurrency.allowed for endpoint in usable)
+            if any(endpoint.window >= endpoint.pacer.concurrency.allowed for endpoint in usable)
             else "endpoint"
         )
 
@@ -326,7 +326,7 @@ class Gate(Generic[S]):
                 self._others_may_go = True
                 continue
             roomy = True
-            wait = endpoint.pace.wait_s(now, cost)
+            wait = endpoint.pacer.wait_s(now, cost)
             if wait > 0:
                 soonest = min(soonest, wait)
             elif (load := endpoint.in_flight / endpoint.window) < least:

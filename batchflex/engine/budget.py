@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 GO = Verdict()
 
 
-class Purse:
+class BudgetLimit:
     """A ceiling that is reserved from before anything is spent. ``None`` is no ceiling. ``name`` is what it is called."""
 
     def __init__(self, ceiling: float | None, name: str = "") -> None:
@@ -105,9 +105,9 @@ class Budget:
         self._limits = limits
         self._priced_by = priced_by
         self._deadline = Deadline(deadline_s)
-        self._usd = Purse(limits.budget_usd, "budget_usd")
-        self._tokens = Purse(limits.budget_tokens, "budget_tokens")
-        self._requests = Purse(limits.budget_requests, "budget_requests")
+        self._usd = BudgetLimit(limits.budget_usd, "budget_usd")
+        self._tokens = BudgetLimit(limits.budget_tokens, "budget_tokens")
+        self._requests = BudgetLimit(limits.budget_requests, "budget_requests")
         self.is_bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
         self._limited = self.is_bounded or deadline_s is not None
         self._counted = 0
@@ -130,9 +130,9 @@ class Budget:
             return Verdict(stop="deadline", why="the deadline leaves no time for another answer")
         if cost.prices is None and self._limits.budget_usd is not None:
             return Verdict(stop="budget", why="the price of the next request's model is not known: set [prices]")
-        for purse, most in ((self._requests, 1.0), (self._tokens, float(cost.most_tokens)), (self._usd, cost.most_usd)):
-            if (verdict := purse.verdict(most)) is not GO:
-                is_priced = verdict.stop is not None and purse is self._usd
+        for limit, most in ((self._requests, 1.0), (self._tokens, float(cost.most_tokens)), (self._usd, cost.most_usd)):
+            if (verdict := limit.verdict(most)) is not GO:
+                is_priced = verdict.stop is not None and limit is self._usd
                 return verdict._replace(why=f"{verdict.why} (counted {self._priced_by()})") if is_priced else verdict
         return GO
 

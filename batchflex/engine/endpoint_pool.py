@@ -12,7 +12,7 @@ from ..config import local
 from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
-from ..storage import Tally
+from ..storage import RunState
 from .admission import Gate
 from .endpoint_state import EndpointState
 from .probes import HOURS, NotSent, Prober
@@ -39,7 +39,7 @@ class EndpointPool:
         states: Sequence[EndpointState],
         gate: Gate[EndpointState],
         prober: Prober,
-        tally: Tally,
+        run_state: RunState,
         stop: Callable[[StopReason, str, str], None],
         tell: Tell,
         *,
@@ -57,7 +57,7 @@ class EndpointPool:
         self._states = list(states)
         self._gate = gate
         self._prober = prober
-        self._tally = tally
+        self._run_state = run_state
         self._stop = stop
         self._tell = tell
         self._wait_for_credit = wait_for_credit
@@ -313,8 +313,8 @@ class EndpointPool:
             for state in self._states:
                 if not state.is_open or self.is_disabled(state, model):
                     continue
-                pace, allowance = state.pace, state.pace.allowance
-                asked_s, fruitless_s = pace.asked_s(now, model), pace.fruitless_s(now, model)
+                pacer, allowance = state.pacer, state.pacer.allowance
+                asked_s, fruitless_s = pacer.asked_s(now, model), pacer.fruitless_s(now, model)
                 if asked_s > self._max_wait_s:
                     until = local(time.time() + asked_s)
                     head = f"the endpoint asks to wait until {until}, which is longer than limits.max_wait"
@@ -424,8 +424,8 @@ class EndpointPool:
         return True
 
     def _note_given_up(self, words: str, bare: str, facts: dict[str, object]) -> None:
-        self._tally.given_up.append(words)
-        self._tally.given_up_unquoted.append(bare)
+        self._run_state.given_up.append(words)
+        self._run_state.given_up_unquoted.append(bare)
         self._tell(Event("given_up", words, bare, "warning", facts))
 
     def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import anyio
 
 from ..core import Request
-from ..endpoint import Catalog, Client, Endpoint, Fallback, Outage, Pace, Quirks
+from ..endpoint import Catalog, CircuitBreaker, Client, Endpoint, Fallback, Pacer, Quirks
 
 
 class Reason(NamedTuple):
@@ -33,9 +33,9 @@ class EndpointSlots:
     ``sent_at`` is when something went there last.
     """
 
-    def __init__(self, name: str, pace: Pace) -> None:
+    def __init__(self, name: str, pacer: Pacer) -> None:
         self.name = name
-        self.pace = pace
+        self.pacer = pacer
         self.in_flight = 0
         self.proven = False
         self.on_trial = 1
@@ -52,7 +52,7 @@ class EndpointSlots:
     @property
     def window(self) -> int:
         """How many requests may be in flight here now."""
-        size = self.pace.concurrency.size
+        size = self.pacer.concurrency.size
         if not self.proven:
             return min(self.on_trial, size)
         return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
@@ -84,9 +84,14 @@ class EndpointState(EndpointSlots):
     """
 
     def __init__(
-        self, endpoint: Endpoint, pace: Pace, client: Client, outage: Outage, fallback: Fallback = "json_object"
+        self,
+        endpoint: Endpoint,
+        pacer: Pacer,
+        client: Client,
+        outage: CircuitBreaker,
+        fallback: Fallback = "json_object",
     ) -> None:
-        super().__init__(endpoint.name, pace)
+        super().__init__(endpoint.name, pacer)
         self.endpoint = endpoint
         self.client = client
         self.outage = outage

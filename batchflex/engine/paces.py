@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..config import EndpointsEntry, Job
-from ..endpoint import Allowance, Concurrency, Endpoint, Pace
+from ..endpoint import Allowance, ConcurrencyLimit, Endpoint, Pacer
 
 _OTHER_FILES = 64
 _FIRST_WINDOW = 8
@@ -17,7 +17,7 @@ class Paces(NamedTuple):
     """One for each endpoint. ``slots`` is how many requests all may have in flight; ``note`` says why it is fewer than the
     job asks for, if it is."""
 
-    paces: list[Pace]
+    paces: list[Pacer]
     slots: int
     note: str | None
 
@@ -32,19 +32,19 @@ def paces_of(job: Job, endpoints: Sequence[Endpoint]) -> Paces:
         window.at_most(max(1, window.most * slots // wanted))
     allowances = _allowances(job.asked, endpoints)
     paces = [
-        Pace(window, allowance, endpoint.model)
+        Pacer(window, allowance, endpoint.model)
         for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)
     ]
     return Paces(paces, slots, note)
 
 
-def _window(entry: EndpointsEntry, most: int, slots: int | None) -> Concurrency:
+def _window(entry: EndpointsEntry, most: int, slots: int | None) -> ConcurrencyLimit:
     """How many requests may be in flight at one endpoint: fixed, or to be found."""
     if isinstance(entry.concurrency, int):
-        return Concurrency(entry.concurrency, fixed=True)
+        return ConcurrencyLimit(entry.concurrency, fixed=True)
     if slots is not None:
-        return Concurrency(slots, fixed=True)
-    return Concurrency(most, first=_FIRST_WINDOW)
+        return ConcurrencyLimit(slots, fixed=True)
+    return ConcurrencyLimit(most, first=_FIRST_WINDOW)
 
 
 def _slots(wanted: int) -> tuple[int, str | None]:

@@ -8,8 +8,8 @@ import msgspec
 from ..core import AttemptError, KeyReplaced, Request
 from ..endpoint import Prices
 from ..protocol import classify
-from ..storage import Tally
-from .accounting import Accounts
+from ..storage import RunState
+from .accounting import Accounting
 from .admission import Gate
 from .budget import Budget
 from .endpoint_state import EndpointState
@@ -27,13 +27,13 @@ class Prober:
     """Sends probes: one at a time to an endpoint, within every limit that rows have."""
 
     def __init__(
-        self, gate: Gate[EndpointState], budget: Budget, accounts: Accounts, tally: Tally, prices: Prices
+        self, gate: Gate[EndpointState], budget: Budget, accounting: Accounting, run_state: RunState, prices: Prices
     ) -> None:
         self._prices = prices
         self._gate = gate
         self._budget = budget
-        self._accounts = accounts
-        self._tally = tally
+        self._accounting = accounting
+        self._run_state = run_state
 
     async def ask(self, state: EndpointState, like: Request) -> AttemptError | None:
         """Ask for one token, of the model that ``like`` asks; ``None`` if it came. To be called with ``state.probing`` held.
@@ -52,19 +52,19 @@ class Prober:
             await self._gate.sleep(_LOOK_S)
         if not await self._gate.enter_as_probe(state, cost):
             raise NotSent
-        self._tally.requests_sent += 1
-        self._tally.probes += 1
+        self._run_state.requests_sent += 1
+        self._run_state.probes += 1
         try:
             try:
                 with anyio.fail_after(_ANSWER_S):
                     answer = await state.client.attempt(request)
             except TimeoutError:
                 raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
-            self._accounts.answered(state, cost, answer.usage, probe=True)
+            self._accounting.answered(state, cost, answer.usage, probe=True)
             state.prove(like.model, cost.sent_at)
             return None
         except AttemptError as fault:
-            self._accounts.failed(state, cost, fault, probe=True)
+            self._accounting.failed(state, cost, fault, probe=True)
             return fault
         finally:
             self._gate.leave(state)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import anyio
 import anyio.to_thread
 
-from ..core import Courtesy, InputError, Request
-from ..plan import Line, grouped, name_of
+from ..core import GilYield, InputError, Request
+from ..plan import PrefixQueue, grouped, name_of
 
 _READ_AHEAD = 2_000
 _PLENTY = 500
@@ -17,13 +17,13 @@ _FIRST_WINDOW, _WINDOW_REQUESTS = 400, 4_000
 _WINDOW_BYTES = 16 << 20
 
 
-class Feed:
+class RequestQueue:
     """Hands out what is still to be asked of the ``blocks`` of a plan, one request at a time, to any number of tasks.
 
     They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
     the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
-    them may go next says :class:`~batchflex.plan.prefix_order.Line`. ``starving`` tasks wait for requests to be read. ``heed`` is
-    called with those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that
+    them may go next says :class:`~batchflex.plan.prefix_order.PrefixQueue`. ``starving`` tasks wait for requests to be read.
+    ``heed`` is called with those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that
     the blocks leave out.
     """
 
@@ -38,13 +38,13 @@ class Feed:
         self._heed = heed
         self._blocks = blocks
         self._sort_out = sort_out
-        self._line = Line(clock)
+        self._line = PrefixQueue(clock)
         self._window = _FIRST_WINDOW
         self._last: bytes | None = None  # the prefix that the last window ended with
         self._damage: InputError | None = None
         self._more = anyio.Event()
         self._low = anyio.Event()
-        self._courtesy = Courtesy()
+        self._courtesy = GilYield()
         self.planned = planned
         self.starving = 0
         self.ended = False

@@ -12,12 +12,12 @@ from ..config import Job, build, dated_path, elsewhere, environment_of, path_var
 from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve
 from ..plan import (
-    Census,
     Done,
     Finished,
     Held,
     Passed,
     Plan,
+    PlanDiff,
     Prepared,
     are_at_home,
     placement,
@@ -152,8 +152,8 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     chosen = choose(folder, retry.where)
     finished = settled(folder, identity, plan.job.input.limit)
     if not chosen.keys.height:
-        census = Census(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
-        prepared = Prepared(segment, chosen.statuses, census, carry_schema, None, iter(()), complete=True)
+        diff = PlanDiff(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
+        prepared = Prepared(segment, chosen.statuses, diff, carry_schema, None, iter(()), complete=True)
         return _sight(retry, chosen, Estimate(Prices(retry.job)), prepared)
     moves, parts = placement(plan, folder)
     found = _placed(retry, plan, folder, chosen, moves, parts) if moves else None
@@ -181,8 +181,8 @@ def _placed(
     if plan.is_in_doubt:
         return None
     passed = rows.count(1) * plan.per_item
-    census = done.census()._replace(planned=passed + seen.planned)
-    return _prepared(done, census, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
+    diff = done.diff()._replace(planned=passed + seen.planned)
+    return _prepared(done, diff, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
 
 
 def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
@@ -195,13 +195,13 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
         missing = done.sort_out(block, survey=True)
         mine = seen.at(block)
         finished.note(block, {request.row for request in (*missing, *mine)})
-    census, kept = done.census(), 0
+    diff, kept = done.diff(), 0
     passed: Passed | None = finished.passed()
     on_change = plan.job.job.on_change
-    if census.changed and on_change != "rerun":  # nobody has said that these answers are to go
+    if diff.changed and on_change != "rerun":  # nobody has said that these answers are to go
         done.keep_changed()
-        kept = census.changed
-        census = census.keeping()._replace(orphans=census.orphans - kept)
+        kept = diff.changed
+        diff = diff.keeping()._replace(orphans=diff.orphans - kept)
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
             passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
             for block in plan.blocks():
@@ -209,21 +209,21 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
         passed = None
     before = 0 if passed is None else passed.requests
-    found, estimate = _prepared(done, census, seen, lambda: plan.blocks(passed), before)
+    found, estimate = _prepared(done, diff, seen, lambda: plan.blocks(passed), before)
     return found._replace(kept=kept), estimate
 
 
 def _prepared(
     done: Done,
-    census: Census,
+    diff: PlanDiff,
     seen: _Look,
     begin: Callable[[], Iterator[list[Request]]],
     passed: int,
     moves: dict[str, Moves] | None = None,
 ) -> tuple[Prepared, Estimate]:
-    planned = census.planned or 0
-    census = census._replace(done=planned - seen.count)
-    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), moves=moves)
+    planned = diff.planned or 0
+    diff = diff._replace(done=planned - seen.count)
+    prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), moves=moves)
     if seen.held.blocks is not None:
         return prepared._replace(blocks=iter(seen.held.blocks), passed=planned - seen.count), seen.estimate
     chosen = seen.sort_out

@@ -32,11 +32,11 @@ from ..core import (
     signals,
 )
 from ..endpoint import (
+    CircuitBreaker,
     Client,
     Endpoint,
     LongPrompts,
-    Outage,
-    Pace,
+    Pacer,
     Prices,
     default_model,
     queue_metrics,
@@ -49,9 +49,9 @@ from ..storage import (
     STAY,
     Attempt,
     Folder,
-    Frame,
-    Keeper,
-    Tally,
+    OutcomeWriter,
+    RowContext,
+    RunState,
     Wait,
     catch_up,
     declared,
@@ -60,7 +60,7 @@ from ..storage import (
     priced_by,
     run_id,
 )
-from .accounting import Accounts
+from .accounting import Accounting
 from .admission import Gate
 from .budget import Budget
 from .endpoint_pool import EndpointPool
@@ -68,10 +68,10 @@ from .endpoint_state import EndpointState
 from .failure_limit import Failures
 from .paces import paces_of
 from .probes import HOURS, Prober
-from .queue import Feed
+from .queue import RequestQueue
 from .telemetry import Telemetry, Waits, binding
 from .warm_up import learn
-from .workers import Asking
+from .workers import Workers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -93,14 +93,14 @@ class Observer(Protocol):
     One that has a method ``event`` too is given an :class:`~batchflex.core.events.Event` in place of each note.
     """
 
-    def tick(self, tally: Tally) -> None: ...
+    def tick(self, run_state: RunState) -> None: ...
 
     def note(self, text: str) -> None:
         """A sentence for whoever watches."""
 
 
 class _Nobody:
-    def tick(self, tally: Tally) -> None:
+    def tick(self, run_state: RunState) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -250,17 +250,17 @@ class _Conduct:
         self._prepared = prepared
         self._started = time.time()
         of = run_id(self._started) if attempt is None else attempt.run_id
-        self._tally = Tally(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
-        self._tally.plan = plan.identity()
+        self._run_state = RunState(of, job.job.name, str(folder.path), self._started, prepared.before, prepared.again)
+        self._run_state.plan = plan.identity()
         self._observer = observer
         self._teller = Teller(observer, job.job.name, of)
-        if prepared.census is not None:
-            self._tally.planned = prepared.census.planned
+        if prepared.diff is not None:
+            self._run_state.planned = prepared.diff.planned
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(lambda words: self._teller.note(words, "warning"))
-        self._feed = Feed(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
+        self._feed = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
         self._gate: Gate[EndpointState] | None = None
-        self._keeper: Keeper | None = None
+        self._outcome_writer: OutcomeWriter | None = None
         self._at_once = False
         self._end = end
 
@@ -273,7 +273,7 @@ class _Conduct:
                 beside.start_soon(self._heed_signals)
             beside.start_soon(self._report)
             try:
-                self._folder.write_state(self._tally.state(time.time()))
+                self._folder.write_state(self._run_state.state(time.time()))
                 if not self._prepared.finished:
                     await self._ask_all()
             except StorageError as error:
@@ -285,7 +285,7 @@ class _Conduct:
             except BaseException as error:
                 fault = _sole_fault(error)
                 if fault is not None:
-                    self._tally.refused_with = fault.exit_code
+                    self._run_state.refused_with = fault.exit_code
                 unquoted = type(error).__name__ if fault is None else None
                 self._stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
                 self._conclude()
@@ -293,32 +293,32 @@ class _Conduct:
             self._tell_of_substitutes()
             await self._finish()
             beside.cancel_scope.cancel()
-        self._observer.tick(self._tally)
+        self._observer.tick(self._run_state)
         state = self._conclude()
-        return Run(self._folder.path, state, state | self._tally.unquoted())
+        return Run(self._folder.path, state, state | self._run_state.unquoted())
 
     def _tell_of_start(self) -> None:
-        tally = self._tally
+        run_state = self._run_state
         facts = {
-            "planned": tally.planned,
-            "done": tally.done,
+            "planned": run_state.planned,
+            "done": run_state.done,
             "endpoints": [endpoint.base_url or "local" for endpoint in self._endpoints],
             "models": self._job.models,
-            "out": tally.out,
+            "out": run_state.out,
             "version": __version__,
             "pid": os.getpid(),
         }
-        self._teller.tell(Event("started", f"started; output in {tally.out}", facts=facts, shown=False))
+        self._teller.tell(Event("started", f"started; output in {run_state.out}", facts=facts, shown=False))
 
     def _tell_of_substitutes(self) -> None:
         """An evaluation must not mix models unseen."""
-        found = self._tally.substitutes
+        found = self._run_state.substitutes
         if words := found.words():
             facts = {"substituted": found.rows}
             self._teller.tell(Event("substituted", words, found.words(named=False), "warning", facts))
 
     async def _ask_all(self) -> None:
-        job, tally, limits = self._job, self._tally, self._job.limits
+        job, run_state, limits = self._job, self._run_state, self._job.limits
         bound = answer_limit(job.params | job.override)
         guess = None if bound is None else disk_space.guessed_row(bound)
         watch = disk_space.Watch(self._folder, limits.min_free_disk_mb, guess, job.journal.seal_mb)
@@ -329,7 +329,7 @@ class _Conduct:
         paces, slots, fewer = paces_of(job, self._endpoints)
         if fewer is not None:
             self._teller.note(fewer, "warning")
-        keeper = self._keeper = Keeper(
+        outcome_writer = self._outcome_writer = OutcomeWriter(
             self._folder,
             self._prepared.segment,
             job.journal,
@@ -344,31 +344,35 @@ class _Conduct:
             due = None if self._end is None else self._end.due
             prices = Prices(job)
             budget = Budget(limits, due, lambda: priced_by(prices.told()))
-            tally.prices = prices.told
+            run_state.prices = prices.told
             with self._scope:
                 async with AsyncExitStack() as opened:
-                    states = [await opened.enter_async_context(self._endpoint(n, pace)) for n, pace in enumerate(paces)]
+                    states = [
+                        await opened.enter_async_context(self._endpoint(n, pacer)) for n, pacer in enumerate(paces)
+                    ]
                     gate = self._gate = Gate(states, budget, max(256, 2 * slots), self._stop)
-                    if self._tally.stopped_by is not None:
+                    if self._run_state.stopped_by is not None:
                         gate.close()
-                    accounts = Accounts(budget, tally)
-                    prober = Prober(gate, budget, accounts, tally, prices)
+                    accounting = Accounting(budget, run_state)
+                    prober = Prober(gate, budget, accounting, run_state, prices)
                     known = EndpointPool(
-                        states, gate, prober, tally, self._stop, self._teller.tell,
+                        states, gate, prober, run_state, self._stop, self._teller.tell,
                         wait_for_credit=limits.on_no_credit == "wait", max_wait_s=parse_duration(limits.max_wait),
                         max_outage_s=parse_duration(limits.max_outage),
                         models=job.models if job.names_every_model else (),
                     )  # fmt: skip
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
                     endpoint_name = states[0].endpoint.name
-                    frame = Frame(tally.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty)
+                    frame = RowContext(
+                        run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty
+                    )
                     failures = Failures(limits.max_failures)
-                    asking = Asking(
-                        job.retry, frame, known, gate, budget, accounts, keeper, failures, tally, self._stop,
+                    asking = Workers(
+                        job.retry, frame, known, gate, budget, accounting, outcome_writer, failures, run_state, self._stop,
                         self._teller.tell, job.reasks, prices, job.models,
                     )  # fmt: skip
                     async with anyio.create_task_group() as beside:
-                        beside.start_soon(self._store, keeper)
+                        beside.start_soon(self._store, outcome_writer)
                         beside.start_soon(gate.keep_time)
                         for advisory in (
                             self._count,
@@ -389,20 +393,24 @@ class _Conduct:
                         beside.cancel_scope.cancel()
         finally:
             if self._at_once:
-                keeper.abandon()
+                outcome_writer.abandon()
             else:
                 with anyio.CancelScope(shield=True):
-                    await keeper.finish()
+                    await outcome_writer.finish()
 
     @asynccontextmanager
-    async def _endpoint(self, number: int, pace: Pace) -> AsyncIterator[EndpointState]:
+    async def _endpoint(self, number: int, pacer: Pacer) -> AsyncIterator[EndpointState]:
         entry = self._job.asked[number]
         async with (
             serving(entry, self._endpoints[number], self._warn, self._server_is_gone) as endpoint,
-            Client(endpoint, connections=pace.concurrency.most) as client,
+            Client(endpoint, connections=pacer.concurrency.most) as client,
         ):
             yield EndpointState(
-                endpoint, pace, client, Outage(parse_duration(self._job.limits.max_outage)), self._job.answer.fallback
+                endpoint,
+                pacer,
+                client,
+                CircuitBreaker(parse_duration(self._job.limits.max_outage)),
+                self._job.answer.fallback,
             )
 
     def _warn(self, words: str) -> None:
@@ -417,7 +425,7 @@ class _Conduct:
 
     async def _look_at_queue(self, state: EndpointState) -> None:
         """Where a server of one's own tells how many requests wait in it, tell those who decide how many it gets."""
-        if state.pace.concurrency.fixed or not state.endpoint.asks_metrics:
+        if state.pacer.concurrency.fixed or not state.endpoint.asks_metrics:
             return
         told = False
         while True:
@@ -426,7 +434,7 @@ class _Conduct:
             if waiting is None and not told:
                 return
             told = True
-            state.pace.concurrency.queue(waiting)
+            state.pacer.concurrency.queue(waiting)
             await anyio.sleep(_QUEUE_EVERY_S)
 
     async def _keep_hours(self, gate: Gate[EndpointState], hours: str, *, task_status: TaskStatus[None]) -> None:
@@ -464,14 +472,14 @@ class _Conduct:
             await anyio.sleep(_TICK_S)
             now, spent = time.monotonic(), time.thread_time()
             starved = self._feed.starving > 0 and not self._feed.ended
-            self._tally.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
+            self._run_state.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
             wall, cpu = now, spent
-            before, self._tally.waiting = self._tally.waiting, waits.now(now, time.time(), gate)
-            self._tell_of_waits(before, self._tally.waiting)
+            before, self._run_state.waiting = self._run_state.waiting, waits.now(now, time.time(), gate)
+            self._tell_of_waits(before, self._run_state.waiting)
             known.heed_waits(now)
             if now >= due:
                 due = now + _TELEMETRY_EVERY_S
-                line = telemetry.sample(now, time.time(), self._tally, gate)
+                line = telemetry.sample(now, time.time(), self._run_state, gate)
                 try:
                     await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
                 except StorageError as error:  # nothing depends on it
@@ -523,7 +531,7 @@ class _Conduct:
                 self._teller.note(doubt, "warning")
 
     def _doubt(self, watch: disk_space.Watch) -> str | None:
-        planned, done = self._tally.planned, self._tally.done
+        planned, done = self._run_state.planned, self._run_state.done
         return watch.doubt(None if planned is None else planned - done, done)
 
     async def _get_table_ready(self) -> None:
@@ -531,9 +539,9 @@ class _Conduct:
         await anyio.sleep(_TICK_S)
         await anyio.to_thread.run_sync(importlib.import_module, "batchflex.storage.results_table")
 
-    async def _store(self, keeper: Keeper) -> None:
+    async def _store(self, outcome_writer: OutcomeWriter) -> None:
         try:
-            await keeper.run()
+            await outcome_writer.run()
         except* StorageError as group:
             self._stop("disk", str(group.exceptions[0]))
 
@@ -544,24 +552,24 @@ class _Conduct:
             for note in self._plan.notes():
                 self._teller.note(note)
             if self._feed.ended:
-                self._tally.planned = self._feed.planned  # exact, whatever was counted before
+                self._run_state.planned = self._feed.planned  # exact, whatever was counted before
         except InputError as error:
             self._stop("input", str(error))
 
     async def _count(self) -> None:
-        if self._tally.planned is None:
+        if self._run_state.planned is None:
             counted = await anyio.to_thread.run_sync(self._plan.count, abandon_on_cancel=True)
-            if self._tally.planned is None:
-                self._tally.planned = counted
+            if self._run_state.planned is None:
+                self._run_state.planned = counted
 
     def _stop(self, reason: StopReason, message: str = "", unquoted: str | None = None) -> None:
         """Admit nothing more, and let what is in flight finish within the grace. ``unquoted`` is the message without words of a
         server, if it has any."""
-        if self._tally.stopped_by is not None:
+        if self._run_state.stopped_by is not None:
             return
-        self._tally.stopped_by = reason
-        self._tally.message = message or None
-        self._tally.message_unquoted = guarded(message if unquoted is None else unquoted) or None
+        self._run_state.stopped_by = reason
+        self._run_state.message = message or None
+        self._run_state.message_unquoted = guarded(message if unquoted is None else unquoted) or None
         if reason in VOIDING:
             self._void_failures()
         self._feed.stop()
@@ -573,7 +581,7 @@ class _Conduct:
             grace_s = max(grace_s, self._end.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
-        message, bare = (f"stopping ({reason}): {words}" for words in (message, self._tally.message_unquoted))
+        message, bare = (f"stopping ({reason}): {words}" for words in (message, self._run_state.message_unquoted))
         if is_awaited := reason == "signal" and in_flight > 0:
             message = bare = (
                 f"stopping: what is in flight ({in_flight:,}) may finish within {self._job.limits.grace_s:g} s; "
@@ -585,30 +593,30 @@ class _Conduct:
     def _void_failures(self) -> None:
         """What has failed in this run proves nothing against the rows."""
         try:
-            if self._tally.has_failures and self._keeper is not None:
-                self._keeper.void(self._tally.run_id)
+            if self._run_state.has_failures and self._outcome_writer is not None:
+                self._outcome_writer.void(self._run_state.run_id)
         except StorageError as error:
             self._teller.note(f"that rows failed in this run counts against them: {error}", "warning")
             return
-        self._tally.void()
+        self._run_state.void()
 
     async def _heed_signals(self) -> None:
         with anyio.open_signal_receiver(*signals.ending()) as received:
             async for number in received:
-                if number == signal.SIGHUP and self._tally.signal is not None:
+                if number == signal.SIGHUP and self._run_state.signal is not None:
                     continue  # a terminal that is closed sends one, and its shell another
-                if self._tally.signal is None:
-                    self._tally.signal = int(number)
+                if self._run_state.signal is None:
+                    self._run_state.signal = int(number)
                     self._stop("signal", f"interrupted by {signal.Signals(number).name}")
                 else:
                     self._at_once = True
                     lost = self._gate.in_flight if self._gate is not None else 0
                     if lost:
                         message = (
-                            f"{self._tally.message}, twice: {lost:,} in flight were not waited for; they may be charged for, "
+                            f"{self._run_state.message}, twice: {lost:,} in flight were not waited for; they may be charged for, "
                             "and will be asked again"
                         )
-                        self._tally.message = self._tally.message_unquoted = message
+                        self._run_state.message = self._run_state.message_unquoted = message
                     self._scope.cancel()
 
     async def _report(self) -> None:
@@ -616,8 +624,8 @@ class _Conduct:
         while True:
             await anyio.sleep(_TICK_S)
             if self._gate is not None:
-                self._tally.in_flight, self._tally.backing_off = self._gate.in_flight, self._gate.backing_off
-            self._observer.tick(self._tally)
+                self._run_state.in_flight, self._run_state.backing_off = self._gate.in_flight, self._gate.backing_off
+            self._observer.tick(self._run_state)
             if time.monotonic() >= due:
                 due = time.monotonic() + _STATE_EVERY_S
                 try:
@@ -626,14 +634,14 @@ class _Conduct:
                     self._stop("disk", str(error))
 
     def _write_state(self) -> None:
-        self._tally.plan = self._plan.identity()
-        self._folder.write_state(self._tally.state(time.time()))
+        self._run_state.plan = self._plan.identity()
+        self._folder.write_state(self._run_state.state(time.time()))
 
     async def _finish(self) -> None:
         """Make the table. Derived from the parts, so that giving it up loses nothing."""
         if self._at_once:
             return
-        self._tally.in_flight = 0
+        self._run_state.in_flight = 0
         if self._prepared.complete:
             return
         try:
@@ -668,15 +676,15 @@ class _Conduct:
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""
-        identity, census = self._plan.identity(), self._prepared.census
-        planned = self._feed.planned if self._feed.ended else census and census.planned
+        identity, diff = self._plan.identity(), self._prepared.diff
+        planned = self._feed.planned if self._feed.ended else diff and diff.planned
         if identity is None or planned is None or self._prepared.kept:
             return None
-        rows = {str(status): rows for status, rows in self._tally.rows.items()}
+        rows = {str(status): rows for status, rows in self._run_state.rows.items()}
         return Settled(identity, self._job.input.limit, planned, part_files.stamp(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
-        state = self._tally.state(time.time(), ended=True)
+        state = self._run_state.state(time.time(), ended=True)
         try:
             self._folder.write_state(state)
             self._folder.add_history(state)

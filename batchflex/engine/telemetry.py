@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import Any, Literal
 
-from ..storage import Tally, Wait, timestamp
+from ..storage import RunState, Wait, timestamp
 from .admission import Bound, Gate
 from .endpoint_state import EndpointSlots, EndpointState
 
@@ -55,7 +55,7 @@ class Waits:
         return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
 
     def _of(self, endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
-        allowance = endpoint.pace.allowance
+        allowance = endpoint.pacer.allowance
         for why in sorted(endpoint.pauses):
             if (told := endpoint.reasons.get(why)) is not None:
                 until = None if told.until is None else wall + told.until - now
@@ -69,7 +69,7 @@ class Waits:
             allowance.said,
         )
         if asked_s <= _SOME_S and (models := models - endpoint.without):
-            asked_s, model = max((endpoint.pace.asked_s(now, model), model) for model in models)
+            asked_s, model = max((endpoint.pacer.asked_s(now, model), model) for model in models)
             head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
         if asked_s > _SOME_S:
             words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
@@ -97,20 +97,20 @@ class Telemetry:
         self._then = now
         self._before = (0, 0, 0, 0)
 
-    def sample(self, now: float, wall: float, tally: Tally, gate: Gate[EndpointState]) -> dict[str, Any]:
+    def sample(self, now: float, wall: float, run_state: RunState, gate: Gate[EndpointState]) -> dict[str, Any]:
         """A line of ``telemetry.jsonl``. CONTRACT.md gives the fields' meaning. ``wall`` is in seconds since the epoch."""
-        counts = (tally.answered, tally.requests_sent, tally.rate_limited, tally.retries)
+        counts = (run_state.answered, run_state.requests_sent, run_state.rate_limited, run_state.retries)
         answered, sent, refused, retries = (new - old for new, old in zip(counts, self._before, strict=True))
         elapsed = max(1e-9, now - self._then)
         self._then, self._before = now, counts
         return {
             "at": timestamp(wall),
-            "run_id": tally.run_id,
-            "binding": tally.binding,
+            "run_id": run_state.run_id,
+            "binding": run_state.binding,
             "in_flight": gate.in_flight,
             "window": sum(endpoint.window for endpoint in gate.endpoints if not endpoint.closed),
             "backing_off": gate.backing_off,
-            "done": tally.done,
+            "done": run_state.done,
             "answers_per_s": round(answered / elapsed, 3),
             "requests_per_s": round(max(0, sent) / elapsed, 3),
             "refused": refused,
@@ -120,9 +120,9 @@ class Telemetry:
                     "name": endpoint.name,
                     "in_flight": endpoint.in_flight,
                     "window": endpoint.window,
-                    "why": endpoint.pace.concurrency.last_reason,
-                    "requests_per_minute": _per_minute(endpoint.pace.allowance.rates[0]),
-                    "tokens_per_minute": _per_minute(endpoint.pace.allowance.rates[1]),
+                    "why": endpoint.pacer.concurrency.last_reason,
+                    "requests_per_minute": _per_minute(endpoint.pacer.allowance.rates[0]),
+                    "tokens_per_minute": _per_minute(endpoint.pacer.allowance.rates[1]),
                     "paused_for": sorted(endpoint.pauses),
                     "closed": endpoint.closed,
                 }

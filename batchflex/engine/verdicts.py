@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from ..core import AttemptError, Outcome, Request, RunFault, Transient
 from ..endpoint import Cost, Tries
 from ..protocol import classify
-from ..storage import Tally
+from ..storage import RunState
 from .admission import Gate
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
@@ -99,7 +99,7 @@ class Verdicts:
         pool: EndpointPool,
         gate: Gate[EndpointState],
         models: Collection[str],
-        tally: Tally,
+        run_state: RunState,
         confirm: Callable[[Held], None],
         ask_again: Callable[[Sequence[Held]], None],
         changed: Callable[[], None],
@@ -107,7 +107,7 @@ class Verdicts:
         self._pool = pool
         self._gate = gate
         self._models = frozenset(models)
-        self._tally = tally
+        self._run_state = run_state
         self._confirm = confirm
         self._ask_again = ask_again
         self._changed = changed
@@ -192,10 +192,10 @@ class Verdicts:
     async def _judge(self, state: EndpointState, model: str) -> None:
         """Ask that model for one token: if it is answered, it is the rows; not if it says the same to that."""
         try:
-            while self._tally.stopped_by is None and (held := self.held.get((state, model))):
+            while self._run_state.stopped_by is None and (held := self.held.get((state, model))):
                 last = held[-1]
                 refusal = next((each.fault for each in reversed(held) if each.is_refusal), None)
-                waits = state.pauses or state.pace.held_s(time.monotonic(), model) > _LONG_S
+                waits = state.pauses or state.pacer.held_s(time.monotonic(), model) > _LONG_S
                 elsewhere = waits and self._pool.others_than(state, model)
                 if self._pool.is_set_aside(model):
                     del self.held[state, model]

@@ -94,7 +94,7 @@ async def consult(
     for state in states:
         tasks.start_soon(_open_late, gate, state)
         wanted = {state.endpoint.model} if state.endpoint.model else set(models)
-        opens = bool(wanted) and state.pace.concurrency.most > 1 and not state.endpoint.is_hosted
+        opens = bool(wanted) and state.pacer.concurrency.most > 1 and not state.endpoint.is_hosted
         if opens or (unpriced and state.endpoint.name != LOCAL):
             listed.append(anyio.Event())
             tasks.start_soon(_consult, gate, state, wanted if opens else None, listed[-1], heard)
@@ -133,7 +133,7 @@ async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: fl
     for _ in range(3):  # so that what has come by now is read
         await anyio.lowlevel.checkpoint()
     if state.in_flight and not (state.proven or gate.backing_off or gate.closed):  # the first one is still out
-        gate.try_out(state, state.pace.concurrency.most)
+        gate.try_out(state, state.pacer.concurrency.most)
 
 
 async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:

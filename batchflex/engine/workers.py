@@ -32,14 +32,14 @@ from ..core import (
 )
 from ..endpoint import Prices, retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, reask
-from ..storage import Frame, Keeper, Tally, record
-from .accounting import Accounts
+from ..storage import OutcomeWriter, RowContext, RunState, record
+from .accounting import Accounting
 from .admission import Gate
 from .budget import Budget
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
-from .queue import Feed
+from .queue import RequestQueue
 from .verdicts import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
 
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
@@ -57,8 +57,8 @@ def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
     return state.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
-class Asking:
-    """Asks until the feed ends or the run is stopped; every final outcome goes to the keeper before its slot is free.
+class Workers:
+    """Asks until the feed ends or the run is stopped; every final outcome goes to the writer before its slot is free.
 
     ``stop`` is called with a reason and a sentence, and perhaps that without words of a server, when the run must end; it
     closes the gate and the feed. ``tell`` is told of what fails. ``models`` are those that the job names: where an endpoint
@@ -68,14 +68,14 @@ class Asking:
     def __init__(
         self,
         policy: RetrySection,
-        frame: Frame,
+        frame: RowContext,
         pool: EndpointPool,
         gate: Gate[EndpointState],
         budget: Budget,
-        accounts: Accounts,
-        keeper: Keeper,
+        accounting: Accounting,
+        outcome_writer: OutcomeWriter,
         failures: Failures,
-        tally: Tally,
+        run_state: RunState,
         stop: Callable[[StopReason, str, str | None], None],
         tell: Tell,
         reasks: reask.Policy,
@@ -89,19 +89,19 @@ class Asking:
         self._pool = pool
         self._gate = gate
         self._budget = budget
-        self._accounts = accounts
-        self._keeper = keeper
+        self._accounting = accounting
+        self._outcome_writer = outcome_writer
         self._failures = failures
-        self._tally = tally
+        self._run_state = run_state
         self._stop = stop
         self._tell = tell
         self._rules: set[str] = set()
-        self._verdicts = Verdicts(pool, gate, models, tally, self._blame, self._ask_again, self._has_changed)
+        self._verdicts = Verdicts(pool, gate, models, run_state, self._blame, self._ask_again, self._has_changed)
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
 
-    async def everything(self, feed: Feed, workers: int) -> None:
+    async def everything(self, feed: RequestQueue, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
             self._verdicts.judge_in(watching)
@@ -110,7 +110,7 @@ class Asking:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
-                while self._tally.stopped_by is None and (self._persisting or self._verdicts.held):
+                while self._run_state.stopped_by is None and (self._persisting or self._verdicts.held):
                     self._changed = anyio.Event()
                     if not self._persisting:
                         self._verdicts.judge_all()
@@ -121,7 +121,7 @@ class Asking:
     def _has_changed(self) -> None:
         self._changed.set()
 
-    async def _work(self, feed: Feed) -> None:
+    async def _work(self, feed: RequestQueue) -> None:
         while (request := await feed.take()) is not None:
             try:
                 if (row := self._begun(request)) is not None:
@@ -141,7 +141,7 @@ class Asking:
         asked = request if request.before is None else reask.further(request, request.before, self._reasks)
         if asked is None:  # more than there is cannot be asked for
             if request.before is not None:
-                self._tally.add(request.before)
+                self._run_state.add(request.before)
             return None
         return self._row(request, asked)
 
@@ -231,17 +231,17 @@ class Asking:
         row.outages = state.outage.past
         if self._prices.differ:
             row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
-        tally = self._tally
+        run_state = self._run_state
         row.started_at = row.started_at or _now_us()
-        tally.requests_sent += 1
-        tally.retries += row.tries.sent > 0
+        run_state.requests_sent += 1
+        run_state.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, state.outage.sent()
         row.number = number
         sent, fallback = state.quirks.adapted(row.request) if state.quirks.instead else (row.request, None)
         streamed = state.streams(sent)
         try:
             answer = await state.client.attempt(
-                sent, lambda told: state.pace.told(time.monotonic(), row.cost, told), streamed=streamed
+                sent, lambda told: state.pacer.told(time.monotonic(), row.cost, told), streamed=streamed
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
@@ -252,7 +252,7 @@ class Asking:
                 made = msgspec.structs.replace(made, cut_by=None)
             further = self._further(row, state, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
             self._keep(made, row.request, final=further is None)
-            self._accounts.answered(state, row.cost, answer.usage)
+            self._accounting.answered(state, row.cost, answer.usage)
             self._pool.answered(state, number, row.request, began, first=not row.waiting)
             if self._verdicts.held:
                 self._verdicts.answered(state, row.request.model, began)
@@ -350,7 +350,7 @@ class Asking:
             row.completions, row.of_model = state.completions, of_model.completions
             if alone:
                 fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
-        self._accounts.failed(state, row.cost, fault, alone=alone)
+        self._accounting.failed(state, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, state):
             # Before the slot is free for the next to fail likewise.
             fault = self._pool.refuses(state, fault, row.request)
@@ -367,7 +367,7 @@ class Asking:
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._pool.failed(state, fault, row.number, row.request, first=first)
             fault = told if row.excused < MOST_EXCUSED else fault
-        self._tally.retries -= not fault.sent and row.tries.sent > 0
+        self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
         if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
             return classify.of_row(fault)
@@ -410,7 +410,7 @@ class Asking:
         """
         if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
             if await self._pool.lacks_model(row.state, row.request, row.failed_at):
-                if self._tally.stopped_by is None and not self._pool.is_set_aside(row.request.model):
+                if self._run_state.stopped_by is None and not self._pool.is_set_aside(row.request.model):
                     row.waiting = True  # another endpoint may have it
                     self._gate.begin_backing_off(row.request.model)
                     self._begin_persisting(row, classify.deferred(fault))
@@ -425,7 +425,7 @@ class Asking:
         if proof == "words":
             self._keep(made, row.request)
             return
-        if self._tally.stopped_by is not None or row.state is None:
+        if self._run_state.stopped_by is not None or row.state is None:
             return
         self._verdicts.add(Held(made, fault, row, row.state, time.monotonic(), is_refusal))
 
@@ -444,27 +444,27 @@ class Asking:
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
         does not take the place of an answer that stands."""
-        if self._tally.is_void and can_be_void(made):
+        if self._run_state.is_void and can_be_void(made):
             return
         stays = record.stays(request, made)
         try:
             if not stays:
-                self._keeper.keep(made)
+                self._outcome_writer.keep(made)
         except StorageError as error:
-            self._tally.unstored += 1
+            self._run_state.unstored += 1
             self._stop("disk", str(error), None)
             return
         if not final:
-            self._tally.add_unfit(made, request.stands)
+            self._run_state.add_unfit(made, request.stands)
         else:
-            self._tally.add(made, request.stands, stays=stays)
+            self._run_state.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
                 self._stop(
                     "failures", *(f"{words}; {_LET_FAIL}{BLAMELESS}" for words in (useless, self._failures.unquoted))
                 )
             if made.status in BAD:
                 self._tell_of_row(made, request)
-        if self._keeper.full:
+        if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space", None)
 
     def _tell_of_row(self, made: Outcome, request: Request) -> None:

@@ -35,7 +35,7 @@ from ..config import (
 )
 from ..core import BatchflexError, JobError, redacted
 from ..engine import Observer, Run
-from ..storage import Folder, Tally
+from ..storage import Folder, RunState
 
 if TYPE_CHECKING:
     from .errands import Errand
@@ -59,7 +59,7 @@ class Notifier:
         self._out = job.out
         self._folder = Folder(job.out)
         self._started = time.time()
-        self._tally: Tally | None = None
+        self._run_state: RunState | None = None
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._start_ping: threading.Thread | None = None
@@ -91,26 +91,26 @@ class Notifier:
         """The observer, or one that passes on to it all that it sees, and sees the run begin."""
         return _Watcher(observer, self._seen) if self._section.tells else observer
 
-    def _seen(self, tally: Tally) -> None:
+    def _seen(self, run_state: RunState) -> None:
         """The first of these is that of the run, later ones may be of its judges."""
-        if self._tally is not None:
+        if self._run_state is not None:
             return
-        self._tally = tally
+        self._run_state = run_state
         switch = self._switch()
         if switch is not None and switch.start is not None:
             self._start_ping = _beside(self._ping_start, switch, switch.start)
         if self._section.metrics_file is not None:
-            _beside(self._keep_metrics, tally)
+            _beside(self._keep_metrics, run_state)
 
     def _ping_start(self, switch: Pings, url: str) -> None:
         self._send_ping(switch, url, f"{self._name} has begun\n", self._section.timeout_s, self._over)
 
-    def _keep_metrics(self, tally: Tally) -> None:
-        before = self._past(tally.run_id)
+    def _keep_metrics(self, run_state: RunState) -> None:
+        before = self._past(run_state.run_id)
         while not self._over.is_set():
             with self._writing:
                 if not self._over.is_set():  # or it would replace what the end has written
-                    self._write_metrics(tally.state(time.time()), before)
+                    self._write_metrics(run_state.state(time.time()), before)
             self._over.wait(_METRICS_EVERY_S)
 
     def ended(self, run: Run) -> list[str]:
@@ -126,9 +126,9 @@ class Notifier:
         fault = error
         while isinstance(fault, ExceptionGroup):
             fault = fault.exceptions[0]
-        tally = self._tally or Tally("", self._name, str(self._out), self._started, {})
-        summary = tally.state(time.time(), ended=True)
-        if self._tally is None:
+        run_state = self._run_state or RunState("", self._name, str(self._out), self._started, {})
+        summary = run_state.state(time.time(), ended=True)
+        if self._run_state is None:
             summary |= {"run_id": None, "status": "refused"}
         if isinstance(fault, BatchflexError):
             summary |= {"exit_code": fault.exit_code, "message": str(fault)}
@@ -248,17 +248,17 @@ class Notifier:
 class _Watcher:
     """All that the other observer can do, if there is one, can this one, too."""
 
-    def __init__(self, inner: Observer | None, seen: Callable[[Tally], None]) -> None:
+    def __init__(self, inner: Observer | None, seen: Callable[[RunState], None]) -> None:
         self._inner = inner
         self._seen = seen
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def tick(self, tally: Tally) -> None:
-        self._seen(tally)
+    def tick(self, run_state: RunState) -> None:
+        self._seen(run_state)
         if self._inner is not None:
-            self._inner.tick(tally)
+            self._inner.tick(run_state)
 
     def note(self, text: str) -> None:
         if self._inner is not None:
@@ -337,7 +337,7 @@ def trial(job: Job, event: Occasion) -> dict[str, str | None]:
     from . import errands
 
     now = time.time()
-    summary = Tally("test", job.job.name, str(job.out), now, {}).state(now, ended=True)
+    summary = RunState("test", job.job.name, str(job.out), now, {}).state(now, ended=True)
     summary |= {"status": "test", "exit_code": None, "message": "this is only a test"}
     ways = Notifier(job).of_event(event, summary, job.notify.timeout_s, test=True)
     if not ways:

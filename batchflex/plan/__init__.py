@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from . import completion_marker as completion_marker, retention as retention, snapshot as snapshot
     from .completion_marker import Settled as Settled, settled as settled
     from .plan import Plan as Plan
-    from .planner import Census as Census, Passed as Passed, points as points
-    from .prefix_order import Line as Line, grouped as grouped, name_of as name_of
+    from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
+    from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of
     from .preparation import (
         Finished as Finished,
         Held as Held,

@@ -81,8 +81,8 @@ class Found(NamedTuple):
     bytes: int
 
 
-Line = Remembered | Begun | Planned | Since
-_decode = msgspec.json.Decoder(Line).decode
+PrefixQueue = Remembered | Begun | Planned | Since
+_decode = msgspec.json.Decoder(PrefixQueue).decode
 
 
 class Inputs:
@@ -106,7 +106,7 @@ class Inputs:
             with contextlib.suppress(msgspec.DecodeError):
                 self._note(_decode(line))
 
-    def _note(self, line: Line) -> None:
+    def _note(self, line: PrefixQueue) -> None:
         if isinstance(line, Since):
             self.since[line.since] = line.at
             return

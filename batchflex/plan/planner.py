@@ -112,7 +112,7 @@ class Passed(NamedTuple):
     requests: int = 0
 
 
-class Census(NamedTuple):
+class PlanDiff(NamedTuple):
     """What a plan finds in a folder. ``planned`` is how many requests it has, ``None`` if it was not gone through.
 
     ``changed`` slots have an answer to a different request; it cost what follows. ``orphans`` are answers that belong to
@@ -132,7 +132,7 @@ class Census(NamedTuple):
         """Requests still to be asked; ``None`` if that is not known."""
         return None if self.planned is None else self.planned - self.done
 
-    def keeping(self) -> Census:
+    def keeping(self) -> PlanDiff:
         """The census once the answers to changed requests count as done."""
         return self._replace(done=self.done + self.changed, changed=0)
 

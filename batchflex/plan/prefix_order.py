@@ -32,7 +32,7 @@ def name_of(request: Request) -> bytes | None:
     return None if request.prefix is None else request.prefix.name
 
 
-class Line:
+class PrefixQueue:
     """Requests that stand in line, each handed out once.
 
     Of those with the same long prefix the first leads: the others are held back until :meth:`ended` is told of it, or

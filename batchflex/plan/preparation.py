@@ -10,12 +10,12 @@ from ..core import FolderError, InputError, JobChanged, KeySet, Request
 from ..storage import Folder, Moves, Stretches, part_files, stretches, writer
 from .completion_marker import Settled, settled
 from .plan import Plan
-from .planner import Census, Passed
+from .planner import Passed, PlanDiff
 
 if TYPE_CHECKING:
     from ..storage import Again
     from .resume import Done
-    from .snapshot import Standing
+    from .snapshot import Snapshot
 
 _PREFLIGHT_REQUESTS = 10_000
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
@@ -25,7 +25,7 @@ _SHOWN_CHANGES = 12
 
 
 class Prepared(NamedTuple):
-    """``segment`` is the first journal segment of this run. ``census`` is ``None`` in a folder without answers.
+    """``segment`` is the first journal segment of this run. ``diff`` is ``None`` in a folder without answers.
 
     ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
@@ -37,13 +37,13 @@ class Prepared(NamedTuple):
 
     segment: int
     before: dict[str, int]
-    census: Census | None
+    diff: PlanDiff | None
     carry_schema: Any
     done: Done | None
     blocks: Iterator[list[Request]]
     passed: int = 0
     moves: Mapping[str, Moves] | None = None
-    standing: Standing | None = None
+    standing: Snapshot | None = None
     complete: bool = False
     kept: int = 0
     empty: bool = False
@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether nothing is left to ask."""
-        return self.empty or self.complete or (self.census is not None and self.census.left == 0)
+        return self.empty or self.complete or (self.diff is not None and self.diff.left == 0)
 
 
 def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
@@ -73,8 +73,8 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     if known is not None and known.is_complete and not job.reasks.reopens(known.rows):
-        census = Census(known.planned, known.planned, 0, 0, 0, None, 0)
-        prepared = Prepared(segment, known.rows, census, carry_schema, None, iter(()), complete=True)
+        diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
+        prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
     else:
         found = _standing(job, plan, folder)
         if found is None:
@@ -85,31 +85,31 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
     plan.begin()
-    told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.census is not None else []
+    told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.diff is not None else []
     told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if (files := plan.told_of_files) is not None:
         told[:0] = [files, *plan.told_of_growth]
-    if prepared.empty or (prepared.census is not None and prepared.census.planned == 0):
+    if prepared.empty or (prepared.diff is not None and prepared.diff.planned == 0):
         told.append(f"{plan.told_of_no_rows}: nothing is sent")
     return prepared._replace(notes=(*told, *_notes(prepared, moved_from), *plan.notes()))
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
-    census = prepared.census
-    if census is None:
+    diff = prepared.diff
+    if diff is None:
         return
     if moved_from:
         yield f"earlier answers came from {moved_from}; the same requests still count as answered"
-    if census.left == 0 and census.planned != 0:
-        yield f"all {census.planned:,} requests have their answers already; nothing is sent"
-    elif census.done or census.failed_again:
-        again = f", {census.failed_again:,} of them failed before" if census.failed_again else ""
-        of = f" of {census.planned:,}" if census.planned is not None else ""
-        left = f", {census.left:,} to ask" if census.left is not None else ""
-        yield f"resuming: {census.done:,}{of} are done{left}{again}"
-    if census.orphans > census.changed:
+    if diff.left == 0 and diff.planned != 0:
+        yield f"all {diff.planned:,} requests have their answers already; nothing is sent"
+    elif diff.done or diff.failed_again:
+        again = f", {diff.failed_again:,} of them failed before" if diff.failed_again else ""
+        of = f" of {diff.planned:,}" if diff.planned is not None else ""
+        left = f", {diff.left:,} to ask" if diff.left is not None else ""
+        yield f"resuming: {diff.done:,}{of} are done{left}{again}"
+    if diff.orphans > diff.changed:
         yield (
-            f"earlier answers that belong to no row of this job now: {census.orphans - census.changed:,}; "
+            f"earlier answers that belong to no row of this job now: {diff.orphans - diff.changed:,}; "
             "they stay in parts/, but are not in the results"
         )
     if prepared.kept:
@@ -140,9 +140,9 @@ def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
         return None
     blocks = preflight(job, lambda: plan.blocks(found.placed(moves[found.plan], plan.per_item)))
     planned = passed.requests if blocks is None else None
-    census = Census(planned, passed.requests, 0, 0, 0, None, 0)
+    diff = PlanDiff(planned, passed.requests, 0, 0, 0, None, 0)
     return Prepared(
-        0, found.statuses, census, None, None, blocks or iter(()), passed.requests, moves=moves, standing=found
+        0, found.statuses, diff, None, None, blocks or iter(()), passed.requests, moves=moves, standing=found
     )
 
 
@@ -176,19 +176,19 @@ def _placed(
         return None
     if done.has_unplaced:
         return _held_against(job, plan, folder, done, rows, changed)
-    census = done.census()._replace(planned=known.planned if known is not None else None)
+    diff = done.diff()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
     passed = 0
-    if census.left != 0:
+    if diff.left != 0:
         # The planner adds to what has been seen: each pass gets its own.
         blocks = preflight(job, lambda: plan.blocks(done.passed(rows, plan.per_item)), done.sort_out)
         passed = rows.count(1) * plan.per_item
         if plan.is_in_doubt:
             return None
         if blocks is None:
-            census = census._replace(planned=passed)
+            diff = diff._replace(planned=passed)
     return Prepared(
-        0, done.statuses(), census, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
+        0, done.statuses(), diff, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
     )
 
 
@@ -213,33 +213,33 @@ def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepa
 
 def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes | None, changed: list[str]) -> Prepared:
     """Hold the plan against the answers, but for those of its ``rows`` that have theirs, and refuse what must not be begun."""
-    census, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
+    diff, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
     if rows is not None and plan.is_in_doubt:
         return _surveyed(job, plan, folder, changed)
     kept = 0
-    if job.job.on_change == "stop" and plan.narrows and census.orphans:
+    if job.job.on_change == "stop" and plan.narrows and diff.orphans:
         raise InputError(
-            f"{folder.path} has answers to rows of files that input.since leaves out now: {census.orphans:,} "
+            f"{folder.path} has answers to rows of files that input.since leaves out now: {diff.orphans:,} "
             f"({plan.told_of_files}); they would drop out of its results. Give the job an output folder for each date "
             '(job.out = "runs/{name}/{date}"), or leave since away: in one folder only what is new is asked in any case'
         )
-    if job.job.on_change == "stop" and not census.planned:
+    if job.job.on_change == "stop" and not diff.planned:
         raise InputError(
             f"the input has no rows now, and {folder.path} has {len(done):,} answers, which would drop out of its results; "
             "if that is meant, say --on-change rerun"
         )
-    if job.job.on_change == "stop" and (concerned := _concerned(job, folder, census)):
-        raise JobChanged(_what_changed(job, folder, census, concerned, changed))
+    if job.job.on_change == "stop" and (concerned := _concerned(job, folder, diff)):
+        raise JobChanged(_what_changed(job, folder, diff, concerned, changed))
     now = done.finished(plan.per_item) if finished is None and held.blocks is None else b""
-    if job.job.on_change == "keep" and census.changed:
+    if job.job.on_change == "keep" and diff.changed:
         done.keep_changed()
-        kept = census.changed
-        census = census.keeping()._replace(orphans=census.orphans - kept)
-    prepared = Prepared(0, done.statuses(), census, None, done, iter(()), kept=kept, sort_out=done.sort_out)
-    if not census.left:
+        kept = diff.changed
+        diff = diff.keeping()._replace(orphans=diff.orphans - kept)
+    prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), kept=kept, sort_out=done.sort_out)
+    if not diff.left:
         return prepared
     if held.blocks is not None:
-        return prepared._replace(blocks=iter(held.blocks), passed=(census.planned or 0) - held.requests)
+        return prepared._replace(blocks=iter(held.blocks), passed=(diff.planned or 0) - held.requests)
     # The input might be changed before it is read again; or rows of which some answers are there need all rows to be found.
     if plan.identity() is None or (plan.has_former and plan.per_item > 1):
         return prepared._replace(blocks=plan.blocks())
@@ -247,23 +247,23 @@ def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes 
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
-def _concerned(job: Job, folder: Folder, census: Census) -> int:
+def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> int:
     """How many answers a changed job concerns; 0 if it has not changed.
 
     A variable that came into the sweep or went from it, or another column as id, moves every answer: then none is found at the
     place of a new request, and yet all are asked again.
     """
-    if census.changed:
-        return census.changed
+    if diff.changed:
+        return diff.changed
     old = folder.read_job()
-    return min(census.orphans, census.left or 0) if old and changes(old, job.resolved()) else 0
+    return min(diff.orphans, diff.left or 0) if old and changes(old, job.resolved()) else 0
 
 
 class Survey(NamedTuple):
     """What a pass over a plan found: which rows are ``finished``, if it was a whole one, and what is left to be asked, as long as
     that is little."""
 
-    census: Census
+    diff: PlanDiff
     finished: Finished | None
     left: Held
 
@@ -285,7 +285,7 @@ def survey(job: Job, plan: Plan, done: Done, passed: Passed | None = None) -> Su
         if finished is not None:
             finished.note(block, {request.row for request in left})
     faulty.check()
-    return Survey(done.census(), finished, held)
+    return Survey(done.diff(), finished, held)
 
 
 class Held:
@@ -400,7 +400,7 @@ class _Faults:
         raise InputError(f"{what}\n{todo}")
 
 
-def _what_changed(job: Job, folder: Folder, census: Census, concerned: int, changed: Sequence[str]) -> str:
+def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, changed: Sequence[str]) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
     if not differences:
@@ -411,14 +411,14 @@ def _what_changed(job: Job, folder: Folder, census: Census, concerned: int, chan
     told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:
         told += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
-    if census.changed_tokens:
-        worth = f" They took {census.changed_tokens:,} tokens"
-        worth += f" and ${census.changed_cost:.4f}." if census.changed_cost else "."
+    if diff.changed_tokens:
+        worth = f" They took {diff.changed_tokens:,} tokens"
+        worth += f" and ${diff.changed_cost:.4f}." if diff.changed_cost else "."
     else:
         worth = ""
     return (
         f"the job has changed since the answers in {folder.path} were given:{told}\n"
-        f"{concerned:,} of {census.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        f"{concerned:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
         "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"
         "  --out DIR           begin in another folder\n"

@@ -26,7 +26,7 @@ from ..storage import (
     part_index,
     placed,
 )
-from .planner import Census, Passed
+from .planner import Passed, PlanDiff
 
 _STATUS = pl.Enum(STATUSES)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
@@ -322,16 +322,16 @@ class Done:
         """Those to the first request of an item."""
         return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
 
-    def census(self) -> Census:
+    def diff(self) -> PlanDiff:
         """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""
         if self._is_placed:
             placed = self._rows() >= 0
             again = _series("again", bytes(self._again), pa.uint8()) == 1
-            return Census(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
+            return PlanDiff(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
         changed = self._changes = self._changed()
         if not changed.height:
             self._missing.clear()
-        return Census(
+        return PlanDiff(
             planned=self._planned,
             done=self._found,
             failed_again=self._failed_again,

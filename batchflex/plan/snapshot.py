@@ -46,7 +46,7 @@ class _Head(msgspec.Struct, frozen=True):
     rows: int
 
 
-class Standing(NamedTuple):
+class Snapshot(NamedTuple):
     """What a folder's parts come to. All answers belong to rows of ``plan``, and no row that is not finished has one that is
     done."""
 
@@ -74,7 +74,7 @@ class Standing(NamedTuple):
 class _Seen:
     """The keys and slots of finished rows, and what is added."""
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: Snapshot) -> None:
         self._standing = standing
         self._more = KeySet()
 
@@ -111,7 +111,7 @@ def _has(words: Words, wanted: Words) -> npt.NDArray[np.bool_]:
     return np.asarray(near == wanted, np.bool_)
 
 
-def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Standing | None:
+def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Snapshot | None:
     """How the folder stands; ``None`` if that is not written down, or not of the parts that are there, or would be otherwise for
     a run of this policy."""
     try:
@@ -130,7 +130,7 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> St
         return None
     hi, lo, slots, bits = np.split(whole, np.cumsum(sizes)[:-1])
     rows = np.unpackbits(bits, count=head.rows)
-    return Standing(
+    return Snapshot(
         head.plan, head.plans, head.statuses, hi.view(np.uint64), lo.view(np.uint64), slots.view(np.uint64), rows
     )
 
@@ -146,7 +146,7 @@ class Now(NamedTuple):
     retry_failed: int
 
 
-def keep(folder: Folder, now: Now, before: Standing | None, since: int) -> None:
+def keep(folder: Folder, now: Now, before: Snapshot | None, since: int) -> None:
     """Write down how the folder stands, if it is large, all of its answers belong to rows of the plan, and none is done of a row
     that is not finished; else forget it. ``before`` is how it stood before the parts from number ``since`` on came. Blocks.
 
@@ -188,7 +188,7 @@ def _anew(folder: Folder, now: Now, plans: Mapping[int, Runs]) -> _Found | None:
     return _Found(keys, slots, rows, statuses)
 
 
-def _with_more(folder: Folder, now: Now, before: Standing, since: int) -> _Found | None:
+def _with_more(folder: Folder, now: Now, before: Snapshot, since: int) -> _Found | None:
     """From how it stood and the parts that came; ``None`` if that does not tell all."""
     moves = now.moves.get(before.plan)
     passed = None if moves is None else before.placed(moves, now.per_item)
@@ -231,14 +231,14 @@ def _from(folder: Folder, since: int) -> list[int]:
     return [number for number in part_files.part_numbers(folder.parts) if number >= since]
 
 
-def _are_old(rows: npt.NDArray[np.int64], moves: Moves, before: Standing) -> bool:
+def _are_old(rows: npt.NDArray[np.int64], moves: Moves, before: Snapshot) -> bool:
     """Whether one of these was a row of the plan before, too."""
     end = len(before.rows)
     old = [(rows >= b + by) & (rows < min(e, end) + by) for b, e, by in zip(*moves, strict=True) if b < end]
     return bool(any(each.any() for each in old))
 
 
-def _write(folder: Folder, now: Now, plans: Collection[str | None], before: Standing | None, found: _Found) -> None:
+def _write(folder: Folder, now: Now, plans: Collection[str | None], before: Snapshot | None, found: _Found) -> None:
     hi, lo, slots = found.keys["hi"].to_numpy(), found.keys["lo"].to_numpy(), found.slots.to_numpy()
     old = (before.hi, before.lo, before.slots) if before is not None else (hi[:0], lo[:0], slots[:0])
     at = np.searchsorted(old[0], hi)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .numbering import Number as Number, Reading as Reading
     from .parsed import declared as declared
     from .part_files import COLUMNS as COLUMNS
-    from .record import Frame as Frame, read_anew as read_anew
+    from .record import RowContext as RowContext, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
     from .results_table import sweep_columns as sweep_columns
     from .row_mapping import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .run_history import Attempt as Attempt, catch_up as catch_up, line_of_last as line_of_last, run_id as run_id
     from .run_state import (
         Again as Again,
-        Tally as Tally,
+        RunState as RunState,
         Wait as Wait,
         priced_by as priced_by,
         sent as sent,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .substitutes import Substitutes as Substitutes, is_substitute as is_substitute
     from .superseded import Answers as Answers
     from .void_failures import Void as Void
-    from .writer import Keeper as Keeper
+    from .writer import OutcomeWriter as OutcomeWriter
 
 __all__, __getattr__, __dir__ = exports(
     __name__,

@@ -13,7 +13,7 @@ from ..protocol import Shapes, carried_on, cut_by, ending_of, given_up
 _NOT_ASKED = Shapes()
 
 
-class Frame(NamedTuple):
+class RowContext(NamedTuple):
     """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number.
 
     ``endpoint`` is for rows that were never sent anywhere, ``shapes`` what structured answers are held against. With
@@ -52,7 +52,7 @@ class Effort(NamedTuple):
     prices: PricesSection | None = None
 
 
-def answered(frame: Frame, request: Request, effort: Effort, answer: Answer) -> Outcome:
+def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer) -> Outcome:
     """The row of a complete answer: any status but ``failed``."""
     status, parsed, error_type, complaint = _judge(frame, request, answer)
     usage = answer.usage
@@ -101,7 +101,9 @@ def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Ou
     )
 
 
-def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, proof: Proof = "answers") -> Outcome:
+def failed(
+    frame: RowContext, request: Request, effort: Effort, error: AttemptError, proof: Proof = "answers"
+) -> Outcome:
     """The row of a request that has no answer and gets none, ``filtered`` if that is for its content; an earlier answer that
     did not fit is kept. ``proof`` is why that is the row's own fault."""
     is_filtered = isinstance(error, Filtered)
@@ -121,7 +123,7 @@ def failed(frame: Frame, request: Request, effort: Effort, error: AttemptError, 
     return made if request.before is None else given_up(made, request.before)
 
 
-def unaskable(frame: Frame, request: Request, fault: str, now: int) -> Outcome:
+def unaskable(frame: RowContext, request: Request, fault: str, now: int) -> Outcome:
     """The row of an input row that no request can be made of, or none that may be sent."""
     return _outcome(
         frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=fault, proof="input"
@@ -133,7 +135,7 @@ def stays(request: Request, made: Outcome) -> bool:
     return request.stands not in (None, "failed") and made.latency_s is None
 
 
-def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **fields: Any) -> Outcome:
+def _outcome(frame: RowContext, request: Request, effort: Effort, status: Status, **fields: Any) -> Outcome:
     return Outcome(
         key=request.key.hex(),
         slot=request.slot.hex(),
@@ -155,7 +157,7 @@ def _outcome(frame: Frame, request: Request, effort: Effort, status: Status, **f
     )
 
 
-def _judge(frame: Frame, request: Request, answer: Answer) -> Verdict:
+def _judge(frame: RowContext, request: Request, answer: Answer) -> Verdict:
     """Real text counts, whatever stands beside it: a refusal makes a row ``filtered`` if there is none, or if JSON was asked for
     and the text is not it."""
     ending = answer.ending or ("ok" if answer.finish_reason == "stop" else ending_of(answer.finish_reason))

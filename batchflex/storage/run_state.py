@@ -69,7 +69,7 @@ class Wait(NamedTuple):
         }
 
 
-class Tally:
+class RunState:
     """Counts of one run.
 
     ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from ..config import JournalSection
-from ..core import BatchflexError, Courtesy, Outcome, StorageError
+from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, numbering, part_files
 from .folder import Folder, storing
@@ -79,7 +79,7 @@ _LIKELY_LINE = 8 << 10
 _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 
-class Keeper:
+class OutcomeWriter:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
     happens in threads. ``plan`` tells the identity of the plan that they belong to, as far as it is known when it is called.
 
@@ -100,7 +100,7 @@ class Keeper:
         self._policy = policy
         self._carry_schema = carry_schema
         self._plan = plan
-        self._courtesy = Courtesy()
+        self._courtesy = GilYield()
         self._ending = False
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
@@ -159,7 +159,7 @@ class Keeper:
         while True:
             await self._large.wait()
             self._large = anyio.Event()
-            # Not to be left half-way by a cancellation: the ended segment has no other keeper.
+            # Not to be left half-way by a cancellation: nobody else would write the ended segment.
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
                     number = self._journal.number
