@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .core.events import Event as Event
     from .engine.runner import Observer as Observer, Run as Run
     from .scoring.comparison import Comparison as Comparison, compare as compare
-    from .scoring.frames import score as score, summarise as summarise
+    from .scoring.data_frames import score as score, summarise as summarise
 
 __all__, __getattr__, __dir__ = exports(
     __name__,
@@ -48,6 +48,6 @@ __all__, __getattr__, __dir__ = exports(
         "core.events": ["Event"],
         "engine.runner": ["Observer", "Run"],
         "scoring.comparison": ["Comparison", "compare"],
-        "scoring.frames": ["score", "summarise"],
+        "scoring.data_frames": ["score", "summarise"],
     },
 )  # fmt: skip

@@ -19,7 +19,7 @@ from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Pacer
-from batchflex.protocol.rate_limits import Level, Limited, Told
+from batchflex.protocol.rate_limit_headers import Level, Limited, Told
 
 OK = "answer"
 UNSAID = Limited()

@@ -20,7 +20,7 @@ import batchflex
 from batchflex.core.errors import AttemptError, Filtered, NotReady, RateLimited, RowFault, RunFault
 from batchflex.core.types import Answer, Request
 from batchflex.endpoint import circuit_breaker
-from batchflex.protocol import chat, classify, rules
+from batchflex.protocol import chat, classify, failure_rules
 from batchflex.storage import record
 from batchflex.storage.record import Effort, RowContext
 from tests.counting_endpoint import CountingEndpoint
@@ -99,12 +99,12 @@ def test_the_quick_way_of_reading_agrees_with_the_other(name: str) -> None:
 
 def test_every_rule_has_an_answer_that_it_is_for() -> None:
     applied = {_meaning(case)[1] for case in CASES.values()}
-    named = {rule.name for rule in rules.RULES if rule.name != "status"}
+    named = {rule.name for rule in failure_rules.RULES if rule.name != "status"}
     assert named <= applied
 
 
 def test_each_rule_is_told_by_its_name() -> None:
-    named = [rule.name for rule in rules.RULES if rule.name != "status"]
+    named = [rule.name for rule in failure_rules.RULES if rule.name != "status"]
     assert len(named) == len(set(named))
 
 

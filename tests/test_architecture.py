@@ -29,16 +29,16 @@ MODULES = sorted(
 )
 # These decide or describe; time and the world come in as arguments.
 PURE = {
-    "core": "cells events format redact types",
+    "core": "cell_values events format redact types",
     "protocol": (
-        "batch_lines blame chat classify endings response_headers json_answers message parameters pydantic_models "
-        "rate_limits reask rules"
+        "chat chat_message classify failure_proof failure_rules finish_reasons json_answers openai_batch parameters "
+        "pydantic_models rate_limit_headers reask response_headers"
     ),
     "config": (
         "dated_path diff durations notify_sections path_variables pricing run_outcomes schema_checks "
         "score_sections secrets_check sweep sweep_checks"
     ),
-    "storage": "carried parsed record row_mapping substitutes",
+    "storage": "carried_columns parsed_columns record row_mapping substitutes",
     "plan": "planner prefix_order template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost learned_quota model_list pacer price_list queue_metrics "
@@ -47,10 +47,10 @@ PURE = {
     "results": "splitting",
     "scoring": "comparison extract ledger spending stats summary",
     "engine": "budget estimate failure_limit telemetry",
-    "report": "canvas charts sections speed timeline verdict",
+    "report": "canvas charts sections speed timeline headline",
     "notify": "messages",
-    "schedule": "cron crontab kubernetes launch nexttimes systemd",
-    "cli": "log_lines throttle",
+    "schedule": "cron_expression crontab kubernetes launch next_times systemd",
+    "cli": "log_lines log_throttle",
 }
 PURE_MODULES = [f"{package}.{name}" for package, names in PURE.items() for name in names.split()]
 

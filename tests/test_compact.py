@@ -21,7 +21,7 @@ from batchflex.core.types import Outcome
 from batchflex.plan.resume import Done
 from batchflex.protocol.reask import Policy
 from batchflex.results import compact
-from batchflex.storage import journal, merge, numbering, part_files, results_table, writer
+from batchflex.storage import journal, merge, part_files, part_numbers, results_table, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.merge import Size
 from batchflex.storage.row_mapping import STAY, Moves, stretches
@@ -186,19 +186,19 @@ def test_who_reads_meanwhile_reads_what_was_there(tmp_path: Path) -> None:
     check_same(folder, before)  # those left do not count
     del made
     assert writer.recover(folder) > 1
-    assert [p.name for p in folder.parts.iterdir()] == [numbering.part_numbers(folder.parts)[0].name]
+    assert [p.name for p in folder.parts.iterdir()] == [part_numbers.part_numbers(folder.parts)[0].name]
     check_same(folder, before)
 
 
 def test_a_merged_part_stands_for_its_segments(tmp_path: Path) -> None:
     for name in ("000001-000003-1", "000001-000003-2", "000002", "000004", "000007", "000007-000007-1", "1-2-3", "x"):
         (tmp_path / f"{name}.parquet").touch()
-    numbers = numbering.part_numbers(tmp_path)
+    numbers = part_numbers.part_numbers(tmp_path)
     assert [n.name for n in numbers] == [f"{n}.parquet" for n in ("000001-000003-2", "000004", "000007-000007-1")]
-    assert [s for s in range(9) if numbering.is_sealed(numbers, s)] == [1, 2, 3, 4, 7]
-    assert numbering.merged(numbers[:2]).name == "000001-000004-3.parquet"
-    assert numbering.clear(tmp_path) == 0
-    assert numbering.part_numbers(tmp_path) == numbers
+    assert [s for s in range(9) if part_numbers.is_sealed(numbers, s)] == [1, 2, 3, 4, 7]
+    assert part_numbers.merged(numbers[:2]).name == "000001-000004-3.parquet"
+    assert part_numbers.clear(tmp_path) == 0
+    assert part_numbers.part_numbers(tmp_path) == numbers
     assert len(list(tmp_path.iterdir())) == 5
 
 

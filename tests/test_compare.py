@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 import batchflex
 from batchflex.core.errors import FolderError, JobError
-from batchflex.scoring import sides
+from batchflex.scoring import comparison_sides
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import called
 from tests.test_scores import ECHO, job
@@ -137,9 +137,9 @@ def test_a_point_that_is_not_there_is_told_with_those_that_are(out: Path, at: st
 
 
 def batchflex_sides(name: str) -> Any:
-    from batchflex.scoring import sides
+    from batchflex.scoring import comparison_sides
 
-    return sides.side(name)
+    return comparison_sides.side(name)
 
 
 def test_what_is_missing_is_said_with_what_to_do(out: Path, endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -157,4 +157,4 @@ def test_what_is_missing_is_said_with_what_to_do(out: Path, endpoint: CountingEn
     ("said", "meant"), [("0", "0"), ("0.0", "0"), ("7e-1", "0.7"), ("short", "short"), ("0.5", None)]
 )
 def test_a_number_may_be_written_in_any_way(said: str, meant: str | None) -> None:
-    assert sides._meant(said, ["0", "0.7", "short"]) == meant
+    assert comparison_sides._meant(said, ["0", "0.7", "short"]) == meant

@@ -12,7 +12,7 @@ from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit, End
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Pacer
-from batchflex.protocol.rate_limits import Limited
+from batchflex.protocol.rate_limit_headers import Limited
 from tests.simulation import Batching, Client, Ended, Proxy, Slots, auto
 
 

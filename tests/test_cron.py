@@ -14,8 +14,8 @@ from croniter import croniter
 
 from batchflex.core.errors import JobError
 from batchflex.schedule import zones
-from batchflex.schedule.cron import FIELDS, NICKNAMES, Field, at, parse
-from batchflex.schedule.nexttimes import Keeping, upcoming
+from batchflex.schedule.cron_expression import FIELDS, NICKNAMES, Field, at, parse
+from batchflex.schedule.next_times import Keeping, upcoming
 from batchflex.schedule.systemd import calendar
 
 UTC = datetime.UTC

@@ -11,8 +11,8 @@ from batchflex.config.job import build
 from batchflex.core.errors import AttemptError
 from batchflex.core.types import STATUSES
 from batchflex.engine.failure_limit import Failures
-from batchflex.protocol.blame import are_alike
 from batchflex.protocol.classify import http_fault, is_about_request
+from batchflex.protocol.failure_proof import are_alike
 from tests.outcomes import outcome
 
 

@@ -23,7 +23,7 @@ from batchflex.endpoint.pacer import Allowance, Pacer
 from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
-from batchflex.protocol.rate_limits import Level, Told
+from batchflex.protocol.rate_limit_headers import Level, Told
 
 pytestmark = pytest.mark.anyio
 

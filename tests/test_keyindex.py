@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 from hypothesis import given, settings, strategies as st
 
-from batchflex.core.keys import KeySet
+from batchflex.core.request_keys import KeySet
 from batchflex.core.sorted_keys import SortedKeys, halves
 from batchflex.storage import part_index
 

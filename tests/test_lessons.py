@@ -11,7 +11,7 @@ import pytest
 
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.pacer import Allowance, Pacer
-from batchflex.protocol.rate_limits import Level
+from batchflex.protocol.rate_limit_headers import Level
 from tests.simulation import Altered, Choosing, Client, Filling, Limit, Proxy, auto
 
 

@@ -19,9 +19,9 @@ from unittest import mock
 import pytest
 
 import batchflex
-from batchflex.cli import log_lines, logbook, run_log
+from batchflex.cli import log_lines, log_setup, run_log
 from batchflex.cli.log_rotation import SharedFileHandler
-from batchflex.cli.throttle import Throttle
+from batchflex.cli.log_throttle import Throttle
 from batchflex.config.sections import LogSection
 from batchflex.core import events
 from batchflex.core.errors import JobError
@@ -119,7 +119,7 @@ def test_as_text_the_summary_follows_and_quiet_silences_all_but_the_file(asks: l
 def test_on_a_terminal_the_bar_stays(tmp_path: Path) -> None:
     settings = LogSection(file=str(tmp_path / "a.log"), format="json")
     with terminal() as (stream, shown):
-        book = logbook.Logbook(settings, "nightly", quiet=False, stream=stream)
+        book = log_setup.Logbook(settings, "nightly", quiet=False, stream=stream)
         assert not book.is_log
         book.warn("something")
         book.observer.tick(run_state())
@@ -532,7 +532,7 @@ def test_half_a_surrogate_pair_is_no_reason_to_fail() -> None:
 def test_a_log_file_of_settings_that_cannot_be_is_a_job_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="cannot be written: Not a directory"):
-        logbook.Logbook(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
+        log_setup.Logbook(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
 
 
 def test_also_how_many_more_there_were_has_the_id_of_the_command() -> None:

@@ -20,7 +20,7 @@ from batchflex.config.notify_sections import pings
 from batchflex.config.run_outcomes import end_of, event_of, last_end
 from batchflex.core import shell_command
 from batchflex.core.errors import JobError
-from batchflex.notify import errands, messages, webhook
+from batchflex.notify import messages, parallel_deliveries, webhook
 from batchflex.storage.run_state import RunState
 from tests.recorder import Recorder
 
@@ -308,5 +308,5 @@ def test_errands_that_raise_or_never_end_reach_nobody() -> None:
     def raises(given_up: threading.Event) -> str | None:
         raise RuntimeError("SECRET")
 
-    outcomes = errands.do({"a": raises, "b": lambda _: None, "c": lambda _: "why"}, 1)
+    outcomes = parallel_deliveries.do({"a": raises, "b": lambda _: None, "c": lambda _: "why"}, 1)
     assert outcomes == {"a": "an unexpected fault of batchflex itself: RuntimeError", "b": None, "c": "why"}

@@ -15,8 +15,8 @@ from openai.types.shared import ErrorObject
 
 import batchflex
 from batchflex.cli import main
-from batchflex.protocol import batch_lines
-from batchflex.protocol.batch_lines import Ids
+from batchflex.protocol import openai_batch
+from batchflex.protocol.openai_batch import Ids
 from batchflex.storage import part_files
 from tests.counting_endpoint import CountingEndpoint
 
@@ -201,7 +201,7 @@ def only(values: dict[str, Any]) -> dict[str, Any]:
 
 def lines(made: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     kinds = part_files.COLUMNS | ({"request_id": pa.string()} if "request_id" in made[0] else {})
-    schema = pa.schema([(name, kinds[name]) for name in batch_lines.columns(NO_SWEEP, list(kinds))])
-    for line, _ in batch_lines.lines(pa.RecordBatch.from_pylist(made, schema), NO_SWEEP):
+    schema = pa.schema([(name, kinds[name]) for name in openai_batch.columns(NO_SWEEP, list(kinds))])
+    for line, _ in openai_batch.lines(pa.RecordBatch.from_pylist(made, schema), NO_SWEEP):
         assert line.endswith(b"\n") and line.count(b"\n") == 1
         yield json.loads(line)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.storage import parsed, part_files, results_table
+from batchflex.storage import parsed_columns, part_files, results_table
 from tests.outcomes import outcome
 
 
@@ -79,7 +79,7 @@ def test_fields_of_the_schema_are_there_without_an_answer_and_in_its_order(tmp_p
         "more": {"type": "object"},
         "yes": {"type": "boolean"},
     }
-    frame = results(tmp_path, [{"extra": 1, "grade": 3}], parsed.declared([{"properties": properties}]))
+    frame = results(tmp_path, [{"extra": 1, "grade": 3}], parsed_columns.declared([{"properties": properties}]))
     assert dict(list(frame.schema.items())[len(part_files.COLUMNS) :]) == {
         "why": pl.String, "grade": pl.Float64, "tags": pl.List(pl.String), "label": pl.String, "more": pl.String,
         "yes": pl.Boolean, "extra": pl.Int64,
@@ -88,7 +88,7 @@ def test_fields_of_the_schema_are_there_without_an_answer_and_in_its_order(tmp_p
 
 def test_an_object_keyed_by_anything_does_not_make_endless_columns(tmp_path: Path) -> None:
     frame = results(tmp_path, [{f"key{n}": n} for n in range(200)])
-    assert len(frame.columns) == len(part_files.COLUMNS) + parsed.MOST_FIELDS
+    assert len(frame.columns) == len(part_files.COLUMNS) + parsed_columns.MOST_FIELDS
 
 
 def test_a_part_of_an_older_version_has_its_fields_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.job import Job, build
-from batchflex.core.keys import KeySet
+from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Item, Request
 from batchflex.plan.planner import Planner, points
 from batchflex.plan.rows import Itemizer

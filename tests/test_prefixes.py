@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from batchflex.config.job import Job, build
 from batchflex.core.errors import InputError
-from batchflex.core.keys import KeySet
+from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Prefix, Request
 from batchflex.engine.queue import RequestQueue
 from batchflex.plan.plan import Plan

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from batchflex.config.diff import SHAPING
 from batchflex.config.job import Job, build
 from batchflex.core.errors import FolderError, InputError, JobChanged
-from batchflex.core.keys import KeySet
+from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Passed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from batchflex.protocol.rate_limits import Level, Limited, Told, read, refused_by
+from batchflex.protocol.rate_limit_headers import Level, Limited, Told, read, refused_by
 
 NOW = 1_700_000_000.0
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from batchflex.report import report
-from batchflex.scoring import comparison, sides
+from batchflex.scoring import comparison, comparison_sides
 from batchflex.storage import journal
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
@@ -213,7 +213,11 @@ def test_what_reasks_took_is_part_of_what_a_sweep_point_took(endpoint: CountingE
     assert ran["reasks"] > 10
     (point,) = json.loads((out / "scores.json").read_text())["points"]
     told = report.read(Folder(out)).whole
-    one, _ = (comparison.compare(frame, frame).told[side] for frame in [sides.side(str(out))[1]] for side in ("a", "b"))
+    one, _ = (
+        comparison.compare(frame, frame).told[side]
+        for frame in [comparison_sides.side(str(out))[1]]
+        for side in ("a", "b")
+    )
     for found in (point, told._asdict(), one):
         assert found["prompt_tokens"] == ran["prompt_tokens"]
         assert found["completion_tokens"] == ran["completion_tokens"]

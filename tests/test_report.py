@@ -22,13 +22,13 @@ from batchflex.report import (
     breakdown,
     canvas,
     digest,
+    headline,
     page,
     report,
     sample_rows,
     sections,
     timeline,
     vega,
-    verdict,
 )
 from batchflex.storage.folder import Folder
 from tests.reports import answer, make, score, tabulate
@@ -107,12 +107,12 @@ def shown_text(text: str) -> str:
 
 def test_the_highest_point_is_told_with_its_interval_and_its_rivals(tmp_path: Path) -> None:
     told = report.read(swept(tmp_path / "out"))
-    said, more = verdict.headline(told)
+    said, more = headline.headline(told)
     assert said == "temperature = 0, prompt = shown: accuracy 100.0 %"
     assert "Highest of 4 sweep points, equalled by 1 of them." in more
     assert "95 % interval 86.2 to 100.0 % (Wilson), 24 rows." in more
     assert "overlaps with that of temperature = 0.7, prompt = shown: there the order may be chance." in more
-    summary = verdict.summary(told)
+    summary = headline.summary(told)
     assert "1 × failed: 500 server_error: <b>worker 17</b> died" in summary
     assert "temperature = 0.7, prompt = bare" in summary
 
@@ -120,7 +120,7 @@ def test_the_highest_point_is_told_with_its_interval_and_its_rivals(tmp_path: Pa
 def test_points_have_the_figures_of_their_own_rows(tmp_path: Path) -> None:
     told = report.read(swept(tmp_path / "out"))
     assert told.variables == {"temperature": ["0", "0.7"], "prompt": ["bare", "shown"]}
-    by_name = {verdict.name_of(told, point): point for point in told.points}
+    by_name = {headline.name_of(told, point): point for point in told.points}
     last = by_name["temperature = 0.7, prompt = shown"].figures
     assert (last.rows, last.items, last.status["failed"], last.status["ok"]) == (24, 12, 1, 23)
     assert by_name["temperature = 0, prompt = bare"].figures.cost == pytest.approx(0.024)
@@ -190,7 +190,7 @@ def test_a_folder_that_lacks_something_has_a_report_all_the_same(
     for word in words:
         assert word in text
     assert "None" not in text and "nan" not in text.lower().split()
-    assert verdict.summary(told)
+    assert headline.summary(told)
     json.dumps(report.as_json(told, None), allow_nan=False)
 
 
@@ -232,7 +232,7 @@ def test_a_job_without_sweep_shows_its_scores_and_labels(tmp_path: Path) -> None
     folder = make(tmp_path / "out", [answer(row, "yes", carry=carry[row]) for row in range(30)])
     score(folder, {"accuracy": (True, right_label)}, expected="label")
     told = report.read(folder)
-    assert verdict.headline(told)[0] == "accuracy 66.7 %"
+    assert headline.headline(told)[0] == "accuracy 66.7 %"
     keys = {section.key: section for section in sections.chapters(told)}
     assert "heat" not in keys and "trade" not in keys
     labels = vl_convert.vegalite_to_svg(dict(keys["labels"].figures[0].spec, width=300), config=canvas.config())

@@ -24,10 +24,10 @@ from hypothesis import given, strategies as st
 from batchflex.cli.main import main
 from batchflex.core.errors import JobError
 from batchflex.schedule import kubernetes
-from batchflex.schedule.cron import at, parse
+from batchflex.schedule.cron_expression import at, parse
 from batchflex.schedule.crontab import Clock, crontab
 from batchflex.schedule.launch import Launch, name_of
-from batchflex.schedule.nexttimes import upcoming
+from batchflex.schedule.next_times import upcoming
 from batchflex.schedule.systemd import units
 from batchflex.schedule.zones import differences
 from tests.counting_endpoint import CountingEndpoint

@@ -25,7 +25,7 @@ from batchflex.core.types import Answer, Request, Usage
 from batchflex.endpoint import http1, queue_metrics
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint, Secret
-from batchflex.protocol.rate_limits import Told
+from batchflex.protocol.rate_limit_headers import Told
 from tests.counting_endpoint import ANSWERS, FAULTS, CountingEndpoint
 
 if sys.version_info >= (3, 14):

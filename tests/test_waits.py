@@ -19,7 +19,7 @@ from batchflex.endpoint.pacer import Pacer, Words
 from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
-from batchflex.protocol.rate_limits import Level, Told
+from batchflex.protocol.rate_limit_headers import Level, Told
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, ended as ending, write_rows
 from tests.test_limits_of_runs import run_job

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..engine import Observer, Run
     from ..notify import Notifier
     from ..storage import Attempt, Folder
-    from .logbook import Logbook
+    from .log_setup import Logbook
 
 T = TypeVar("T")
 _WIDTH = 120  # of a line where there is no terminal
@@ -79,13 +79,13 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
     """Put what ended the command into its logs, if it has any. True: standard error is one, and has it."""
     if options.verb not in (_run, _retry):
         return False
-    from . import logbook
+    from . import log_setup
 
     try:
         if "book" not in options:
             job_file = Path(options.spec) if options.verb is _run else options.out / "job.toml"
             run_id = getattr(options, "run_id", None)  # a signal may come before there is one
-            options.book = logbook.peeked(dict(log_settings(options)), job_file, quiet=options.quiet, run_id=run_id)
+            options.book = log_setup.peeked(dict(log_settings(options)), job_file, quiet=options.quiet, run_id=run_id)
         book: Logbook = options.book
         is_logged = book.failed(error, exit_code)
         for note in _notes(error) if is_logged else ():
@@ -182,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
         from ..api import execute
         from ..notify import Notifier
         from ..storage import Attempt, Folder
-        from .logbook import Logbook
+        from .log_setup import Logbook
     _spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
         options.run_id = attempt.run_id
@@ -252,7 +252,7 @@ def _retry(options: argparse.Namespace) -> int:
     from ..engine import retry_of
     from ..notify import Notifier
     from ..storage import Attempt, Folder
-    from .logbook import Logbook
+    from .log_setup import Logbook
 
     _spare_pandas()
     folder = Folder(options.out)
@@ -421,13 +421,13 @@ def _score(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from ..results import export
-    from ..scoring import compare, sides
+    from ..scoring import compare, comparison_sides
     from . import score_text
 
     if options.other is not None:
-        (one, a), (two, b) = sides.side(options.out), sides.side(options.other)
+        (one, a), (two, b) = comparison_sides.side(options.out), comparison_sides.side(options.other)
     else:
-        (one, a), (two, b) = sides.both_of(options.out)
+        (one, a), (two, b) = comparison_sides.both_of(options.out)
     found = compare(a, b)
     if options.output is not None:
         export.write_frame(found.flips, Path(options.output))
@@ -570,7 +570,7 @@ def _tidy_when_terminated() -> Iterator[None]:
 
 def _report(options: argparse.Namespace) -> int:
     from ..core import MissingExtra
-    from ..report import report, verdict
+    from ..report import headline, report
     from ..storage import Folder
 
     folder = Folder(options.out)
@@ -583,7 +583,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(report.as_json(digest, written))
     else:
-        _print(verdict.summary(digest))
+        _print(headline.summary(digest))
         if written is not None:
             _print(f"  report: {written.path} ({written.size / 1e6:.1f} MB)")
     if missing is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO
 from ..core import BAD, Event, format
 from ..storage import RunState
 from . import log_lines, rendering
-from .throttle import Throttle
+from .log_throttle import Throttle
 
 LINE_EVERY_S = 60.0
 # Lines a minute, and how those are named that are not written.

@@ -8,14 +8,6 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import dated_path as dated_path, job as job, path_variables as path_variables, toml as toml
-    from .checks import (
-        HOSTED as HOSTED,
-        NO_PRICES as NO_PRICES,
-        endpoint_name as endpoint_name,
-        host_of as host_of,
-        hosted_at as hosted_at,
-        unbounded as unbounded,
-    )
     from .dated_path import local as local
     from .diff import SHAPING as SHAPING, changes as changes, endpoint_of as endpoint_of
     from .durations import (
@@ -43,7 +35,15 @@ if TYPE_CHECKING:
         parse_setting as parse_setting,
         read as read,
     )
-    from .messages import choice as choice, nearest as nearest
+    from .job_checks import (
+        HOSTED as HOSTED,
+        NO_PRICES as NO_PRICES,
+        endpoint_name as endpoint_name,
+        host_of as host_of,
+        hosted_at as hosted_at,
+        unbounded as unbounded,
+    )
+    from .job_mistakes import choice as choice, nearest as nearest
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
     from .path_variables import expanded as expanded
     from .pricing import cost_usd as cost_usd, price_usd as price_usd
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "checks": ["HOSTED", "NO_PRICES", "endpoint_name", "host_of", "hosted_at", "unbounded"],
+        "job_checks": ["HOSTED", "NO_PRICES", "endpoint_name", "host_of", "hosted_at", "unbounded"],
         "dated_path": ["local"],
         "diff": ["SHAPING", "changes", "endpoint_of"],
         "durations": ["deadline_s", "moment_of", "parse_age", "parse_duration", "until_change_s"],
@@ -95,7 +95,7 @@ __all__, __getattr__, __dir__ = exports(
             "parse_setting",
             "read",
         ],
-        "messages": ["choice", "nearest"],
+        "job_mistakes": ["choice", "nearest"],
         "notify_sections": ["Address", "Pings", "address", "pings"],
         "path_variables": ["expanded"],
         "pricing": ["cost_usd", "price_usd"],

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from .messages import wanted
+from .job_mistakes import wanted
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_DAYS, _LONGEST_AGE_DAYS = 3_650, 36_500

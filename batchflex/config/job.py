@@ -22,10 +22,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from ..core import JobError, Redactor, redacted
 from ..protocol import Model, Policy, parameters as parameters, pydantic_models, schema_of
 from . import dated_path, path_variables, toml
-from .checks import HOSTED, cross_checks, hosted_at
 from .durations import Since
 from .environment import Environment, environment_of, exposed, is_called_a_key
-from .messages import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
+from .job_checks import HOSTED, cross_checks, hosted_at
+from .job_mistakes import KEY_HINT, Mistake, choice, explained, found, sentences, wanted
 from .notify_sections import NotifySection
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes

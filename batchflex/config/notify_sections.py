@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .messages import wanted
+from .job_mistakes import wanted
 from .run_outcomes import Occasion
 from .sections import Section, http_url
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from .messages import Mistake
+from .job_mistakes import Mistake
 
 # Where they are expanded; * is any number in a list of tables.
 PLACES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..protocol import json_answers, parameters as parameters
-from .messages import Mistake
+from .job_mistakes import Mistake
 
 
 def check_format(place: str, value: Any) -> list[Mistake]:

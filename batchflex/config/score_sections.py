@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from ..core import JobError
-from .messages import explained, found, sentences, wanted
+from .job_mistakes import explained, found, sentences, wanted
 from .sections import EndpointSection, LimitsSection, PricesSection, Section
 
 KINDS = ("exact", "contains", "regex", "number", "json", "choice", "length", "judge")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core import Redactor
 from . import path_variables
-from .messages import KEY_HINT, Mistake
+from .job_mistakes import KEY_HINT, Mistake
 
 _NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
 # Wherever it stands in a text: a provider's prefix, and behind it something long and random.

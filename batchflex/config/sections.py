@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core import Ending
 from . import path_variables
 from .durations import Deadline, Duration, Hours
-from .messages import wanted
+from .job_mistakes import wanted
 
 ConcurrencyLimit = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..protocol import parameters as parameters
-from .messages import KEY_HINT, Mistake, choice, found, names_a_key
+from .job_mistakes import KEY_HINT, Mistake, choice, found, names_a_key
 from .schema_checks import check_format
 from .sweep import RESERVED, told_apart
 

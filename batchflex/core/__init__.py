@@ -8,7 +8,7 @@ from .lazy import exports
 
 if TYPE_CHECKING:
     from . import (
-        cells as cells,
+        cell_values as cell_values,
         format as format,
         malloc as malloc,
         redact as redact,
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         signals as signals,
         sorted_keys as sorted_keys,
     )
-    from .cells import text_of as text_of
+    from .cell_values import text_of as text_of
     from .errors import (
         AttemptError as AttemptError,
         BatchflexError as BatchflexError,
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
         short as short,
     )
     from .gil import GilYield as GilYield
-    from .keys import KeySet as KeySet
     from .redact import (
         Redactor as Redactor,
         fit_json as fit_json,
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
         redacted as redacted,
         shown as shown,
     )
+    from .request_keys import KeySet as KeySet
     from .signals import ending as ending
     from .sorted_keys import SortedKeys as SortedKeys, halves as halves, raw as raw
     from .types import (
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "cells": ["text_of"],
+        "cell_values": ["text_of"],
         "shell_command": [],
         "errors": [
             "AttemptError",
@@ -121,8 +121,8 @@ __all__, __getattr__, __dir__ = exports(
         ],
         "events": ["Event", "Level", "RULE", "Tell", "Teller", "brief", "guarded", "ident", "named", "unquoted"],
         "format": ["count", "duration", "money", "seconds_between", "short"],
-        "gil": ["Courtesy"],
-        "keys": ["KeySet"],
+        "gil": ["GilYield"],
+        "request_keys": ["KeySet"],
         "malloc": [],
         "redact": ["Redactor", "fit_json", "json_line", "one_line", "redacted", "shown"],
         "signals": ["ending"],
@@ -145,5 +145,5 @@ __all__, __getattr__, __dir__ = exports(
             "Usage",
         ],
     },
-    modules=["cells", "shell_command", "format", "malloc", "redact", "signals", "sorted_keys"],
+    modules=["cell_values", "shell_command", "format", "malloc", "redact", "signals", "sorted_keys"],
 )

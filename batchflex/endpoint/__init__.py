@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "circuit_breaker": ["Outage"],
+        "circuit_breaker": ["CircuitBreaker"],
         "client": ["Client"],
-        "concurrency_limit": ["Concurrency"],
+        "concurrency_limit": ["ConcurrencyLimit"],
         "cost": ["Cost"],
         "model_list": ["Catalog", "Contexts", "LongPrompts", "ModelInfo", "TooLong", "others"],
         "model_list_cache": ["known"],
-        "pacer": ["Allowance", "Pace", "Words"],
+        "pacer": ["Allowance", "Pacer", "Words"],
         "price_list": ["Prices"],
         "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "serving", "variables"],
         "queue_metrics": [],

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, Usage, __version__
-from ..protocol import Told, chat, classify, ended, model_of, rate_limits, response_headers
+from ..protocol import Told, chat, classify, ended, model_of, rate_limit_headers, response_headers
 from . import http1, model_list, transport
 from .connection import Alarm, AnswerTooLarge, Header
 from .key_command import KeyCommand, NoKeyError
@@ -193,7 +193,7 @@ class Client:
             except AttemptError as error:
                 raise self._redacted(error) from None
         now = time.time()
-        return Listing(model_list.read(raw, now), rate_limits.read(response.headers, now) is not None)
+        return Listing(model_list.read(raw, now), rate_limit_headers.read(response.headers, now) is not None)
 
     async def _listed(self) -> tuple[httpx.Response, bytes]:
         try:
@@ -443,7 +443,7 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
-    if told := rate_limits.read(headers, time.time()):
+    if told := rate_limit_headers.read(headers, time.time()):
         heard(told)
 
 

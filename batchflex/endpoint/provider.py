@@ -84,7 +84,8 @@ class Endpoint(NamedTuple):
     ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
     ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
     ``secrets`` are what the environment has put into ``headers`` and ``query``.
-    ``finish_reasons`` are words of its own for how an answer ends, each as :func:`batchflex.protocol.endings.plain_word` has it.
+    ``finish_reasons`` are words of its own for how an answer ends, each as
+    :func:`batchflex.protocol.finish_reasons.plain_word` has it.
     """
 
     name: str

@@ -23,8 +23,9 @@ class RequestQueue:
     They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
     the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
     them may go next says :class:`~batchflex.plan.prefix_order.PrefixQueue`. ``starving`` tasks wait for requests to be read.
-    ``heed`` is called with those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that
-    the blocks leave out.
+    ``heed`` is called with
+    those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that the blocks
+    leave out.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ from .budget import Budget
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
-from .paces import paces_of
+from .pacer_setup import paces_of
 from .probes import HOURS, Prober
 from .queue import RequestQueue
 from .telemetry import Telemetry, Waits, binding

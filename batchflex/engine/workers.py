@@ -40,7 +40,7 @@ from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
 from .queue import RequestQueue
-from .verdicts import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
+from .undecided_failures import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
 
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
 # by itself, and no other waits for it.

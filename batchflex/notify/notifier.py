@@ -38,7 +38,7 @@ from ..engine import Observer, Run
 from ..storage import Folder, RunState
 
 if TYPE_CHECKING:
-    from .errands import Errand
+    from .parallel_deliveries import Errand
     from .prometheus import Past
 
 _METRICS_EVERY_S = 15.0
@@ -142,7 +142,7 @@ class Notifier:
         self._over.set()
         if not self._section.tells:
             return []
-        from . import errands
+        from . import parallel_deliveries
 
         end = end_of(summary)
         before = last_end(self._past_runs(), summary["run_id"], self._unfinished) if end == "success" else None
@@ -155,7 +155,7 @@ class Notifier:
             ways |= self._of_every_end(end, summary, within_s)
         if event is not None:
             ways |= self.of_event(event, summary, within_s)
-        outcomes = errands.do(ways, within_s)
+        outcomes = parallel_deliveries.do(ways, within_s)
         return [f"not told by {name}: {fault}" for name, fault in outcomes.items() if fault is not None]
 
     def _of_every_end(self, end: End, summary: Mapping[str, Any], within_s: float) -> dict[str, Errand]:
@@ -334,7 +334,7 @@ def trial(job: Job, event: Occasion) -> dict[str, str | None]:
 
     :raises JobError: if the job has neither.
     """
-    from . import errands
+    from . import parallel_deliveries
 
     now = time.time()
     summary = RunState("test", job.job.name, str(job.out), now, {}).state(now, ended=True)
@@ -342,4 +342,4 @@ def trial(job: Job, event: Occasion) -> dict[str, str | None]:
     ways = Notifier(job).of_event(event, summary, job.notify.timeout_s, test=True)
     if not ways:
         raise JobError("[notify] of this job has neither a webhook nor a command, so there is nobody to tell")
-    return errands.do(ways, job.notify.timeout_s)
+    return parallel_deliveries.do(ways, job.notify.timeout_s)

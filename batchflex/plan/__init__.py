@@ -29,8 +29,8 @@ __all__, __getattr__, __dir__ = exports(
     {
         "completion_marker": ["Settled", "settled"],
         "plan": ["Plan"],
-        "planner": ["Census", "Passed", "points"],
-        "prefix_order": ["Line", "grouped", "name_of"],
+        "planner": ["PlanDiff", "Passed", "points"],
+        "prefix_order": ["PrefixQueue", "grouped", "name_of"],
         "preparation": ["Finished", "Held", "Prepared", "are_at_home", "placement", "plan_of_last_run", "prepare"],
         "resume": ["Done"],
         "retention": [],

@@ -8,24 +8,29 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import (
-        batch_lines as batch_lines,
-        blame as blame,
         chat as chat,
         classify as classify,
+        failure_proof as failure_proof,
         json_answers as json_answers,
+        openai_batch as openai_batch,
         parameters as parameters,
         pydantic_models as pydantic_models,
-        rate_limits as rate_limits,
+        rate_limit_headers as rate_limit_headers,
         reask as reask,
         response_headers as response_headers,
     )
-    from .blame import BLAMELESS as BLAMELESS, VOIDING as VOIDING, are_alike as are_alike, can_be_void as can_be_void
     from .classify import KEY_COMMAND as KEY_COMMAND
-    from .endings import ended as ended, ending_of as ending_of, plain_word as plain_word
+    from .failure_proof import (
+        BLAMELESS as BLAMELESS,
+        VOIDING as VOIDING,
+        are_alike as are_alike,
+        can_be_void as can_be_void,
+    )
+    from .finish_reasons import ended as ended, ending_of as ending_of, plain_word as plain_word
     from .json_answers import Shapes as Shapes, asked_format as asked_format, schema_of as schema_of
     from .parameters import LIMITS as LIMITS, answer_limit as answer_limit, model_of as model_of, unsayable as unsayable
     from .pydantic_models import Model as Model
-    from .rate_limits import Level as Level, Limited as Limited, Told as Told
+    from .rate_limit_headers import Level as Level, Limited as Limited, Told as Told
     from .reask import (
         MAY_BE_ASKED_AGAIN as MAY_BE_ASKED_AGAIN,
         Policy as Policy,
@@ -37,28 +42,28 @@ if TYPE_CHECKING:
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "batch_lines": [],
-        "blame": ["BLAMELESS", "VOIDING", "are_alike", "can_be_void"],
+        "openai_batch": [],
+        "failure_proof": ["BLAMELESS", "VOIDING", "are_alike", "can_be_void"],
         "chat": [],
         "classify": ["KEY_COMMAND"],
-        "endings": ["ended", "ending_of", "plain_word"],
+        "finish_reasons": ["ended", "ending_of", "plain_word"],
         "response_headers": [],
         "json_answers": ["Shapes", "asked_format", "schema_of"],
         "parameters": ["LIMITS", "answer_limit", "model_of", "unsayable"],
         "pydantic_models": ["Model"],
-        "rate_limits": ["Level", "Limited", "Told"],
+        "rate_limit_headers": ["Level", "Limited", "Told"],
         "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
     },
     modules=[
-        "batch_lines",
-        "blame",
+        "openai_batch",
+        "failure_proof",
         "chat",
         "classify",
         "response_headers",
         "json_answers",
         "parameters",
         "pydantic_models",
-        "rate_limits",
+        "rate_limit_headers",
         "reask",
     ],
 )

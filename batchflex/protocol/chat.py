@@ -11,8 +11,8 @@ import msgspec
 
 from ..core import Answer, AttemptError, Ending, Usage
 from . import classify
-from .endings import NO_WORDS, ended, ending_of
-from .message import calls_of, content_of, dicts, not_read, unknown_text, usage
+from .chat_message import calls_of, content_of, dicts, not_read, unknown_text, usage
+from .finish_reasons import NO_WORDS, ended, ending_of
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode

@@ -1,4 +1,4 @@
-"""What a failed attempt means: the only place that decides it, by the table in :mod:`batchflex.protocol.rules`.
+"""What a failed attempt means: the only place that decides it, by the table in :mod:`batchflex.protocol.failure_rules`.
 
 Pure functions of status, headers, body and the wall clock passed in.
 """
@@ -27,8 +27,8 @@ from ..core import (  # fmt: skip
     brief,
     named,
 )
-from .rate_limits import refused_by
-from .rules import OF_REQUEST, OVER_LIMIT, ROW_BLAMED, RULES, Rule
+from .failure_rules import OF_REQUEST, OVER_LIMIT, ROW_BLAMED, RULES, Rule
+from .rate_limit_headers import refused_by
 
 F = TypeVar("F", bound=AttemptError)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from . import report as report, verdict as verdict
+    from . import headline as headline, report as report
 
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "report": [],
-        "verdict": [],
+        "headline": [],
     },
-    modules=["report", "verdict"],
+    modules=["report", "headline"],
 )

@@ -7,11 +7,11 @@ from typing import Any
 
 import altair as alt
 
-from . import verdict
+from . import headline
 from .breakdown import Distribution
 from .canvas import ACCENT, INK, SOFT, WARM, Spec, data, drawn, name_axis
 from .digest import Digest, PointDigest
-from .scored import Labels, ScoreSpec
+from .score_section import Labels, ScoreSpec
 
 POINTS = 40  # a chart shows
 _STEP = 34
@@ -28,12 +28,12 @@ def scores(digest: Digest, spec: ScoreSpec) -> Spec:
     top = max((p.scores[spec.name].mean or 0.0 for p in points), default=0.0)
     rows = [
         {
-            "name": verdict.name_of(digest, p),
+            "name": headline.name_of(digest, p),
             "mean": s.mean,
             "low": s.mean if s.low is None else s.low,
             "high": s.mean if s.high is None else s.high,
-            "said": verdict.value(spec, s.mean),
-            "interval": verdict.between(spec, s) or "none",
+            "said": headline.value(spec, s.mean),
+            "interval": headline.between(spec, s) or "none",
             "rows": s.n,
             "top": s.mean == top and len(points) > 1,
         }
@@ -48,8 +48,8 @@ def scores_of_one(digest: Digest, point: PointDigest) -> Spec | None:
     specs = [s for s in (digest.scores.scores if digest.scores else []) if s.is_share and s.name in point.scores]
     rows = [
         {"name": spec.name, "mean": s.mean, "low": s.low if s.low is not None else s.mean,
-         "high": s.high if s.high is not None else s.mean, "said": verdict.value(spec, s.mean),
-         "interval": verdict.between(spec, s) or "none", "rows": s.n, "top": at == 0}
+         "high": s.high if s.high is not None else s.mean, "said": headline.value(spec, s.mean),
+         "interval": headline.between(spec, s) or "none", "rows": s.n, "top": at == 0}
         for at, spec in enumerate(specs)
         if (s := point.scores[spec.name]).mean is not None
     ]  # fmt: skip
@@ -74,7 +74,7 @@ def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec, name: str) -> Spec
 
 def shown(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
     """The points that a chart has room for, in the order of the sweep: of more than that those that score highest."""
-    ranked = verdict.best(digest, spec)[:POINTS]
+    ranked = headline.best(digest, spec)[:POINTS]
     kept = {point.values for point in ranked}
     return [point for point in digest.points if point.values in kept]
 
@@ -82,19 +82,19 @@ def shown(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
 def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
     """The means over two variables: those with most values. Others make a map for each of their combinations, of which
     the first nine are shown, each with its name."""
-    varying = verdict.varying(digest)
+    varying = headline.varying(digest)
     if len(varying) < 2:
         return []
     names = sorted(varying, key=lambda name: -len(digest.variables[name]))
     across, down, *rest = names[0], names[1], *names[2:]
     panels: dict[str, list[dict[str, Any]]] = {}
-    for point in verdict.best(digest, spec):
+    for point in headline.best(digest, spec):
         values = dict(zip(digest.variables, point.values, strict=True))
         score = point.scores[spec.name]
         panel = ", ".join(f"{name} = {values[name]}" for name in rest)
         panels.setdefault(panel, []).append({
-            "across": values[across], "down": values[down], "mean": score.mean, "said": verdict.value(spec, score.mean),
-            "interval": verdict.between(spec, score) or "none", "rows": score.n,
+            "across": values[across], "down": values[down], "mean": score.mean, "said": headline.value(spec, score.mean),
+            "interval": headline.between(spec, score) or "none", "rows": score.n,
         })  # fmt: skip
     every = [row["mean"] for rows in panels.values() for row in rows]
     low, high = min(every), max(every)
@@ -137,7 +137,9 @@ def _heat(
 def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
     """Quality against what it takes, and the word for that: dollars for 1,000 rows, else tokens a row. ``None`` for one
     point. What nothing else beats in both is joined by a line."""
-    points = [p for p in verdict.best(digest, spec) if _price(p, "cost") is not None or _price(p, "tokens") is not None]
+    points = [
+        p for p in headline.best(digest, spec) if _price(p, "cost") is not None or _price(p, "tokens") is not None
+    ]
     what = "cost" if points and all(p.figures.cost is not None for p in points) else "tokens"
     points = [p for p in points if _price(p, what) is not None][: 4 * POINTS]
     if len(points) < 2:
@@ -150,10 +152,10 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
         front = price < cheapest
         cheapest = min(cheapest, price)
         rows.append({
-            "name": verdict.name_of(digest, point), "short": verdict.short_name_of(digest, point),
+            "name": headline.name_of(digest, point), "short": headline.short_name_of(digest, point),
             "mean": score.mean, "price": price, "front": front, "low": score.mean if score.low is None else score.low,
             "high": score.mean if score.high is None else score.high,
-            "said": verdict.value(spec, score.mean), "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
+            "said": headline.value(spec, score.mean), "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
         })  # fmt: skip
     dear, cheap = max(row["price"] for row in rows), min(row["price"] for row in rows)
     _name_few(rows, dear - cheap)
@@ -222,7 +224,7 @@ def confusion(labels: Labels, most: int = 16) -> Spec:
         for across, answered in enumerate(names):
             n = labels.matrix[down][across]
             rows.append({"expected": name, "answered": answered, "rows": n, "share": n / total, "right": down == across,
-                         "said": f"{n:,}" if n else "", "part": verdict.share(n / total)})  # fmt: skip
+                         "said": f"{n:,}" if n else "", "part": headline.share(n / total)})  # fmt: skip
     base = alt.Chart(data(rows)).encode(
         x=alt.X("answered:N", sort=names, axis=alt.Axis(title="answered", orient="top", labelColor=INK, labelLimit=110,
                                                         labelAngle=0 if len(names) <= 5 else -40)),
@@ -262,7 +264,7 @@ def answers(found: Distribution) -> Spec:
     total = sum(found.counts) + found.others + found.nothing
     more = [("other values", found.others), ("no value", found.nothing)]
     rows = [
-        {"name": name, "rows": n, "said": f"{n:,} · {verdict.share(n / total)}", "plain": plain}
+        {"name": name, "rows": n, "said": f"{n:,} · {headline.share(n / total)}", "plain": plain}
         for name, n, plain in [
             *((name, n, True) for name, n in zip(found.names, found.counts, strict=True)),
             *((name, n, False) for name, n in more if n),

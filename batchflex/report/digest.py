@@ -15,10 +15,10 @@ from ..endpoint import default_model, resolve
 from ..plan import Plan, points
 from ..results import view
 from ..storage import Folder, Substitutes, part_files, results_table
-from . import breakdown, sample_rows, scored, timeline
+from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
-from .scored import Scores
+from .score_section import Scores
 from .timeline import PastRun, Timeline
 
 _RUNS = 12
@@ -30,7 +30,7 @@ class PointDigest(NamedTuple):
 
     values: tuple[str, ...]
     figures: Figures
-    scores: dict[str, scored.Score]
+    scores: dict[str, score_section.Score]
 
 
 class Digest(NamedTuple):
@@ -160,7 +160,7 @@ def _points(
 
 def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None, pl.LazyFrame | None, list[str]]:
     """The summary, the scores of single rows, and their columns."""
-    summary = scored.read(folder.path / "scores.json")
+    summary = score_section.read(folder.path / "scores.json")
     if summary is None:
         if (folder.path / "scores.json").exists():
             notes.append("scores.json cannot be read; score the folder again.")

@@ -15,7 +15,7 @@ import msgspec
 from markupsafe import Markup
 
 from ..core import STATUSES, __version__, duration, money, redact
-from . import canvas, verdict
+from . import canvas, headline
 from .digest import Digest
 from .sample_rows import KINDS, Row, shortened, shown
 from .sections import Table, chapters
@@ -38,7 +38,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
     told = chapters(digest)
     data = {"config": canvas.config(), "charts": {f.id: f.spec for s in told for f in s.figures}, "rows": _rows(digest)}
     scripts = [_embedded(libraries()), _embedded((_FILES / "page.js").read_text(encoding="utf-8"))]
-    said, more = verdict.headline(digest)
+    said, more = headline.headline(digest)
     whole = digest.whole
     planned = digest.state.get("planned") or whole.rows
     parts = [(s, whole.status[s]) for s in STATUSES] + [("open", max(0, planned - whole.rows))]
@@ -54,14 +54,14 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         said=said,
         more=more,
         made=f"report of {now:%-d %B %Y, %H:%M %Z}",
-        ending=verdict.ending(digest),
+        ending=headline.ending(digest),
         notes=digest.notes,
         shares=[
             {"status": s, "name": "not answered yet" if s == "open" else s, "rows": n, "said": f"{n:,}"}
             for s, n in parts
             if n
         ],
-        statuses=verdict.statuses(digest),
+        statuses=headline.statuses(digest),
         tiles=_tiles(digest),
         sections=told,
         has_rows=bool(digest.rows),
@@ -106,17 +106,17 @@ def json_for_script(data: Any) -> str:
 
 
 def _tiles(digest: Digest) -> list[Tile]:
-    whole, seconds = digest.whole, verdict.took(digest)
+    whole, seconds = digest.whole, headline.took(digest)
     if not whole.rows:
         return []
     planned = digest.state.get("planned")
     several = f"{whole.items:,} items" if whole.items != whole.rows else ""
     beside = [several, f"{len(digest.points):,} sweep points" if len(digest.points) > 1 else ""]
     tiles = [Tile("Rows", f"{whole.rows:,}" + (f" of {planned:,}" if planned and planned != whole.rows else ""),
-                  ", ".join(filter(None, beside)) or verdict.statuses(digest))]  # fmt: skip
+                  ", ".join(filter(None, beside)) or headline.statuses(digest))]  # fmt: skip
     if whole.tokens is not None:
         cached = (
-            f"{verdict.share(whole.cached_share)} of the prompts from cache" if whole.cached_share is not None else ""
+            f"{headline.share(whole.cached_share)} of the prompts from cache" if whole.cached_share is not None else ""
         )
         tiles.append(Tile("Tokens", f"{whole.tokens:,}", cached or f"{whole.tokens / whole.rows:,.0f} a row"))
     if whole.cost is not None:
@@ -146,7 +146,7 @@ def _rows_lead(digest: Digest) -> str:
 
 def _rows(digest: Digest) -> dict[str, Any]:
     """The excerpt in the form the page's script takes: cells as long as fits, equal messages once."""
-    spec = verdict.primary(digest)
+    spec = headline.primary(digest)
     names = {s.name: f"score_{s.name}" for s in (digest.scores.scores if digest.scores else [])}
     told: dict[str, Any] = {
         "variables": [[name, values] for name, values in digest.variables.items()],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..core import FolderError, MissingExtra
 from ..storage import Folder, replaced, storing
-from . import digest as digests, verdict
+from . import digest as digests, headline
 from .digest import Digest
 
 ROWS = 200
@@ -66,9 +66,9 @@ def as_json(digest: Digest, written: Written | None) -> dict[str, Any]:
     """The report in one object: what :func:`verdict.summary` says, for programs."""
     import msgspec
 
-    ending = verdict.ending(digest)
+    ending = headline.ending(digest)
     whole = digest.whole
-    said, more = verdict.headline(digest)
+    said, more = headline.headline(digest)
     return {
         "report": str(written.path) if written else None,
         "bytes": written.size if written else None,

@@ -6,9 +6,9 @@ import itertools
 from typing import Any, NamedTuple
 
 from ..core import duration, money
-from . import charts, speed, verdict
+from . import charts, headline, speed
 from .digest import Digest, PointDigest
-from .scored import Labels, ScoreSpec
+from .score_section import Labels, ScoreSpec
 
 _CONFUSIONS = 6
 _TABLE_ROWS = 200
@@ -64,7 +64,7 @@ def chapters(digest: Digest) -> list[Section]:
 
 def _specs(digest: Digest) -> list[ScoreSpec]:
     """The scores that any point has, the headline's first."""
-    first = verdict.primary(digest)
+    first = headline.primary(digest)
     if first is None or digest.scores is None:
         return []
     others = [
@@ -78,7 +78,7 @@ def _scores(digest: Digest) -> Section | None:
     if not specs or digest.scores is None:
         return None
     level = f"{100 * digest.scores.level:g} %"
-    methods = sorted({verdict.method(s) for p in digest.points for s in p.scores.values() if s.method})
+    methods = sorted({headline.method(s) for p in digest.points for s in p.scores.values() if s.method})
     lead = f"Dots are means, lines their {level} intervals ({', '.join(methods)})." if methods else "Dots are means."
     beyond = len(digest.points) - charts.POINTS
     if beyond > 0:
@@ -88,7 +88,9 @@ def _scores(digest: Digest) -> Section | None:
         figures = [Figure("", spec)] if spec else []
         lead = lead if spec else "Means over the rows that could be scored."
     else:
-        figures = [Figure("", charts.scores(digest, s), s.name, _kind(s)) for s in specs[:8] if verdict.best(digest, s)]
+        figures = [
+            Figure("", charts.scores(digest, s), s.name, _kind(s)) for s in specs[:8] if headline.best(digest, s)
+        ]
     layout = "one" if len(figures) == 1 else "two"
     title = "Scores by sweep point" if len(digest.points) > 1 else "Scores"
     return Section("scores", title, lead, figures, layout, (_numbers(digest, specs),))
@@ -109,11 +111,11 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
     head += (["cost"] if costs else []) + ["latency, median", "95 %"]
     for point in digest.points[:_TABLE_ROWS]:
         f = point.figures
-        cells = [verdict.name_of(digest, point)]
+        cells = [headline.name_of(digest, point)]
         for spec in specs:
             score = point.scores.get(spec.name)
-            interval = verdict.between(spec, score) if score else ""
-            cells.append((verdict.value(spec, score.mean) if score else "–") + (f" ({interval})" if interval else ""))
+            interval = headline.between(spec, score) if score else ""
+            cells.append((headline.value(spec, score.mean) if score else "–") + (f" ({interval})" if interval else ""))
         cells += [point_extra(point) for _, point_extra in extras]
         cells += [f"{f.rows:,}", "–" if f.tokens is None else f"{f.tokens / max(1, f.rows):,.0f}"]
         cells += ["–" if f.cost is None else money(f.cost)] if costs else []
@@ -144,7 +146,7 @@ def _of(point: PointDigest, spec: ScoreSpec, take: Any, as_spec: ScoreSpec | Non
     value = take(score) if score else None
     if value is None:
         return "–"
-    return f"{value:.2f}" if as_spec is None else verdict.value(as_spec, value.mean)
+    return f"{value:.2f}" if as_spec is None else headline.value(as_spec, value.mean)
 
 
 def _seconds(value: float | None) -> str:
@@ -185,14 +187,14 @@ def _labels(digest: Digest) -> Section | None:
     spec = next((s for s in _specs(digest) if any(_labels_of(p, s) for p in digest.points)), None)
     if spec is None:
         return None
-    ranked = [p for p in verdict.best(digest, spec) if _labels_of(p, spec)]
+    ranked = [p for p in headline.best(digest, spec) if _labels_of(p, spec)]
     kept = {p.values for p in ranked[:_CONFUSIONS]}
     points = [p for p in digest.points if p.values in kept]
     figures = []
     for point in points:
         if (labels := _labels_of(point, spec)) is None:
             continue
-        name = verdict.name_of(digest, point) if len(points) > 1 else ""
+        name = headline.name_of(digest, point) if len(points) > 1 else ""
         figures.append(Figure("", charts.confusion(labels), name or "Expected against answered"))
         if len(points) == 1:
             figures.append(Figure("", charts.label_counts(labels), "How often", "bar: answered, tick: expected"))
@@ -201,7 +203,7 @@ def _labels(digest: Digest) -> Section | None:
     lead = f"{spec.name}: rows by expected and answered label; the shade is the share of the expected label, blue is right."
     if len(ranked) > len(points):
         lead += f" The {len(points)} points that score highest."
-    which = f" of {verdict.name_of(digest, ranked[0])}" if len(points) > 1 else ""
+    which = f" of {headline.name_of(digest, ranked[0])}" if len(points) > 1 else ""
     table = Table(
         f"Precision and recall{which}" + (f"; macro F1 {labels.macro_f1:.3f}" if labels.macro_f1 is not None else ""),
         ["label", "precision", "recall", "F1", "expected"],
@@ -243,14 +245,14 @@ def _failures(digest: Digest) -> Section | None:
     if not digest.causes:
         return None
     rows = [
-        [f"{c.rows:,}", verdict.share(c.rows / digest.whole.rows), c.status, c.what, c.message or "–", c.id]
+        [f"{c.rows:,}", headline.share(c.rows / digest.whole.rows), c.status, c.what, c.message or "–", c.id]
         for c in digest.causes
     ]
     if digest.causes_beyond:
         rows.append(
             [
                 f"{digest.causes_beyond:,}",
-                verdict.share(digest.causes_beyond / digest.whole.rows),
+                headline.share(digest.causes_beyond / digest.whole.rows),
                 "",
                 "other causes",
                 "",
@@ -287,7 +289,7 @@ def _time(digest: Digest) -> Section | None:
         told = digest.timeline
         figures = [Figure("", spec, title) for title, spec in speed.over_time(told)]
         bound = ", ".join(
-            f"{_BINDINGS.get(name, name)} {verdict.share(part)}" for name, part in list(told.bound_by.items())[:4]
+            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(told.bound_by.items())[:4]
         )
         lead = f"What kept the run from being faster, by share of the time: {bound}." if bound else ""
         if not any(step.refused for step in told.steps):
@@ -332,4 +334,4 @@ def _part(name: str, n: int, digest: Digest) -> str:
         "of these read from cache": digest.whole.prompt_tokens,
         "of these reasoning": digest.whole.completion_tokens,
     }.get(name)
-    return verdict.share(n / of) if of else ""
+    return headline.share(n / of) if of else ""

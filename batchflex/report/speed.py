@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from ..core import duration
-from . import verdict
+from . import headline
 from .breakdown import Flow, Histogram
 from .canvas import ACCENT, INK, MUTED, SERIES, WARM, Spec, data, drawn, name_axis
 from .charts import POINTS
@@ -143,7 +143,7 @@ def tokens(digest: Digest) -> Spec | None:
         ]
         rows += [
             {
-                "name": verdict.name_of(digest, point),
+                "name": headline.name_of(digest, point),
                 "part": part,
                 "order": at,
                 "each": amount / max(1, f.rows),

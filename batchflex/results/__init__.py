@@ -9,16 +9,16 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import compact as compact, export as export, view as view
     from .assembly import assemble as assemble, is_newest as is_newest, plan_of as plan_of
-    from .choosing import Choice as Choice, choose as choose
     from .export import Written as Written
     from .query import selected as selected
     from .reparsing import reparse as reparse
+    from .row_selection import Choice as Choice, choose as choose
 
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "assembly": ["assemble", "is_newest", "plan_of"],
-        "choosing": ["Choice", "choose"],
+        "row_selection": ["Choice", "choose"],
         "compact": [],
         "export": ["Written"],
         "query": ["selected"],

@@ -21,8 +21,8 @@ from ..storage import (
     disk_space,
     journal,
     merge,
-    numbering,
     part_files,
+    part_numbers,
     replaced,
     storing,
     superseded,
@@ -138,13 +138,13 @@ def carry_out(sight: Sight) -> dict[str, Any]:
     """
     folder, parts = sight.folder, sight.folder.parts
     _require_room(sight, sight.needed)
-    numbering.clear(parts)
+    part_numbers.clear(parts)
     before = superseded.known(parts, sight.superseded or None) if sight.groups else None
     left = 0
     for group in sight.groups:
         _require_room(sight, sum(size.bytes for size in sight.sizes[group]))
         merge.merge(parts, sight.numbers[group], sight.superseded)
-        left = numbering.clear(parts)
+        left = part_numbers.clear(parts)
     if before is not None:
         after = superseded.known(parts, {} if sight.superseded else None)
         if after != before._replace(rows=before.rows - sight.dropped):

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from ..core import FolderError, JobError, malloc
 from ..plan import points
-from ..protocol import batch_lines
+from ..protocol import openai_batch
 from ..storage import Folder, replaced, replacing, storing, sweep_columns
-from . import splitting, writers
+from . import export_formats, splitting
 from .assembly import job_of
 from .query import Selected
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 OPENAI_BATCH = "openai-batch"
-FORMATS = (*writers.FORMATS, OPENAI_BATCH)
+FORMATS = (*export_formats.FORMATS, OPENAI_BATCH)
 _ENDINGS = "should end in .parquet, .csv, .jsonl (.gz or .zst may follow the last two)"
 _HELD_BYTES = 48 << 20  # of all files of a split export together
 _FEW = 16  # files, whose rows make row groups large enough within that
@@ -71,7 +71,7 @@ def target(folder: Folder, output: str, kind: str | None = None) -> Target:
         return _allowed(folder, Target(path / f"{stem}_output.jsonl", kind, None, path / f"{stem}_error.jsonl"))
     if output.endswith("/"):
         raise FolderError(f"there is no folder {output} to write into")
-    said = writers.naming(path)
+    said = export_formats.naming(path)
     means = "jsonl" if kind == OPENAI_BATCH else kind
     if kind is None and said.format is None:
         raise FolderError(f"{path} {_ENDINGS}, or --format should say what to write")
@@ -121,26 +121,26 @@ def _write(rows: Selected, streams: Sequence[IO[bytes]], to: Target, folder: Fol
     return [rows.rows]
 
 
-def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: batch_lines.Ids) -> list[int]:
+def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: openai_batch.Ids) -> list[int]:
     counts = [0, 0]
     with contextlib.ExitStack() as stack:
-        good = stack.enter_context(contextlib.closing(writers.packed(streams[0], packing)))
+        good = stack.enter_context(contextlib.closing(export_formats.packed(streams[0], packing)))
         bad = good
         if streams[1] is not streams[0]:
-            bad = stack.enter_context(contextlib.closing(writers.packed(streams[1], packing)))
-        for batch in rows.batches(batch_lines.columns(ids, rows.whole.names)):
-            for line, is_error in batch_lines.lines(batch, ids):
+            bad = stack.enter_context(contextlib.closing(export_formats.packed(streams[1], packing)))
+        for batch in rows.batches(openai_batch.columns(ids, rows.whole.names)):
+            for line, is_error in openai_batch.lines(batch, ids):
                 (bad if is_error else good).write(line)
                 counts[is_error] += 1
     return counts
 
 
-def _ids(folder: Folder) -> batch_lines.Ids:
+def _ids(folder: Folder) -> openai_batch.Ids:
     if not folder.job.exists():
-        return batch_lines.Ids({}, False)
+        return openai_batch.Ids({}, False)
     job = job_of(folder)
     sweep = sweep_columns(job.sweep.variables) if len(points(job)) > 1 else {}
-    return batch_lines.Ids(sweep, job.sweep.samples > 1)
+    return openai_batch.Ids(sweep, job.sweep.samples > 1)
 
 
 def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
@@ -153,7 +153,7 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
     if to.path is None or to.is_stream:
         raise JobError("--split-by writes several files: name them with -o FILE")
     found = splitting.values((batch.column(0) for batch in rows.batches([by])), by)
-    said = writers.naming(to.path)
+    said = export_formats.naming(to.path)
     paths = {
         text: to.path.with_name(f"{said.stem}-{name}{said.suffix}") for text, name in splitting.names(found).items()
     }
@@ -190,7 +190,7 @@ def _larger(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from pa.Table.from_batches(some).combine_chunks().to_batches()
 
 
-def _let_go(files: list[writers.Writer]) -> None:
+def _let_go(files: list[export_formats.Writer]) -> None:
     """Those that hold the most write it, until all of them together hold little."""
     held = sum(each.held for each in files)
     if held <= _HELD_BYTES:
@@ -213,9 +213,11 @@ def _open_files(files: int) -> None:
 
 
 @contextlib.contextmanager
-def _file(stream: IO[bytes], to: Target, schema: pa.Schema, spill: Path | None = None) -> Iterator[writers.Writer]:
-    packed = writers.packed(stream, to.packing)
-    writer = writers.writer(to.format, packed, schema, spill)
+def _file(
+    stream: IO[bytes], to: Target, schema: pa.Schema, spill: Path | None = None
+) -> Iterator[export_formats.Writer]:
+    packed = export_formats.packed(stream, to.packing)
+    writer = export_formats.writer(to.format, packed, schema, spill)
     try:
         yield writer
     except BaseException:

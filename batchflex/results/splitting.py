@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core import JobError, cells
+from ..core import JobError, cell_values
 
 MOST_FILES = 1_000
 _LONGEST_BYTES = 100
@@ -23,7 +23,7 @@ def values(columns: Iterable[pa.Array], name: str) -> list[str | None]:
     """
     found: set[str | None] = set()
     for column in columns:
-        found.update(cells.texts(column if pa.types.is_nested(column.type) else pc.unique(column)).to_pylist())
+        found.update(cell_values.texts(column if pa.types.is_nested(column.type) else pc.unique(column)).to_pylist())
         if len(found) > MOST_FILES:
             raise JobError(
                 f"--split-by {name}: it has more than {MOST_FILES:,} different values, and each would be a file; nothing was "
@@ -59,7 +59,7 @@ def _plain(text: str) -> str:
 
 def parts(batch: pa.RecordBatch, name: str) -> Iterator[tuple[str | None, pa.RecordBatch]]:
     """The rows of a batch by the value of a column, each in their order; the column goes with them."""
-    coded = cells.texts(batch.column(name)).dictionary_encode(null_encoding="encode")
+    coded = cell_values.texts(batch.column(name)).dictionary_encode(null_encoding="encode")
     values = coded.dictionary.to_pylist()
     if len(values) == 1:
         yield values[0], batch

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..core import JobError
-from .cron import Cron, listed
+from .cron_expression import Cron, listed
 from .launch import Launch, Made
 
 _LONGEST = 998  # bytes of a command in Debian's cron

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core import JobError
-from .cron import Cron, listed
+from .cron_expression import Cron, listed
 from .launch import Launch, Made
 
 _NO_TEXTS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")

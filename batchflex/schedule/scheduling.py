@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 from ..config import EndpointSection, Job, exposed
 from ..core import BatchflexError, JobError
 from ..endpoint import variables
-from . import cron, zones
+from . import cron_expression, zones
 from .crontab import Clock, crontab
 from .kubernetes import Cluster, cron_job
 from .launch import Launch, Made, name_of
-from .nexttimes import Keeping, upcoming
+from .next_times import Keeping, upcoming
 from .systemd import units
 
 Kind = Literal["crontab", "systemd", "k8s"]
@@ -55,7 +55,7 @@ def schedule(wanted: Wanted, job: Job, now: datetime.datetime) -> Scheduled:
     :raises JobError: if the times, the zone or the paths cannot be said, or an option is for another kind.
     """
     _check_options(wanted)
-    crons = cron.at(wanted.at) if wanted.at is not None else (cron.parse(wanted.cron or ""),)
+    crons = cron_expression.at(wanted.at) if wanted.at is not None else (cron_expression.parse(wanted.cron or ""),)
     launch = _launch(wanted, job)
     launch.check()
     machine = zones.of_machine() if wanted.tz is None or wanted.kind == "crontab" else ""

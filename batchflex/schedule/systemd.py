@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..core import JobError
-from .cron import Cron, runs
+from .cron_expression import Cron, runs
 from .launch import Launch, Made
 
 _NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

@@ -8,10 +8,10 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import (
+        comparison_sides as comparison_sides,
         functions as functions,
         judge as judge,
         scores_file as scores_file,
-        sides as sides,
         spending as spending,
     )
     from .comparison import compare as compare
@@ -23,8 +23,8 @@ __all__, __getattr__, __dir__ = exports(
         "functions": [],
         "judge": [],
         "scores_file": [],
-        "sides": [],
+        "comparison_sides": [],
         "spending": [],
     },
-    modules=["functions", "judge", "scores_file", "sides", "spending"],
+    modules=["functions", "judge", "scores_file", "comparison_sides", "spending"],
 )

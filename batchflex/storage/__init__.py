@@ -11,9 +11,9 @@ if TYPE_CHECKING:
         disk_space as disk_space,
         journal as journal,
         merge as merge,
-        numbering as numbering,
         part_files as part_files,
         part_index as part_index,
+        part_numbers as part_numbers,
         record as record,
         results_table as results_table,
         superseded as superseded,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         sync_folder as sync_folder,
     )
     from .merge import Size as Size
-    from .numbering import Number as Number, Reading as Reading
-    from .parsed import declared as declared
+    from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
+    from .part_numbers import Number as Number, Reading as Reading
     from .record import RowContext as RowContext, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
     from .results_table import sweep_columns as sweep_columns
@@ -66,11 +66,11 @@ __all__, __getattr__, __dir__ = exports(
         "folder": ["Folder", "append", "replaced", "replacing", "storing", "sync_folder"],
         "journal": [],
         "merge": ["Size"],
-        "numbering": ["Number", "Reading"],
-        "parsed": ["declared"],
+        "part_numbers": ["Number", "Reading"],
+        "parsed_columns": ["declared"],
         "part_index": [],
         "part_files": ["COLUMNS"],
-        "record": ["Frame", "read_anew"],
+        "record": ["RowContext", "read_anew"],
         "rejected_answers": ["PENDING", "Unfit"],
         "results_table": ["sweep_columns"],
         "row_mapping": [
@@ -85,17 +85,17 @@ __all__, __getattr__, __dir__ = exports(
             "unknown_before",
         ],
         "run_history": ["Attempt", "catch_up", "line_of_last", "run_id"],
-        "run_state": ["Again", "Tally", "Wait", "priced_by", "sent", "timestamp"],
+        "run_state": ["Again", "RunState", "Wait", "priced_by", "sent", "timestamp"],
         "substitutes": ["Substitutes", "is_substitute"],
         "superseded": ["Answers"],
         "void_failures": ["Void"],
-        "writer": ["Keeper"],
+        "writer": ["OutcomeWriter"],
     },
     modules=[
         "disk_space",
         "journal",
         "merge",
-        "numbering",
+        "part_numbers",
         "part_index",
         "part_files",
         "record",

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError, Outcome
-from . import carried, parsed
+from . import carried_columns, parsed_columns
 from .folder import replaced, storing
-from .numbering import Number, part_numbers as part_numbers, part_path as part_path
+from .part_numbers import Number, part_numbers as part_numbers, part_path as part_path
 
 T = TypeVar("T")
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
@@ -99,8 +99,8 @@ def write_part(
     if not sealed and not void:
         return
     table = to_table(sealed, between)
-    kinds, types = carried.describe([outcome.carry for outcome in sealed], carry_schema)
-    fields = parsed.kinds(_by_the_way((outcome.parsed for outcome in sealed), between))
+    kinds, types = carried_columns.describe([outcome.carry for outcome in sealed], carry_schema)
+    fields = parsed_columns.kinds(_by_the_way((outcome.parsed for outcome in sealed), between))
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
@@ -263,7 +263,7 @@ def footer(folder: Path, number: int) -> Footer:
     if _FIELDS in told:
         fields = msgspec.json.decode(told[_FIELDS])
     else:  # a part of an older version
-        fields = parsed.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
+        fields = parsed_columns.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
     void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
     return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans, void)
 

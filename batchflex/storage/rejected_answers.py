@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..core import Outcome
 from . import part_files
-from .numbering import Number
+from .part_numbers import Number
 
 PENDING = -1  # stands for the number of a part that is not written yet
 

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import Outcome, SortedKeys, raw
-from . import carried, parsed, part_files, part_index
+from . import carried_columns, parsed_columns, part_files, part_index
 from .folder import replaced, storing
-from .numbering import Reading
 from .part_files import COLUMNS
+from .part_numbers import Reading
 from .row_mapping import Moves, moves as moves_between, placed
 from .void_failures import Void
 
@@ -63,7 +63,7 @@ def _layout(
     sweep = {}
     for out, name in sweep_columns(variables).items():
         values = [*variables[name], *(point.get(name) for point in strays)]
-        sweep[out] = (name, carried.type_of(map(carried.kind_of, values)))
+        sweep[out] = (name, carried_columns.type_of(map(carried_columns.kind_of, values)))
     kinds: dict[str, set[str]] = {}
     types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
     nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
@@ -74,14 +74,14 @@ def _layout(
             if kind is not None and pa.types.is_decimal256(kind):  # of an older version; such a column is text
                 kind = None
             (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
-    for name, values in carried.columns(o.carry for o in pending).items():
-        kinds.setdefault(name, set()).update(map(carried.kind_of, values))
-        if not all(carried.holds(kind, values) for kind in types.get(name, ())):
+    for name, values in carried_columns.columns(o.carry for o in pending).items():
+        kinds.setdefault(name, set()).update(map(carried_columns.kind_of, values))
+        if not all(carried_columns.holds(kind, values) for kind in types.get(name, ())):
             types[name] = {None}
     carry = {}
     for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
         agreed = types.get(name) or nulls.get(name, set())
-        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried.type_of(kinds[name]))
+        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried_columns.type_of(kinds[name]))
     return Layout(sweep, carry, _fields(footers, pending, declared, {*COLUMNS, *sweep, *carry}))
 
 
@@ -92,12 +92,12 @@ def _fields(
     taken: Collection[str],
 ) -> dict[str, tuple[str, pa.DataType]]:
     seen: dict[str, set[str]] = {name: set() for name in declared}
-    for found in [*(footer.fields for footer in footers), parsed.kinds(o.parsed for o in pending)]:
+    for found in [*(footer.fields for footer in footers), parsed_columns.kinds(o.parsed for o in pending)]:
         for name, kinds in found.items():
-            if name in seen or len(seen) < len(declared) + parsed.MOST_FIELDS:
+            if name in seen or len(seen) < len(declared) + parsed_columns.MOST_FIELDS:
                 seen.setdefault(name, set()).update(kinds)
     names = _named(seen, taken, "parsed_")
-    return {out: (name, parsed.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
+    return {out: (name, parsed_columns.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
 
 
 def sweep_columns(variables: Iterable[str]) -> dict[str, str]:
@@ -431,11 +431,17 @@ def _finish(table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequenc
         known = dict(enumerate(labels))
         pairs = zip(points.to_list(), table.column("point").to_pylist(), strict=True)
         values = [msgspec.json.decode(known.get(point, stored)) for point, stored in pairs]
-        arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.sweep.values()]
+        arrays += [
+            carried_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.sweep.values()
+        ]
     if shape.carry:
         values = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
-        arrays += [carried.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()]
+        arrays += [
+            carried_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()
+        ]
     if shape.fields:
-        values = list(parsed.objects(table.column("parsed").to_pylist()))
-        arrays += [parsed.typed([value.get(name) for value in values], kind) for name, kind in shape.fields.values()]
+        values = list(parsed_columns.objects(table.column("parsed").to_pylist()))
+        arrays += [
+            parsed_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.fields.values()
+        ]
     return pa.Table.from_arrays(arrays, schema=shape.schema)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ..protocol import MAY_BE_ASKED_AGAIN, blame
+from ..protocol import MAY_BE_ASKED_AGAIN, failure_proof
 from . import part_files
 
 _BRIEF = ["run_id", "proof", "http_status"]
@@ -58,4 +58,4 @@ class Void:
             return []
         errors = part_files.read_rows(self._folder, number, at, _ERROR)
         columns = zip(*(column.to_pylist() for column in errors.columns), strict=True)
-        return [each for each, error in zip(at, columns, strict=True) if blame.is_of_the_run(*error)]
+        return [each for each, error in zip(at, columns, strict=True) if failure_proof.is_of_the_run(*error)]

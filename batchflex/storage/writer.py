@@ -12,7 +12,7 @@ import anyio.to_thread
 from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
-from . import journal, numbering, part_files
+from . import journal, part_files, part_numbers
 from .folder import Folder, storing
 
 
@@ -24,11 +24,11 @@ def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -
 
     :raises StorageError: if the disk is full.
     """
-    numbering.clear(folder.parts)
+    part_numbers.clear(folder.parts)
     sealed = part_files.part_numbers(folder.parts)
     last = max(sealed, default=0)
     for number in journal.segments(folder.journal):
-        if not numbering.is_sealed(sealed, number):
+        if not part_numbers.is_sealed(sealed, number):
             _seal(folder, number, carry_schema, plan, lambda: None)
             last = max(last, number)
         journal.drop(folder.journal, number)
@@ -46,7 +46,7 @@ class Unsealed(NamedTuple):
 def has_unsealed(folder: Folder) -> bool:
     """Whether there are segments of the journal that are in no part yet."""
     sealed = part_files.part_numbers(folder.parts)
-    return any(not numbering.is_sealed(sealed, number) for number in journal.segments(folder.journal))
+    return any(not part_numbers.is_sealed(sealed, number) for number in journal.segments(folder.journal))
 
 
 def unsealed(folder: Folder) -> Unsealed:
@@ -56,7 +56,7 @@ def unsealed(folder: Folder) -> Unsealed:
     for number in journal.segments(folder.journal):
         told: list[str] = []
         outcomes = list(journal.read(journal.segment_path(folder.journal, number), told))
-        if not numbering.is_sealed(part_files.part_numbers(folder.parts), number):
+        if not part_numbers.is_sealed(part_files.part_numbers(folder.parts), number):
             found += outcomes
             void += told
     if any(map(can_be_void, found)):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from . import carried
+from . import carried_columns
 
 MOST_FIELDS = 64  # of those that no schema names: an object may be keyed by anything
 
@@ -66,13 +66,13 @@ def objects(answers: Iterable[str | None]) -> Iterator[dict[str, Any]]:
 def kind_of(value: Any) -> str:
     """As :func:`carried.kind_of`; a list of values of one of these kinds is ``list[int]`` and so on."""
     if isinstance(value, list):
-        inside = {carried.kind_of(each) for each in value} - {"null"}
+        inside = {carried_columns.kind_of(each) for each in value} - {"null"}
         if not inside:
             return "list[null]"
         if inside == {"int", "float"}:
             return "list[float]"
         return f"list[{inside.pop()}]" if len(inside) == 1 and inside <= _SCALARS.keys() else "other"
-    return carried.kind_of(value)
+    return carried_columns.kind_of(value)
 
 
 def type_of(seen: Iterable[str], told: Sequence[str] = ()) -> pa.DataType:
@@ -85,9 +85,9 @@ def type_of(seen: Iterable[str], told: Sequence[str] = ()) -> pa.DataType:
         kinds = {"float"}  # a number, whether or not one of these has a fraction
     if kinds and all(kind.startswith("list[") for kind in kinds):
         inside = {kind[5:-1] for kind in kinds} - {"null"}
-        kind = carried.type_of(inside or {"str"})
+        kind = carried_columns.type_of(inside or {"str"})
         return pa.list_(kind) if len(inside) <= 1 or kind == pa.float64() else pa.string()
-    return carried.type_of(kinds)
+    return carried_columns.type_of(kinds)
 
 
 def typed(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -96,4 +96,4 @@ def typed(values: list[Any], kind: pa.DataType) -> pa.Array:
         if pa.types.is_float64(kind.value_type):
             values = [v if v is None else [e if e is None else float(e) for e in v] for v in values]
         return pa.array(values, kind)
-    return carried.typed(values, kind)
+    return carried_columns.typed(values, kind)

@@ -14,7 +14,7 @@ from ..core import Outcome, Request
 from ..protocol import parameters as parameters
 from . import sweep
 from .durations import parse_duration
-from .messages import KEY_HINT, Mistake, choice, names_a_key
+from .job_mistakes import KEY_HINT, Mistake, choice, names_a_key
 from .schema_checks import check_format, check_schema
 from .sections import LimitsSection, key_header
 from .sweep_checks import check_sweep

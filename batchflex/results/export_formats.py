@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from ..core import cells
+from ..core import cell_values
 
 FORMATS = ("parquet", "csv", "jsonl")
 PACKINGS = ("gz", "zst")
@@ -184,11 +184,11 @@ class _Direct:
 class _Csv(_Direct):
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
         self._stream = stream
-        self._schema = pa.schema([(field.name, cells.csv_type(field.type)) for field in schema])
+        self._schema = pa.schema([(field.name, cell_values.csv_type(field.type)) for field in schema])
         pyarrow.csv.write_csv(self._schema.empty_table(), stream)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        columns = [cells.csv_cells(column) for column in batch.columns]
+        columns = [cell_values.csv_cells(column) for column in batch.columns]
         made = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         # Not one writer of pyarrow's for the whole file: each keeps room for the largest batch it has had.
         pyarrow.csv.write_csv(made, self._stream, pyarrow.csv.WriteOptions(include_header=False))
@@ -200,5 +200,5 @@ class _Jsonl(_Direct):
 
     def write(self, batch: pa.RecordBatch) -> None:
         names = self._names
-        lines = [_encode(dict(zip(names, row, strict=True))) for row in cells.rows(batch)]
+        lines = [_encode(dict(zip(names, row, strict=True))) for row in cell_values.rows(batch)]
         self._stream.write(b"\n".join(lines) + b"\n" if lines else b"")

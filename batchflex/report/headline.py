@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..core import BAD, STATUSES, count, duration, money, one_line, seconds_between
 from .digest import Digest, PointDigest
-from .scored import Interval, ScoreSpec
+from .score_section import Interval, ScoreSpec
 
 METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}
 _TABLE_POINTS = 30

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from ..core import cells, text_of
-from .endings import ending_of
+from ..core import cell_values, text_of
+from .finish_reasons import ending_of
 
 _COLUMNS = (
     "id", "key", "sample", "status", "content", "model", "finish_reason", "prompt_tokens", "completion_tokens",
@@ -106,7 +106,7 @@ def lines(batch: pa.RecordBatch, ids: Ids) -> Iterator[tuple[bytes, bool]]:
     ``error``; one that no answer came for has an ``error`` and no ``response``.
     """
     names = batch.schema.names
-    for values in cells.rows(batch):
+    for values in cell_values.rows(batch):
         row = dict(zip(names, values, strict=True))
         is_error = row["status"] == "failed" or (row["status"] == "filtered" and _is_refusal(row))
         response, error = (_refused if is_error else _answered)(row)

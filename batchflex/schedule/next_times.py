@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from .cron import Cron
+from .cron_expression import Cron
 
 Keeping = Literal["cron", "systemd", "literal"]
 """What becomes of times that a change of the clock leaves out, or has twice.
