@@ -309,6 +309,17 @@ def test_a_limit_that_lets_nothing_of_one_model_through_ends_for_that_model(
     assert batchflex.run(swept).summary["ok"] == 60
 
 
+def test_a_limit_that_lets_no_request_of_the_run_s_own_through_ends_too(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Rows have failed, and whose fault that is would be found out by a request for one token: which is refused for ever."""
+    rows = write_rows(tmp_path / "rows.jsonl", 10)
+    endpoint.knobs(poison={'"content":"ok"': "429", '"slow"': "500"}, retry_after_s=0.05)
+    limits, retry = {"concurrency": 4, "max_wait": "2s"}, {"base_s": 0.001, "attempts": 1}
+    run = batchflex.run(job(endpoint, rows, sweep={"model": ["slow", "m"]}, limits=limits, retry=retry))
+    assert (run.exit_code, run.stopped_by, run.summary["failed"], run.summary["ok"]) == (3, "quota", 0, 10)
+
+
 def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
     endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ class Gate(Generic[S]):
     async def enter_as_probe(self, endpoint: S, cost: Cost) -> bool:
         """Take the next slot of an endpoint, be it paused, when every limit allows it. False: nothing is admitted."""
         endpoint.probe_waits = True
+        self._backing_off[cost.model] += 1  # rows wait for what it finds out
         try:
             while not self.closed and not endpoint.closed:
                 now = self._clock()
@@ -129,6 +130,7 @@ class Gate(Generic[S]):
             return False
         finally:
             endpoint.probe_waits = False
+            self._backing_off[cost.model] -= 1
             self._pump()
 
     def _take(self, endpoint: S, cost: Cost, now: float) -> None:
@@ -160,7 +162,7 @@ class Gate(Generic[S]):
         self._pump()
 
     def waiting_models(self) -> set[str]:
-        """The models of the rows that wait to be sent, be it for another time."""
+        """The models of the rows that wait to be sent, be it for another time, or for what a probe finds out."""
         queued = {waiter.cost.model for queue in (self._again, self._fresh) for waiter in queue}
         return queued.union(+self._backing_off)
 
