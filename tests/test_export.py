@@ -247,8 +247,8 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(out: Path) -> None:
 def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
     script = (
         "import os, signal, sys\nfrom batchflex.cli import main\n"
-        "from batchflex.protocol import batch_lines\n"
-        "batch_lines.lines = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from batchflex.protocol import openai_batch\n"
+        "openai_batch.lines = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         f"sys.exit(main.main(['results', {str(out)!r}, '-o', {str(out.parent / 'x.jsonl')!r}, '--format', 'openai-batch']))"
     )
     before = sorted(out.parent.iterdir())

@@ -109,3 +109,7 @@ def test_outcomes_come_back_from_a_part_as_they_went_in(tmp_path: Path) -> None:
     made = [outcome(n, reasks=n, reask_cost=0.5, retried_with='{"a":1}', request_id="req-1") for n in range(3)]
     part_files.write_part(tmp_path, 1, made)
     assert part_files.outcomes(part_files.read_part(tmp_path, 1)) == made
+
+
+def test_what_is_no_json_has_no_fields() -> None:
+    assert parsed_columns.kinds(["{", None, "[1]", '{"a": 1}']) == {"a": ["int"]}

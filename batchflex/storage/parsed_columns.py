@@ -5,6 +5,7 @@ A field that the job's schema names has a column in any case. Of other fields th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,10 @@ def kinds(answers: Iterable[str | None]) -> dict[str, list[str]]:
 def objects(answers: Iterable[str | None]) -> Iterator[dict[str, Any]]:
     """The answers as objects; an empty one for what is none."""
     for text in answers:
-        value = msgspec.json.decode(text) if text is not None and text.startswith("{") else {}
+        value = {}
+        if text is not None and text.startswith("{"):
+            with contextlib.suppress(msgspec.DecodeError):
+                value = msgspec.json.decode(text)
         yield value
 
 
