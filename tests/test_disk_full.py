@@ -218,6 +218,9 @@ def test_a_journal_that_cannot_be_read_back_costs_nothing(
         wait_until(lambda: endpoint.stats()["good"] >= SLOTS, "it is well under way")
         segment.rename(aside)
         segment.mkdir()
+        if heals:  # before what is in flight then has ended
+            wait_until(lambda: endpoint.stats()["good"] >= 60 - SLOTS, "the segment is nearly full")
+            endpoint.knobs(latency_s=2.0)
         wait_until(lambda: out.joinpath("run.json").exists() and state(out)["stopped_by"] is not None, "it is noticed")
         if heals:
             segment.rmdir()
