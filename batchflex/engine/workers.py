@@ -411,9 +411,7 @@ class Workers:
         if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
             if await self._pool.lacks_model(row.state, row.request, row.failed_at):
                 if self._run_state.stopped_by is None and not self._pool.is_set_aside(row.request.model):
-                    row.waiting = True  # another endpoint may have it
-                    self._gate.begin_backing_off(row.request.model)
-                    self._begin_persisting(row, classify.deferred(fault))
+                    self._send_again(row, fault)  # another endpoint may have it
                 return
             # It has answered a request for one token since.
             fault = classify.of_row(fault)
@@ -437,9 +435,13 @@ class Workers:
         for each in held:
             each.row.excused += 1
             each.row.tries.forgive()
-            each.row.waiting = True
-            self._gate.begin_backing_off(each.row.request.model)
-            self._begin_persisting(each.row, classify.deferred(each.fault))
+            self._send_again(each.row, each.fault)
+
+    def _send_again(self, row: Asked, fault: AttemptError) -> None:
+        """A row was given up, and is not to blame: it goes on as one that waits for another attempt."""
+        row.waiting = True
+        self._gate.begin_backing_off(row.request.model)
+        self._begin_persisting(row, classify.deferred(fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure

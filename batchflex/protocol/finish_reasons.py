@@ -11,7 +11,7 @@ from . import classify
 
 
 def _ended(**words: str) -> dict[str, Ending]:
-    return {word: ending for ending, named in words.items() for word in named.split()}  # type: ignore[misc]
+    return {word: ending for ending, named in words.items() for word in named.split()}  # type: ignore[misc]  # the names of arguments are plain text to mypy
 
 
 # What servers call it, in lower case and with "_" for "-". Any other word is an answer that came to its end.
