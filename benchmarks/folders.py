@@ -47,7 +47,11 @@ def finish(source: Path, base_url: str, out: Path) -> None:
             now = time.time_ns() // 1000
             effort = record.Effort(1, now - _LATENCY_US, now)
             sealed = [record.answered(frame, request, effort, answer) for request in requests]
-            part_files.write_part(folder.parts, number, sealed, plan=plan.identity())
+            part_files.write_part(
+                folder.parts,
+                number,
+                sealed,
+            )
         folder.write_job(job.resolved())
 
 

@@ -112,7 +112,8 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         folder.add_history({})
         folder.add_telemetry({})
         folder.inputs.touch()
-        folder.standing.touch()
+        folder.snapshot.touch()
+        folder.positions.touch()
         folder.report.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()

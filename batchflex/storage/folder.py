@@ -27,6 +27,8 @@ FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the largest file size allowed is reached",
 }
+# Of what lies in an output folder: raised when a version before could misread it. CONTRACT.md says what each number means.
+FORMAT = 2
 _LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
 _OWN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
 _TEMPORARY = re.compile(r"\..*\.(\d+)-\d+\.tmp")
@@ -131,11 +133,13 @@ class Folder:
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
         self.inputs = path / "inputs.jsonl"
-        self.standing = path / "standing.bin"
+        self.snapshot = path / "standing.bin"
+        self.positions = path / "positions.parquet"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"
+        self.format = path / "format.json"
         self._lock = path / ".lock"
         self._is_mine = False
 
@@ -153,10 +157,29 @@ class Folder:
 
     def require(self) -> None:
         """:raises FolderError: if there is no run in this folder."""
+        self.require_format()
         if not self.exists():
             inside = sorted(state.parent for state in self.path.glob("*/run.json"))
             hint = f", but holds {len(inside)} of them, such as {inside[-1]}" if inside else ""
             raise FolderError(f"{self.path} is not the output folder of a run{hint}")
+
+    def require_format(self) -> int:
+        """The number of the folder's format: 1 where none is told, as in folders of versions that had none.
+
+        :raises FolderError: if this version does not know that format.
+        """
+        try:
+            told = msgspec.json.decode(self.format.read_bytes())["format"]
+        except (FileNotFoundError, NotADirectoryError):
+            return 1
+        except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+            raise FolderError(f"{self.format} cannot be read: {error}") from None
+        if not isinstance(told, int) or told > FORMAT:
+            raise FolderError(
+                f"{self.path} was written by a newer version of batchflex: its format is {told}, and this version knows those "
+                f"up to {FORMAT}. Update batchflex, or give another output folder"
+            )
+        return told
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -170,6 +193,7 @@ class Folder:
         if self._is_mine:
             yield
             return
+        self.require_format()
         try:
             _make(self.parts)
             _make(self.journal)
@@ -189,6 +213,9 @@ class Folder:
             for temporary in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 if not _is_being_written(temporary):
                     temporary.unlink(missing_ok=True)
+            if self.require_format() < FORMAT:
+                with storing(self.format), replaced(self.format) as stream:
+                    stream.write(b'{"format": %d}\n' % FORMAT)
             self._is_mine = True
             yield
         finally:
