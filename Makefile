@@ -69,7 +69,7 @@ test-lowest: $(UV) ## run the tests with the oldest versions that pyproject.toml
 	$(VENVS)/lowest/bin/python -m pytest -n 2 --dist worksteal
 
 test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes seven minutes
-	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/test_cron_daemon.py tests/test_nights.py
+	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/slow/test_cron_daemon.py tests/slow/test_cron_nights.py
 
 lint: $(STAMP)   ## check style and layers; edits nothing
 	$(BIN)/ruff check .

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
-pytest.register_assert_rewrite("tests.agreement_walk")
+pytest.register_assert_rewrite("tests.support.agreement_walk", "tests.support.command_line")
 
 
 @pytest.fixture
