@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+import batchflex
 from batchflex.cli import main, options
 from batchflex.core.errors import StopReason
 from tests.support.paths import ROOT
@@ -70,3 +71,8 @@ def test_links_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
             if not link.startswith("http"):
                 assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_the_python_reference_has_everything_that_the_package_offers() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    assert sorted(re.findall(r"auto(?:function|class|exception):: (\w+)", text)) == sorted(batchflex.__all__)

@@ -374,9 +374,7 @@ class Walk:
         name = part.name.partition("-")[2]
         numbers = [int(number) for number in re.findall(r"\d+", name)][:2]
         taken = {int(path.stem) for path in (self.out / "journal").glob("*.journal")}
-        if any(
-            first <= numbers[-1] and numbers[0] <= last for first, last, _ in oracle.part_files(self.out / "parts")
-        ):
+        if any(first <= numbers[-1] and numbers[0] <= last for first, last, _ in oracle.part_files(self.out / "parts")):
             return "no: its number is taken"
         if any(numbers[0] <= number <= numbers[-1] for number in taken):
             return "no: its number is taken"
