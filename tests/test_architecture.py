@@ -65,7 +65,7 @@ TOO_LONG = {
     "endpoint.provider": 491,
     "engine.endpoint_pool": 453,
     "engine.runner": 693,
-    "engine.workers": 495,
+    "engine.workers": 507,
     "protocol.chat": 470,
     "protocol.classify": 454,
 }
