@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace bench-gateway docs docs/report.png clean
+.PHONY: help install lock demo test test-slow test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace bench-gateway docs docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -44,8 +44,13 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 	$(BIN)/batchflex run jobs/label_reviews.toml
 	$(BIN)/batchflex results runs/label-reviews
 
-test: $(STAMP)   ## run the tests, two at a time: many of them wait
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := -m pytest -n 2 --dist worksteal
+
+test: $(STAMP)   ## run the tests but the slow ones, two at a time; some four minutes on two cores
+	$(BIN)/python $(PYTEST) -m 'not slow'
+
+test-slow: $(STAMP) ## run the slow tests: kills, full disks, signals, nights
+	$(BIN)/python $(PYTEST) -m slow
 
 GATEWAY := $(VENVS)/gateway
 
@@ -61,14 +66,14 @@ test-latest:     ## run the tests with the newest versions that pyproject.toml a
 	rm -rf $(VENVS)/latest
 	$(call install_into,$(VENVS)/latest,)
 	$(VENVS)/latest/bin/pip list --disable-pip-version-check
-	$(VENVS)/latest/bin/python -m pytest -n 2 --dist worksteal
+	$(VENVS)/latest/bin/python $(PYTEST)
 
 test-lowest: $(UV) ## run the tests with the oldest versions that pyproject.toml allows batchflex itself
 	rm -rf $(VENVS)/lowest
 	$(UV) pip compile --quiet --resolution lowest-direct --python-version 3.11 --all-extras --output-file $(VENVS)/lowest.txt pyproject.toml
 	$(call install_into,$(VENVS)/lowest,--constraint $(VENVS)/lowest.txt)
 	$(VENVS)/lowest/bin/pip list --disable-pip-version-check
-	$(VENVS)/lowest/bin/python -m pytest -n 2 --dist worksteal
+	$(VENVS)/lowest/bin/python $(PYTEST)
 
 test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes seven minutes
 	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/slow/test_cron_daemon.py tests/slow/test_cron_nights.py
