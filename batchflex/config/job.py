@@ -151,7 +151,7 @@ class _Origin:
 
 
 class Job(Section):
-    """A whole job. Each field is a table of the job file. Made by :func:`load` or :func:`build`, which check it all."""
+    """A whole, validated job, made by :func:`~batchflex.load_job`. Each field is a table of the job file."""
 
     job: JobSection = JobSection()
     endpoint: EndpointSection = EndpointSection()
