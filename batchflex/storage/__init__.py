@@ -19,14 +19,14 @@ if TYPE_CHECKING:
         superseded as superseded,
         writer as writer,
     )
-    from .folder import (
-        Folder as Folder,
+    from .files import (
         append as append,
         replaced as replaced,
         replacing as replacing,
         storing as storing,
         sync_folder as sync_folder,
     )
+    from .folder import Folder as Folder
     from .merge import Size as Size
     from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
@@ -53,7 +53,8 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "disk_space": [],
-        "folder": ["Folder", "append", "replaced", "replacing", "storing", "sync_folder"],
+        "files": ["append", "replaced", "replacing", "storing", "sync_folder"],
+        "folder": ["Folder"],
         "journal": [],
         "merge": ["Size"],
         "part_numbers": ["Number", "Reading"],

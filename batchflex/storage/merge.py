@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError
 from . import part_files
-from .folder import replaced, storing
+from .files import replaced, storing
 from .part_numbers import Number, merged
 
 _GROUP_BYTES = 16 << 20  # of a row group, in memory

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError, Outcome
 from . import carried_columns, parsed_columns
-from .folder import replaced, storing
+from .files import replaced, storing
 from .part_numbers import Number, part_numbers as part_numbers, part_path as part_path
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..core import SortedKeys
 from . import part_files
-from .folder import replaced, storing
+from .files import replaced, storing
 from .positions import Layout, Rows
 
 _FOUND = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "file": pl.Int64, "position": pl.Int64})

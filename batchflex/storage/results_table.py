@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ..core import Outcome, SortedKeys, raw
 from . import carried_columns, parsed_columns, part_files, part_index
-from .folder import replaced, storing
+from .files import replaced, storing
 from .part_files import COLUMNS
 from .part_numbers import Reading
 from .void_failures import Void

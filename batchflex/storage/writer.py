@@ -13,7 +13,8 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
-from .folder import Folder, storing
+from .files import storing
+from .folder import Folder
 
 
 def recover(folder: Folder, carry_schema: Any = None) -> int:

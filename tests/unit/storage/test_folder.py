@@ -19,7 +19,8 @@ import pytest
 
 from batchflex.core.errors import FolderBusy, FolderError, StorageError
 from batchflex.storage import folder as module
-from batchflex.storage.folder import FORMAT, Folder, append, replaced, storing
+from batchflex.storage.files import append, replaced, storing
+from batchflex.storage.folder import FORMAT, Folder
 from batchflex.storage.journal import Journal
 from tests.support.outcomes import run_python, small_disk
 
