@@ -351,10 +351,10 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
 def _write_report(run: Run, say: Callable[[str], None], *, quiet: bool) -> None:
     """The page of a run that has ended, unless it is there and nothing is new. Without it the run is none the worse."""
     from ..report import report
-    from ..storage import Folder
+    from ..storage import Folder, ResultsFiles
 
     folder = Folder(run.out)
-    if not folder.results.exists() or (not run.summary["requests_sent"] and report.is_current(folder)):
+    if not ResultsFiles(folder).exists or (not run.summary["requests_sent"] and report.is_current(folder)):
         return
     try:
         written = report.write(folder)

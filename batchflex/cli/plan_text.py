@@ -154,7 +154,7 @@ def _assigned(values: Mapping[str, Any]) -> str:
 def _disk(found: Mapping[str, Any]) -> str:
     about = "about" if found["disk_is_measured"] else "up to about"
     needed, for_results = (disk_space.words(found[name]) for name in ("disk_needed", "disk_needed_for_results"))
-    told = f"{about} {needed}, {for_results} of it for results.parquet"
+    told = f"{about} {needed}, {for_results} of it for the table of results"
     if found["disk_free"] is None:
         return told
     enough = "" if found["disk_needed"] < found["disk_free"] else ": that may not suffice"

@@ -52,6 +52,7 @@ class JobSection(Section):
     on_change: OnChange = "stop"
     retry_failed: Annotated[int, Field(ge=0, le=1_000_000)] = 3
     report: bool | None = None
+    results: Literal["file", "folder"] = "file"
     env_file: Annotated[str, Field(min_length=1)] | None = None
 
 

@@ -11,7 +11,7 @@ import anyio.to_thread
 from ..config import Job, ScoreSection
 from ..core import BatchflexError
 from ..scoring import functions, judge as judging, scores_file
-from ..storage import Folder
+from ..storage import Folder, ResultsFiles
 from . import runner
 from .runner import Observer, Run
 
@@ -55,7 +55,7 @@ async def evaluate(
         if (there := await anyio.to_thread.run_sync(scores_file.current, folder, specs)) is not None:
             return Evaluation(there)
         judges, grades = [], {}
-        for spec in specs if folder.results.exists() else ():
+        for spec in specs if ResultsFiles(folder).exists else ():
             if spec.kind == "judge":
                 judges.append(await _graded(job, folder, spec, observer, ask=ask, heed_signals=heed_signals))
                 ask = ask and judges[-1]["stopped_by"] != "signal"
@@ -95,7 +95,7 @@ async def after(
     run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, heed_signals: bool = False
 ) -> None:
     """Score what a run left, and put it into ``run``. What goes wrong is told there: the answers are kept all the same."""
-    if not job.score or not (run.out / "results.parquet").exists():
+    if not job.score or not ResultsFiles(folder).exists:
         return
     if run.stopped_by == "signal":
         run.unscored = f"the run was interrupted; `batchflex score {run.out}` scores what there is"

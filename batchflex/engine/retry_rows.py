@@ -25,7 +25,7 @@ from ..plan import (
 )
 from ..protocol import LIMITS, Policy, answer_limit
 from ..results import Choice, assemble, choose, is_newest, plan_of
-from ..storage import Again, Folder, Layout, results_table, writer
+from ..storage import Again, Folder, Layout, results_files, writer
 from .estimate import Estimate
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -147,7 +147,7 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     identity = plan.identity()
     segment = writer.recover(folder, carry_schema)
     if not is_newest(folder):
-        results_table.write_results(folder.results, assemble(folder))
+        results_files.write(folder, assemble(folder), as_folder=plan.job.job.results == "folder")
     chosen = choose(folder, retry.where)
     finished = settled(folder, identity, plan.job.input.limit)
     if not chosen.keys.height:

@@ -50,6 +50,7 @@ from ..storage import (
     Folder,
     Layout,
     OutcomeWriter,
+    ResultsFiles,
     RowContext,
     RunState,
     Wait,
@@ -145,9 +146,10 @@ class Run:
         """
         import polars as pl
 
-        if not (self.out / "results.parquet").exists():
+        there = ResultsFiles(Folder(self.out))
+        if not there.exists:
             raise FolderError(f"there is no table in {self.out}: {self.summary['message']}")
-        return pl.read_parquet(self.out / "results.parquet")
+        return pl.read_parquet(there.paths, glob=False)
 
 
 async def arun(
@@ -658,7 +660,15 @@ class _Conduct:
         prepared, folder, plan = self._prepared, self._folder, self._plan
         variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
         completion_marker.make(
-            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.layout
+            folder,
+            variables,
+            plan.labels,
+            fields,
+            prepared.done,
+            prepared.segment,
+            self._settled(),
+            prepared.layout,
+            as_folder=plan.job.job.results == "folder",
         )
 
     def _keep_snapshot(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..core import malloc
-from ..storage import Folder, part_files, writer
+from ..storage import Folder, ResultsFiles, part_files, writer
 
 if TYPE_CHECKING:
     from ..storage import Layout
@@ -35,7 +35,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 def last_settled(folder: Folder) -> Settled | None:
     """What the table says, if it was made of the parts that are there now."""
-    told, _ = part_files.told(folder.results)
+    told = ResultsFiles(folder).told
     try:
         found = msgspec.json.decode(told.get(_SETTLED, b""), type=Settled)
     except msgspec.DecodeError:
@@ -54,15 +54,15 @@ def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, b
 
 def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
-    told, rows = part_files.told(folder.results)
-    raw = told.get(_SETTLED)
+    there = ResultsFiles(folder)
+    raw = there.told.get(_SETTLED)
     if raw is None or plan is None:
         return None
     try:
         found = msgspec.json.decode(raw, type=Settled)
     except msgspec.DecodeError:
         return None
-    is_whole = rows >= sum(found.rows.values()) and part_files.is_readable(folder.results)
+    is_whole = there.rows >= sum(found.rows.values()) and there.is_readable
     return (
         found
         if is_whole and (found.plan, found.limit, found.parts) == (plan, limit, part_files.stamp(folder.parts))
@@ -79,6 +79,8 @@ def make(
     since: int,
     known: Settled | None,
     layout: Layout,
+    *,
+    as_folder: bool = False,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
@@ -88,7 +90,7 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import part_index, results_table
+    from ..storage import part_index, results_files, results_table
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
@@ -96,5 +98,5 @@ def make(
     positions = None if planned is not None else part_index.Positions(layout, part_index.read_found(folder.positions))
     made = results_table.assemble(folder.parts, variables, labels, planned, since, pending, declared, positions, void)
     told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
-    if pending or not results_table.is_current(folder.results, made, told):
-        results_table.write_results(folder.results, made, told)
+    if pending or not results_files.is_current(folder, made, told, as_folder=as_folder):
+        results_files.write(folder, made, told, as_folder=as_folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
 from ..core import InputError, JobChanged, KeySet, Request
-from ..storage import Folder, Layout, part_files, writer
+from ..storage import Folder, Layout, ResultsFiles, part_files, writer
 from .completion_marker import Settled, settled
 from .plan import Plan
 from .planner import Passed, PlanDiff
@@ -74,7 +74,8 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = writer.recover(folder, carry_schema)
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    if known is not None and known.is_complete and not job.reasks.reopens(known.rows):
+    is_of_kind = ResultsFiles(folder).is_folder == (job.job.results == "folder")
+    if known is not None and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
         diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
     else:

@@ -14,7 +14,7 @@ from ..core import BatchflexError, FolderError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, points
 from ..results import view
-from ..storage import Folder, Substitutes, part_files, results_table
+from ..storage import Folder, ResultsFiles, Substitutes, sweep_columns
 from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
@@ -79,12 +79,12 @@ def digest(folder: Folder, rows: int) -> Digest:
     job = build(resolved)
     state, is_held = folder.read_state(), folder.is_held()
     notes: list[str] = []
-    with _results(folder) as path:
-        results = pl.scan_parquet(path, glob=False)
+    with _results(folder) as paths:
+        results = pl.scan_parquet([*paths], glob=False)
         columns = results.collect_schema().names()
         variables = _variables(job)
-        swept = [name for name in results_table.sweep_columns(variables) if name in columns]
-        scores, per_row, names = _scores(folder, path, notes)
+        swept = [name for name in sweep_columns(variables) if name in columns]
+        scores, per_row, names = _scores(folder, paths, notes)
         shares = (
             [name for name in names if name in {f"score_{s.name}" for s in scores.scores if s.is_share}]
             if scores
@@ -129,11 +129,11 @@ def digest(folder: Folder, rows: int) -> Digest:
 
 
 @contextlib.contextmanager
-def _results(folder: Folder) -> Iterator[Path]:
-    """The table of a folder as a file: its own, or one of what there is by now."""
+def _results(folder: Folder) -> Iterator[Sequence[Path]]:
+    """The table of a folder as files: its own, or one of what there is by now."""
     found = view.results_of(folder)
     with view.keeping(found, found.schema.names) as kept:
-        yield kept.path
+        yield kept.paths
 
 
 def _variables(job: Job) -> dict[str, list[str]]:
@@ -158,14 +158,17 @@ def _points(
     return [PointDigest(k, figures[k], by_key.get(k, {})) for k in order if k in figures]
 
 
-def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None, pl.LazyFrame | None, list[str]]:
+def _scores(
+    folder: Folder, paths: Sequence[Path], notes: list[str]
+) -> tuple[Scores | None, pl.LazyFrame | None, list[str]]:
     """The summary, the scores of single rows, and their columns."""
     summary = score_section.read(folder.path / "scores.json")
     if summary is None:
         if (folder.path / "scores.json").exists():
             notes.append("scores.json cannot be read; score the folder again.")
         return None, None, []
-    stamp = part_files.told(path)[0].get(part_files.MADE_OF, b"").decode("ascii", "replace")
+    there = ResultsFiles(folder)
+    stamp = there.made_of if there.paths == paths else ""
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
     file = folder.path / "scores.parquet"

@@ -8,7 +8,7 @@ from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve
 from ..plan import Done, Plan, points
-from ..storage import Folder, declared, part_files, results_table, writer
+from ..storage import Folder, ResultsFiles, declared, part_files, results_table, writer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,11 +34,12 @@ def plan_of(job: Job) -> Plan:
 
 
 def is_newest(folder: Folder) -> bool:
-    """Whether ``results.parquet`` can be read, and is made of the parts that are there and of nothing else: no answer waits in
+    """Whether the table of results can be read, and is made of the parts that are there and of nothing else: no answer waits in
     the journal to be sealed. Tables of earlier versions do not tell of what they are made; of them nothing may be newer."""
-    if not folder.results.exists() or not part_files.is_readable(folder.results):
+    there = ResultsFiles(folder)
+    if not there.is_readable:
         return False
-    parts = part_files.told(folder.results)[0].get(part_files.MADE_OF_PARTS)
+    parts = there.told.get(part_files.MADE_OF_PARTS)
     if parts is not None:
         return parts == part_files.identity(folder.parts) and not writer.has_unsealed(folder)
     made = folder.results.stat().st_mtime_ns

@@ -17,6 +17,7 @@ from ..storage import (
     Answers,
     Folder,
     Number,
+    ResultsFiles,
     Size,
     disk_space,
     journal,
@@ -122,11 +123,11 @@ def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence
     return found
 
 
-def _present(folder: Folder) -> Path | None:
+def _present(folder: Folder) -> list[Path] | None:
     """The table of results, if it tells which answers the last run's job has; else nothing is known of that."""
     known = completion_marker.last_settled(folder)
     is_told = known is not None and known.plan == folder.read_state().get("plan")
-    return folder.results if is_told and not journal.segments(folder.journal) else None
+    return ResultsFiles(folder).paths if is_told and not journal.segments(folder.journal) else None
 
 
 def carry_out(sight: Sight) -> dict[str, Any]:

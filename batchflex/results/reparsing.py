@@ -12,7 +12,7 @@ from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, halves
 from ..plan import completion_marker, points
 from ..protocol import Shapes, asked_format
-from ..storage import Folder, part_files, part_index, read_anew, results_table, writer
+from ..storage import Folder, ResultsFiles, part_files, part_index, read_anew, results_files, results_table, writer
 from .assembly import assemble, is_newest, job_of, plan_of
 
 _PART_ROWS = 10_000
@@ -73,13 +73,14 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         if is_whole:
             _tell(folder, fit - fit_no_more)
         told = completion_marker.retold(known, folder, fit - fit_no_more)
-        results_table.write_results(folder.results, assemble(folder, _placed(job, folder, rows)), told)
+        table = assemble(folder, _placed(job, folder, rows))
+        results_files.write(folder, table, told, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
 
 
 def _rows(folder: Folder) -> pl.DataFrame:
     """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
-    there = pl.read_parquet(folder.results, columns=["key", "row"])
+    there = pl.read_parquet(ResultsFiles(folder).paths, columns=["key", "row"])
     return halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
 
 

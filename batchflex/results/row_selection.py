@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..core import FolderError
 from ..storage import Folder, part_index
 from . import sql_filter
-from .view import Stored, are_scored
+from .view import stored
 
 _EXAMPLES = 3
 _AT_ONCE = 1_000_000
@@ -27,14 +27,14 @@ class Choice(NamedTuple):
 
 
 def choose(folder: Folder, where: str) -> Choice:
-    """The rows for which the condition is true, over the columns of ``results.parquet`` and, where they were made of it,
+    """The rows for which the condition is true, over the columns of the results and, where they were made of it,
     those of ``scores.parquet``. Memory: some 100 bytes a chosen row.
 
     :raises JobError: if it is no condition over these columns.
     :raises FolderError: if the table cannot be read.
     """
     asked = sql_filter.read(where)
-    results = Stored(folder.results, folder.scores if are_scored(folder) else None)
+    results = stored(folder)
     try:
         frame = results.scan(asked.named)
         with sql_filter.explained(asked, frame.collect_schema().names(), folder.path):

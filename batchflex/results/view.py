@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError
-from ..storage import Folder, part_files, results_table, storing
+from ..storage import Folder, ResultsFiles, part_files, results_table, storing
 from .assembly import assemble, is_newest
 
 Mask = npt.NDArray[np.bool_]
@@ -25,23 +25,24 @@ _BATCH_BYTES = 16 << 20
 
 
 class Stored:
-    """A table in a file, and the columns of a second one with the same rows beside it. May be read as often as one likes.
-    ``own`` are the columns of the first.
+    """A table in one file or several, and the columns of a second one with the same rows beside it. May be read as often as one
+    likes. ``own`` are the columns of the first.
 
     :raises FolderError: if it cannot be read.
     """
 
-    def __init__(self, path: Path, scores: Path | None = None) -> None:
-        self.path, self._scores = path, scores
+    def __init__(self, paths: Sequence[Path], scores: Path | None = None) -> None:
+        self.paths, self._scores = paths, scores
         try:
-            self._stamp = _stamp(path)
-            self._file = pq.ParquetFile(path)
-            self.own: list[str] = self._file.schema_arrow.names
+            self._stamp = _stamp(paths)
+            self._files = [pq.ParquetFile(path) for path in paths]
+            schema = self._files[0].schema_arrow
+            self.own: list[str] = schema.names
             further = [] if scores is None else [f for f in pq.read_schema(scores) if f.name not in self.own]
         except (OSError, pa.ArrowException) as error:
-            raise FolderError(f"{path} cannot be read: {error}") from None
-        self.schema: pa.Schema = pa.schema([*self._file.schema_arrow.remove_metadata(), *further])
-        self.rows = int(self._file.metadata.num_rows)
+            raise FolderError(f"{paths[0]} cannot be read: {error}") from None
+        self.schema: pa.Schema = pa.schema([*schema.remove_metadata(), *further])
+        self.rows = sum(int(file.metadata.num_rows) for file in self._files)
 
     def batches(self, columns: Sequence[str], wanted: Mask | None = None) -> Iterator[pa.RecordBatch]:
         """These columns, in this order, of all rows or of the ``wanted``; at most 10,000 rows and some 16 MB at a time, as
@@ -60,15 +61,15 @@ class Stored:
 
     def _groups(self, columns: list[str], wanted: Mask | None) -> Iterator[pa.RecordBatch | int]:
         """The batches of these columns; in place of those that hold nothing wanted, how many rows they have."""
-        metadata, position = self._file.metadata, 0
-        for number in range(metadata.num_row_groups):
-            rows = int(metadata.row_group(number).num_rows)
+        position = 0
+        for file, number in [(each, at) for each in self._files for at in range(each.metadata.num_row_groups)]:
+            group = file.metadata.row_group(number)
+            rows = int(group.num_rows)
             if wanted is not None and not wanted[position : position + rows].any():
                 yield rows
             elif rows:
-                size = int(metadata.row_group(number).total_byte_size)
-                at_once = max(1, min(_BATCH_ROWS, rows * _BATCH_BYTES // max(1, size)))
-                yield from self._file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns)
+                at_once = max(1, min(_BATCH_ROWS, rows * _BATCH_BYTES // max(1, int(group.total_byte_size))))
+                yield from file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns)
             position += rows
 
     def scan(self, columns: Collection[str]) -> pl.LazyFrame:
@@ -76,16 +77,16 @@ class Stored:
 
         To be followed by :meth:`require_unchanged` when it has been collected.
         """
-        results = pl.scan_parquet(self.path)
+        results = pl.scan_parquet([*self.paths], glob=False)
         if self._scores is None or {*columns} <= {*self.own}:
             return results
         further = [name for name in self.schema.names if name not in self.own]
         return pl.concat([results, pl.scan_parquet(self._scores).select(further)], how="horizontal")
 
     def require_unchanged(self) -> None:
-        """:raises FolderError: if the file is another by now than the one that was opened."""
-        if _stamp(self.path) != self._stamp:
-            raise FolderError(f"{self.path} was replaced while it was read; run the same command again")
+        """:raises FolderError: if a file is another by now than the one that was opened."""
+        if _stamp(self.paths) != self._stamp:
+            raise FolderError(f"{self.paths[0]} was replaced while it was read; run the same command again")
 
 
 class Made:
@@ -135,23 +136,32 @@ def results_of(folder: Folder) -> Stored | Made:
     folder.require()
     if not is_current(folder):
         return Made(folder)
-    return Stored(folder.results, folder.scores if are_scored(folder) else None)
+    return stored(folder)
+
+
+def stored(folder: Folder) -> Stored:
+    """The table that there is, with its scores if they are of that very table.
+
+    :raises FolderError: if it cannot be read.
+    """
+    there = ResultsFiles(folder)
+    return Stored(there.paths or [folder.results], folder.scores if are_scored(folder) else None)
 
 
 def is_current(folder: Folder) -> bool:
-    """Whether ``results.parquet`` has all that is known: no run goes on, and no answer is newer."""
+    """Whether the table of results has all that is known: no run goes on, and no answer is newer."""
     return not folder.is_held() and is_newest(folder)
 
 
 def are_scored(folder: Folder) -> bool:
     """Whether the scores are those of the very table that is there."""
-    told, rows = part_files.told(folder.results)
+    there = ResultsFiles(folder)
     _, scored = part_files.told(folder.scores)
     try:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return False
-    return rows == scored and made_of is not None and made_of == told.get(part_files.MADE_OF, b"").decode()
+    return there.rows == scored and made_of is not None and made_of == there.made_of
 
 
 @contextlib.contextmanager
@@ -169,13 +179,12 @@ def keeping(results: Stored | Made, columns: Sequence[str]) -> Iterator[Stored]:
         with storing(path), pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for group in results_table.grouped(_tables(results.batches(columns))):
                 writer.write_table(group)
-        yield Stored(path)
+        yield Stored([path])
 
 
 def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     return (pa.Table.from_batches([batch]) for batch in batches)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _stamp(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in paths)]

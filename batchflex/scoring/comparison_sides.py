@@ -10,7 +10,7 @@ import polars as pl
 
 from ..config import Job, build, choice
 from ..core import FolderError, JobError, text_of
-from ..storage import Folder, sweep_columns
+from ..storage import Folder, ResultsFiles, sweep_columns
 from . import scores_file, spending
 from .ledger import MEASURES
 
@@ -51,7 +51,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
     path, given = _split(name)
     folder = Folder(path)
     job, found = _job(folder), scores_file.read(folder)
-    if not folder.results.exists() or found is None or not folder.scores.exists():
+    if not ResultsFiles(folder).exists or found is None or not folder.scores.exists():
         raise FolderError(
             f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
         )
@@ -123,7 +123,7 @@ def _label(point: dict[str, Any]) -> str:
 
 def _rows(folder: Folder) -> pl.DataFrame:
     """The results with their scores beside them; only what a comparison looks at."""
-    results = pl.scan_parquet(folder.results)
+    results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
     names = results.collect_schema().names()
     sweep = sweep_columns(_job(folder).sweep.variables)
     wanted = [name for name in names if name in {"id", "key", *MEASURES, *spending.BEFORE.values(), *_SHOWN, *sweep}]

@@ -20,7 +20,7 @@ from ..config import NO_PRICES, Job, JudgeSection, PromptSection, ScoreSection, 
 from ..core import JobError
 from ..endpoint import model_list_cache, resolve
 from ..plan import WHOLE_ROW, Prompt, missing_column
-from ..storage import Folder, part_files, replaced, storing
+from ..storage import Folder, ResultsFiles, part_files, replaced, storing
 from . import spending
 
 _MADE_OF = b"batchflex.judged"
@@ -150,26 +150,26 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
     :raises StorageError: if it cannot be written.
     """
     path = _input_path(folder.path, spec)
-    with pq.ParquetFile(folder.results) as file:
-        names = file.schema_arrow.names
-        prompt = _prompt(_section(spec), spec)
-        if missing := prompt.missing(names):
-            raise JobError(f"score '{spec.name}': {missing_column(missing[0], names)}")
-        used = prompt.columns
-        wanted = [n for n in names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
-        stamp = part_files.told(folder.results)[0].get(part_files.MADE_OF, b"")
-        made_of = hashlib.blake2b(msgspec.json.encode([stamp.decode(), wanted]), digest_size=16).hexdigest().encode()
-        there, rows = part_files.told(path)
-        if stamp and there.get(_MADE_OF) == made_of:
-            return Input(path, rows, False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        schema = pa.schema([file.schema_arrow.field(name) for name in wanted], metadata={_MADE_OF: made_of})
-        rows = 0
-        with storing(path), replaced(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-            for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list({*wanted, "status"})):
-                answered = batch.filter(pc.not_equal(batch.column("status"), "failed"))
-                writer.write_batch(answered.select(wanted).cast(schema))
-                rows += answered.num_rows
+    results = ResultsFiles(folder)
+    there = results.schema()
+    prompt = _prompt(_section(spec), spec)
+    if missing := prompt.missing(there.names):
+        raise JobError(f"score '{spec.name}': {missing_column(missing[0], there.names)}")
+    used = prompt.columns
+    wanted = [n for n in there.names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
+    stamp = results.made_of
+    made_of = hashlib.blake2b(msgspec.json.encode([stamp, wanted]), digest_size=16).hexdigest().encode()
+    told_before, rows = part_files.told(path)
+    if stamp and told_before.get(_MADE_OF) == made_of:
+        return Input(path, rows, False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([there.field(name) for name in wanted], metadata={_MADE_OF: made_of})
+    rows = 0
+    with storing(path), replaced(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for batch in results.batches(list({*wanted, "status"}), _BLOCK_ROWS):
+            answered = batch.filter(pc.not_equal(batch.column("status"), "failed"))
+            writer.write_batch(answered.select(wanted).cast(schema))
+            rows += answered.num_rows
     return Input(path, rows, True)
 
 
@@ -179,12 +179,12 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
 def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
     """``key`` and ``score`` of each answer that the judge has ended with; a null where its grade cannot be read or is not on
     the scale."""
-    results = Folder(folder_of(out, spec)).results
-    if not results.exists():
+    results = ResultsFiles(Folder(folder_of(out, spec)))
+    if not results.exists:
         return pl.DataFrame(schema={"key": pl.String, "score": pl.Float64})
     low, high = _section(spec).scale
     grade = pl.col("parsed").str.json_path_match("$.grade").cast(pl.Float64, strict=False)
-    return pl.read_parquet(results, columns=["id", "parsed"]).select(
+    return pl.read_parquet(results.paths, columns=["id", "parsed"]).select(
         key="id", score=pl.when(grade.is_between(low, high)).then((grade - low) / (high - low))
     )
 
@@ -193,10 +193,10 @@ def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, mess
     """How a judge stands: an entry of ``judges`` in ``scores.json``. Tokens and cost are of all grades there are."""
     found = grades(out, spec)
     spent: dict[str, Any] = {"prompt_tokens": 0, "completion_tokens": 0, "cost": None}
-    results = Folder(folder_of(out, spec)).results
-    if results.exists():
+    results = ResultsFiles(Folder(folder_of(out, spec)))
+    if results.exists:
         told_of = [*spent, *spending.BEFORE.values()]
-        columns = pl.read_parquet(results, columns=told_of).select(spending.of(name, told_of) for name in spent)
+        columns = pl.read_parquet(results.paths, columns=told_of).select(spending.of(name, told_of) for name in spent)
         spent |= {name: int(columns[name].sum()) for name in ("prompt_tokens", "completion_tokens")}
         if columns["cost"].null_count() < columns.height:
             spent["cost"] = float(columns["cost"].sum())

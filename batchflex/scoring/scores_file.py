@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ..config import Job, ScoreSection
 from ..core import FolderError, JobError, __version__
-from ..storage import Folder, part_files, replaced, storing, sweep_columns
+from ..storage import Folder, ResultsFiles, replaced, storing, sweep_columns
 from . import functions, scorers, spending, summary
 from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
 
@@ -39,21 +39,20 @@ def make(
     :raises FolderError: if there are no results.
     :raises StorageError: if the files cannot be written; older ones stay as they are.
     """
-    if not folder.results.exists():
+    there = ResultsFiles(folder)
+    if not there.exists:
         raise FolderError(f"there is no table of results in {folder.path} yet: run its job first")
     known = functions.load(specs)
     try:
-        with pq.ParquetFile(folder.results) as file:
-            names = file.schema_arrow.names
-            sweep = sweep_columns(job.sweep.variables)
-            wanted = _wanted(specs, names, [*sweep])
-            ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
-            _write(folder, file, specs, wanted, known, grades or {}, ledger)
-            told = file.metadata.metadata or {}  # of the very table that was scored
+        names = there.schema().names
+        sweep = sweep_columns(job.sweep.variables)
+        wanted = _wanted(specs, names, [*sweep])
+        ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
+        _write(folder, there, specs, wanted, known, grades or {}, ledger)
     except (OSError, pa.ArrowException) as error:
-        raise FolderError(f"{folder.results} cannot be read: {error}") from None
+        raise FolderError(f"{there.paths[0]} cannot be read: {error}") from None
     variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
-    stamp = told.get(part_files.MADE_OF, b"").decode() or None
+    stamp = there.made_of or None
     found = summary.summarise(ledger, variables)
     for point in found["points"]:
         values = point["point"]
@@ -82,7 +81,7 @@ def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence
 
 def _write(
     folder: Folder,
-    file: pq.ParquetFile,
+    results: ResultsFiles,
     specs: Sequence[ScoreSection],
     wanted: Sequence[str],
     known: Mapping[str, scorers.Function],
@@ -93,7 +92,7 @@ def _write(
     path = folder.scores
     with storing(path), replaced(path) as stream:
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-            for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list(wanted)):
+            for batch in results.batches(wanted, _BLOCK_ROWS):
                 frame = pl.DataFrame(pl.from_arrow(batch))
                 scored = {
                     spec.name: _graded(frame, spec, grades.get(spec.name))
@@ -122,15 +121,14 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
 
     Of a judge or a function of one's own that cannot be told.
     """
-    told, _ = part_files.told(folder.results)
-    stamp = told.get(part_files.MADE_OF)
-    if stamp is None or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
+    stamp = ResultsFiles(folder).made_of
+    if not stamp or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
         return None
     try:
         there = read(folder)
     except FolderError:
         return None
-    known = there is not None and (there.get("results"), there.get("made_by")) == (stamp.decode(), _digest(specs))
+    known = there is not None and (there.get("results"), there.get("made_by")) == (stamp, _digest(specs))
     return there if known else None
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         part_index as part_index,
         part_numbers as part_numbers,
         record as record,
+        results_files as results_files,
         results_table as results_table,
         superseded as superseded,
         writer as writer,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
-    from .results_table import sweep_columns as sweep_columns
+    from .results_columns import sweep_columns as sweep_columns
+    from .results_files import ResultsFiles as ResultsFiles
     from .run_history import Attempt as Attempt, catch_up as catch_up, line_of_last as line_of_last, run_id as run_id
     from .run_state import (
         Again as Again,
@@ -63,7 +65,8 @@ __all__, __getattr__, __dir__ = exports(
         "part_files": ["COLUMNS"],
         "record": ["RowContext", "read_anew"],
         "rejected_answers": ["PENDING", "Unfit"],
-        "results_table": ["sweep_columns"],
+        "results_files": ["ResultsFiles"],
+        "results_columns": ["sweep_columns"],
         "positions": ["Layout", "OPEN", "Span", "file_at", "shaped"],
         "run_history": ["Attempt", "catch_up", "line_of_last", "run_id"],
         "run_state": ["Again", "RunState", "Wait", "priced_by", "sent", "timestamp"],
@@ -80,6 +83,7 @@ __all__, __getattr__, __dir__ = exports(
         "part_index",
         "part_files",
         "record",
+        "results_files",
         "results_table",
         "superseded",
         "writer",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from . import part_files
 from .folder import Folder
+from .results_files import ResultsFiles
 
 MB = 1_000_000
 _LEFT_ALONE, _SHARE = 200 * MB, 20
@@ -86,8 +87,8 @@ def needed(folder: Folder, left: int, done: int, guess: float | None, seal_mb: f
     row = size / rows if rows else guess
     if row is None:
         return None
-    there = part_files.told(folder.results)[1]
-    of_results = folder.results.stat().st_size / there if there else None
+    there = ResultsFiles(folder)
+    of_results = there.bytes / there.rows if there.rows else None
     return need(left, done, row, of_results, 2 * int(seal_mb * 2**20), is_measured=rows > 0)
 
 
@@ -121,5 +122,5 @@ class Watch:
         about = "about" if wanted.is_measured else "up to about"
         return (
             f"the disk may fill up: what is left takes {about} {words(wanted.total)}, {words(wanted.results)} of it for "
-            f"results.parquet, and {words(there[0])} are free. If it does, the run stops and can be resumed"
+            f"the table of results, and {words(there[0])} are free. If it does, the run stops and can be resumed"
         )

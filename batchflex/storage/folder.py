@@ -43,6 +43,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.results = path / "results.parquet"
+        self.results_folder = path / "results"
         self.parts = path / "parts"
         self.journal = path / "journal"
         self.state = path / "run.json"

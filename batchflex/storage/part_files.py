@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import operator
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -54,7 +55,7 @@ _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"b
 MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
 MADE_OF_PARTS = b"batchflex.parts"  # of a results table: the set of parts that it was made of
 _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
-STANDS_FOR = b"batchflex.stands_for"
+STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
@@ -64,7 +65,8 @@ _AT_ONCE = 200  # rows
 class Footer(NamedTuple):
     """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
     structured answers, its size in memory in bytes, and the rows of each of its row groups. ``void`` are the ids of runs whose
-    failures count for nothing, in whichever part they are."""
+    failures count for nothing, in whichever part they are. ``id`` tells it from others of its number, as there are when the
+    last part is moved away; empty of parts of format 1."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
@@ -72,6 +74,7 @@ class Footer(NamedTuple):
     size: int
     groups: list[int]
     void: list[str]
+    id: str = ""
 
 
 def _nothing() -> None:
@@ -126,6 +129,7 @@ def metadata(footer: Footer) -> dict[bytes, bytes]:
         _FIELDS: msgspec.json.encode(footer.fields),
         _SIZE: b"%d" % footer.size,
     }
+    told[_ID] = secrets.token_hex(8).encode()
     if footer.void:
         told[_VOID] = msgspec.json.encode(footer.void)
     return told
@@ -259,7 +263,9 @@ def footer(folder: Path, number: int) -> Footer:
     else:  # a part of an older version
         fields = parsed_columns.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
     void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
-    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, void)
+    return Footer(
+        msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, void, told.get(_ID, b"").decode()
+    )
 
 
 def identity(folder: Path) -> bytes:

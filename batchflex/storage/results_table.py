@@ -6,7 +6,9 @@ reference of the columns.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from . import carried_columns, parsed_columns, part_files, part_index
 from .files import replaced, storing
 from .part_files import COLUMNS
 from .part_numbers import Reading
+from .results_columns import ResultsLayout, layout_of
 from .void_failures import Void
 
 _WINDOW_ROWS = 4_000
@@ -31,102 +34,31 @@ _GROUP_ROWS = 50_000
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 ALL = _PENDING + 1  # beyond the number of every part
+STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the table is a folder
 
 
-class Layout(NamedTuple):
-    """The columns a results table has beside the fixed ones: sweep variables, carried columns and fields of structured
-    answers, by output name."""
+class Stretch(NamedTuple):
+    """Some rows of a table that follow each other. ``name`` tells which, and has a digest of what they are made of."""
 
-    sweep: dict[str, tuple[str, pa.DataType]]
-    carry: dict[str, tuple[str, pa.DataType]]
-    fields: dict[str, tuple[str, pa.DataType]]
-
-    @property
-    def schema(self) -> pa.Schema:
-        more = [(name, kind) for side in self for name, (_, kind) in side.items()]
-        return pa.schema([*COLUMNS.items(), *more])
+    name: str
+    rows: int
+    batches: Callable[[], Iterator[pa.Table]]
 
 
-def _layout(
-    footers: Iterable[part_files.Footer],
-    variables: Mapping[str, list[Any]],
-    foreign: Iterable[str],
-    pending: Sequence[Outcome],
-    declared: Mapping[str, list[str]],
-) -> Layout:
-    """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
-    fields that its schema names."""
-    footers = list(footers)
-    strays = [msgspec.json.decode(label) for label in foreign]
-    sweep = {}
-    for out, name in sweep_columns(variables).items():
-        values = [*variables[name], *(point.get(name) for point in strays)]
-        sweep[out] = (name, carried_columns.type_of(map(carried_columns.kind_of, values)))
-    kinds: dict[str, set[str]] = {}
-    types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
-    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
-    for footer in footers:
-        for name, seen in footer.kinds.items():
-            kinds.setdefault(name, set()).update(seen)
-            kind = footer.types.field(name).type if name in footer.types.names else None
-            if kind is not None and pa.types.is_decimal256(kind):  # of an older version; such a column is text
-                kind = None
-            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
-    for name, values in carried_columns.columns(o.carry for o in pending).items():
-        kinds.setdefault(name, set()).update(map(carried_columns.kind_of, values))
-        if not all(carried_columns.holds(kind, values) for kind in types.get(name, ())):
-            types[name] = {None}
-    carry = {}
-    for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
-        agreed = types.get(name) or nulls.get(name, set())
-        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried_columns.type_of(kinds[name]))
-    return Layout(sweep, carry, _fields(footers, pending, declared, {*COLUMNS, *sweep, *carry}))
-
-
-def _fields(
-    footers: Iterable[part_files.Footer],
-    pending: Sequence[Outcome],
-    declared: Mapping[str, list[str]],
-    taken: Collection[str],
-) -> dict[str, tuple[str, pa.DataType]]:
-    seen: dict[str, set[str]] = {name: set() for name in declared}
-    for found in [*(footer.fields for footer in footers), parsed_columns.kinds(o.parsed for o in pending)]:
-        for name, kinds in found.items():
-            if name in seen or len(seen) < len(declared) + parsed_columns.MOST_FIELDS:
-                seen.setdefault(name, set()).update(kinds)
-    names = _named(seen, taken, "parsed_")
-    return {out: (name, parsed_columns.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
-
-
-def sweep_columns(variables: Iterable[str]) -> dict[str, str]:
-    """The column of each swept variable, with the variable's name, in their order."""
-    return _named(variables, COLUMNS, "sweep_")
-
-
-def _named(names: Iterable[str], taken: Collection[str], prefix: str) -> dict[str, str]:
-    """Output name to name, in order. A name that is taken gets the prefix, again until it is free."""
-    names = list(names)
-    held = {*taken, *names}
-    found = {}
-    for name in names:
-        out = name
-        if name in taken:
-            while out in held:
-                out = prefix + out
-            held.add(out)
-        found[out] = name
-    return found
+def _no_stretches() -> list[Stretch]:
+    return []
 
 
 class Assembled(NamedTuple):
     """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on; ``parts`` is
-    the set of parts that it is made of."""
+    the set of parts that it is made of. The ``stretches`` are all of it, piece by piece."""
 
     schema: pa.Schema
     rows: int
     batches: Iterator[pa.Table]
     made_of: bytes
     parts: bytes
+    stretches: Callable[[], list[Stretch]] = _no_stretches
 
 
 def assemble(
@@ -156,11 +88,11 @@ def assemble(
     else:
         places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
     foreign = tables.points.difference(labels) if planned is None and positions is None else ()
-    shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
+    shape = layout_of(tables.footers.values(), variables, foreign, pending, declared or {})
 
-    def batches() -> Iterator[pa.Table]:
-        for at in range(0, places.index.height, _WINDOW_ROWS):
-            window = tables.located(places.index["where"].slice(at, _WINDOW_ROWS))
+    def batches(first: int, end: int) -> Iterator[pa.Table]:
+        for at in range(first, end, _WINDOW_ROWS):
+            window = tables.located(places.index["where"].slice(at, min(_WINDOW_ROWS, end - at)))
             share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
             each = max(1, int(window.height * share))
             for begin in range(0, window.height, each):
@@ -176,24 +108,46 @@ def assemble(
         declared or {},
     ]
     made_of = _digest(known, places.index)
-    return Assembled(shape.schema, places.index.height, batches(), made_of, part_files.identity(folder))
+
+    def stretches() -> list[Stretch]:
+        """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
+        alike = [str(shape.schema), *known[2:]]
+        numbers = places.index["place"] // STRETCH_ROWS
+        begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
+        found = []
+        for begin, end in itertools.pairwise([*dict.fromkeys(begins), len(numbers)]):
+            here = places.index.slice(begin, end - begin)
+            digest = _digest([*alike, places.size, tables.sources(here["where"])], here)
+            name = f"{int(numbers[begin]) if end > begin else 0:06d}-{digest.decode()[:16]}"
+            found.append(Stretch(name, end - begin, functools.partial(batches, begin, end)))
+        return found
+
+    whole = batches(0, places.index.height)
+    return Assembled(shape.schema, places.index.height, whole, made_of, part_files.identity(folder), stretches)
 
 
 def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
-    """Write the table, atomically. ``told`` goes into its footer.
+    """Write the table into one file, atomically. ``told`` goes into its footer.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    metadata = _metadata(assembled, told)
-    schema = assembled.schema.with_metadata(metadata)
+    write_table(path, assembled.schema, assembled.batches, metadata(assembled, told))
+
+
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.Table], footer: Mapping[bytes, bytes]) -> None:
+    """Write rows of the results into a file, atomically.
+
+    :raises StorageError: if it cannot be written; an older one stays as it is.
+    """
+    schema = schema.with_metadata(dict(footer))
     statistics = ["id", "row", "key", "status"]
     with (
         storing(path),
         replaced(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
     ):
-        for group in grouped(assembled.batches):
-            writer.write_table(group.replace_schema_metadata(metadata))
+        for group in grouped(batches):
+            writer.write_table(group.replace_schema_metadata(dict(footer)))
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -211,10 +165,11 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
     there, _ = part_files.told(path)
-    return _metadata(assembled, told).items() <= there.items() and part_files.is_readable(path)
+    return metadata(assembled, told).items() <= there.items() and part_files.is_readable(path)
 
 
-def _metadata(assembled: Assembled, told: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
+def metadata(assembled: Assembled, told: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
+    """What a table tells of itself."""
     return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(told or {})}
 
 
@@ -288,6 +243,13 @@ class _Parts:
         group = begins.search_sorted(where, "right") - 1
         return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
 
+    def sources(self, where: pl.Series) -> list[tuple[int, int, str]]:
+        """The parts that rows are in: their numbers, their sizes in memory, and what tells them from others."""
+        groups = self.located(where)["group"].unique()
+        numbers = sorted({self._groups[group][0] for group in groups})
+        footers = [(number, self.footers[number]) for number in numbers if number != _PENDING]
+        return [(int(number), footer.size, footer.id) for number, footer in footers]
+
     def size(self, wanted: pl.DataFrame) -> int:
         """About how much memory the rows of a window take, in bytes."""
         return int(pl.Series(self._row_bytes, dtype=pl.Int64).gather(wanted["group"]).sum())
@@ -340,6 +302,11 @@ class _Places:
         index = index.with_columns(pl.col("place") // 2)
         twice = index["place"] == index["place"].shift(-1)
         self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many places a row has: sweep points and samples."""
+        return self._points, self._samples
 
     def of(self, begin: int, length: int) -> tuple[pl.Series, pl.Series]:
         """Row and sweep point of some rows of the table."""
@@ -417,7 +384,9 @@ def _plain(label: str) -> bytes:
     return _encode_sorted(msgspec.json.decode(label))
 
 
-def _finish(table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: Layout) -> pa.Table:
+def _finish(
+    table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: ResultsLayout
+) -> pa.Table:
     """The columns of the results, with these row numbers and sweep points."""
     arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
     if shape.sweep:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import STATUSES, raw
@@ -91,9 +92,9 @@ class Answers:
     def _mask(self, at: pl.Series) -> pl.Series:
         return pl.repeat(False, self._all.height, dtype=pl.Boolean, eager=True).scatter(at, True)
 
-    def superseded(self, results: Path | None) -> dict[int, pl.Series]:
-        """The old answers that may go, by part, as positions in it. ``results`` is the table of the present job, if it is up
-        to date: what is not in it, and whose place another answer has there, belongs to an earlier job.
+    def superseded(self, results: Sequence[Path] | None) -> dict[int, pl.Series]:
+        """The old answers that may go, by part, as positions in it. ``results`` are the files of the table of the present
+        job, if it is up to date: what is not in it, and whose place another answer has there, belongs to an earlier job.
 
         How often a request has failed, or its answer not fitted, counts as long as it still does: these are kept.
         """
@@ -113,8 +114,8 @@ class Answers:
             begin += rows
         return found
 
-    def _of_earlier_jobs(self, results: Path) -> pl.Series:
-        keys = part_index.head(pq.read_table(results, columns=["key"]))
+    def _of_earlier_jobs(self, results: Sequence[Path]) -> pl.Series:
+        keys = part_index.head(pa.concat_tables(pq.read_table(path, columns=["key"]) for path in results))
         last = self._all.filter(self.last)
         others = last.join(keys, on=["hi", "lo"], how="anti")
         if not others.height:

@@ -18,7 +18,7 @@ from batchflex.core.errors import StopReason
 from batchflex.core.types import STATUSES, Outcome
 from batchflex.plan import manifest
 from batchflex.scoring import scores_file
-from batchflex.storage import journal, merge, part_files, results_table as table
+from batchflex.storage import journal, merge, part_files, results_files, results_table as table
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import RunState, Wait
 from tests.support.outcomes import outcome
@@ -121,7 +121,11 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
-    assert written == there
+    assert written - {f"{folder.results_folder.name}/"} == there
+    with folder.held():
+        made = table.assemble(folder.parts, {}, ["{}"])
+        results_files.write(folder, made, as_folder=True)
+    assert {path.name for path in folder.results_folder.iterdir()} > {"table.json"} and not folder.results.exists()
     assert (parts.exists(), segments.exists()) == (True, True)
 
 

@@ -168,7 +168,7 @@ def test_large_tables_come_piece_by_piece_with_their_scores_in_step(tmp_path: Pa
     pq.write_table(
         pa.table({"key": ["k"] * number, "score_x": range(number)}), tmp_path / "scores.parquet", row_group_size=7_000
     )
-    stored = view.Stored(tmp_path / "results.parquet", tmp_path / "scores.parquet")
+    stored = view.Stored([tmp_path / "results.parquet"], tmp_path / "scores.parquet")
     assert stored.schema.names == ["id", "row", "key", "score_x"]
     batches = list(stored.batches(["score_x", "row"]))
     assert max(map(len, batches)) <= 10_000

@@ -67,7 +67,8 @@ def test_a_run_is_told_once_and_in_time(tmp_path: Path, monkeypatch: pytest.Monk
     assert watch.doubt(None, 0) is None
     told = watch.doubt(100_000, 0)
     assert (
-        told is not None and "takes up to about 234 MB, 100 MB of it for results.parquet, and 150 MB are free" in told
+        told is not None
+        and "takes up to about 234 MB, 100 MB of it for the table of results, and 150 MB are free" in told
     )
     assert watch.doubt(100_000, 0) is None
     monkeypatch.setattr(disk_space, "free", lambda path: (99_000_000, 10 * GB))

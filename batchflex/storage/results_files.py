@@ -1,0 +1,155 @@
+"""The table of results as it lies in an output folder: one file, or a folder with a file for each stretch of the rows.
+
+``results/table.json`` names the files of the second kind, in order, and tells what a footer tells of the first. A file is never
+changed: its name holds a digest of what it is made of. So a run writes only the stretches in which something is new, and the
+table is another from the moment that ``table.json`` is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import part_files, results_table
+from .files import replaced, storing, sync_folder
+from .folder import Folder
+
+_MANIFEST = "table.json"
+
+
+class _File(msgspec.Struct, frozen=True):
+    name: str
+    rows: int
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """``told`` is what the footer of a table in one file tells, by the same names."""
+
+    files: list[_File]
+    told: dict[str, str]
+
+
+class ResultsFiles:
+    """The files of the table that there is, in the order of its rows; none if there is none. What it ``told`` when it was made,
+    and its number of ``rows``, are read here; nothing else is."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.told: Mapping[bytes, bytes] = {}
+        self.paths: list[Path] = []
+        self.rows = 0
+        manifest = _read(folder)
+        self.is_folder = manifest is not None
+        if manifest is not None:
+            self.paths = [folder.results_folder / file.name for file in manifest.files]
+            self.rows = sum(file.rows for file in manifest.files)
+            self.told = {name.encode(): value.encode() for name, value in manifest.told.items()}
+        elif folder.results.exists():
+            self.paths = [folder.results]
+            self.told, self.rows = part_files.told(folder.results)
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.paths)
+
+    @property
+    def made_of(self) -> str:
+        """What tells this table from others; empty of tables of early versions."""
+        return self.told.get(part_files.MADE_OF, b"").decode("ascii", "replace")
+
+    @property
+    def bytes(self) -> int:
+        """:raises OSError: if a file is not there any more."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def is_readable(self) -> bool:
+        return bool(self.paths) and all(map(part_files.is_readable, self.paths))
+
+    def schema(self) -> pa.Schema:
+        """:raises OSError, pyarrow.ArrowException: if it cannot be read."""
+        return pq.read_schema(self.paths[0])
+
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """These columns, at most so many rows at a time.
+
+        :raises OSError, pyarrow.ArrowException: if they cannot be read.
+        """
+        for path in self.paths:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=rows, columns=list(columns))
+
+
+def _read(folder: Folder) -> _Manifest | None:
+    try:
+        return msgspec.json.decode((folder.results_folder / _MANIFEST).read_bytes(), type=_Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write(
+    folder: Folder,
+    assembled: results_table.Assembled,
+    told: Mapping[bytes, bytes] | None = None,
+    *,
+    as_folder: bool = False,
+) -> None:
+    """Write the table, of which nobody ever sees a half. ``told`` is for the next run. One of the other kind is removed then.
+
+    :raises StorageError: if it cannot be written; an older one stays as it is.
+    """
+    if as_folder:
+        _write_stretches(folder, assembled, told)
+        folder.results.unlink(missing_ok=True)
+    else:
+        results_table.write_results(folder.results, assembled, told)
+        _remove(folder, keep=())
+
+
+def _write_stretches(folder: Folder, assembled: results_table.Assembled, told: Mapping[bytes, bytes] | None) -> None:
+    place = folder.results_folder
+    with storing(place):
+        place.mkdir(exist_ok=True)
+        sync_folder(place.parent)
+    files = []
+    for stretch in assembled.stretches():
+        files.append(_File(f"{stretch.name}.parquet", stretch.rows))
+        path = place / files[-1].name
+        if not path.exists():
+            results_table.write_table(path, assembled.schema, stretch.batches(), {})
+    metadata = results_table.metadata(assembled, told)
+    manifest = _Manifest(files, {name.decode(): value.decode() for name, value in metadata.items()})
+    with storing(place / _MANIFEST), replaced(place / _MANIFEST) as stream:
+        stream.write(msgspec.json.encode(manifest) + b"\n")
+    _remove(folder, keep=[file.name for file in files])
+
+
+def _remove(folder: Folder, keep: Sequence[str]) -> None:
+    """Remove the files of a table of the second kind but for these; all of it, if there are none to keep."""
+    place = folder.results_folder
+    if not place.is_dir():
+        return
+    if not keep:
+        (place / _MANIFEST).unlink(missing_ok=True)
+    for path in place.glob("*.parquet"):
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+    if not keep and not any(place.iterdir()):
+        place.rmdir()
+
+
+def is_current(
+    folder: Folder,
+    assembled: results_table.Assembled,
+    told: Mapping[bytes, bytes] | None = None,
+    *,
+    as_folder: bool = False,
+) -> bool:
+    """Whether the table that there is is this one already, of this kind, and tells the same."""
+    there = ResultsFiles(folder)
+    if there.is_folder != as_folder or (as_folder and folder.results.exists()):
+        return False
+    return results_table.metadata(assembled, told).items() <= there.told.items() and there.is_readable

@@ -1,0 +1,146 @@
+"""A table in a folder: a file for each stretch of the rows, of which only what is new is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+import batchflex
+from batchflex.config.job import Job, build
+from batchflex.core.errors import StorageError
+from batchflex.report import report
+from batchflex.results import compact, view
+from batchflex.storage import results_files, results_table
+from batchflex.storage.folder import Folder
+from batchflex.storage.results_files import ResultsFiles
+from tests.support.command_line import called
+from tests.support.counting_endpoint import CountingEndpoint
+
+STRETCH = 10  # rows
+
+
+@pytest.fixture(autouse=True)
+def stretches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(results_table, "STRETCH_ROWS", STRETCH)
+    yield
+
+
+def write(path: Path, begin: int, end: int) -> None:
+    with path.open("a") as stream:
+        for number in range(begin, end):
+            row = {"id": f"r{number}", "stars": number % 5, "messages": [{"role": "user", "content": f"text {number}"}]}
+            stream.write(json.dumps(row) + "\n")
+
+
+def job(endpoint: CountingEndpoint, tmp_path: Path, results: str = "folder", **more: Any) -> Job:
+    tables: dict[str, Any] = {
+        "job": {"out": str(tmp_path / "out"), "results": results, "report": False},
+        "endpoint": {"base_url": endpoint.base_url},
+        "params": {"model": "m"},
+        "input": {"path": str(tmp_path / "in.jsonl"), "carry": ["stars"]},
+    }
+    return build(tables | more)
+
+
+def files(tmp_path: Path) -> dict[str, int]:
+    """Each file of the table with its inode: one that was written anew has another."""
+    return {path.name: path.stat().st_ino for path in sorted((tmp_path / "out" / "results").glob("*.parquet"))}
+
+
+def test_only_the_stretches_in_which_something_is_new_are_written(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", 0, 35)
+    run = batchflex.run(job(endpoint, tmp_path))
+    first = files(tmp_path)
+    assert [pq.read_metadata(path).num_rows for path in ResultsFiles(Folder(run.out)).paths] == [10, 10, 10, 5]
+    assert not (run.out / "results.parquet").exists()
+    write(tmp_path / "in.jsonl", 35, 42)
+    run = batchflex.run(job(endpoint, tmp_path))
+    second = files(tmp_path)
+    assert len(second) == 5 and [*second.items()][:3] == [*first.items()][:3]
+    assert run.results()["id"].to_list() == [f"r{number}" for number in range(42)]
+    retried = batchflex.retry(run.out, where="id = 'r12'")
+    third = files(tmp_path)
+    assert {name for name in second if name not in third} == {[*second][1]}, "one answer is another"
+    assert retried.results()["row"].to_list() == list(range(42))
+    batchflex.run(job(endpoint, tmp_path))
+    assert files(tmp_path) == third and endpoint.stats()["requests"] == 43
+
+
+SCORES = {"score": [{"name": "brief", "kind": "length", "unit": "words", "max": 2}]}
+
+
+def test_all_that_reads_a_table_reads_both_kinds_alike(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", 0, 25)
+    run = batchflex.run(job(endpoint, tmp_path, **SCORES))
+    folder, seen = Folder(run.out), []
+    for results in ("folder", "file", "folder"):
+        run = batchflex.run(job(endpoint, tmp_path, results, **SCORES))
+        assert folder.results.exists() == (results == "file")
+        assert folder.results_folder.exists() == (results == "folder")
+        exported = tmp_path / f"{results}.csv"
+        assert called("results", run.out, "-o", exported).code == 0
+        stored = view.results_of(folder)
+        assert isinstance(stored, view.Stored) and view.are_scored(folder)
+        page = report.read(folder)
+        seen.append(
+            (
+                run.results().rows(),
+                run.scores and run.scores["points"],
+                exported.read_bytes(),
+                stored.schema,
+                stored.scan(["score_brief"]).collect().rows(),
+                page.totals,
+                page.rows,
+            )
+        )
+        batchflex.retry(run.out, where="stars = 99")
+    assert seen[0] == seen[1] == seen[2]
+    assert endpoint.stats()["requests"] == 25
+
+
+def test_a_table_that_was_not_finished_is_none(
+    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run has written of it is used by the next; until then the one before is read."""
+    write(tmp_path / "in.jsonl", 0, 15)
+    run = batchflex.run(job(endpoint, tmp_path))
+    write(tmp_path / "in.jsonl", 15, 30)
+    written: list[Path] = []
+    whole = results_table.write_table
+
+    def fails(path: Path, *given: Any) -> None:
+        if written:
+            raise StorageError("the disk is full")
+        written.append(path)
+        whole(path, *given)
+
+    monkeypatch.setattr(results_table, "write_table", fails)
+    assert batchflex.run(job(endpoint, tmp_path)).stopped_by == "disk"
+    monkeypatch.undo()
+    monkeypatch.setattr(results_table, "STRETCH_ROWS", STRETCH)
+    assert pl.read_parquet(ResultsFiles(Folder(run.out)).paths).height == 15
+    before = files(tmp_path)[written[0].name]
+    run = batchflex.run(job(endpoint, tmp_path))
+    assert run.results().height == 30 and files(tmp_path)[written[0].name] == before
+    assert len(files(tmp_path)) == 3 and endpoint.stats()["requests"] == 30
+
+
+def test_merged_parts_and_a_table_that_is_gone_leave_the_same_rows(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", 0, 12)
+    batchflex.run(job(endpoint, tmp_path))
+    write(tmp_path / "in.jsonl", 12, 24)
+    run = batchflex.run(job(endpoint, tmp_path))
+    rows, folder = run.results().rows(), Folder(run.out)
+    with folder.held():
+        compact.carry_out(compact.look(folder, None, None))
+    assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
+    (folder.results_folder / "table.json").unlink()
+    assert not ResultsFiles(folder).exists
+    assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
+    assert results_files.ResultsFiles(folder).is_folder and endpoint.stats()["requests"] == 24
