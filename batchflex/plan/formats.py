@@ -5,9 +5,9 @@ A file that is written to while it is read is read as far as it went when the pl
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
+import importlib.util
 import io
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,23 @@ _TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
 _AT_ONCE = 1 << 18  # bytes
 LONGEST_LINE = 256 << 20  # bytes; a file that unpacks to gigabytes without a newline does not fill the memory
 _NEWLINE = 10
+
+
+def _own_csv() -> Any:
+    """The parser of the csv module with a limit of its own on the length of a cell: that of the module, 128 KB, is one for all
+    who use it in this process."""
+    found = importlib.util.find_spec("_csv")
+    if found is None or found.loader is None:
+        raise ImportError("this Python has no csv parser")
+    made = importlib.util.module_from_spec(found)
+    found.loader.exec_module(made)
+    made.field_size_limit(1 << 30)
+    return made
+
+
+_csv = _own_csv()
 # What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
-DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error, NotImplementedError)
+DAMAGED = (OSError, EOFError, ValueError, zlib.error, _csv.Error, NotImplementedError)
 
 
 class Fault(NamedTuple):
@@ -242,11 +257,9 @@ def _decodes(line: bytes) -> bool:
 
 
 def _csv_cells(reading: Reading) -> tuple[io.TextIOWrapper, Any]:
-    # The csv module's own limit is 128 KB a cell, for the whole process.
-    csv.field_size_limit(1 << 30)
     encoding = "utf-8" if reading.begin else "utf-8-sig"
     text = io.TextIOWrapper(reading.open(), encoding=encoding, errors="surrogateescape", newline="")
-    return text, csv.reader(
+    return text, _csv.reader(
         _csv_lines(text, reading), delimiter="\t" if suffix(reading.path) == ".tsv" else ",", strict=True
     )
 
@@ -302,7 +315,7 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
             line = before + reader.line_num + 1
             try:
                 cells = next(reader, None)
-            except csv.Error as error:
+            except _csv.Error as error:
                 if is_torn := reading.has_grown():
                     break
                 raise InputError(f"{path}, line {line}: {error}") from None

@@ -427,3 +427,14 @@ def test_a_file_that_vanishes(tmp_path):
         list(source.blocks())
     with pytest.raises(InputError, match=r"in.jsonl cannot be read"):
         source.count()
+
+
+def test_reading_a_csv_file_leaves_the_csv_module_as_it_is(tmp_path):
+    import csv as module
+
+    limit = module.field_size_limit()
+    path = tmp_path / "in.csv"
+    path.write_text(f"id,text\n1,{'x' * 2 * limit}\n")
+    (block,) = Source(str(path)).blocks()
+    assert len(block.rows[0]["text"]) == 2 * limit
+    assert module.field_size_limit() == limit
