@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from batchflex.core import TIMINGS
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
 pytest.register_assert_rewrite("tests.support.agreement_walk", "tests.support.command_line")
@@ -47,3 +48,10 @@ def endpoint(_endpoint_process: CountingEndpoint) -> CountingEndpoint:
     _endpoint_process.knobs(**vars(Knobs()))
     _endpoint_process.reset()
     return _endpoint_process
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process look again after moments at an endpoint that is down, has no credit, or names no time."""
+    for name in ("first_probe_s", "next_probe_s", "credit_probe_s", "first_backoff_s"):
+        monkeypatch.setattr(TIMINGS, name, 0.02)

@@ -11,8 +11,6 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.endpoint import circuit_breaker
-from batchflex.engine import endpoint_pool
 from tests.support.command_line import batchflex as command, called, message, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -37,10 +35,11 @@ LOADING: dict[str, Any] = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
+
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "_FIRST_PROBE_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "_NEXT_PROBE_S", 0.02)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BATCHFLEX_API_KEY", "FLEXAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -321,9 +320,8 @@ def test_a_limit_that_lets_no_request_of_the_run_s_own_through_ends_too(
 
 
 def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
-    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: CountingEndpoint, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(endpoint_pool, "_CREDIT_S", 0.02)
     rows = write_rows(tmp_path / "rows.jsonl", 20)
     endpoint.knobs(said=UNKNOWN, script=["402"], fail_after=0, fail_with="said")
     run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"on_no_credit": "wait"}))
