@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from batchflex.engine import warm_up
-from tests.run.test_run_faults import run
 from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.runs import run
 
 ROWS = 40
 
