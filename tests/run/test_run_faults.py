@@ -13,6 +13,8 @@ from tests.support.command_line import called, refused_port, state, table, write
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.runs import options, run
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
