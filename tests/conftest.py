@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from batchflex.core import TIMINGS
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.runs import Meanwhile
 
-pytest.register_assert_rewrite("tests.support.agreement_walk", "tests.support.command_line")
+pytest.register_assert_rewrite("tests.support.agreement_walk")
 
 _IN_MEMORY, _ENOUGH_BYTES = "/dev/shm", 4e9
 
@@ -41,9 +43,47 @@ def _endpoint_process() -> Iterator[CountingEndpoint]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def _other_process() -> Iterator[CountingEndpoint]:
+    with CountingEndpoint() as endpoint:
+        yield endpoint
+
+
+def _anew(endpoint: CountingEndpoint) -> CountingEndpoint:
+    endpoint.knobs(**vars(Knobs()))
+    endpoint.reset()
+    return endpoint
+
+
 @pytest.fixture
 def endpoint(_endpoint_process: CountingEndpoint) -> CountingEndpoint:
     """A counting endpoint without faults and with nothing counted; set its knobs in the test."""
-    _endpoint_process.knobs(**vars(Knobs()))
-    _endpoint_process.reset()
-    return _endpoint_process
+    return _anew(_endpoint_process)
+
+
+@pytest.fixture
+def other(_other_process: CountingEndpoint) -> CountingEndpoint:
+    """Another one."""
+    return _anew(_other_process)
+
+
+@pytest.fixture
+def mortal() -> Iterator[CountingEndpoint]:
+    """One that the test may kill."""
+    with CountingEndpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Meanwhile]:
+    """Does something to an endpoint while the test's run goes on."""
+    doing = Meanwhile()
+    yield doing
+    doing.end()
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process look again after moments at an endpoint that is down, has no credit, or names no time."""
+    for name in ("first_probe_s", "next_probe_s", "credit_probe_s", "first_backoff_s"):
+        monkeypatch.setattr(TIMINGS, name, 0.02)

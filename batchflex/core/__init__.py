@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .request_keys import KeySet as KeySet
     from .signals import ending as ending
     from .sorted_keys import SortedKeys as SortedKeys, halves as halves, raw as raw
+    from .timings import TIMINGS as TIMINGS
     from .types import (
         BAD as BAD,
         STATUSES as STATUSES,
@@ -127,6 +128,7 @@ __all__, __getattr__, __dir__ = exports(
         "redact": ["Redactor", "fit_json", "json_line", "one_line", "redacted", "shown"],
         "signals": ["ending"],
         "sorted_keys": ["SortedKeys", "halves", "raw"],
+        "timings": ["TIMINGS"],
         "version": ["__version__"],
         "types": [
             "Answer",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 
+from ..core import TIMINGS
+
 # What happens once in a million times to an endpoint that works means that it is down; once in ten thousand, a doubt.
 _DOWN, _DOUBT = 1e-6, 1e-4
 # The share that fails is taken to be 1 of 50 until more is known; of so many it is remembered.
 _FAIL_FIRST, _OF_FIRST, _MEMORY = 1.0, 50.0, 1_000.0
 _LEAST_SHARE, _MOST_SHARE = 0.002, 0.9
-_FIRST_PROBE_S, _NEXT_PROBE_S, _LONGEST_PROBE_S = 3.6, 5.3, 30.0
 _GROWTH = 0.08
 
 
@@ -165,9 +166,11 @@ class CircuitBreaker:
         """Seconds until the next probe."""
         if self._since is None:
             return float("inf")
-        distance = _FIRST_PROBE_S
+        distance = TIMINGS.first_probe_s
         if self._probes:
-            distance = min(_LONGEST_PROBE_S, max(_NEXT_PROBE_S, _GROWTH * (self._last_probe - self._since)))
+            distance = min(
+                TIMINGS.longest_probe_s, max(TIMINGS.next_probe_s, _GROWTH * (self._last_probe - self._since))
+            )
         due = self._last_probe + distance
         # One more just when it has lasted too long, unless that is over already.
         last = self._since + self._most_s

@@ -9,14 +9,13 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from ..core import Usage
+from ..core import TIMINGS, Usage
 from ..protocol import Limited, Told
 from .concurrency_limit import ConcurrencyLimit, Slots
 from .cost import Cost, TokenEstimate
 from .learned_quota import ByModel
 from .quota import Quota
 
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _LONGEST_RAMP_S = 2.0
 _SPREAD_CATCH_UP_S = 0.005
 _UNKNOWN = Limited()
@@ -218,7 +217,7 @@ class Allowance:
         if retry_after_s:
             hold = retry_after_s
         elif cost.sent_at >= self.held_since:
-            longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(self._refusals, 16))
+            longest = min(TIMINGS.longest_backoff_s, TIMINGS.first_backoff_s * 2.0 ** min(self._refusals, 16))
             self._refusals += 1
             hold = longest * self._jitter.uniform(0.5, 1.0)
         else:

@@ -9,7 +9,7 @@ from typing import TypeGuard
 from anyio.abc import TaskGroup
 
 from ..config import local
-from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
+from ..core import TIMINGS, AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
 from ..storage import RunState
@@ -17,7 +17,6 @@ from .admission import Gate
 from .endpoint_state import EndpointState
 from .probes import HOURS, NotSent, Prober
 
-_CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
 _OUTAGE, _CREDIT = "outage", "credit"
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
@@ -376,10 +375,10 @@ class EndpointPool:
                 return
 
     async def _await_credit(self, state: EndpointState, request: Request) -> None:
-        distance = _CREDIT_S
+        distance = TIMINGS.credit_probe_s
         while True:
             await self._gate.sleep(distance)
-            distance = min(_LONGEST_CREDIT_S, 2 * distance)
+            distance = min(TIMINGS.longest_credit_probe_s, 2 * distance)
             while state.outage.on and not (state.closed or self._gate.closed):
                 await self._gate.sleep(_MOMENT_S)
             like = self._like(state, request)

@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 
 from ..config import Job, deadline_s, local, parse_duration, until_change_s
 from ..core import (
+    TIMINGS,
     BatchflexError,
     Event,
     FolderError,
@@ -81,7 +82,6 @@ Preparing = Callable[[Job, Plan, Folder], Prepared]
 
 _TICK_S = 0.5
 _STATE_EVERY_S = 1.0
-_TELEMETRY_EVERY_S = 5.0
 _HOURS_EVERY_S = 30.0
 _QUEUE_EVERY_S = 0.5
 _ROOM_EVERY_S = 1.0
@@ -467,7 +467,7 @@ class _Conduct:
     async def _measure(self, gate: Gate[EndpointState], known: EndpointPool) -> None:
         """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
         telemetry, waits = Telemetry(time.monotonic()), Waits()
-        due = time.monotonic() + _TELEMETRY_EVERY_S
+        due = time.monotonic() + TIMINGS.telemetry_every_s
         wall, cpu = time.monotonic(), time.thread_time()
         while True:
             await anyio.sleep(_TICK_S)
@@ -479,7 +479,7 @@ class _Conduct:
             self._tell_of_waits(before, self._run_state.waiting)
             known.heed_waits(now)
             if now >= due:
-                due = now + _TELEMETRY_EVERY_S
+                due = now + TIMINGS.telemetry_every_s
                 line = telemetry.sample(now, time.time(), self._run_state, gate)
                 try:
                     await anyio.to_thread.run_sync(self._folder.add_telemetry, line)

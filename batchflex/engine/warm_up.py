@@ -20,7 +20,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from ..config import NO_PRICES, Job
-from ..core import AttemptError, JobError
+from ..core import TIMINGS, AttemptError, JobError
 from ..endpoint import LOCAL, Catalog, Contexts, Prices, model_list_cache
 from .admission import Gate
 from .endpoint_state import EndpointState
@@ -31,7 +31,7 @@ _LEAST_S = 0.02
 _AS_LONG = 3.0
 _LOOK_S = 0.005
 _FIRST_WITHIN_S = 1.0
-_ALONE_S, _FEW = 10.0, 5
+_FEW = 5
 
 
 async def learn(
@@ -139,9 +139,9 @@ async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: fl
 async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:
     began = time.monotonic()
     while not (state.proven or state.closed or gate.closed):
-        await gate.sleep(_ALONE_S / 10)
+        await gate.sleep(TIMINGS.alone_s / 10)
         if not state.in_flight:
             began = time.monotonic()
-        elif time.monotonic() - began >= _ALONE_S:
+        elif time.monotonic() - began >= TIMINGS.alone_s:
             gate.try_out(state, max(_FEW, state.on_trial))
             return

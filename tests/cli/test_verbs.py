@@ -123,13 +123,16 @@ def test_without_a_terminal_progress_is_plain_timed_lines(asks: list[object], tm
     assert "\r" not in run.err and "\x1b" not in run.err
 
 
-def test_the_output_folder_is_named_after_the_input_or_the_job(asks: list[object], tmp_path: Path) -> None:
+def test_the_output_folder_is_named_after_the_input_or_the_job(
+    asks: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "my rows.v2.jsonl", 2)
-    assert batchflex("run", "my rows.v2.jsonl", *asks, cwd=tmp_path).code == 0
+    assert called("run", "my rows.v2.jsonl", *asks).code == 0
     assert table(tmp_path / "runs" / "my-rows").height == 2
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "nightly.toml").write_text('[input]\npath = "../my rows.v2.jsonl"\n')
-    assert batchflex("run", "jobs/nightly.toml", *asks, cwd=tmp_path).code == 0
+    assert called("run", "jobs/nightly.toml", *asks).code == 0
     assert table(tmp_path / "runs" / "nightly").height == 2
 
 
@@ -194,7 +197,7 @@ def test_a_budget_stops_the_run_before_it_is_exceeded(
 def test_a_deadline_stops_the_run(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 10_000), tmp_path / "out"
     endpoint.knobs(latency_s=0.05)
-    run = batchflex("run", rows, *asks, "--out", out, "--concurrency", "4", "--deadline", "2s", "--json")
+    run = called("run", rows, *asks, "--out", out, "--concurrency", "4", "--deadline", "2s", "--json")
     assert (run.code, run.summary["stopped_by"]) == (3, "deadline")
     assert 0 < table(out).height == endpoint.stats()["good"] < 10_000, "what was in flight has been kept"
 
@@ -487,7 +490,7 @@ def test_what_is_wrong_is_said_and_nothing_is_sent(
 def test_a_traceback_is_shown_only_when_asked_for(asks: list[object], tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text("{\n")
-    plain = batchflex("run", bad, *asks, "--out", tmp_path / "out")
+    plain = called("run", bad, *asks, "--out", tmp_path / "out")
     assert (plain.code, plain.out) == (2, "")
     assert "bad.jsonl, line 1" in plain.err and "Traceback" not in plain.err
     for deep in (
@@ -520,22 +523,22 @@ def test_status_of_a_run_in_progress_killed_and_finished(
     command = ["run", rows, *asks, "--out", out, "--concurrency", "4"]
     with begun(*command) as run:
         wait_until(lambda: endpoint.stats()["outcomes"].get("hang") == 4, "every slot waits for ever")
-        going = batchflex("status", out)
+        going = called("status", out)
         assert going.code == 0
         assert "running" in going.out and "killed" not in going.out
         run.send_signal(signal.SIGKILL)
         run.wait()
-    killed = batchflex("status", out)
+    killed = called("status", out)
     assert killed.code == 0
     assert "killed" in killed.out and "same command again" in killed.out
-    assert batchflex("status", out, "--json").summary["status"] == "killed"
-    partial = batchflex("results", out, "-o", "-")
+    assert called("status", out, "--json").summary["status"] == "killed"
+    partial = called("results", out, "-o", "-")
     assert partial.code == 0
     answered = endpoint.stats()["good"]
     assert len(partial.out.splitlines()) == answered, "what was answered can be looked at before the run goes on"
     endpoint.knobs(fail_after=None)
-    assert batchflex(*command).code == 0
-    finished = batchflex("status", out, "--json")
+    assert called(*command).code == 0
+    finished = called("status", out, "--json")
     assert finished.summary == state(out)
     assert finished.summary["status"] == "finished" and finished.summary["ok"] == 60
     assert finished.summary["requests_sent"] == 60 - answered
@@ -581,20 +584,20 @@ def test_watching_a_folder_whose_run_has_only_just_begun(tmp_path: Path, monkeyp
 def test_results_as_a_table_and_as_files(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 30), tmp_path / "out"
     endpoint.knobs(poison={"row 3.": "422"})
-    assert batchflex("run", rows, *asks, "--out", out).code == 1
-    shown = batchflex("results", out)
+    assert called("run", rows, *asks, "--out", out).code == 1
+    shown = called("results", out)
     assert shown.code == 0
     assert "r19" in shown.out and "r20" not in shown.out and "20 of 30" in shown.out
     assert "echo: row 4." in shown.out and "must be at most 1" in shown.out, "answers, and why there is none"
-    assert "r29" in batchflex("results", out, "--rows", "30").out
+    assert "r29" in called("results", out, "--rows", "30").out
     for name in ("all.parquet", "all.csv", "all.jsonl"):
-        written = batchflex("results", out, "-o", tmp_path / name)
+        written = called("results", out, "-o", tmp_path / name)
         assert (written.code, written.out) == (0, "")
         assert "30 rows" in written.err
     whole = table(out)
     assert pl.read_parquet(tmp_path / "all.parquet").equals(whole)
     assert pl.read_csv(tmp_path / "all.csv")["id"].to_list() == whole["id"].to_list()
-    piped = batchflex("results", out, "-o", "-")
+    piped = called("results", out, "-o", "-")
     assert piped.out == (tmp_path / "all.jsonl").read_text()
     assert [json.loads(line)["id"] for line in piped.out.splitlines()] == whole["id"].to_list()
 
@@ -642,7 +645,7 @@ def test_results_that_cannot_be_written_like_that(
 
 def test_check_asks_once_and_tells_the_limits(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     endpoint.knobs(key="right", rpm=7, answer="ok")
-    good = batchflex("check", "--base-url", endpoint.base_url, env={"BATCHFLEX_API_KEY": "right"})
+    good = called("check", "--base-url", endpoint.base_url, env={"BATCHFLEX_API_KEY": "right"})
     assert good.code == 0
     for words in (endpoint.base_url, "BATCHFLEX_API_KEY", "m answered 'ok'"):
         assert words in good.out
@@ -676,7 +679,10 @@ def test_check_of_what_does_not_work(endpoint: CountingEndpoint, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------------------ plan
 
 
-def test_plan_tells_what_would_be_sent_and_sends_nothing(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+def test_plan_tells_what_would_be_sent_and_sends_nothing(
+    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("name,text\n1,hello\n2,good bye\n")
     job = tmp_path / "job.toml"
     job.write_text(
@@ -684,7 +690,7 @@ def test_plan_tells_what_would_be_sent_and_sends_nothing(endpoint: CountingEndpo
         '[prompt]\nuser = "Greet: {{ text }}"\n[params]\nmodel = "m"\nmax_tokens = 10\n'
         "[sweep]\ntemperature = [0.0, 0.7]\nsamples = 3\n[prices]\ninput = 1\noutput = 1e6\n"
     )
-    plan = batchflex("plan", job, cwd=tmp_path)
+    plan = called("plan", job)
     assert plan.code == 0, plan.err
     assert plan.err == ""
     for words in (
@@ -698,7 +704,7 @@ def test_plan_tells_what_would_be_sent_and_sends_nothing(endpoint: CountingEndpo
         "$120",
     ):
         assert words in plan.out
-    found = batchflex("plan", job, "--json", cwd=tmp_path).summary
+    found = called("plan", job, "--json").summary
     assert (found["requests"], found["done"], found["left"], found["changed"]) == (12, 0, 12, 0)
     assert found["completion_tokens_at_most"] == 120
     assert found["example"]["messages"] == message("Greet: hello")

@@ -66,6 +66,13 @@ def _first_words(shown: str) -> set[str]:
     return {name for head in heads for name in head.split(" · ") if not name.endswith(".py")}
 
 
+def test_files_that_documents_name_are_there() -> None:
+    documents = [path for path in ROOT.glob("*.md") if path.stem != "CHANGELOG"]
+    for path in [*documents, *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`((?:tests|benchmarks|batchflex|docs)/[\w./-]+)`", path.read_text()):
+            assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
 def test_links_lead_somewhere() -> None:
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):

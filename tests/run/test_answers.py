@@ -19,7 +19,6 @@ import pytest
 import batchflex
 from batchflex.core.errors import AttemptError, Filtered, NotReady, RateLimited, RowFault, RunFault
 from batchflex.core.types import Answer, Request
-from batchflex.endpoint import circuit_breaker
 from batchflex.protocol import chat, classify, failure_rules
 from batchflex.storage import record
 from batchflex.storage.record import Effort, RowContext
@@ -113,10 +112,7 @@ def test_each_rule_is_told_by_its_name() -> None:
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for an endpoint does so for moments."""
-    monkeypatch.setattr(circuit_breaker, "_FIRST_PROBE_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "_NEXT_PROBE_S", 0.02)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BATCHFLEX_API_KEY", "FLEXAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -143,7 +139,7 @@ def _served(case: dict[str, Any]) -> dict[str, Any]:
     return {"status": case["status"], "headers": headers, **{n: case[n] for n in ("raw", "body") if n in case}}
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("brisk", "no_keys")
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_gets_it(name: str, endpoint: CountingEndpoint, rows: Path) -> None:
     case = CASES[name]

@@ -11,7 +11,7 @@ import pytest
 
 import batchflex
 from batchflex.config.run_outcomes import is_news
-from tests.support.command_line import batchflex as command, table, write_rows
+from tests.support.command_line import called, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.recorder import Recorder
 
@@ -29,7 +29,7 @@ def rows(tmp_path: Path) -> Path:
 def test_a_row_without_text_is_told_and_asked_again_by_a_retry_alone(endpoint: CountingEndpoint, rows: Path) -> None:
     out = rows.parent / "out"
     endpoint.knobs(poison={"row 2.": "empty_content"}, reasoning="Let me think.")
-    ended = command(*options(endpoint, rows))
+    ended = called(*options(endpoint, rows))
     assert (ended.code, ended.summary["ok"], ended.summary["empty"], ended.summary["failed"]) == (1, 5, 1, 0)
     assert ended.summary["first_failure"].startswith("r2: the answer has no text, only reasoning")
     assert "5 ok, 1 empty" in ended.err and "status = 'empty'" in ended.err
@@ -38,10 +38,10 @@ def test_a_row_without_text_is_told_and_asked_again_by_a_retry_alone(endpoint: C
     assert row["reasoning"] == "Let me think." and row["completion_tokens"] is not None, "it was paid for"
 
     endpoint.knobs(poison={})
-    again = command(*options(endpoint, rows))
+    again = called(*options(endpoint, rows))
     assert (again.code, again.summary["requests_sent"], again.summary["empty"]) == (1, 0, 1)
     assert again.summary["first_failure"] is None
-    retried = command("retry", out, "--where", "status = 'empty'", "--set", "max_tokens=400", "--json")
+    retried = called("retry", out, "--where", "status = 'empty'", "--set", "max_tokens=400", "--json")
     assert (retried.code, retried.summary["requests_sent"], retried.summary["ok"], retried.summary["empty"]) == (
         0,
         1,
@@ -54,7 +54,7 @@ def test_a_row_without_text_is_told_and_asked_again_by_a_retry_alone(endpoint: C
 
 def test_a_job_may_take_empty_answers_for_good(endpoint: CountingEndpoint, rows: Path) -> None:
     endpoint.knobs(answer=" \n")
-    ended = command(*options(endpoint, rows, "--set", "answer.allow_empty=true"))
+    ended = called(*options(endpoint, rows, "--set", "answer.allow_empty=true"))
     assert (ended.code, ended.summary["ok"], ended.summary["empty"]) == (0, 6, 0)
     assert set(table(rows.parent / "out")["content"]) == {" \n"}
 
@@ -62,7 +62,7 @@ def test_a_job_may_take_empty_answers_for_good(endpoint: CountingEndpoint, rows:
 def test_where_json_was_asked_for_it_is_invalid(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 2, response_format={"type": "json_object"})
     endpoint.knobs(answer="")
-    ended = command(*options(endpoint, rows, "--set", "answer.allow_empty=true"))
+    ended = called(*options(endpoint, rows, "--set", "answer.allow_empty=true"))
     assert (ended.code, ended.summary["invalid"], ended.summary["empty"]) == (1, 2, 0)
 
 
@@ -71,9 +71,9 @@ def test_it_is_in_the_report_the_metrics_and_the_history(
 ) -> None:
     endpoint.knobs(poison={"row 2.": "empty_content"})
     metrics = tmp_path / "job.prom"
-    command(*options(endpoint, rows, "--set", f"notify.metrics_file={metrics}"))
+    called(*options(endpoint, rows, "--set", f"notify.metrics_file={metrics}"))
     assert 'batchflex_rows{job_name="rows",status="empty"} 1.0' in metrics.read_text()
-    told = command("report", tmp_path / "out", "--json")
+    told = called("report", tmp_path / "out", "--json")
     assert json.loads(told.out)["statuses"] == {
         "ok": 5,
         "truncated": 0,
@@ -83,7 +83,7 @@ def test_it_is_in_the_report_the_metrics_and_the_history(
         "failed": 0,
     }
     assert "st-empty" in (tmp_path / "out" / "report.html").read_text()
-    shown = command("history", tmp_path / "out").out
+    shown = called("history", tmp_path / "out").out
     assert "empty" in shown.splitlines()[1]
 
 

@@ -16,7 +16,7 @@ from batchflex.core.types import Request
 from batchflex.endpoint import transport
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint
-from tests.support.command_line import batchflex, refused_port, state, write_rows
+from tests.support.command_line import called, refused_port, state, write_rows
 
 ODD = "a#b/c?d@e f%g:h"  # as people have passwords
 _VARIABLES = (
@@ -179,7 +179,7 @@ def test_no_row_fails_for_a_proxy_and_its_password_shows_nowhere(tmp_path: Path)
     command = ["run", rows, "--base-url", "http://nowhere.invalid/v1", "--model", "m", "--out", out, "--log-file", log]
 
     def run(place: str) -> str:
-        told = batchflex(*command, "--debug", env={"HTTP_PROXY": f"http://me:Sesam{ODD}@{place}", "NO_PROXY": ""})
+        told = called(*command, "--debug", env={"HTTP_PROXY": f"http://me:Sesam{ODD}@{place}", "NO_PROXY": ""})
         kept = state(out)
         assert (told.code, kept["failed"]) == (3, 0)
         assert place in kept["message"]
@@ -192,6 +192,6 @@ def test_no_row_fails_for_a_proxy_and_its_password_shows_nowhere(tmp_path: Path)
         assert run(found.place) == "key"
         assert [head.split()[0] for head in found.heads].count(b"POST") == 1
     with proxy("200 OK", _WHOLE) as found:
-        told = batchflex(*command, env={"HTTP_PROXY": f"http://me:{ODD}@{found.place}", "NO_PROXY": ""})
+        told = called(*command, env={"HTTP_PROXY": f"http://me:{ODD}@{found.place}", "NO_PROXY": ""})
         assert (told.code, state(out)["ok"]) == (0, 20), told.err
         assert found.password == f"me:{ODD}"

@@ -16,7 +16,7 @@ from batchflex.endpoint import quirks
 from batchflex.protocol import reask
 from batchflex.protocol.classify import http_fault
 from tests.run.test_reasks import FORMAT, SCHEMA, write
-from tests.support.command_line import Ended, batchflex, begun, called, ended, table, wait_until
+from tests.support.command_line import Ended, begun, called, ended, table, wait_until
 from tests.support.counting_endpoint import CountingEndpoint
 
 WORDS = " ".join(f"w{number}" for number in range(100))
@@ -53,7 +53,7 @@ def test_a_refused_schema_goes_into_the_system_message(
 ) -> None:
     rows = write(tmp_path / "rows.jsonl", 40, response_format=FORMAT)
     endpoint.knobs(answer='{"label": "good"}', unfit=0.2, refuse_formats=refused)
-    done = batchflex(*options(endpoint, rows, *setting))
+    done = called(*options(endpoint, rows, *setting))
     results = table(tmp_path / "out")
     assert done.code == 1, done.err
     assert set(results["status"]) == {"ok", "invalid"}, "what comes is validated here"
@@ -258,7 +258,7 @@ def test_an_answer_that_cannot_be_asked_for_with_more_stays(endpoint: CountingEn
 def test_an_unknown_cap_on_unstreamed_answers(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", 30, max_tokens=500)
     endpoint.knobs(answer=WORDS, unstreamed_cap=40)
-    done = batchflex(*options(endpoint, rows))
+    done = called(*options(endpoint, rows))
     results = table(tmp_path / "out")
     assert (done.code, done.summary["ok"], done.summary["truncated"]) == (0, 30, 0)
     assert set(results["content"]) == {WORDS}
@@ -296,7 +296,7 @@ def test_where_streaming_gets_no_more_it_is_truncated(
 ) -> None:
     rows = write(tmp_path / "rows.jsonl", 30, max_tokens=500)
     endpoint.knobs(answer=WORDS, cap=40, streams=streams)
-    done = batchflex(*options(endpoint, rows, "--concurrency", 1))
+    done = called(*options(endpoint, rows, "--concurrency", 1))
     assert (done.code, done.summary["truncated"]) == (0, 30)
     assert sum(record["stream"] for record in endpoint.log()) == 1, "remembered, too"
     assert done.err.count("when streamed, too") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.endpoint import circuit_breaker
-from batchflex.engine import endpoint_pool
-from tests.support.command_line import batchflex as command, called, message, table, write_rows
+from tests.support.command_line import called, message, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
 UNKNOWN: dict[str, Any] = {
@@ -37,10 +34,11 @@ LOADING: dict[str, Any] = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
+
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "_FIRST_PROBE_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "_NEXT_PROBE_S", 0.02)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BATCHFLEX_API_KEY", "FLEXAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -107,7 +105,7 @@ def test_a_row_that_alone_is_refused_for_a_model_that_others_have_is_failed(
 def test_every_model_refused_is_the_end_at_once(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 20)
     endpoint.knobs(said=DENIED, fail_after=0, fail_with="said")
-    stopped = command("run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", tmp_path / "out", "--json")
+    stopped = called("run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", tmp_path / "out", "--json")
     assert (stopped.code, stopped.summary["stopped_by"]) == (3, "model")
     assert endpoint.stats()["requests"] == 1
     assert "does not let this key use the model" in stopped.summary["message"]
@@ -149,7 +147,7 @@ def test_but_for_no_longer_than_an_outage_may_last(endpoint: CountingEndpoint, t
 
 def test_check_says_which_rule_applied(endpoint: CountingEndpoint) -> None:
     endpoint.knobs(said=DENIED, script=["said"])
-    told = command("check", "--base-url", endpoint.base_url, "--model", "m")
+    told = called("check", "--base-url", endpoint.base_url, "--model", "m")
     assert told.code == 3
     assert "rule      model_denied_code" in told.out
     assert "does not let this key use the model" in told.out
@@ -159,10 +157,10 @@ def test_debug_says_which_rules_applied(endpoint: CountingEndpoint, tmp_path: Pa
     rows = write_rows(tmp_path / "rows.jsonl", 10)
     options = ["run", rows, "--base-url", endpoint.base_url, "--model", "m", "--set", "retry.base_s=0.01"]
     endpoint.knobs(poison={"row 3.": "400_context", "row 4.": "400_context"}, script=["500"])
-    plain = command(*options, "--out", tmp_path / "one")
+    plain = called(*options, "--out", tmp_path / "one")
     assert "read by the rule" not in plain.err
     endpoint.knobs(script=["500"])
-    debugged = command("--debug", *options, "--out", tmp_path / "two")
+    debugged = called("--debug", *options, "--out", tmp_path / "two")
     assert debugged.err.count("read by the rule too_large_code") == 1, "once for each rule"
     assert "read by the rule status_500: HTTP 500, server_error" in debugged.err
 
@@ -249,12 +247,6 @@ def test_rows_that_fail_for_good_are_failed_although_their_model_had_answered_no
     assert (run.exit_code, run.summary["ok"], run.summary["failed"]) == (1, 36, 4)
 
 
-@pytest.fixture
-def other() -> Iterator[CountingEndpoint]:
-    with CountingEndpoint() as second:
-        yield second
-
-
 def two(one: CountingEndpoint, other: CountingEndpoint, rows: Path, **more: Any) -> dict[str, Any]:
     several = job(one, rows, sweep={"model": ["a", "b"]}, **more)
     several["endpoints"] = [
@@ -321,9 +313,8 @@ def test_a_limit_that_lets_no_request_of_the_run_s_own_through_ends_too(
 
 
 def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
-    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: CountingEndpoint, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(endpoint_pool, "_CREDIT_S", 0.02)
     rows = write_rows(tmp_path / "rows.jsonl", 20)
     endpoint.knobs(said=UNKNOWN, script=["402"], fail_after=0, fail_with="said")
     run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"on_no_credit": "wait"}))

@@ -9,18 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.support.command_line import Ended, batchflex, called, refused_port, state, table, write_rows
+from tests.support.command_line import called, refused_port, state, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.runs import options, run
 
-
-def options(endpoint: CountingEndpoint, rows: Path) -> list[object]:
-    """A run into the folder ``out`` beside the rows."""
-    asks = ["--base-url", endpoint.base_url, "--model", "m", "--set", "retry.base_s=0.01", "--concurrency", "8"]
-    return ["run", rows, *asks, "--out", rows.parent / "out", "--json"]
-
-
-def run(endpoint: CountingEndpoint, rows: Path, *more: object) -> Ended:
-    return called(*options(endpoint, rows), *more)
+pytestmark = pytest.mark.usefixtures("brisk")
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ def test_what_would_befall_every_row_stops_the_run_after_one_request(
     fault: str, reason: str, words: str, endpoint: CountingEndpoint, rows: Path
 ) -> None:
     endpoint.knobs(fail_after=0, fail_with=fault)
-    stopped = batchflex(*options(endpoint, rows))
+    stopped = called(*options(endpoint, rows))
     assert stopped.code == 3
     assert endpoint.stats()["requests"] == 1
     summary = stopped.summary
@@ -84,7 +77,7 @@ def test_key_or_credit_lost_on_the_way(fault: str, reason: str, endpoint: Counti
 def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 40)
     options = ["--base-url", f"http://127.0.0.1:{refused_port()}/v1", "--model", "m", "--set", "retry.base_s=0.01"]
-    stopped = batchflex("run", rows, *options, "--out", tmp_path / "out", "--json")
+    stopped = called("run", rows, *options, "--out", tmp_path / "out", "--json")
     assert (stopped.code, stopped.summary["stopped_by"]) == (3, "endpoint")
     assert stopped.summary["done"] == 0
     assert "cannot connect" in stopped.summary["message"]

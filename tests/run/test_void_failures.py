@@ -18,10 +18,10 @@ from batchflex.plan.resume import Done
 from batchflex.protocol.reask import Policy
 from batchflex.storage import journal, part_files, results_table, writer
 from batchflex.storage.folder import Folder
-from tests.run.test_run_faults import options, run
 from tests.support.command_line import called, state, table as results_of, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import outcome, request
+from tests.support.runs import options, run
 
 HALF = {f"row {tens}{ones}.": "400_hold" for tens in ("", *"123456789") for ones in "024678"}
 

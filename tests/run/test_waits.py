@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,9 @@ from batchflex.engine.admission import EndpointSlots, Gate
 from batchflex.engine.budget import Budget
 from batchflex.engine.telemetry import Waits
 from batchflex.protocol.rate_limit_headers import Level, Told
-from tests.run.test_limits import run_job
-from tests.run.test_run_faults import options, run
-from tests.support.command_line import batchflex, begun, ended as ending, write_rows
+from tests.support.command_line import begun, called, ended as ending, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
-
-
-@pytest.fixture
-def other() -> Iterator[CountingEndpoint]:
-    with CountingEndpoint() as endpoint:
-        yield endpoint
+from tests.support.runs import options, run, run_job
 
 
 @pytest.mark.parametrize("headers", [True, False])
@@ -40,8 +32,8 @@ def test_as_many_are_in_flight_as_a_key_may_have(
     endpoint.knobs(
         litellm=True, most_in_flight=3, latency_s=0.02, jitter_s=0.005, freed_late_s=0.001, limit_headers=headers
     )
-    ended = run(endpoint, write_rows(tmp_path / "rows.jsonl", 300), "--concurrency", asked)
-    assert (ended.code, ended.summary["ok"]) == (0, 300)
+    ended = run(endpoint, write_rows(tmp_path / "rows.jsonl", 150), "--concurrency", asked)
+    assert (ended.code, ended.summary["ok"]) == (0, 150)
     refused = endpoint.stats()["refused"]
     assert refused == ended.summary["rate_limited"]
     # What was sent before the limit was told is refused too: before the first refusal came, or, where headers tell, before the
@@ -61,7 +53,7 @@ def test_a_wait_that_is_too_long_stops_the_run(endpoint: CountingEndpoint, tmp_p
     assert ended.summary["resume_at"] > ended.summary["finished_at"]
     until = local(ended.summary["resume_at"])
     assert f"the endpoint asks to wait until {until[:10]}" in ended.summary["message"]
-    shown = batchflex("status", tmp_path / "out").out
+    shown = called("status", tmp_path / "out").out
     assert f"  goes on   after {until}, when the same command is run again" in shown and "waiting" not in shown
     endpoint.knobs(fail_after=None, rpm=None)
     again = run(endpoint, rows)
@@ -115,9 +107,9 @@ def test_what_is_waited_for_is_said(endpoint: CountingEndpoint, tmp_path: Path) 
         assert (wait["reason"], wait["message"]) == ("quota", "the endpoint asks to wait: Rate limit reached")
         assert wait["until"] > wait["since"]
         assert state["binding"] == "quota"
-        shown = batchflex("status", out).out
+        shown = called("status", out).out
         assert "the endpoint asks to wait: Rate limit reached, until 20" in shown
-        assert json.loads(batchflex("status", out, "--json").out)["waiting"] == [wait]
+        assert json.loads(called("status", out, "--json").out)["waiting"] == [wait]
         process.send_signal(signal.SIGINT)
         assert json.loads(ending(process).out)["waiting"] == []
     lines = [json.loads(line) for line in log.read_text().splitlines()]

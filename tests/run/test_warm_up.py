@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from batchflex.engine import warm_up
-from tests.run.test_run_faults import run
+from batchflex.core import TIMINGS
 from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.runs import run
 
 ROWS = 40
 
 
-def early(endpoint: CountingEndpoint, tmp_path: Path, *options: object, **knobs: Any) -> int:
-    """How many requests came before the first answer, of a run with room for all its rows whose answers take 1.5 s."""
-    endpoint.knobs(latency_s=1.5, **knobs)
+def early(endpoint: CountingEndpoint, tmp_path: Path, *options: object, latency_s: float = 1.5, **knobs: Any) -> int:
+    """How many requests came before the first answer, of a run with room for all its rows."""
+    endpoint.knobs(latency_s=latency_s, **knobs)
     rows = write_rows(tmp_path / "in.jsonl", ROWS)
     ended = run(endpoint, rows, "--concurrency", ROWS, *options)
     assert ended.summary["ok"] == ROWS
@@ -38,7 +38,7 @@ def test_a_server_that_lists_the_model_is_opened_before_it_has_answered(
     ids=["lists nothing", "lists other models", "tells of rate limits"],
 )
 def test_others_get_the_first_request_alone(endpoint: CountingEndpoint, tmp_path: Path, knobs: dict[str, Any]) -> None:
-    assert early(endpoint, tmp_path, **knobs) == 1
+    assert early(endpoint, tmp_path, latency_s=0.3, **knobs) == 1
 
 
 @pytest.mark.parametrize("fault", ["401", "402", "404_model", "429_quota", "403"])
@@ -60,11 +60,11 @@ def test_a_first_row_that_is_turned_away_is_tried_again_before_others_go(
 def test_a_first_row_that_hangs_does_not_keep_the_others_waiting(
     endpoint: CountingEndpoint, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "_ALONE_S", 0.3)
+    monkeypatch.setattr(TIMINGS, "alone_s", 0.3)
     endpoint.knobs(poison={"row 0.": "hang"}, models=models)
     ended = run(
-        endpoint, write_rows(tmp_path / "in.jsonl", ROWS), "--set", "endpoint.timeout_s=4", "--set", "retry.attempts=1"
+        endpoint, write_rows(tmp_path / "in.jsonl", ROWS), "--set", "endpoint.timeout_s=2", "--set", "retry.attempts=1"
     )
     assert (ended.summary["ok"], ended.summary["failed"]) == (ROWS - 1, 1)
     log = endpoint.log()
-    assert log[ROWS - 1]["at"] < log[0]["at"] + 4, "all were sent while the first one hung; then a probe"
+    assert log[ROWS - 1]["at"] < log[0]["at"] + 2, "all were sent while the first one hung; then a probe"

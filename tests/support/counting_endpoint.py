@@ -140,6 +140,7 @@ class Knobs:
     models_form: str = "data"  # how: in "data", or as a bare "list"; "404": not at all
     models_latency_s: float = 0.0
     metrics: str | None = None  # GET /metrics as "vllm" or "llamacpp" has it, of the slots
+    queued: int | None = None  # how many wait, as that says, whatever there is
     # streams
     piece: int = 6  # characters in a content delta
     crlf: bool = False
@@ -353,6 +354,8 @@ class Counter:
 
     def metrics(self) -> str:
         running, waiting = self.slots.running, len(self.slots.queue)
+        if self.knobs.queued is not None:
+            waiting = self.knobs.queued
         if self.knobs.metrics == "vllm":
             used = running / self.slots.most if self.slots.most else 0.0
             gauges: list[tuple[str, str, float]] = [

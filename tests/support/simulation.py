@@ -1,7 +1,7 @@
-"""A run without time or sockets: servers as models, and a client that does what :class:`batchflex.pace.Pacer` says.
+"""A run without time or sockets: servers as models, and a client that does what :class:`batchflex.endpoint.pacer.Pacer` says.
 
 A model takes a request (:meth:`Server.arrive`) and says when it ends and how. The client keeps as many in flight as it may,
-as :class:`batchflex.gate.Gate` does.
+as :class:`batchflex.engine.admission.Gate` does.
 """
 
 from __future__ import annotations
@@ -324,6 +324,10 @@ class Client:
         size = self.pacer.concurrency.size
         if not self.sizes or self.sizes[-1][1] != size:
             self.sizes.append((self.now, size, left))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flying)
 
     def rate(self, begin: float, end: float) -> float:
         """Answers a second."""

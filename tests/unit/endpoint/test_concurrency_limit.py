@@ -51,6 +51,15 @@ def test_it_doubles_while_nothing_waits() -> None:
     assert [size for _, size, _ in asked.sizes][:7] == [8, 16, 32, 64, 128, 256, 512]
 
 
+def test_the_queue_that_a_server_shows_bounds_what_it_gets() -> None:
+    asked = client(Slots(16, 0.05))
+    for moment in range(1, 17):
+        asked.run(moment / 2)
+        asked.pacer.concurrency.queue(max(0, asked.in_flight - 16))
+    assert asked.largest(2, 8) <= 20
+    assert asked.rate(2, 8) >= 0.95 * 16 / 0.05
+
+
 def test_it_follows_a_capacity_that_halves_and_doubles() -> None:
     asked = client(Slots(lambda now: 64 if 30 <= now < 60 else 128)).run(90)
     for begin, slots in ((15, 128), (45, 64), (75, 128)):

@@ -60,7 +60,7 @@ class Server:
                         continue
                     writer.write(piece)
                     await writer.drain()
-                    await asyncio.sleep(0.01 if len(piece) < 500 else 0)
+                    await asyncio.sleep(0.001 if len(piece) < 500 else 0)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

@@ -19,7 +19,7 @@ from batchflex.endpoint.model_list import Catalog, Contexts, ModelInfo
 from batchflex.endpoint.price_list import Prices
 from batchflex.storage.run_state import priced_by
 from tests.run.test_reasks import write
-from tests.support.command_line import batchflex, called, state, table
+from tests.support.command_line import called, state, table
 from tests.support.counting_endpoint import CountingEndpoint
 
 # As the hosted API lists a model.
@@ -251,7 +251,7 @@ def test_a_budget_without_any_price_is_refused(
 ) -> None:
     rows = write(tmp_path / "rows.jsonl", 4, max_tokens=10)
     endpoint.knobs(**knobs)
-    refused = batchflex("run", *options(endpoint, rows, "--budget-usd", "5"))
+    refused = called("run", *options(endpoint, rows, "--budget-usd", "5"))
     assert refused.code == 2 and "Traceback" not in refused.err
     assert "limits.budget_usd" in refused.err and "[prices]" in refused.err and "m at 127.0.0.1" in refused.err
     assert endpoint.stats()["requests"] == 0
@@ -288,7 +288,7 @@ def test_a_plan_is_offline_and_knows_the_prices_fetched_last(endpoint: CountingE
     assert found["cost_at_most"] == pytest.approx(price_usd(PricesSection(input=2.0, output=10.0), usage))
     assert [entry["at"][:10] for entry in found["prices"]] == [TODAY]
     assert endpoint.stats()["elsewhere"] == asked["elsewhere"]
-    told = batchflex("plan", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", tmp_path / "out")
+    told = called("plan", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", tmp_path / "out")
     assert f"by the prices of 127.0.0.1:{endpoint.port} on {TODAY}" in told.out
 
 
@@ -375,7 +375,7 @@ def test_too_long_prompts_are_told_before_they_are_sent(endpoint: CountingEndpoi
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     endpoint.knobs(models=[LISTED | {"context_length": 150}], poison={"word " * 180: "400_context"})
-    done = batchflex("run", *options(endpoint, rows))
+    done = called("run", *options(endpoint, rows))
     assert (done.summary["ok"], done.summary["failed"]) == (6, 2), "they are not refused here"
     told = "row r3 has at least 200 tokens of prompt, and m takes 150"
     assert f"prompts too long for their model: 2 so far; {told}" in done.err

@@ -25,7 +25,7 @@ from batchflex.storage.folder import Folder
 from batchflex.storage.merge import Size
 from batchflex.storage.part_index import Positions
 from batchflex.storage.positions import Layout, Span
-from tests.support.command_line import batchflex, table as results, write_rows
+from tests.support.command_line import called, table as results, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import assembled, outcome, request, run_python
 
@@ -296,32 +296,32 @@ def test_nights(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     command = ["run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", out, "--json"]
     for night in range(1, 3):
         write_rows(rows, 10 * night)
-        assert batchflex(*command).summary["requests_sent"] == 10
+        assert called(*command).summary["requests_sent"] == 10
     changed = [*command, "--set", "temperature=0.5", "--on-change", "rerun"]
-    assert batchflex(*changed).summary["requests_sent"] == 20
+    assert called(*changed).summary["requests_sent"] == 20
     told = (out / "results.parquet").read_bytes()
     telemetry = [{"at": "2020-01-01T00:00:00.000+00:00"}, {"at": "2120-01-01T00:00:00.000+00:00"}]
     (out / "telemetry.jsonl").write_text("".join(json.dumps(line) + "\n" for line in telemetry))
 
-    shown = batchflex("compact", out, "--dry-run", "--older-than", "1ms")
+    shown = called("compact", out, "--dry-run", "--older-than", "1ms")
     assert (shown.code, shown.out) == (2, "") and "--older-than: '1ms' is no duration" in shown.err
-    shown = batchflex("compact", out, "--dry-run", "--older-than", "30")
+    shown = called("compact", out, "--dry-run", "--older-than", "30")
     assert (shown.code, shown.out) == (2, "") and "--older-than: '30' has no unit" in shown.err and "'30d'" in shown.err
-    shown = batchflex("compact", out, "--dry-run", "--older-than", "0.001s")
+    shown = called("compact", out, "--dry-run", "--older-than", "0.001s")
     assert shown.code == 0 and "3 parts with 40 rows" in shown.out and "20 answers older than 0.001s" in shown.out
     assert len(list((out / "parts").iterdir())) == 3
 
-    done = batchflex("compact", out, "--json").summary
+    done = called("compact", out, "--json").summary
     assert (done["parts_before"], done["parts_after"], done["superseded"], done["rows"]) == (3, 1, 0, 40)
-    assert (batchflex(*changed).summary["requests_sent"], (out / "results.parquet").read_bytes()) == (0, told)
-    done = batchflex("compact", out, "--older-than", "0.001s", "--json").summary
+    assert (called(*changed).summary["requests_sent"], (out / "results.parquet").read_bytes()) == (0, told)
+    done = called("compact", out, "--older-than", "0.001s", "--json").summary
     assert (done["superseded"], done["telemetry"], done["statuses"]["ok"]) == (20, 1, 20)
     assert json.loads((out / "telemetry.jsonl").read_text()) == telemetry[1]
-    assert (batchflex(*changed).summary["requests_sent"], (out / "results.parquet").read_bytes()) == (0, told)
+    assert (called(*changed).summary["requests_sent"], (out / "results.parquet").read_bytes()) == (0, told)
     write_rows(rows, 30)
-    assert batchflex(*changed).summary["requests_sent"] == 10
+    assert called(*changed).summary["requests_sent"] == 10
     assert results(out).height == 30 and (endpoint.stats()["good"], endpoint.stats()["repeats"]) == (50, 0)
     with Folder(out).held():
-        busy = batchflex("compact", out)
+        busy = called("compact", out)
     assert busy.code == 4 and "holds" in busy.err
-    assert batchflex("compact", tmp_path).code == 2
+    assert called("compact", tmp_path).code == 2
