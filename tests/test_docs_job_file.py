@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.protocol import parameters
 
 TEXT = (Path(__file__).parent.parent / "docs" / "job-file.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.config.job import build
-from batchflex.config.sections import EndpointSection
+from batchflex.config.endpoint_section import EndpointSection
+from batchflex.config.loader import build
 from batchflex.core.errors import AttemptError, EndpointError, JobError
 from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.dated_path import escaped
 from batchflex.config.diff import changes
-from batchflex.config.job import Job, build, load, parse_setting
+from batchflex.config.job import Job
 from batchflex.config.job_mistakes import names_a_key
+from batchflex.config.loader import build, load, parse_setting
 from batchflex.core.errors import JobError
 
 MODERATE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -137,6 +138,36 @@ n = 2
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(data, told):
     assert mistake(data).startswith(told)
+
+
+def test_mistakes_between_fields_are_told_along_with_those_in_fields_beside_them():
+    data = {
+        "endpoint": {"name": "flexia", "timeout_s": "1", "model_path": "m.gguf"},
+        "prompt": {"user": "x"},
+        "prompts": {"a": {"user": "y"}, "b": {"usr": "z"}},
+        "params": {"temperature": 3},
+        "sweep": {"samples": 0, "prompt": ["a"], "zip": {"seed": [1], "top_p": [1, 0.5]}},
+        "limits": {"rpm": "60", "tpm": 1e-9, "max_outage": "x", "budget_usd": 1},
+        "prices": {"input": "1"},
+        "score": [{"name": "s", "kind": "exact", "expected": "label", "strip": 1}, {"name": "s", "kind": "exact"}],
+    }
+    assert [told.partition(": ")[0] for told in sorted(mistakes(data))] == [
+        "endpoint.model_path",
+        "endpoint.name",
+        "endpoint.timeout_s",
+        "limits.budget_usd",  # needs params.max_tokens; whether prices are needed cannot be said
+        "limits.max_outage",
+        "limits.rpm",
+        "limits.tpm",
+        "params.temperature",
+        "prices.input",
+        "prices.output",
+        "prompts.b.usr",
+        "score.0.strip",
+        "score.1",
+        "sweep.samples",
+        "sweep.zip",
+    ]
 
 
 def test_a_misspelt_prompt_names_the_prompts_there_are():

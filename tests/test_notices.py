@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from slack_sdk.models.blocks import Block
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.config.notify_sections import pings
 from batchflex.config.run_outcomes import end_of, event_of, last_end
 from batchflex.core import shell_command

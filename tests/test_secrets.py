@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 from batchflex.core.redact import redacted
 from tests.counting_endpoint import CountingEndpoint

@@ -6,9 +6,7 @@ import datetime
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
-
-from .job_mistakes import wanted
+from .fields import refusing, wanted
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_DAYS, _LONGEST_AGE_DAYS = 3_650, 36_500
@@ -64,19 +62,6 @@ def deadline_s(value: str | float, now: datetime.datetime) -> float:
     return then.timestamp() - now.timestamp()
 
 
-def _check_deadline(value: str | float) -> str | float:
-    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
-        parse_duration(value)
-    return value
-
-
-Deadline = Annotated[
-    str | float,
-    AfterValidator(_check_deadline),
-    wanted("a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most), or a time of day such as '06:30'"),
-]
-
-
 def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
     """A moment gone by: so long before ``now`` (a duration), or a date or a time in ISO 8601, in ``now``'s time zone if it names
     none, in the machine's if ``now`` has none.
@@ -89,12 +74,6 @@ def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
 
 
-def _check_since(value: str) -> str:
-    if value != "last" and _moment(value) is None:
-        parse_age(value)
-    return value
-
-
 def _moment(value: str) -> datetime.datetime | None:
     try:
         found = datetime.datetime.fromisoformat(value)
@@ -103,16 +82,6 @@ def _moment(value: str) -> datetime.datetime | None:
     if found.year not in _YEARS:
         raise ValueError(f"{value!r:.80} is not of the years {_YEARS[0]} to {_YEARS[-1]}")
     return found
-
-
-Since = Annotated[
-    str,
-    AfterValidator(_check_since),
-    wanted(
-        "a duration such as '24h' (36,500 days at most), a date or a time of the years 1970 to 2200 such as '2026-01-31' or "
-        "'2026-01-31T02:00', or 'last'"
-    ),
-]
 
 
 _HOURS = re.compile(rf"{_TIME_OF_DAY.pattern}-{_TIME_OF_DAY.pattern}")
@@ -125,7 +94,8 @@ def until_change_s(hours: str, now: datetime.datetime) -> tuple[bool, float]:
 
     :raises ValueError: if they are no hours.
     """
-    begin, end = _check_hours(hours).split("-")
+    _check_hours(hours)
+    begin, end = hours.split("-")
     until_begin, until_end = deadline_s(begin, now), deadline_s(end, now)
     first, last, moment = (_minutes(text) for text in (begin, end, f"{now.hour}:{now.minute:02}"))
     active = first <= moment < last if first < last else not last <= moment < first
@@ -137,23 +107,34 @@ def _minutes(time_of_day: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-def _check_hours(value: str) -> str:
+# ------------------------------------------------------------------------------------------------- fields of a job
+
+
+def _check_deadline(value: str | float) -> None:
+    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
+        parse_duration(value)
+
+
+def _check_since(value: str) -> None:
+    if value != "last" and _moment(value) is None:
+        parse_age(value)
+
+
+def _check_hours(value: str) -> None:
     match = _HOURS.fullmatch(value)
     if not match or match.group(1, 2) == match.group(3, 4):
         raise ValueError(f"{value!r:.80} are no hours; write for example '22:00-06:00'")
-    return value
 
 
-Hours = Annotated[str, AfterValidator(_check_hours), wanted("hours of the day such as '22:00-06:00'")]
-
-
-def _check_duration(value: str | float) -> str | float:
-    parse_duration(value)
-    return value
-
-
-Duration = Annotated[
-    str | float,
-    AfterValidator(_check_duration),
-    wanted("a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most)"),
+_DURATION = "a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most)"
+Duration = Annotated[str | float, refusing(parse_duration), wanted(_DURATION)]
+Deadline = Annotated[str | float, refusing(_check_deadline), wanted(f"{_DURATION}, or a time of day such as '06:30'")]
+Since = Annotated[
+    str,
+    refusing(_check_since),
+    wanted(
+        "a duration such as '24h' (36,500 days at most), a date or a time of the years 1970 to 2200 such as '2026-01-31' or "
+        "'2026-01-31T02:00', or 'last'"
+    ),
 ]
+Hours = Annotated[str, refusing(_check_hours), wanted("hours of the day such as '22:00-06:00'")]

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..core import JobError
 from .path_variables import expanded
+from .secrets_check import is_called_a_key
 
 _NAME = ".env"
-_KEY_VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
-
-
-def is_called_a_key(variable: str) -> bool:
-    """Whether what a variable holds is a secret, as far as its name tells."""
-    return _KEY_VARIABLE.search(variable) is not None
 
 
 class Environment(Mapping[str, str]):

@@ -10,8 +10,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, WrapValidator
-from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 from ..core import redacted
 from ..protocol import parameters as parameters
@@ -29,7 +29,8 @@ KEY_HINT = (
     "beside the job file, and name the variable in endpoint.api_key_env"
 )
 
-_KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
+SECRET_NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
+_KEY_NAME = re.compile(r"(^|\.)(key|token|auth)$", re.I)
 # What stands here may hold a secret, whatever it looks like.
 _SECRET_PLACES = re.compile(
     r"\.base_url$|notify\.(webhook|command|ping)$|api_key_command(\.\d+)?$|endpoint(s\.\d+)?\.(headers|query|auth_header)\b"
@@ -57,21 +58,9 @@ _WORDS = {
 }
 
 
-def wanted(words: str) -> WrapValidator:
-    """For a field of several types: one sentence in place of one for each type."""
-
-    def validate(value: Any, inner: Any) -> Any:
-        try:
-            return inner(value)
-        except ValidationError:
-            raise PydanticCustomError("wanted", "{wanted}", {"wanted": words}) from None
-
-    return WrapValidator(validate)
-
-
 def names_a_key(name: str) -> bool:
     """Whether what stands under this name may be a secret."""
-    return _KEY_NAME.search(name) is not None
+    return bool(SECRET_NAME.search(name) or _KEY_NAME.search(name))
 
 
 def found(value: Any) -> str:
@@ -86,8 +75,8 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
     context = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in error.get("ctx", {}).items()}
     if kind == "extra_forbidden":
         return Mistake(place, _unknown([str(step) for step in steps], root))
-    if kind == "value_error":
-        return Mistake(place, str(context["error"]))
+    if kind in ("value_error", "parameter"):
+        return Mistake(place, error["msg"].removeprefix("Value error, "))
     if kind == "list_type" and place in ("endpoints", "sweep.points", "score"):
         return Mistake(place, f"is a list: write each of them under [[{place}]], in double brackets")
     if kind == "too_short" and context.get("min_length", 1) > 1:

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from .job_mistakes import wanted
+from .fields import Command, Section, http_url, refusing, variable_rule
 from .run_outcomes import Occasion
-from .sections import Section, http_url
 
 _WORDS = re.compile(r"\{([^{}|]*)\|([^{}|]*)\|([^{}|]*)\}")
 _SECRET = {"webhook", "command", "ping"}
@@ -31,18 +30,6 @@ def url_fault(url: str) -> str | None:
     return None
 
 
-def _check_url(url: str) -> str:
-    if fault := url_fault(url):
-        raise ValueError(fault)
-    return url
-
-
-def _check_ping(url: str) -> str:
-    if fault := ping_fault(url):
-        raise ValueError(fault)
-    return url
-
-
 def ping_fault(url: str) -> str | None:
     """As :func:`url_fault`, for an address with words for start, success and failure."""
     bare = _WORDS.sub("", url)
@@ -51,27 +38,15 @@ def ping_fault(url: str) -> str | None:
     return url_fault(bare)
 
 
-def _check_variable(name: str) -> str:
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-        raise ValueError(
-            "must be the name of an environment variable in capitals, such as 'SLACK_URL', never the URL itself"
-        )
-    return name
+def _metrics_fault(path: str) -> str | None:
+    return (
+        None
+        if path.endswith(".prom")
+        else "must end in '.prom': node_exporter's textfile collector reads no other file"
+    )
 
 
-def _check_metrics_file(path: str) -> str:
-    if not path.endswith(".prom"):
-        raise ValueError("must end in '.prom': node_exporter's textfile collector reads no other file")
-    return path
-
-
-_Url = Annotated[str, AfterValidator(_check_url)]
-_Ping = Annotated[str, AfterValidator(_check_ping)]
-_Variable = Annotated[str, AfterValidator(_check_variable)]
-_Command = Annotated[
-    Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
-    wanted("a command in quotes, or a list of a program and its arguments"),
-]
+_Variable = Annotated[str, variable_rule("SLACK_URL", "URL")]
 
 
 def _default() -> list[Occasion]:
@@ -82,13 +57,13 @@ class NotifySection(Section):
     """``timeout_s`` bounds everything that is done at the end of a run to tell of it, further tries included."""
 
     on: list[Occasion] = Field(default_factory=_default)
-    webhook: Annotated[_Url | None, Field(repr=False)] = None
+    webhook: Annotated[Annotated[str, refusing(url_fault)] | None, Field(repr=False)] = None
     webhook_env: _Variable | None = None
     format: Literal["json", "slack"] = "json"
-    command: Annotated[_Command | None, Field(repr=False)] = None
-    ping: Annotated[_Ping | None, Field(repr=False)] = None
+    command: Annotated[Command | None, Field(repr=False)] = None
+    ping: Annotated[Annotated[str, refusing(ping_fault)] | None, Field(repr=False)] = None
     ping_env: _Variable | None = None
-    metrics_file: Annotated[str, AfterValidator(_check_metrics_file)] | None = None
+    metrics_file: Annotated[str, refusing(_metrics_fault)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
     @model_validator(mode="after")

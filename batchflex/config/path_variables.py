@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from . import dated_path
 from .job_mistakes import Mistake
 
 # Where they are expanded; * is any number in a list of tables.
@@ -73,6 +74,12 @@ def _well_formed(text: str) -> Iterator[re.Match[str]]:
 def escaped(text: str) -> str:
     """The text so that :func:`expanded` gives it back as it is."""
     return text.replace("${", "$${")
+
+
+def literal(data: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a job, changed so that :func:`build` takes their paths as they are."""
+    each_path(data, lambda place, text: escaped(dated_path.escaped(text) if place == "job.out" else text))
+    return data
 
 
 def expand(data: dict[str, Any], variables: Mapping[str, str]) -> list[Mistake]:

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from ..core import JobError
-from .job_mistakes import explained, found, sentences, wanted
-from .sections import EndpointSection, LimitsSection, PricesSection, Section
+from .endpoint_section import EndpointSection
+from .fields import NonEmpty, NonEmptyList, Section, name_rule, refusing, wanted
+from .job_mistakes import explained, found, sentences
+from .parameter_tables import Parameters
+from .sections import LimitsSection, PricesSection
 
 KINDS = ("exact", "contains", "regex", "number", "json", "choice", "length", "judge")
 # Those whose score says right or wrong.
@@ -24,73 +27,57 @@ _SHARES = {"exact", "contains", "regex", "number", "choice", "length"}
 _LABELLING = {"exact", "number", "choice"}
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
-_Text = Annotated[str, Field(min_length=1)]
-_Tolerance = Annotated[float, Field(ge=0)]
+
+def _kind_fault(kind: str) -> str | None:
+    if kind in KINDS or _FUNCTION.fullmatch(kind):
+        return None
+    return f"must be one of {', '.join(KINDS)}, or 'module:function' of your own; {found(kind)}"
 
 
-def _check_name(name: str) -> str:
-    if len(name) > 60 or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ValueError(
-            "a score's name may hold letters, digits, '_' and '-', begins with a letter or a digit, and has at most 60 "
-            f"characters; {found(name)}"
-        )
-    return name
-
-
-def _check_kind(kind: str) -> str:
-    if kind not in KINDS and not _FUNCTION.fullmatch(kind):
-        raise ValueError(f"must be one of {', '.join(KINDS)}, or 'module:function' of your own; {found(kind)}")
-    return kind
-
-
-def _check_pattern(pattern: str) -> str:
+def _pattern_fault(pattern: str) -> str | None:
     """Patterns are those of Rust's regex, which polars has: no look-around, no back-references."""
     try:
         SchemaValidator(core_schema.str_schema(pattern=pattern))
     except SchemaError as error:
         why = " ".join(str(error).split()).partition("error: ")[2] or str(error)
-        raise ValueError(f"is no regular expression of the kind used here (without look-around): {why:.200}") from None
-    return pattern
+        return f"is no regular expression of the kind used here (without look-around): {why:.200}"
+    return None
 
 
-_Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
+def _scale_fault(scale: list[int | float]) -> str | None:
+    if len(scale) == 2 and scale[0] < scale[1]:
+        return None
+    return f"must be two numbers, the worst grade and the best, such as [1, 5]; {found(scale)}"
+
+
+_Pattern = Annotated[NonEmpty, refusing(_pattern_fault)]
+_Tolerance = Annotated[float, Field(ge=0)]
 _Constant = Annotated[
     str | bool | int | float | list[Any] | dict[str, Any], wanted("text, a number, true, false, a list or a table")
 ]
 
 
-def _scale_of_five() -> list[int | float]:
-    return [1, 5]
-
-
 class JudgeSection(Section):
     """Another model that grades by a rubric. Whom it asks and at what prices is the job's own, where left out."""
 
-    rubric: _Text
+    rubric: NonEmpty
     system: str | None = None
-    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade")] = Field(
-        default_factory=_scale_of_five
+    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade"), refusing(_scale_fault)] = (
+        Field(default=[1, 5])
     )
     endpoint: EndpointSection | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: Parameters = Field(default_factory=dict)
     limits: LimitsSection | None = None
     prices: PricesSection | None = None
-
-    @pydantic.field_validator("scale")
-    @classmethod
-    def _has_two_ends(cls, scale: list[int | float]) -> list[int | float]:
-        if len(scale) != 2 or scale[0] >= scale[1] or not all(isinstance(end, int | float) for end in scale):
-            raise ValueError(f"must be two numbers, the worst grade and the best, such as [1, 5]; {found(scale)}")
-        return scale
 
 
 class ScoreSection(Section):
     """One score: a number for each row, or none where a row cannot be scored."""
 
-    name: Annotated[str, AfterValidator(_check_name)]
-    kind: Annotated[str, AfterValidator(_check_kind)]
-    answer: _Text | None = None
-    expected: _Text | None = None
+    name: Annotated[str, name_rule("a score's name", "_-", 60)]
+    kind: Annotated[str, refusing(_kind_fault)]
+    answer: NonEmpty | None = None
+    expected: NonEmpty | None = None
     value: _Constant | None = None
     missing: Literal["skip", "zero"] = "skip"
     extract: _Pattern | None = None
@@ -101,13 +88,13 @@ class ScoreSection(Section):
     tolerance: _Tolerance = 0.0
     relative_tolerance: _Tolerance = 0.0
     take: Literal["last", "first"] = "last"
-    choices: Annotated[list[_Text], Field(min_length=2, max_length=26)] | None = None
-    fields: Annotated[list[_Text], Field(min_length=1)] | None = None
+    choices: Annotated[list[NonEmpty], Field(min_length=2, max_length=26)] | None = None
+    fields: NonEmptyList | None = None
     unit: Literal["characters", "words", "tokens"] = "characters"
     min: Annotated[int, Field(ge=0)] | None = None
     max: Annotated[int, Field(ge=0)] | None = None
-    columns: Annotated[list[_Text], Field(min_length=1)] | None = None
-    folder: _Text | None = None
+    columns: NonEmptyList | None = None
+    folder: NonEmpty | None = None
     judge: JudgeSection | None = None
 
     @model_validator(mode="after")

@@ -12,9 +12,9 @@ from typing import Any
 
 from ..core import Redactor
 from . import path_variables
-from .job_mistakes import KEY_HINT, Mistake
+from .job_mistakes import KEY_HINT, SECRET_NAME, Mistake
 
-_NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
+_VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
 # Wherever it stands in a text: a provider's prefix, and behind it something long and random.
 _VALUE = re.compile(
     r"""
@@ -47,6 +47,11 @@ _HINTS = {
     "notify.ping": f"{_ADDRESS} notify.ping_env",
     "notify.command": "a key never stands in a job file: put it into an environment variable, which the command can read",
 }
+
+
+def is_called_a_key(variable: str) -> bool:
+    """Whether what an environment variable holds is a secret, as far as its name says."""
+    return _VARIABLE.search(variable) is not None
 
 
 def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
@@ -83,7 +88,7 @@ def _places(value: Any, steps: tuple[str, ...], real: Redactor) -> Iterator[str]
 
 def _is_called_a_key(steps: tuple[str, ...]) -> bool:
     name = steps[-1]
-    named = _NAME.search(name) or (_is_sent(steps) and _SENT.search(name))
+    named = SECRET_NAME.search(name) or (_is_sent(steps) and _SENT.search(name))
     return bool(named) and name not in _NAMING and not _is_prose(steps)
 
 
@@ -106,3 +111,29 @@ def _is_prose(steps: tuple[str, ...]) -> bool:
     if steps[0] == "score" and "endpoint" in steps:
         return False
     return steps[0] in _PROSE or bool(_PROSE_INSIDE & {*steps[1:]})
+
+
+def key_variables(data: Mapping[str, Any]) -> set[str]:
+    """Every variable that ``api_key_env`` names, and those called like keys that a header or a query is made of."""
+    found, left = set(), [data]
+    while left:
+        here: Any = left.pop()
+        if isinstance(here, Mapping):
+            left += here.values()
+            if isinstance(name := here.get("api_key_env"), str):
+                found.add(name)
+            for texts in (here.get("endpoint"), *_tables(here.get("endpoints"))):
+                found |= {name for text in _sent(texts) for name in path_variables.names(text) if is_called_a_key(name)}
+        elif isinstance(here, list):
+            left += here
+    return found
+
+
+def _tables(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _sent(endpoint: Any) -> list[str]:
+    """The texts of an endpoint's headers and of its query."""
+    tables = (endpoint.get(name) for name in ("headers", "query")) if isinstance(endpoint, Mapping) else ()
+    return [text for table in tables if isinstance(table, Mapping) for text in table.values() if isinstance(text, str)]
