@@ -98,27 +98,20 @@ def _aggregates(columns: Sequence[str]) -> list[pl.Expr]:
     found = [pl.len().alias("rows"), pl.col("row").n_unique().alias("items")]
     found += [(pl.col("status") == status).sum().alias(f"status_{status}") for status in STATUSES]
     for name in (*_TOKENS, "cost", "reasks"):
-        if name in columns:
-            value = spending.of(name, columns)
-            found += [value.sum(), value.count().alias(f"{name}_told")]
+        found.append(spending.total(name, columns) if name in columns else pl.lit(None).alias(name))
     for name in ("latency_s", "ttft_s"):
         found += [pl.col(name).quantile(q).alias(f"{name}_{label}") for label, q in (("p50", 0.5), ("p95", 0.95))]
     return found
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
-    def told(name: str) -> Any:
-        return row[name] if row.get(f"{name}_told") else None
-
     return Figures(
         rows=row["rows"],
         items=row["items"],
         status={status: row[f"status_{status}"] for status in STATUSES},
-        **{name: told(name) for name in _TOKENS},
-        cost=told("cost"),
+        **{name: row[name] for name in (*_TOKENS, "cost", "reasks")},
         latency_s={label: row[f"latency_s_{label}"] for label in ("p50", "p95")},
         ttft_s={label: row[f"ttft_s_{label}"] for label in ("p50", "p95")},
-        reasks=told("reasks"),
     )
 
 

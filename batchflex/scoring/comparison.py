@@ -12,7 +12,6 @@ import polars as pl
 
 from ..core import JobError
 from . import spending, stats
-from .ledger import MEASURES
 
 _PREFIX = "score_"
 _TOKENS = ("prompt_tokens", "completion_tokens")
@@ -139,12 +138,8 @@ def _said(flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, 
 def _measured(frame: pl.DataFrame) -> dict[str, Any]:
     """What a side took; what its frame does not tell is null."""
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
-    values = {
-        name: frame.select(spending.of(name, numbers)).to_series().drop_nulls() for name in MEASURES if name in numbers
-    }
-    found: dict[str, Any] = {"rows": frame.height}
-    for name in _TOKENS:
-        found[name] = int(values[name].sum()) if len(values.get(name, ())) else None
-    found["cost"] = float(values["cost"].sum()) if len(values.get("cost", ())) else None
-    found["latency_s"] = values["latency_s"].median() if len(values.get("latency_s", ())) else None
-    return found
+    measures = [spending.total(name, numbers) for name in (*_TOKENS, "cost") if name in numbers]
+    measures += [pl.col("latency_s").median()] if "latency_s" in numbers else []
+    found: dict[str, Any] = frame.select(measures).row(0, named=True) if measures else {}
+    tokens = {name: None if found.get(name) is None else int(found[name]) for name in _TOKENS}
+    return {"rows": frame.height, **tokens, "cost": found.get("cost"), "latency_s": found.get("latency_s")}

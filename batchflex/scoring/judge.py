@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -29,12 +29,6 @@ _MOST_TOKENS = 1_024
 _MOST_GRADES = 20  # that are listed in the schema one by one
 # Of the job's limits, those that belong to the endpoint and not to the job.
 _SHARED_LIMITS = ("concurrency", "max_concurrency", "rpm", "tpm", "active_hours", "on_no_credit", "max_outage")
-
-
-class Input(NamedTuple):
-    path: Path
-    rows: int
-    is_new: bool
 
 
 def folder_of(out: Path, spec: ScoreSection) -> Path:
@@ -143,8 +137,8 @@ def _input_path(out: Path, spec: ScoreSection) -> Path:
     return out / "judges" / f"{spec.name}.parquet"  # beside its folder: no run reads what lies in its own
 
 
-def write_input(folder: Folder, spec: ScoreSection) -> Input:
-    """The answers to be graded, as a file that is written anew only if the results or the rubric's columns changed. Blocks.
+def write_input(folder: Folder, spec: ScoreSection) -> int:
+    """Write the answers to be graded into a file, but if it has them already, and return how many they are. Blocks.
 
     :raises JobError: if the rubric uses a column that the results do not have.
     :raises StorageError: if it cannot be written.
@@ -161,7 +155,7 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
         made_of = hashlib.blake2b(msgspec.json.encode([stamp.decode(), wanted]), digest_size=16).hexdigest().encode()
         there, rows = part_files.told(path)
         if stamp and there.get(_MADE_OF) == made_of:
-            return Input(path, rows, False)
+            return rows
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = pa.schema([file.schema_arrow.field(name) for name in wanted], metadata={_MADE_OF: made_of})
         rows = 0
@@ -170,7 +164,7 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
                 answered = batch.filter(pc.not_equal(batch.column("status"), "failed"))
                 writer.write_batch(answered.select(wanted).cast(schema))
                 rows += answered.num_rows
-    return Input(path, rows, True)
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------- the grades
@@ -192,14 +186,13 @@ def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
 def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
     """How a judge stands: an entry of ``judges`` in ``scores.json``. Tokens and cost are of all grades there are."""
     found = grades(out, spec)
-    spent: dict[str, Any] = {"prompt_tokens": 0, "completion_tokens": 0, "cost": None}
+    spent: dict[str, Any] = {"prompt_tokens": None, "completion_tokens": None, "cost": None}
     results = Folder(folder_of(out, spec)).results
     if results.exists():
-        told_of = [*spent, *spending.BEFORE.values()]
-        columns = pl.read_parquet(results, columns=told_of).select(spending.of(name, told_of) for name in spent)
-        spent |= {name: int(columns[name].sum()) for name in ("prompt_tokens", "completion_tokens")}
-        if columns["cost"].null_count() < columns.height:
-            spent["cost"] = float(columns["cost"].sum())
+        columns = [*spent, *spending.BEFORE.values()]
+        totals = pl.scan_parquet(results, glob=False).select(spending.total(name, columns) for name in spent)
+        spent = totals.collect().row(0, named=True)
+    spent |= {name: spent[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
     graded = found["score"].count()
     return {
         "name": spec.name, "asked": asked, "graded": graded, "unreadable": found.height - graded, **spent,

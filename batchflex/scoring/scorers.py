@@ -67,28 +67,32 @@ def evaluate(frame: pl.DataFrame, spec: ScoreSection, function: Function | None 
     :raises JobError: if a column is missing or has no values that can be scored, or the caller's function fails.
     """
     needed(spec, frame.columns)
-    failed = _failed(frame)
-    if function is not None:
-        answered = frame.filter(~failed)
-        scores = pl.DataFrame(
-            {
-                "at": pl.int_range(frame.height, eager=True).filter(~failed),
-                "score": _by_function(answered, spec, function),
-            }
-        )
-        scored = Scored(
-            pl.DataFrame({"at": pl.int_range(frame.height, eager=True)}).join(
-                scores, on="at", how="left", maintain_order="left"
-            )["score"]
-        )
-    else:
-        scored = _KINDS[spec.kind](frame, spec)
-    score = scored.score.cast(pl.Float64)
-    if failed.any():
-        score = frame.select(pl.when(failed).then(0.0 if spec.missing == "zero" else None).otherwise(score)).to_series()
+    scored = _KINDS[spec.kind](frame, spec) if function is None else Scored(_by_function(frame, spec, function))
+    score = _without_failed(frame, spec, scored.score.cast(pl.Float64))
     if scored.expected is not None:  # a failed row without an expected value is none that could have been right
-        score = frame.select(pl.when(scored.expected.is_not_null()).then(score)).to_series()
+        score = _where(scored.expected.is_not_null(), score)
     return Scored(score.alias(spec.column), scored.answered, scored.expected)
+
+
+def graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> Scored:
+    """Score each row by what the judge gave it, null where it gave nothing yet. ``grades`` has ``key`` and ``score``."""
+    if grades is None:
+        return Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
+    score = frame.select("key").join(grades, on="key", how="left", maintain_order="left")["score"]
+    return Scored(_without_failed(frame, spec, score))
+
+
+def _without_failed(frame: pl.DataFrame, spec: ScoreSection, score: pl.Series) -> pl.Series:
+    """With what a failed row counts for in place of its score."""
+    failed = _failed(frame)
+    if not failed.any():
+        return score
+    return frame.select(pl.when(failed).then(0.0 if spec.missing == "zero" else None).otherwise(score)).to_series()
+
+
+def _where(known: pl.Series, score: pl.Series) -> pl.Series:
+    """The score, null where it is not known what is right."""
+    return score.to_frame("x").select(pl.when(known).then("x")).to_series()
 
 
 def _failed(frame: pl.DataFrame) -> pl.Series:
@@ -130,40 +134,35 @@ def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
     return pl.Series([[text_of(value) for value in values]]).new_from_index(0, frame.height)
 
 
-def _one_each(expected: pl.Series) -> pl.Series | None:
-    """The texts themselves, where no row has several."""
-    return expected.list.first() if not (expected.list.len() > 1).any() else None
-
-
 def _any_right(
-    answers: pl.Series, expected: pl.Series, is_right: Callable[[pl.Expr, pl.Expr], pl.Expr], spec: ScoreSection
+    answers: pl.Series,
+    expected: pl.Series,
+    prepared: Callable[[pl.Series], pl.Series],
+    is_right: pl.Expr,
+    label: Callable[[pl.Series], pl.Series] = lambda texts: texts,
 ) -> Scored:
-    """Right if one of what is expected is."""
-    answers = _normalised(answers, spec)
-    if (single := _one_each(expected)) is not None:
-        single = _normalised(single, spec)
-        pairs = pl.DataFrame([answers.alias("answer"), single.alias("expected")])
-        verdict = is_right(pl.col("answer"), pl.col("expected")).fill_null(False)
-        return Scored(
-            pairs.select(pl.when(pl.col("expected").is_not_null()).then(verdict)).to_series(), answers, single
-        )
+    """Right if one of what is expected is; null where nothing is expected.
+
+    ``is_right`` compares the columns ``answer`` and ``expected``, both ``prepared``; ``label`` makes texts of these.
+    """
+    answers = prepared(answers)
     pairs = pl.DataFrame([answers.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
-    pairs = pairs.with_columns(_normalised(pairs["expected"], spec))
-    right = is_right(pl.col("answer"), pl.col("expected"))
-    verdicts = pairs.group_by("at", maintain_order=True).agg(
-        right=pl.when(pl.col("expected").is_not_null().any()).then(right.fill_null(False).any())
-    )
-    return Scored(verdicts["right"], answers)
+    pairs = pairs.with_columns(prepared(pairs["expected"]).alias("expected"))
+    right, known = is_right.fill_null(False), pl.col("expected").is_not_null()
+    if pairs.height == len(answers):
+        return Scored(pairs.select(pl.when(known).then(right)).to_series(), label(answers), label(pairs["expected"]))
+    verdicts = pairs.group_by("at", maintain_order=True).agg(right=pl.when(known.any()).then(right.any()))
+    return Scored(verdicts["right"], label(answers))
 
 
 def _exact(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    return _any_right(_answers(frame, spec), _expectations(frame, spec), lambda a, e: a == e, spec)
+    same = pl.col("answer") == pl.col("expected")
+    return _any_right(_answers(frame, spec), _expectations(frame, spec), partial(_normalised, spec=spec), same)
 
 
 def _contains(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    expected = _expectations(frame, spec)
-    found = _any_right(_answers(frame, spec), expected, lambda a, e: a.str.contains(e, literal=True), spec)
-    return Scored(found.score)
+    contains = pl.col("answer").str.contains(pl.col("expected"), literal=True)
+    return _any_right(_answers(frame, spec), _expectations(frame, spec), partial(_normalised, spec=spec), contains)
 
 
 def _regex(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
@@ -189,21 +188,11 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
 
 
 def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    answered = extract.numbers(_answers(frame, spec), spec.take)
-    expected = _expectations(frame, spec)
     margin = pl.max_horizontal(pl.lit(spec.tolerance), spec.relative_tolerance * pl.col("expected").abs())
-    # What was meant as 0.1 is not held to be 0.1 away by a bit more than 0.1.
-    near = ((pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)).fill_null(False)
-    if (single := _one_each(expected)) is not None:
-        pairs = pl.DataFrame([answered.alias("answer"), extract.numbers(single, spec.take).alias("expected")])
-        right = pairs.select(pl.when(pl.col("expected").is_not_null()).then(near)).to_series()
-        return Scored(right, extract.number_texts(answered), extract.number_texts(pairs["expected"]))
-    flat = pl.DataFrame([answered.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
-    flat = flat.with_columns(extract.numbers(flat["expected"], spec.take).alias("expected"))
-    verdicts = flat.group_by("at", maintain_order=True).agg(
-        right=pl.when(pl.col("expected").is_not_null().any()).then(near.any())
-    )
-    return Scored(verdicts["right"], extract.number_texts(answered))
+    # What was meant as 0.1 is not taken for more, because it is 0.1 and a bit.
+    near = (pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)
+    read = partial(extract.numbers, take=spec.take)
+    return _any_right(_answers(frame, spec), _expectations(frame, spec), read, near, extract.number_texts)
 
 
 # ----------------------------------------------------------------------------------------------------- choices
@@ -213,13 +202,10 @@ def _choice(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     choices = spec.choices or []
     answered = extract.chosen(_answers(frame, spec), choices)
     expected = _expectations(frame, spec)
-    single = _one_each(expected)
-    if single is None:
+    if (expected.list.len() > 1).any():
         raise JobError(f"score '{spec.name}': kind 'choice' expects one choice for each row, not a list of them")
-    single = extract.named(single, choices, by_number=_is_number(frame, spec))
-    right = (answered == single).fill_null(False)
-    pairs = pl.DataFrame([right.alias("right"), single.alias("expected")])
-    return Scored(pairs.select(pl.when(pl.col("expected").is_not_null()).then("right")).to_series(), answered, single)
+    single = extract.named(expected.list.first(), choices, by_number=_is_number(frame, spec))
+    return Scored((answered == single).fill_null(False), answered, single)
 
 
 def _is_number(frame: pl.DataFrame, spec: ScoreSection) -> bool:
@@ -275,20 +261,22 @@ _KINDS: dict[str, Callable[[pl.DataFrame, ScoreSection], Scored]] = {
 
 
 def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) -> pl.Series:
+    """The function is given the rows that were answered."""
+    answered = frame.filter(~_failed(frame))
     try:
-        given = function(frame.select(spec.columns) if spec.columns is not None else frame)
+        given = function(answered.select(spec.columns) if spec.columns is not None else answered)
         scores = given.to_list() if isinstance(given, pl.Series) else list(given)
         values = [None if score is None else float(score) for score in scores]
     except Exception as error:
         raise JobError(f"score '{spec.name}': {spec.kind} fails: {_told(error, function)}") from error
-    if len(values) != frame.height:
+    if len(values) != answered.height:
         raise JobError(
-            f"score '{spec.name}': {spec.kind} was given {frame.height:,} rows and gave {len(values):,} scores; it must give "
+            f"score '{spec.name}': {spec.kind} was given {answered.height:,} rows and gave {len(values):,} scores; it must give "
             "one for each row, None where a row has none"
         )
-    series = pl.Series(spec.column, values, dtype=pl.Float64)
-    finite = series.is_finite()
-    return series if finite.all() else pl.DataFrame([series]).select(pl.when(finite).then(spec.column)).to_series()
+    series = pl.Series(values, dtype=pl.Float64)
+    series = _where(series.is_finite(), series)
+    return pl.repeat(None, frame.height, dtype=pl.Float64, eager=True).scatter((~_failed(frame)).arg_true(), series)
 
 
 def _told(error: Exception, function: Function) -> str:

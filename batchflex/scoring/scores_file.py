@@ -96,7 +96,7 @@ def _write(
             for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=list(wanted)):
                 frame = pl.DataFrame(pl.from_arrow(batch))
                 scored = {
-                    spec.name: _graded(frame, spec, grades.get(spec.name))
+                    spec.name: scorers.graded(frame, spec, grades.get(spec.name))
                     if spec.kind == "judge"
                     else scorers.evaluate(frame, spec, known.get(spec.name))
                     for spec in specs
@@ -105,16 +105,6 @@ def _write(
                 block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
                 writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
         folder.scores_json.unlink(missing_ok=True)  # it tells of the scores that go now
-
-
-def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> scorers.Scored:
-    """What the judge gave each row; null where it gave nothing, or nothing yet."""
-    if grades is None:
-        return scorers.Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
-    score = frame.select("key").join(grades, on="key", how="left", maintain_order="left")["score"]
-    if spec.missing == "zero":
-        score = frame.select(pl.when(pl.col("status") == "failed").then(0.0).otherwise(score)).to_series()
-    return scorers.Scored(score)
 
 
 def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | None:

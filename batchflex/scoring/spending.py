@@ -21,3 +21,9 @@ def of(name: str, columns: Collection[str]) -> pl.Expr:
         return pl.col(name)
     both = pl.col(name).fill_null(0) + pl.col(before).fill_null(0)
     return pl.when(pl.col(name).is_not_null() | pl.col(before).is_not_null()).then(both).alias(name)
+
+
+def total(name: str, columns: Collection[str]) -> pl.Expr:
+    """A measure of all rows together; null where no row has it."""
+    value = of(name, columns)
+    return pl.when(value.count() > 0).then(value.sum()).alias(name)
