@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ class Digest(NamedTuple):
     """``state`` is ``run.json`` (empty if there is none), ``variables`` the swept ones with their values as words.
 
     ``notes`` are sentences on what could not be told, or not of the present table. ``totals`` counts the rows of each kind
-    that the excerpt shows a few of.
+    that the excerpt shows a few of. ``made_of`` is that of :func:`made_of`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Digest(NamedTuple):
     totals: dict[str, int]
     notes: list[str]
     job_toml: str
+    made_of: str | None
 
 
 def digest(folder: Folder, rows: int) -> Digest:
@@ -125,7 +127,18 @@ def digest(folder: Folder, rows: int) -> Digest:
             totals=marked.totals,
             notes=notes,
             job_toml=folder.job.read_text(encoding="utf-8"),
+            made_of=made_of(path, folder.scores_json),
         )
+
+
+def made_of(results: Path, scores: Path) -> str | None:
+    """Stands for a table of results and a summary of its scores; ``None`` if the table does not say what it was made of."""
+    stamp = part_files.told(results)[0].get(part_files.MADE_OF)
+    if stamp is None:
+        return None
+    with contextlib.suppress(OSError):
+        stamp += scores.read_bytes()
+    return hashlib.blake2b(stamp, digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager

@@ -71,6 +71,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         job_toml=shown(digest.job_toml, _JOB_CHARS),
         out=os.path.normpath(digest.out),
         version=__version__,
+        made_of=digest.made_of or "",
         style=Markup((_FILES / "page.css").read_text(encoding="utf-8")),
         scripts=scripts,
         data=Markup(json_for_script(data)),

@@ -14,6 +14,7 @@ from .digest import Digest
 
 ROWS = 200
 _NEEDED = ("altair", "vl_convert")
+_HEAD_CHARS = 2_000  # of the page, where it says what it was made of
 
 
 class Written(NamedTuple):
@@ -32,11 +33,13 @@ def read(folder: Folder, rows: int = ROWS) -> Digest:
 
 
 def is_current(folder: Folder) -> bool:
-    """Whether the page in the folder is of the answers and scores that are there now."""
-    made_of = [path for path in (folder.results, folder.scores_json) if path.exists()]
-    if not folder.report.exists():
+    """Whether the page in the folder was made of the answers and scores that are there now, by what it says of that itself."""
+    made_of = digests.made_of(folder.results, folder.scores_json)
+    try:
+        with folder.report.open(encoding="utf-8") as stream:
+            return made_of is not None and f'content="{made_of}"' in stream.read(_HEAD_CHARS)
+    except (OSError, UnicodeDecodeError):
         return False
-    return all(path.stat().st_mtime_ns <= folder.report.stat().st_mtime_ns for path in made_of)
 
 
 def write(folder: Folder, digest: Digest | None = None, path: Path | None = None) -> Written:
