@@ -36,7 +36,7 @@ PURE = {
     ),
     "config": (
         "dated_path diff durations endpoint_section fields job_checks job_mistakes notify_sections parameter_tables "
-        "path_variables pricing run_outcomes score_sections secrets_check sections sweep sweep_checks"
+        "path_variables pricing run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
     ),
     "storage": "carried_columns parsed_columns record row_mapping substitutes",
     "plan": "planner prefix_order template",

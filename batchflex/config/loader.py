@@ -12,11 +12,9 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import Any
 
-import pydantic
 from pydantic import BaseModel
-from pydantic_core import ErrorDetails
 
 from ..core import JobError, Redactor, redacted
 from ..protocol import parameters as parameters, pydantic_models
@@ -30,6 +28,7 @@ from .job_mistakes import KEY_HINT, Mistake, choice, explained, found, sentences
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
 from .sections import JournalSection, LimitsSection, RetrySection
+from .validation import validated
 
 REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
 _TABLES = (".csv", ".tsv")
@@ -128,14 +127,14 @@ def build(
     mistakes = path_variables.expand(merged, environment)
     if folder is not None:
         _make_absolute(merged, outside, folder)
-    job, wrong = _validated(merged)
+    job, errors = validated(merged)
     folders = None
     if job is not None:
         with contextlib.suppress(WrongField):
             folders, of_folder = _output(job, outside)
             mistakes += of_folder
         mistakes += job_mistakes(job)
-    mistakes += wrong
+    mistakes += [explained(error, Job) for error in errors]
     known = {mistake.place for mistake in mistakes}
     mistakes += [Mistake(at, parameters.HALF) for at in parameters.halves_in(merged) if at not in known]
     secrets = environment.secrets(key_variables(merged))
@@ -153,71 +152,6 @@ def build(
     job._models = tuple(models)
     job._origin = Origin(environment, folders if folders is not None and folders.has_date else None, spec)
     return job
-
-
-def _validated(data: dict[str, Any]) -> tuple[Job | None, list[Mistake]]:
-    """The job, and the mistakes of single fields. The job lacks these fields: reading one of them is a :class:`WrongField`."""
-    first: list[ErrorDetails] = []
-    left_out: list[tuple[int | str, ...]] = []
-    while True:
-        try:
-            job = Job.model_validate(data)
-            break
-        except pydantic.ValidationError as error:
-            errors = error.errors(include_url=False)
-            first = first or errors
-            cuts = [path for each in errors if (path := _known_part(data, each["loc"]))]
-            if not cuts:
-                return None, [explained(each, Job) for each in first]
-            left_out += cuts
-            for path in cuts:
-                data = _without(data, path)
-    for path in sorted(left_out, key=len):
-        _leave_out(job, path)
-    return job, [explained(each, Job) for each in first]
-
-
-def _known_part(data: Any, steps: Sequence[int | str]) -> tuple[int | str, ...]:
-    """The part of a path that ends at the innermost key of ``data`` on it; what stands in a list is not taken out of it."""
-    known: tuple[int | str, ...] = ()
-    for number, step in enumerate(steps):
-        if isinstance(data, list) and isinstance(step, int) and step < len(data):
-            data = data[step]
-        elif isinstance(data, dict) and step in data:
-            data, known = data[step], tuple(steps[: number + 1])
-        else:
-            break
-    return known
-
-
-def _without(data: Any, path: Sequence[int | str]) -> Any:
-    """A copy that lacks what stands at ``path``; as it is, if nothing does."""
-    first, *rest = path
-    if isinstance(data, list):
-        return [_without(each, rest) if number == first else each for number, each in enumerate(data)]
-    if not isinstance(data, dict) or first not in data:
-        return data
-    if not rest:
-        return {name: value for name, value in data.items() if name != first}
-    return {**data, first: _without(data[first], rest)}
-
-
-def _leave_out(job: Job, path: Sequence[int | str]) -> None:
-    """Make a field of a job unreadable; of a table of plain values just the key at ``path`` is missing."""
-    at: Any = job
-    table: BaseModel = job
-    field = ""
-    for step in path:
-        if isinstance(at, BaseModel):
-            table, field = at, str(step)
-            at = at.__dict__.get(field)
-        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
-            at = at[step]
-        else:
-            break
-    known = type(table).model_fields.get(field)
-    if known is not None and not (isinstance(at, dict) and Any in get_args(known.annotation)):
-        table.__dict__.pop(field, None)
 
 
 def _output(job: Job, outside: Sequence[str]) -> tuple[dated_path.Dated | None, list[Mistake]]:
