@@ -72,44 +72,4 @@ if TYPE_CHECKING:
     from .settings import elsewhere as elsewhere, refused as refused
     from .sweep import combinations as combinations
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "job_checks": ["NO_PRICES", "unbounded"],
-        "endpoint_section": [
-            "EndpointSection",
-            "EndpointsEntry",
-            "HOSTED",
-            "endpoint_name",
-            "host_of",
-            "hosted_at",
-            "text_fault",
-        ],
-        "fields": ["http_url"],
-        "dated_path": ["local"],
-        "diff": ["SHAPING", "changes", "endpoint_of"],
-        "durations": ["deadline_s", "moment_of", "parse_age", "parse_duration", "until_change_s"],
-        "environment": ["Environment", "credential", "environment_of", "exposed"],
-        "job": ["Job", "PromptSection"],
-        "loader": ["build", "load", "parse_setting", "read"],
-        "job_mistakes": ["choice", "nearest"],
-        "notify_sections": ["Address", "Pings", "address", "pings"],
-        "path_variables": ["expanded", "literal"],
-        "pricing": ["cost_usd", "price_usd"],
-        "run_outcomes": ["End", "Occasion", "end_of", "event_of", "is_news", "last_end"],
-        "score_sections": [
-            "JudgeSection",
-            "LETTERS",
-            "ROUND_A_NAME",
-            "ScoreLike",
-            "ScoreSection",
-            "names_of",
-            "specs_of",
-        ],
-        "sections": ["JournalSection", "LimitsSection", "LogSection", "PricesSection", "RetrySection"],
-        "settings": ["elsewhere", "refused"],
-        "sweep": ["combinations"],
-        "toml": [],
-    },
-    modules=["dated_path", "path_variables", "toml"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)
