@@ -1,4 +1,4 @@
-"""Durations, deadlines and hours of the day, as people write them. Pure: the present moment is passed in."""
+"""Durations, deadlines and hours of the day, as people write them. Pure: the current time is passed in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parse_duration(text: str | float, most_days: int = _LONGEST_DAYS) -> float:
 
 
 def parse_age(text: str) -> float:
-    """Seconds as :func:`parse_duration`, but with a unit: who writes ``"30"`` of something old means days.
+    """Seconds as :func:`parse_duration`, but a unit is required: people who write ``"30"`` for an age mean days.
 
     :raises ValueError: as there, without a unit, and only if it is more than 36,500 days.
     """
@@ -49,7 +49,7 @@ def parse_age(text: str) -> float:
 def deadline_s(value: str | float, now: datetime.datetime) -> float:
     """Seconds from ``now`` until a deadline: a duration, or the next time it is a time of day such as ``"06:30"``.
 
-    A time of day is in ``now``'s time zone, in the machine's if it has none; one that is now is tomorrow's.
+    A time of day is in ``now``'s time zone, or the machine's if it has none; the time that it is right now means tomorrow.
 
     :raises ValueError: if it is neither.
     """
@@ -58,13 +58,13 @@ def deadline_s(value: str | float, now: datetime.datetime) -> float:
     then = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
     if then <= now:
         then += datetime.timedelta(days=1)
-    # By way of the epoch, because a day on which clocks are changed has not 24 hours. Before it is a day by the clock.
+    # Through the epoch, because a day on which clocks change does not have 24 hours.
     return then.timestamp() - now.timestamp()
 
 
 def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
-    """A moment gone by: so long before ``now`` (a duration), or a date or a time in ISO 8601, in ``now``'s time zone if it names
-    none, in the machine's if ``now`` has none.
+    """A moment in the past: a duration before ``now``, or a date or time in ISO 8601. Without a time zone it is in that of
+    ``now``, or in the machine's if ``now`` has none.
 
     :raises ValueError: if it is neither, or not of the years 1970 to 2200.
     """

@@ -46,7 +46,7 @@ def endpoint_name(name: str | None, base_url: str | None) -> str:
 
 
 def _base_url(url: str) -> str:
-    """An address that paths are added to. It is not repeated in messages: it may hold a secret."""
+    """A URL without what is added to it when requests are sent. Messages do not repeat it: it may hold a secret."""
     parts = http_url(url)
     if parts is None:
         raise ValueError("must be a URL such as 'https://host/v1' or 'http://127.0.0.1:8000/v1'")
@@ -97,7 +97,7 @@ def _texts_fault(texts: Mapping[str, str]) -> str | None:
 
 
 def text_fault(text: str) -> str | None:
-    """Why a header or a query cannot have this value, which is not repeated; ``None`` if it can."""
+    """Why a header or a query parameter cannot have this value, without repeating it; ``None`` if it can."""
     if text.isascii() and text.isprintable() and text == text.strip():
         return None
     return "may hold printable ASCII characters only, without spaces at its ends"
@@ -132,23 +132,23 @@ class EndpointSection(Section):
 
     @property
     def variables(self) -> list[str]:
-        """The environment variables that its headers and its query are made of."""
+        """The environment variables that its headers and its query contain."""
         texts = [*(self.headers or {}).values(), *(self.query or {}).values()]
         return list(dict.fromkeys(name for text in texts for name in path_variables.names(text)))
 
     @property
     def sends_key(self) -> bool:
-        """Whether a key is sent, if there is one: not where a header of the job stands in its place."""
+        """Whether a key is sent, if there is one: not where the job sets that header itself."""
         return self.auth != "none" and self.key_header.lower() not in {name.lower() for name in self.headers or ()}
 
     @property
     def key_header(self) -> str:
-        """The header that has the key."""
+        """The header that carries the key."""
         return self.auth_header or ("api-key" if self.auth == "api-key" else "authorization")
 
     @property
     def is_server(self) -> bool:
-        """Whether it is a server that is asked over a network, and not the local model."""
+        """Whether requests go to a server, and not to the local model."""
         return bool(self.base_url) or self.name not in (None, "local")
 
 

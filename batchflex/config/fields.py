@@ -14,7 +14,7 @@ from .job_mistakes import found
 
 
 class WrongField(AttributeError):
-    """A field is read that is left out of a job because its value is wrong."""
+    """A field was read that a job lacks because its value is wrong."""
 
 
 class Section(BaseModel):
@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 def wanted(words: str) -> WrapValidator:
-    """For a field of several types: one sentence in place of one for each type."""
+    """For a field of several types: one message instead of one for each type."""
 
     def validate(value: Any, inner: Any) -> Any:
         try:
@@ -70,7 +70,7 @@ def name_rule(whose: str, marks: str, longest: int) -> AfterValidator:
 
 
 def variable_rule(example: str, never: str) -> AfterValidator:
-    """For the name of an environment variable. What is given in its place may be a secret, so it is not repeated."""
+    """For the name of an environment variable. The value is not repeated in the message: it may be the secret itself."""
 
     def fault(name: str) -> str | None:
         if re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
@@ -86,7 +86,7 @@ Command = Annotated[NonEmpty | NonEmptyList, wanted("a command in quotes, or a l
 
 
 def http_url(text: str) -> SplitResult | None:
-    """The parts of an address of HTTP; ``None`` if it is none, or has spaces in it."""
+    """The parts of an HTTP or HTTPS URL; ``None`` if the text is not one, or has spaces in it."""
     try:
         parts = urlsplit(text)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -78,7 +78,7 @@ class PromptSection(Section):
 
 
 class AnswerSection(Section):
-    """The schema that answers are validated by, and what happens when one does not fit or is cut off."""
+    """The schema that answers are validated by, and what happens if one does not fit or is cut off."""
 
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
     grow_max_tokens: Annotated[int, Field(ge=2)] | None = None
@@ -90,7 +90,7 @@ class AnswerSection(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a job comes from; no part of what it is."""
+    """Where a job comes from. Two jobs that differ in this alone are equal."""
 
     environment: Environment = dataclasses.field(default_factory=Environment, compare=False)
     dated: dated_path.Dated | None = dataclasses.field(default=None, compare=False)
@@ -123,30 +123,30 @@ class Job(Section):
 
     @property
     def environment(self) -> Environment:
-        """The variables that keys are looked for in."""
+        """The variables that keys are read from."""
         return self._origin.environment
 
     @property
     def dated(self) -> dated_path.Dated | None:
-        """What ``out`` was made of, if it is another folder each date."""
+        """The pattern that ``out`` was made from, if there is a folder for each date."""
         return self._origin.dated
 
     @property
     def spec(self) -> str | None:
-        """The job file or the requests that the job was read from, as they were named."""
+        """The path of the job file or of the requests that the job was read from, as it was given."""
         return self._origin.spec
 
     @property
     def models_by_format(self) -> dict[bytes, pydantic_models.Model]:
-        """The pydantic models that the job was given in place of formats, by the ``response_format`` that stands for each.
+        """The pydantic models that were given in place of formats, by the ``response_format`` made of each.
 
-        They are not in the job file: what they demand beyond their JSON Schema holds in this process only.
+        They are not in ``job.toml``: their validators, beyond the JSON Schema, apply in this process only.
         """
         return {msgspec.json.encode(pydantic_models.response_format(model)): model for model in self._models}
 
     @property
     def wants_report(self) -> bool:
-        """Whether a run that has ended writes its report: if ``job.report`` says so, else if it has scores to show."""
+        """Whether a run writes a report at its end: as ``job.report`` says, else if the job has scores."""
         return bool(self.score) if self.job.report is None else self.job.report
 
     @property
@@ -156,7 +156,7 @@ class Job(Section):
 
     @property
     def templates(self) -> dict[str, PromptSection]:
-        """Prompt variants by name, in sweep order; the one prompt under ``""``; empty if rows bring their messages."""
+        """Prompt variants by name, in sweep order; a single prompt under ``""``; empty if the rows contain the messages."""
         swept = self.sweep.variables.get("prompt")
         if swept:
             return {name: self.prompts[name] for name in swept}
@@ -173,13 +173,13 @@ class Job(Section):
 
     @property
     def reasks(self) -> Policy:
-        """What is asked again of answers that do not fit, or were cut off."""
+        """Which answers are sent again because they do not fit the schema, or were cut off."""
         answer, streams = self.answer, any(entry.stream == "auto" for entry in self.asked)
         return Policy.made(answer.max_reasks, answer.json_schema, answer.grow_max_tokens or 0, streams=streams)
 
     @property
     def models(self) -> list[str]:
-        """The models that the job itself names: overridden, else swept, else of ``[params]``."""
+        """The models that the job itself names: in ``[override]``, else in the sweep, else in ``[params]``."""
         if "model" in self.override:
             return [str(self.override["model"])]
         named = list(self.sweep.variables.get("model", ()))
@@ -189,13 +189,13 @@ class Job(Section):
 
     @property
     def names_every_model(self) -> bool:
-        """Whether no row can bring another model than :attr:`models`."""
+        """Whether no row can name a model that is not in :attr:`models`."""
         is_set = "model" in self.override or "model" in always_set(self.sweep.forms)
         return is_set or (bool(self.models) and bool(self.templates))
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
-        """The JSON Schemas that the job itself holds its answers against; several if they are swept."""
+        """The JSON Schemas that the job validates answers by; several if they are swept."""
         if self.answer.json_schema is not None:
             return [self.answer.json_schema]
         name = "response_format"
@@ -205,14 +205,14 @@ class Job(Section):
 
     @property
     def groups_prefixes(self) -> bool:
-        """Whether requests that begin alike are sent near each other. Not to the local model, if the job leaves it open: each
-        of its slots keeps the last prompt for itself, so that those of different prompts side by side serve it better."""
+        """Whether requests with the same prefix are sent one after another. By default not to the local model: each of its slots
+        caches the last prompt by itself, so that different prompts side by side serve it better."""
         if self.sweep.order == "auto":
             return any(entry.is_server for entry in self.asked)
         return self.sweep.order == "prefix"
 
     def warnings(self) -> list[str]:
-        """A sentence for each thing that is allowed and yet probably a slip."""
+        """A sentence for each thing that is valid and yet probably a mistake."""
         sections = {"params": self.params, "override": self.override, "sweep": self.sweep.variables}
         judges = {n: score.judge for n, score in enumerate(self.score) if score.judge is not None}
         sections |= {f"score.{n}.judge.params": judge.params for n, judge in judges.items()}
@@ -231,7 +231,7 @@ class Job(Section):
         return slips + self.environment.warnings(own | key_variables(self.resolved()))
 
     def _hosted_models(self) -> dict[tuple[str, str], None]:
-        """What is asked of hosted APIs: the name of each with that of the model."""
+        """Pairs of hosted API and model that requests go to."""
         found: dict[tuple[str, str], None] = {}
         for entry in self.asked:
             name = hosted_at(entry.base_url) if entry.base_url else entry.name
@@ -240,8 +240,8 @@ class Job(Section):
         return found
 
     def resolved(self) -> dict[str, Any]:
-        """The job as plain values, defaults filled in, without nulls: what ``job.toml`` in the folder holds. It stands for this
-        output folder, so it says nothing of those of other dates."""
+        """The job as plain values, with defaults and without nulls: the content of ``job.toml`` in the output folder. Of folders
+        that have a date each it describes one."""
         plain = self.model_dump(exclude_none=True)
         plain["job"].pop("keep_runs", None)
         if self.sweep.order == "auto":

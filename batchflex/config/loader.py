@@ -35,10 +35,10 @@ _TABLES = (".csv", ".tsv")
 
 
 def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
-    """The job that a path stands for: a job file (``.toml``), or the requests themselves, also a folder or pattern of files.
+    """The job at a path: a job file (``.toml``), or the requests themselves, also a folder or pattern of files.
 
-    Keys may be in a file ``.env``: beside a job file, else in the present folder. ``moment`` is that of an output folder with a
-    date in its name; without it, now.
+    Keys may be in a file ``.env``: beside the job file, else in the current folder. ``moment`` is the date of an output folder
+    that has one in its name; the current time if left out.
 
     :raises JobError: if it is neither, or naming every mistake.
     """
@@ -64,15 +64,15 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
 
 
 def _name_from(text: str) -> str:
-    """What a file or folder name gives as the name of a job."""
+    """A job name made from the name of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "job"
 
 
 def load(path: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
-    """Read a job file; ``settings`` are dotted places with values that replace what the file says. A file ``.env`` beside it is
+    """Read a job file; ``settings`` are dotted places with values that replace those of the file. A file ``.env`` beside it is
     read too, if there is one.
 
-    Relative paths in the file are taken from the file's own folder, those in ``settings`` from the present one.
+    Relative paths in the file are resolved against the file's folder, those in ``settings`` against the current one.
 
     :raises JobError: naming every mistake with its line.
     """
@@ -109,11 +109,12 @@ def build(
     moment: datetime.datetime | None = None,
     spec: str | None = None,
 ) -> Job:
-    """Validate a job given as nested values; ``text`` is the file they were read from, if any. A pydantic model stands for
-    the ``response_format`` that asks for its JSON.
+    """Validate a job given as nested values; ``text`` is the content of the file they were read from, if any, and ``place`` its
+    name. A pydantic model in place of a ``response_format`` means one that asks for its JSON.
 
-    Variables in its paths are those of the ``environment``, as are keys; without it, those of the process. A date in ``job.out``
-    is that of ``moment``; without it, of now. ``spec`` is what the job was read from, as a command would name it.
+    Variables in paths, and keys, are looked up in ``environment``, or in that of the process. ``folder`` is what relative paths
+    are resolved against. A date in ``job.out`` is that of ``moment``, or the current one. ``spec`` is the path that the job was
+    read from, as a command would name it.
 
     :raises JobError: naming every mistake at once.
     """
@@ -155,7 +156,7 @@ def build(
 
 
 def _output(job: Job, outside: Sequence[str]) -> tuple[dated_path.Dated | None, list[Mistake]]:
-    """What the output folder is made of, if there is one for each date, and what is wrong with it."""
+    """The output folder as a pattern of dates, and what is wrong with it."""
     section, folders = job.job, None
     if section.out is not None:
         try:
@@ -176,26 +177,26 @@ def _output(job: Job, outside: Sequence[str]) -> tuple[dated_path.Dated | None, 
 def _home(path: str) -> str:
     try:
         return str(Path(path).expanduser() if path.startswith("~") else Path(path))
-    except (RuntimeError, ValueError):  # no such home: told when the folder is made
+    except (RuntimeError, ValueError):  # no such home: reported when the folder is made
         return path
 
 
 def _with_keys(mistakes: list[Mistake], keys: list[Mistake]) -> list[Mistake]:
-    """All of them, each place told once: that a key stands there comes first, unless it is the wrong part of an address."""
-    told = {m.place for m in mistakes if KEY_HINT in m.what or m.place.endswith(".base_url")}
-    keys = [m for m in keys if not any(m.place == place or m.place.startswith(f"{place}.") for place in told)]
+    """All mistakes, one for each place: that it holds a key comes first, unless it is a URL with a message of its own."""
+    known = {m.place for m in mistakes if KEY_HINT in m.what or m.place.endswith(".base_url")}
+    keys = [m for m in keys if not any(m.place == place or m.place.startswith(f"{place}.") for place in known)]
     places = {m.place for m in keys}
     return [m for m in mistakes if m.place not in places] + keys
 
 
-def _plain(value: Any, met: list[pydantic_models.Model], name: str = "") -> Any:
-    """A copy that nobody else changes, of the types that TOML gives. Pydantic models in it are added to ``met``."""
+def _plain(value: Any, models: list[pydantic_models.Model], name: str = "") -> Any:
+    """A copy, with the types that TOML has. Pydantic models in it are added to ``models`` and replaced by their formats."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner, met, key) for key, inner in value.items()}
+        return {key: _plain(inner, models, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner, met) for inner in value]
+        return [_plain(inner, models) for inner in value]
     if pydantic_models.is_model(value):
-        met.append(value)
+        models.append(value)
         return pydantic_models.schema(value) if name == "json_schema" else pydantic_models.response_format(value)
     return str(value) if isinstance(value, PurePath) else value
 
@@ -216,11 +217,11 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """``"limits.rpm=60"`` to a place and a value; a bare name means a request parameter, whatever the rows say.
+    """Parse ``"limits.rpm=60"`` into a place and a value; a bare name means a request parameter, which overrides those of rows.
 
     The value is read as TOML (``0.7``, ``true``, ``["a", "b"]``), else taken as a string.
 
-    :raises JobError: if there is no ``=`` or no name, or the name is one of a limit and would be sent to the server instead.
+    :raises JobError: if there is no ``=`` or no name, or the name is that of a limit and would be sent to the server.
     """
     name, equals, raw = text.partition("=")
     name = name.strip()
@@ -240,7 +241,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _section_of(name: str) -> str | None:
-    """The table of a job file that alone has a key of this name, among those a request knows nothing of."""
+    """The table, of those that do not go into requests, that has a key of this name."""
     sections: dict[str, type[BaseModel]] = {
         "limits": LimitsSection, "retry": RetrySection, "journal": JournalSection, "endpoint": EndpointSection,
     }  # fmt: skip
@@ -248,7 +249,7 @@ def _section_of(name: str) -> str | None:
 
 
 def _make_absolute(data: dict[str, Any], outside: Collection[str], folder: Path) -> None:
-    """Take relative paths of a job from ``folder``, in place; those that settings gave, from the present one."""
+    """Resolve the relative paths of a job against ``folder``, in place; those that settings gave, against the current folder."""
     inputs = [place for place in path_variables.PLACES if place not in ("job.out", "job.env_file")]
     given = [place for place in outside if place in inputs]
     path_variables.each_path(data, lambda _, path: _absolute(path, Path.cwd()), given)
@@ -265,5 +266,5 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _beside(score: ScoreSection, folder: Path) -> ScoreSection:
-    """A score whose function is looked for in the folder of the job file."""
+    """The score, with its function in the folder of the job file."""
     return score.model_copy(update={"folder": str((folder / (score.folder or "")).resolve())})

@@ -26,13 +26,13 @@ def format_mistakes(place: str, value: Any) -> Iterator[Mistake]:
 
 
 def schema_fault(schema: Any) -> str | None:
-    """Why answers cannot be validated by this JSON Schema, as the end of a sentence; ``None`` if they can, or there is none."""
+    """Why answers cannot be validated by this JSON Schema, as the end of a sentence; ``None`` if they can, or it is ``None``."""
     if schema is None:
         return None
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return "should be the JSON Schema itself: what stands in its key 'schema'"
     why = parameters.unsayable(schema) or json_answers.unusable(schema)
-    return f"answers cannot be held against this schema: {why}" if why else None
+    return f"answers cannot be validated by this schema: {why}" if why else None
 
 
 def _mistakes(table: Mapping[str, Any]) -> Iterator[Mistake]:

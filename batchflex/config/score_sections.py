@@ -1,4 +1,4 @@
-"""What is scored and how, as a job file or a caller says it: the tables ``[[score]]`` and ``[score.judge]``.
+"""What is scored and how: the tables ``[[score]]`` and ``[score.judge]``, of a job file or from a caller.
 
 docs/scores.md describes the kinds; :mod:`batchflex.scoring.scorers` makes numbers of them.
 """
@@ -58,7 +58,7 @@ _Constant = Annotated[
 
 
 class JudgeSection(Section):
-    """Another model that grades by a rubric. Whom it asks and at what prices is the job's own, where left out."""
+    """A model that grades by a rubric. Endpoint, limits and prices are those of the job where left out."""
 
     rubric: NonEmpty
     system: str | None = None
@@ -72,7 +72,7 @@ class JudgeSection(Section):
 
 
 class ScoreSection(Section):
-    """One score: a number for each row, or none where a row cannot be scored."""
+    """One score: a number for each row, or null where a row cannot be scored."""
 
     name: Annotated[str, name_rule("a score's name", "_-", 60)]
     kind: Annotated[str, refusing(_kind_fault)]
@@ -104,7 +104,7 @@ class ScoreSection(Section):
         return self
 
     def _superfluous(self) -> list[str]:
-        """A key that does nothing is a slip: somebody believes it does."""
+        """Keys without effect for this kind are refused: somebody believes they have one."""
         kind = "function" if self.is_function else self.kind
         defaults = type(self).model_fields
         given = [n for n in sorted(self.model_fields_set) if getattr(self, n) != defaults[n].default and n in _KEYS]
@@ -112,7 +112,7 @@ class ScoreSection(Section):
         return [f"'{name}' is nothing for kind '{self.kind}', but for {_listed(_KEYS[name])}" for name in given]
 
     def _lacking(self) -> list[str]:
-        """What this kind cannot do without."""
+        """What this kind requires and does not have."""
         wrong = []
         if self.expected is not None and self.value is not None:
             wrong.append("'expected' (a column) and 'value' (the same for all rows) exclude each other")
@@ -154,12 +154,12 @@ class ScoreSection(Section):
 
     @property
     def is_share(self) -> bool | None:
-        """Whether a score is right or wrong; ``None`` if only the scores can tell."""
+        """Whether each score is 0 or 1; ``None`` if that is known from the scores only."""
         return True if self.kind in _SHARES else None
 
     @property
     def is_labelling(self) -> bool:
-        """Whether what is found in an answer is one of the things that could be answered."""
+        """Whether a score finds in each answer one of several possible labels."""
         return self.kind in _LABELLING
 
     @property
@@ -169,7 +169,7 @@ class ScoreSection(Section):
 
     @property
     def answer_column(self) -> str:
-        """What is scored."""
+        """The column that is scored."""
         if self.answer is not None:
             return self.answer
         if self.kind == "length" and self.unit == "tokens":
@@ -177,7 +177,7 @@ class ScoreSection(Section):
         return "parsed" if self.kind == "json" else "content"
 
 
-# Keys that only some kinds heed.
+# Keys that only some kinds use.
 _TEXTUAL = {"exact", "contains", "regex", "number", "choice", "length"}
 _KEYS: dict[str, set[str]] = {
     "answer": {*_TEXTUAL, "json"},
@@ -215,7 +215,7 @@ ROUND_A_NAME = " \t\r\n()."
 
 
 def names_of(choices: Sequence[str], *, by_number: bool) -> dict[str, str]:
-    """What may be written for each choice, in lower case: its letter, ``by_number`` its number from 0, and itself."""
+    """The choice for each name that it may be written by, in lower case: its letter, ``by_number`` its number from 0, itself."""
     names = dict(zip(LETTERS.lower(), choices, strict=False)) if all(len(c.strip()) > 1 for c in choices) else {}
     if by_number:
         names |= {str(number): choice for number, choice in enumerate(choices)}
@@ -223,7 +223,7 @@ def names_of(choices: Sequence[str], *, by_number: bool) -> dict[str, str]:
 
 
 def bare(name: str) -> str:
-    """As it may stand in :func:`names_of`."""
+    """A name as a key of :func:`names_of`."""
     return name.strip(ROUND_A_NAME).lower()
 
 
@@ -239,7 +239,7 @@ ScoreLike = ScoreSection | Mapping[str, Any]
 
 
 def specs_of(scores: Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike) -> list[ScoreSection]:
-    """Scores as a caller gives them: a list of tables as in a job file, one of them alone, or tables by name.
+    """Validate scores that a caller gives: a list of tables as in a job file, a single one, or tables by name.
 
     :raises JobError: naming every mistake at once.
     """

@@ -1,7 +1,7 @@
-"""Keys that were written into a job, where they would end in files and logs. Pure.
+"""Finds API keys that were written into a job, where they would end in files and logs. Pure.
 
-A key is known by the name it stands under, by the shape that providers give it, or because it is the one that a key variable
-holds. Prompts, schemas and scores may speak of keys: there only the last of these counts.
+A key is recognised by the name of its field, by the format that providers give it, or because it is the value of a variable
+that holds a key. Prompts, schemas and scores may contain such names and formats: there only the last one counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import path_variables
 from .job_mistakes import KEY_HINT, SECRET_NAME, Mistake
 
 _VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
-# Wherever it stands in a text: a provider's prefix, and behind it something long and random.
+# Anywhere in a text: a provider's prefix, followed by something long and random.
 _VALUE = re.compile(
     r"""
     \b(?:sk|pk|rk|gsk|xai|nvapi|pplx|ghp|r8|tgp)[-_][\w-]*?(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16,}
@@ -27,15 +27,15 @@ _VALUE = re.compile(
     """,
     re.VERBOSE,
 )
-# All of a value, where that is neither a path nor a name.
+# As a whole value, unless that is a path or a name.
 _WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
-# Of headers and queries, beside those above.
+# Also in headers and queries.
 _SENT = re.compile(
     r"(?:^|access|auth|functions?|subscription|signing|virtual)[-_]?key$|token$|cookie|^sig(?:nature)?$", re.I
 )
-_NAMING = {"api_key_env", "api_key_command"}  # say where a key is
+_NAMING = {"api_key_env", "api_key_command"}  # they say where a key is
 _NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
-# Tables, and request parameters, whose texts are prose or schemas.
+# Tables and request parameters that contain prose or schemas.
 _PROSE = {"prompt", "prompts", "score", "answer"}
 _PROSE_INSIDE = {"response_format", "tools", "functions", "messages", "prompt", "json_schema"}
 
@@ -55,7 +55,7 @@ def is_called_a_key(variable: str) -> bool:
 
 
 def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
-    """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
+    """A mistake for each key in a job. ``secrets`` are the values of the variables that hold keys."""
     found = dict.fromkeys(_places(data, (), Redactor(secrets)))
     return [Mistake(place, _HINTS.get(place) or _hint(place)) for place in found]
 
@@ -97,12 +97,12 @@ def _is_sent(steps: tuple[str, ...]) -> bool:
 
 
 def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
-    """Whether what is secret in a header or a query comes from variables; a default of theirs would stand in the file."""
+    """Whether the secret in a header or a query comes from variables. A default would be written in the file."""
     return _is_sent(steps) and bool(path_variables.names(text)) and not any(path_variables.defaults(text))
 
 
 def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:
-    if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # a wrong one of these is told better elsewhere
+    if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # its own message is better
         return False
     return bool(_VALUE.search(value) or (_WHOLE.fullmatch(value) and not _NAMES & {*steps}))
 
@@ -114,7 +114,7 @@ def _is_prose(steps: tuple[str, ...]) -> bool:
 
 
 def key_variables(data: Mapping[str, Any]) -> set[str]:
-    """Every variable that ``api_key_env`` names, and those called like keys that a header or a query is made of."""
+    """Every variable that ``api_key_env`` names, and those named like keys in headers and queries."""
     found, left = set(), [data]
     while left:
         here: Any = left.pop()

@@ -1,4 +1,4 @@
-"""The forms of a sweep, and the one place where its points are enumerated. Pure.
+"""The table ``[sweep]``, its forms, and the enumeration of its points. Pure.
 
 A sweep has up to three forms: a *grid*, lists of values of which every combination is tried; *zip*, lists whose first values go
 together, then their second ones, and so on; and *points*, written out one by one. They are crossed with each other: every
@@ -17,7 +17,7 @@ from .fields import Section
 
 
 class Forms(NamedTuple):
-    """What is swept, by form. A variable is in one of them only; one that a point does not name is not set there."""
+    """The swept values by form. A variable is in one of them only; a point need not set all variables."""
 
     grid: Mapping[str, Sequence[Any]]
     zip: Mapping[str, Sequence[Any]]
@@ -35,7 +35,7 @@ class SweepSection(Section):
 
     @property
     def forms(self) -> Forms:
-        """What is swept, without what is no list of values."""
+        """The swept values, without those that are not lists."""
         grid, zipped = self.model_extra or {}, self.zip or {}
         grid, zipped = ({n: v for n, v in form.items() if isinstance(v, list)} for form in (grid, zipped))
         return Forms(grid, zipped, self.points or [])

@@ -38,7 +38,7 @@ def validated(data: dict[str, Any]) -> tuple[Job | None, list[ErrorDetails]]:
 
 
 def _known_part(data: Any, steps: Sequence[int | str]) -> tuple[int | str, ...]:
-    """The part of a path that ends at the innermost key of ``data`` on it; what stands in a list is not taken out of it."""
+    """The part of a path that ends at its innermost key in ``data``; the last step is never an index of a list."""
     known: tuple[int | str, ...] = ()
     for number, step in enumerate(steps):
         if isinstance(data, list) and isinstance(step, int) and step < len(data):
@@ -51,7 +51,7 @@ def _known_part(data: Any, steps: Sequence[int | str]) -> tuple[int | str, ...]:
 
 
 def _without(data: Any, path: Sequence[int | str]) -> Any:
-    """A copy that lacks what stands at ``path``; as it is, if nothing does."""
+    """A copy without the entry at ``path``; the data itself if there is none."""
     first, *rest = path
     if isinstance(data, list):
         return [_without(each, rest) if number == first else each for number, each in enumerate(data)]
