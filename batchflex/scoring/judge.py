@@ -1,7 +1,7 @@
 """A judge: another model that grades the answers of a run by a rubric, as a run of its own in ``OUT/judges/NAME/``.
 
-Its input is made of the results, a row for each answer, under the row's key; so it is journaled, limited and resumed like
-any, and what was graded is not graded again.
+Its input has a row for each answer, with the key of that answer as its id. So grades are journaled, limited and resumed like
+answers, and nothing is graded twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MADE_OF = b"batchflex.judged"
 _BLOCK_ROWS = 20_000
 _MOST_TOKENS = 1_024
 _MOST_GRADES = 20  # that are listed in the schema one by one
-# Of the job's limits, those that belong to the endpoint and not to the job.
+# The limits that a judge shares with its job, because they belong to the endpoint.
 _SHARED_LIMITS = ("concurrency", "max_concurrency", "rpm", "tpm", "active_hours", "on_no_credit", "max_outage")
 
 
@@ -38,7 +38,7 @@ def folder_of(out: Path, spec: ScoreSection) -> Path:
 def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     """The job of a judge. ``job`` is the one whose answers are graded, in the folder ``out``.
 
-    :raises JobError: if it is not clear whom to ask, or the rubric is no template.
+    :raises JobError: if it is not clear which model is the judge, or the rubric is not a valid template.
     """
     judge = _section(spec)
     _prompt(judge, spec)
@@ -93,7 +93,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
 
 
 def _is_unpriced(job: Job) -> bool:
-    """Whether no prices are known by which a judge's budget could hold; that is to be found before its job is run."""
+    """Whether prices that the judge's budget needs are unknown. To be checked before its run."""
     endpoints = [resolve(entry, with_key=False) for entry in job.asked]
     prices, _ = model_list_cache.known(job, endpoints)
     return bool(prices.missing(job.models)) or not (job.models or prices.are_all_typed)
@@ -110,7 +110,7 @@ def _prompt(judge: JudgeSection, spec: ScoreSection) -> Prompt:
 
 
 def _schema(scale: list[int | float]) -> dict[str, Any]:
-    """The reason comes first: a grade is better when it follows from one."""
+    """The reason comes before the grade: grades are better that way."""
     low, high = scale
     grade: dict[str, Any] = {"type": "number", "minimum": low, "maximum": high}
     if isinstance(low, int) and isinstance(high, int) and high - low < _MOST_GRADES:
@@ -134,7 +134,7 @@ def _instruction(scale: list[int | float]) -> str:
 
 
 def _input_path(out: Path, spec: ScoreSection) -> Path:
-    return out / "judges" / f"{spec.name}.parquet"  # beside its folder: no run reads what lies in its own
+    return out / "judges" / f"{spec.name}.parquet"  # beside the judge's folder: a run does not read files in its own
 
 
 def write_input(folder: Folder, spec: ScoreSection) -> int:
@@ -171,8 +171,8 @@ def write_input(folder: Folder, spec: ScoreSection) -> int:
 
 
 def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
-    """``key`` and ``score`` of each answer that the judge has ended with; a null where its grade cannot be read or is not on
-    the scale."""
+    """``key`` and ``score`` of each answer that the judge has replied to; a null where the grade cannot be read or is not on the
+    scale."""
     results = Folder(folder_of(out, spec)).results
     if not results.exists():
         return pl.DataFrame(schema={"key": pl.String, "score": pl.Float64})
@@ -184,7 +184,7 @@ def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
 
 
 def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
-    """How a judge stands: an entry of ``judges`` in ``scores.json``. Tokens and cost are of all grades there are."""
+    """The state of a judge: an entry of ``judges`` in ``scores.json``. Tokens and cost are those of all its grades."""
     found = grades(out, spec)
     spent: dict[str, Any] = {"prompt_tokens": None, "completion_tokens": None, "cost": None}
     results = Folder(folder_of(out, spec)).results

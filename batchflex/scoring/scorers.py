@@ -1,8 +1,7 @@
-"""A score and a block of rows to a number for each row: vectorised, and each block by itself.
+"""Scores the rows of a block, vectorised: a number for each row. Pure, but for functions of one's own.
 
-What a row gets that has no answer to score: ``failed`` rows nothing (or 0 with ``missing = "zero"``); any other row, also
-a truncated, filtered or invalid one, was answered, and 0 where nothing that could be right is found in its answer. A row
-whose expected value is null gets nothing.
+A ``failed`` row gets null (or 0 with ``missing = "zero"``). Any other row was answered, also if it is truncated, filtered or
+invalid: it gets 0 where its answer contains nothing that could be right. A row whose expected value is null gets null.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from . import extract
 
 
 class Scored(NamedTuple):
-    """``score`` has a number or null for each row. Kinds that find a label in the text tell which, as text: ``answered``, and
-    ``expected`` where each row has one."""
+    """``score`` has a number or null for each row. Kinds that find a label in the text give it as ``answered``, and as
+    ``expected`` the right one if each row has a single one."""
 
     score: pl.Series
     answered: pl.Series | None = None
@@ -31,9 +30,9 @@ Function = Callable[[pl.DataFrame], Any]
 
 
 def needed(spec: ScoreSection, columns: Collection[str]) -> list[str]:
-    """The columns that this score reads, of those there are.
+    """The columns that a score reads, out of ``columns``.
 
-    :raises JobError: if one is missing, naming those there are.
+    :raises JobError: if one is missing, with a list of ``columns``.
     """
     if spec.is_function:
         names = list(spec.columns or (name for name in columns if name != "response"))
@@ -50,7 +49,7 @@ def needed(spec: ScoreSection, columns: Collection[str]) -> list[str]:
 
 
 def _column(spec: ScoreSection, name: str, columns: Collection[str]) -> str:
-    """The column that ``name`` stands for: its own, or for ``parsed.label`` the one before the point."""
+    """The column that ``name`` refers to: the one of that name, or for ``parsed.label`` the one before the point."""
     if name in columns:
         return name
     head, point, _ = name.partition(".")
@@ -69,7 +68,7 @@ def evaluate(frame: pl.DataFrame, spec: ScoreSection, function: Function | None 
     needed(spec, frame.columns)
     scored = _KINDS[spec.kind](frame, spec) if function is None else Scored(_by_function(frame, spec, function))
     score = _without_failed(frame, spec, scored.score.cast(pl.Float64))
-    if scored.expected is not None:  # a failed row without an expected value is none that could have been right
+    if scored.expected is not None:  # a failed row without an expected value could not have been right
         score = _where(scored.expected.is_not_null(), score)
     return Scored(score.alias(spec.column), scored.answered, scored.expected)
 
@@ -83,7 +82,7 @@ def graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None)
 
 
 def _without_failed(frame: pl.DataFrame, spec: ScoreSection, score: pl.Series) -> pl.Series:
-    """With what a failed row counts for in place of its score."""
+    """The scores, with what a failed row counts for in place of its own."""
     failed = _failed(frame)
     if not failed.any():
         return score
@@ -91,12 +90,12 @@ def _without_failed(frame: pl.DataFrame, spec: ScoreSection, score: pl.Series) -
 
 
 def _where(known: pl.Series, score: pl.Series) -> pl.Series:
-    """The score, null where it is not known what is right."""
+    """The scores, null where ``known`` is false."""
     return score.to_frame("x").select(pl.when(known).then("x")).to_series()
 
 
 def _failed(frame: pl.DataFrame) -> pl.Series:
-    """Which rows have no answer; a frame that is no table of results may have another column of this name."""
+    """Which rows have no answer. A frame that is not a table of results may have an unrelated column of this name."""
     if "status" in frame.columns and frame["status"].dtype == pl.String:
         return (frame["status"] == "failed").fill_null(False)
     return pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
@@ -114,7 +113,7 @@ def _normalised(values: pl.Series, spec: ScoreSection) -> pl.Series:
 
 
 def _answers(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
-    """The texts that are scored, null where there is none, or where ``extract`` finds nothing in it."""
+    """The texts to score, null where there is none or ``extract`` does not match."""
     texts = extract.texts(frame, spec.answer_column)
     if spec.extract is not None:
         pattern = spec.extract if _has_group(spec.extract) else f"({spec.extract})"
@@ -127,7 +126,7 @@ def _has_group(pattern: str) -> bool:
 
 
 def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
-    """For each row the list of texts that are right, a null where nothing is expected."""
+    """For each row the list of texts that are right, with a single null where nothing is expected."""
     if spec.expected is not None:
         return extract.lists(frame, spec.expected)
     values = spec.value if isinstance(spec.value, list) else [spec.value]
@@ -189,7 +188,7 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
 
 def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     margin = pl.max_horizontal(pl.lit(spec.tolerance), spec.relative_tolerance * pl.col("expected").abs())
-    # What was meant as 0.1 is not taken for more, because it is 0.1 and a bit.
+    # 0.3 - 0.2 is a bit more than 0.1 in floating point, and still within a tolerance of 0.1.
     near = (pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)
     read = partial(extract.numbers, take=spec.take)
     return _any_right(_answers(frame, spec), _expectations(frame, spec), read, near, extract.number_texts)
@@ -261,14 +260,14 @@ _KINDS: dict[str, Callable[[pl.DataFrame, ScoreSection], Scored]] = {
 
 
 def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) -> pl.Series:
-    """The function is given the rows that were answered."""
+    """The function is called with the rows that were answered."""
     answered = frame.filter(~_failed(frame))
     try:
         given = function(answered.select(spec.columns) if spec.columns is not None else answered)
         scores = given.to_list() if isinstance(given, pl.Series) else list(given)
         values = [None if score is None else float(score) for score in scores]
     except Exception as error:
-        raise JobError(f"score '{spec.name}': {spec.kind} fails: {_told(error, function)}") from error
+        raise JobError(f"score '{spec.name}': {spec.kind} fails: {_described(error, function)}") from error
     if len(values) != answered.height:
         raise JobError(
             f"score '{spec.name}': {spec.kind} was given {answered.height:,} rows and gave {len(values):,} scores; it must give "
@@ -279,8 +278,8 @@ def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) ->
     return pl.repeat(None, frame.height, dtype=pl.Float64, eager=True).scatter((~_failed(frame)).arg_true(), series)
 
 
-def _told(error: Exception, function: Function) -> str:
-    """What was raised, and where in the function's own module, whatever that called."""
+def _described(error: Exception, function: Function) -> str:
+    """The error, and the line in the module of the function that it came from."""
     place, at = "", error.__traceback__
     while at is not None:
         if at.tb_frame.f_globals.get("__name__") == getattr(function, "__module__", None):
