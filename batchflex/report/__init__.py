@@ -1,4 +1,4 @@
-"""A run as one HTML page."""
+"""The report of a run, as one HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of scores, labels and answers as Altair charts. Pure."""
+"""Charts of scores, labels and answers, in Vega-Lite by way of Altair. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONG_LABEL = 30
 
 
 def scores(digest: Digest, spec: ScoreSpec) -> Spec:
-    """A dot with its interval for each sweep point, the highest one marked."""
+    """A dot with its interval for each sweep point, with the highest one marked."""
     points = [(headline.name_of(digest, point), point.scores[spec.name]) for point in shown(digest, spec)]
     top = max((score.mean or 0.0 for _, score in points), default=0.0)
     rows = [
@@ -45,7 +45,7 @@ def scores_of_one(digest: Digest, point: PointDigest) -> Spec | None:
 
 
 def _figures(spec: ScoreSpec, score: Score) -> dict[str, Any]:
-    """The mean of a score, and what its tooltip says."""
+    """The mean of a score, and the texts of its tooltip."""
     interval = headline.between(spec, score) or "none"
     return {"mean": score.mean, "said": headline.value(spec, score.mean), "interval": interval, "rows": score.n}
 
@@ -59,7 +59,7 @@ def _ends(score: Score) -> dict[str, Any]:
 
 
 def _tooltip(spec: ScoreSpec, *first: alt.Tooltip) -> list[alt.Tooltip]:
-    """What :func:`_figures` has, behind what names it."""
+    """Tooltips for :func:`_figures`, after those of its name."""
     interval, rows = alt.Tooltip("interval:N", title="interval"), alt.Tooltip("rows:Q", title="rows", format=",")
     return [*first, alt.Tooltip("said:N", title=spec.name), interval, rows]
 
@@ -80,15 +80,15 @@ def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec) -> Spec:
 
 
 def shown(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
-    """The points that a chart has room for, in the order of the sweep: of more than that those that score highest."""
+    """The points to show in a chart, in the order of the sweep: those with the highest scores if there are too many."""
     ranked = headline.best(digest, spec)[:POINTS]
     kept = {point.values for point in ranked}
     return [point for point in digest.points if point.values in kept]
 
 
 def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
-    """The means over two variables: those with most values. Others make a map for each of their combinations, of which
-    the first nine are shown, each with its name."""
+    """Heat maps of the means over the two variables that have most values, with their titles: one for each combination of the
+    other variables, nine at most."""
     varying = headline.varying(digest)
     if len(varying) < 2:
         return []
@@ -138,8 +138,8 @@ def _heat(
 
 
 def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
-    """Quality against what it takes, and the word for that: dollars for 1,000 rows, else tokens a row. ``None`` for one
-    point. What nothing else beats in both is joined by a line."""
+    """Score against cost, with the unit of that: US dollars for 1,000 rows, or tokens a row. ``None`` with less than two points.
+    A line joins the points that no other beats in both."""
     points = [
         p for p in headline.best(digest, spec) if _price(p, "cost") is not None or _price(p, "tokens") is not None
     ]
@@ -188,7 +188,7 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
 
 
 def _name_few(rows: list[dict[str, Any]], width: float) -> None:
-    """Name what stands in the picture: points that lie on one another together, and of many only those at the front."""
+    """Label points: those close to each other with one label, and of many points only those on the line."""
     height = max(row["high"] for row in rows) - min(row["low"] for row in rows)
     named: list[dict[str, Any]] = []
     for row in rows:
@@ -218,7 +218,7 @@ def _price(point: PointDigest, what: str) -> float | None:
 
 
 def confusion(labels: Labels, most: int = 16) -> Spec:
-    """Expected (down) against answered (across): counts, shaded by their share of the expected label."""
+    """A confusion matrix: expected labels down, answered ones across, shaded by the share of the expected label."""
     names = [str(name) for name in labels.names][:most]
     rows = []
     for down, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""The report of a folder: read, put on a page, written."""
+"""Reads an output folder and writes its report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Written(NamedTuple):
 
 
 def read(folder: Folder, rows: int = ROWS) -> Digest:
-    """What there is to tell of a folder; ``rows`` is the size of the random sample. Writes nothing, draws nothing.
+    """Read what the report of a folder shows; ``rows`` is the size of the random sample. Writes nothing.
 
     :raises FolderError: if there is no run in the folder, or it has no answers yet.
     """
@@ -43,9 +43,9 @@ def is_current(folder: Folder) -> bool:
 
 
 def write(folder: Folder, digest: Digest | None = None, path: Path | None = None) -> Written:
-    """Write the page, by default ``report.html`` in the folder, and atomically.
+    """Write the page atomically, by default as ``report.html`` in the folder.
 
-    :raises MissingExtra: if what draws the charts is not installed.
+    :raises MissingExtra: if the libraries for charts are not installed.
     :raises FolderError: if there is no run in the folder, or no folder to write into.
     :raises StorageError: if it cannot be written.
     """
@@ -66,7 +66,7 @@ def write(folder: Folder, digest: Digest | None = None, path: Path | None = None
 
 
 def as_json(digest: Digest, written: Written | None) -> dict[str, Any]:
-    """The report in one object: what :func:`verdict.summary` says, for programs."""
+    """The content of :func:`~batchflex.report.headline.summary` for programs."""
     import msgspec
 
     ending = headline.ending(digest)

@@ -1,4 +1,4 @@
-"""What stands in a report, in its order: the verdict's figures first, then what explains them. Pure."""
+"""The sections of a report in their order: scores first, then what explains them. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BINDINGS = {
 
 
 class Figure(NamedTuple):
-    """``id`` is given to it when it has its place in the page."""
+    """A chart. ``id`` is set when its section is known to be shown."""
 
     spec: dict[str, Any]
     title: str = ""
@@ -28,7 +28,7 @@ class Figure(NamedTuple):
 
 
 class Table(NamedTuple):
-    """``numeric`` are the columns to be set to the right."""
+    """``numeric`` are the columns to align to the right."""
 
     title: str
     head: list[str]
@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """``three_from`` is the number of figures from which on three stand side by side."""
+    """``three_from`` is the number of figures from which three are shown side by side."""
 
     key: str
     title: str
@@ -49,13 +49,13 @@ class Section(NamedTuple):
 
     @property
     def layout(self) -> str:
-        """How many figures stand side by side where there is room."""
+        """How many figures are shown side by side where there is room."""
         number = len(self.figures)
         return "one" if number < 2 else "two" if number < self.three_from else "three"
 
 
 def chapters(digest: Digest) -> list[Section]:
-    """Those that have something to show."""
+    """The sections that have something to show."""
     if not digest.whole.rows:
         return []
     made = [
@@ -71,7 +71,7 @@ def chapters(digest: Digest) -> list[Section]:
 
 
 def _specs(digest: Digest) -> list[ScoreSpec]:
-    """The scores that any point has, the headline's first."""
+    """The scores that any point has, with that of the headline first."""
     first = headline.primary(digest)
     if first is None or digest.scores is None:
         return []
@@ -107,7 +107,7 @@ def _kind(spec: ScoreSpec) -> str:
 
 
 def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
-    """Every point in figures."""
+    """A table of all points."""
     several = len(digest.points) > 1
     head, rows = ["sweep point"] if several else [""], []
     extras = _extras(digest, specs)

@@ -1,4 +1,4 @@
-"""Figures of speed and spending as Altair charts. Pure."""
+"""Charts of speed, tokens and cost, in Vega-Lite by way of Altair. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .timeline import Timeline
 
 
 def histogram(found: Histogram) -> Spec:
-    """How long answers took, with median and 95 % named."""
+    """A histogram of how long answers took, with the median and the 95th percentile marked."""
     rows = [
         {"begin": low, "end": high, "rows": n, "span": f"{duration(low)} to {duration(high)}"}
         for low, high, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
@@ -53,7 +53,7 @@ def _share_of(found: Histogram, at: Any) -> float:
 
 
 def over_time(told: Timeline) -> list[tuple[str, Spec]]:
-    """Answers a second, requests in flight below their window, refusals and retries, each over the time of running."""
+    """Charts over time with their titles: answers a second, requests in flight and their limit, refusals, retries."""
     unit, divisor = _unit(told.steps[-1].at_s)
     top = max(step.at_s for step in told.steps) / divisor
     rows = [
@@ -106,7 +106,7 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
 
 
 def flow(found: Flow) -> Spec:
-    """Rows that ended a second, over the time of a run."""
+    """Rows that ended a second, over the time of a run, from the results alone."""
     unit, divisor = _unit(found.begin_s[-1] + found.width_s)
     rows = [
         {"at": begin / divisor, "end": (begin + found.width_s) / divisor, "rate": n / found.width_s}
@@ -128,7 +128,7 @@ def _unit(seconds: float) -> tuple[str, float]:
 
 
 def tokens(digest: Digest) -> Spec | None:
-    """Tokens a row at each sweep point: prompt computed, prompt read from cache, reasoning, answer."""
+    """Tokens a row at each sweep point: computed prompt, prompt read from cache, reasoning, answer."""
     parts = ["prompt", "prompt read from cache", "reasoning", "answer"]
     points = [p for p in digest.points if p.figures.tokens is not None][:POINTS]
     rows = []
