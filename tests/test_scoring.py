@@ -121,7 +121,7 @@ def test_words_are_what_python_splits_a_text_into(texts: list[str | None]) -> No
     assert found == [None if text is None else len(text.split()) for text in texts]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=5), st.permutations(CHOICES))
 def test_any_text_has_a_choice_or_none_and_each_text_its_own(texts: list[str], choices: list[str]) -> None:
     found = extract.chosen(pl.Series(texts, dtype=pl.String), choices).to_list()
