@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from ..core import Ending
 from . import path_variables
-from .fields import Command, NonEmpty, Section, http_url, refusing, variable_rule, wanted
+from .fields import NonEmpty, NonEmptyList, Section, as_command, http_url, refusing, variable_rule, wanted
 from .sections import ConcurrencyLimit, Rate
 
 # The hosted APIs that are known by name, each with all its addresses. The first is the one that a name stands for.
@@ -114,7 +114,7 @@ class EndpointSection(Section):
     name: NonEmpty | None = None
     base_url: Annotated[str, AfterValidator(_base_url)] | None = None
     api_key_env: Annotated[str, variable_rule("MY_API_KEY", "key")] | None = None
-    api_key_command: Command | None = None
+    api_key_command: Annotated[NonEmpty | NonEmptyList, as_command] | None = None
     auth: Literal["bearer", "api-key", "none"] = "bearer"
     auth_header: Annotated[NonEmpty, refusing(_header_fault)] | None = None
     headers: Annotated[_Texts, refusing(_headers_fault), _OrNone] | None = None

@@ -82,7 +82,7 @@ def variable_rule(example: str, never: str) -> AfterValidator:
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
-Command = Annotated[NonEmpty | NonEmptyList, wanted("a command in quotes, or a list of a program and its arguments")]
+as_command = wanted("a command in quotes, or a list of a program and its arguments")
 
 
 def http_url(text: str) -> SplitResult | None:

@@ -14,7 +14,7 @@ from .durations import parse_duration
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, endpoint_name, hosted_at
 from .fields import WrongField
 from .job_mistakes import Mistake, choice
-from .score_sections import ScoreSection
+from .score_sections import ScoreSection, name_mistakes
 from .sections import LimitsSection
 from .sweep import always_set
 from .sweep_checks import sweep_rules
@@ -51,8 +51,9 @@ def _rules(job: Job) -> Iterator[Iterator[Mistake]]:
         if isinstance(table, LimitsSection | EndpointsEntry):
             yield _rate(f"{place}.rpm", table, job)
             yield _rate(f"{place}.tpm", table, job)
-    yield _score_names(job)
-    for number, score in enumerate(getattr(job, "score", ())):
+    scores = getattr(job, "score", ())
+    yield name_mistakes(scores)
+    for number, score in enumerate(scores):
         yield _expected_column(f"score.{number}", score, job)
         yield _judge(f"score.{number}.judge", score)
     yield _price(job, "input")
@@ -149,14 +150,6 @@ def _rate(place: str, table: LimitsSection | EndpointsEntry, job: Job) -> Iterat
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
-
-
-def _score_names(job: Job) -> Iterator[Mistake]:
-    names = [score.name for score in job.score]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            what = f"is the second score called {name!r:.80}; give each a name of its own"
-            yield Mistake(f"score.{number}.name", what)
 
 
 def _expected_column(place: str, score: ScoreSection, job: Job) -> Iterator[Mistake]:

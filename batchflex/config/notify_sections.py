@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from .fields import Command, Section, http_url, refusing, variable_rule
+from .fields import NonEmpty, Section, as_command, http_url, refusing, variable_rule
 from .run_outcomes import Occasion
 
 _WORDS = re.compile(r"\{([^{}|]*)\|([^{}|]*)\|([^{}|]*)\}")
@@ -47,20 +47,17 @@ def _metrics_fault(path: str) -> str | None:
 
 
 _Variable = Annotated[str, variable_rule("SLACK_URL", "URL")]
-
-
-def _default() -> list[Occasion]:
-    return ["failure", "stopped", "recovered"]
+_Arguments = Annotated[list[str], Field(min_length=1)]
 
 
 class NotifySection(Section):
     """``timeout_s`` limits all deliveries at the end of a run together, retries included."""
 
-    on: list[Occasion] = Field(default_factory=_default)
+    on: list[Occasion] = Field(default=["failure", "stopped", "recovered"])
     webhook: Annotated[Annotated[str, refusing(url_fault)] | None, Field(repr=False)] = None
     webhook_env: _Variable | None = None
     format: Literal["json", "slack"] = "json"
-    command: Annotated[Command | None, Field(repr=False)] = None
+    command: Annotated[Annotated[NonEmpty | _Arguments, as_command] | None, Field(repr=False)] = None
     ping: Annotated[Annotated[str, refusing(ping_fault)] | None, Field(repr=False)] = None
     ping_env: _Variable | None = None
     metrics_file: Annotated[str, refusing(_metrics_fault)] | None = None

@@ -6,7 +6,7 @@ docs/scores.md describes the kinds; :mod:`batchflex.scoring.scorers` makes numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -16,7 +16,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from ..core import JobError
 from .endpoint_section import EndpointSection
 from .fields import NonEmpty, NonEmptyList, Section, name_rule, refusing, wanted
-from .job_mistakes import explained, found, sentences
+from .job_mistakes import Mistake, explained, found, sentences
 from .parameter_tables import Parameters
 from .sections import LimitsSection, PricesSection
 
@@ -257,6 +257,15 @@ def specs_of(scores: Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | Sco
         made = _Scores.model_validate({"score": tables}).score
     except pydantic.ValidationError as error:
         raise JobError(sentences([explained(e, _Scores) for e in error.errors(include_url=False)], {})) from None
-    if twice := {spec.name for spec in made if [s.name for s in made].count(spec.name) > 1}:
-        raise JobError(f"two scores have the same name: {', '.join(sorted(twice))}")
+    if mistakes := list(name_mistakes(made)):
+        raise JobError(sentences(mistakes, {}))
     return made
+
+
+def name_mistakes(scores: Sequence[ScoreSection]) -> Iterator[Mistake]:
+    """Scores with the name of an earlier one."""
+    names = [score.name for score in scores]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            what = f"is the second score called {name!r:.80}; give each a name of its own"
+            yield Mistake(f"score.{number}.name", what)
