@@ -145,13 +145,12 @@ def is_current(folder: Folder) -> bool:
 
 def are_scored(folder: Folder) -> bool:
     """Whether the scores are those of the very table that is there."""
-    told, rows = part_files.told(folder.results)
-    _, scored = part_files.told(folder.scores)
+    rows, scored = (part_files.told(path)[1] for path in (folder.results, folder.scores))
     try:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return False
-    return rows == scored and made_of is not None and made_of == told.get(part_files.MADE_OF, b"").decode()
+    return rows == scored and made_of is not None and made_of == part_files.content_stamp(folder.results)
 
 
 @contextlib.contextmanager
