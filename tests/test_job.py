@@ -241,7 +241,7 @@ def test_a_key_pasted_into_a_job_file_is_never_repeated(tmp_path):
     path.write_text(f'[endpoint]\napi_key = "{KEY}"\nbase_url = "http://u:hunter2@h/v1"\n')
     with pytest.raises(JobError) as caught:
         load(path)
-    assert "line 2, endpoint.api_key: unknown key; a key never stands in a job file" in str(caught.value)
+    assert "line 2, endpoint.api_key: unknown key; a key does not belong in a job file" in str(caught.value)
     assert "line 3, endpoint.base_url: must be a URL without user or password" in str(caught.value)
     assert KEY not in str(caught.value) and "hunter2" not in str(caught.value)
 

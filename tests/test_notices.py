@@ -135,7 +135,7 @@ def test_the_urls_of_a_switch() -> None:
     [
         ({"webhook": "ftp://h/SECRET"}, "notify.webhook: must be a URL"),
         ({"webhook": "hooks.slack.com/SECRET"}, "notify.webhook: must be a URL"),
-        ({"webhook": "https://u:SECRET@h/"}, "notify.webhook: an address with a key in it never stands in a job file"),
+        ({"webhook": "https://u:SECRET@h/"}, "notify.webhook: a URL with a key in it does not belong in a job file"),
         ({"webhook": "https://u@h/"}, "notify.webhook: must be a URL without user"),
         ({"ping": "https://h/?token=SECRETSECRET"}, "and name that in notify.ping_env"),
         (

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         PricesSection as PricesSection,
         RetrySection as RetrySection,
     )
-    from .settings import elsewhere as elsewhere, refused as refused
+    from .settings import for_another_server as for_another_server, retry_fault as retry_fault
     from .sweep import combinations as combinations
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -45,15 +45,15 @@ class Dated(NamedTuple):
 
     def moment_of(self, path: str) -> str | None:
         """Date and time in a path, as text that sorts by time; ``None`` if the path is not one of these."""
-        made, met = "", set[str]()
+        made, seen = "", set[str]()
         for number, piece in enumerate(self.pieces):
             if not number % 2:
                 made += re.escape(piece)
             else:
-                made += f"(?P={piece})" if piece in met else f"(?P<{piece}>{_DIGITS[piece]})"
-                met.add(piece)
+                made += f"(?P={piece})" if piece in seen else f"(?P<{piece}>{_DIGITS[piece]})"
+                seen.add(piece)
         found = re.fullmatch(made, path, re.ASCII)
-        return None if found is None else " ".join(found[field] for field in _FORMATS if field in met)
+        return None if found is None else " ".join(found[field] for field in _FORMATS if field in seen)
 
 
 def dated(text: str, name: str) -> Dated:

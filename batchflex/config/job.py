@@ -43,7 +43,7 @@ class JobSection(Section):
 def _columns_fault(columns: list[str]) -> str | None:
     """Why columns cannot be sent as parameters."""
     if sent := next((name for name in columns if name in ("messages", "body")), None):
-        return f"{sent!r} is what is asked, and sent in any case; leave it out"
+        return f"{sent!r} is sent in any case; leave it out"
     return next((why for name in columns if (why := name_fault(name))), None)
 
 
@@ -254,8 +254,8 @@ class Job(Section):
                 del table["finish_reasons"]
         if not self.score:
             del plain["score"]
-        if kept := self.notify.kept():
-            plain["notify"] = kept
+        if notify := self.notify.without_secrets():
+            plain["notify"] = notify
         else:
             del plain["notify"]
         return literal(plain)

@@ -123,7 +123,7 @@ def _access(place: str, endpoint: EndpointSection) -> Iterator[Mistake]:
     if not endpoint.is_server:
         for name in ("api_key_command", "auth_header", "headers", "query"):
             if getattr(endpoint, name):
-                what = "is for a server that is asked by its address: name it, in base_url or name"
+                what = "is for a server: name one, in base_url or name"
                 yield Mistake(f"{place}.{name}", what)
         return
     if len(given) > 1:

@@ -25,7 +25,7 @@ class Mistake(NamedTuple):
 
 
 KEY_HINT = (
-    "a key never stands in a job file or on the command line: put it into an environment variable, or into a file .env "
+    "a key does not belong in a job file or on the command line: put it into an environment variable, or into a file .env "
     "beside the job file, and name the variable in endpoint.api_key_env"
 )
 
@@ -97,9 +97,9 @@ def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:
         return f"unknown key; {KEY_HINT}. {_choice('Allowed here', allowed)}"
     if parameters.documented(name):
         return f"unknown key; a request parameter belongs into [params]. {_choice('Allowed here', allowed)}"
-    elsewhere = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
-    if elsewhere and not nearest(name, allowed):
-        places = " or ".join(f"{section}.{name}" for section in elsewhere)
+    others = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
+    if others and not nearest(name, allowed):
+        places = " or ".join(f"{section}.{name}" for section in others)
         return f"unknown key; did you mean {places}? {_choice('Allowed here', allowed)}"
     return f"unknown key; {choice(name, allowed, 'allowed here')}"
 

@@ -71,12 +71,12 @@ class NotifySection(Section):
         return self
 
     @property
-    def tells(self) -> bool:
+    def delivers(self) -> bool:
         """Whether there is anything to deliver to."""
         targets = (self.webhook, self.webhook_env, self.command, self.ping, self.ping_env, self.metrics_file)
         return any(target is not None for target in targets)
 
-    def kept(self) -> dict[str, Any]:
+    def without_secrets(self) -> dict[str, Any]:
         """The part without secrets, for the output folder; empty if that delivers to nobody."""
         plain = self.model_dump(exclude_none=True, exclude=_SECRET)
         return plain if plain.keys() & {"webhook_env", "ping_env", "metrics_file"} else {}

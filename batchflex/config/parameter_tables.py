@@ -30,7 +30,7 @@ def schema_fault(schema: Any) -> str | None:
     if schema is None:
         return None
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        return "should be the JSON Schema itself: what stands in its key 'schema'"
+        return "should be the JSON Schema itself: the value of its key 'schema'"
     why = parameters.unsayable(schema) or json_answers.unusable(schema)
     return f"answers cannot be validated by this schema: {why}" if why else None
 

@@ -39,13 +39,11 @@ _NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
 _PROSE = {"prompt", "prompts", "score", "answer"}
 _PROSE_INSIDE = {"response_format", "tools", "functions", "messages", "prompt", "json_schema"}
 
-_ADDRESS = (
-    "an address with a key in it never stands in a job file: put it into an environment variable, and name that in"
-)
+_ADDRESS = "a URL with a key in it does not belong in a job file: put it into an environment variable, and name that in"
 _HINTS = {
     "notify.webhook": f"{_ADDRESS} notify.webhook_env",
     "notify.ping": f"{_ADDRESS} notify.ping_env",
-    "notify.command": "a key never stands in a job file: put it into an environment variable, which the command can read",
+    "notify.command": "a key does not belong in a job file: put it into an environment variable, which the command can read",
 }
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _HOW = ("limits", "retry", "prices", "endpoint", "answer", "journal", "notify", "log")
 
 
-def elsewhere(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def for_another_server(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """The settings; if they name another server, those of the job file's own server (key, headers, …) are unset."""
     places = dict(settings)
     if not {"endpoint.name", "endpoint.base_url"} & places.keys():
@@ -26,7 +26,7 @@ def elsewhere(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return [*((f"endpoint.{name}", value) for name, value in own.items()), *settings]
 
 
-def refused(place: str, planned: Job) -> str | None:
+def retry_fault(place: str, planned: Job) -> str | None:
     """Why a retry cannot set a place, as a sentence; ``None`` if it can."""
     section, _, name = place.partition(".")
     name = name.split(".")[0]

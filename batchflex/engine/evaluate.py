@@ -83,7 +83,7 @@ async def _graded(
             stopped_by, message = "error", str(error)
         else:
             stopped_by, message = run.stopped_by, run.summary["message"]
-    return judging.told(folder.path, spec, asked, stopped_by, message)
+    return judging.state(folder.path, spec, asked, stopped_by, message)
 
 
 def _unfinished(judge: dict[str, Any]) -> str:

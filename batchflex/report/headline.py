@@ -172,7 +172,7 @@ def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> s
 def _unscored(digest: Digest) -> tuple[str, str]:
     whole = digest.whole
     if not whole.rows:
-        return "No answers yet", "Nothing has been answered, so there is nothing to show but how the run stands."
+        return "No answers yet", "Nothing has been answered, so there is nothing to show but the state of the run."
     ok = whole.status["ok"]
     planned = digest.state.get("planned") or whole.rows
     said = (
@@ -189,7 +189,7 @@ def spent(digest: Digest) -> str:
     """Tokens and cost of the rows, in a line."""
     whole = digest.whole
     if whole.tokens is None:
-        return "tokens: the endpoint told none"
+        return "tokens: the endpoint reported none"
     prompt = f"{whole.prompt_tokens or 0:,} prompt"
     if whole.cached_share is not None:
         prompt += f" ({share(whole.cached_share)} read from cache)"

@@ -275,16 +275,16 @@ def _speed(digest: Digest) -> Section | None:
 
 def _time(digest: Digest) -> Section | None:
     if digest.timeline is not None:
-        told = digest.timeline
-        figures = [Figure(spec, title) for title, spec in speed.over_time(told)]
+        runs = digest.timeline
+        figures = [Figure(spec, title) for title, spec in speed.over_time(runs)]
         bound = ", ".join(
-            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(told.bound_by.items())[:4]
+            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(runs.bound_by.items())[:4]
         )
         lead = f"What kept the run from being faster, by share of the time: {bound}." if bound else ""
-        if not any(step.refused for step in told.steps):
+        if not any(step.refused for step in runs.steps):
             lead += " No request was refused by a rate limit."
-        if len(told.begins_s) > 1:
-            lead += f" {len(told.begins_s)} runs, the time between them left out; dotted lines are where one begins."
+        if len(runs.begins_s) > 1:
+            lead += f" {len(runs.begins_s)} runs, the time between them left out; dotted lines are where one begins."
         return Section("time", "Over time", lead.strip(), figures)
     if digest.flow is None:
         return None
@@ -305,7 +305,7 @@ def _tokens(digest: Digest) -> Section | None:
         rows.append(["cost", money(whole.cost), money(whole.cost / whole.rows), ""])
     lead = "As the endpoint counted them, of the rows' last answers."
     if whole.cached_share is None:
-        lead += " It does not tell what it read from its cache."
+        lead += " It does not report what it read from its cache."
     if whole.cost is None:
         lead += " No prices are known, so there is no cost."
     table = Table("", ["", "in all", "a row", "share"], rows, (1, 2, 3))

@@ -52,14 +52,14 @@ def _share_of(found: Histogram, at: Any) -> float:
     return (float(at) - found.edges[0]) / max(1e-12, found.edges[-1] - found.edges[0])
 
 
-def over_time(told: Timeline) -> list[tuple[str, Spec]]:
+def over_time(timeline: Timeline) -> list[tuple[str, Spec]]:
     """Charts over time with their titles: answers a second, requests in flight and their limit, refusals, retries."""
-    unit, divisor = _unit(told.steps[-1].at_s)
-    top = max(step.at_s for step in told.steps) / divisor
+    unit, divisor = _unit(timeline.steps[-1].at_s)
+    top = max(step.at_s for step in timeline.steps) / divisor
     rows = [
         {"at": step.at_s / divisor, "run": step.run, "answers": round(step.answers_per_s, 3), "flight": round(step.in_flight, 1),
          "window": step.window, "refused": step.refused, "retries": step.retries}
-        for step in told.steps
+        for step in timeline.steps
     ]  # fmt: skip
     x = alt.X(
         "at:Q",
@@ -76,7 +76,7 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
             stack=None,
         )
 
-    begins = [{"at": at / divisor} for at in told.begins_s[1:]]
+    begins = [{"at": at / divisor} for at in timeline.begins_s[1:]]
     rules = alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
 
     def placed(chart: Any) -> Spec:
@@ -101,7 +101,7 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
             bars = base.mark_bar(color=WARM, width=3).encode(
                 y=axis(name), tooltip=[alt.Tooltip(f"{name}:Q", format=",")]
             )
-            found.append((f"{words}, each {duration(told.step_s)}", placed(bars)))
+            found.append((f"{words}, each {duration(timeline.step_s)}", placed(bars)))
     return found
 
 

@@ -42,9 +42,9 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     """
     judge = _section(spec)
     _prompt(judge, spec)
-    elsewhere = judge.endpoint is not None
+    has_own_endpoint = judge.endpoint is not None
     params: dict[str, Any] = {"max_tokens": _MOST_TOKENS, **judge.params}
-    if "model" not in params and not elsewhere and job.models:
+    if "model" not in params and not has_own_endpoint and job.models:
         if len(job.models) > 1:
             raise JobError(
                 f"score '{spec.name}': the job asks several models; name the judge's in score.judge.params.model"
@@ -75,11 +75,15 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         data |= {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
     if judge.limits is not None:
         data["limits"] = judge.limits.model_dump(exclude_none=True)
-    elif not elsewhere:
+    elif not has_own_endpoint:
         data["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
     if judge.prices is not None:
         data["prices"] = judge.prices.model_dump(exclude_none=True)
-    elif not elsewhere and job.prices is not None and params.get("model") in {*job.models, *job.prices.of_models, None}:
+    elif (
+        not has_own_endpoint
+        and job.prices is not None
+        and params.get("model") in {*job.models, *job.prices.of_models, None}
+    ):
         data["prices"] = plain["prices"]
     try:
         made = build(data, environment=job.environment)
@@ -183,7 +187,7 @@ def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
     )
 
 
-def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
+def state(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
     """The state of a judge: an entry of ``judges`` in ``scores.json``. Tokens and cost are those of all its grades."""
     found = grades(out, spec)
     spent: dict[str, Any] = {"prompt_tokens": None, "completion_tokens": None, "cost": None}
