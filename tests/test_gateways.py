@@ -325,7 +325,10 @@ def test_each_of_several_endpoints_has_its_own(endpoint: CountingEndpoint, tmp_p
         ({"base_url": "http://h/v1", "headers": {"x-api-key": "${K:-short}"}}, "or write ${VARIABLE} here"),
         ({"base_url": "http://h/v1", "query": {"key": "short"}}, "or write ${VARIABLE} here"),
         ({"base_url": "http://h/v1", "headers": {"x": "sk-4f9aVerySecret0123456789"}}, "a key does not belong in a job file"),
-        ({"base_url": "http://h/v1", "api_key_command": "echo sk-4f9aVerySecret0123456789"}, "a key does not belong in a job"),
+        (
+            {"base_url": "http://h/v1", "api_key_command": "echo sk-4f9aVerySecret0123456789"},
+            "a key does not belong in a job file",
+        ),
         ({"base_url": "http://h/v1", "name": "flexai"}, "has an address of its own"),
     ],
     ids=str,

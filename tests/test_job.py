@@ -264,6 +264,38 @@ def test_a_job_file_is_read_and_its_paths_are_its_own(tmp_path, monkeypatch):
     assert here.input.path == str(tmp_path / "x.jsonl")
 
 
+def test_every_path_of_a_job_file_is_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (folder / "j.toml").write_text(
+        """\
+[log]
+file = "j.log"
+[notify]
+metrics_file = "j.prom"
+[[endpoints]]
+model_path = "m.gguf"
+[[score]]
+name = "good"
+kind = "judge"
+judge = { rubric = "Is it good?", endpoint = { model_path = "judge.gguf" } }
+[[score]]
+name = "own"
+kind = "scores:own"
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    job = load(Path("jobs/j.toml"), [("log.file", "here.log")])
+    judge = job.score[0].judge
+    assert judge is not None and judge.endpoint is not None
+    assert (job.log.file, job.notify.metrics_file) == (str(tmp_path / "here.log"), str(folder / "j.prom"))
+    assert (job.endpoints[0].model_path, judge.endpoint.model_path) == (
+        str(folder / "m.gguf"),
+        str(folder / "judge.gguf"),
+    )
+    assert job.score[1].folder == str(folder)
+
+
 @pytest.mark.parametrize("name", ["_.toml", "-.toml", f"{'a' * 200}.toml", "ü.toml", ".toml"])
 def test_any_file_name_makes_a_job_name(tmp_path, name):
     (tmp_path / name).write_text("")
