@@ -133,10 +133,12 @@ def digest(folder: Folder, rows: int) -> Digest:
 
 def made_of(results: Path, scores: Path) -> str | None:
     """Stands for a table of results and a summary of its scores; ``None`` if the table does not say what it was made of."""
-    stamp, summary = part_files.content_stamp(results), b""
+    stamp = part_files.told(results)[0].get(part_files.MADE_OF)
+    if stamp is None:
+        return None
     with contextlib.suppress(OSError):
-        summary = scores.read_bytes()
-    return hashlib.blake2b(stamp.encode() + summary, digest_size=16).hexdigest() if stamp else None
+        stamp += scores.read_bytes()
+    return hashlib.blake2b(stamp, digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager
@@ -176,7 +178,7 @@ def _scores(folder: Folder, path: Path, notes: list[str]) -> tuple[Scores | None
         if (folder.path / "scores.json").exists():
             notes.append("scores.json cannot be read; score the folder again.")
         return None, None, []
-    stamp = part_files.content_stamp(path)
+    stamp = part_files.told(path)[0].get(part_files.MADE_OF, b"").decode("ascii", "replace")
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
     file = folder.path / "scores.parquet"

@@ -145,12 +145,13 @@ def is_current(folder: Folder) -> bool:
 
 def are_scored(folder: Folder) -> bool:
     """Whether the scores are those of the very table that is there."""
-    rows, scored = (part_files.told(path)[1] for path in (folder.results, folder.scores))
+    told, rows = part_files.told(folder.results)
+    _, scored = part_files.told(folder.scores)
     try:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return False
-    return rows == scored and made_of is not None and made_of == part_files.content_stamp(folder.results)
+    return rows == scored and made_of is not None and made_of == told.get(part_files.MADE_OF, b"").decode()
 
 
 @contextlib.contextmanager

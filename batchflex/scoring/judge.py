@@ -155,8 +155,8 @@ def write_input(folder: Folder, spec: ScoreSection) -> int:
             raise JobError(f"score '{spec.name}': {missing_column(missing[0], names)}")
         used = prompt.columns
         wanted = [n for n in names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
-        stamp = part_files.content_stamp(folder.results) or ""
-        made_of = hashlib.blake2b(msgspec.json.encode([stamp, wanted]), digest_size=16).hexdigest().encode()
+        stamp = part_files.told(folder.results)[0].get(part_files.MADE_OF, b"")
+        made_of = hashlib.blake2b(msgspec.json.encode([stamp.decode(), wanted]), digest_size=16).hexdigest().encode()
         there, rows = part_files.told(path)
         if stamp and there.get(_MADE_OF) == made_of:
             return rows

@@ -112,14 +112,15 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
 
     Whether a judge or a scoring function has changed is unknown, so with one of these it is ``None``.
     """
-    stamp = part_files.content_stamp(folder.results)
+    footer, _ = part_files.told(folder.results)
+    stamp = footer.get(part_files.MADE_OF)
     if stamp is None or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
         return None
     try:
         there = read(folder)
     except FolderError:
         return None
-    known = there is not None and (there.get("results"), there.get("made_by")) == (stamp, _digest(specs))
+    known = there is not None and (there.get("results"), there.get("made_by")) == (stamp.decode(), _digest(specs))
     return there if known else None
 
 

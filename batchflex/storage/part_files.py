@@ -309,12 +309,6 @@ def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     return footer.metadata or {}, int(footer.num_rows)
 
 
-def content_stamp(path: Path) -> str | None:
-    """Identifies the content of a table of results; ``None`` if there is no such file, or a version before this one wrote it."""
-    made_of = told(path)[0].get(MADE_OF)
-    return made_of.decode("ascii", "replace") if made_of else None
-
-
 def is_readable(path: Path) -> bool:
     """Whether a table has no column that Arrow alone can read: versions before carried decimals of 256 bits as they were."""
     try:
