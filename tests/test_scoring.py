@@ -287,7 +287,7 @@ def test_a_missing_column_is_told_with_those_there_are() -> None:
 
 def test_two_scores_of_one_name_and_a_judge_over_a_frame_are_refused() -> None:
     one = {"name": "s", "kind": "exact", "value": "a"}
-    with pytest.raises(JobError, match="score.1.name: is the second score called 's'"):
+    with pytest.raises(JobError, match=r"^score\.1\.name: is the second score called 's'"):
         batchflex.score(pl.DataFrame({"content": ["a"]}), [one, one])
     with pytest.raises(JobError, match="a judge needs a run"):
         batchflex.score(pl.DataFrame({"content": ["a"]}), {"j": {"kind": "judge", "judge": {"rubric": "x"}}})
