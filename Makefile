@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace bench-gateway docs/report.png clean
+.PHONY: help install lock demo test test-slow test-gateway test-latest test-lowest lint types check format test-cron bench bench-large bench-peers bench-pace bench-gateway docs docs/report.png clean
 
 help:            ## show what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -37,13 +37,20 @@ lock: $(UV)      ## write the newest versions that pyproject.toml allows into co
 	  --custom-compile-command 'make lock' --output-file constraints.txt pyproject.toml -
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --custom-compile-command 'make lock' \
 	  --output-file tests/gateway/requirements.txt tests/gateway/requirements.in
+	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --constraint constraints.txt --custom-compile-command 'make lock' \
+	  --output-file docs/requirements.txt docs/requirements.in
 
 demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show the table
 	$(BIN)/batchflex run jobs/label_reviews.toml
 	$(BIN)/batchflex results runs/label-reviews
 
-test: $(STAMP)   ## run the tests, two at a time: many of them wait
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := -m pytest -n 2 --dist worksteal
+
+test: $(STAMP)   ## run the tests but the slow ones, two at a time; some four minutes on two cores
+	$(BIN)/python $(PYTEST) -m 'not slow'
+
+test-slow: $(STAMP) ## run the slow tests: kills, full disks, signals, nights
+	$(BIN)/python $(PYTEST) -m slow
 
 GATEWAY := $(VENVS)/gateway
 
@@ -59,17 +66,17 @@ test-latest:     ## run the tests with the newest versions that pyproject.toml a
 	rm -rf $(VENVS)/latest
 	$(call install_into,$(VENVS)/latest,)
 	$(VENVS)/latest/bin/pip list --disable-pip-version-check
-	$(VENVS)/latest/bin/python -m pytest -n 2 --dist worksteal
+	$(VENVS)/latest/bin/python $(PYTEST)
 
 test-lowest: $(UV) ## run the tests with the oldest versions that pyproject.toml allows batchflex itself
 	rm -rf $(VENVS)/lowest
 	$(UV) pip compile --quiet --resolution lowest-direct --python-version 3.11 --all-extras --output-file $(VENVS)/lowest.txt pyproject.toml
 	$(call install_into,$(VENVS)/lowest,--constraint $(VENVS)/lowest.txt)
 	$(VENVS)/lowest/bin/pip list --disable-pip-version-check
-	$(VENVS)/lowest/bin/python -m pytest -n 2 --dist worksteal
+	$(VENVS)/lowest/bin/python $(PYTEST)
 
 test-cron: $(STAMP) ## let the cron daemon of this machine run jobs, as root; takes seven minutes
-	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/test_cron_daemon.py tests/test_nights.py
+	BATCHFLEX_TEST_CRON=1 $(BIN)/python -m pytest -s tests/slow/test_cron_daemon.py tests/slow/test_cron_nights.py
 
 lint: $(STAMP)   ## check style and layers; edits nothing
 	$(BIN)/ruff check .
@@ -108,11 +115,24 @@ bench-pace: $(STAMP) ## measure how quotas are used, capacity is found and ceili
 bench-gateway: $(STAMP) $(GATEWAY)/.installed ## measure how a key's limits at a real LiteLLM proxy are used; some five minutes
 	BATCHFLEX_TEST_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(BIN)/python -m benchmarks.gateway
 
+DOCS := $(VENVS)/docs
+
+$(DOCS)/.installed: docs/requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'pip>=25.1' 'setuptools>=77'
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --constraint constraints.txt --editable .
+	@touch $@
+
+docs: $(DOCS)/.installed ## build the site from docs/ and the docstrings into build/docs; a link that leads nowhere is an error
+	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs --doctree-dir build/doctrees . build/docs
+	@echo open build/docs/index.html
+
 docs/report.png: $(STAMP) ## take the picture of the report for the README, of runs/sweep-prompts; needs chromium
 	$(BIN)/batchflex report runs/sweep-prompts
 	chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update \
 	  --disable-sync --user-data-dir=$$(mktemp -d) --hide-scrollbars --virtual-time-budget=8000 --window-size=1160,1500 \
 	  --screenshot=$(CURDIR)/$@ "file://$(CURDIR)/runs/sweep-prompts/report.html#theme=light"
 
-clean:           ## remove the virtual environment and the demo's output
-	rm -rf $(VENV) $(VENVS) runs $(PEERS)/.venvs
+clean:           ## remove the virtual environments, the site and the demo's output
+	rm -rf $(VENV) $(VENVS) build runs $(PEERS)/.venvs

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import batchflex
-from tests.counting_endpoint import CountingEndpoint, Knobs
 from tests.gateway.proxy import proxy
+from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
 _WARM_S, _WINDOW_S = 15, 60
 

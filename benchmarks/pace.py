@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.counting_endpoint import CountingEndpoint
+from tests.support.counting_endpoint import CountingEndpoint
 
 Case = Callable[[Path], None]
 CASES: dict[str, Case] = {}

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
-pytest.register_assert_rewrite("tests.agreement_walk")
+pytest.register_assert_rewrite("tests.support.agreement_walk", "tests.support.command_line")
+
+_IN_MEMORY, _ENOUGH_BYTES = "/dev/shm", 4e9
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Folders of tests lie in memory where there is room for them: thousands of short runs sync files, some eight each."""
+    if os.access(_IN_MEMORY, os.W_OK):
+        disk = os.statvfs(_IN_MEMORY)
+        if disk.f_bavail * disk.f_frsize > _ENOUGH_BYTES and not disk.f_flag & os.ST_NOEXEC:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _IN_MEMORY)
 
 
 @pytest.fixture

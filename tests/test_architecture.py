@@ -38,7 +38,7 @@ PURE = {
         "dated_path diff durations endpoint_section fields job_checks job_mistakes notify_sections parameter_tables "
         "path_variables pricing run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
     ),
-    "storage": "carried_columns parsed_columns record row_mapping substitutes",
+    "storage": "carried_columns parsed_columns record positions substitutes",
     "plan": "planner prefix_order template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost learned_quota model_list pacer price_list queue_metrics "
@@ -51,6 +51,23 @@ PURE = {
     "notify": "messages",
     "schedule": "cron_expression crontab kubernetes launch next_times systemd",
     "cli": "log_lines log_throttle",
+}
+MOST_LINES = 450
+# Still longer. A file goes from here once it is split; none comes.
+TOO_LONG = {
+    "cli.main": 712,
+    "cli.options": 546,
+    "config.job": 615,
+    "endpoint.client": 471,
+    "endpoint.concurrency_limit": 480,
+    "endpoint.connection": 475,
+    "endpoint.learned_quota": 460,
+    "endpoint.provider": 491,
+    "engine.endpoint_pool": 453,
+    "engine.runner": 693,
+    "engine.workers": 507,
+    "protocol.chat": 470,
+    "protocol.classify": 454,
 }
 PURE_MODULES = [f"{package}.{name}" for package, names in PURE.items() for name in names.split()]
 
@@ -97,6 +114,14 @@ def loaded_by(*modules: str) -> set[str]:
 
 def test_nothing_lies_flat_but_what_people_import() -> None:
     assert [module for module in MODULES if "." not in module] == ["api"]
+
+
+def test_no_module_is_longer_than_can_be_read_at_once() -> None:
+    lengths = {m: len((ROOT / f"{m.replace('.', '/')}.py").read_text().splitlines()) for m in MODULES}
+    assert {m: n for m, n in lengths.items() if n > TOO_LONG.get(m, MOST_LINES)} == {}
+    assert {m for m in TOO_LONG if lengths.get(m, 0) <= MOST_LINES} == set(), (
+        "these are short by now: take them off TOO_LONG"
+    )
 
 
 def test_every_package_has_a_layer() -> None:

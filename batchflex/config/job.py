@@ -98,8 +98,7 @@ class Origin:
 
 
 class Job(Section):
-    """A whole job. Each field is a table of the job file. Made by
-    :func:`~batchflex.config.loader.load` or :func:`~batchflex.config.loader.build`, which check it all."""
+    """A whole, validated job, made by :func:`~batchflex.load_job`. Each field is a table of the job file."""
 
     job: JobSection = JobSection()
     endpoint: EndpointSection = EndpointSection()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 
 from ..config import RetrySection
 from ..core import (
@@ -100,6 +101,7 @@ class Workers:
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
+        self._unstarted = self._waiting = 0  # workers that may still be started, and those that wait for a request
 
     async def everything(self, feed: RequestQueue, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
@@ -108,8 +110,8 @@ class Workers:
             self._pool.watch_in(watching, lambda state: self._ask_again(self._verdicts.take(state)))
             async with anyio.create_task_group() as self._again:
                 async with anyio.create_task_group() as tasks:
-                    for _ in range(workers):
-                        tasks.start_soon(self._work, feed)
+                    self._unstarted = workers - 1
+                    tasks.start_soon(self._work, feed, tasks)
                 while self._run_state.stopped_by is None and (self._persisting or self._verdicts.held):
                     self._changed = anyio.Event()
                     if not self._persisting:
@@ -121,8 +123,18 @@ class Workers:
     def _has_changed(self) -> None:
         self._changed.set()
 
-    async def _work(self, feed: RequestQueue) -> None:
-        while (request := await feed.take()) is not None:
+    async def _work(self, feed: RequestQueue, tasks: TaskGroup) -> None:
+        """Ask until the feed ends. Whoever takes a request while no other worker waits for one starts the next worker: a job of
+        a few rows needs no thousand of them."""
+        while True:
+            self._waiting += 1
+            request = await feed.take()
+            self._waiting -= 1
+            if request is None:
+                return
+            if self._unstarted and not self._waiting:
+                self._unstarted -= 1
+                tasks.start_soon(self._work, feed, tasks)
             try:
                 if (row := self._begun(request)) is not None:
                     await self._see_through(row)

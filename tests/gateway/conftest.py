@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import batchflex
-from tests.counting_endpoint import CountingEndpoint, Knobs
 from tests.gateway.proxy import LITELLM, proxy
+from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
 collect_ignore_glob = [] if LITELLM.is_file() else ["test_*.py"]
 _numbers = itertools.count(1)

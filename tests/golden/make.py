@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.counting_endpoint import CountingEndpoint
+from tests.support.counting_endpoint import CountingEndpoint
 
 LABELS = """\
 [job]
