@@ -17,7 +17,8 @@ from .core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .api import arun as arun, complete as complete, retry as retry, run as run
-    from .config.job import Job as Job, load
+    from .config.job import Job as Job
+    from .config.loader import load
 
     load_job = load
     from .core.errors import (
@@ -40,7 +41,8 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "api": ["arun", "complete", "retry", "run"],
-        "config.job": ["Job", ("load_job", "load")],
+        "config.job": ["Job"],
+        "config.loader": [("load_job", "load")],
         "core.errors": [
             "BatchflexError", "EndpointError", "FolderBusy", "FolderError", "InputError", "JobChanged", "JobError",
             "RunStopped", "StorageError",

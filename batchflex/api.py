@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from .config import Job, environment_of, job as jobs
+from .config import Job, build, environment_of, read
 from .core import InputError, JobError, RunStopped
 from .engine import Observer, Run, runner
 from .notify import Notifier
@@ -221,7 +221,7 @@ def complete(
         folder = out if out is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflex-"))
         data["job"]["out"] = str(folder)
         places = list((settings or {}).items())
-        job = jobs.build(data, places, environment=environment_of(data, places, None))
+        job = build(data, places, environment=environment_of(data, places, None))
         if job.sweep.variables or job.sweep.samples > 1 or job.input.limit or job.input.dedupe:
             raise JobError(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
@@ -256,8 +256,8 @@ def _job(job: JobLike) -> Job:
     if isinstance(job, Job):
         return job
     if isinstance(job, Mapping):
-        return jobs.build(job, environment=environment_of(job, (), None))
-    return jobs.read(job)
+        return build(job, environment=environment_of(job, (), None))
+    return read(job)
 
 
 def execute(

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from target import COMPLETION
 
-from batchflex.config import job as jobs
+from batchflex.config.loader import read
 from batchflex.core.types import Answer, Request, Usage
 from batchflex.plan.plan import Plan
 from batchflex.storage import part_files, record
@@ -37,7 +37,7 @@ _BLOCK = 50_000
 def finish(source: Path, base_url: str, out: Path) -> None:
     """Make the folder of a finished job."""
     settings = [("endpoint.base_url", base_url), ("override.model", "m"), ("job.out", str(out))]
-    job = jobs.read(source, settings)
+    job = read(source, settings)
     plan, folder, answer = Plan(job), Folder(job.out), _answer()
     frame = record.RowContext("20260101T000000Z-0123ab", base_url, plan.labels)
     with folder.held():

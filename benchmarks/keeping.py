@@ -21,7 +21,7 @@ import msgspec
 import pyarrow.parquet as pq
 from target import COMPLETION
 
-from batchflex.config.job import JournalSection
+from batchflex.config.sections import JournalSection
 from batchflex.core.types import Outcome
 from batchflex.storage import part_files
 from batchflex.storage.folder import Folder

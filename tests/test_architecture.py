@@ -35,8 +35,8 @@ PURE = {
         "pydantic_models rate_limit_headers reask response_headers"
     ),
     "config": (
-        "dated_path diff durations notify_sections path_variables pricing run_outcomes schema_checks "
-        "score_sections secrets_check sweep sweep_checks"
+        "dated_path diff durations endpoint_section fields job_checks job_mistakes notify_sections parameter_tables "
+        "path_variables pricing run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
     ),
     "storage": "carried_columns parsed_columns record positions substitutes",
     "plan": "planner prefix_order template",

@@ -514,7 +514,7 @@ _TEXTS = {"out", "on_change", "deadline", "since", "metrics_file"}
 
 
 def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
-    from ..config import elsewhere, parse_setting
+    from ..config import for_another_server, parse_setting
 
     found = [parse_setting(text) for text in getattr(options, "set", [])]
     for name, place in _PLACES.items():
@@ -527,7 +527,7 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
         raise JobError("--endpoint and --base-url exclude each other")
     named = {"name": options.endpoint, "base_url": options.base_url, "api_key_env": options.api_key_env}
     found += [(f"endpoint.{name}", value) for name, value in named.items() if value is not None]
-    return elsewhere([*found, *log_settings(options)])
+    return for_another_server([*found, *log_settings(options)])
 
 
 def job(options: argparse.Namespace) -> Job:

@@ -1,4 +1,4 @@
-"""Moments as people are shown them, and an output folder per date: the placeholders in ``job.out``. Pure; the moment comes in."""
+"""An output folder for each date (the placeholders in ``job.out``), and moments as people read them. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KNOWN = ", ".join(f"{{{name}}}" for name in ("name", *_FORMATS))
 
 
 class Dated(NamedTuple):
-    """A path with dates in it. ``pieces`` are texts and, in every second place, fields."""
+    """A path with dates in it. ``pieces`` are texts and fields in turn, a text first."""
 
     pieces: tuple[str, ...]
 
@@ -24,13 +24,13 @@ class Dated(NamedTuple):
 
     @property
     def root(self) -> str:
-        """The folder beneath which names are dates."""
+        """The folder whose entries are named by dates."""
         head, slash, _ = self.pieces[0].rpartition("/")
         return head or slash
 
     @property
     def glob(self) -> str:
-        """A pattern, beneath the root, that every path of this kind fits."""
+        """A glob pattern, relative to the root, that matches every such path."""
         texts = [re.sub(r"([*?\[])", r"[\1]", text) for text in self.pieces]
         texts[0] = re.sub(r"([*?\[])", r"[\1]", self.pieces[0].rpartition("/")[2])
         for number in range(1, len(texts), 2):
@@ -44,20 +44,20 @@ class Dated(NamedTuple):
         )
 
     def moment_of(self, path: str) -> str | None:
-        """Date and time in a path of this kind, to sort by; ``None`` if it is none."""
-        made, met = "", set[str]()
+        """Date and time in a path, as text that sorts by time; ``None`` if the path is not one of these."""
+        made, seen = "", set[str]()
         for number, piece in enumerate(self.pieces):
             if not number % 2:
                 made += re.escape(piece)
             else:
-                made += f"(?P={piece})" if piece in met else f"(?P<{piece}>{_DIGITS[piece]})"
-                met.add(piece)
+                made += f"(?P={piece})" if piece in seen else f"(?P<{piece}>{_DIGITS[piece]})"
+                seen.add(piece)
         found = re.fullmatch(made, path, re.ASCII)
-        return None if found is None else " ".join(found[field] for field in _FORMATS if field in met)
+        return None if found is None else " ".join(found[field] for field in _FORMATS if field in seen)
 
 
 def dated(text: str, name: str) -> Dated:
-    """The path that a text stands for: ``{name}`` is the job's name, ``{date}`` and ``{time}`` are left to the moment.
+    """Parse ``job.out``: ``{name}`` is replaced by the job's name, ``{date}`` and ``{time}`` stay fields.
 
     :raises ValueError: with a sentence, if something else is in braces.
     """
@@ -80,12 +80,12 @@ def dated(text: str, name: str) -> Dated:
 
 
 def escaped(text: str) -> str:
-    """The text so that it stands for itself."""
+    """The text with its braces escaped, so that :func:`dated` gives it back as it is."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def local(moment: float | str) -> str:
-    """A moment as people are shown it, everywhere: in the machine's zone, with its offset (``2026-05-03 14:00:05+02:00``).
+    """A moment as people read it: in the machine's time zone, with its offset (``2026-05-03 14:00:05+02:00``).
 
     ``moment`` is in seconds since the epoch, or in the form of ISO 8601 with a zone, as in ``run.json``.
     """

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# The sections that shape what is sent; the others say how, and what becomes of it.
+# The tables that determine the requests; the others say how they are sent, and what is done with the answers.
 SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two resolved jobs in anything that shapes the requests, as ``place: old → new``."""
+    """The differences between two resolved jobs that change requests, as ``place: old → new``."""
     one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
@@ -24,7 +24,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def endpoint_of(resolved: Mapping[str, Any]) -> str:
-    """Where a resolved job asks, in a word."""
+    """A short name for where a resolved job sends its requests."""
     sections = resolved.get("endpoints") or [resolved.get("endpoint", {})]
     return " and ".join(str(s.get("base_url") or s.get("model_path") or s.get("name") or "local") for s in sections)
 

@@ -1,4 +1,4 @@
-"""Durations, deadlines and hours of the day, as people write them. Pure: the present moment is passed in."""
+"""Durations, deadlines and hours of the day, as people write them. Pure: the current time is passed in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import datetime
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
-
-from .job_mistakes import wanted
+from .fields import refusing, wanted
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_DAYS, _LONGEST_AGE_DAYS = 3_650, 36_500
@@ -39,7 +37,7 @@ def parse_duration(text: str | float, most_days: int = _LONGEST_DAYS) -> float:
 
 
 def parse_age(text: str) -> float:
-    """Seconds as :func:`parse_duration`, but with a unit: who writes ``"30"`` of something old means days.
+    """Seconds as :func:`parse_duration`, but a unit is required: people who write ``"30"`` for an age mean days.
 
     :raises ValueError: as there, without a unit, and only if it is more than 36,500 days.
     """
@@ -51,7 +49,7 @@ def parse_age(text: str) -> float:
 def deadline_s(value: str | float, now: datetime.datetime) -> float:
     """Seconds from ``now`` until a deadline: a duration, or the next time it is a time of day such as ``"06:30"``.
 
-    A time of day is in ``now``'s time zone, in the machine's if it has none; one that is now is tomorrow's.
+    A time of day is in ``now``'s time zone, or the machine's if it has none; the time that it is right now means tomorrow.
 
     :raises ValueError: if it is neither.
     """
@@ -60,26 +58,13 @@ def deadline_s(value: str | float, now: datetime.datetime) -> float:
     then = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
     if then <= now:
         then += datetime.timedelta(days=1)
-    # By way of the epoch, because a day on which clocks are changed has not 24 hours. Before it is a day by the clock.
+    # Through the epoch, because a day on which clocks change does not have 24 hours.
     return then.timestamp() - now.timestamp()
 
 
-def _check_deadline(value: str | float) -> str | float:
-    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
-        parse_duration(value)
-    return value
-
-
-Deadline = Annotated[
-    str | float,
-    AfterValidator(_check_deadline),
-    wanted("a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most), or a time of day such as '06:30'"),
-]
-
-
 def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
-    """A moment gone by: so long before ``now`` (a duration), or a date or a time in ISO 8601, in ``now``'s time zone if it names
-    none, in the machine's if ``now`` has none.
+    """A moment in the past: a duration before ``now``, or a date or time in ISO 8601. Without a time zone it is in that of
+    ``now``, or in the machine's if ``now`` has none.
 
     :raises ValueError: if it is neither, or not of the years 1970 to 2200.
     """
@@ -87,12 +72,6 @@ def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
     if found is None:
         return now - datetime.timedelta(seconds=parse_age(value))
     return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
-
-
-def _check_since(value: str) -> str:
-    if value != "last" and _moment(value) is None:
-        parse_age(value)
-    return value
 
 
 def _moment(value: str) -> datetime.datetime | None:
@@ -105,16 +84,6 @@ def _moment(value: str) -> datetime.datetime | None:
     return found
 
 
-Since = Annotated[
-    str,
-    AfterValidator(_check_since),
-    wanted(
-        "a duration such as '24h' (36,500 days at most), a date or a time of the years 1970 to 2200 such as '2026-01-31' or "
-        "'2026-01-31T02:00', or 'last'"
-    ),
-]
-
-
 _HOURS = re.compile(rf"{_TIME_OF_DAY.pattern}-{_TIME_OF_DAY.pattern}")
 
 
@@ -125,7 +94,8 @@ def until_change_s(hours: str, now: datetime.datetime) -> tuple[bool, float]:
 
     :raises ValueError: if they are no hours.
     """
-    begin, end = _check_hours(hours).split("-")
+    _check_hours(hours)
+    begin, end = hours.split("-")
     until_begin, until_end = deadline_s(begin, now), deadline_s(end, now)
     first, last, moment = (_minutes(text) for text in (begin, end, f"{now.hour}:{now.minute:02}"))
     active = first <= moment < last if first < last else not last <= moment < first
@@ -137,23 +107,34 @@ def _minutes(time_of_day: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-def _check_hours(value: str) -> str:
+# ------------------------------------------------------------------------------------------------- fields of a job
+
+
+def _check_deadline(value: str | float) -> None:
+    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
+        parse_duration(value)
+
+
+def _check_since(value: str) -> None:
+    if value != "last" and _moment(value) is None:
+        parse_age(value)
+
+
+def _check_hours(value: str) -> None:
     match = _HOURS.fullmatch(value)
     if not match or match.group(1, 2) == match.group(3, 4):
         raise ValueError(f"{value!r:.80} are no hours; write for example '22:00-06:00'")
-    return value
 
 
-Hours = Annotated[str, AfterValidator(_check_hours), wanted("hours of the day such as '22:00-06:00'")]
-
-
-def _check_duration(value: str | float) -> str | float:
-    parse_duration(value)
-    return value
-
-
-Duration = Annotated[
-    str | float,
-    AfterValidator(_check_duration),
-    wanted("a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most)"),
+_DURATION = "a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most)"
+Duration = Annotated[str | float, refusing(parse_duration), wanted(_DURATION)]
+Deadline = Annotated[str | float, refusing(_check_deadline), wanted(f"{_DURATION}, or a time of day such as '06:30'")]
+Since = Annotated[
+    str,
+    refusing(_check_since),
+    wanted(
+        "a duration such as '24h' (36,500 days at most), a date or a time of the years 1970 to 2200 such as '2026-01-31' or "
+        "'2026-01-31T02:00', or 'last'"
+    ),
 ]
+Hours = Annotated[str, refusing(_check_hours), wanted("hours of the day such as '22:00-06:00'")]

@@ -1,38 +1,35 @@
-"""The variables that a job may use: those of the process, and beneath them those of a file ``.env``.
+"""The variables that a job may use: those of the process, then those of a file ``.env``.
 
-Nothing is put into the environment of this process, so nothing of the file reaches the programs that it starts.
+The process's own environment is not changed, so that nothing of the file reaches the programs that it starts.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..core import JobError
 from .path_variables import expanded
+from .secrets_check import is_called_a_key
 
 _NAME = ".env"
-_KEY_VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
-
-
-def is_called_a_key(variable: str) -> bool:
-    """Whether what a variable holds is a secret, as far as its name tells."""
-    return _KEY_VARIABLE.search(variable) is not None
 
 
 class Environment(Mapping[str, str]):
-    """What a variable is: as the process has it, also if that is empty; else as the ``file`` has it, if one was read."""
+    """The value of each variable: that of the process, even if it is empty; else that of the ``file``, if one was read.
+
+    ``invalid`` are the lines of the file that are not NAME=VALUE.
+    """
 
     def __init__(
-        self, file: Path | None = None, inside: Mapping[str, str] | None = None, torn: Sequence[int] = ()
+        self, file: Path | None = None, inside: Mapping[str, str] | None = None, invalid: Sequence[int] = ()
     ) -> None:
         self.file = file
         self._inside = dict(inside or {})
-        self._torn = torn
+        self._invalid = invalid
 
     def __getitem__(self, name: str) -> str:
         value = os.environ.get(name)
@@ -52,28 +49,28 @@ class Environment(Mapping[str, str]):
         return bool(self._inside.get(name, "").strip())
 
     def origin(self, name: str) -> str:
-        """A variable as people are told of it, with the file if it is from there."""
+        """The name of a variable, followed by the file if its value is from there."""
         return f"{name} in {self.file}" if name in self._inside and name not in os.environ else name
 
     def secrets(self, named: Collection[str]) -> set[str]:
-        """The values of key variables: of those ``named``, of any that ends in ``API_KEY``, of those of the file that
-        are called like one."""
+        """The values of variables that hold keys: those ``named``, any whose name ends in ``API_KEY``, and those of the file
+        that are named like a key."""
         names = {name for name in self if name in named or name.endswith("API_KEY")}
         names |= {name for name in self._inside if is_called_a_key(name)}
         return {value for name in names if (value := self[name].strip())}
 
     def warnings(self, named: Collection[str]) -> list[str]:
-        """A sentence for each thing that is amiss with the file."""
+        """A sentence for each problem with the file."""
         if self.file is None:
             return []
-        told = [f"{self.file}, line {line}: not NAME=VALUE, so it is passed over" for line in self._torn]
+        found = [f"{self.file}, line {line}: not NAME=VALUE, so it is passed over" for line in self._invalid]
         if any(name in named or is_called_a_key(name) for name in self._inside) and (open_ := exposed(self.file)):
-            told.append(f"{self.file} holds a key, and {open_}")
-        return told
+            found.append(f"{self.file} holds a key, and {open_}")
+        return found
 
 
 def credential(environ: Mapping[str, str], variable: str) -> str:
-    """What systemd's ``LoadCredential=VARIABLE:FILE`` hands to a service: a file of that name; without one, nothing.
+    """The credential that systemd gives a service by ``LoadCredential=VARIABLE:FILE``; empty if there is none.
 
     :raises OSError: if it cannot be read.
     """
@@ -89,7 +86,7 @@ def credential(environ: Mapping[str, str], variable: str) -> str:
 
 
 def exposed(path: Path) -> str | None:
-    """That others than its owner may read a file, and what to do; ``None`` if they may not."""
+    """A warning that users other than its owner may read a file, with what to do; ``None`` if they may not."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -102,10 +99,10 @@ def exposed(path: Path) -> str | None:
 def environment_of(
     data: Mapping[str, object], settings: Sequence[tuple[str, object]], folder: Path | None, *, lenient: bool = False
 ) -> Environment:
-    """The variables of a job: with the file that ``job.env_file`` names, else with ``.env`` in ``folder``, if there.
+    """The variables of a job: with the file that ``job.env_file`` names, else with ``.env`` in ``folder``, if there is one.
 
-    A path in ``settings`` is taken from the present folder, one in ``data`` from ``folder``. With ``lenient`` a file that is
-    named and not there is no mistake.
+    A relative path in ``settings`` is resolved against the current folder, one in ``data`` against ``folder``. With ``lenient``
+    it is no error if the file that is named does not exist.
 
     :raises JobError: if the file cannot be read, or is named and not there.
     """
@@ -145,7 +142,7 @@ def _read(file: Path) -> Environment:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise JobError(f"the environment file {file} cannot be read: {why}") from None
     statements = list(parse_stream(io.StringIO(text)))
-    torn = [statement.original.line for statement in statements if statement.error]
+    invalid = [statement.original.line for statement in statements if statement.error]
     sound = "".join(statement.original.string for statement in statements if not statement.error)
     values = dotenv_values(stream=io.StringIO(sound))
-    return Environment(file, {name: value for name, value in values.items() if value is not None}, torn)
+    return Environment(file, {name: value for name, value in values.items() if value is not None}, invalid)

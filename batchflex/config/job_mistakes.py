@@ -1,6 +1,6 @@
-"""How the mistakes in a job are told: their place, what was found, what is allowed, the nearest right name.
+"""The messages for mistakes in a job: where, what was found, what is allowed, the nearest valid name.
 
-Never a secret: a key pasted into the wrong place is not repeated in a message that ends in a log.
+They never contain a secret: a key that was pasted into the wrong field is not repeated, because messages end in logs.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, WrapValidator
-from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 from ..core import redacted
 from ..protocol import parameters as parameters
 
 
 class Mistake(NamedTuple):
-    """A sentence about a dotted place of the job; the place is empty if it is about the whole."""
+    """What is wrong at a dotted place of the job (``limits.rpm``); the place is empty if it concerns the whole job."""
 
     place: str
     what: str
 
 
 KEY_HINT = (
-    "a key never stands in a job file or on the command line: put it into an environment variable, or into a file .env "
+    "a key does not belong in a job file or on the command line: put it into an environment variable, or into a file .env "
     "beside the job file, and name the variable in endpoint.api_key_env"
 )
 
-_KEY_NAME = re.compile(r"(api[_-]?key|secret|password|credential|authorization|bearer)|(^|\.)(key|token|auth)$", re.I)
-# What stands here may hold a secret, whatever it looks like.
+SECRET_NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
+_KEY_NAME = re.compile(r"(^|\.)(key|token|auth)$", re.I)
+# The values of these may hold a secret, whatever they look like.
 _SECRET_PLACES = re.compile(
     r"\.base_url$|notify\.(webhook|command|ping)$|api_key_command(\.\d+)?$|endpoint(s\.\d+)?\.(headers|query|auth_header)\b"
 )
@@ -57,37 +58,25 @@ _WORDS = {
 }
 
 
-def wanted(words: str) -> WrapValidator:
-    """For a field of several types: one sentence in place of one for each type."""
-
-    def validate(value: Any, inner: Any) -> Any:
-        try:
-            return inner(value)
-        except ValidationError:
-            raise PydanticCustomError("wanted", "{wanted}", {"wanted": words}) from None
-
-    return WrapValidator(validate)
-
-
 def names_a_key(name: str) -> bool:
-    """Whether what stands under this name may be a secret."""
-    return _KEY_NAME.search(name) is not None
+    """Whether the value of a key with this name may be a secret."""
+    return bool(SECRET_NAME.search(name) or _KEY_NAME.search(name))
 
 
 def found(value: Any) -> str:
-    """The value as a message shows it."""
+    """How a message shows the value."""
     return f"found {value!r:.80}"
 
 
 def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
-    """What pydantic says of one field of ``root``, as a sentence."""
+    """The message for an error that pydantic found in a field of ``root``."""
     steps, kind = error["loc"], error["type"]
     place = ".".join(str(step) for step in steps if step != "[key]")
     context = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in error.get("ctx", {}).items()}
     if kind == "extra_forbidden":
         return Mistake(place, _unknown([str(step) for step in steps], root))
-    if kind == "value_error":
-        return Mistake(place, str(context["error"]))
+    if kind in ("value_error", "parameter"):
+        return Mistake(place, error["msg"].removeprefix("Value error, "))
     if kind == "list_type" and place in ("endpoints", "sweep.points", "score"):
         return Mistake(place, f"is a list: write each of them under [[{place}]], in double brackets")
     if kind == "too_short" and context.get("min_length", 1) > 1:
@@ -108,15 +97,15 @@ def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:
         return f"unknown key; {KEY_HINT}. {_choice('Allowed here', allowed)}"
     if parameters.documented(name):
         return f"unknown key; a request parameter belongs into [params]. {_choice('Allowed here', allowed)}"
-    elsewhere = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
-    if elsewhere and not nearest(name, allowed):
-        places = " or ".join(f"{section}.{name}" for section in elsewhere)
+    others = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
+    if others and not nearest(name, allowed):
+        places = " or ".join(f"{section}.{name}" for section in others)
         return f"unknown key; did you mean {places}? {_choice('Allowed here', allowed)}"
     return f"unknown key; {choice(name, allowed, 'allowed here')}"
 
 
 def _names_at(steps: Sequence[str], root: type[BaseModel]) -> list[str]:
-    """The keys of the table at a place; of a table or list of tables (``prompts.NAME``) whatever its name is."""
+    """The keys that the table at a place may have."""
     at, left = root, list(steps)
     while left:
         field = at.model_fields.get(left.pop(0))
@@ -133,7 +122,7 @@ def _names_at(steps: Sequence[str], root: type[BaseModel]) -> list[str]:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The one of ``allowed`` that ``name`` may have been meant to be."""
+    """The one of ``allowed`` that is most like ``name``; ``None`` if none is like it."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return near[0] if near else None
 
@@ -149,9 +138,9 @@ def _choice(words: str, allowed: Sequence[str]) -> str:
 
 
 def sentences(mistakes: Sequence[Mistake], lines: Mapping[str, int], outside: Collection[str] = ()) -> list[str]:
-    """Each mistake with its place and, as far as it is known, its line, in the order of the file.
+    """A line of text for each mistake, with its place and, if known, its line in the file, in the order of the file.
 
-    ``outside`` are places whose values did not come from the file.
+    ``outside`` are the places whose values did not come from the file.
     """
 
     def line(place: str) -> int:
@@ -161,8 +150,8 @@ def sentences(mistakes: Sequence[Mistake], lines: Mapping[str, int], outside: Co
             place = place.rpartition(".")[0]
         return lines[place] if place else 0
 
-    told = []
+    found = []
     for place, what in sorted(mistakes, key=lambda mistake: line(mistake.place)):
         at = f"line {line(place)}, " if line(place) else ""
-        told.append(redacted(f"{at}{place}: {what}" if place else what))
-    return told
+        found.append(redacted(f"{at}{place}: {what}" if place else what))
+    return found

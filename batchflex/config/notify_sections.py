@@ -1,7 +1,7 @@
-"""Who is told how a run went, and of what: the table ``[notify]`` of a job file.
+"""Notifications about runs: the table ``[notify]`` of a job file.
 
-The address of a webhook or of a ping is a secret as a rule, and a command line may hold one: whoever has it can write in
-somebody's name. None of the three is repeated in a message, and none is written into the output folder.
+The URL of a webhook or of a ping is usually a secret, and a command may contain one: whoever has it can write in somebody's
+name. None of the three is repeated in a message, and none is written into the output folder.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from .job_mistakes import wanted
+from .fields import NonEmpty, Section, as_command, http_url, refusing, variable_rule
 from .run_outcomes import Occasion
-from .sections import Section, http_url
 
 _WORDS = re.compile(r"\{([^{}|]*)\|([^{}|]*)\|([^{}|]*)\}")
 _SECRET = {"webhook", "command", "ping"}
 
 
 def url_fault(url: str) -> str | None:
-    """What is wrong with an address, as the end of a sentence that does not repeat it; ``None`` if nothing is."""
+    """What is wrong with a URL, as the end of a sentence that does not repeat it; ``None`` if nothing is."""
     parts = http_url(url)
     if parts is None or not url.isascii():
         return "must be a URL such as 'https://host/path', without spaces"
@@ -31,64 +30,37 @@ def url_fault(url: str) -> str | None:
     return None
 
 
-def _check_url(url: str) -> str:
-    if fault := url_fault(url):
-        raise ValueError(fault)
-    return url
-
-
-def _check_ping(url: str) -> str:
-    if fault := ping_fault(url):
-        raise ValueError(fault)
-    return url
-
-
 def ping_fault(url: str) -> str | None:
-    """As :func:`url_fault`, for an address with words for start, success and failure."""
+    """As :func:`url_fault`, for a URL with words for start, success and failure."""
     bare = _WORDS.sub("", url)
     if "{" in bare or "}" in bare:
         return "may hold braces only round three words, for start, success and failure: '{start|success|failure}'"
     return url_fault(bare)
 
 
-def _check_variable(name: str) -> str:
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-        raise ValueError(
-            "must be the name of an environment variable in capitals, such as 'SLACK_URL', never the URL itself"
-        )
-    return name
+def _metrics_fault(path: str) -> str | None:
+    return (
+        None
+        if path.endswith(".prom")
+        else "must end in '.prom': node_exporter's textfile collector reads no other file"
+    )
 
 
-def _check_metrics_file(path: str) -> str:
-    if not path.endswith(".prom"):
-        raise ValueError("must end in '.prom': node_exporter's textfile collector reads no other file")
-    return path
-
-
-_Url = Annotated[str, AfterValidator(_check_url)]
-_Ping = Annotated[str, AfterValidator(_check_ping)]
-_Variable = Annotated[str, AfterValidator(_check_variable)]
-_Command = Annotated[
-    Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
-    wanted("a command in quotes, or a list of a program and its arguments"),
-]
-
-
-def _default() -> list[Occasion]:
-    return ["failure", "stopped", "recovered"]
+_Variable = Annotated[str, variable_rule("SLACK_URL", "URL")]
+_Arguments = Annotated[list[str], Field(min_length=1)]
 
 
 class NotifySection(Section):
-    """``timeout_s`` bounds everything that is done at the end of a run to tell of it, further tries included."""
+    """``timeout_s`` limits all deliveries at the end of a run together, retries included."""
 
-    on: list[Occasion] = Field(default_factory=_default)
-    webhook: Annotated[_Url | None, Field(repr=False)] = None
+    on: list[Occasion] = Field(default=["failure", "stopped", "recovered"])
+    webhook: Annotated[Annotated[str, refusing(url_fault)] | None, Field(repr=False)] = None
     webhook_env: _Variable | None = None
     format: Literal["json", "slack"] = "json"
-    command: Annotated[_Command | None, Field(repr=False)] = None
-    ping: Annotated[_Ping | None, Field(repr=False)] = None
+    command: Annotated[Annotated[NonEmpty | _Arguments, as_command] | None, Field(repr=False)] = None
+    ping: Annotated[Annotated[str, refusing(ping_fault)] | None, Field(repr=False)] = None
     ping_env: _Variable | None = None
-    metrics_file: Annotated[str, AfterValidator(_check_metrics_file)] | None = None
+    metrics_file: Annotated[str, refusing(_metrics_fault)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
     @model_validator(mode="after")
@@ -99,31 +71,31 @@ class NotifySection(Section):
         return self
 
     @property
-    def tells(self) -> bool:
-        """Whether anybody is told anything."""
-        ways = (self.webhook, self.webhook_env, self.command, self.ping, self.ping_env, self.metrics_file)
-        return any(way is not None for way in ways)
+    def delivers(self) -> bool:
+        """Whether there is anything to deliver to."""
+        targets = (self.webhook, self.webhook_env, self.command, self.ping, self.ping_env, self.metrics_file)
+        return any(target is not None for target in targets)
 
-    def kept(self) -> dict[str, Any]:
-        """What of it may be written into the output folder; empty if that would tell nobody."""
+    def without_secrets(self) -> dict[str, Any]:
+        """The part without secrets, for the output folder; empty if that delivers to nobody."""
         plain = self.model_dump(exclude_none=True, exclude=_SECRET)
         return plain if plain.keys() & {"webhook_env", "ping_env", "metrics_file"} else {}
 
 
 class Address(NamedTuple):
-    """Where a webhook or a ping goes. ``fault`` is a sentence if that cannot be told; the URL is then empty."""
+    """The URL of a webhook or a ping. If it cannot be found, the URL is empty and ``fault`` says why."""
 
     url: str
     fault: str | None = None
 
     @property
     def shown(self) -> str:
-        """What of it may be shown."""
+        """The part that messages may show."""
         return f" at {urlsplit(self.url).hostname}" if self.url else ""
 
 
 def address(section: NotifySection, name: Literal["webhook", "ping"], environ: Mapping[str, str]) -> Address | None:
-    """The address of a section's webhook or ping; ``None`` if it has none."""
+    """The URL of a section's webhook or ping; ``None`` if it has none."""
     url, variable = getattr(section, name), getattr(section, f"{name}_env")
     if variable is None:
         return None if url is None else Address(url)
@@ -135,9 +107,9 @@ def address(section: NotifySection, name: Literal["webhook", "ping"], environ: M
 
 
 class Pings(NamedTuple):
-    """The URLs of a dead-man's switch; ``start`` is ``None`` if it is not told of starts.
+    """The URLs of a dead man's switch; ``start`` is ``None`` if there is no ping at the start.
 
-    ``by_path`` tells that the address had no words of its own: it is one that takes a body, as healthchecks.io does.
+    ``by_path`` is true if the URL had no words of its own: such a service takes a body, as healthchecks.io does.
     """
 
     start: str | None
@@ -147,8 +119,8 @@ class Pings(NamedTuple):
 
 
 def pings(url: str) -> Pings:
-    """``https://host/uuid`` is told of a start at ``/start`` and of a failure at ``/fail``. ``{run|ok|bad}`` in it are the words
-    for start, success and failure of another kind of switch; without the first there is no ping at the start."""
+    """``https://host/uuid`` is pinged at ``/start`` and, after a failure, at ``/fail``. ``{run|ok|bad}`` in a URL are the words
+    of another kind of service for start, success and failure; without the first there is no ping at the start."""
     found = _WORDS.search(url)
     if found is None:
         base, mark, query = url.partition("?")

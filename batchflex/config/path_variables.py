@@ -1,4 +1,4 @@
-"""Variables in the paths of a job: ``${NAME}``, ``${NAME:-what is taken if it is not set}``. Pure.
+"""Variables in the paths of a job: ``${NAME}`` and ``${NAME:-default}``. Pure.
 
 A literal ``${`` is written ``$${``. Prompts, parameters and everything else stay as they are.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from . import dated_path
 from .job_mistakes import Mistake
 
 # Where they are expanded; * is any number in a list of tables.
@@ -21,7 +22,7 @@ _INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", 
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:
-    """The text with the values of its variables. One that is set to nothing counts as not set.
+    """The text with its variables replaced. A variable that is empty counts as not set.
 
     :raises ValueError: with a sentence, if one is not set and has no ``:-``, or what follows ``${`` is no name.
     """
@@ -50,17 +51,17 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
 
 
 def names(text: str) -> list[str]:
-    """The variables that a text is made of."""
+    """The names of the variables in a text."""
     return [found["name"] for found in _well_formed(text)]
 
 
 def values(text: str, variables: Mapping[str, str]) -> list[str]:
-    """What its variables put into a text."""
+    """The values of the variables in a text."""
     return [value for name in names(text) if (value := variables.get(name))]
 
 
 def defaults(text: str) -> list[str]:
-    """What is taken where variables of a text are not set."""
+    """The defaults of the variables in a text."""
     return [found["default"] or "" for found in _well_formed(text)]
 
 
@@ -75,8 +76,14 @@ def escaped(text: str) -> str:
     return text.replace("${", "$${")
 
 
+def literal(data: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a job, changed so that :func:`build` takes their paths as they are."""
+    each_path(data, lambda place, text: escaped(dated_path.escaped(text) if place == "job.out" else text))
+    return data
+
+
 def expand(data: dict[str, Any], variables: Mapping[str, str]) -> list[Mistake]:
-    """Expand the paths of a job in place, and tell what is wrong with them."""
+    """Expand the paths of a job in place, and return what is wrong with them."""
     mistakes: list[Mistake] = []
 
     def value(place: str, text: str) -> str:
@@ -91,7 +98,7 @@ def expand(data: dict[str, Any], variables: Mapping[str, str]) -> list[Mistake]:
 
 
 def each_path(data: dict[str, Any], change: Callable[[str, str], str], places: Collection[str] = PLACES) -> None:
-    """Put what ``change`` makes of each path of a job (its place, its text) into its place."""
+    """Replace each path of a job by what ``change`` returns for its place and its text."""
     for pattern in places:
         *parents, last = pattern.split(".")
         for place, table in _tables(data, parents):

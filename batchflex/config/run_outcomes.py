@@ -1,4 +1,4 @@
-"""What the end of a run is to those who are told of it. Pure."""
+"""How a run ended, for notifications and metrics. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 Occasion = Literal["success", "failure", "stopped", "recovered", "busy"]
-# Beside these a run may be interrupted by a person, which is no event, or be passed over as another one is going on.
+# No notification is sent if a person interrupted the run, or if it was skipped because another one was running.
 End = Literal["success", "failure", "stopped", "killed", "interrupted", "busy", "skipped"]
 
 _INTERRUPTED = 130
@@ -17,8 +17,8 @@ _BAD = {"failure", "stopped", "killed"}
 def end_of(state: Mapping[str, Any]) -> End:
     """How a run ended; ``state`` is a line of ``history.jsonl``, or ``run.json``.
 
-    SIGINT is a person's, who knows. SIGTERM is sent by a system that shuts down or by whoever bounds the run's time, and SIGHUP
-    comes of a terminal or a connection that is lost, so that such a run is ``stopped``.
+    SIGINT comes from a person, who knows. SIGTERM comes from a system that shuts down or from a time limit, SIGHUP from a lost
+    terminal or connection: such a run is ``stopped``.
     """
     status, code = state.get("status"), state.get("exit_code")
     if status in ("killed", "skipped", "busy"):
@@ -37,10 +37,10 @@ def end_of(state: Mapping[str, Any]) -> End:
 
 
 def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: str | None = None) -> End | None:
-    """How the run before the one with the id ``own`` really ended: neither passed over nor interrupted by a person.
+    """How the last run before the one with the id ``own`` ended. Runs that were skipped, or interrupted by a person, are ignored.
 
-    ``history`` are the lines of ``history.jsonl``. ``unfinished`` is the id of a run that was still going on, by ``run.json``,
-    when this one was started: unless it has a line meanwhile, it was killed. ``None`` if there was none before.
+    ``history`` are the lines of ``history.jsonl``. ``unfinished`` is the id of a run that ``run.json`` said was running when
+    this one was started: unless it has a line by now, it was killed. ``None`` if this is the first run.
     """
     before: End | None = None
     for line in history:
@@ -55,17 +55,18 @@ def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: 
 
 
 def is_news(state: Mapping[str, Any]) -> bool:
-    """Whether a run that ended so has something to tell: not if it came to its end, and all its bad rows are of earlier runs."""
+    """Whether the end of a run is worth a message: not if it finished and all its bad rows are from earlier runs."""
     return state.get("exit_code") != 1 or state.get("first_failure") is not None
 
 
 def event_of(end: End, before: End | None, on: Collection[str]) -> Occasion | None:
-    """What is told of a run that ended like this, after one that ended like ``before``; ``None`` if it is not asked for.
+    """The event to notify of, for a run that ended with ``end`` after one that ended with ``before``; ``None`` if it is not in
+    ``on``.
 
-    A recovery is told as such, or else as the success that it is.
+    A recovery that is not in ``on`` is a success.
     """
     if end == "success" and before in _BAD and "recovered" in on:
         return "recovered"
-    if end == "killed":  # it cannot tell
+    if end == "killed":  # it cannot notify anybody
         return None
     return end if end in on else None  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What is scored and how, as a job file or a caller says it: the tables ``[[score]]`` and ``[score.judge]``.
+"""What is scored and how: the tables ``[[score]]`` and ``[score.judge]``, of a job file or from a caller.
 
 docs/scores.md describes the kinds; :mod:`batchflex.scoring.scorers` makes numbers of them.
 """
@@ -6,16 +6,19 @@ docs/scores.md describes the kinds; :mod:`batchflex.scoring.scorers` makes numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from ..core import JobError
-from .job_mistakes import explained, found, sentences, wanted
-from .sections import EndpointSection, LimitsSection, PricesSection, Section
+from .endpoint_section import EndpointSection
+from .fields import NonEmpty, NonEmptyList, Section, name_rule, refusing, wanted
+from .job_mistakes import Mistake, explained, found, sentences
+from .parameter_tables import Parameters
+from .sections import LimitsSection, PricesSection
 
 KINDS = ("exact", "contains", "regex", "number", "json", "choice", "length", "judge")
 # Those whose score says right or wrong.
@@ -24,73 +27,57 @@ _SHARES = {"exact", "contains", "regex", "number", "choice", "length"}
 _LABELLING = {"exact", "number", "choice"}
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
-_Text = Annotated[str, Field(min_length=1)]
-_Tolerance = Annotated[float, Field(ge=0)]
+
+def _kind_fault(kind: str) -> str | None:
+    if kind in KINDS or _FUNCTION.fullmatch(kind):
+        return None
+    return f"must be one of {', '.join(KINDS)}, or 'module:function' of your own; {found(kind)}"
 
 
-def _check_name(name: str) -> str:
-    if len(name) > 60 or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ValueError(
-            "a score's name may hold letters, digits, '_' and '-', begins with a letter or a digit, and has at most 60 "
-            f"characters; {found(name)}"
-        )
-    return name
-
-
-def _check_kind(kind: str) -> str:
-    if kind not in KINDS and not _FUNCTION.fullmatch(kind):
-        raise ValueError(f"must be one of {', '.join(KINDS)}, or 'module:function' of your own; {found(kind)}")
-    return kind
-
-
-def _check_pattern(pattern: str) -> str:
+def _pattern_fault(pattern: str) -> str | None:
     """Patterns are those of Rust's regex, which polars has: no look-around, no back-references."""
     try:
         SchemaValidator(core_schema.str_schema(pattern=pattern))
     except SchemaError as error:
         why = " ".join(str(error).split()).partition("error: ")[2] or str(error)
-        raise ValueError(f"is no regular expression of the kind used here (without look-around): {why:.200}") from None
-    return pattern
+        return f"is no regular expression of the kind used here (without look-around): {why:.200}"
+    return None
 
 
-_Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
+def _scale_fault(scale: list[int | float]) -> str | None:
+    if len(scale) == 2 and scale[0] < scale[1]:
+        return None
+    return f"must be two numbers, the worst grade and the best, such as [1, 5]; {found(scale)}"
+
+
+_Pattern = Annotated[NonEmpty, refusing(_pattern_fault)]
+_Tolerance = Annotated[float, Field(ge=0)]
 _Constant = Annotated[
     str | bool | int | float | list[Any] | dict[str, Any], wanted("text, a number, true, false, a list or a table")
 ]
 
 
-def _scale_of_five() -> list[int | float]:
-    return [1, 5]
-
-
 class JudgeSection(Section):
-    """Another model that grades by a rubric. Whom it asks and at what prices is the job's own, where left out."""
+    """A model that grades by a rubric. Endpoint, limits and prices are those of the job where left out."""
 
-    rubric: _Text
+    rubric: NonEmpty
     system: str | None = None
-    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade")] = Field(
-        default_factory=_scale_of_five
+    scale: Annotated[list[int | float], wanted("two numbers, the worst and the best grade"), refusing(_scale_fault)] = (
+        Field(default=[1, 5])
     )
     endpoint: EndpointSection | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: Parameters = Field(default_factory=dict)
     limits: LimitsSection | None = None
     prices: PricesSection | None = None
 
-    @pydantic.field_validator("scale")
-    @classmethod
-    def _has_two_ends(cls, scale: list[int | float]) -> list[int | float]:
-        if len(scale) != 2 or scale[0] >= scale[1] or not all(isinstance(end, int | float) for end in scale):
-            raise ValueError(f"must be two numbers, the worst grade and the best, such as [1, 5]; {found(scale)}")
-        return scale
-
 
 class ScoreSection(Section):
-    """One score: a number for each row, or none where a row cannot be scored."""
+    """One score: a number for each row, or null where a row cannot be scored."""
 
-    name: Annotated[str, AfterValidator(_check_name)]
-    kind: Annotated[str, AfterValidator(_check_kind)]
-    answer: _Text | None = None
-    expected: _Text | None = None
+    name: Annotated[str, name_rule("a score's name", "_-", 60)]
+    kind: Annotated[str, refusing(_kind_fault)]
+    answer: NonEmpty | None = None
+    expected: NonEmpty | None = None
     value: _Constant | None = None
     missing: Literal["skip", "zero"] = "skip"
     extract: _Pattern | None = None
@@ -101,13 +88,13 @@ class ScoreSection(Section):
     tolerance: _Tolerance = 0.0
     relative_tolerance: _Tolerance = 0.0
     take: Literal["last", "first"] = "last"
-    choices: Annotated[list[_Text], Field(min_length=2, max_length=26)] | None = None
-    fields: Annotated[list[_Text], Field(min_length=1)] | None = None
+    choices: Annotated[list[NonEmpty], Field(min_length=2, max_length=26)] | None = None
+    fields: NonEmptyList | None = None
     unit: Literal["characters", "words", "tokens"] = "characters"
     min: Annotated[int, Field(ge=0)] | None = None
     max: Annotated[int, Field(ge=0)] | None = None
-    columns: Annotated[list[_Text], Field(min_length=1)] | None = None
-    folder: _Text | None = None
+    columns: NonEmptyList | None = None
+    folder: NonEmpty | None = None
     judge: JudgeSection | None = None
 
     @model_validator(mode="after")
@@ -117,7 +104,7 @@ class ScoreSection(Section):
         return self
 
     def _superfluous(self) -> list[str]:
-        """A key that does nothing is a slip: somebody believes it does."""
+        """Keys without effect for this kind are refused: somebody believes they have one."""
         kind = "function" if self.is_function else self.kind
         defaults = type(self).model_fields
         given = [n for n in sorted(self.model_fields_set) if getattr(self, n) != defaults[n].default and n in _KEYS]
@@ -125,7 +112,7 @@ class ScoreSection(Section):
         return [f"'{name}' is nothing for kind '{self.kind}', but for {_listed(_KEYS[name])}" for name in given]
 
     def _lacking(self) -> list[str]:
-        """What this kind cannot do without."""
+        """What this kind requires and does not have."""
         wrong = []
         if self.expected is not None and self.value is not None:
             wrong.append("'expected' (a column) and 'value' (the same for all rows) exclude each other")
@@ -167,12 +154,12 @@ class ScoreSection(Section):
 
     @property
     def is_share(self) -> bool | None:
-        """Whether a score is right or wrong; ``None`` if only the scores can tell."""
+        """Whether each score is 0 or 1; ``None`` if that is known from the scores only."""
         return True if self.kind in _SHARES else None
 
     @property
     def is_labelling(self) -> bool:
-        """Whether what is found in an answer is one of the things that could be answered."""
+        """Whether a score finds in each answer one of several possible labels."""
         return self.kind in _LABELLING
 
     @property
@@ -182,7 +169,7 @@ class ScoreSection(Section):
 
     @property
     def answer_column(self) -> str:
-        """What is scored."""
+        """The column that is scored."""
         if self.answer is not None:
             return self.answer
         if self.kind == "length" and self.unit == "tokens":
@@ -190,7 +177,7 @@ class ScoreSection(Section):
         return "parsed" if self.kind == "json" else "content"
 
 
-# Keys that only some kinds heed.
+# Keys that only some kinds use.
 _TEXTUAL = {"exact", "contains", "regex", "number", "choice", "length"}
 _KEYS: dict[str, set[str]] = {
     "answer": {*_TEXTUAL, "json"},
@@ -228,7 +215,7 @@ ROUND_A_NAME = " \t\r\n()."
 
 
 def names_of(choices: Sequence[str], *, by_number: bool) -> dict[str, str]:
-    """What may be written for each choice, in lower case: its letter, ``by_number`` its number from 0, and itself."""
+    """The choice for each name that it may be written by, in lower case: its letter, ``by_number`` its number from 0, itself."""
     names = dict(zip(LETTERS.lower(), choices, strict=False)) if all(len(c.strip()) > 1 for c in choices) else {}
     if by_number:
         names |= {str(number): choice for number, choice in enumerate(choices)}
@@ -236,7 +223,7 @@ def names_of(choices: Sequence[str], *, by_number: bool) -> dict[str, str]:
 
 
 def bare(name: str) -> str:
-    """As it may stand in :func:`names_of`."""
+    """A name as a key of :func:`names_of`."""
     return name.strip(ROUND_A_NAME).lower()
 
 
@@ -252,7 +239,7 @@ ScoreLike = ScoreSection | Mapping[str, Any]
 
 
 def specs_of(scores: Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike) -> list[ScoreSection]:
-    """Scores as a caller gives them: a list of tables as in a job file, one of them alone, or tables by name.
+    """Validate scores that a caller gives: a list of tables as in a job file, a single one, or tables by name.
 
     :raises JobError: naming every mistake at once.
     """
@@ -270,6 +257,15 @@ def specs_of(scores: Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | Sco
         made = _Scores.model_validate({"score": tables}).score
     except pydantic.ValidationError as error:
         raise JobError(sentences([explained(e, _Scores) for e in error.errors(include_url=False)], {})) from None
-    if twice := {spec.name for spec in made if [s.name for s in made].count(spec.name) > 1}:
-        raise JobError(f"two scores have the same name: {', '.join(sorted(twice))}")
+    if mistakes := list(name_mistakes(made)):
+        raise JobError(sentences(mistakes, {}))
     return made
+
+
+def name_mistakes(scores: Sequence[ScoreSection]) -> Iterator[Mistake]:
+    """Scores with the name of an earlier one."""
+    names = [score.name for score in scores]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            what = f"is the second score called {name!r:.80}; give each a name of its own"
+            yield Mistake(f"score.{number}.name", what)

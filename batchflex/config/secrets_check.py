@@ -1,7 +1,7 @@
-"""Keys that were written into a job, where they would end in files and logs. Pure.
+"""Finds API keys that were written into a job, where they would end in files and logs. Pure.
 
-A key is known by the name it stands under, by the shape that providers give it, or because it is the one that a key variable
-holds. Prompts, schemas and scores may speak of keys: there only the last of these counts.
+A key is recognised by the name of its field, by the format that providers give it, or because it is the value of a variable
+that holds a key. Prompts, schemas and scores may contain such names and formats: there only the last one counts.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from ..core import Redactor
 from . import path_variables
-from .job_mistakes import KEY_HINT, Mistake
+from .job_mistakes import KEY_HINT, SECRET_NAME, Mistake
 
-_NAME = re.compile(r"api[_-]?key|secret|password|credential|authorization|bearer", re.I)
-# Wherever it stands in a text: a provider's prefix, and behind it something long and random.
+_VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
+# Anywhere in a text: a provider's prefix, followed by something long and random.
 _VALUE = re.compile(
     r"""
     \b(?:sk|pk|rk|gsk|xai|nvapi|pplx|ghp|r8|tgp)[-_][\w-]*?(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16,}
@@ -27,30 +27,33 @@ _VALUE = re.compile(
     """,
     re.VERBOSE,
 )
-# All of a value, where that is neither a path nor a name.
+# As a whole value, unless that is a path or a name.
 _WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
-# Of headers and queries, beside those above.
+# Also in headers and queries.
 _SENT = re.compile(
     r"(?:^|access|auth|functions?|subscription|signing|virtual)[-_]?key$|token$|cookie|^sig(?:nature)?$", re.I
 )
-_NAMING = {"api_key_env", "api_key_command"}  # say where a key is
+_NAMING = {"api_key_env", "api_key_command"}  # they say where a key is
 _NAMES = {"model", "name", "path", "out", "model_path", "id", "carry"}
-# Tables, and request parameters, whose texts are prose or schemas.
+# Tables and request parameters that contain prose or schemas.
 _PROSE = {"prompt", "prompts", "score", "answer"}
 _PROSE_INSIDE = {"response_format", "tools", "functions", "messages", "prompt", "json_schema"}
 
-_ADDRESS = (
-    "an address with a key in it never stands in a job file: put it into an environment variable, and name that in"
-)
+_ADDRESS = "a URL with a key in it does not belong in a job file: put it into an environment variable, and name that in"
 _HINTS = {
     "notify.webhook": f"{_ADDRESS} notify.webhook_env",
     "notify.ping": f"{_ADDRESS} notify.ping_env",
-    "notify.command": "a key never stands in a job file: put it into an environment variable, which the command can read",
+    "notify.command": "a key does not belong in a job file: put it into an environment variable, which the command can read",
 }
 
 
+def is_called_a_key(variable: str) -> bool:
+    """Whether what an environment variable holds is a secret, as far as its name says."""
+    return _VARIABLE.search(variable) is not None
+
+
 def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
-    """A mistake for each key in a job. ``secrets`` are what the key variables hold."""
+    """A mistake for each key in a job. ``secrets`` are the values of the variables that hold keys."""
     found = dict.fromkeys(_places(data, (), Redactor(secrets)))
     return [Mistake(place, _HINTS.get(place) or _hint(place)) for place in found]
 
@@ -83,7 +86,7 @@ def _places(value: Any, steps: tuple[str, ...], real: Redactor) -> Iterator[str]
 
 def _is_called_a_key(steps: tuple[str, ...]) -> bool:
     name = steps[-1]
-    named = _NAME.search(name) or (_is_sent(steps) and _SENT.search(name))
+    named = SECRET_NAME.search(name) or (_is_sent(steps) and _SENT.search(name))
     return bool(named) and name not in _NAMING and not _is_prose(steps)
 
 
@@ -92,12 +95,12 @@ def _is_sent(steps: tuple[str, ...]) -> bool:
 
 
 def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
-    """Whether what is secret in a header or a query comes from variables; a default of theirs would stand in the file."""
+    """Whether the secret in a header or a query comes from variables. A default would be written in the file."""
     return _is_sent(steps) and bool(path_variables.names(text)) and not any(path_variables.defaults(text))
 
 
 def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:
-    if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # a wrong one of these is told better elsewhere
+    if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # its own message is better
         return False
     return bool(_VALUE.search(value) or (_WHOLE.fullmatch(value) and not _NAMES & {*steps}))
 
@@ -106,3 +109,29 @@ def _is_prose(steps: tuple[str, ...]) -> bool:
     if steps[0] == "score" and "endpoint" in steps:
         return False
     return steps[0] in _PROSE or bool(_PROSE_INSIDE & {*steps[1:]})
+
+
+def key_variables(data: Mapping[str, Any]) -> set[str]:
+    """Every variable that ``api_key_env`` names, and those named like keys in headers and queries."""
+    found, left = set(), [data]
+    while left:
+        here: Any = left.pop()
+        if isinstance(here, Mapping):
+            left += here.values()
+            if isinstance(name := here.get("api_key_env"), str):
+                found.add(name)
+            for texts in (here.get("endpoint"), *_tables(here.get("endpoints"))):
+                found |= {name for text in _sent(texts) for name in path_variables.names(text) if is_called_a_key(name)}
+        elif isinstance(here, list):
+            left += here
+    return found
+
+
+def _tables(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _sent(endpoint: Any) -> list[str]:
+    """The texts of an endpoint's headers and of its query."""
+    tables = (endpoint.get(name) for name in ("headers", "query")) if isinstance(endpoint, Mapping) else ()
+    return [text for table in tables if isinstance(table, Mapping) for text in table.values() if isinstance(text, str)]

@@ -1,4 +1,4 @@
-"""Settings from outside of a job file: dotted places with values."""
+"""Settings that replace values of a job file (``--set``): dotted places with values. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .job import Job
 
-# The tables of a job that say how to ask, and nothing of what is asked.
+# The tables of a job that say how requests are sent, and do not change them.
 _HOW = ("limits", "retry", "prices", "endpoint", "answer", "journal", "notify", "log")
 
 
-def elsewhere(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The settings; if they name another server, nothing of the job file's own belongs to it, its key least of all."""
+def for_another_server(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The settings; if they name another server, those of the job file's own server (key, headers, …) are unset."""
     places = dict(settings)
     if not {"endpoint.name", "endpoint.base_url"} & places.keys():
         return list(settings)
@@ -26,7 +26,7 @@ def elsewhere(settings: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return [*((f"endpoint.{name}", value) for name, value in own.items()), *settings]
 
 
-def refused(place: str, planned: Job) -> str | None:
+def retry_fault(place: str, planned: Job) -> str | None:
     """Why a retry cannot set a place, as a sentence; ``None`` if it can."""
     section, _, name = place.partition(".")
     name = name.split(".")[0]

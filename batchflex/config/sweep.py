@@ -1,4 +1,4 @@
-"""The forms of a sweep, and the one place where its points are enumerated. Pure.
+"""The table ``[sweep]``, its forms, and the enumeration of its points. Pure.
 
 A sweep has up to three forms: a *grid*, lists of values of which every combination is tried; *zip*, lists whose first values go
 together, then their second ones, and so on; and *points*, written out one by one. They are crossed with each other: every
@@ -9,28 +9,41 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-# The keys of [sweep] that are no variables.
-RESERVED = ("samples", "zip", "points", "order")
+from pydantic import ConfigDict, Field
+
+from .fields import Section
 
 
 class Forms(NamedTuple):
-    """What is swept, by form. A variable is in one of them only; one that a point does not name is not set there."""
+    """The swept values by form. A variable is in one of them only; a point need not set all variables."""
 
     grid: Mapping[str, Sequence[Any]]
     zip: Mapping[str, Sequence[Any]]
     points: Sequence[Mapping[str, Any]]
 
 
-def forms(table: Mapping[str, Any]) -> Forms:
-    """The forms in a table [sweep] as it was given, as far as they have the right types."""
-    zipped, points = table.get("zip"), table.get("points")
-    return Forms(
-        {name: values for name, values in table.items() if name not in RESERVED and isinstance(values, list)},
-        {n: v for n, v in zipped.items() if isinstance(v, list)} if isinstance(zipped, Mapping) else {},
-        [point for point in points if isinstance(point, Mapping)] if isinstance(points, list) else [],
-    )
+class SweepSection(Section):
+    """The table ``[sweep]``: every key that is not a field is a variable of the grid."""
+
+    model_config = ConfigDict(extra="allow")
+    samples: Annotated[int, Field(ge=1, le=100_000)] = 1
+    zip: dict[str, Any] | None = None
+    points: list[dict[str, Any]] | None = None
+    order: Literal["auto", "prefix", "row"] = "auto"
+
+    @property
+    def forms(self) -> Forms:
+        """The swept values, without those that are not lists."""
+        grid, zipped = self.model_extra or {}, self.zip or {}
+        grid, zipped = ({n: v for n, v in form.items() if isinstance(v, list)} for form in (grid, zipped))
+        return Forms(grid, zipped, self.points or [])
+
+    @property
+    def variables(self) -> dict[str, list[Any]]:
+        """As :func:`variables`."""
+        return variables(self.forms)
 
 
 def variables(swept: Forms) -> dict[str, list[Any]]:
@@ -41,7 +54,7 @@ def variables(swept: Forms) -> dict[str, list[Any]]:
     )
     found: dict[str, dict[str, Any]] = {}
     for name, value in pairs:
-        found.setdefault(name, {}).setdefault(told_apart(value), value)
+        found.setdefault(name, {}).setdefault(identity(value), value)
     return {name: list(values.values()) for name, values in found.items()}
 
 
@@ -61,6 +74,6 @@ def combinations(swept: Forms) -> Iterator[dict[str, Any]]:
         yield {name: merged[name] for name in order if name in merged}
 
 
-def told_apart(value: Any) -> str:
-    """What tells values apart: ``1``, ``1.0`` and ``true`` are three. The order of a table's keys counts."""
+def identity(value: Any) -> str:
+    """Equal for the same value only: ``1``, ``1.0`` and ``true`` are three. The order of a table's keys counts."""
     return repr(value)

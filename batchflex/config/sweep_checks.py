@@ -1,20 +1,21 @@
-"""The mistakes of a [sweep], whose keys are free: told from the values as they were given, each at its place."""
+"""The rules of a ``[sweep]``, whose keys are free. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..protocol import parameters as parameters
 from .job_mistakes import KEY_HINT, Mistake, choice, found, names_a_key
-from .schema_checks import check_format
-from .sweep import RESERVED, told_apart
+from .parameter_tables import format_mistakes
+from .sweep import SweepSection, identity
 
-_Table = Mapping[str, Any]
+if TYPE_CHECKING:
+    from .job import Job
 
 
 class _Variable(NamedTuple):
-    """A variable where it stands. ``values`` are those it is tried with; one, if it stands in a point."""
+    """A variable and its place in the job. ``values`` are those it is tried with; one, if it stands in a point."""
 
     place: str
     form: str
@@ -22,36 +23,44 @@ class _Variable(NamedTuple):
     values: Any
 
 
-def check_sweep(sweep: _Table, prompts: _Table, override: _Table) -> list[Mistake]:
-    """Every mistake in what is swept. ``prompts`` are the tables [prompts.NAME], ``override`` is the table of that name."""
-    standing = list(_standing(sweep))
-    mistakes = _check_forms(sweep) + _check_homes(standing)
-    for variable in standing:
-        faults = [Mistake(variable.place, why) for why in _faults(variable, prompts, override)]
-        if variable.name == "response_format" and not faults:
-            faults = [mistake for value in variable.values for mistake in check_format(variable.place, value)]
-        mistakes += faults
-    return mistakes
+def sweep_rules(job: Job) -> Iterator[Iterator[Mistake]]:
+    """The mistakes by each rule."""
+    yield _zip_mistakes(job)
+    yield _point_mistakes(job)
+    yield _doubled(job)
+    for form in (_in_grid, _in_zip, _in_points):
+        yield _variable_mistakes(job, form)
 
 
-def _standing(sweep: _Table) -> Iterator[_Variable]:
-    for name, values in sweep.items():
-        if name not in RESERVED:
-            yield _Variable(f"sweep.{name}", "grid", name, values)
-    zipped, points = sweep.get("zip"), sweep.get("points")
-    if isinstance(zipped, Mapping):
-        for name, values in zipped.items():
-            yield _Variable(f"sweep.zip.{name}", "zip", name, values)
-    for number, point in enumerate(points if isinstance(points, list) else []):
-        for name, value in point.items() if isinstance(point, Mapping) else ():
+def _in_grid(sweep: SweepSection) -> Iterator[_Variable]:
+    for name, values in (sweep.model_extra or {}).items():
+        yield _Variable(f"sweep.{name}", "grid", name, values)
+
+
+def _in_zip(sweep: SweepSection) -> Iterator[_Variable]:
+    for name, values in (sweep.zip or {}).items():
+        yield _Variable(f"sweep.zip.{name}", "zip", name, values)
+
+
+def _in_points(sweep: SweepSection) -> Iterator[_Variable]:
+    for number, point in enumerate(sweep.points or []):
+        for name, value in point.items():
             yield _Variable(f"sweep.points.{number}.{name}", "points", name, [value])
 
 
-def _faults(variable: _Variable, prompts: _Table, override: _Table) -> Iterator[str]:
+def _variable_mistakes(job: Job, form: Callable[[SweepSection], Iterator[_Variable]]) -> Iterator[Mistake]:
+    for variable in form(job.sweep):
+        faults = [Mistake(variable.place, why) for why in _faults(variable, job)]
+        if variable.name == "response_format" and not faults:
+            faults = [mistake for value in variable.values for mistake in format_mistakes(variable.place, value)]
+        yield from faults
+
+
+def _faults(variable: _Variable, job: Job) -> Iterator[str]:
     name, values = variable.name, variable.values
-    if name in ("messages", *RESERVED) or name in parameters.TRANSPORT:
+    if name == "messages" or name in SweepSection.model_fields or name in parameters.TRANSPORT:
         yield "cannot be swept"
-    elif names_a_key(str(name)):
+    elif names_a_key(name):
         yield KEY_HINT
     elif isinstance(values, Mapping):
         yield f"must be a list of the values to try, or else stand in [params]; {found(values)}"
@@ -59,79 +68,65 @@ def _faults(variable: _Variable, prompts: _Table, override: _Table) -> Iterator[
         yield f"must be a list of the values to try; {found(values)}"
     elif why := parameters.unsayable(values):
         yield why
-    elif variable.form == "grid" and _has_twice([told_apart(value) for value in values]):
+    elif variable.form == "grid" and _has_twice([identity(value) for value in values]):
         yield f"has the same value twice; for repeated answers set sweep.samples; {found(values)}"
     elif name == "prompt":
-        yield from (why for value in values if (why := _no_prompt(value, prompts)))
-    elif name in override:
+        yield from (why for value in values if (why := _no_prompt(value, job.prompts)))
+    elif name in job.override:
         yield f"override.{name} (also: --set {name}=…) would make all points the same; leave out one of the two"
     else:
         yield from (why for value in values if (why := parameters.out_of_range(name, value)))
 
 
-def _no_prompt(value: Any, prompts: _Table) -> str | None:
+def _no_prompt(value: Any, prompts: Collection[str]) -> str | None:
     if isinstance(value, str) and value in prompts:
         return None
-    there = choice(str(value), [str(name) for name in prompts]) if prompts else "write it as [prompts.NAME]"
+    there = choice(str(value), list(prompts)) if prompts else "write it as [prompts.NAME]"
     return f"no prompt is named {value!r:.80}; {there}"
 
 
-def _check_homes(standing: list[_Variable]) -> list[Mistake]:
+def _doubled(job: Job) -> Iterator[Mistake]:
     """A variable has one form: two would contradict each other."""
-    homes: dict[str, _Variable] = {}
-    mistakes = []
-    for variable in standing:
-        home = homes.setdefault(variable.name, variable)
-        if home.form != variable.form:
-            mistakes.append(Mistake(variable.place, f"is swept by {home.place} already; leave out one of the two"))
-    return mistakes
+    firsts: dict[str, _Variable] = {}
+    for variable in (*_in_grid(job.sweep), *_in_zip(job.sweep), *_in_points(job.sweep)):
+        first = firsts.setdefault(variable.name, variable)
+        if first.form != variable.form:
+            yield Mistake(variable.place, f"is swept by {first.place} already; leave out one of the two")
 
 
-def _check_forms(sweep: _Table) -> list[Mistake]:
-    zipped, points = sweep.get("zip"), sweep.get("points")
-    mistakes = []
-    if isinstance(zipped, Mapping):
-        mistakes += [Mistake("sweep.zip", why) for why in _faults_of_zip(zipped)]
-    if isinstance(points, list):
-        mistakes += _check_points(points)
-    return mistakes
-
-
-def _faults_of_zip(zipped: _Table) -> Iterator[str]:
-    lists = {name: values for name, values in zipped.items() if isinstance(values, list)}
+def _zip_mistakes(job: Job) -> Iterator[Mistake]:
+    sweep = job.sweep
+    if sweep.zip is None:
+        return
+    lists = sweep.forms.zip
     lengths = {name: len(values) for name, values in lists.items()}
-    if not zipped:
-        yield "is empty; name the variables whose values go together, or leave it out"
+    if not sweep.zip:
+        yield Mistake("sweep.zip", "is empty; name the variables whose values go together, or leave it out")
     elif len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        yield f"takes the lists value by value, so all need the same length; {told}"
-    elif len(lists) == len(zipped) and _has_twice([told_apart(entry) for entry in zip(*lists.values(), strict=True)]):
-        yield f"has the same values together twice; for repeated answers set sweep.samples; {found(dict(zipped))}"
+        each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        yield Mistake("sweep.zip", f"takes the lists value by value, so all need the same length; {each}")
+    elif len(lists) == len(sweep.zip) and _has_twice([identity(e) for e in zip(*lists.values(), strict=True)]):
+        what = f"has the same values together twice; for repeated answers set sweep.samples; {found(sweep.zip)}"
+        yield Mistake("sweep.zip", what)
 
 
-def _check_points(points: list[Any]) -> list[Mistake]:
-    if not points:
-        return [Mistake("sweep.points", "is empty; write one table for each point, or leave it out")]
-    tables = [(number, point) for number, point in enumerate(points) if isinstance(point, Mapping)]
-    mistakes = []
-    if len(tables) == len(points) and not any(point for _, point in tables):
-        mistakes.append(Mistake("sweep.points", "names no variable; write one table for each point, or leave it out"))
+def _point_mistakes(job: Job) -> Iterator[Mistake]:
+    points = job.sweep.points
+    if points is None:
+        return
+    if not any(points):
+        what = "names no variable" if points else "is empty"
+        yield Mistake("sweep.points", f"{what}; write one table for each point, or leave it out")
     firsts: dict[str, int] = {}
-    for number, point in tables:
-        if (first := firsts.setdefault(_as_text(point), number)) != number:
+    for number, point in enumerate(points):
+        same = "\n".join(f"{name}={identity(point[name])}" for name in sorted(point))
+        if (first := firsts.setdefault(same, number)) != number:
             what = f"is the same point as sweep.points.{first}; for repeated answers set sweep.samples"
-            mistakes.append(Mistake(f"sweep.points.{number}", what))
-    if any("prompt" in point for _, point in tables):
-        mistakes += [
-            Mistake(f"sweep.points.{number}", "names no prompt, and others do; each point needs one then")
-            for number, point in tables
-            if "prompt" not in point
-        ]
-    return mistakes
-
-
-def _as_text(point: _Table) -> str:
-    return "\n".join(f"{name}={told_apart(point[name])}" for name in sorted(point, key=str))
+            yield Mistake(f"sweep.points.{number}", what)
+    if any("prompt" in point for point in points):
+        for number, point in enumerate(points):
+            if "prompt" not in point:
+                yield Mistake(f"sweep.points.{number}", "names no prompt, and others do; each point needs one then")
 
 
 def _has_twice(names: list[str]) -> bool:

@@ -1,7 +1,7 @@
-"""TOML as text: where its keys stand, and tables written in the order they have.
+"""TOML as text: the lines of its keys, and a writer that keeps the order of tables.
 
-The order matters: a request's key covers the order inside ``response_format``, so a job file written with its tables
-moved behind its plain values would ask everything again.
+The order matters: the key of a request depends on the order inside ``response_format``. If tables were written behind plain
+values, as other writers do, every request would be sent again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def key_lines(text: str) -> dict[str, int]:
 
 
 def _within_lists(names: list[str], counts: dict[str, int]) -> str:
-    """The place of a table: one under a list of tables is in the last of these so far."""
+    """The place of a table; one below a list of tables belongs to its last entry so far."""
     place = ""
     for number, name in enumerate(names):
         place = f"{place}.{name}" if place else name

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 
 def exports(
-    package: str, homes: Mapping[str, Sequence[str | tuple[str, str]]], modules: Collection[str] = ()
+    package: str, homes: Mapping[str, Sequence[str | tuple[str, str]]] | None = None, modules: Collection[str] = ()
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """``__all__``, ``__getattr__`` and ``__dir__`` of a package. ``homes`` are the names that each of its modules offers to
-    others (where it has another name there: both, the offered one first), ``modules`` those of them that are offered whole."""
-    home = {}
-    for module, names in homes.items():
+    """``__all__``, ``__getattr__`` and ``__dir__`` of a package, which offers what it imports ``if TYPE_CHECKING``.
+
+    Otherwise ``homes`` are the names that each of its modules offers to others (where it has another name there: both, the
+    offered one first), ``modules`` those of them that are offered whole.
+    """
+    home: dict[str, tuple[str, str]] = {}
+    if homes is None:
+        home = {name: (module, there) for name, module, there in _imports(package)}
+    for module, names in (homes or {}).items():
         for name in names:
             offered_as, there = name if isinstance(name, tuple) else (name, name)
             home[offered_as] = module, there
-    offered = sorted({*home, *modules})
+    home |= {module: (module, "") for module in modules}
 
     def get(name: str) -> Any:
-        if name in home:
-            module, there = home[name]
-            value = getattr(importlib.import_module(f"{package}.{module}"), there)
-        elif name in modules:
-            value = importlib.import_module(f"{package}.{name}")
-        else:
+        if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, there = home[name]
+        value = importlib.import_module(f"{package}.{module}")
+        value = getattr(value, there) if there else value
         setattr(sys.modules[package], name, value)
         return value
 
+    offered = sorted(home)
     return offered, get, lambda: offered
+
+
+def _imports(package: str) -> Iterator[tuple[str, str, str]]:
+    """Each name that the source of a package imports for type checkers, its module, and its name there; none of a module."""
+    spec = sys.modules[package].__spec__
+    source = spec.loader.get_source(package)  # type: ignore[union-attr]
+    for block in ast.parse(source).body:
+        for node in block.body if isinstance(block, ast.If) else ():
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    yield alias.asname or alias.name, node.module or alias.name, alias.name if node.module else ""

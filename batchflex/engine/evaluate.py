@@ -73,17 +73,17 @@ async def _graded(
     stopped_by, message = None, None
     if not ask:
         stopped_by, message = "run", "it is asked when the run has come to its end"
-    elif asked.rows:
+    elif asked:
         judge = judging.job_of(job, spec, folder.path)
         if observer is not None:
-            observer.note(f"grading {asked.rows:,} answers by the judge of '{spec.name}'")
+            observer.note(f"grading {asked:,} answers by the judge of '{spec.name}'")
         try:
             run = await runner.arun(judge, observer=observer, heed_signals=heed_signals)
         except BatchflexError as error:  # before anything was sent
             stopped_by, message = "error", str(error)
         else:
             stopped_by, message = run.stopped_by, run.summary["message"]
-    return judging.told(folder.path, spec, asked.rows, stopped_by, message)
+    return judging.state(folder.path, spec, asked, stopped_by, message)
 
 
 def _unfinished(judge: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..config import Job, build, dated_path, elsewhere, environment_of, path_variables, refused
+from ..config import Job, build, dated_path, environment_of, for_another_server, path_variables, retry_fault
 from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve
 from ..plan import (
@@ -68,9 +68,9 @@ def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) ->
     here = ("job.out", dated_path.escaped(path_variables.escaped(str(out))))
     environment = environment_of(data, [], Path(), lenient=True)
     planned = build(data, [here], environment=environment)
-    if wrong := [words for place, _ in settings if (words := refused(place, planned))]:
+    if wrong := [words for place, _ in settings if (words := retry_fault(place, planned))]:
         raise JobError(wrong)
-    job = build(data, [here, *elsewhere(settings)], environment=environment)
+    job = build(data, [here, *for_another_server(settings)], environment=environment)
     names = dict.fromkeys(place.split(".")[1] for place, _ in settings if place.startswith("override."))
     return Retry(planned, job, where, {name: job.override[name] for name in names})
 

@@ -63,8 +63,8 @@ class Notifier:
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._start_ping: threading.Thread | None = None
-        self._earlier = _earlier(job) if job.notify.tells else []
-        newest_first = (self._folder, *reversed(self._earlier)) if job.notify.tells else ()
+        self._earlier = _earlier(job) if job.notify.delivers else []
+        newest_first = (self._folder, *reversed(self._earlier)) if job.notify.delivers else ()
         state = next(filter(None, map(_known_state, newest_first)), {})
         self._unfinished = state.get("run_id") if state.get("status") == "running" else None
         self._webhook = _address(job, "webhook")
@@ -89,7 +89,7 @@ class Notifier:
 
     def watching(self, observer: Observer | None) -> Observer | None:
         """The observer, or one that passes on to it all that it sees, and sees the run begin."""
-        return _Watcher(observer, self._seen) if self._section.tells else observer
+        return _Watcher(observer, self._seen) if self._section.delivers else observer
 
     def _seen(self, run_state: RunState) -> None:
         """The first of these is that of the run, later ones may be of its judges."""
@@ -140,7 +140,7 @@ class Notifier:
 
     def _tell(self, summary: Mapping[str, Any]) -> list[str]:
         self._over.set()
-        if not self._section.tells:
+        if not self._section.delivers:
             return []
         from . import parallel_deliveries
 

@@ -1,4 +1,4 @@
-"""A run as one HTML page."""
+"""The report of a run, as one HTML page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,4 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import headline as headline, report as report
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "report": [],
-        "headline": [],
-    },
-    modules=["report", "headline"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)

@@ -1,4 +1,4 @@
-"""A table of results in figures: by sweep point, by cause of failure, by label, over time. Memory does not hold the texts."""
+"""Figures of a table of results: by sweep point, cause of failure, label and time. The texts are not held in memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LOOKED_AT = 2_000
 _CAUSE_CHARS = 300
 _SKEWED = 25.0
 _TOKENS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens", "reasoning_tokens")
-# What differs between two messages of one cause.
+# The parts in which messages with the same cause differ.
 _PARTICULARS = (
     r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\b[0-9a-fA-F]{12,}\b|\b(?:req|chatcmpl|call|id)[-_][\w-]+|\d+(?:[.,]\d+)*"
 )
 
 
 class Figures(NamedTuple):
-    """Counts and sums of some rows. ``None`` where no row says. Times are in seconds, ``cost`` in US dollars."""
+    """Counts and sums of some rows. ``None`` where no row has a value. Times are in seconds, ``cost`` in US dollars."""
 
     rows: int
     items: int
@@ -49,14 +49,14 @@ class Figures(NamedTuple):
 
     @property
     def cached_share(self) -> float | None:
-        """Of the prompt tokens, those read from the server's cache."""
+        """The share of prompt tokens that the server read from its cache."""
         if self.cache_read_input_tokens is None or not self.prompt_tokens:
             return None
         return self.cache_read_input_tokens / self.prompt_tokens
 
 
 class Cause(NamedTuple):
-    """Rows that failed alike. ``message`` and ``id`` are those of one of them."""
+    """Rows with the same cause of failure. ``message`` and ``id`` are those of one of them."""
 
     status: str
     what: str
@@ -66,7 +66,7 @@ class Cause(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Counts between ``edges``; ``is_log`` if these grow by a factor. What is beyond the last edge is in the last bin."""
+    """Counts between ``edges``, which grow by a factor if ``is_log``. Larger values are counted in the last bin."""
 
     edges: list[float]
     counts: list[int]
@@ -77,7 +77,7 @@ class Histogram(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """How often each value was answered, most frequent first; ``others`` counts those beyond the first few."""
+    """How often each value was answered, most frequent first. ``others`` counts less frequent ones, ``nothing`` rows without."""
 
     what: str
     names: list[str]
@@ -87,7 +87,7 @@ class Distribution(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Rows that ended in each of equally long parts of the time between first and last."""
+    """The number of rows that ended in each of several intervals of the same length."""
 
     begin_s: list[float]
     rows: list[int]
@@ -98,27 +98,20 @@ def _aggregates(columns: Sequence[str]) -> list[pl.Expr]:
     found = [pl.len().alias("rows"), pl.col("row").n_unique().alias("items")]
     found += [(pl.col("status") == status).sum().alias(f"status_{status}") for status in STATUSES]
     for name in (*_TOKENS, "cost", "reasks"):
-        if name in columns:
-            value = spending.of(name, columns)
-            found += [value.sum(), value.count().alias(f"{name}_told")]
+        found.append(spending.total(name, columns) if name in columns else pl.lit(None).alias(name))
     for name in ("latency_s", "ttft_s"):
         found += [pl.col(name).quantile(q).alias(f"{name}_{label}") for label, q in (("p50", 0.5), ("p95", 0.95))]
     return found
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
-    def told(name: str) -> Any:
-        return row[name] if row.get(f"{name}_told") else None
-
     return Figures(
         rows=row["rows"],
         items=row["items"],
         status={status: row[f"status_{status}"] for status in STATUSES},
-        **{name: told(name) for name in _TOKENS},
-        cost=told("cost"),
+        **{name: row[name] for name in (*_TOKENS, "cost", "reasks")},
         latency_s={label: row[f"latency_s_{label}"] for label in ("p50", "p95")},
         ttft_s={label: row[f"ttft_s_{label}"] for label in ("p50", "p95")},
-        reasks=told("reasks"),
     )
 
 
@@ -128,7 +121,7 @@ def whole(table: pl.LazyFrame, columns: Sequence[str]) -> Figures:
 
 
 def text(value: Any) -> str:
-    """A swept value as words: as equal for 0 and 0.0, for a value and the JSON it has in a column of strings."""
+    """A swept value as text: the same for 0 and 0.0, and for a value and its JSON in a column of strings."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -139,10 +132,10 @@ def text(value: Any) -> str:
 
 
 def by_point(table: pl.LazyFrame, columns: Sequence[str], swept: Sequence[str]) -> dict[tuple[str, ...], Figures]:
-    """The rows of each sweep point, known by the texts of its values in the order of ``swept``."""
+    """The figures of each sweep point, by the texts of its values in the order of ``swept``."""
     if not swept:
         return {(): whole(table, columns)}
-    keys = [f"swept {at}" for at in range(len(swept))]  # whatever they are called
+    keys = [f"swept {at}" for at in range(len(swept))]  # which no column is called
     grouped = (
         table.group_by([pl.col(name).alias(key) for name, key in zip(swept, keys, strict=True)])
         .agg(_aggregates(columns))
@@ -152,7 +145,7 @@ def by_point(table: pl.LazyFrame, columns: Sequence[str], swept: Sequence[str]) 
 
 
 def histogram(table: pl.LazyFrame, name: str) -> Histogram | None:
-    """Of a column of positive numbers; ``None`` if there are none."""
+    """A histogram of a column of positive numbers; ``None`` if it has none."""
     values = table.select(pl.col(name).drop_nulls()).collect()[name]
     values = values.filter(values.is_finite() & (values >= 0))
     if not len(values):
@@ -173,7 +166,7 @@ def histogram(table: pl.LazyFrame, name: str) -> Histogram | None:
 
 
 def causes(table: pl.LazyFrame) -> tuple[list[Cause], int]:
-    """Why rows are not ``ok``, most frequent first; and how many rows have a cause beyond the first few."""
+    """Why rows are not ``ok``, most frequent first, and how many rows have a less frequent cause."""
     kind = pl.coalesce("error_code", "error_type", "finish_reason").fill_null("unknown")
     cut = pl.col("error_message").str.slice(0, _CAUSE_CHARS)
     grouped = (
@@ -196,7 +189,7 @@ def _cause(kind: str, http_status: int | None) -> str:
 
 
 def answers(table: pl.LazyFrame) -> list[Distribution]:
-    """What was answered, where that is one of few values: top-level fields of JSON answers, else short texts."""
+    """Distributions of the answers, if they have few different values: of top-level fields of JSON, else of short texts."""
     head = table.select("parsed", "content").head(_LOOKED_AT).collect()
     fields = _fields(head["parsed"].drop_nulls().to_list())
     if fields:
@@ -211,7 +204,7 @@ def answers(table: pl.LazyFrame) -> list[Distribution]:
 
 
 def _fields(texts: Sequence[str]) -> list[str]:
-    """Fields whose values are few and short, in the order they are first seen."""
+    """Fields that have few and short values, in order of first appearance."""
     seen: dict[str, list[str]] = {}
     for raw in texts:
         data = msgspec.json.decode(raw)
@@ -245,7 +238,7 @@ def _distribution(values: pl.LazyFrame, what: str) -> Distribution | None:
 
 
 def flow(table: pl.LazyFrame, run_id: str | None, parts: int) -> Flow | None:
-    """How many rows of a run ended when, in seconds since its first was sent; ``None`` if it is over in no time."""
+    """How many rows of a run ended when, in seconds since the first was sent; ``None`` without any duration."""
     of_run = pl.lit(True) if run_id is None else pl.col("run_id") == run_id
     times = table.filter(of_run).select("started_at", "finished_at").collect()
     if times.height < 2:

@@ -1,6 +1,6 @@
-"""What all charts of a report have in common: colours, letters, sizes. Pure.
+"""What all charts of a report have in common: colours, fonts, sizes. Pure.
 
-Colours are CSS variables of the page, so that one drawing serves light, dark and paper. What shade a cell has is its opacity.
+Colours are CSS variables of the page, so that one chart serves light mode, dark mode and print. Shades are opacities.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
 def config() -> Spec:
-    """What all charts have in common."""
+    """The Vega-Lite configuration of all charts."""
     axis = {"labelColor": MUTED, "titleColor": MUTED, "domainColor": RULE, "tickColor": RULE, "gridColor": RULE,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
             "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": _LONGEST_NAME}  # fmt: skip
@@ -39,12 +39,12 @@ def config() -> Spec:
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Rows that stand in the chart itself."""
+    """Rows as data inside the chart."""
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
 def drawn(chart: Chart, height: float) -> Spec:
-    """A chart as Vega-Lite, as wide as its place in the page."""
+    """A chart as Vega-Lite, as wide as its container in the page."""
     spec: Spec = chart.properties(
         width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
     ).to_dict()
@@ -53,5 +53,5 @@ def drawn(chart: Chart, height: float) -> Spec:
 
 
 def name_axis(title: str | None = None) -> alt.Axis:
-    """The axis of what has names."""
+    """An axis of names."""
     return alt.Axis(title=title, labelColor=INK, labelFontSize=13, labelLimit=_LONGEST_NAME)

@@ -1,4 +1,4 @@
-"""Figures of scores, labels and answers as Altair charts. Pure."""
+"""Charts of scores, labels and answers, in Vega-Lite by way of Altair. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import headline
 from .breakdown import Distribution
 from .canvas import ACCENT, INK, SOFT, WARM, Spec, data, drawn, name_axis
 from .digest import Digest, PointDigest
-from .score_section import Labels, ScoreSpec
+from .score_section import Labels, Score, ScoreSpec
 
 POINTS = 40  # a chart shows
 _STEP = 34
@@ -23,46 +23,53 @@ _LONG_LABEL = 30
 
 
 def scores(digest: Digest, spec: ScoreSpec) -> Spec:
-    """A dot with its interval for each sweep point, the highest one marked."""
-    points = shown(digest, spec)
-    top = max((p.scores[spec.name].mean or 0.0 for p in points), default=0.0)
+    """A dot with its interval for each sweep point, with the highest one marked."""
+    points = [(headline.name_of(digest, point), point.scores[spec.name]) for point in shown(digest, spec)]
+    top = max((score.mean or 0.0 for _, score in points), default=0.0)
     rows = [
-        {
-            "name": headline.name_of(digest, p),
-            "mean": s.mean,
-            "low": s.mean if s.low is None else s.low,
-            "high": s.mean if s.high is None else s.high,
-            "said": headline.value(spec, s.mean),
-            "interval": headline.between(spec, s) or "none",
-            "rows": s.n,
-            "top": s.mean == top and len(points) > 1,
-        }
-        for p in points
-        for s in [p.scores[spec.name]]
+        {"name": name, **_figures(spec, score), **_ends(score), "top": score.mean == top and len(points) > 1}
+        for name, score in points
     ]
-    return _dots(rows, spec, "name")
+    return _dots(rows, spec)
 
 
 def scores_of_one(digest: Digest, point: PointDigest) -> Spec | None:
     """All shares of a job without a sweep, one below the other; ``None`` if it has none."""
     specs = [s for s in (digest.scores.scores if digest.scores else []) if s.is_share and s.name in point.scores]
     rows = [
-        {"name": spec.name, "mean": s.mean, "low": s.low if s.low is not None else s.mean,
-         "high": s.high if s.high is not None else s.mean, "said": headline.value(spec, s.mean),
-         "interval": headline.between(spec, s) or "none", "rows": s.n, "top": at == 0}
+        {"name": spec.name, **_figures(spec, score), **_ends(score), "top": at == 0}
         for at, spec in enumerate(specs)
-        if (s := point.scores[spec.name]).mean is not None
-    ]  # fmt: skip
-    return _dots(rows, specs[0], "name") if rows else None
+        if (score := point.scores[spec.name]).mean is not None
+    ]
+    return _dots(rows, specs[0]) if rows else None
 
 
-def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec, name: str) -> Spec:
+def _figures(spec: ScoreSpec, score: Score) -> dict[str, Any]:
+    """The mean of a score, and the texts of its tooltip."""
+    interval = headline.between(spec, score) or "none"
+    return {"mean": score.mean, "said": headline.value(spec, score.mean), "interval": interval, "rows": score.n}
+
+
+def _ends(score: Score) -> dict[str, Any]:
+    """The ends of a score's interval; its mean where it has none."""
+    return {
+        "low": score.mean if score.low is None else score.low,
+        "high": score.mean if score.high is None else score.high,
+    }
+
+
+def _tooltip(spec: ScoreSpec, *first: alt.Tooltip) -> list[alt.Tooltip]:
+    """Tooltips for :func:`_figures`, after those of its name."""
+    interval, rows = alt.Tooltip("interval:N", title="interval"), alt.Tooltip("rows:Q", title="rows", format=",")
+    return [*first, alt.Tooltip("said:N", title=spec.name), interval, rows]
+
+
+def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec) -> Spec:
     scale = alt.Scale(domain=[0, 1]) if spec.is_share else alt.Scale(zero=False, nice=True, padding=12)
     axis = alt.Axis(title=None, format=".0%" if spec.is_share else "~s", tickCount=6)
-    order = list(dict.fromkeys(row[name] for row in rows))
+    order = list(dict.fromkeys(row["name"] for row in rows))
     colour = alt.condition("datum.top", alt.value(ACCENT), alt.value(SOFT))
-    tooltip = [alt.Tooltip("name:N", title=" "), alt.Tooltip("said:N", title=spec.name),
-               alt.Tooltip("interval:N", title="interval"), alt.Tooltip("rows:Q", title="rows", format=",")]  # fmt: skip
+    tooltip = _tooltip(spec, alt.Tooltip("name:N", title=" "))
     base = alt.Chart(data(rows)).encode(y=alt.Y("name:N", sort=order, axis=name_axis()), tooltip=tooltip)
     line = base.mark_rule(strokeWidth=3, strokeCap="round").encode(
         x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", color=colour
@@ -73,15 +80,15 @@ def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec, name: str) -> Spec
 
 
 def shown(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
-    """The points that a chart has room for, in the order of the sweep: of more than that those that score highest."""
+    """The points to show in a chart, in the order of the sweep: those with the highest scores if there are too many."""
     ranked = headline.best(digest, spec)[:POINTS]
     kept = {point.values for point in ranked}
     return [point for point in digest.points if point.values in kept]
 
 
 def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
-    """The means over two variables: those with most values. Others make a map for each of their combinations, of which
-    the first nine are shown, each with its name."""
+    """Heat maps of the means over the two variables that have most values, with their titles: one for each combination of the
+    other variables, nine at most."""
     varying = headline.varying(digest)
     if len(varying) < 2:
         return []
@@ -90,12 +97,9 @@ def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
     panels: dict[str, list[dict[str, Any]]] = {}
     for point in headline.best(digest, spec):
         values = dict(zip(digest.variables, point.values, strict=True))
-        score = point.scores[spec.name]
         panel = ", ".join(f"{name} = {values[name]}" for name in rest)
-        panels.setdefault(panel, []).append({
-            "across": values[across], "down": values[down], "mean": score.mean, "said": headline.value(spec, score.mean),
-            "interval": headline.between(spec, score) or "none", "rows": score.n,
-        })  # fmt: skip
+        cell = {"across": values[across], "down": values[down], **_figures(spec, point.scores[spec.name])}
+        panels.setdefault(panel, []).append(cell)
     every = [row["mean"] for rows in panels.values() for row in rows]
     low, high = min(every), max(every)
     domain = [low - max(0.15 * (high - low), 1e-9), high + 1e-9]
@@ -122,8 +126,7 @@ def _heat(
         x=alt.X("across:N", sort=columns,
               axis=alt.Axis(title=across, labelAngle=0, orient="top", labelColor=INK, labelLimit=120)),
         y=alt.Y("down:N", sort=lines, axis=name_axis(down)),
-        tooltip=[alt.Tooltip("across:N", title=across), alt.Tooltip("down:N", title=down), alt.Tooltip("said:N", title=spec.name),
-                 alt.Tooltip("interval:N", title="interval"), alt.Tooltip("rows:Q", title="rows", format=",")],
+        tooltip=_tooltip(spec, alt.Tooltip("across:N", title=across), alt.Tooltip("down:N", title=down)),
     )  # fmt: skip
     cells = base.mark_rect(color=ACCENT, cornerRadius=3, stroke="var(--page)", strokeWidth=2).encode(
         opacity=alt.Opacity("mean:Q", scale=alt.Scale(domain=list(domain), range=[0.06, 1]), legend=None)
@@ -135,8 +138,8 @@ def _heat(
 
 
 def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
-    """Quality against what it takes, and the word for that: dollars for 1,000 rows, else tokens a row. ``None`` for one
-    point. What nothing else beats in both is joined by a line."""
+    """Score against cost, with the unit of that: US dollars for 1,000 rows, or tokens a row. ``None`` with less than two points.
+    A line joins the points that no other beats in both."""
     points = [
         p for p in headline.best(digest, spec) if _price(p, "cost") is not None or _price(p, "tokens") is not None
     ]
@@ -153,8 +156,7 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
         cheapest = min(cheapest, price)
         rows.append({
             "name": headline.name_of(digest, point), "short": headline.short_name_of(digest, point),
-            "mean": score.mean, "price": price, "front": front, "low": score.mean if score.low is None else score.low,
-            "high": score.mean if score.high is None else score.high,
+            "mean": score.mean, "price": price, "front": front, **_ends(score),
             "said": headline.value(spec, score.mean), "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
         })  # fmt: skip
     dear, cheap = max(row["price"] for row in rows), min(row["price"] for row in rows)
@@ -186,7 +188,7 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
 
 
 def _name_few(rows: list[dict[str, Any]], width: float) -> None:
-    """Name what stands in the picture: points that lie on one another together, and of many only those at the front."""
+    """Label points: those close to each other with one label, and of many points only those on the line."""
     height = max(row["high"] for row in rows) - min(row["low"] for row in rows)
     named: list[dict[str, Any]] = []
     for row in rows:
@@ -216,7 +218,7 @@ def _price(point: PointDigest, what: str) -> float | None:
 
 
 def confusion(labels: Labels, most: int = 16) -> Spec:
-    """Expected (down) against answered (across): counts, shaded by their share of the expected label."""
+    """A confusion matrix: expected labels down, answered ones across, shaded by the share of the expected label."""
     names = [str(name) for name in labels.names][:most]
     rows = []
     for down, name in enumerate(names):

@@ -1,8 +1,9 @@
-"""What a report tells of an output folder, in one structure of bounded size: read once, and only the columns it takes."""
+"""The content of a report, read from an output folder in one pass into a structure of bounded size."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ _FLOW_PARTS = 40
 
 
 class PointDigest(NamedTuple):
-    """A sweep point: its values as words in the order of the variables, what its rows sum up to, and its scores by name."""
+    """A sweep point: its values as text in the order of the variables, the figures of its rows, and its scores by name."""
 
     values: tuple[str, ...]
     figures: Figures
@@ -34,10 +35,10 @@ class PointDigest(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """``state`` is ``run.json`` (empty if there is none), ``variables`` the swept ones with their values as words.
+    """``state`` is ``run.json`` (empty if there is none), ``variables`` are the swept ones with their values as text.
 
-    ``notes`` are sentences on what could not be told, or not of the present table. ``totals`` counts the rows of each kind
-    that the excerpt shows a few of.
+    ``notes`` are sentences about what is missing or out of date. ``totals`` counts all rows of each kind of which ``rows`` has
+    some. ``made_of`` is the result of :func:`made_of`.
     """
 
     name: str
@@ -63,14 +64,15 @@ class Digest(NamedTuple):
     totals: dict[str, int]
     notes: list[str]
     job_toml: str
+    made_of: str | None
 
 
 def digest(folder: Folder, rows: int) -> Digest:
     """Read a folder; ``rows`` is the size of the random sample.
 
-    Of a run that goes on or was killed it has what is answered by now.
+    For a run that is still running or was killed it has the answers so far.
 
-    :raises FolderError: if there is no run in the folder, or nothing is known of its job.
+    :raises FolderError: if there is no run in the folder, or it has no job.toml yet.
     """
     folder.require()
     resolved = folder.read_job()
@@ -100,7 +102,7 @@ def digest(folder: Folder, rows: int) -> Digest:
             notes.append(f"{words}.")
         causes, beyond = breakdown.causes(results)
         whole = breakdown.whole(results, columns)
-        told = timeline.timeline(_lines(folder.telemetry))
+        over_time = timeline.timeline(_lines(folder.telemetry))
         return Digest(
             name=job.job.name,
             out=str(folder.path),
@@ -118,26 +120,37 @@ def digest(folder: Folder, rows: int) -> Digest:
             answers=breakdown.answers(results),
             causes=causes,
             causes_beyond=beyond,
-            timeline=told,
-            flow=None if told else breakdown.flow(results, _run_of_most(results), _FLOW_PARTS),
+            timeline=over_time,
+            flow=None if over_time else breakdown.flow(results, _run_of_most(results), _FLOW_PARTS),
             runs=timeline.past_runs(_lines(folder.history), _RUNS),
             rows=[row._replace(prompt=prompts.get(key)) for key, row in found],
             totals=marked.totals,
             notes=notes,
             job_toml=folder.job.read_text(encoding="utf-8"),
+            made_of=made_of(folder) if ResultsFiles(folder).paths == paths else None,
         )
+
+
+def made_of(folder: Folder) -> str | None:
+    """Stands for a table of results and a summary of its scores; ``None`` if the table does not say what it was made of."""
+    stamp = ResultsFiles(folder).made_of.encode()
+    if not stamp:
+        return None
+    with contextlib.suppress(OSError):
+        stamp += folder.scores_json.read_bytes()
+    return hashlib.blake2b(stamp, digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager
 def _results(folder: Folder) -> Iterator[Sequence[Path]]:
-    """The table of a folder as files: its own, or one of what there is by now."""
+    """The table of results as files: those of the folder, or a temporary one of the answers so far."""
     found = view.results_of(folder)
     with view.keeping(found, found.schema.names) as kept:
         yield kept.paths
 
 
 def _variables(job: Job) -> dict[str, list[str]]:
-    """Each swept variable with its distinct values, as words, in the order of the sweep."""
+    """Each swept variable with its distinct values, as text, in the order of the sweep."""
     found: dict[str, dict[str, None]] = {}
     for point in points(job):
         for name, value in point.values.items():
@@ -148,7 +161,7 @@ def _variables(job: Job) -> dict[str, list[str]]:
 def _points(
     job: Job, variables: Sequence[str], figures: dict[tuple[str, ...], Figures], scores: Scores | None
 ) -> list[PointDigest]:
-    """In the order of the sweep; those without a row are left out, those that are the sweep's no more come last."""
+    """Sweep points that have rows, in the order of the sweep; those that are no longer in the sweep come last."""
 
     def key(values: dict[str, Any]) -> tuple[str, ...]:
         return tuple(text(values.get(name)) for name in variables)
@@ -184,8 +197,8 @@ def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[sa
     if not rows or job.input.path is None:
         return {}
     try:
-        asked = default_model([resolve(entry, with_key=False) for entry in job.asked])
-        return sample_rows.prompts(Plan(job, asked), rows)
+        model = default_model([resolve(entry, with_key=False) for entry in job.asked])
+        return sample_rows.prompts(Plan(job, model), rows)
     except BatchflexError:
         return {}
 
@@ -207,10 +220,10 @@ def _models(results: pl.LazyFrame) -> list[str]:
 
 
 def _substitutes(results: pl.LazyFrame, columns: Sequence[str]) -> Substitutes:
-    """What is told of answers by other models; nothing in tables of an older version."""
-    found, told = Substitutes(), ["requested_model", "model", "gateway_fallbacks"]
-    if {*told} <= {*columns}:
-        counted = results.filter(pl.col("status") != "failed").group_by(told).len().sort(told).collect()
+    """Answers by other models than requested; nothing in tables of an older version."""
+    found, names = Substitutes(), ["requested_model", "model", "gateway_fallbacks"]
+    if {*names} <= {*columns}:
+        counted = results.filter(pl.col("status") != "failed").group_by(names).len().sort(names).collect()
         for requested, answered, fallbacks, rows in counted.iter_rows():
             found.add(requested, answered, fallbacks, rows)
     return found

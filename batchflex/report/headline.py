@@ -1,4 +1,4 @@
-"""What a digest comes to, in words: how it ended, which sweep point scores highest, what it took. Pure."""
+"""A digest in words: how the run ended, which sweep point scores highest, tokens and cost. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TABLE_POINTS = 30
 
 
 class Ending(NamedTuple):
-    """How a job stands: a word, a sentence, and whether that is ``good``, ``bad``, ``busy`` or to be ``warned`` of."""
+    """The state of a job: a word, a sentence, and a tone: ``good``, ``bad``, ``busy`` or ``warned``."""
 
     word: str
     sentence: str
@@ -50,7 +50,7 @@ def statuses(digest: Digest) -> str:
 
 
 def took(digest: Digest) -> float | None:
-    """Seconds of all runs that ended, and of the last."""
+    """Duration of all runs together in seconds."""
     spans = {
         run.run_id: seconds_between(run.started_at, ended)
         for run in digest.runs
@@ -63,14 +63,14 @@ def took(digest: Digest) -> float | None:
 
 
 def value(spec: ScoreSpec, number: float | None) -> str:
-    """``91.7 %`` of a share, three digits of anything else."""
+    """``91.7 %`` for a share, three significant digits for other scores."""
     if number is None:
         return "–"
     return f"{100 * number:.1f} %" if spec.is_share else figure(number)
 
 
 def figure(number: float) -> str:
-    """Three digits that count, thousands apart."""
+    """Three significant digits, with thousands separators."""
     if abs(number) >= 100:
         return f"{number:,.0f}"
     return f"{number:.3g}"
@@ -102,14 +102,14 @@ def primary(digest: Digest) -> ScoreSpec | None:
 
 
 def name_of(digest: Digest, point: PointDigest) -> str:
-    """``prompt = shown, temperature = 0.7``; of one variable the value alone. Only what the points differ in."""
-    told = varying(digest)
-    if not told:
+    """``prompt = shown, temperature = 0.7``, with the variables that differ between points; the value alone if it is one."""
+    names = varying(digest)
+    if not names:
         return "all rows"
     values = dict(zip(digest.variables, point.values, strict=True))
-    if len(told) == 1:
-        return values[told[0]] or "(none)"
-    return ", ".join(f"{name} = {values[name] or '(none)'}" for name in told)
+    if len(names) == 1:
+        return values[names[0]] or "(none)"
+    return ", ".join(f"{name} = {values[name] or '(none)'}" for name in names)
 
 
 def short_name_of(digest: Digest, point: PointDigest) -> str:
@@ -119,18 +119,20 @@ def short_name_of(digest: Digest, point: PointDigest) -> str:
 
 
 def varying(digest: Digest) -> list[str]:
-    """The variables that have more than one value among the points there are."""
+    """The variables that have more than one value among the points."""
     return [name for at, name in enumerate(digest.variables) if len({point.values[at] for point in digest.points}) > 1]
 
 
 def best(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
-    """The points by falling mean; those without one are left out."""
-    told = [point for point in digest.points if spec.name in point.scores and point.scores[spec.name].mean is not None]
-    return sorted(told, key=lambda point: -(point.scores[spec.name].mean or 0.0))
+    """The points that have a mean, highest first."""
+    scored = [
+        point for point in digest.points if spec.name in point.scores and point.scores[spec.name].mean is not None
+    ]
+    return sorted(scored, key=lambda point: -(point.scores[spec.name].mean or 0.0))
 
 
 def headline(digest: Digest) -> tuple[str, str]:
-    """The verdict as a short sentence, and what has to be said with it."""
+    """The main result as a short sentence, and further sentences that qualify it."""
     spec = primary(digest)
     if spec is None or digest.scores is None or not (ranked := best(digest, spec)):
         return _unscored(digest)
@@ -154,7 +156,7 @@ def headline(digest: Digest) -> tuple[str, str]:
 
 
 def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> str:
-    """Whether the order may be chance, as far as intervals of single points can tell."""
+    """Whether the order may be chance, judging by overlapping intervals."""
     low = ranked[0].scores[spec.name].low
     if low is None:
         return ""
@@ -170,7 +172,7 @@ def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> s
 def _unscored(digest: Digest) -> tuple[str, str]:
     whole = digest.whole
     if not whole.rows:
-        return "No answers yet", "Nothing has been answered, so there is nothing to show but how the run stands."
+        return "No answers yet", "Nothing has been answered, so there is nothing to show but the state of the run."
     ok = whole.status["ok"]
     planned = digest.state.get("planned") or whole.rows
     said = (
@@ -184,10 +186,10 @@ def _unscored(digest: Digest) -> tuple[str, str]:
 
 
 def spent(digest: Digest) -> str:
-    """Tokens and money of the rows, in a line."""
+    """Tokens and cost of the rows, in a line."""
     whole = digest.whole
     if whole.tokens is None:
-        return "tokens: the endpoint told none"
+        return "tokens: the endpoint reported none"
     prompt = f"{whole.prompt_tokens or 0:,} prompt"
     if whole.cached_share is not None:
         prompt += f" ({share(whole.cached_share)} read from cache)"

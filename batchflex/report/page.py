@@ -1,4 +1,4 @@
-"""A digest as one HTML page that needs nothing from anywhere: template, style, scripts and charts in one text."""
+"""Renders a digest as one self-contained HTML page: template, style, scripts and charts in one text."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ class Tile(NamedTuple):
 
 def render(digest: Digest, now: datetime.datetime) -> str:
     """The page. ``now`` is when it is made, with its time zone."""
-    told = chapters(digest)
-    data = {"config": canvas.config(), "charts": {f.id: f.spec for s in told for f in s.figures}, "rows": _rows(digest)}
+    shown_sections = chapters(digest)
+    data = {
+        "config": canvas.config(),
+        "charts": {f.id: f.spec for s in shown_sections for f in s.figures},
+        "rows": _rows(digest),
+    }
     scripts = [_embedded(libraries()), _embedded((_FILES / "page.js").read_text(encoding="utf-8"))]
     said, more = headline.headline(digest)
     whole = digest.whole
@@ -63,7 +67,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         ],
         statuses=headline.statuses(digest),
         tiles=_tiles(digest),
-        sections=told,
+        sections=shown_sections,
         has_rows=bool(digest.rows),
         rows_lead=_rows_lead(digest),
         about=_about(digest),
@@ -71,6 +75,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         job_toml=shown(digest.job_toml, _JOB_CHARS),
         out=os.path.normpath(digest.out),
         version=__version__,
+        made_of=digest.made_of or "",
         style=Markup((_FILES / "page.css").read_text(encoding="utf-8")),
         scripts=scripts,
         data=Markup(json_for_script(data)),
@@ -79,17 +84,17 @@ def render(digest: Digest, now: datetime.datetime) -> str:
 
 
 def _visible(value: Any) -> Any:
-    """Whatever text comes into the page, what is ours excepted."""
+    """Makes invisible characters visible in all text that the template inserts, except markup of our own."""
     return redact.shown(value) if type(value) is str else value
 
 
 def _embedded(script: str) -> Markup:
-    """A script of ours, or of a library, so that no text in it ends the element it stands in."""
+    """A script, escaped so that no text in it ends its ``script`` element."""
     return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Nothing is loaded, and no script runs but these: also none that an answer brings along."""
+    """A content security policy: nothing is loaded, and no script runs but these, so none from an answer."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
     own = f"script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
@@ -97,7 +102,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def json_for_script(data: Any) -> str:
-    """JSON that may stand inside a ``script`` element, whatever texts it holds."""
+    """JSON that is safe inside a ``script`` element, whatever text it contains."""
     text = redact.shown(msgspec.json.encode(data, enc_hook=str).decode())
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -145,10 +150,10 @@ def _rows_lead(digest: Digest) -> str:
 
 
 def _rows(digest: Digest) -> dict[str, Any]:
-    """The excerpt in the form the page's script takes: cells as long as fits, equal messages once."""
+    """The rows in the form that the page's script reads: cells shortened to fit the page, equal messages once."""
     spec = headline.primary(digest)
     names = {s.name: f"score_{s.name}" for s in (digest.scores.scores if digest.scores else [])}
-    told: dict[str, Any] = {
+    about: dict[str, Any] = {
         "variables": [[name, values] for name, values in digest.variables.items()],
         "kinds": [
             [kind, words, n, digest.totals[kind]]
@@ -162,7 +167,7 @@ def _rows(digest: Digest) -> dict[str, Any]:
     rows = digest.rows
     while True:
         for most in _CELLS:
-            found = {**told, **_packed(rows, names, most)}
+            found = {**about, **_packed(rows, names, most)}
             if len(msgspec.json.encode(found, enc_hook=str)) <= _ROWS_BYTES or len(rows) <= 1:
                 return found
         rows = rows[::2]
@@ -195,7 +200,7 @@ def _finite(value: Any) -> Any:
 
 
 def _common(prompts: Sequence[Sequence[Any]]) -> int:
-    """How many messages all prompts begin with; the last message of none of them counts."""
+    """The number of messages that all prompts have in common at their beginning, not counting the last message of any."""
     if len(prompts) < 2:
         return 0
     first, most = prompts[0], min(map(len, prompts)) - 1

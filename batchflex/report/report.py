@@ -1,4 +1,4 @@
-"""The report of a folder: read, put on a page, written."""
+"""Reads an output folder and writes its report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .digest import Digest
 
 ROWS = 200
 _NEEDED = ("altair", "vl_convert")
+_HEAD_CHARS = 2_000  # of the page, where it says what it was made of
 
 
 class Written(NamedTuple):
@@ -24,7 +25,7 @@ class Written(NamedTuple):
 
 
 def read(folder: Folder, rows: int = ROWS) -> Digest:
-    """What there is to tell of a folder; ``rows`` is the size of the random sample. Writes nothing, draws nothing.
+    """Read what the report of a folder shows; ``rows`` is the size of the random sample. Writes nothing.
 
     :raises FolderError: if there is no run in the folder, or it has no answers yet.
     """
@@ -32,17 +33,19 @@ def read(folder: Folder, rows: int = ROWS) -> Digest:
 
 
 def is_current(folder: Folder) -> bool:
-    """Whether the page in the folder is of the answers and scores that are there now."""
-    made_of = [path for path in (folder.results, folder.scores_json) if path.exists()]
-    if not folder.report.exists():
+    """Whether the page in the folder was made of the answers and scores that are there now, by what it says of that itself."""
+    made_of = digests.made_of(folder)
+    try:
+        with folder.report.open(encoding="utf-8") as stream:
+            return made_of is not None and f'content="{made_of}"' in stream.read(_HEAD_CHARS)
+    except (OSError, UnicodeDecodeError):
         return False
-    return all(path.stat().st_mtime_ns <= folder.report.stat().st_mtime_ns for path in made_of)
 
 
 def write(folder: Folder, digest: Digest | None = None, path: Path | None = None) -> Written:
-    """Write the page, by default ``report.html`` in the folder, and atomically.
+    """Write the page atomically, by default as ``report.html`` in the folder.
 
-    :raises MissingExtra: if what draws the charts is not installed.
+    :raises MissingExtra: if the libraries for charts are not installed.
     :raises FolderError: if there is no run in the folder, or no folder to write into.
     :raises StorageError: if it cannot be written.
     """
@@ -63,7 +66,7 @@ def write(folder: Folder, digest: Digest | None = None, path: Path | None = None
 
 
 def as_json(digest: Digest, written: Written | None) -> dict[str, Any]:
-    """The report in one object: what :func:`verdict.summary` says, for programs."""
+    """The content of :func:`~batchflex.report.headline.summary` for programs."""
     import msgspec
 
     ending = headline.ending(digest)

@@ -1,4 +1,4 @@
-"""The rows that a report shows: a random sample, always the same one, and what one would look for in the others."""
+"""The rows that a report shows: a random sample, always the same, and examples of each kind of problem."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Message(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of the results. ``values`` has the fixed columns of it, ``carried`` the others, ``prompt`` is ``None`` where it is
-    not known any more."""
+    """A row of the results. ``values`` has its fixed columns, ``carried`` the others, ``prompt`` is ``None`` if it is no longer
+    known."""
 
     kinds: list[str]
     point: tuple[str, ...]
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 class Marked(NamedTuple):
-    """Places in the table (from 0), each with the kinds it is of; and how many rows of a kind there are in all."""
+    """Row numbers in the table (from 0), each with its kinds; and the number of all rows of each kind."""
 
     kinds: dict[int, list[str]]
     totals: dict[str, int]
@@ -92,13 +92,13 @@ def choose(
 
 
 def _differ(frame: pl.DataFrame, score: str, within: list[str]) -> pl.Series:
-    """Where rows that have the same values ``within`` have different scores."""
+    """The rows whose scores differ among those with the same values of the columns ``within``."""
     several = pl.col(score).min().over(within) != pl.col(score).max().over(within)
     return frame.select(several).to_series().fill_null(False)
 
 
 def _first(frame: pl.DataFrame, mask: pl.Series) -> pl.Series:
-    """A few of the rows of a mask, by their random order."""
+    """A few of the rows of a mask, in random order."""
     return frame.lazy().select(_AT, "key").filter(mask).bottom_k(_PER_KIND, by="key").collect()[_AT]
 
 
@@ -143,20 +143,20 @@ def fetch(
 
 
 def shown(words: str, most: int = _CELL) -> str:
-    """Fit for a cell: not endless, and without characters that would be invisible or turn what stands beside them round."""
+    """Text for a cell: shortened, with invisible characters and those that change the direction of writing made visible."""
     return redact.shown(shortened(words, most))
 
 
 def shortened(words: str, most: int) -> str:
-    """Beginning and end of what is longer than ``most`` characters."""
+    """The beginning and the end of a text that is longer than ``most`` characters."""
     if len(words) <= most:
         return words
     return f"{words[: most * 3 // 4]} … [{len(words) - most:,} characters left out] … {words[-most // 4 :]}"
 
 
 def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[Message]]:
-    """What was sent for these rows, by key, as far as the input still says so. Only the first million rows of an input are
-    looked at."""
+    """The prompts of these rows, by key, as far as the input still yields them. Only the first million rows of an input are
+    read."""
     wanted = {key: row for key, row in rows if row.values["row"] < _PLANNED_ROWS}
     if not wanted:
         return {}
@@ -173,15 +173,15 @@ def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[M
                     found[request.key] = messages(request.body)
             if block and block[-1].row >= last:
                 break
-    except (InputError, JobError, EndpointError):  # it has changed since, or goes away
+    except (InputError, JobError, EndpointError):  # the input has changed, or is gone
         pass
     return found
 
 
 def messages(body: bytes) -> list[Message]:
-    """The conversation that a request's body holds."""
-    told = msgspec.json.decode(body)
-    said = told.get("messages") if isinstance(told, dict) else None
+    """The messages in the body of a request."""
+    decoded = msgspec.json.decode(body)
+    said = decoded.get("messages") if isinstance(decoded, dict) else None
     return [
         Message(shown(str(message.get("role", "?")), 40), shown("\n".join(_texts(message.get("content")))))
         for message in (said if isinstance(said, list) else ())

@@ -1,4 +1,4 @@
-"""The scores of a folder as its ``scores.json`` tells them. CONTRACT.md gives the fields' meaning."""
+"""The content of ``scores.json``, typed. CONTRACT.md describes the fields."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 def read(path: Path) -> Scores | None:
-    """``None`` if there is no such file, or it cannot be understood: scores can be made again at any time."""
+    """``None`` if the file does not exist or cannot be decoded: scores can be made again at any time."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Scores)
     except (OSError, msgspec.DecodeError):

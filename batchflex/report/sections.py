@@ -1,4 +1,4 @@
-"""What stands in a report, in its order: the verdict's figures first, then what explains them. Pure."""
+"""The sections of a report in their order: scores first, then what explains them. Pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _BINDINGS = {
 
 
 class Figure(NamedTuple):
-    id: str
+    """A chart. ``id`` is set when its section is known to be shown."""
+
     spec: dict[str, Any]
     title: str = ""
     note: str = ""
+    id: str = ""
 
 
 class Table(NamedTuple):
-    """``numeric`` are the columns to be set to the right."""
+    """``numeric`` are the columns to align to the right."""
 
     title: str
     head: list[str]
@@ -36,18 +38,24 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """``layout`` says how many figures stand side by side where there is room: ``one``, ``two`` or ``three``."""
+    """``three_from`` is the number of figures from which three are shown side by side."""
 
     key: str
     title: str
     lead: str
     figures: list[Figure]
-    layout: str = "one"
     tables: tuple[Table, ...] = ()
+    three_from: int = 100
+
+    @property
+    def layout(self) -> str:
+        """How many figures are shown side by side where there is room."""
+        number = len(self.figures)
+        return "one" if number < 2 else "two" if number < self.three_from else "three"
 
 
 def chapters(digest: Digest) -> list[Section]:
-    """Those that have something to show."""
+    """The sections that have something to show."""
     if not digest.whole.rows:
         return []
     made = [
@@ -63,7 +71,7 @@ def chapters(digest: Digest) -> list[Section]:
 
 
 def _specs(digest: Digest) -> list[ScoreSpec]:
-    """The scores that any point has, the headline's first."""
+    """The scores that any point has, with that of the headline first."""
     first = headline.primary(digest)
     if first is None or digest.scores is None:
         return []
@@ -85,15 +93,12 @@ def _scores(digest: Digest) -> Section | None:
         lead += f" The {charts.POINTS} points that score highest are drawn; all are in the table."
     if len(digest.points) == 1:
         spec = charts.scores_of_one(digest, digest.points[0])
-        figures = [Figure("", spec)] if spec else []
+        figures = [Figure(spec)] if spec else []
         lead = lead if spec else "Means over the rows that could be scored."
     else:
-        figures = [
-            Figure("", charts.scores(digest, s), s.name, _kind(s)) for s in specs[:8] if headline.best(digest, s)
-        ]
-    layout = "one" if len(figures) == 1 else "two"
+        figures = [Figure(charts.scores(digest, s), s.name, _kind(s)) for s in specs[:8] if headline.best(digest, s)]
     title = "Scores by sweep point" if len(digest.points) > 1 else "Scores"
-    return Section("scores", title, lead, figures, layout, (_numbers(digest, specs),))
+    return Section("scores", title, lead, figures, (_numbers(digest, specs),))
 
 
 def _kind(spec: ScoreSpec) -> str:
@@ -102,7 +107,7 @@ def _kind(spec: ScoreSpec) -> str:
 
 
 def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
-    """Every point in figures."""
+    """A table of all points."""
     several = len(digest.points) > 1
     head, rows = ["sweep point"] if several else [""], []
     extras = _extras(digest, specs)
@@ -157,12 +162,11 @@ def _heat(digest: Digest) -> Section | None:
     figures = []
     for spec in _specs(digest)[:4]:
         panels = charts.heat_maps(digest, spec)
-        figures += [Figure("", chart, f"{spec.name}{': ' if panel else ''}{panel}") for panel, chart in panels]
+        figures += [Figure(chart, f"{spec.name}{': ' if panel else ''}{panel}") for panel, chart in panels]
     if not figures:
         return None
     lead = "The stronger the shade, the higher; shades span the lowest to the highest mean of a score, so read the figures too."
-    layout = "one" if len(figures) == 1 else "two" if len(figures) < 5 else "three"
-    return Section("heat", "Over two variables", lead, figures, layout)
+    return Section("heat", "Over two variables", lead, figures, three_from=5)
 
 
 def _trade(digest: Digest) -> Section | None:
@@ -172,7 +176,7 @@ def _trade(digest: Digest) -> Section | None:
     for spec in [s for s in specs if s.is_share][:2] or specs[:1]:
         found = charts.trade(digest, spec)
         if found is not None:
-            figures.append(Figure("", found[0], spec.name))
+            figures.append(Figure(found[0], spec.name))
             word = found[1]
     if not figures:
         return None
@@ -180,7 +184,7 @@ def _trade(digest: Digest) -> Section | None:
     lead = "Points on the dashed line are beaten by no other in both: higher, or for less."
     if about == "tokens":
         lead += " No prices are known, so tokens stand for cost."
-    return Section("trade", f"Quality against {about}", lead, figures, "one" if len(figures) == 1 else "two")
+    return Section("trade", f"Quality against {about}", lead, figures)
 
 
 def _labels(digest: Digest) -> Section | None:
@@ -195,9 +199,9 @@ def _labels(digest: Digest) -> Section | None:
         if (labels := _labels_of(point, spec)) is None:
             continue
         name = headline.name_of(digest, point) if len(points) > 1 else ""
-        figures.append(Figure("", charts.confusion(labels), name or "Expected against answered"))
+        figures.append(Figure(charts.confusion(labels), name or "Expected against answered"))
         if len(points) == 1:
-            figures.append(Figure("", charts.label_counts(labels), "How often", "bar: answered, tick: expected"))
+            figures.append(Figure(charts.label_counts(labels), "How often", "bar: answered, tick: expected"))
     if (labels := _labels_of(ranked[0], spec)) is None:
         return None
     lead = f"{spec.name}: rows by expected and answered label; the shade is the share of the expected label, blue is right."
@@ -214,8 +218,7 @@ def _labels(digest: Digest) -> Section | None:
         ],
         (1, 2, 3, 4),
     )  # fmt: skip
-    layout = "two" if len(figures) < 3 else "three"
-    return Section("labels", "Labels", lead, figures, layout, (table,))
+    return Section("labels", "Labels", lead, figures, (table,), three_from=3)
 
 
 def _labels_of(point: PointDigest, spec: ScoreSpec) -> Labels | None:
@@ -231,14 +234,8 @@ def _ratio(column: list[float | None], at: int) -> str:
 def _answers(digest: Digest) -> Section | None:
     if not digest.answers or any(_labels_of(p, s) for s in _specs(digest) for p in digest.points):
         return None
-    figures = [Figure("", charts.answers(found), found.what) for found in digest.answers]
-    return Section(
-        "answers",
-        "Answers",
-        "How often each value was answered, over all rows.",
-        figures,
-        "two" if len(figures) > 1 else "one",
-    )
+    figures = [Figure(charts.answers(found), found.what) for found in digest.answers]
+    return Section("answers", "Answers", "How often each value was answered, over all rows.", figures)
 
 
 def _failures(digest: Digest) -> Section | None:
@@ -249,20 +246,12 @@ def _failures(digest: Digest) -> Section | None:
         for c in digest.causes
     ]
     if digest.causes_beyond:
-        rows.append(
-            [
-                f"{digest.causes_beyond:,}",
-                headline.share(digest.causes_beyond / digest.whole.rows),
-                "",
-                "other causes",
-                "",
-                "",
-            ]
-        )
+        beyond = digest.causes_beyond
+        rows.append([f"{beyond:,}", headline.share(beyond / digest.whole.rows), "", "other causes", "", ""])
     wrong = digest.whole.rows - digest.whole.status["ok"]
     lead = f"{wrong:,} rows that are not ok, by cause, each with the words of one of them."
     table = Table("", ["rows", "share", "status", "cause", "for example", "id"], rows, (0, 1))
-    return Section("failures", "Failures by cause", lead, [], "one", (table,))
+    return Section("failures", "Failures by cause", lead, [], (table,))
 
 
 def _speed(digest: Digest) -> Section | None:
@@ -270,7 +259,7 @@ def _speed(digest: Digest) -> Section | None:
         ("Latency", digest.latency, "from sending to the end of the answer"),
         ("Time to first token", digest.ttft, "streamed answers"),
     ]
-    figures = [Figure("", speed.histogram(h), name, note) for name, h, note in found if h is not None]
+    figures = [Figure(speed.histogram(h), name, note) for name, h, note in found if h is not None]
     if not figures:
         return None
     beyond = [
@@ -281,26 +270,26 @@ def _speed(digest: Digest) -> Section | None:
     lead = "Of the attempt that was answered."
     if beyond:
         lead += f" The slowest 0.5 % are in the last bar; longest {' and '.join(beyond)}."
-    return Section("speed", "How long answers took", lead, figures, "two" if len(figures) > 1 else "one")
+    return Section("speed", "How long answers took", lead, figures)
 
 
 def _time(digest: Digest) -> Section | None:
     if digest.timeline is not None:
-        told = digest.timeline
-        figures = [Figure("", spec, title) for title, spec in speed.over_time(told)]
+        runs = digest.timeline
+        figures = [Figure(spec, title) for title, spec in speed.over_time(runs)]
         bound = ", ".join(
-            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(told.bound_by.items())[:4]
+            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(runs.bound_by.items())[:4]
         )
         lead = f"What kept the run from being faster, by share of the time: {bound}." if bound else ""
-        if not any(step.refused for step in told.steps):
+        if not any(step.refused for step in runs.steps):
             lead += " No request was refused by a rate limit."
-        if len(told.begins_s) > 1:
-            lead += f" {len(told.begins_s)} runs, the time between them left out; dotted lines are where one begins."
-        return Section("time", "Over time", lead.strip(), figures, "two")
+        if len(runs.begins_s) > 1:
+            lead += f" {len(runs.begins_s)} runs, the time between them left out; dotted lines are where one begins."
+        return Section("time", "Over time", lead.strip(), figures)
     if digest.flow is None:
         return None
     lead = "By the times of the rows: there is no telemetry, which is written every 5 seconds while a run asks."
-    return Section("time", "Over time", lead, [Figure("", speed.flow(digest.flow), "Rows a second")])
+    return Section("time", "Over time", lead, [Figure(speed.flow(digest.flow), "Rows a second")])
 
 
 def _tokens(digest: Digest) -> Section | None:
@@ -316,17 +305,11 @@ def _tokens(digest: Digest) -> Section | None:
         rows.append(["cost", money(whole.cost), money(whole.cost / whole.rows), ""])
     lead = "As the endpoint counted them, of the rows' last answers."
     if whole.cached_share is None:
-        lead += " It does not tell what it read from its cache."
+        lead += " It does not report what it read from its cache."
     if whole.cost is None:
         lead += " No prices are known, so there is no cost."
-    return Section(
-        "tokens",
-        "Tokens and cost",
-        lead,
-        [Figure("", spec)],
-        "one",
-        (Table("", ["", "in all", "a row", "share"], rows, (1, 2, 3)),),
-    )
+    table = Table("", ["", "in all", "a row", "share"], rows, (1, 2, 3))
+    return Section("tokens", "Tokens and cost", lead, [Figure(spec)], (table,))
 
 
 def _part(name: str, n: int, digest: Digest) -> str:

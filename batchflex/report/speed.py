@@ -1,4 +1,4 @@
-"""Figures of speed and spending as Altair charts. Pure."""
+"""Charts of speed, tokens and cost, in Vega-Lite by way of Altair. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .timeline import Timeline
 
 
 def histogram(found: Histogram) -> Spec:
-    """How long answers took, with median and 95 % named."""
+    """A histogram of how long answers took, with the median and the 95th percentile marked."""
     rows = [
         {"begin": low, "end": high, "rows": n, "span": f"{duration(low)} to {duration(high)}"}
         for low, high, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
@@ -52,14 +52,14 @@ def _share_of(found: Histogram, at: Any) -> float:
     return (float(at) - found.edges[0]) / max(1e-12, found.edges[-1] - found.edges[0])
 
 
-def over_time(told: Timeline) -> list[tuple[str, Spec]]:
-    """Answers a second, requests in flight below their window, refusals and retries, each over the time of running."""
-    unit, divisor = _unit(told.steps[-1].at_s)
-    top = max(step.at_s for step in told.steps) / divisor
+def over_time(timeline: Timeline) -> list[tuple[str, Spec]]:
+    """Charts over time with their titles: answers a second, requests in flight and their limit, refusals, retries."""
+    unit, divisor = _unit(timeline.steps[-1].at_s)
+    top = max(step.at_s for step in timeline.steps) / divisor
     rows = [
         {"at": step.at_s / divisor, "run": step.run, "answers": round(step.answers_per_s, 3), "flight": round(step.in_flight, 1),
          "window": step.window, "refused": step.refused, "retries": step.retries}
-        for step in told.steps
+        for step in timeline.steps
     ]  # fmt: skip
     x = alt.X(
         "at:Q",
@@ -76,7 +76,7 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
             stack=None,
         )
 
-    begins = [{"at": at / divisor} for at in told.begins_s[1:]]
+    begins = [{"at": at / divisor} for at in timeline.begins_s[1:]]
     rules = alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
 
     def placed(chart: Any) -> Spec:
@@ -101,12 +101,12 @@ def over_time(told: Timeline) -> list[tuple[str, Spec]]:
             bars = base.mark_bar(color=WARM, width=3).encode(
                 y=axis(name), tooltip=[alt.Tooltip(f"{name}:Q", format=",")]
             )
-            found.append((f"{words}, each {duration(told.step_s)}", placed(bars)))
+            found.append((f"{words}, each {duration(timeline.step_s)}", placed(bars)))
     return found
 
 
 def flow(found: Flow) -> Spec:
-    """Rows that ended a second, over the time of a run."""
+    """Rows that ended a second, over the time of a run, from the results alone."""
     unit, divisor = _unit(found.begin_s[-1] + found.width_s)
     rows = [
         {"at": begin / divisor, "end": (begin + found.width_s) / divisor, "rate": n / found.width_s}
@@ -128,7 +128,7 @@ def _unit(seconds: float) -> tuple[str, float]:
 
 
 def tokens(digest: Digest) -> Spec | None:
-    """Tokens a row at each sweep point: prompt computed, prompt read from cache, reasoning, answer."""
+    """Tokens a row at each sweep point: computed prompt, prompt read from cache, reasoning, answer."""
     parts = ["prompt", "prompt read from cache", "reasoning", "answer"]
     points = [p for p in digest.points if p.figures.tokens is not None][:POINTS]
     rows = []

@@ -1,4 +1,4 @@
-"""How runs went over time: lines of ``telemetry.jsonl`` and ``history.jsonl``, thinned so that any job fits a page."""
+"""Runs over time, from ``telemetry.jsonl`` and ``history.jsonl``, reduced to a bounded number of steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _USUAL_GAP_S = 5.0
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """What is used of a line of ``telemetry.jsonl``."""
+    """The fields that are used of a line of ``telemetry.jsonl``."""
 
     at: datetime.datetime
     run_id: str = ""
@@ -27,7 +27,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
 
 
 class Step(NamedTuple):
-    """One moment of a chart: the time of running so far, gaps between runs left out; means of rates, sums of counts."""
+    """One step of a chart. ``at_s`` is running time without the gaps between runs; rates are means, counts are sums."""
 
     at_s: float
     run: int
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """``begins_s`` tells when each run began, on the scale of the steps; ``bound_by`` the share of time of each binding."""
+    """``begins_s`` is when each run began, in running time; ``bound_by`` is the share of time for each limiting factor."""
 
     steps: list[Step]
     begins_s: list[float]
@@ -48,7 +48,7 @@ class Timeline(NamedTuple):
 
 
 class PastRun(msgspec.Struct, frozen=True):
-    """What is used of a line of ``history.jsonl``."""
+    """The fields that are used of a line of ``history.jsonl``."""
 
     run_id: str
     status: str = ""
@@ -66,7 +66,7 @@ class PastRun(msgspec.Struct, frozen=True):
 
 
 def lines(raw: Iterable[bytes], kind: Any) -> Iterator[Any]:
-    """The lines that can be read; torn ones are passed over."""
+    """The lines that can be decoded; others are skipped."""
     decode = msgspec.json.Decoder(kind).decode
     for line in raw:
         try:
@@ -76,7 +76,7 @@ def lines(raw: Iterable[bytes], kind: Any) -> Iterator[Any]:
 
 
 def timeline(raw: Iterable[bytes]) -> Timeline | None:
-    """``None`` without two samples of any run. Of very many lines only the last are looked at."""
+    """``None`` with less than two samples. Of very many lines only the last are used."""
     samples = list(lines(raw, Sample))[-_LINES:]
     if len(samples) < 2:
         return None
@@ -102,13 +102,13 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
     for sample in samples:
         if sample.binding:
             counts[sample.binding] = counts.get(sample.binding, 0) + 1
-    told = sum(counts.values())
-    shares = {name: n / told for name, n in sorted(counts.items(), key=lambda pair: -pair[1])}
+    known = sum(counts.values())
+    shares = {name: n / known for name, n in sorted(counts.items(), key=lambda pair: -pair[1])}
     return Timeline(steps, begins, shares, width)
 
 
 def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], list[float]]:
-    """Each sample with its time of running and the number of its run; and when each run began."""
+    """Each sample with its running time and the number of its run; and when each run began."""
     found: list[tuple[float, int, Sample]] = []
     begins: list[float] = []
     now, run, before = 0.0, -1, samples[0]
@@ -116,7 +116,7 @@ def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], lis
         if run < 0 or sample.run_id != before.run_id:
             begins.append(now)
             run += 1
-            now += _USUAL_GAP_S  # a line tells of the time before it
+            now += _USUAL_GAP_S  # a line covers the time before it
         else:
             now += max(0.0, (sample.at - before.at).total_seconds())
         found.append((now, run, sample))
@@ -125,5 +125,5 @@ def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], lis
 
 
 def past_runs(raw: Iterable[bytes], most: int) -> list[PastRun]:
-    """The last runs, oldest first, without those that never began: that found another at work, or were refused."""
+    """The last runs, oldest first, without those that never began because another was running or the job was refused."""
     return [run for run in lines(raw, PastRun) if run.done is not None][-most:]

@@ -1,4 +1,4 @@
-"""The JavaScript that draws charts, put together once on a machine and kept: that takes some seconds."""
+"""The JavaScript that draws charts. Bundling it takes some seconds, so it is cached on each machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 @functools.cache
 def libraries() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, of the version that the charts are written for."""
+    """Vega, Vega-Lite and vega-embed as one script, in the version that the charts are written for."""
     import altair
     import vl_convert
 
@@ -28,7 +28,7 @@ def libraries() -> str:
     if (script := _read(kept)) is not None:
         return script
     made: str = vl_convert.javascript_bundle(_SNIPPET, version)
-    with contextlib.suppress(StorageError, OSError):  # then it is made again each time
+    with contextlib.suppress(StorageError, OSError):  # then it is bundled each time
         kept.parent.mkdir(parents=True, exist_ok=True)
         with storing(kept), replaced(kept) as stream:
             stream.write(f"{_digest(made)}\n{made}".encode())
@@ -41,7 +41,7 @@ def _cache() -> Path:
 
 
 def _read(path: Path) -> str | None:
-    """``None`` if it is not there, or not as it was written."""
+    """``None`` if the file does not exist, or is not as it was written."""
     try:
         digest, _, script = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError):

@@ -16,15 +16,4 @@ if TYPE_CHECKING:
     )
     from .comparison import compare as compare
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "comparison": ["compare"],
-        "functions": [],
-        "judge": [],
-        "scores_file": [],
-        "comparison_sides": [],
-        "spending": [],
-    },
-    modules=["functions", "judge", "scores_file", "comparison_sides", "spending"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)

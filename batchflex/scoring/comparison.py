@@ -1,6 +1,6 @@
-"""Two sides, paired by item: how much better, how surely, and which items flipped.
+"""Two scored tables compared item by item: how much better one is, how certain that is, and which items changed. Pure.
 
-A difference is B less A. Samples of an item are averaged first, so that items are what is compared.
+A difference is B minus A. The samples of an item are averaged first, so that items are compared and not rows.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import polars as pl
 
 from ..core import JobError
 from . import spending, stats
-from .ledger import MEASURES
 
 _PREFIX = "score_"
 _TOKENS = ("prompt_tokens", "completion_tokens")
 
 
 class Comparison(NamedTuple):
-    """``told`` is what there is to say, as plain values; ``flips`` has a row for each item that a score changed of."""
+    """``told`` are the results as plain values; ``flips`` has a row for each item and score that differ."""
 
     told: dict[str, Any]
     flips: pl.DataFrame
@@ -33,14 +32,14 @@ def compare(
     show: Sequence[str] = ("content",),
     level: float = stats.LEVEL,
 ) -> Comparison:
-    """Hold two frames with columns ``score_NAME`` against each other: A (``one``) and B (``two``).
+    """Compare two frames with columns ``score_NAME``: A (``one``) and B (``two``).
 
     Each score that both have is compared over the items (the values of the column ``item``) that have it on both sides.
     ``told`` has ``level``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens, ``cost`` and
     median ``latency_s`` of each side), and ``scores``, of each its ``name``, ``items``, the means ``a`` and ``b``,
-    ``difference`` (B less A) with ``low`` and ``high``, ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar`` or
+    ``difference`` (B minus A) with ``low`` and ``high``, ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar`` or
     ``bootstrap``), ``wins``, ``losses`` and ``ties``. ``flips`` has ``score``, ``item``, ``a``, ``b`` and, of the columns of
-    ``show`` that there are, what each side said (``content_a``, ``content_b``); those that changed most come first.
+    ``show`` that there are, the values of each side (``content_a``, ``content_b``); the largest changes come first.
 
     :raises JobError: if the two have no score or no item in common, or lack the column ``item``.
     """
@@ -63,7 +62,7 @@ def compare(
         pairs = both.select("item", a=pl.col(name), b=pl.col(f"{name}_b"), single=_is_single(name)).drop_nulls()
         scores.append({"name": name, **_compared(pairs, level)})
         flips.append(_flipped(pairs, name))
-    told = {
+    results = {
         "level": level,
         "items": both.height,
         "only_a": a.height - both.height,
@@ -72,11 +71,11 @@ def compare(
         "b": _measured(two),
         "scores": scores,
     }
-    return Comparison(told, _said(pl.concat(flips), one, two, item, show))
+    return Comparison(results, _said(pl.concat(flips), one, two, item, show))
 
 
 def _by_item(frame: pl.DataFrame, item: str, names: Sequence[str]) -> pl.DataFrame:
-    """For each item the mean of each score, and of how many rows (``n_…``)."""
+    """For each item the mean of each score, and the number of rows with one (``n_…``)."""
     columns = [pl.col(_PREFIX + name).cast(pl.Float64) for name in names]
     return (
         frame.lazy()
@@ -127,7 +126,7 @@ def _flipped(pairs: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def _said(flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, show: Sequence[str]) -> pl.DataFrame:
-    """With what each side said beside it: of several samples the first."""
+    """With the answers of both sides beside each flip: of several samples the first."""
     for side, frame in (("a", one), ("b", two)):
         shown = [name for name in show if name in frame.columns and name != item]
         said = frame.select(pl.col(item).alias("item"), *(pl.col(name).alias(f"{name}_{side}") for name in shown))
@@ -137,14 +136,10 @@ def _said(flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, 
 
 
 def _measured(frame: pl.DataFrame) -> dict[str, Any]:
-    """What a side took; what its frame does not tell is null."""
+    """Rows, tokens, cost and latency of a side; null where its frame has no such column."""
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
-    values = {
-        name: frame.select(spending.of(name, numbers)).to_series().drop_nulls() for name in MEASURES if name in numbers
-    }
-    found: dict[str, Any] = {"rows": frame.height}
-    for name in _TOKENS:
-        found[name] = int(values[name].sum()) if len(values.get(name, ())) else None
-    found["cost"] = float(values["cost"].sum()) if len(values.get("cost", ())) else None
-    found["latency_s"] = values["latency_s"].median() if len(values.get("latency_s", ())) else None
-    return found
+    measures = [spending.total(name, numbers) for name in (*_TOKENS, "cost") if name in numbers]
+    measures += [pl.col("latency_s").median()] if "latency_s" in numbers else []
+    found: dict[str, Any] = frame.select(measures).row(0, named=True) if measures else {}
+    tokens = {name: None if found.get(name) is None else int(found[name]) for name in _TOKENS}
+    return {"rows": frame.height, **tokens, "cost": found.get("cost"), "latency_s": found.get("latency_s")}

@@ -1,4 +1,4 @@
-"""The sides of a comparison, as the command line names them: ``OUT``, or one sweep point of it, ``OUT@variable=value,…``."""
+"""The two sides of a comparison, as the command line names them: ``OUT``, or one sweep point of it, ``OUT@variable=value,…``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SHOWN = ("content", "parsed")
 
 
 def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFrame]]:
-    """The two sides that a folder with just two sweep points has, or a name that leaves two of them, each with its own name.
+    """The two sides that a name stands for if just two sweep points of its folder match, each with a name of its own.
 
-    :raises JobError: if it has not just two.
+    :raises JobError: if it is not two that match.
     :raises FolderError: if the folder has no results or no scores.
     """
     path, given = _split(name)
@@ -43,7 +43,7 @@ def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFram
 
 
 def side(name: str) -> tuple[str, pl.DataFrame]:
-    """One side: the rows of a folder, or of those of its sweep points that the name says, with their scores.
+    """One side: the rows of a folder, or of the sweep points that the name selects, with their scores.
 
     :raises JobError: if there is no such variable or value.
     :raises FolderError: if the folder has no results or no scores.
@@ -69,7 +69,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
 
 
 def _meant(value: str, known: Collection[str]) -> str | None:
-    """The one of the known values that is meant: also ``0`` by ``0.0``."""
+    """The known value that a text stands for: ``0.0`` also stands for ``0``."""
     if value in known:
         return value
     try:
@@ -109,7 +109,7 @@ def _points(folder: Folder) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """A swept value as it is written: ``null`` where a point does not set the variable."""
+    """A swept value as text: ``null`` where a point does not set the variable."""
     return "null" if value is None else str(text_of(value))
 
 
@@ -122,7 +122,7 @@ def _label(point: dict[str, Any]) -> str:
 
 
 def _rows(folder: Folder) -> pl.DataFrame:
-    """The results with their scores beside them; only what a comparison looks at."""
+    """The results with their scores beside them; only the columns that a comparison reads."""
     results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
     names = results.collect_schema().names()
     sweep = sweep_columns(_job(folder).sweep.variables)

@@ -1,4 +1,4 @@
-"""Scores over frames, without a run: a frame in, a frame with scores beside it out, and what is told of them."""
+"""Scores of data frames, without a run: a frame with scores in it, and a summary of these."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def score(frame: pl.DataFrame, scores: Scores) -> pl.DataFrame:
     """The frame with a column ``score_NAME`` (a number, or null where a row cannot be scored) for each of ``scores``.
 
     ``scores`` are tables as in a job file's ``[[score]]``: a list of them, one alone, or by name
-    (``{"accuracy": {"kind": "exact", "expected": "label"}}``). docs/scores.md describes the kinds. A column of that name which
-    the frame has already is replaced. The frame may be the results of a run, or have columns of its own; where it has
-    no column ``content``, name the one to be scored as ``answer``. A function of one's own is found in the present folder.
+    (``{"accuracy": {"kind": "exact", "expected": "label"}}``). docs/scores.md describes the kinds. A column of that name is
+    replaced. The frame may be the results of a run, or any other; if it has no column ``content``, name the column to score
+    as ``answer``. Modules with scoring functions are looked for in the current folder.
 
-    :raises JobError: if a score is not as it should be, or the frame lacks a column that it needs.
+    :raises JobError: if a score is invalid, or the frame lacks a column that it needs.
     """
     specs = specs_of(scores)
     found = _evaluated(frame, specs)
@@ -48,13 +48,13 @@ def summarise(
     item: str | None = "id",
     level: float = stats.LEVEL,
 ) -> dict[str, Any]:
-    """What is told of the scores of a frame: the fields ``level``, ``rows``, ``scores`` and ``points`` of ``scores.json``
+    """A summary of the scores of a frame: the fields ``level``, ``rows``, ``scores`` and ``points`` of ``scores.json``
     (CONTRACT.md).
 
-    With ``scores`` the frame is scored by them; without, its columns ``score_NAME`` are taken as they are, and nothing is
-    told of labels, which only a score's description can find. ``by`` are the columns whose values tell apart what is told
-    apart (sweep points, models), ``item`` is the column of what belongs together (the samples of one item); ``None``, or a
-    column that is not there, makes each row an item of its own. ``level`` is that of the intervals.
+    With ``scores`` the frame is scored first; without, its columns ``score_NAME`` are used, and there are no labels, which only
+    the definition of a score can find. ``by`` are the columns to group by (sweep points, models), ``item`` is the column that
+    the samples of one item have in common; with ``None``, or a column that does not exist, each row is an item. ``level`` is
+    that of the intervals.
 
     :raises JobError: as :func:`score`, and if there is nothing to summarise.
     """

@@ -1,4 +1,4 @@
-"""What an answer says: its text, the number in it, the choice it names, its JSON. Columns in, columns of the same length out."""
+"""Extracts from answers: text, a number, a choice, JSON. From columns to columns of the same length. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _as_text(column: pl.Series) -> pl.Series:
 
 
 def lists(frame: pl.DataFrame, place: str) -> pl.Series:
-    """A column as lists of text: of one each, but for a column of lists. A null, or no value, is a list of one null."""
+    """A column as lists of texts: of one each, or as a column of lists has them. A null or an empty list gives one null."""
     column = frame[place] if place in frame.columns else None
     if column is not None and isinstance(column.dtype, pl.List | pl.Array):
         as_texts = [[text_of(v) for v in row] if row is not None and len(row) else [None] for row in column.to_list()]
@@ -64,9 +64,9 @@ def lists(frame: pl.DataFrame, place: str) -> pl.Series:
 
 
 def words(column: pl.Series) -> pl.Series:
-    """How many words each text has: pieces without white space."""
+    """The number of words in each text: runs without white space."""
     plain = column.str.strip_chars()
-    # Spaces are counted ten times as fast as pieces, and are enough where nothing else is between two words.
+    # Counting spaces is ten times as fast as counting runs, and is right where single spaces separate all words.
     otherwise = plain.str.contains(r"\s\s|[^\S ]").fill_null(False)
     spaces = plain.str.count_matches(" ", literal=True)
     counts = (spaces + 1) * (plain != "").cast(pl.UInt32)
@@ -79,12 +79,12 @@ _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]
 
 
 def numbers(column: pl.Series, take: str = "last") -> pl.Series:
-    """The last (or first) number that a text names, null if there is none.
+    """The last (or first) number in each text, null if there is none.
 
-    ``1,234.5``, ``-3``, ``.5``, ``2e-3``; signs as of money or percent count for nothing. A dash between two numbers is no
-    sign: in ``3-5`` the last is 5.
+    ``1,234.5``, ``-3``, ``.5``, ``2e-3``; currency and percent signs are ignored. A dash between two numbers is not a sign: in
+    ``3-5`` the last is 5.
     """
-    # Only the word with the last digit is looked at: a pattern that ends with the text is sought from its end.
+    # Only the word with the last digit is parsed, which a pattern anchored at the end of the text finds fast.
     word = column.str.extract(r"(\S*\d)\D*$" if take == "last" else r"(\S*\d\S*)")
     plain = word.str.replace_all("\u2212", "-", literal=True).str.replace_all(r"(\d)[-–—]", "$1 ")
     found = plain.str.extract(f"({_NUMBER})") if take == "first" else plain.str.extract_all(_NUMBER).list.last()
@@ -102,20 +102,19 @@ _AROUND = " \t\r\n*_`\"'“”‘’.,;:!?()[]"
 
 
 def chosen(column: pl.Series, choices: Sequence[str]) -> pl.Series:
-    """Which of the choices each answer names, null if none or more than one.
+    """The choice that each answer names, null if it names none or more than one.
 
-    The first of these that finds one: the whole answer is a choice or its letter; one is named after "answer is" or "Answer:"
-    (the last such); just one letter stands in brackets or leads a line ("(B)", "B."); just one choice is named anywhere; just
+    The first rule that finds one: the whole answer is a choice or its letter; one is named after "answer is" or "Answer:" (the
+    last such); just one letter stands in brackets or leads a line ("(B)", "B."); just one choice is named anywhere; just
     one letter stands alone as a capital (A and I, which are words too, only before a bracket, a full stop or a colon).
     Letters stand for the choices in their order, unless a choice is itself a single letter. Upper and lower case of choices
     are the same.
     """
     left = column.drop_nulls().unique().to_frame("text")
-    named = _Choices(choices).ways_to_name(pl.col("text"))
     found = [pl.DataFrame(schema={"text": pl.String, "choice": pl.String})]
-    for way in named:
+    for rule in _Choices(choices).rules(pl.col("text")):
         if left.height:
-            read = left.with_columns(choice=way)
+            read = left.with_columns(choice=rule)
             found.append(read.filter(pl.col("choice").is_not_null()))
             left = read.filter(pl.col("choice").is_null()).select("text")
     return column.to_frame("text").join(pl.concat(found), on="text", how="left", maintain_order="left")["choice"]
@@ -131,8 +130,8 @@ class _Choices:
         longest_first = sorted((choice.strip() for choice in choices), key=len, reverse=True)
         self._any = "|".join(_bounded(choice) for choice in longest_first)
 
-    def ways_to_name(self, text: pl.Expr) -> list[pl.Expr]:
-        """The surest first."""
+    def rules(self, text: pl.Expr) -> list[pl.Expr]:
+        """Those of :func:`chosen`, most reliable first."""
         trimmed = text.str.strip_chars(_AROUND)
         designated = rf"(?:answer|choice|option)\b\W*(?:is\b|:|=)?\W*?(?:(?-i:{self._letters})\b|{self._any})"
         after = text.str.extract_all(f"(?i){designated}").list.last()
@@ -156,7 +155,7 @@ class _Choices:
         return text.replace_strict(names, default=None, return_dtype=pl.String) if names else pl.lit(None, pl.String)
 
     def _only(self, found: pl.Expr) -> pl.Expr:
-        """The choice, if all texts found are the same."""
+        """The choice, if all texts that were found are the same."""
         distinct = found.list.eval(pl.element().str.to_lowercase()).list.unique()
         return self._of(pl.when(distinct.list.len() == 1).then(distinct.list.first()), self._whole)
 
@@ -169,7 +168,7 @@ class _Choices:
 
 
 def _bounded(choice: str) -> str:
-    """A pattern for a choice that is no part of a longer word."""
+    """A pattern for a choice that is not part of a longer word."""
     before = r"\b" if re.match(r"\w", choice) else ""
     after = r"\b" if re.search(r"\w$", choice) else ""
     return f"{before}{re.escape(choice)}{after}"
@@ -187,7 +186,7 @@ def named(column: pl.Series, choices: Sequence[str], *, by_number: bool) -> pl.S
 
 
 def objects(frame: pl.DataFrame, place: str) -> list[Any]:
-    """A column of JSON as values, ``None`` where it is none; structs as they are."""
+    """A column of JSON as values, ``None`` where it is not valid JSON; structs as they are."""
     if place in frame.columns and frame[place].dtype != pl.String:
         return frame[place].to_list()
     return [_value(text) for text in texts(frame, place)]
@@ -211,10 +210,10 @@ def share_right(
     tolerance: float = 0.0,
     relative: float = 0.0,
 ) -> float | None:
-    """The share of the expected fields that the answer has right; of something else than an object 1 or 0.
+    """The share of the expected fields that the answer has right; 1 or 0 if an object is not what is expected.
 
-    ``fields`` names those that count, else all that are expected; more that an answer has does not count. ``same_text``
-    prepares texts before they are compared. ``None`` if nothing is expected.
+    ``fields`` are those that count, by default all that are expected; other fields of an answer are ignored. ``same_text``
+    normalises texts before they are compared. ``None`` if nothing is expected.
     """
 
     def same(one: Any, two: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A score's own function, found by its name: ``module:function``, beside the job file or anywhere Python finds modules."""
+"""Loads scoring functions by name, ``module:function``: from beside the job file, or from wherever Python finds modules."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _function(spec: ScoreSection) -> Function:
 
 
 def _module(name: str, folder: Path) -> ModuleType:
-    """The file beside the job wins over whatever is installed under its name; it is read anew each time."""
+    """A file beside the job takes precedence over an installed module of the same name; it is read again each time."""
     path = folder.joinpath(*name.split(".")).with_suffix(".py")
     with _findable(folder):
         if not path.is_file():

@@ -1,14 +1,14 @@
 """A judge: another model that grades the answers of a run by a rubric, as a run of its own in ``OUT/judges/NAME/``.
 
-Its input is made of the results, a row for each answer, under the row's key; so it is journaled, limited and resumed like
-any, and what was graded is not graded again.
+Its input has a row for each answer, with the key of that answer as its id. So grades are journaled, limited and resumed like
+answers, and nothing is graded twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -27,14 +27,8 @@ _MADE_OF = b"batchflex.judged"
 _BLOCK_ROWS = 20_000
 _MOST_TOKENS = 1_024
 _MOST_GRADES = 20  # that are listed in the schema one by one
-# Of the job's limits, those that belong to the endpoint and not to the job.
+# The limits that a judge shares with its job, because they belong to the endpoint.
 _SHARED_LIMITS = ("concurrency", "max_concurrency", "rpm", "tpm", "active_hours", "on_no_credit", "max_outage")
-
-
-class Input(NamedTuple):
-    path: Path
-    rows: int
-    is_new: bool
 
 
 def folder_of(out: Path, spec: ScoreSection) -> Path:
@@ -44,13 +38,13 @@ def folder_of(out: Path, spec: ScoreSection) -> Path:
 def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     """The job of a judge. ``job`` is the one whose answers are graded, in the folder ``out``.
 
-    :raises JobError: if it is not clear whom to ask, or the rubric is no template.
+    :raises JobError: if it is not clear which model is the judge, or the rubric is not a valid template.
     """
     judge = _section(spec)
     _prompt(judge, spec)
-    elsewhere = judge.endpoint is not None
+    has_own_endpoint = judge.endpoint is not None
     params: dict[str, Any] = {"max_tokens": _MOST_TOKENS, **judge.params}
-    if "model" not in params and not elsewhere and job.models:
+    if "model" not in params and not has_own_endpoint and job.models:
         if len(job.models) > 1:
             raise JobError(
                 f"score '{spec.name}': the job asks several models; name the judge's in score.judge.params.model"
@@ -81,11 +75,15 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         data |= {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
     if judge.limits is not None:
         data["limits"] = judge.limits.model_dump(exclude_none=True)
-    elif not elsewhere:
+    elif not has_own_endpoint:
         data["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
     if judge.prices is not None:
         data["prices"] = judge.prices.model_dump(exclude_none=True)
-    elif not elsewhere and job.prices is not None and params.get("model") in {*job.models, *job.prices.of_models, None}:
+    elif (
+        not has_own_endpoint
+        and job.prices is not None
+        and params.get("model") in {*job.models, *job.prices.of_models, None}
+    ):
         data["prices"] = plain["prices"]
     try:
         made = build(data, environment=job.environment)
@@ -99,7 +97,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
 
 
 def _is_unpriced(job: Job) -> bool:
-    """Whether no prices are known by which a judge's budget could hold; that is to be found before its job is run."""
+    """Whether prices that the judge's budget needs are unknown. To be checked before its run."""
     endpoints = [resolve(entry, with_key=False) for entry in job.asked]
     prices, _ = model_list_cache.known(job, endpoints)
     return bool(prices.missing(job.models)) or not (job.models or prices.are_all_typed)
@@ -116,7 +114,7 @@ def _prompt(judge: JudgeSection, spec: ScoreSection) -> Prompt:
 
 
 def _schema(scale: list[int | float]) -> dict[str, Any]:
-    """The reason comes first: a grade is better when it follows from one."""
+    """The reason comes before the grade: grades are better that way."""
     low, high = scale
     grade: dict[str, Any] = {"type": "number", "minimum": low, "maximum": high}
     if isinstance(low, int) and isinstance(high, int) and high - low < _MOST_GRADES:
@@ -140,11 +138,11 @@ def _instruction(scale: list[int | float]) -> str:
 
 
 def _input_path(out: Path, spec: ScoreSection) -> Path:
-    return out / "judges" / f"{spec.name}.parquet"  # beside its folder: no run reads what lies in its own
+    return out / "judges" / f"{spec.name}.parquet"  # beside the judge's folder: a run does not read files in its own
 
 
-def write_input(folder: Folder, spec: ScoreSection) -> Input:
-    """The answers to be graded, as a file that is written anew only if the results or the rubric's columns changed. Blocks.
+def write_input(folder: Folder, spec: ScoreSection) -> int:
+    """Write the answers to be graded into a file, but if it has them already, and return how many they are. Blocks.
 
     :raises JobError: if the rubric uses a column that the results do not have.
     :raises StorageError: if it cannot be written.
@@ -161,7 +159,7 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
     made_of = hashlib.blake2b(msgspec.json.encode([stamp, wanted]), digest_size=16).hexdigest().encode()
     told_before, rows = part_files.told(path)
     if stamp and told_before.get(_MADE_OF) == made_of:
-        return Input(path, rows, False)
+        return rows
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([there.field(name) for name in wanted], metadata={_MADE_OF: made_of})
     rows = 0
@@ -170,7 +168,7 @@ def write_input(folder: Folder, spec: ScoreSection) -> Input:
             answered = batch.filter(pc.not_equal(batch.column("status"), "failed"))
             writer.write_batch(answered.select(wanted).cast(schema))
             rows += answered.num_rows
-    return Input(path, rows, True)
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------- the grades
@@ -189,17 +187,16 @@ def grades(out: Path, spec: ScoreSection) -> pl.DataFrame:
     )
 
 
-def told(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
-    """How a judge stands: an entry of ``judges`` in ``scores.json``. Tokens and cost are of all grades there are."""
+def state(out: Path, spec: ScoreSection, asked: int, stopped_by: str | None, message: str | None) -> dict[str, Any]:
+    """The state of a judge: an entry of ``judges`` in ``scores.json``. Tokens and cost are those of all its grades."""
     found = grades(out, spec)
-    spent: dict[str, Any] = {"prompt_tokens": 0, "completion_tokens": 0, "cost": None}
+    spent: dict[str, Any] = {"prompt_tokens": None, "completion_tokens": None, "cost": None}
     results = ResultsFiles(Folder(folder_of(out, spec)))
     if results.exists:
-        told_of = [*spent, *spending.BEFORE.values()]
-        columns = pl.read_parquet(results.paths, columns=told_of).select(spending.of(name, told_of) for name in spent)
-        spent |= {name: int(columns[name].sum()) for name in ("prompt_tokens", "completion_tokens")}
-        if columns["cost"].null_count() < columns.height:
-            spent["cost"] = float(columns["cost"].sum())
+        columns = [*spent, *spending.BEFORE.values()]
+        totals = pl.scan_parquet(results.paths, glob=False).select(spending.total(name, columns) for name in spent)
+        spent = totals.collect().row(0, named=True)
+    spent |= {name: spent[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
     graded = found["score"].count()
     return {
         "name": spec.name, "asked": asked, "graded": graded, "unreadable": found.height - graded, **spent,

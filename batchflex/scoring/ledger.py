@@ -1,4 +1,4 @@
-"""What a summary needs of each scored row, in some 100 bytes: block by block in, one frame out."""
+"""Collects what a summary needs of each scored row, in some 100 bytes: blocks in, one frame out."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ WHO = ["requested_model", "model", "gateway_fallbacks"]
 OTHER = "(other)"
 _MOST_LABELS = 30
 _LONGEST_LABEL = 40
-_SHARE_OF_LABELS = 2  # a label comes twice at least, on the average; else it is no label, but an answer of its own
+_SHARE_OF_LABELS = 2  # labels occur at least twice on average; otherwise they are not labels, but different answers
 
 
 class Score(NamedTuple):
-    """A score as the summary knows it. ``is_share`` is ``None`` where only the scores can tell."""
+    """What a summary needs to know of a score. ``is_share`` is ``None`` where it depends on the scores."""
 
     name: str
     kind: str | None = None
@@ -50,7 +50,7 @@ class Score(NamedTuple):
 
 
 class Ledger:
-    """Collects rows. ``by`` are the columns that tell sweep points apart, ``item`` the column of what belongs together."""
+    """Collects rows. ``by`` are the columns of the sweep point, ``item`` is the column of the item that a row is a sample of."""
 
     def __init__(self, scores: Sequence[Score], by: Sequence[str], item: str | None) -> None:
         self.scores = list(scores)
@@ -62,7 +62,7 @@ class Ledger:
         self._unlabelled: set[str] = set()
 
     def add(self, frame: pl.DataFrame, scored: Mapping[str, Scored]) -> None:
-        """Take the rows of a block with their scores, by the scores' names."""
+        """Add the rows of a block, with their scores by name."""
         begin, end = self._rows, self._rows + frame.height
         self._rows = end
         item = (
@@ -96,13 +96,13 @@ class Ledger:
         return name not in self._unlabelled
 
     def frame(self) -> pl.DataFrame:
-        """All rows: ``item`` (a hash), the columns of ``by``, ``m_…`` measures, ``score_…``; of what labels: ``h_…`` the hash of
-        what was answered, ``n_…`` whether that was nothing, and ``a_…`` and ``e_…``, answered and expected label."""
+        """All rows: ``item`` (a hash), the columns of ``by``, ``m_…`` measures, ``score_…``; for scores that find labels: ``h_…``
+        hash of the answer, ``n_…`` whether there is none, and ``a_…`` and ``e_…``, answered and expected label."""
         blocks, self._blocks = self._blocks, []
         return pl.concat(blocks, how="vertical_relaxed") if blocks else pl.DataFrame()
 
     def labels(self, name: str) -> list[str] | None:
-        """The labels that a score expects; ``None`` if there are none, or too many to be labels."""
+        """The labels that a score expects; ``None`` if there are none, or too many."""
         labels = self._labels.get(name)
         if not labels or name in self._unlabelled or len(labels) * _SHARE_OF_LABELS > self._rows:
             return None
@@ -110,8 +110,8 @@ class Ledger:
 
 
 def with_substitutes(frame: pl.DataFrame) -> pl.DataFrame:
-    """With a column ``substituted``: 1 where another model than the one asked for has answered, or a fallback. As it is, if it
-    does not tell."""
+    """The frame with a column ``substituted``: 1 where a fallback or another model than requested has answered. Unchanged if it
+    lacks the columns for that."""
     if not {*WHO} <= {*frame.columns}:
         return frame
     kinds = frame.select(WHO).unique()

@@ -1,8 +1,7 @@
-"""A score and a block of rows to a number for each row: vectorised, and each block by itself.
+"""Scores the rows of a block, vectorised: a number for each row. Pure, but for functions of one's own.
 
-What a row gets that has no answer to score: ``failed`` rows nothing (or 0 with ``missing = "zero"``); any other row, also
-a truncated, filtered or invalid one, was answered, and 0 where nothing that could be right is found in its answer. A row
-whose expected value is null gets nothing.
+A ``failed`` row gets null (or 0 with ``missing = "zero"``). Any other row was answered, also if it is truncated, filtered or
+invalid: it gets 0 where its answer contains nothing that could be right. A row whose expected value is null gets null.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from . import extract
 
 
 class Scored(NamedTuple):
-    """``score`` has a number or null for each row. Kinds that find a label in the text tell which, as text: ``answered``, and
-    ``expected`` where each row has one."""
+    """``score`` has a number or null for each row. Kinds that find a label in the text give it as ``answered``, and as
+    ``expected`` the right one if each row has a single one."""
 
     score: pl.Series
     answered: pl.Series | None = None
@@ -31,9 +30,9 @@ Function = Callable[[pl.DataFrame], Any]
 
 
 def needed(spec: ScoreSection, columns: Collection[str]) -> list[str]:
-    """The columns that this score reads, of those there are.
+    """The columns that a score reads, out of ``columns``.
 
-    :raises JobError: if one is missing, naming those there are.
+    :raises JobError: if one is missing, with a list of ``columns``.
     """
     if spec.is_function:
         names = list(spec.columns or (name for name in columns if name != "response"))
@@ -50,7 +49,7 @@ def needed(spec: ScoreSection, columns: Collection[str]) -> list[str]:
 
 
 def _column(spec: ScoreSection, name: str, columns: Collection[str]) -> str:
-    """The column that ``name`` stands for: its own, or for ``parsed.label`` the one before the point."""
+    """The column that ``name`` refers to: the one of that name, or for ``parsed.label`` the one before the point."""
     if name in columns:
         return name
     head, point, _ = name.partition(".")
@@ -67,32 +66,36 @@ def evaluate(frame: pl.DataFrame, spec: ScoreSection, function: Function | None 
     :raises JobError: if a column is missing or has no values that can be scored, or the caller's function fails.
     """
     needed(spec, frame.columns)
-    failed = _failed(frame)
-    if function is not None:
-        answered = frame.filter(~failed)
-        scores = pl.DataFrame(
-            {
-                "at": pl.int_range(frame.height, eager=True).filter(~failed),
-                "score": _by_function(answered, spec, function),
-            }
-        )
-        scored = Scored(
-            pl.DataFrame({"at": pl.int_range(frame.height, eager=True)}).join(
-                scores, on="at", how="left", maintain_order="left"
-            )["score"]
-        )
-    else:
-        scored = _KINDS[spec.kind](frame, spec)
-    score = scored.score.cast(pl.Float64)
-    if failed.any():
-        score = frame.select(pl.when(failed).then(0.0 if spec.missing == "zero" else None).otherwise(score)).to_series()
-    if scored.expected is not None:  # a failed row without an expected value is none that could have been right
-        score = frame.select(pl.when(scored.expected.is_not_null()).then(score)).to_series()
+    scored = _KINDS[spec.kind](frame, spec) if function is None else Scored(_by_function(frame, spec, function))
+    score = _without_failed(frame, spec, scored.score.cast(pl.Float64))
+    if scored.expected is not None:  # a failed row without an expected value could not have been right
+        score = _where(scored.expected.is_not_null(), score)
     return Scored(score.alias(spec.column), scored.answered, scored.expected)
 
 
+def graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> Scored:
+    """Score each row by what the judge gave it, null where it gave nothing yet. ``grades`` has ``key`` and ``score``."""
+    if grades is None:
+        return Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
+    score = frame.select("key").join(grades, on="key", how="left", maintain_order="left")["score"]
+    return Scored(_without_failed(frame, spec, score))
+
+
+def _without_failed(frame: pl.DataFrame, spec: ScoreSection, score: pl.Series) -> pl.Series:
+    """The scores, with what a failed row counts for in place of its own."""
+    failed = _failed(frame)
+    if not failed.any():
+        return score
+    return frame.select(pl.when(failed).then(0.0 if spec.missing == "zero" else None).otherwise(score)).to_series()
+
+
+def _where(known: pl.Series, score: pl.Series) -> pl.Series:
+    """The scores, null where ``known`` is false."""
+    return score.to_frame("x").select(pl.when(known).then("x")).to_series()
+
+
 def _failed(frame: pl.DataFrame) -> pl.Series:
-    """Which rows have no answer; a frame that is no table of results may have another column of this name."""
+    """Which rows have no answer. A frame that is not a table of results may have an unrelated column of this name."""
     if "status" in frame.columns and frame["status"].dtype == pl.String:
         return (frame["status"] == "failed").fill_null(False)
     return pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
@@ -110,7 +113,7 @@ def _normalised(values: pl.Series, spec: ScoreSection) -> pl.Series:
 
 
 def _answers(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
-    """The texts that are scored, null where there is none, or where ``extract`` finds nothing in it."""
+    """The texts to score, null where there is none or ``extract`` does not match."""
     texts = extract.texts(frame, spec.answer_column)
     if spec.extract is not None:
         pattern = spec.extract if _has_group(spec.extract) else f"({spec.extract})"
@@ -123,47 +126,42 @@ def _has_group(pattern: str) -> bool:
 
 
 def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
-    """For each row the list of texts that are right, a null where nothing is expected."""
+    """For each row the list of texts that are right, with a single null where nothing is expected."""
     if spec.expected is not None:
         return extract.lists(frame, spec.expected)
     values = spec.value if isinstance(spec.value, list) else [spec.value]
     return pl.Series([[text_of(value) for value in values]]).new_from_index(0, frame.height)
 
 
-def _one_each(expected: pl.Series) -> pl.Series | None:
-    """The texts themselves, where no row has several."""
-    return expected.list.first() if not (expected.list.len() > 1).any() else None
-
-
 def _any_right(
-    answers: pl.Series, expected: pl.Series, is_right: Callable[[pl.Expr, pl.Expr], pl.Expr], spec: ScoreSection
+    answers: pl.Series,
+    expected: pl.Series,
+    prepared: Callable[[pl.Series], pl.Series],
+    is_right: pl.Expr,
+    label: Callable[[pl.Series], pl.Series] = lambda texts: texts,
 ) -> Scored:
-    """Right if one of what is expected is."""
-    answers = _normalised(answers, spec)
-    if (single := _one_each(expected)) is not None:
-        single = _normalised(single, spec)
-        pairs = pl.DataFrame([answers.alias("answer"), single.alias("expected")])
-        verdict = is_right(pl.col("answer"), pl.col("expected")).fill_null(False)
-        return Scored(
-            pairs.select(pl.when(pl.col("expected").is_not_null()).then(verdict)).to_series(), answers, single
-        )
+    """Right if one of what is expected is; null where nothing is expected.
+
+    ``is_right`` compares the columns ``answer`` and ``expected``, both ``prepared``; ``label`` makes texts of these.
+    """
+    answers = prepared(answers)
     pairs = pl.DataFrame([answers.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
-    pairs = pairs.with_columns(_normalised(pairs["expected"], spec))
-    right = is_right(pl.col("answer"), pl.col("expected"))
-    verdicts = pairs.group_by("at", maintain_order=True).agg(
-        right=pl.when(pl.col("expected").is_not_null().any()).then(right.fill_null(False).any())
-    )
-    return Scored(verdicts["right"], answers)
+    pairs = pairs.with_columns(prepared(pairs["expected"]).alias("expected"))
+    right, known = is_right.fill_null(False), pl.col("expected").is_not_null()
+    if pairs.height == len(answers):
+        return Scored(pairs.select(pl.when(known).then(right)).to_series(), label(answers), label(pairs["expected"]))
+    verdicts = pairs.group_by("at", maintain_order=True).agg(right=pl.when(known.any()).then(right.any()))
+    return Scored(verdicts["right"], label(answers))
 
 
 def _exact(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    return _any_right(_answers(frame, spec), _expectations(frame, spec), lambda a, e: a == e, spec)
+    same = pl.col("answer") == pl.col("expected")
+    return _any_right(_answers(frame, spec), _expectations(frame, spec), partial(_normalised, spec=spec), same)
 
 
 def _contains(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    expected = _expectations(frame, spec)
-    found = _any_right(_answers(frame, spec), expected, lambda a, e: a.str.contains(e, literal=True), spec)
-    return Scored(found.score)
+    contains = pl.col("answer").str.contains(pl.col("expected"), literal=True)
+    return _any_right(_answers(frame, spec), _expectations(frame, spec), partial(_normalised, spec=spec), contains)
 
 
 def _regex(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
@@ -189,21 +187,11 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
 
 
 def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    answered = extract.numbers(_answers(frame, spec), spec.take)
-    expected = _expectations(frame, spec)
     margin = pl.max_horizontal(pl.lit(spec.tolerance), spec.relative_tolerance * pl.col("expected").abs())
-    # What was meant as 0.1 is not held to be 0.1 away by a bit more than 0.1.
-    near = ((pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)).fill_null(False)
-    if (single := _one_each(expected)) is not None:
-        pairs = pl.DataFrame([answered.alias("answer"), extract.numbers(single, spec.take).alias("expected")])
-        right = pairs.select(pl.when(pl.col("expected").is_not_null()).then(near)).to_series()
-        return Scored(right, extract.number_texts(answered), extract.number_texts(pairs["expected"]))
-    flat = pl.DataFrame([answered.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
-    flat = flat.with_columns(extract.numbers(flat["expected"], spec.take).alias("expected"))
-    verdicts = flat.group_by("at", maintain_order=True).agg(
-        right=pl.when(pl.col("expected").is_not_null().any()).then(near.any())
-    )
-    return Scored(verdicts["right"], extract.number_texts(answered))
+    # 0.3 - 0.2 is a bit more than 0.1 in floating point, and still within a tolerance of 0.1.
+    near = (pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)
+    read = partial(extract.numbers, take=spec.take)
+    return _any_right(_answers(frame, spec), _expectations(frame, spec), read, near, extract.number_texts)
 
 
 # ----------------------------------------------------------------------------------------------------- choices
@@ -213,13 +201,10 @@ def _choice(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     choices = spec.choices or []
     answered = extract.chosen(_answers(frame, spec), choices)
     expected = _expectations(frame, spec)
-    single = _one_each(expected)
-    if single is None:
+    if (expected.list.len() > 1).any():
         raise JobError(f"score '{spec.name}': kind 'choice' expects one choice for each row, not a list of them")
-    single = extract.named(single, choices, by_number=_is_number(frame, spec))
-    right = (answered == single).fill_null(False)
-    pairs = pl.DataFrame([right.alias("right"), single.alias("expected")])
-    return Scored(pairs.select(pl.when(pl.col("expected").is_not_null()).then("right")).to_series(), answered, single)
+    single = extract.named(expected.list.first(), choices, by_number=_is_number(frame, spec))
+    return Scored((answered == single).fill_null(False), answered, single)
 
 
 def _is_number(frame: pl.DataFrame, spec: ScoreSection) -> bool:
@@ -275,24 +260,26 @@ _KINDS: dict[str, Callable[[pl.DataFrame, ScoreSection], Scored]] = {
 
 
 def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) -> pl.Series:
+    """The function is called with the rows that were answered."""
+    answered = frame.filter(~_failed(frame))
     try:
-        given = function(frame.select(spec.columns) if spec.columns is not None else frame)
+        given = function(answered.select(spec.columns) if spec.columns is not None else answered)
         scores = given.to_list() if isinstance(given, pl.Series) else list(given)
         values = [None if score is None else float(score) for score in scores]
     except Exception as error:
-        raise JobError(f"score '{spec.name}': {spec.kind} fails: {_told(error, function)}") from error
-    if len(values) != frame.height:
+        raise JobError(f"score '{spec.name}': {spec.kind} fails: {_described(error, function)}") from error
+    if len(values) != answered.height:
         raise JobError(
-            f"score '{spec.name}': {spec.kind} was given {frame.height:,} rows and gave {len(values):,} scores; it must give "
+            f"score '{spec.name}': {spec.kind} was given {answered.height:,} rows and gave {len(values):,} scores; it must give "
             "one for each row, None where a row has none"
         )
-    series = pl.Series(spec.column, values, dtype=pl.Float64)
-    finite = series.is_finite()
-    return series if finite.all() else pl.DataFrame([series]).select(pl.when(finite).then(spec.column)).to_series()
+    series = pl.Series(values, dtype=pl.Float64)
+    series = _where(series.is_finite(), series)
+    return pl.repeat(None, frame.height, dtype=pl.Float64, eager=True).scatter((~_failed(frame)).arg_true(), series)
 
 
-def _told(error: Exception, function: Function) -> str:
-    """What was raised, and where in the function's own module, whatever that called."""
+def _described(error: Exception, function: Function) -> str:
+    """The error, and the line in the module of the function that it came from."""
     place, at = "", error.__traceback__
     while at is not None:
         if at.tb_frame.f_globals.get("__name__") == getattr(function, "__module__", None):

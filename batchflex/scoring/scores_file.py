@@ -1,6 +1,6 @@
-"""The scores of an output folder: ``scores.parquet``, a row for each row of the results, and ``scores.json``, what is told.
+"""The scores of an output folder: ``scores.parquet``, a row for each row of the results, and ``scores.json``, their summary.
 
-Derived from the results and made anew each time, block by block: memory holds a block and some 100 bytes a row.
+Both are made from the results, block by block: memory holds a block and some 100 bytes a row.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def make(
     """Score the results of a folder, write both files, and return what ``scores.json`` holds. Blocks.
 
     ``job`` is the one the results came from. ``grades`` has a frame of ``key`` and ``score`` for each score by a judge;
-    ``judges`` is what is told of their runs.
+    ``judges`` is the state of each judge.
 
-    :raises JobError: if a score needs a column that is not there, or a function of one's own fails.
+    :raises JobError: if a score needs a column that does not exist, or a scoring function fails.
     :raises FolderError: if there are no results.
-    :raises StorageError: if the files cannot be written; older ones stay as they are.
+    :raises StorageError: if the files cannot be written; existing ones stay as they are.
     """
     there = ResultsFiles(folder)
     if not there.exists:
@@ -64,9 +64,9 @@ def make(
 
 
 def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence[str]) -> list[str]:
-    """The columns to read, in the order of the table; every mistake is told at once.
+    """The columns to read, in the order of the table.
 
-    :raises JobError: if one is missing.
+    :raises JobError: naming every column that is missing.
     """
     wanted, mistakes = {"id", "key", *MEASURES, *spending.BEFORE.values(), *WHO, *sweep}, []
     for spec in specs:
@@ -95,7 +95,7 @@ def _write(
             for batch in results.batches(wanted, _BLOCK_ROWS):
                 frame = pl.DataFrame(pl.from_arrow(batch))
                 scored = {
-                    spec.name: _graded(frame, spec, grades.get(spec.name))
+                    spec.name: scorers.graded(frame, spec, grades.get(spec.name))
                     if spec.kind == "judge"
                     else scorers.evaluate(frame, spec, known.get(spec.name))
                     for spec in specs
@@ -103,23 +103,13 @@ def _write(
                 ledger.add(with_substitutes(frame), scored)
                 block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
                 writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
-        folder.scores_json.unlink(missing_ok=True)  # it tells of the scores that go now
-
-
-def _graded(frame: pl.DataFrame, spec: ScoreSection, grades: pl.DataFrame | None) -> scorers.Scored:
-    """What the judge gave each row; null where it gave nothing, or nothing yet."""
-    if grades is None:
-        return scorers.Scored(pl.repeat(None, frame.height, dtype=pl.Float64, eager=True))
-    score = frame.select("key").join(grades, on="key", how="left", maintain_order="left")["score"]
-    if spec.missing == "zero":
-        score = frame.select(pl.when(pl.col("status") == "failed").then(0.0).otherwise(score)).to_series()
-    return scorers.Scored(score)
+        folder.scores_json.unlink(missing_ok=True)  # it summarises the scores that are replaced now
 
 
 def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | None:
-    """What ``scores.json`` holds, if these very scores were made of the results there are; ``None`` if they have to be made.
+    """The content of ``scores.json``, if it was made by these very scores from the present results; ``None`` if not.
 
-    Of a judge or a function of one's own that cannot be told.
+    Whether a judge or a scoring function has changed is unknown, so with one of these it is ``None``.
     """
     stamp = ResultsFiles(folder).made_of
     if not stamp or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
@@ -138,7 +128,7 @@ def _digest(specs: Sequence[ScoreSection]) -> str:
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
-    """What ``scores.json`` holds; ``None`` if there is none.
+    """The content of ``scores.json``; ``None`` if it does not exist.
 
     :raises FolderError: if it cannot be read.
     """

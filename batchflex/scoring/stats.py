@@ -1,9 +1,9 @@
-"""Statistics of scores: intervals, pass@k, agreement, confusion, and whether two sides differ. Pure; arrays in, numbers out.
+"""Statistics of scores: intervals, pass@k, agreement, confusion, and tests of a difference. Pure; arrays in, numbers out.
 
 **Bootstrap.** Items are resampled, not rows: the samples of one item are not independent of each other. An item counts with
-the sum of its scores and how many it has, so that the work is one matrix product. Above :data:`MOST_CLUSTERS` items these
-are put together at random to as many groups of nearly equal size, and the groups are resampled: the mean's variance is
-estimated as well (within some 1/√(2·4,000) ≈ 1 %), and the work stays the same for a million items as for ten thousand.
+the sum and the number of its scores, so that the work is one matrix product. More than :data:`MOST_CLUSTERS` items are
+put into that many random groups of nearly equal size, and the groups are resampled: the variance of the mean is estimated
+as well (within some 1/√(2·4,000) ≈ 1 %), and a million items take no longer than ten thousand.
 Seeds are fixed: the same scores give the same interval on every machine.
 """
 
@@ -55,8 +55,8 @@ def bootstrap_mean(
     """Percentile interval of a mean over rows that belong together by item (the cluster bootstrap).
 
     ``sums`` has an entry for each item, the sum of its rows, ``counts`` how many rows those are (1 each, if left out).
-    ``None`` with fewer than two items, of which nothing can be told. With few items (below some 20) percentile intervals
-    are too narrow. B. Efron & R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    ``None`` with fewer than two items. With few items (below some 20) percentile intervals are too narrow.
+    B. Efron & R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     sums, counts = _clusters(sums, counts)
     if len(sums) < 2:
@@ -88,7 +88,7 @@ def _resampled(sums: Floats, counts: Floats, resamples: int) -> Floats:
 
 @functools.lru_cache(maxsize=2)
 def _weights(n: int, resamples: int) -> npt.NDArray[np.uint16]:
-    """How often each of ``n`` clusters is drawn in each resample; the same for each score of as many."""
+    """How often each of ``n`` clusters is drawn in each resample; scores with the same number of clusters share these."""
     random = np.random.default_rng(_SEED)
     drawn = np.empty((resamples, n), np.uint16)
     for begin in range(0, resamples, _BLOCK):
@@ -107,7 +107,7 @@ def _percentiles(means: Floats, level: float) -> Interval:
 
 
 def pass_at(k: int, samples: npt.ArrayLike, passed: npt.ArrayLike) -> Floats:
-    """For each item the chance that at least one of ``k`` of its samples passes: 1 - C(n - c, k) / C(n, k).
+    """For each item the probability that at least one of ``k`` of its samples passes: 1 - C(n - c, k) / C(n, k).
 
     The unbiased estimator of M. Chen et al., Evaluating Large Language Models Trained on Code (arXiv 2107.03374, 2021),
     equation 1. ``samples`` (n) and ``passed`` (c) have an entry for each item, and no n may be below ``k``.
@@ -191,9 +191,9 @@ class Test(NamedTuple):
 
 
 def mcnemar(one: int, two: int) -> Test:
-    """Whether two sides differ that both were judged right or wrong on the same items, two-sided.
+    """Whether two systems differ that were both judged right or wrong on the same items, two-sided.
 
-    ``one`` and ``two`` count the discordant pairs: those that only the one side, and only the other, has right. Up to 1,000
+    ``one`` and ``two`` count the discordant pairs: items that only one of the systems has right. Up to 1,000
     of them the binomial distribution is used as it is; beyond, where both agree to three digits, chi² with one degree of
     freedom and Edwards' continuity correction. Q. McNemar, Psychometrika 12 (1947) 153-157; A. L. Edwards, Psychometrika 13
     (1948) 185-187.
@@ -232,5 +232,5 @@ def paired_difference(
 
 
 def ks(samples: int) -> Sequence[int]:
-    """For which k pass@k is told: 1, 2, 4, 8 … and the number of samples."""
+    """The k for which pass@k is computed: 1, 2, 4, 8 … and the number of samples."""
     return sorted({*(2**i for i in range(samples.bit_length()) if 2**i <= samples), samples})

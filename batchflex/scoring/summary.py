@@ -1,7 +1,7 @@
-"""Scored rows to what is told of them: for each sweep point means, intervals, agreement, confusion, tokens, cost and latency.
+"""Summarises scored rows: for each sweep point means, intervals, agreement, confusion, tokens, cost and latency. Pure.
 
-An interval is Wilson's where a score is right or wrong and each item has one row; where items have several samples, which
-are not independent of each other, or a score is any number, it is a bootstrap over items. CONTRACT.md gives the shape.
+An interval is Wilson's where a score is 0 or 1 and each item has one row. Otherwise it is a bootstrap over items, because the
+samples of an item are not independent of each other. CONTRACT.md describes the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def summarise(
 ) -> dict[str, Any]:
     """``level``, ``rows``, ``scores`` and ``points`` of a ledger, which is emptied.
 
-    ``variables`` are the swept variables by column, each with its values in order: the order of the points.
+    ``variables`` are the swept variables by column, with their values in order, which gives the order of the points.
     """
     frame = ledger.frame()
     scores = [_decided(score, frame) for score in ledger.scores]
@@ -37,14 +37,14 @@ def summarise(
         points.append(
             {"point": values, "rows": part.height, "items": part["item"].n_unique(), **_measures(part), "scores": found}
         )
-    told = [
+    described = [
         {name: getattr(score, name) for name in ("name", "kind", "is_share", "expected", "answer")} for score in scores
     ]
-    return {"level": level, "rows": frame.height, "scores": told, "points": points}
+    return {"level": level, "rows": frame.height, "scores": described, "points": points}
 
 
 def _decided(score: Score, frame: pl.DataFrame) -> Score:
-    """Whether the score is right or wrong, by its values where its kind does not say."""
+    """The score with ``is_share`` set, from its values where the kind does not determine it."""
     if score.is_share is None and score.column in frame.columns:
         values = frame[score.column].drop_nulls()
         return score._replace(is_share=bool(len(values)) and bool(((values == 0) | (values == 1)).all()))
@@ -90,7 +90,7 @@ def _score(part: pl.DataFrame, score: Score, names: list[str] | None, level: flo
 
 
 def mean_of(totals: pl.Series, counts: pl.Series, *, share: bool, level: float) -> dict[str, Any]:
-    """Mean and interval of rows that belong together by item: of each the sum of its scores, and how many they are."""
+    """Mean and interval. ``totals`` and ``counts`` have for each item the sum of its scores and their number."""
     n, items = int(counts.sum()), len(counts)
     if not n:
         return {"mean": None, "low": None, "high": None, "n": 0, "items": 0, "method": None}
@@ -115,8 +115,8 @@ def _pass_at(items: pl.DataFrame, most: int, level: float) -> dict[str, Any]:
 
 
 def _majority(rows: pl.DataFrame, items: pl.DataFrame, score: Score, level: float) -> dict[str, Any] | None:
-    """Each item scored by the answer that most of its samples gave, of several such the one given first; where a score finds
-    no label in an answer, by whether more than half of the samples are right."""
+    """The mean over items of the score of the most frequent answer, the first of several such; for scores that find no label,
+    the share of items with more than half of their samples right."""
     if score.is_labelling and f"h_{score.name}" in rows.columns:
         votes = (
             rows.lazy()
@@ -144,7 +144,7 @@ def _majority(rows: pl.DataFrame, items: pl.DataFrame, score: Score, level: floa
 
 
 def _kappa(rows: pl.DataFrame, score: Score) -> float | None:
-    """Agreement on what is answered; where a score finds no label in an answer, on right and wrong."""
+    """Agreement on the answer; for scores that find no label, on right and wrong."""
     if score.is_labelling and f"h_{score.name}" in rows.columns:
         return stats.fleiss_kappa(rows["item"].to_numpy(), rows[f"h_{score.name}"].to_numpy())
     if score.is_share:
@@ -156,7 +156,7 @@ def _kappa(rows: pl.DataFrame, score: Score) -> float | None:
 
 
 def _names(score: Score, frame: pl.DataFrame, expected: list[str] | None) -> list[str] | None:
-    """The labels expected; then the commonest others that were answered; then, if need be, all others as one, and nothing."""
+    """The expected labels, then the most frequent others that were answered, then ``OTHER`` and ``NONE`` if they are needed."""
     answered = f"a_{score.name}"
     if expected is None or answered not in frame.columns:
         return None
@@ -185,7 +185,7 @@ def _labels(rows: pl.DataFrame, name: str, names: list[str]) -> dict[str, Any]:
 
 
 def _measures(part: pl.DataFrame) -> dict[str, Any]:
-    """Status, tokens, cost and latency of a sweep point; what the frame does not have is null."""
+    """Status, tokens, cost and latency of a sweep point; null where the frame lacks the column."""
 
     def column(name: str) -> pl.Series | None:
         values = part[f"m_{name}"].drop_nulls() if f"m_{name}" in part.columns else None

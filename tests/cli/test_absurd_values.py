@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 from pydantic import BaseModel
 
-from batchflex.config.job import Job, build, parse_setting
+from batchflex.config.job import Job
+from batchflex.config.loader import build, parse_setting
 from batchflex.core.errors import JobError
 from batchflex.core.redact import shown
 from batchflex.plan import formats

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchflex.config.job import load
+from batchflex.config.loader import load
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.paths import ROOT

@@ -13,7 +13,7 @@ import pytest
 import batchflex
 from batchflex.cli import rendering
 from batchflex.config.dated_path import local
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.storage.run_state import sent
 from tests.support.command_line import Ended, called, message, write_rows
 from tests.support.counting_endpoint import CountingEndpoint, body_hash

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.config.score_sections import specs_of
 from batchflex.core.errors import StopReason
 from batchflex.core.types import STATUSES, Outcome

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.config.score_sections import KINDS
 from tests.support.paths import ROOT
 

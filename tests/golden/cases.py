@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.core.types import Request
 from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Answered

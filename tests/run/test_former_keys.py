@@ -14,7 +14,8 @@ import pytest
 
 import batchflex
 from batchflex.cli import plan_text
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.plan import Plan
 from batchflex.results import compact

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.config.job import build
-from batchflex.config.sections import EndpointSection
+from batchflex.config.endpoint_section import EndpointSection
+from batchflex.config.loader import build
 from batchflex.core.errors import AttemptError, EndpointError, JobError
 from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client
@@ -319,14 +319,17 @@ def test_each_of_several_endpoints_has_its_own(endpoint: CountingEndpoint, tmp_p
             {"base_url": "http://h/v1", "api_key_env": "K", "headers": {"AUTHORIZATION": "Bearer ${K}"}},
             "endpoint.headers.AUTHORIZATION: would be sent in place of the key that api_key_env gives",
         ),
-        ({"headers": {"x": "1"}}, "endpoint.headers: is for a server that is asked by its address"),
+        ({"headers": {"x": "1"}}, "endpoint.headers: is for a server: name one, in base_url or name"),
         ({"base_url": "http://h/v1", "headers": {"x-api-key": "short"}}, "or write ${VARIABLE} here"),
         ({"base_url": "http://h/v1", "headers": {"X-Auth-Token": "short"}}, "or write ${VARIABLE} here"),
         ({"base_url": "http://h/v1", "headers": {"Cookie": "a=b"}}, "or write ${VARIABLE} here"),
         ({"base_url": "http://h/v1", "headers": {"x-api-key": "${K:-short}"}}, "or write ${VARIABLE} here"),
         ({"base_url": "http://h/v1", "query": {"key": "short"}}, "or write ${VARIABLE} here"),
-        ({"base_url": "http://h/v1", "headers": {"x": "sk-4f9aVerySecret0123456789"}}, "a key never stands in a job file"),
-        ({"base_url": "http://h/v1", "api_key_command": "echo sk-4f9aVerySecret0123456789"}, "a key never stands in a job file"),
+        ({"base_url": "http://h/v1", "headers": {"x": "sk-4f9aVerySecret0123456789"}}, "a key does not belong in a job file"),
+        (
+            {"base_url": "http://h/v1", "api_key_command": "echo sk-4f9aVerySecret0123456789"},
+            "a key does not belong in a job file",
+        ),
         ({"base_url": "http://h/v1", "name": "flexai"}, "has an address of its own"),
     ],
     ids=str,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from batchflex.cli import main, options, wait
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.core.errors import FolderBusy
 from batchflex.engine import runner
 from batchflex.storage.folder import Folder

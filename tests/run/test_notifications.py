@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import batchflex
-from batchflex.config.job import build, load
+from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderBusy, InputError, JobChanged
 from batchflex.notify.notifier import Notifier
 from batchflex.storage.folder import Folder

@@ -13,7 +13,7 @@ import pytest
 from statsmodels.stats import inter_rater
 
 import batchflex
-from batchflex.config.job import build, load
+from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderError, JobError
 from batchflex.scoring import stats
 from batchflex.storage.folder import Folder

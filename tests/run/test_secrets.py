@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 from batchflex.core.redact import redacted
 from tests.support.command_line import batchflex, begun, called, environment, sha1_of_key, table, wait_until, write_rows
@@ -184,7 +184,7 @@ def test_a_key_in_a_job_is_refused(place: str, data: dict[str, Any], monkeypatch
     with pytest.raises(JobError) as caught:
         build(data)
     mine = [each for each in caught.value.mistakes if each.startswith(f"{place}: ")]
-    assert len(mine) == 1 and "a key never stands in a job file or on the command line" in mine[0]
+    assert len(mine) == 1 and "a key does not belong in a job file or on the command line" in mine[0]
     assert "into a file .env beside the job file" in mine[0]
     assert WORD.lower() not in str(caught.value).lower() and "short" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_nothing_is_sent_for_a_job_with_a_key_in_it(endpoint: CountingEndpoint, 
     path.chmod(0o644)
     for verb in ("run", "plan", "check"):
         refused = called(verb, path)
-        assert refused.code == 2 and "params.user: a key never stands in a job file" in refused.err
+        assert refused.code == 2 and "params.user: a key does not belong in a job file" in refused.err
         assert (
             f"the file holds a key, and others than its owner may read it; forbid that: chmod 600 {path}" in refused.err
         )
@@ -235,7 +235,9 @@ def test_nothing_is_sent_for_a_job_with_a_key_in_it(endpoint: CountingEndpoint, 
         refused = called("run", path, "--set", setting)
         assert refused.code == 2 and WORD not in refused.err and "x1234567" not in refused.err
         assert "chmod" not in refused.err, "it is not in the file"
-        assert "a key never stands in a job file or on the command line" in refused.err or setting.startswith("extra")
+        assert "a key does not belong in a job file or on the command line" in refused.err or setting.startswith(
+            "extra"
+        )
     assert endpoint.stats()["requests"] == 0 and not (tmp_path / "out").exists()
 
 

@@ -15,7 +15,8 @@ import pytest
 
 import batchflex
 from batchflex.cli import plan_text
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.results import view
 from batchflex.storage.folder import Folder
 from tests.support import oracle

@@ -19,7 +19,8 @@ import pytest
 
 import batchflex
 from batchflex.cli import plan_text
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.errors import JobChanged
 from batchflex.core.types import Outcome
 from batchflex.engine import retry_rows

@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.types import Outcome
 from batchflex.plan.planner import points
 from batchflex.storage import part_files, results_table

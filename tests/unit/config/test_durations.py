@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.durations import deadline_s, parse_duration, until_change_s
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 
 # The machine may be busy with other tests.

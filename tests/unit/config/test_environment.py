@@ -13,7 +13,7 @@ import pytest
 import batchflex as package
 from batchflex.config import path_variables
 from batchflex.config.environment import Environment, environment_of
-from batchflex.config.job import build, load
+from batchflex.config.loader import build, load
 from batchflex.core.errors import JobError
 from tests.support.command_line import called, sha1_of_key, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
@@ -287,7 +287,7 @@ def test_a_file_with_a_key_that_others_may_read(
 def test_nothing_of_the_file_reaches_other_programs(tmp_path: Path) -> None:
     """Nor the proxy of requests."""
     env_file(tmp_path / ".env", "LEAKED_KEY=sk-OfTheFile0123456789\nHTTP_PROXY=http://127.0.0.1:9\n")
-    program = "import os, subprocess, sys; from batchflex.config.job import load; load('job.toml'); "
+    program = "import os, subprocess, sys; from batchflex.config.loader import load; load('job.toml'); "
     program += "print(subprocess.run(['env'], capture_output=True, text=True).stdout, os.environ)"
     job_file(tmp_path)
     shown = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

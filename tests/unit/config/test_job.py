@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.dated_path import escaped
 from batchflex.config.diff import changes
-from batchflex.config.job import Job, build, load, parse_setting
+from batchflex.config.job import Job
 from batchflex.config.job_mistakes import names_a_key
+from batchflex.config.loader import build, load, parse_setting
 from batchflex.core.errors import JobError
 
 MODERATE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -139,6 +140,36 @@ def test_a_mistake_is_one_sentence(data, told):
     assert mistake(data).startswith(told)
 
 
+def test_mistakes_between_fields_are_told_along_with_those_in_fields_beside_them():
+    data = {
+        "endpoint": {"name": "flexia", "timeout_s": "1", "model_path": "m.gguf"},
+        "prompt": {"user": "x"},
+        "prompts": {"a": {"user": "y"}, "b": {"usr": "z"}},
+        "params": {"temperature": 3},
+        "sweep": {"samples": 0, "prompt": ["a"], "zip": {"seed": [1], "top_p": [1, 0.5]}},
+        "limits": {"rpm": "60", "tpm": 1e-9, "max_outage": "x", "budget_usd": 1},
+        "prices": {"input": "1"},
+        "score": [{"name": "s", "kind": "exact", "expected": "label", "strip": 1}, {"name": "s", "kind": "exact"}],
+    }
+    assert [told.partition(": ")[0] for told in sorted(mistakes(data))] == [
+        "endpoint.model_path",
+        "endpoint.name",
+        "endpoint.timeout_s",
+        "limits.budget_usd",  # needs params.max_tokens; whether prices are needed cannot be said
+        "limits.max_outage",
+        "limits.rpm",
+        "limits.tpm",
+        "params.temperature",
+        "prices.input",
+        "prices.output",
+        "prompts.b.usr",
+        "score.0.strip",
+        "score.1",
+        "sweep.samples",
+        "sweep.zip",
+    ]
+
+
 def test_a_misspelt_prompt_names_the_prompts_there_are():
     data = {"prompts": {"short": {"user": "x"}, "long": {"user": "y"}}, "sweep": {"prompt": ["shrt", "long"]}}
     assert mistake(data) == "sweep.prompt: no prompt is named 'shrt'; did you mean 'short'? There are: short, long"
@@ -210,7 +241,7 @@ def test_a_key_pasted_into_a_job_file_is_never_repeated(tmp_path):
     path.write_text(f'[endpoint]\napi_key = "{KEY}"\nbase_url = "http://u:hunter2@h/v1"\n')
     with pytest.raises(JobError) as caught:
         load(path)
-    assert "line 2, endpoint.api_key: unknown key; a key never stands in a job file" in str(caught.value)
+    assert "line 2, endpoint.api_key: unknown key; a key does not belong in a job file" in str(caught.value)
     assert "line 3, endpoint.base_url: must be a URL without user or password" in str(caught.value)
     assert KEY not in str(caught.value) and "hunter2" not in str(caught.value)
 
@@ -231,6 +262,38 @@ def test_a_job_file_is_read_and_its_paths_are_its_own(tmp_path, monkeypatch):
     assert job.endpoint.model_path == str(folder / "m.gguf")
     here = load(path, [("input.path", "x.jsonl")])
     assert here.input.path == str(tmp_path / "x.jsonl")
+
+
+def test_every_path_of_a_job_file_is_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (folder / "j.toml").write_text(
+        """\
+[log]
+file = "j.log"
+[notify]
+metrics_file = "j.prom"
+[[endpoints]]
+model_path = "m.gguf"
+[[score]]
+name = "good"
+kind = "judge"
+judge = { rubric = "Is it good?", endpoint = { model_path = "judge.gguf" } }
+[[score]]
+name = "own"
+kind = "scores:own"
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    job = load(Path("jobs/j.toml"), [("log.file", "here.log")])
+    judge = job.score[0].judge
+    assert judge is not None and judge.endpoint is not None
+    assert (job.log.file, job.notify.metrics_file) == (str(tmp_path / "here.log"), str(folder / "j.prom"))
+    assert (job.endpoints[0].model_path, judge.endpoint.model_path) == (
+        str(folder / "m.gguf"),
+        str(folder / "judge.gguf"),
+    )
+    assert job.score[1].folder == str(folder)
 
 
 @pytest.mark.parametrize("name", ["_.toml", "-.toml", f"{'a' * 200}.toml", "ü.toml", ".toml"])

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from batchflex.config.diff import changes
-from batchflex.config.job import Job, build, load
-from batchflex.config.sweep import Forms, always_set, combinations, forms, variables
+from batchflex.config.job import Job
+from batchflex.config.loader import build, load
+from batchflex.config.sweep import Forms, SweepSection, always_set, combinations, variables
 from batchflex.core.errors import JobError
 from batchflex.plan.planner import points
 
@@ -101,18 +102,19 @@ def sweeps(draw: st.DrawFn) -> dict[str, Any]:
 @MODERATE
 @given(sweeps())
 def test_every_point_is_there_once_and_made_of_one_of_each_form(sweep: dict[str, Any]) -> None:
-    found = list(combinations(forms(sweep)))
-    grid, zipped, tables = forms(sweep)
+    forms = SweepSection(**sweep).forms
+    found = list(combinations(forms))
+    grid, zipped, tables = forms
     size = len(list(zip(*zipped.values(), strict=True))) or 1
     for values in grid.values():
         size *= len(values)
     assert len(found) == len({repr(sorted(values.items(), key=repr)) for values in found}) == size * max(1, len(tables))
-    names = list(variables(forms(sweep)))
+    names = list(variables(forms))
     for values in found:
         assert list(values) == [name for name in names if name in values]
-        assert always_set(forms(sweep)) <= set(values)
+        assert always_set(forms) <= set(values)
         assert not tables or {n: v for n, v in values.items() if n not in {*grid, *zipped}} in tables
-    for name, values in variables(forms(sweep)).items():
+    for name, values in variables(forms).items():
         seen = [repr(point[name]) for point in found if name in point]
         assert list(dict.fromkeys(seen)) == [repr(value) for value in values]
     assert [point.values for point in points(job(sweep))] == found
@@ -152,7 +154,7 @@ def test_the_order_of_asking_is_no_change_of_a_job() -> None:
         ({"zip": {"messages": [[]]}}, "sweep.zip.messages: cannot be swept"),
         ({"zip": {"samples": [1, 2]}}, "sweep.zip.samples: cannot be swept"),
         ({"zip": {"stream": [True]}}, "sweep.zip.stream: cannot be swept"),
-        ({"zip": {"api_key": ["x"]}}, "sweep.zip.api_key: a key never stands in a job file"),
+        ({"zip": {"api_key": ["x"]}}, "sweep.zip.api_key: a key does not belong in a job file"),
         ({"zip": {"seed": [1]}, "seed": [2]}, "sweep.zip.seed: is swept by sweep.seed already; leave out one of the two"),
         ({"zip": {"top_k": [float("nan")]}}, "sweep.zip.top_k: holds nan, which JSON does not have"),
         ({"points": []}, "sweep.points: is empty"),
@@ -163,7 +165,7 @@ def test_the_order_of_asking_is_no_change_of_a_job() -> None:
         ({"points": [{"seed": "x"}]}, "sweep.points.0.seed: must be a whole number; found 'x'"),
         ({"points": [{"top_k": 1}, {"messages": []}]}, "sweep.points.1.messages: cannot be swept"),
         ({"points": [{"order": "row"}]}, "sweep.points.0.order: cannot be swept"),
-        ({"points": [{"password": "x"}]}, "sweep.points.0.password: a key never stands in a job file"),
+        ({"points": [{"password": "x"}]}, "sweep.points.0.password: a key does not belong in a job file"),
         ({"points": [{"top_k": None}]}, "sweep.points.0.top_k: holds a null, which a job file cannot; leave the key out"),
         ({"points": [{"seed": 1}], "zip": {"seed": [2]}}, "sweep.points.0.seed: is swept by sweep.zip.seed already"),
         ({"grid": {"seed": [1]}}, "sweep.grid: must be a list of the values to try, or else stand in [params]; found {'seed'"),

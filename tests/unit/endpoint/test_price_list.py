@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchflex.cli import rendering
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.config.pricing import price_usd
 from batchflex.config.sections import PricesSection
 from batchflex.core.types import Request, Usage

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.config.job import EndpointSection
+from batchflex.config.endpoint_section import EndpointSection
 from batchflex.core.errors import AttemptError, EndpointError
 from batchflex.core.types import Request
 from batchflex.endpoint import transport
@@ -299,7 +299,7 @@ async def test_the_local_model_answers_by_the_schema(local: EndpointSection) -> 
 _PARENT = """
 import anyio, sys
 from batchflex.endpoint import resolve, serving
-from batchflex.config.job import EndpointSection
+from batchflex.config.endpoint_section import EndpointSection
 
 async def main():
     section = EndpointSection(name="local", n_parallel=1, context=256)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from batchflex.config.job import RetrySection
+from batchflex.config.sections import RetrySection
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Answer, Usage
 from batchflex.endpoint.retry_policy import Tries, exhausted, is_last, persist, wait_s

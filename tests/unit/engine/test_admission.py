@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 
-from batchflex.config.job import LimitsSection
+from batchflex.config.sections import LimitsSection
 from batchflex.core.errors import StopReason
 from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit

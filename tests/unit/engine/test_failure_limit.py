@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.core.errors import AttemptError
 from batchflex.core.types import STATUSES
 from batchflex.engine.failure_limit import Failures

@@ -13,7 +13,8 @@ import anyio.lowlevel
 import polars as pl
 import pytest
 
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.errors import InputError
 from batchflex.core.types import Request
 from batchflex.engine.queue import RequestQueue

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from slack_sdk.models.blocks import Block
 
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.config.notify_sections import pings
 from batchflex.config.run_outcomes import end_of, event_of, last_end
 from batchflex.core import shell_command
@@ -135,7 +135,7 @@ def test_the_urls_of_a_switch() -> None:
     [
         ({"webhook": "ftp://h/SECRET"}, "notify.webhook: must be a URL"),
         ({"webhook": "hooks.slack.com/SECRET"}, "notify.webhook: must be a URL"),
-        ({"webhook": "https://u:SECRET@h/"}, "notify.webhook: an address with a key in it never stands in a job file"),
+        ({"webhook": "https://u:SECRET@h/"}, "notify.webhook: a URL with a key in it does not belong in a job file"),
         ({"webhook": "https://u@h/"}, "notify.webhook: must be a URL without user"),
         ({"ping": "https://h/?token=SECRETSECRET"}, "and name that in notify.ping_env"),
         (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchflex.config.dated_path import dated, escaped
-from batchflex.config.job import build, load
+from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderBusy, JobError
 from batchflex.plan import retention
 from batchflex.plan.retention import Output, choose

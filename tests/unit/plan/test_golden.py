@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.config.job import load
+from batchflex.config.loader import load
 from batchflex.plan.plan import Plan
 from tests.golden.cases import CASES, pinned, planned
 from tests.support.counting_endpoint import CountingEndpoint

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.cli import plan_text
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged, JobError
 from batchflex.core.types import Outcome, Request
 from batchflex.plan import formats, plan as plan_module, preparation, snapshot

@@ -6,7 +6,8 @@ import tomllib
 import msgspec
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Item, Request
 from batchflex.plan.planner import Planner, points

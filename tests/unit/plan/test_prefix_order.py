@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.errors import InputError
 from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Prefix, Request
@@ -396,7 +397,7 @@ def sweeps(endpoint: CountingEndpoint, tmp_path: Path) -> Callable[..., list[obj
 
 def arrived(endpoint: CountingEndpoint, tmp_path: Path) -> list[tuple[int, int, float, float | None]]:
     """Row, prompt, arrival and answer of each request, in order of arrival."""
-    from batchflex.config.job import load
+    from batchflex.config.loader import load
 
     places = {
         body_hash(each.body): (each.row, each.point)

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.diff import SHAPING
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged
 from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Outcome, Request

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.config.job import PromptSection, build
+from batchflex.config.job import PromptSection
+from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 from batchflex.core.types import Item
 from batchflex.plan.rows import Itemizer

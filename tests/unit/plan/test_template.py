@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from batchflex.config.job import PromptSection, build
+from batchflex.config.job import PromptSection
+from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 from batchflex.plan.template import Prompt, TemplateFault
 

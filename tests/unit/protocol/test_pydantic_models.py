@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import batchflex
-from batchflex.config.job import build
+from batchflex.config.loader import build
 from batchflex.protocol import pydantic_models
 from batchflex.protocol.json_answers import Shape, unusable
 from tests.support.counting_endpoint import CountingEndpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -450,6 +451,22 @@ def test_without_the_extra_the_summary_is_told_and_what_to_install(tmp_path: Pat
     assert "1 of 1 rows: 1 ok" in ended.stdout
     assert "pip install 'batchflex[report]'" in ended.stderr
     assert not folder.report.exists()
+
+
+def test_a_page_is_current_by_what_it_was_made_of_and_not_by_the_times_of_files(tmp_path: Path) -> None:
+    folder = swept(tmp_path / "out")
+    assert not report.is_current(folder)
+    report.write(folder)
+    os.utime(folder.report, (0, 0))
+    assert report.is_current(folder)
+    summary = json.loads(folder.scores_json.read_text())
+    folder.scores_json.write_text(json.dumps(summary | {"level": 0.9}))
+    os.utime(folder.scores_json, (0, 0))
+    assert not report.is_current(folder)
+    report.write(folder)
+    assert report.is_current(folder)
+    folder.report.write_text("<html>")
+    assert not report.is_current(folder)
 
 
 # ------------------------------------------------------------------------------------------------------- in a browser
