@@ -179,14 +179,16 @@ def test_errors_of_attempts_are_made_in_one_place() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    assert {module for module in MODULES if calls(module, {"print"})} <= {"cli.main", "endpoint.local_server"}
+    assert {module for module in MODULES if calls(module, {"print"})} <= {"cli.output", "endpoint.local_server"}
 
 
 def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> None:
-    assert users_of("argparse") == {"cli.main", "cli.options"}
+    assert {module.partition(".")[0] for module in users_of("argparse")} == {"cli"}
+    assert {module for module in MODULES if calls(module, {"add_argument"})} == {"cli.options", "cli.option_groups"}
     assert {module for module in MODULES if calls(module, {"exit", "_exit"})} <= {
         "cli.main",
         "cli.options",
+        "cli.verbs_run",
         "endpoint.local_server",
     }
 
