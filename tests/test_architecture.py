@@ -50,7 +50,7 @@ PURE = {
     "report": "canvas charts sections speed timeline headline",
     "notify": "messages",
     "schedule": "cron_expression crontab kubernetes launch next_times systemd",
-    "cli": "log_lines log_throttle",
+    "cli": "log_filter log_format",
 }
 PURE_MODULES = [f"{package}.{name}" for package, names in PURE.items() for name in names.split()]
 

@@ -53,8 +53,8 @@ def ended(made: RunState, took_s: float = 65.0) -> dict[str, Any]:
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d info label-reviews run-1 "
 
 
-def lines_to(stream: TextIO, every_s: float = 0) -> run_log.Log:
-    return run_log.Log(run_log.to_stream(stream), every_s=every_s)
+def lines_to(stream: TextIO, every_s: float = 0) -> run_log.RunLog:
+    return run_log.RunLog([run_log.StreamHandler(stream)], every_s=every_s)
 
 
 class TestLines:
@@ -211,10 +211,14 @@ class TestBar:
 
 
 def test_the_observer_fits_where_standard_error_goes() -> None:
-    with terminal() as (stream, _):
+    with terminal() as (stream, shown):
         assert isinstance(progress.choose(quiet=False, stream=stream), progress.Bar)
-        assert isinstance(progress.choose(quiet=True, stream=stream), progress.Quiet)
-    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), run_log.Log)
+        quiet = progress.choose(quiet=True, stream=stream)
+        quiet.tick(run_state())
+        quiet.note("something")
+        quiet.close()
+    assert shown == []
+    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), run_log.RunLog)
 
 
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

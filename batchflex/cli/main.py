@@ -17,7 +17,7 @@ from . import output
 from .options import parse
 
 if TYPE_CHECKING:
-    from .log_setup import Logbook
+    from .log_setup import Logs
 
 # In which module each verb is; imported when it is used, so that ``--help`` is quick.
 _MODULES = {
@@ -83,7 +83,7 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
     try:
         if "logs" not in options:
             options.logs = _logs_without_job(options)
-        logs: Logbook = options.logs
+        logs: Logs = options.logs
         on_stderr = logs.failed(error, exit_code)
         for note in _notes(error) if on_stderr else ():
             logs.warn(note)
@@ -92,13 +92,13 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
         return False
 
 
-def _logs_without_job(options: argparse.Namespace) -> Logbook:
+def _logs_without_job(options: argparse.Namespace) -> Logs:
     from . import log_setup
     from .job_options import log_settings
 
     job_file = Path(options.spec) if options.verb == "run" else options.out / "job.toml"
     run_id = getattr(options, "run_id", None)  # a signal may come before there is one
-    return log_setup.peeked(dict(log_settings(options)), job_file, quiet=options.quiet, run_id=run_id)
+    return log_setup.logs_without_job(log_settings(options), job_file, quiet=options.quiet, run_id=run_id)
 
 
 def _kind_and_first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..engine import Observer, Run
     from ..notify import Notifier
     from ..storage import Attempt, Folder
-    from .log_setup import Logbook
+    from .log_setup import Logs
 
 T = TypeVar("T")
 
@@ -108,12 +108,12 @@ def _is_confirmed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _logs(options: argparse.Namespace, job: Job, attempt: Attempt, folder: Folder) -> Logbook:
+def _logs(options: argparse.Namespace, job: Job, attempt: Attempt, folder: Folder) -> Logs:
     """Open the logs of a job that is known by now, and put its warnings there."""
-    from .log_setup import Logbook
+    from .log_setup import Logs
 
     attempt.of(folder, job.job.name)
-    logs = Logbook(job.log, job.job.name, quiet=options.quiet, debug=options.debug, run_id=attempt.run_id)
+    logs = Logs(job.log, job.job.name, quiet=options.quiet, debug=options.debug, run_id=attempt.run_id)
     options.logs = logs
     for warning in job.warnings():
         logs.warn(warning)
@@ -135,7 +135,7 @@ def _when_free(
     attempt: Attempt,
     folder: Folder,
     job: Job,
-    logs: Logbook,
+    logs: Logs,
     work: Callable[[], T],
 ) -> T | None:
     """Do the work once no other run holds the folder, as ``--wait`` and ``--skip`` say. ``None`` if it was skipped."""
@@ -158,7 +158,7 @@ def _when_free(
         return None
 
 
-def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logbook, notifier: Notifier) -> int:
+def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifier: Notifier) -> int:
     """Summary, notifications and report of a run that has ended. Returns the exit code."""
     from . import rendering
 

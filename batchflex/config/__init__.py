@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from .job_mistakes import choice as choice, nearest as nearest
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
+    from .partial import job_of_section as job_of_section
     from .path_variables import expanded as expanded
     from .pricing import cost_usd as cost_usd, price_usd as price_usd
     from .run_outcomes import (
@@ -97,6 +98,7 @@ __all__, __getattr__, __dir__ = exports(
         ],
         "job_mistakes": ["choice", "nearest"],
         "notify_sections": ["Address", "Pings", "address", "pings"],
+        "partial": ["job_of_section"],
         "path_variables": ["expanded"],
         "pricing": ["cost_usd", "price_usd"],
         "run_outcomes": ["End", "Occasion", "end_of", "event_of", "is_news", "last_end"],

@@ -10,7 +10,6 @@ import functools
 import socket
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,12 +23,11 @@ from ..config import (
     Occasion,
     Pings,
     address,
-    build,
     credential,
     end_of,
-    environment_of,
     event_of,
     is_news,
+    job_of_section,
     last_end,
     pings,
 )
@@ -315,16 +313,8 @@ def _post(to: Address, body: bytes, within_s: float, given_up: threading.Event) 
 def mistaken(spec: str | Path, settings: Sequence[tuple[str, Any]], error: JobError) -> list[str]:
     """Tell that a job file has mistakes, if its ``[notify]`` has none; else nobody is told. Blocks."""
     try:
-        data = tomllib.loads(Path(spec).read_text(encoding="utf-8-sig"))
-        section = data.get("job")
-        named = (
-            {n: section[n] for n in ("name", "out", "env_file") if n in section} if isinstance(section, dict) else {}
-        )
-        of_these = [(place, value) for place, value in settings if place == "job.out" or place.startswith("notify.")]
-        told = {"job": {"name": Path(spec).stem, **named}, "notify": data.get("notify", {})}
-        folder = Path(spec).parent
-        job = build(told, of_these, folder=folder, environment=environment_of(told, of_these, folder, lenient=True))
-    except (OSError, ValueError, RecursionError, JobError):
+        job = job_of_section(Path(spec), "notify", settings)
+    except JobError:
         return []
     return Notifier(job).failed(error)
 
