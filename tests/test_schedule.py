@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -313,14 +313,21 @@ def test_what_a_cron_job_cannot_say() -> None:
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
     ["no", "Null", "y", "1", "~", "-"]
 )
-VALUES = st.dictionaries(
-    st.just("key") | st.just("other"), TEXTS | st.integers() | st.lists(TEXTS, min_size=1), min_size=1
-)
 
 
-@given(st.fixed_dictionaries({"a": VALUES, "b": st.lists(VALUES, min_size=1, max_size=3)}))
-def test_yaml_reads_back_what_was_written(value: Mapping[str, Any]) -> None:
-    assert yaml.safe_load(kubernetes.yaml(value)) == value
+@given(words=st.lists(TEXTS, min_size=1), keys=st.lists(TEXTS, max_size=3), names=st.tuples(*[TEXTS] * 6))
+def test_yaml_reads_back_what_was_written(words: list[str], keys: list[str], names: tuple[str, ...]) -> None:
+    name, folder, zone, image, claim, secret = names
+    job = launch(name=name, words=tuple(words), folder=folder, keys=tuple(keys))
+    read = yaml.safe_load(kubernetes.manifest(job, "0 2 * * *", zone, kubernetes.Cluster(image, claim, secret)))
+    spec = read["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    assert (read["metadata"]["name"], read["spec"]["timeZone"], container["image"]) == (name, zone, image)
+    assert container["command"] == ["batchflex", *(word.replace("$(", "$$(") for word in words)]
+    assert container["workingDir"] == container["volumeMounts"][0]["mountPath"] == folder
+    assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+    refs = [(each["name"], each["valueFrom"]["secretKeyRef"]) for each in container.get("env", [])]
+    assert refs == [(key, {"name": secret, "key": key}) for key in keys]
 
 
 # ------------------------------------------------------------------------------------------------- the command itself
