@@ -123,10 +123,10 @@ def _logs(options: argparse.Namespace, job: Job, attempt: Attempt, folder: Folde
 def _notify_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
     """Notify those whom ``[notify]`` names that the job file is wrong, as far as that section can be read."""
     if is_job_file(options.spec):
-        from ..notify import notifier
+        from ..notify import notify_of_mistakes
 
         with contextlib.suppress(JobError):
-            for note in notifier.mistaken(options.spec, settings(options), error):
+            for note in notify_of_mistakes(options.spec, settings(options), error):
                 error.add_note(note)
 
 

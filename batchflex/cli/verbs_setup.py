@@ -12,12 +12,12 @@ from .job_options import job_of, require_job_file
 
 
 def plan(options: argparse.Namespace) -> int:
-    from ..notify import notifier
+    from ..notify import untellable
     from . import plan_text
 
     spare_pandas()
     job = job_of(options)
-    for warning in (*job.warnings(), *notifier.untellable(job)):
+    for warning in (*job.warnings(), *untellable(job)):
         output.warn(warning)
     found = plan_text.forecast(job)
     if options.json:
@@ -30,13 +30,13 @@ def plan(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     import anyio
 
-    from ..notify import notifier
+    from ..notify import untellable
     from . import check as endpoint_check
 
     if options.spec is not None:
         require_job_file("check", options.spec)
     job = job_of(options)
-    for warning in (*job.warnings(), *notifier.untellable(job)):
+    for warning in (*job.warnings(), *untellable(job)):
         output.warn(warning)
     report = anyio.run(endpoint_check.check, job)
     output.show(report.text)
@@ -45,10 +45,10 @@ def check(options: argparse.Namespace) -> int:
 
 def notify(options: argparse.Namespace) -> int:
     from ..config import load, parse_setting
-    from ..notify import notifier
+    from ..notify import send_test
 
     require_job_file("notify", options.spec)
-    outcomes = notifier.trial(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
+    outcomes = send_test(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
     for name, fault in outcomes.items():
         output.show(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
     return 3 if any(outcomes.values()) else 0
