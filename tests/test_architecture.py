@@ -29,7 +29,7 @@ MODULES = sorted(
 )
 # These decide or describe; time and the world come in as arguments.
 PURE = {
-    "core": "cell_values events format redact types",
+    "core": "cell_values events format redact safe_text types",
     "protocol": (
         "chat chat_message classify failure_proof failure_rules finish_reasons json_answers openai_batch parameters "
         "pydantic_models rate_limit_headers reask response_headers"

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from ..core import json_line, shown
+from ..core import json_line, printable
 
 
 def prepare_streams() -> None:
@@ -24,7 +24,7 @@ def prepare_streams() -> None:
 def say(text: str, *, end: str = "\n") -> None:
     """Write to standard error. That it takes nothing (a closed pipe, a full disk) changes no exit code."""
     with contextlib.suppress(OSError):
-        print(shown(text), file=sys.stderr, flush=True, end=end)
+        print(printable(text), file=sys.stderr, flush=True, end=end)
 
 
 def warn(text: str) -> None:
@@ -35,7 +35,7 @@ def show(text: str, *, over: str | None = None) -> None:
     """Write text for people to standard output. On a terminal it replaces ``over``, the text that was shown before."""
     if over is not None and sys.stdout.isatty():
         print(f"\x1b[{len(over.splitlines())}F\x1b[J", end="")
-    print(shown(text), flush=True)
+    print(printable(text), flush=True)
 
 
 def show_exactly(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..config import local
-from ..core import STATUSES, count, duration, money, one_line, seconds_between, shown
+from ..core import STATUSES, count, duration, money, one_line, printable, seconds_between
 from ..storage import COLUMNS, priced_by, sent
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def table(head: pa.Table, rows: int, *, whole: bool = False) -> str:
         tbl_width_chars=160,
         tbl_formatting="UTF8_FULL_CONDENSED",
     ):
-        text = shown(str(cut))  # names of columns, and what is nested, too
+        text = printable(str(cut))  # names of columns, and what is nested, too
     return (
         text
         if rows <= frame.height

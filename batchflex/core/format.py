@@ -1,4 +1,4 @@
-"""Counts, durations and money, as people read them. Pure."""
+"""Counts, durations and money for people. Pure."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def short(number: int) -> str:
 
 
 def seconds_between(one: str, two: str) -> float:
-    """Between two moments as ``run.json`` tells them."""
+    """Between two moments in ISO format, as in ``run.json``."""
     return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()

@@ -9,21 +9,21 @@ from typing import Any
 
 
 def exports(
-    package: str, homes: Mapping[str, Sequence[str | tuple[str, str]]], modules: Collection[str] = ()
+    package: str, names: Mapping[str, Sequence[str | tuple[str, str]]], modules: Collection[str] = ()
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """``__all__``, ``__getattr__`` and ``__dir__`` of a package. ``homes`` are the names that each of its modules offers to
-    others (where it has another name there: both, the offered one first), ``modules`` those of them that are offered whole."""
-    home = {}
-    for module, names in homes.items():
-        for name in names:
-            offered_as, there = name if isinstance(name, tuple) else (name, name)
-            home[offered_as] = module, there
-    offered = sorted({*home, *modules})
+    """``__all__``, ``__getattr__`` and ``__dir__`` of a package. ``names`` are those that each of its modules exports (where it
+    has another name in the module: both, the exported one first), ``modules`` the modules that are exported whole."""
+    origins = {}
+    for module, exported in names.items():
+        for name in exported:
+            exported_as, name_there = name if isinstance(name, tuple) else (name, name)
+            origins[exported_as] = module, name_there
+    offered = sorted({*origins, *modules})
 
     def get(name: str) -> Any:
-        if name in home:
-            module, there = home[name]
-            value = getattr(importlib.import_module(f"{package}.{module}"), there)
+        if name in origins:
+            module, name_there = origins[name]
+            value = getattr(importlib.import_module(f"{package}.{module}"), name_there)
         elif name in modules:
             value = importlib.import_module(f"{package}.{name}")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..core import JobError, shown
+from ..core import JobError, printable
 
 
 class Launch(NamedTuple):
@@ -32,7 +32,7 @@ class Launch(NamedTuple):
     def check(self) -> None:
         """:raises JobError: if a word has characters that no line of a schedule can have."""
         for word in (*self.program, *self.words, self.folder, self.env_file or "", self.log or ""):
-            if shown(word) != word or {*word} & {*"\n\t"}:
+            if printable(word) != word or {*word} & {*"\n\t"}:
                 raise JobError(f"{word!r:.120} has characters that cannot stand in a schedule; give it another name")
 
     def key_notes(self) -> list[str]:
