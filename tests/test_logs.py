@@ -25,7 +25,7 @@ from batchflex.cli.log_rotation import SharedFileHandler
 from batchflex.cli.run_log import RunLog, StreamHandler
 from batchflex.config.sections import LogSection
 from batchflex.core import events
-from batchflex.core.errors import JobError
+from batchflex.core.errors import Interrupted, JobError
 from batchflex.core.events import Event
 from batchflex.storage.folder import Folder
 from tests.counting_endpoint import CountingEndpoint
@@ -127,9 +127,9 @@ def test_on_a_terminal_the_bar_stays(tmp_path: Path) -> None:
         book = log_setup.Logs(settings, "nightly", quiet=False, stream=stream)
         assert not book.is_log
         book.warn("something")
-        book.observer.tick(run_state())
-        book.observer.event(Event("row_failed", "row r1 failed", shown=False))
-        book.observer.close()
+        book.tick(run_state())
+        book.event(Event("row_failed", "row r1 failed", shown=False))
+        book.close()
     assert "502/2000" in "".join(shown) and "warning: something" in "".join(shown)
     assert "row r1" not in "".join(shown)
     assert [line["event"] for line in lines_of(tmp_path / "a.log")] == ["note", "row_failed"]
@@ -551,6 +551,25 @@ def test_a_log_file_of_settings_that_cannot_be_is_a_job_error(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="cannot be written: Not a directory"):
         log_setup.Logs(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
+
+
+def test_an_exception_that_a_signal_raises_within_a_line_goes_through(tmp_path: Path) -> None:
+    """logging would take it for a fault of the handler, and go on."""
+
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            raise Interrupted("by SIGTERM", signal.SIGTERM)
+
+    class InterruptingFormatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            raise Interrupted("by SIGTERM", signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        RunLog([StreamHandler(Interrupting())]).note("something")
+    handler = SharedFileHandler(tmp_path / "a.log", 100, 1, on_error=lambda error: None)
+    handler.setFormatter(InterruptingFormatter())
+    with pytest.raises(Interrupted):
+        write(handler, "something")
 
 
 def test_also_how_many_more_there_were_has_the_id_of_the_command() -> None:

@@ -29,7 +29,7 @@ class SharedFileHandler(RotatingFileHandler):
     """
 
     def __init__(
-        self, path: Path, max_bytes: int, keep: int, on_error: Callable[[BaseException | None], None] | None = None
+        self, path: Path, max_bytes: int, keep: int, on_error: Callable[[OSError], None] | None = None
     ) -> None:
         super().__init__(path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", delay=True, errors="replace")
         self._alone = False
@@ -66,9 +66,10 @@ class SharedFileHandler(RotatingFileHandler):
         return bool(super().shouldRollover(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if self._on_error is None:
+        error = sys.exc_info()[1]
+        if self._on_error is None or not isinstance(error, OSError):  # a signal's exception may come here, too
             raise
-        self._on_error(sys.exc_info()[1])
+        self._on_error(error)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -11,11 +11,11 @@ from typing import Any, TextIO
 from ..config import LogSection, job_of_section
 from ..core import BatchflexError, Event, JobError, Level, format, guarded, one_line
 from ..engine import Run
-from ..storage import sent
+from ..storage import RunState, sent
 from . import log_format, rendering
 from .job_options import is_job_file
 from .log_rotation import SharedFileHandler
-from .progress import Bar, Several
+from .progress import Bar
 from .run_log import RunLog, StreamHandler
 
 _LEVELS: dict[int, Level] = {0: "info", 1: "warning", 4: "warning", 129: "warning", 130: "warning", 143: "warning"}
@@ -28,9 +28,10 @@ _FACTS_OF_END = (
 
 
 class Logs:
-    """``observer`` is for the run.
+    """An observer of the run that shows it and logs it.
 
     Where ``is_log``, standard error takes lines of the log and nothing else. Where ``is_bare``, no words of a server go there.
+    With ``debug`` events say by which rules failures were read.
 
     :raises JobError: if the log file cannot be written.
     """
@@ -47,33 +48,44 @@ class Logs:
     ) -> None:
         stream = sys.stderr if stream is None else stream
         on_terminal = stream.isatty()
-        self._settings, self._job, self._quiet = settings, job, quiet
+        self._settings, self._job, self._quiet, self.debug = settings, job, quiet, debug
         self.is_log = settings.format is not None and not on_terminal
         self.is_bare = not (on_terminal or settings.prompts) and (settings.file is not None or self.is_log)
         self._stderr = StreamHandler(stream)
         self._log = RunLog((), form=settings.format or "text", prompts=settings.prompts, attempt=run_id)
-        bar = Bar(stream) if on_terminal and not quiet else None
-        if not on_terminal and not quiet:
+        self._observers: list[Bar | RunLog] = [self._log]
+        if on_terminal and not quiet:
+            self._observers.insert(0, Bar(stream))
+        elif not quiet:
             self._log.add(self._stderr)
         if settings.file is not None:
-            note = bar.note if bar is not None else self._log.note
-            self._log.add(_file_handler(Path(settings.file), settings, note))
-        self.observer = Several([self._log] if bar is None else [bar, self._log], debug=debug)
+            self._log.add(_file_handler(Path(settings.file), settings, self._observers[0].note))
+
+    def tick(self, run_state: RunState) -> None:
+        for observer in self._observers:
+            observer.tick(run_state)
+
+    def event(self, event: Event) -> None:
+        for observer in self._observers:
+            observer.event(event)
+
+    def close(self) -> None:
+        for observer in self._observers:
+            observer.close()
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The summary of a run that has ended, with no more than standard error may have."""
         return run.unquoted if self.is_bare else run.summary
 
     def warn(self, text: str) -> None:
-        self.observer.event(Event("note", f"warning: {text}", text, level="warning", job=self._job))
+        self.event(Event("note", f"warning: {text}", text, level="warning", job=self._job))
 
     def note(self, text: str) -> None:
-        """Log something before the run has begun, so that the log does not know its job yet."""
-        self.observer.event(Event("note", text, job=self._job))
+        self.event(Event("note", text, job=self._job))
 
     def skipped(self, text: str) -> None:
         """The last line of a run that was skipped, as another holds the folder."""
-        self.observer.event(Event("skipped", f"skipped: {text}", facts={"exit_code": 0}, job=self._job))
+        self.event(Event("skipped", f"skipped: {text}", facts={"exit_code": 0}, job=self._job))
 
     def ended(self, run: Run) -> None:
         """The last line: how the run went, and the exit code."""
@@ -136,12 +148,11 @@ def _file_handler(path: Path, settings: LogSection, note: Callable[[str], None])
     """``note`` is called with the first error of a line that cannot be written."""
     noted = False
 
-    def on_error(error: BaseException | None) -> None:
+    def on_error(error: OSError) -> None:
         nonlocal noted
         if not noted:
             noted = True
-            why = getattr(error, "strerror", None) or error
-            note(f"the log file {path} cannot be written: {why}; the run goes on without it")
+            note(f"the log file {path} cannot be written: {error.strerror or error}; the run goes on without it")
 
     handler = SharedFileHandler(path, max(1, int(settings.max_mb * 1e6)), settings.keep, on_error)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ..core import Event, one_line
@@ -71,30 +70,6 @@ class Bar:
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
-
-
-class Several:
-    """All of these. With ``debug`` they get the events that say by which rules failures were read."""
-
-    def __init__(self, observers: Sequence[Bar | RunLog], *, debug: bool = False) -> None:
-        self._observers = observers
-        self.debug = debug
-
-    def tick(self, run_state: RunState) -> None:
-        for observer in self._observers:
-            observer.tick(run_state)
-
-    def note(self, text: str) -> None:
-        for observer in self._observers:
-            observer.note(text)
-
-    def event(self, event: Event) -> None:
-        for observer in self._observers:
-            observer.event(event)
-
-    def close(self) -> None:
-        for observer in self._observers:
-            observer.close()
 
 
 def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | RunLog:

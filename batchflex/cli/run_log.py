@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TextIO
@@ -105,7 +106,8 @@ class StreamHandler(logging.StreamHandler[TextIO]):
     """That a stream takes nothing, as nobody reads it any more or its disk is full, ends no run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        pass
+        if not isinstance(sys.exc_info()[1], OSError):  # a signal's exception, too, comes from wherever the process is
+            raise
 
 
 def _progress(run_state: RunState, rate: float, *, quoting: bool) -> str:

@@ -7,11 +7,9 @@ import contextlib
 import datetime
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..core import JobError, ending, format, one_line
+from ..core import JobError, ending, format, one_line, raising
 from . import output
 
 if TYPE_CHECKING:
@@ -57,7 +55,10 @@ def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
     if to is not None and to.path is None and to.format == "parquet" and sys.stdout.isatty():
         raise JobError("Parquet is nothing for a terminal: name a file with -o, or let a program read it")
     beside = [by] if by else []
-    with _tidy_when_terminated(), selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
+    # So that SIGTERM and SIGHUP, too, remove files that are half-written.
+    numbers = [number for number in ending() if number != signal.SIGINT]
+    exits = raising(numbers, lambda number: SystemExit(128 + number))
+    with exits, selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
         if options.where and not rows.rows:
             output.say(f"no row of {rows.of:,} fits {one_line(options.where)}")
         if to is None:
@@ -69,25 +70,6 @@ def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
         if to.path is not None:
             output.say(rendering.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
     return 0
-
-
-@contextlib.contextmanager
-def _tidy_when_terminated() -> Iterator[None]:
-    """SIGTERM and SIGHUP, too, remove files that are half-written."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
-        yield
-        return
-    numbers = [number for number in ending() if number != signal.SIGINT]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def report(options: argparse.Namespace) -> int:

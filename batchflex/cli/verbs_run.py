@@ -42,11 +42,11 @@ def run(options: argparse.Namespace) -> int:
         folder = Folder(job.out)
         logs = _logs(options, job, attempt, folder)
         with Notifier(job) as notifier:
-            work = partial(execute, job, observer=notifier.watching(logs.observer), heed_signals=True, attempt=attempt)
+            work = partial(execute, job, observer=notifier.watching(logs), heed_signals=True, attempt=attempt)
             try:
                 ended = _when_free(options, attempt, folder, job, logs, work)
             finally:
-                logs.observer.close()
+                logs.close()
     return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 
@@ -66,12 +66,12 @@ def retry(options: argparse.Namespace) -> int:
         job = retry_of(options.out, options.where, changed).job
         logs = _logs(options, job, attempt, folder)
         notifier = Notifier(job)
-        work = partial(_retry, options, changed, notifier.watching(logs.observer), attempt)
+        work = partial(_retry, options, changed, notifier.watching(logs), attempt)
         with contextlib.nullcontext() if options.dry_run else notifier:
             try:
                 ended = _when_free(options, attempt, folder, job, logs, work)
             finally:
-                logs.observer.close()
+                logs.close()
     return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from ..config import deadline_s
-from ..core import BatchflexError, FolderBusy, Interrupted, duration, ending
+from ..core import BatchflexError, FolderBusy, Interrupted, duration, ending, raising
 from ..storage import Attempt, Folder
 
 T = TypeVar("T")
@@ -40,7 +39,7 @@ def patiently(
     most_s = wait_s if until_deadline_s is None else min(wait_s, until_deadline_s)
     due = began
     while True:
-        with _interruptible(folder):
+        with raising(ending(), partial(_interrupted, folder)):
             while folder.is_held():
                 now = time.monotonic()
                 if now - began >= most_s:
@@ -81,29 +80,15 @@ def _progress(folder: Folder) -> str:
 
 
 def _too_long(folder: Folder, most_s: float, *, by_deadline: bool) -> str:
-    why = "the deadline has come" if by_deadline else f"that was waited for {duration(most_s)}"
+    why = "the deadline has come" if by_deadline else f"this one has waited for {duration(most_s)}"
     return (
         f"another run still holds {folder.path}{folder.holder()}, and {why}; nothing was sent. "
         f"How it is going: batchflex status {folder.path}"
     )
 
 
-@contextlib.contextmanager
-def _interruptible(folder: Folder) -> Iterator[None]:
-    """What ends a run ends the waiting at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Interrupted(
-            f"interrupted by {name} while it waited for the run that holds {folder.path}; nothing was sent", number
-        )
-
-    before = {number: signal.signal(number, stop) for number in ending()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupted(folder: Folder, number: int) -> Interrupted:
+    name = signal.Signals(number).name
+    return Interrupted(
+        f"interrupted by {name} while it waited for the run that holds {folder.path}; nothing was sent", number
+    )

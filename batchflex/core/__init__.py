@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         printable as printable,
         printable_json as printable_json,
     )
-    from .signals import ending as ending
+    from .signals import ending as ending, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, halves as halves, raw as raw
     from .types import (
         BAD as BAD,
@@ -124,7 +124,7 @@ __all__, __getattr__, __dir__ = exports(
         "malloc": [],
         "redact": ["Redactor", "redacted"],
         "safe_text": ["json_line", "one_line", "printable", "printable_json"],
-        "signals": ["ending"],
+        "signals": ["ending", "raising"],
         "sorted_keys": ["SortedKeys", "halves", "raw"],
         "version": ["__version__"],
         "types": [

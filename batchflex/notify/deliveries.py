@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 
-from ..core import ending
+from ..core import ending, raising
 
 _SLACK_S = 3.0  # beyond the bound, for what ends a moment after it
 _POLL_S = 0.02
@@ -35,8 +33,10 @@ def deliver(deliveries: Mapping[str, Delivery], within_s: float) -> dict[str, st
             outcomes[name] = f"an unexpected fault of batchflex itself: {type(error).__name__}"
 
     threads = [threading.Thread(target=one, args=each, daemon=True) for each in deliveries.items()]
+    # SIGTERM and SIGHUP do what SIGINT does, unless they have a handler already.
+    unhandled = [number for number in ending() if signal.getsignal(number) is signal.SIG_DFL]
     try:
-        with _terminable():
+        with raising(unhandled, lambda _: KeyboardInterrupt()):
             for thread in threads:
                 thread.start()
             _join(threads, within_s + _SLACK_S)
@@ -52,22 +52,3 @@ def _join(threads: Sequence[threading.Thread], within_s: float) -> None:
     due = time.monotonic() + within_s
     while time.monotonic() < due and any(thread.is_alive() for thread in threads):
         time.sleep(_POLL_S)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what SIGINT does, unless they have a handler already."""
-    unused = [number for number in ending() if signal.getsignal(number) is signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        unused = []  # only that one may set handlers
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    for number in unused:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in unused:
-            signal.signal(number, signal.SIG_DFL)
