@@ -49,7 +49,7 @@ def history(options: argparse.Namespace) -> int:
         count = format.count(lines, "line")
         output.say(f"batchflex: {count} of {folder}/history.jsonl left out: torn, or not put there by batchflex")
     if options.json:
-        output.show_lines(printable_json(told.line) for told in found.runs[-options.last :])
+        output.show_lines(printable_json(run.line) for run in found.runs[-options.last :])
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
         output.show(history_text.text(found, last=options.last, width=width))

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
         unquoted as unquoted,
     )
     from .format import (
+        aligned as aligned,
+        clipped as clipped,
         count as count,
         duration as duration,
         money as money,
@@ -118,7 +120,7 @@ __all__, __getattr__, __dir__ = exports(
             "Transient",
         ],
         "events": ["Event", "Level", "RULE", "Tell", "Teller", "brief", "guarded", "ident", "named", "unquoted"],
-        "format": ["count", "duration", "money", "seconds_between", "short"],
+        "format": ["aligned", "clipped", "count", "duration", "money", "seconds_between", "short"],
         "gil": ["GilYield"],
         "request_keys": ["KeySet"],
         "malloc": [],
