@@ -12,7 +12,7 @@ from ..config import LogSection, job_of_section
 from ..core import BatchflexError, Event, JobError, Level, format, guarded, one_line
 from ..engine import Run
 from ..storage import RunState, sent
-from . import log_format, rendering
+from . import log_format, run_text
 from .job_options import is_job_file
 from .log_rotation import SharedFileHandler
 from .progress import Bar
@@ -134,9 +134,9 @@ class Logs:
 
 
 def _how_it_ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
-    of = f" of {state['planned']:,}" if state["planned"] is not None else ""
-    text = f"{state['status']} after {format.duration(took_s)}, exit code {run.exit_code}: {state['done']:,}{of} rows done: "
-    text += f"{rendering.by_status(state)}; {sent(state)}, {rendering.usage(state)}"
+    rows = run_text.rows_done(state["done"], state["planned"])
+    text = f"{state['status']} after {format.duration(took_s)}, exit code {run.exit_code}: {rows} rows done: "
+    text += f"{run_text.by_status(state)}; {sent(state)}, {run_text.usage(state)}"
     if state["message"]:
         text += f"; stopped by {state['stopped_by']}: {one_line(state['message'])}"
     if run.unscored is not None:

@@ -13,7 +13,7 @@ from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cach
 from ..engine import Estimate
 from ..plan import Done, Plan
 from ..storage import Folder, disk_space, priced_by, writer
-from . import rendering
+from . import run_text
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
@@ -186,7 +186,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
         lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
     if found["truncated"]:
-        lines.append(f"  truncated {rendering.truncated(found['truncated'], found['out'])}")
+        lines.append(f"  truncated {run_text.truncated(found['truncated'], found['out'])}")
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = format.count(found["unaskable"], "request")

@@ -10,7 +10,7 @@ from typing import Any, Literal, TextIO
 
 from ..core import BAD, Event, format
 from ..storage import RunState
-from . import rendering
+from . import run_text
 from .log_filter import LogFilter
 from .log_format import JsonFormatter, TextFormatter
 
@@ -111,12 +111,9 @@ class StreamHandler(logging.StreamHandler[TextIO]):
 
 
 def _progress(run_state: RunState, rate: float, *, quoting: bool) -> str:
-    text = f"{run_state.done:,}"
-    if run_state.planned:
-        text += f" of {run_state.planned:,} rows ({100 * run_state.done // run_state.planned} %)"
-    else:
-        text += " rows"
-    text += f", {rate:,.1f} rows/s, {facts(run_state, quoting=quoting)}"
+    share = f" ({100 * run_state.done // run_state.planned} %)" if run_state.planned else ""
+    text = f"{run_text.rows_done(run_state.done, run_state.planned)} rows{share}, {rate:,.1f} rows/s, "
+    text += facts(run_state, quoting=quoting)
     if run_state.planned and rate > 0:
         text += f", {format.duration((run_state.planned - run_state.done) / rate)} left"
     return text
@@ -135,5 +132,5 @@ def facts(run_state: RunState, *, quoting: bool) -> str:
     if run_state.cost is not None:
         text += f", {format.money(run_state.cost)}"
     for wait in run_state.waits(quoting=quoting)[:1]:
-        text += f"; waits: {rendering.waiting(wait)}"
+        text += f"; waits: {run_text.waiting(wait)}"
     return text

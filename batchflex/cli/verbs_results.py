@@ -40,7 +40,7 @@ def _reparse(options: argparse.Namespace, folder: Folder) -> None:
 
 def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
     from ..results import export, selected
-    from . import rendering
+    from . import results_text
 
     columns, by = options.columns, options.split_by
     to = None if options.output is None else export.target(folder, options.output, options.format)
@@ -62,13 +62,13 @@ def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
         if options.where and not rows.rows:
             output.say(f"no row of {rows.of:,} fits {one_line(options.where)}")
         if to is None:
-            output.show(rendering.table(rows.head(options.rows), rows.rows, whole=columns is not None))
+            output.show(results_text.table(rows.head(options.rows), rows.rows, whole=columns is not None))
             if options.where and rows.rows:
                 output.say(f"{rows.rows:,} of {format.count(rows.of, 'row')} fit {one_line(options.where)}")
             return 0
         written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)
         if to.path is not None:
-            output.say(rendering.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
+            output.say(results_text.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
     return 0
 
 

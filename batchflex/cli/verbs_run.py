@@ -160,7 +160,7 @@ def _when_free(
 
 def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifier: Notifier) -> int:
     """Summary, notifications and report of a run that has ended. Returns the exit code."""
-    from . import rendering
+    from . import run_text
 
     state = logs.summary(run)
     if options.json:
@@ -168,7 +168,7 @@ def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifie
     if logs.is_log:
         pass  # its last line says it
     elif not options.quiet:
-        output.say(rendering.summary(state))
+        output.say(run_text.summary(state))
         _say_scores(run.scores, run.unscored)
     elif run.unscored is not None:
         output.say(f"batchflex: {run.unscored}")

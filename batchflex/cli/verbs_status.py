@@ -16,7 +16,7 @@ _WIDTH = 120  # of a line where there is no terminal
 
 def status(options: argparse.Namespace) -> int:
     from ..storage import Folder, line_of_last
-    from . import rendering
+    from . import run_text
 
     folder = Folder(options.out)
     folder.require()
@@ -32,7 +32,7 @@ def status(options: argparse.Namespace) -> int:
             if (seen := state if held else line_of_last(state)) != before:
                 output.show_json(seen)
                 before = seen
-        elif state and (text := rendering.status(state, held)) != before:
+        elif state and (text := run_text.status(state, held)) != before:
             output.show(text, over=before if isinstance(before, str) else None)
             before = text
         if not options.watch or not held:

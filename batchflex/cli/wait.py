@@ -12,6 +12,7 @@ from typing import TypeVar
 from ..config import deadline_s
 from ..core import BatchflexError, FolderBusy, Interrupted, duration, ending, raising
 from ..storage import Attempt, Folder
+from .run_text import rows_done
 
 T = TypeVar("T")
 
@@ -74,8 +75,7 @@ def _progress(folder: Folder) -> str:
     with contextlib.suppress(BatchflexError, KeyError, TypeError, ValueError):
         state = folder.read_state()
         if state["status"] == "running":
-            of = f" of {state['planned']:,}" if state["planned"] else ""
-            return f"; {state['done']:,}{of} rows are done"
+            return f"; {rows_done(state['done'], state['planned'])} rows are done"
     return ""
 
 
