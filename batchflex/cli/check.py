@@ -73,7 +73,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
                 lines.append(f"limits    {_limits(limits[-1])}")
             return Report("\n".join(lines), 3)
         lines += _prices(job, served, model, models)
-        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
+        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none reported'}")
         return Report("\n".join(lines), 1 if status in BAD else 0)
 
 

@@ -87,7 +87,7 @@ def _folders_of(out: str) -> list[Path]:
         paths = [Path(name) for name in sorted(glob.glob(out, recursive=True))]  # noqa: PTH207  absolute ones, too
     found = [folder for path in paths for folder in _within(path, _DEEPEST)]
     if not found:
-        raise FolderError(f"{out} is no output folder of a run, and holds none")
+        raise FolderError(f"{out} is not the output folder of a run, and holds none")
     return found
 
 

@@ -41,7 +41,7 @@ def job_of(options: argparse.Namespace) -> Job:
         return build({}, given, environment=environment_of({}, given, Path()))
     made = read(options.spec, given, moment=datetime.datetime.now())
     if "\0" in str(made.out):
-        raise JobError(f"job.out: a path holds no NUL character; found {str(made.out)!r:.80}")
+        raise JobError(f"job.out: a path must not contain a NUL character; found {str(made.out)!r:.80}")
     return made
 
 

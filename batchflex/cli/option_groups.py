@@ -37,7 +37,7 @@ def add_options_of_sending(parser: argparse.ArgumentParser) -> None:
         help="write the run's figures to FILE, whose name ends in .prom, for the textfile collector of Prometheus' node_exporter",
     )
     add_log_options(parser)
-    add_quiet(parser, "no progress and no summary; errors are still said")
+    add_quiet(parser, "no progress and no summary; errors are still shown")
     add_json(parser, "print the summary as one line of JSON on standard output")
 
 
@@ -68,7 +68,7 @@ def add_schedule_options(parser: argparse.ArgumentParser) -> None:
         "--log-file",
         metavar="FILE",
         type=path_text,
-        help="append what the run says to it (crontab: NAME.log; systemd: the journal)",
+        help="append the output of the run to it (crontab: NAME.log; systemd: the journal)",
     )
     here.add_argument(
         "--env-file",
@@ -151,7 +151,7 @@ def add_lock_options(parser: argparse.ArgumentParser) -> None:
         type=wait_s,
         help="wait until it ends, at most so long (30m, 2h); without TIME, as long as it takes",
     )
-    group.add_argument("--skip", action="store_true", help="say so, and exit 0")
+    group.add_argument("--skip", action="store_true", help="print that, and exit 0")
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
@@ -171,5 +171,5 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         "--log-prompts",
         action="store_const",
         const=True,
-        help="what servers say, and what failed rows asked, may be logged",
+        help="what servers say, and the prompts of failed rows, may be logged",
     )

@@ -18,14 +18,14 @@ def positive(text: str) -> int:
     except ValueError:
         number = 0
     if not 1 <= number <= _MOST:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 1 to {_MOST:,}; found {text!r:.80}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST:,}; found {text!r:.80}")
     return number
 
 
 def names(text: str) -> list[str]:
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:
-        raise argparse.ArgumentTypeError("wants names of columns, with commas between them")
+        raise argparse.ArgumentTypeError("must be names of columns, with commas between them")
     return found
 
 
@@ -37,9 +37,9 @@ def path_text(text: str) -> str:
     """A path that file systems may take, as it was given: of a folder with a slash at its end, and patterns."""
     parts = [name.encode("utf-8", "surrogatepass") for name in text.split("/")]
     if not text:
-        raise argparse.ArgumentTypeError("a path is not empty")
+        raise argparse.ArgumentTypeError("a path must not be empty")
     if "\0" in text:
-        raise argparse.ArgumentTypeError(f"a path holds no NUL character; found {text!r:.80}")
+        raise argparse.ArgumentTypeError(f"a path must not contain a NUL character; found {text!r:.80}")
     if len(text) > _LONGEST_PATH or max(map(len, parts)) > _LONGEST_NAME:
         raise argparse.ArgumentTypeError(
             f"a path has {_LONGEST_PATH:,} characters at most, and {_LONGEST_NAME} bytes in one name; found {text!r:.80}"

@@ -46,7 +46,8 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(with_optional_wait(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {one_line(message)}; see: {self.prog} --help\n")
+        end = " See" if message.endswith("?") else "; see"
+        self.exit(2, f"{self.prog}: {one_line(message)}{end}: {self.prog} --help\n")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
     first = unknown[0].partition("=")[0]
     if not first.startswith("-"):
-        parser.error(f"{first!r} is one thing too many")
+        parser.error(f"unexpected argument {first!r}")
     near = difflib.get_close_matches(first, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
     parser.error(f"there is no option {first}" + (f"; did you mean {near[0]}?" if near else ""))
 
@@ -148,7 +149,7 @@ def _results(verbs: _Verbs) -> None:
     results.add_argument(
         "--format",
         choices=["parquet", "csv", "jsonl", "openai-batch"],
-        help="what to write, whatever the name of the file is; on standard output jsonl, if it is not said. openai-batch: the "
+        help="what to write, whatever the name of the file is; on standard output jsonl by default. openai-batch: the "
         "lines of an OpenAI batch output file, failures in FILE_errors.jsonl; of a folder, in files named as OpenAI does",
     )
     results.add_argument(
@@ -166,7 +167,7 @@ def _results(verbs: _Verbs) -> None:
         "--split-by", metavar="COLUMN", help="with -o: a file for each value of this column, FILE-VALUE.parquet"
     )
     results.add_argument(
-        "--reparse", action="store_true", help="read the answers there are anew, by [answer] of the job; sends nothing"
+        "--reparse", action="store_true", help="parse the stored answers again, by [answer] of the job; sends nothing"
     )
     groups.add_set(results, "with --reparse: a place in [answer], such as answer.lenient=true; may be repeated")
     results.add_argument("--rows", type=positive, default=20, metavar="N", help="how many rows to show (20)")
@@ -176,8 +177,8 @@ def _score(verbs: _Verbs) -> None:
     score = verbs.add(
         "score",
         "score the answers of a folder, again or in another way",
-        "By the [[score]] tables of the folder's job, or of another job file. No answer is asked again; only a judge's own "
-        "grades are asked, those that are missing.",
+        "By the [[score]] tables of the folder's job, or of another job file. No row is sent again; a judge is asked only for "
+        "grades that are missing.",
     )
     groups.add_out(score)
     score.add_argument(
@@ -206,14 +207,18 @@ def _report(verbs: _Verbs) -> None:
 def _compare(verbs: _Verbs) -> None:
     compare = verbs.add(
         "compare",
-        "hold the scores of two runs, or of two sweep points, against each other",
+        "compare the scores of two runs, or of two sweep points",
         "Paired by item: differences with intervals and p-values, and the items that flipped.",
     )
     compare.add_argument(
         "out", metavar="A", type=path_text, help="an output folder, or a sweep point of it: OUT@temperature=0.7"
     )
     compare.add_argument(
-        "other", metavar="B", nargs="?", type=path_text, help="the other side; left out, A has just two sweep points"
+        "other",
+        metavar="B",
+        nargs="?",
+        type=path_text,
+        help="the other one; may be left out if A has just two sweep points",
     )
     compare.add_argument("--rows", type=positive, default=10, metavar="N", help="how many flips to show (10)")
     compare.add_argument(
@@ -247,7 +252,7 @@ def _compact(verbs: _Verbs) -> None:
     compact = verbs.add(
         "compact",
         "merge small parts of an output folder, and drop what is old and superseded",
-        "The answers stay the same; that is checked, and it may be killed at any moment. Says first what it is going to do.",
+        "The answers stay the same; that is checked, and it may be killed at any moment. Shows first what it is going to do.",
     )
     groups.add_out(compact)
     compact.add_argument(
@@ -262,7 +267,7 @@ def _schedule(verbs: _Verbs) -> None:
     schedule = verbs.add(
         "schedule",
         "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
-        "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is said on "
+        "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is printed to "
         "standard error. Starts nothing, and runs nothing in the background.",
     )
     groups.add_schedule_options(schedule)
@@ -272,7 +277,7 @@ def _check(verbs: _Verbs) -> None:
     check = verbs.add(
         "check",
         "send one small request to see that endpoint, key and model work",
-        "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint tells.",
+        "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint reports.",
     )
     check.add_argument("spec", nargs="?", metavar="SPEC", type=path_text, help="a job file (.toml)")
     groups.add_endpoint_options(check)
@@ -281,10 +286,10 @@ def _check(verbs: _Verbs) -> None:
 def _notify(verbs: _Verbs) -> None:
     notify = verbs.add(
         "notify",
-        "send a test message to those whom a job tells of its runs",
-        "By the webhook and the command of [notify], as they would be told of a run. No ping is sent, no metrics file written, "
+        "send a test message to those whom a job notifies",
+        "By the webhook and the command of [notify], as after a run. No ping is sent, no metrics file written, "
         "and nothing is asked of a model.",
     )
     notify.add_argument("spec", metavar="JOB", help="a job file (.toml)")
-    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="what is told (failure)")
+    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="the event to report (failure)")
     groups.add_set(notify, "a place in the job file; may be repeated")

@@ -21,7 +21,7 @@ def results(options: argparse.Namespace) -> int:
 
     folder = Folder(options.out)
     if options.set and not options.reparse:
-        raise JobError("--set goes with --reparse")
+        raise JobError("--set needs --reparse")
     if options.reparse:
         _reparse(options, folder)
     return _show_or_export(options, folder)
@@ -33,7 +33,7 @@ def _reparse(options: argparse.Namespace, folder: Folder) -> None:
 
     read, fit, fit_no_more = reparse(folder, [parse_setting(text) for text in options.set])
     output.say(
-        f"{read:,} answers read anew: {fit:,} fit now that did not before, {fit_no_more:,} do not fit any more; "
+        f"{read:,} answers parsed again: {fit:,} fit now that did not before, {fit_no_more:,} do not fit any more; "
         "nothing was sent"
     )
 
@@ -46,14 +46,12 @@ def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
     to = None if options.output is None else export.target(folder, options.output, options.format)
     if to is None and (options.format or by):
         option = "--split-by" if by else "--format"
-        raise JobError(
-            f"{option} says how to write: name a file with -o" + ("" if by else ", or - for standard output")
-        )
+        raise JobError(f"{option} needs -o: name a file" + ("" if by else ", or - for standard output"))
     if to is not None and to.format == export.OPENAI_BATCH and (columns or by):
         option = "--columns" if columns else "--split-by"
         raise JobError(f"{option} does not go with --format openai-batch, whose lines hold whole answers")
     if to is not None and to.path is None and to.format == "parquet" and sys.stdout.isatty():
-        raise JobError("Parquet is nothing for a terminal: name a file with -o, or let a program read it")
+        raise JobError("Parquet cannot be shown on a terminal: name a file with -o, or let a program read it")
     beside = [by] if by else []
     # So that SIGTERM and SIGHUP, too, remove files that are half-written.
     numbers = [number for number in ending() if number != signal.SIGINT]

@@ -100,7 +100,7 @@ def _check_options(wanted: Wanted) -> None:
         ("--secret", wanted.secret, ("k8s",)),
     ):
         if given is not None and wanted.kind not in kinds:
-            raise JobError(f"{option} goes with --as {' or --as '.join(kinds)}")
+            raise JobError(f"{option} needs --as {' or --as '.join(kinds)}")
     if wanted.kind == "k8s" and not wanted.image:
         raise JobError("--as k8s needs --image NAME: a container image that has the command batchflex")
     if wanted.env_file is not None and wanted.keys_in is not None:
