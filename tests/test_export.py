@@ -289,8 +289,8 @@ def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--format", "csv"], "--format needs -o: name a file, or - for standard output"),
-        (["--split-by", "id"], "--split-by needs -o: name a file"),
+        (["--format", "csv"], "--format needs a file: name one with -o, or - for standard output"),
+        (["--split-by", "id"], "--split-by needs a file: name one with -o"),
         (["--split-by", "id", "-o", "-"], "--split-by writes several files: name them with -o FILE"),
         (
             ["--columns", "id", "--format", "openai-batch", "-o", "-"],

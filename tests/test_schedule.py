@@ -26,7 +26,7 @@ from batchflex.core.errors import JobError
 from batchflex.schedule import kubernetes
 from batchflex.schedule.cron_expression import at, parse
 from batchflex.schedule.crontab import Clock, crontab
-from batchflex.schedule.launch import Launch, name_of
+from batchflex.schedule.launch import Launch, safe_name
 from batchflex.schedule.next_times import upcoming
 from batchflex.schedule.systemd import units
 from batchflex.schedule.zones import differences
@@ -407,6 +407,6 @@ def test_mistakes_are_told(
 
 
 def test_names_of_what_is_installed() -> None:
-    assert name_of("Nightly labels (ü) v2.1") == "nightly-labels-v2-1"
-    assert name_of("日本") == "job"
-    assert len(name_of("x" * 100)) == 40
+    assert safe_name("Nightly labels (ü) v2.1") == "nightly-labels-v2-1"
+    assert safe_name("日本") == "job"
+    assert len(safe_name("x" * 100)) == 40

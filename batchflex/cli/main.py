@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     atexit.register(gc.freeze)  # or the last thing that a process does is to collect garbage, in vain
     try:
-        if options.verb != "score":  # which would take half as long again for pages given back and taken anew
+        if options.verb != "score":  # which would take half as long again for pages that are given back and taken again
             from ..core import malloc
 
             malloc.give_back(short=options.verb != "run")

@@ -110,9 +110,7 @@ def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", type=path_text, help=_SPEC)
     parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'",
+        "--out", metavar="DIR", help="the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'"
     )
     parser.add_argument(
         "--keep-runs", metavar="N", help="of output folders per date keep the N newest; older ones that are finished go"

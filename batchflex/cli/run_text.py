@@ -15,7 +15,7 @@ _TO_FIX = frozenset({"key", "credit", "model", "url", "endpoint", "format", "fai
 
 
 def rows_done(done: int, planned: int | None) -> str:
-    """``1,200 of 2,000``, or ``1,200`` if it is not known of how many."""
+    """``1,200 of 2,000``, or ``1,200`` if the whole is not known."""
     return f"{done:,}" if planned is None else f"{done:,} of {planned:,}"
 
 

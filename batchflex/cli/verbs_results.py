@@ -46,7 +46,7 @@ def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
     to = None if options.output is None else export.target(folder, options.output, options.format)
     if to is None and (options.format or by):
         option = "--split-by" if by else "--format"
-        raise JobError(f"{option} needs -o: name a file" + ("" if by else ", or - for standard output"))
+        raise JobError(f"{option} needs a file: name one with -o" + ("" if by else ", or - for standard output"))
     if to is not None and to.format == export.OPENAI_BATCH and (columns or by):
         option = "--columns" if columns else "--split-by"
         raise JobError(f"{option} does not go with --format openai-batch, whose lines hold whole answers")

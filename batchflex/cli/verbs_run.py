@@ -41,12 +41,9 @@ def run(options: argparse.Namespace) -> int:
             raise
         folder = Folder(job.out)
         logs = _logs(options, job, attempt, folder)
-        with Notifier(job) as notifier:
+        with Notifier(job) as notifier, contextlib.closing(logs):
             work = partial(execute, job, observer=notifier.watching(logs), heed_signals=True, attempt=attempt)
-            try:
-                ended = _when_free(options, attempt, folder, job, logs, work)
-            finally:
-                logs.close()
+            ended = _when_free(options, attempt, folder, job, logs, work)
     return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 
@@ -66,20 +63,14 @@ def retry(options: argparse.Namespace) -> int:
         job = retry_of(options.out, options.where, changed).job
         logs = _logs(options, job, attempt, folder)
         notifier = Notifier(job)
-        work = partial(_retry, options, changed, notifier.watching(logs), attempt)
-        with contextlib.nullcontext() if options.dry_run else notifier:
-            try:
-                ended = _when_free(options, attempt, folder, job, logs, work)
-            finally:
-                logs.close()
+        with contextlib.nullcontext() if options.dry_run else notifier, contextlib.closing(logs):
+            work = partial(_retry, options, changed, notifier.watching(logs), attempt)
+            ended = _when_free(options, attempt, folder, job, logs, work)
     return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 
 def _retry(
-    options: argparse.Namespace,
-    changed: Sequence[tuple[str, Any]],
-    observer: Observer | None,
-    attempt: Attempt,
+    options: argparse.Namespace, changed: Sequence[tuple[str, Any]], observer: Observer | None, attempt: Attempt
 ) -> Run | None:
     """Retry the job as its folder has it by now. ``None`` if that was only to be shown, or was not confirmed."""
     from ..api import ask_again
@@ -131,12 +122,7 @@ def _notify_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
 
 
 def _when_free(
-    options: argparse.Namespace,
-    attempt: Attempt,
-    folder: Folder,
-    job: Job,
-    logs: Logs,
-    work: Callable[[], T],
+    options: argparse.Namespace, attempt: Attempt, folder: Folder, job: Job, logs: Logs, work: Callable[[], T]
 ) -> T | None:
     """Do the work once no other run holds the folder, as ``--wait`` and ``--skip`` say. ``None`` if it was skipped."""
     from ..core import FolderBusy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -38,12 +39,9 @@ def score(options: argparse.Namespace) -> int:
         output.warn(warning)
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
-    observer = progress.choose(quiet=options.quiet)
-    try:
+    with contextlib.closing(progress.choose(quiet=options.quiet)) as observer:
         work = partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True)
         made = on_a_loop(work, own_process=True)
-    finally:
-        observer.close()
     if options.json:
         output.show_json(made.summary)
     else:

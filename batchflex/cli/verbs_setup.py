@@ -58,7 +58,7 @@ def schedule(options: argparse.Namespace) -> int:
     import datetime
     import shlex
 
-    from ..schedule import Wanted, schedule, write
+    from ..schedule import ScheduleOptions, schedule, write
     from .options import parse
 
     require_job_file("schedule", options.spec)
@@ -69,25 +69,27 @@ def schedule(options: argparse.Namespace) -> int:
     job = job_of(parse(["run", options.spec, *words]))
     for warning in job.warnings():
         output.warn(warning)
-    wanted = Wanted(
+    given = ScheduleOptions(
         options.kind, Path(options.spec), options.at, options.cron, options.tz, words, options.log_file, options.env_file,
         options.keys, options.image, options.claim, options.secret,
     )  # fmt: skip
-    found = schedule(wanted, job, datetime.datetime.now(datetime.UTC))
-    written = [] if options.out is None else write(found.made, options.out)
+    found = schedule(given, job, datetime.datetime.now(datetime.UTC))
+    written = [] if options.out is None else write(found.installation, options.out)
     if options.json:
         times = [time.isoformat() for time in found.times]
-        output.show_json({"files": found.made.files, "notes": found.made.notes, "zone": found.zone, "next": times})
+        output.show_json(
+            {"files": found.installation.files, "notes": found.installation.notes, "zone": found.zone, "next": times}
+        )
         return 0
     if options.out is None:
-        headed = len(found.made.files) > 1
-        texts = [f"# {name}\n{text}" if headed else text for name, text in found.made.files.items()]
+        headed = len(found.installation.files) > 1
+        texts = [f"# {name}\n{text}" if headed else text for name, text in found.installation.files.items()]
         output.show_exactly("\n".join(texts))
     for path in written:
         output.say(f"written: {path}")
     output.say(f"next, in {found.zone}:")
     for time in found.times:
         output.say(f"  {time:%a %Y-%m-%d %H:%M %z}")
-    for note in found.made.notes:
+    for note in found.installation.notes:
         output.say(note)
     return 0

@@ -1,4 +1,4 @@
-"""Waiting until the run that holds a folder has ended."""
+"""Waits until the run that holds a folder has ended."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .run_text import rows_done
 
 T = TypeVar("T")
 
-_LOOKS_EVERY_S = 0.5
-_SAYS_EVERY_S = 600.0
+_POLL_EVERY_S = 0.5
+_SAY_EVERY_S = 600.0
 
 
 def patiently(
@@ -28,10 +28,8 @@ def patiently(
     *,
     until_deadline_s: float | None = None,
 ) -> T:
-    """Do the work once nobody holds the folder, and again if somebody was quicker. Waits ``wait_s`` seconds at most, and no
-    longer than until the deadline.
-
-    Says what it waits for when it begins to, and every ten minutes.
+    """Do the work once no run holds the folder, and wait on if another one gets the lock first. Waits ``wait_s`` seconds at most,
+    and no longer than until the deadline. Says what it waits for at first, and every ten minutes.
 
     :raises FolderBusy: if the folder was held all the time.
     :raises Interrupted: at SIGINT, SIGTERM or SIGHUP while it waits.
@@ -47,14 +45,14 @@ def patiently(
                     raise FolderBusy(_too_long(folder, most_s, by_deadline=most_s < wait_s))
                 if now >= due:
                     say(_waiting(folder, now - began, most_s))
-                    due = now + _SAYS_EVERY_S
-                time.sleep(min(_LOOKS_EVERY_S, max(0.0, began + most_s - now)))
+                    due = now + _SAY_EVERY_S
+                time.sleep(min(_POLL_EVERY_S, max(0.0, began + most_s - now)))
         try:
             return work()
         except FolderBusy:
             if time.monotonic() - began >= most_s:
                 raise
-            time.sleep(_LOOKS_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
 
 
 def left_s(deadline: str | float | None, attempt: Attempt) -> float | None:
@@ -71,7 +69,7 @@ def _waiting(folder: Folder, waited_s: float, most_s: float) -> str:
 
 
 def _progress(folder: Folder) -> str:
-    """How far that run is, as far as is known."""
+    """How far that run is, if that is known."""
     with contextlib.suppress(BatchflexError, KeyError, TypeError, ValueError):
         state = folder.read_state()
         if state["status"] == "running":

@@ -23,11 +23,7 @@ _MOST_BYTES = 64 << 10
 
 
 def run(
-    command: str | list[str],
-    stdin: bytes,
-    more: Mapping[str, str],
-    within_s: float,
-    cancelled: threading.Event,
+    command: str | list[str], stdin: bytes, more: Mapping[str, str], within_s: float, cancelled: threading.Event
 ) -> str | None:
     """Run ``command``, by the shell if it is text, with ``stdin`` on its standard input; return why it failed, as a sentence.
 

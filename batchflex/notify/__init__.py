@@ -11,9 +11,5 @@ if TYPE_CHECKING:
     from .notifier import Notifier as Notifier, notify_of_mistakes as notify_of_mistakes, send_test as send_test
 
 __all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "addresses": ["untellable"],
-        "notifier": ["Notifier", "notify_of_mistakes", "send_test"],
-    },
+    __name__, {"addresses": ["untellable"], "notifier": ["Notifier", "notify_of_mistakes", "send_test"]}
 )

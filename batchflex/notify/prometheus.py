@@ -28,7 +28,7 @@ _SUMMED = (*_SUMS, "prompt_tokens", "completion_tokens", "cost")
 
 
 class Past(NamedTuple):
-    """What a history comes to. ``last_success`` is in seconds since the epoch."""
+    """Totals of a history. ``last_success`` is in seconds since the epoch."""
 
     sums: dict[str, float]
     ends: dict[End, int]
@@ -36,7 +36,7 @@ class Past(NamedTuple):
 
 
 def past(history: Iterable[Mapping[str, Any]], own: str | None = None) -> Past:
-    """Of the lines of ``history.jsonl`` but that of the run ``own``. What is no number or no moment counts as nothing."""
+    """Of the lines of ``history.jsonl`` but that of the run ``own``. What is not a number or a time is left out."""
     sums: dict[str, float] = {}
     ends: dict[End, int] = dict.fromkeys(get_args(End), 0)
     success: float | None = None
@@ -134,7 +134,7 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> l
 
 
 def _seconds(moment: object) -> float | None:
-    """``None`` also for what is no moment: anybody may have written into the history."""
+    """``None`` also for what is not a time: anybody may have written into the history."""
     try:
         return datetime.datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
     except ValueError:

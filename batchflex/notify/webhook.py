@@ -102,7 +102,7 @@ def _try(url: str, content: bytes | None, content_type: str, timeout_s: float) -
 
 
 def _words(response: httpx.Response, url: str) -> str:
-    """The beginning of what the server says, without anything of the address."""
+    """The beginning of the server's answer, without any part of the address."""
     body = b""
     if response.status_code >= 300:
         until = time.monotonic() + _WORDS_S

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..core import JobError
 from .cron_expression import Cron, listed
-from .launch import Launch, Made
+from .launch import Installation, Launch
 
 _NO_TEXTS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
@@ -23,7 +23,7 @@ class Cluster(NamedTuple):
     secret: str
 
 
-def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster) -> Made:
+def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster) -> Installation:
     """The manifest. The folder has the same path in the container as here.
 
     :raises JobError: if Kubernetes cannot keep to these times with one object, which alone prevents two runs at once.
@@ -47,7 +47,7 @@ def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster)
         notes.append(
             f"key: kubectl create secret generic {cluster.secret} --from-env-file=FILE, with {lines} in the file"
         )
-    return Made({f"{launch.name}.yaml": text}, notes)
+    return Installation({f"{launch.name}.yaml": text}, notes)
 
 
 def schedule(cron: Cron) -> str:
