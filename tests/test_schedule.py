@@ -251,7 +251,10 @@ def test_a_service_finds_the_key_where_its_credential_is(folder: Path, endpoint:
             [BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, capture_output=True, check=False
         )
         assert done.returncode == 0
-        assert b"not told by the webhook: the credential " in done.stderr and b"MY_HOOK cannot be read: " in done.stderr
+        assert (
+            b"not notified by the webhook: the credential " in done.stderr
+            and b"MY_HOOK cannot be read: " in done.stderr
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- Kubernetes

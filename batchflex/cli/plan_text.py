@@ -210,7 +210,7 @@ def text(found: dict[str, Any]) -> str:
             )
         if found["unpriced"]:
             lines.append(
-                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it tells none"
+                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it lists none"
             )
         if found["too_long"]:
             rows = format.count(found["too_long"], "prompt is", "prompts are")

@@ -12,12 +12,12 @@ from .job_options import job_of, require_job_file
 
 
 def plan(options: argparse.Namespace) -> int:
-    from ..notify import untellable
+    from ..notify import missing_addresses
     from . import plan_text
 
     spare_pandas()
     job = job_of(options)
-    for warning in (*job.warnings(), *untellable(job)):
+    for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)
     found = plan_text.forecast(job)
     if options.json:
@@ -30,13 +30,13 @@ def plan(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     import anyio
 
-    from ..notify import untellable
+    from ..notify import missing_addresses
     from . import check as endpoint_check
 
     if options.spec is not None:
         require_job_file("check", options.spec)
     job = job_of(options)
-    for warning in (*job.warnings(), *untellable(job)):
+    for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)
     report = anyio.run(endpoint_check.check, job)
     output.show(report.text)
@@ -50,7 +50,7 @@ def notify(options: argparse.Namespace) -> int:
     require_job_file("notify", options.spec)
     outcomes = send_test(load(options.spec, [parse_setting(text) for text in options.set]), options.event)
     for name, fault in outcomes.items():
-        output.show(f"told by {name}" if fault is None else f"not told by {name}: {fault}")
+        output.show(f"notified by {name}" if fault is None else f"not notified by {name}: {fault}")
     return 3 if any(outcomes.values()) else 0
 
 

@@ -19,7 +19,7 @@ def address_of(job: Job, name: Literal["webhook", "ping"]) -> Address | None:
     return address(job.notify, name, {variable: value})
 
 
-def untellable(job: Job) -> list[str]:
+def missing_addresses(job: Job) -> list[str]:
     """A sentence for each of webhook and ping whose address a run would not find, if it was started here and now."""
     found = ((name, address_of(job, name)) for name in ("webhook", "ping"))
-    return [f"a run could not tell the {name}: {to.fault}" for name, to in found if to is not None and to.fault]
+    return [f"a run could not notify by the {name}: {to.fault}" for name, to in found if to is not None and to.fault]

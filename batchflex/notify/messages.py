@@ -31,7 +31,7 @@ def headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     """How the run went, in a line. ``summary`` is ``run.json``, also of a run that was refused before it began."""
     job, message = one_line(summary["job"]), _short(summary["message"] or "")
     if summary["status"] == "test":
-        return f"{job}: {message}, of how '{event}' is told"
+        return f"{job}: {message} of the event '{event}'"
     if event == "busy":
         return f"{job} was not begun: {message}"
     if summary["status"] == "refused":

@@ -141,7 +141,7 @@ class Notifier:
         if event is not None:
             due |= self.for_event(event, summary, within_s)
         outcomes = deliveries.deliver(due, within_s)
-        return [f"not told by {name}: {fault}" for name, fault in outcomes.items() if fault is not None]
+        return [f"not notified by {name}: {fault}" for name, fault in outcomes.items() if fault is not None]
 
     def _for_every_end(self, end: End, summary: Mapping[str, Any], within_s: float) -> dict[str, Delivery]:
         due: dict[str, Delivery] = {}
@@ -297,5 +297,5 @@ def send_test(job: Job, event: Occasion) -> dict[str, str | None]:
     summary |= {"status": "test", "exit_code": None, "message": "this is only a test"}
     due = Notifier(job).for_event(event, summary, job.notify.timeout_s, test=True)
     if not due:
-        raise JobError("[notify] of this job has neither a webhook nor a command, so there is nobody to tell")
+        raise JobError("[notify] of this job has neither a webhook nor a command, so there is nobody to notify")
     return deliveries.deliver(due, job.notify.timeout_s)

@@ -41,7 +41,7 @@ def of_machine(etc: Path = Path("/etc")) -> str:
         name = timezone.read_text().strip()
         zone(name)
     except (OSError, JobError, UnicodeDecodeError):
-        raise JobError(f"{localtime} does not tell the name of the machine's time zone; name it with --tz") from None
+        raise JobError(f"{localtime} does not contain the name of the machine's time zone; name it with --tz") from None
     return name
 
 
