@@ -1,4 +1,4 @@
-"""Does the endpoint work? One small request, before a long run."""
+"""Whether an endpoint works: one small request, before a long run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ import msgspec
 
 from ..config import EndpointsEntry, Job, local, parse_duration
 from ..core import BAD, AttemptError, KeyReplaced, Outcome, Request, RunFault, Status, one_line
-from ..endpoint import (
-    Catalog,
-    Client,
-    Endpoint,
-    ModelInfo,
-    Prices,
-    model_list,
-    model_list_cache,
-    resolve,
-    serving,
-)
+from ..endpoint import Catalog, Client, Endpoint, ModelInfo, Prices, model_list, model_list_cache, resolve, serving
 from ..protocol import Told, answer_limit, classify
 from ..storage import priced_by, record
 
@@ -73,12 +63,12 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
                 lines.append(f"limits    {_limits(limits[-1])}")
             return Report("\n".join(lines), 3)
         lines += _prices(job, served, model, models)
-        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none told'}")
+        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none reported'}")
         return Report("\n".join(lines), 1 if status in BAD else 0)
 
 
 def _wait(fault: AttemptError, job: Job) -> str:
-    """How long the endpoint asks to wait, if it says so."""
+    """How long the endpoint asks to wait, if it does."""
     if not fault.retry_after_s:
         return ""
     words = f"; it asks to wait {fault.retry_after_s:,.0f} s, until {local(time.time() + fault.retry_after_s)}"
@@ -87,7 +77,7 @@ def _wait(fault: AttemptError, job: Job) -> str:
 
 
 def _key(endpoint: Endpoint) -> str:
-    """Where its key comes from, and how it is sent where that is not the usual way."""
+    """Where its key comes from, and the header it is sent in unless that is the usual one."""
     if endpoint.key is None and endpoint.key_command is None:
         return "no key" if endpoint.key_from is None else f"{endpoint.key_from} in headers or query"
     return f"key from {endpoint.key_from}" + (
@@ -105,7 +95,7 @@ def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
 
 
 def _listed(models: Catalog, wanted: str | None) -> Iterator[str]:
-    """The models that this key may use: a line each, if more is told of them than their names."""
+    """The models that this key may use: a line each, if the list has more than their names."""
     if not models.models:
         yield "models    the endpoint does not list them"
         return
@@ -131,19 +121,19 @@ def _listed(models: Catalog, wanted: str | None) -> Iterator[str]:
 
 def _details(model: ModelInfo) -> str:
     """``0.15, 0.075, 0.6   131,072 tokens   not ready``."""
-    told = []
+    parts = []
     if (prices := model.prices) is not None:
         cached = "" if prices.cached_input is None else f", {prices.cached_input:.6g}"
-        told.append(f"{prices.input:.6g}{cached}, {prices.output:.6g}")
+        parts.append(f"{prices.input:.6g}{cached}, {prices.output:.6g}")
     if model.context is not None:
-        told.append(f"{model.context:,} tokens")
+        parts.append(f"{model.context:,} tokens")
     if model.ready is not None:
-        told.append("ready" if model.ready else "not ready")
-    return "   ".join(told)
+        parts.append("ready" if model.ready else "not ready")
+    return "   ".join(parts)
 
 
 def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[str]:
-    """By what a run would count its costs."""
+    """The prices that a run would use."""
     prices = Prices(job)
     prices.learn(endpoint.name, models)
     found = prices.of(msgspec.json.encode({"model": model}), endpoint.name)
@@ -167,33 +157,29 @@ def _limits(told: Told) -> str:
     return "; ".join(parts)
 
 
-async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], None]) -> tuple[str, Status]:
-    """What came of one small request, in words, and the status that a row would have. An answer without text that may have spent
-    its few tokens on reasoning is asked for once more, with as many as the job allows."""
-    made = await _attempt(job, client, model, _MAX_TOKENS, heard)
+async def _ask(job: Job, client: Client, model: str, on_limits: Callable[[Told], None]) -> tuple[str, Status]:
+    """Send one small request; return its outcome in words, and the status that a row would have. An answer without text, which
+    may have spent its few tokens on reasoning, is requested once more with as many as the job allows."""
+    made = await _attempt(job, client, model, _MAX_TOKENS, on_limits)
     own = answer_limit(job.params | job.override)
     most = _MOST_TOKENS if own is None else min(own, _MOST_TOKENS)
     is_cut = made.status == "truncated" or made.cut_by == "limit"
     if is_cut and most > _MAX_TOKENS and not (made.content or "").strip():
-        made = await _attempt(job, client, model, most, heard)
+        made = await _attempt(job, client, model, most, on_limits)
     took = f"in {made.latency_s or 0.0:.2f} s ({made.prompt_tokens} + {made.completion_tokens} tokens)"
     if made.status == "empty":
         return f"model     {model} answered {took}, but {made.error_message}; a row would be 'empty'", made.status
     said = " ".join((made.content or "").split())[:60]
-    than = {
-        "ok": "",
-        "truncated": "; cut off",
-        "filtered": "; withheld",
-    }
-    return f"model     {model} answered {said!r} {took}{than.get(made.status, '')}", made.status
+    remark = {"ok": "", "truncated": "; cut off", "filtered": "; withheld"}
+    return f"model     {model} answered {said!r} {took}{remark.get(made.status, '')}", made.status
 
 
-async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[Told], None]) -> Outcome:
+async def _attempt(job: Job, client: Client, model: str, most: int, on_limits: Callable[[Told], None]) -> Outcome:
     body = msgspec.json.encode({"max_tokens": most, "messages": _QUESTION, "model": model})
     request = Request(b"", b"", "check", 0, 0, 0, body, most, None)
     try:
-        answer = await client.attempt(request, heard)
+        answer = await client.attempt(request, on_limits)
     except KeyReplaced:
-        answer = await client.attempt(request, heard)
+        answer = await client.attempt(request, on_limits)
     frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty)
     return record.answered(frame, request, record.Effort(1, 0, 0), answer)

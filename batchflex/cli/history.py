@@ -1,4 +1,4 @@
-"""What ``history.jsonl`` of one or more output folders tells, and what it does not tell yet."""
+"""The past runs of one or more output folders: those in ``history.jsonl``, and one that is not there yet."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 _decode = msgspec.json.Decoder(Entry).decode
 
 
-class Told(NamedTuple):
-    """One run: ``line`` is all that is told of it, a JSON object, and ``entry`` what is used of that."""
+class PastRun(NamedTuple):
+    """``line`` is all that is recorded of the run, a JSON object, and ``entry`` what is used of that."""
 
     folder: Path
     entry: Entry
@@ -60,7 +60,7 @@ class History(NamedTuple):
     """Runs of all ``folders``, the oldest first. ``unreadable`` counts the lines of each that are no runs."""
 
     folders: list[Path]
-    runs: list[Told]
+    runs: list[PastRun]
     unreadable: dict[Path, int]
 
 
@@ -70,14 +70,14 @@ def read(outs: Sequence[str]) -> History:
     :raises FolderError: if one of them is or holds none, or a history cannot be read.
     """
     folders = list(dict.fromkeys(folder for out in outs for folder in _folders_of(out)))
-    runs: list[Told] = []
+    runs: list[PastRun] = []
     unreadable: dict[Path, int] = {}
     for path in folders:
         found, torn = _of(Folder(path))
         runs += found
         if torn:
             unreadable[path] = torn
-    runs.sort(key=lambda told: told.entry.started_at)
+    runs.sort(key=lambda run: run.entry.started_at)
     return History(folders, runs, unreadable)
 
 
@@ -87,12 +87,12 @@ def _folders_of(out: str) -> list[Path]:
         paths = [Path(name) for name in sorted(glob.glob(out, recursive=True))]  # noqa: PTH207  absolute ones, too
     found = [folder for path in paths for folder in _within(path, _DEEPEST)]
     if not found:
-        raise FolderError(f"{out} is no output folder of a run, and holds none")
+        raise FolderError(f"{out} is not the output folder of a run, and holds none")
     return found
 
 
 def _within(path: Path, deep: int) -> Iterator[Path]:
-    """The folder itself if it is one of a run, else those in it. What lies in one (its judges') has a history of its own."""
+    """The folder itself if it is one of a run, else those in it. Its judges' runs have a history of their own."""
     if Folder(path).exists() or Folder(path).history.exists():
         yield path
     elif deep and path.is_dir():
@@ -102,38 +102,38 @@ def _within(path: Path, deep: int) -> Iterator[Path]:
             yield from _within(path / name, deep - 1)
 
 
-def _of(folder: Folder) -> tuple[list[Told], int]:
+def _of(folder: Folder) -> tuple[list[PastRun], int]:
     """The runs of a folder, and how many lines are none."""
-    runs: list[Told] = []
+    runs: list[PastRun] = []
     torn = 0
     try:
         with folder.history.open("rb") as stream:
             for line in stream:
                 if not line.strip():
                     continue
-                if (told := _told(folder, line)) is not None:
-                    runs.append(told)
+                if (run := _past_run(folder, line)) is not None:
+                    runs.append(run)
                 else:
                     torn += 1
     except FileNotFoundError:
         pass
     except OSError as error:
         raise FolderError(f"{folder.history} cannot be read: {error.strerror or error}") from None
-    if (last := _not_told(folder, {told.entry.run_id for told in runs})) is not None:
+    if (last := _unrecorded(folder, {run.entry.run_id for run in runs})) is not None:
         runs.append(last)
     return runs, torn
 
 
-def _told(folder: Folder, line: bytes) -> Told | None:
-    """``None`` if the line tells of no run: it is torn, or was put there by something else."""
+def _past_run(folder: Folder, line: bytes) -> PastRun | None:
+    """``None`` if the line is not of a run: it is torn, or was put there by something else."""
     try:
-        return Told(folder.path, _decode(line), line.strip())
+        return PastRun(folder.path, _decode(line), line.strip())
     except ValueError:
         return None
 
 
-def _not_told(folder: Folder, known: set[str]) -> Told | None:
-    """The run that goes on, or that was killed and no other has told of."""
+def _unrecorded(folder: Folder, known: set[str]) -> PastRun | None:
+    """The run that is going on, or that was killed and has no line yet."""
     try:
         state = folder.read_state()
     except BatchflexError:
@@ -141,4 +141,4 @@ def _not_told(folder: Folder, known: set[str]) -> Told | None:
     if state.get("run_id") in known:
         return None
     goes_on = state.get("status") == "running" and folder.is_held()
-    return _told(folder, msgspec.json.encode(state if goes_on else line_of_last(state)))
+    return _past_run(folder, msgspec.json.encode(state if goes_on else line_of_last(state)))

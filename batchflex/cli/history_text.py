@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core import count, duration, money, one_line, short
+from ..core import aligned, clipped, count, duration, money, one_line, short
 from ..storage import sent
-from .history import Entry, History, Told
+from .history import Entry, History, PastRun
 
 _UNWANTED = ("busy", "skipped")
 _INDENT = "    "
 _ENDING = 12  # what most lines need of the last column
-_WORTH_TELLING_S = 1.0  # of a run that never began: how long it waited
+_WORTH_SHOWING_S = 1.0  # of a run that never began: how long it waited
 
 
 class _Row(NamedTuple):
-    """``times`` runs in a row of which nothing came, for the same reason; else one run. ``last`` is the last of them."""
+    """One run, or ``times`` of them in succession that did not begin for the same reason. ``last`` is the last of them."""
 
-    told: Told
+    run: PastRun
     times: int
     last: Entry
 
@@ -36,12 +36,12 @@ def text(history: History, *, last: int, width: int, zone: datetime.tzinfo | Non
     several = len(history.folders) > 1
     cells = [_head(several), *(_cells(row, history.folders, zone) for row in shown)]
     kept = [n for n in range(len(cells[0])) if any(line[n] not in ("", "0", "–") for line in cells[1:]) or n in _ALWAYS]
-    table = _aligned([[line[n] for n in kept] for line in cells], width)
+    table = _table([[line[n] for n in kept] for line in cells], width)
     lines = [_title(history, rows, shown, zone), table[0]]
     for row, line in zip(shown, table[1:], strict=True):
         lines.append(line)
-        if why := _why(row.told.entry):
-            lines.append(_cut(f"{_INDENT}{why}", width))
+        if why := _why(row.run.entry):
+            lines.append(clipped(f"{_INDENT}{why}", width))
     lines.append(_sum(history.runs))
     return "\n".join(lines)
 
@@ -57,29 +57,29 @@ def _head(several: bool) -> list[str]:
     return [*(["folder"] if several else [""]), *_HEADS[1:]]
 
 
-def _rows(runs: Sequence[Told]) -> list[_Row]:
-    """Runs as rows: those that only found another at work, one after the other, share one."""
+def _rows(runs: Sequence[PastRun]) -> list[_Row]:
+    """A row for each run; runs in succession that only found another one at work share a row."""
     rows: list[_Row] = []
-    for told in runs:
+    for run in runs:
         before = rows[-1] if rows else None
-        same = before is not None and (told.folder, told.entry.status) == (before.told.folder, before.told.entry.status)
-        if before is not None and same and told.entry.status in _UNWANTED:
-            rows[-1] = _Row(before.told, before.times + 1, told.entry)
+        same = before is not None and (run.folder, run.entry.status) == (before.run.folder, before.run.entry.status)
+        if before is not None and same and run.entry.status in _UNWANTED:
+            rows[-1] = _Row(before.run, before.times + 1, run.entry)
         else:
-            rows.append(_Row(told, 1, told.entry))
+            rows.append(_Row(run, 1, run.entry))
     return rows
 
 
 def _cells(row: _Row, folders: Sequence[Path], zone: datetime.tzinfo | None) -> list[str]:
-    entry = row.told.entry
+    entry = row.run.entry
     began = entry.done is not None
     ended = entry.finished_at or entry.updated_at or entry.started_at
     took_s = (ended - entry.started_at).total_seconds() if row.times == 1 else 0.0
     numbers = [_new(entry), entry.ok, entry.truncated, entry.filtered, entry.empty, entry.invalid, entry.failed]
     return [
-        _name(row.told.folder, folders),
+        _name(row.run.folder, folders),
         _moment(entry.started_at, zone),
-        duration(took_s) if began or took_s >= _WORTH_TELLING_S else "",
+        duration(took_s) if began or took_s >= _WORTH_SHOWING_S else "",
         f"{entry.done:,}" if began else "",
         *(f"{number:,}" if began else "" for number in numbers),
         short(entry.prompt_tokens + entry.completion_tokens) if began else "",
@@ -97,20 +97,20 @@ def _new(entry: Entry) -> int:
 
 
 def _ended(row: _Row, zone: datetime.tzinfo | None) -> str:
-    entry = row.told.entry
-    told = entry.status
+    entry = row.run.entry
+    words = entry.status
     if entry.stopped_by not in (None, "signal"):
-        told += f": {entry.stopped_by}"
+        words += f": {entry.stopped_by}"
     if entry.retry is not None:
-        told += ", a retry"
+        words += ", a retry"
     if row.times > 1:
         first, last = _moment(entry.started_at, zone), _moment(row.last.started_at, zone)
-        told += f" {row.times:,} times, until {last.removeprefix(first[:11])}"
-    return one_line(told)
+        words += f" {row.times:,} times, until {last.removeprefix(first[:11])}"
+    return one_line(words)
 
 
 def _why(entry: Entry) -> str | None:
-    """What there is to say of a run beside its numbers."""
+    """Why a run ended so, if that is known."""
     if entry.status in _UNWANTED or entry.status == "running":
         return None
     if entry.message:
@@ -123,7 +123,7 @@ def _moment(moment: datetime.datetime, zone: datetime.tzinfo | None) -> str:
 
 
 def _title(history: History, rows: Sequence[_Row], shown: Sequence[_Row], zone: datetime.tzinfo | None) -> str:
-    zones = dict.fromkeys(row.told.entry.started_at.astimezone(zone).tzname() or "local time" for row in shown)
+    zones = dict.fromkeys(row.run.entry.started_at.astimezone(zone).tzname() or "local time" for row in shown)
     which = f"the last {len(shown):,} of {len(rows):,} lines; " if len(shown) < len(rows) else ""
     return f"{_where(history.folders)}: {which}times are {' and '.join(zones)}"
 
@@ -148,8 +148,8 @@ def _name(folder: Path, folders: Sequence[Path]) -> str:
     return str(folder.relative_to(above)) if folder.is_relative_to(above) else str(folder)
 
 
-def _sum(runs: Sequence[Told]) -> str:
-    ran = [told.entry for told in runs if told.entry.done is not None]
+def _sum(runs: Sequence[PastRun]) -> str:
+    ran = [run.entry for run in runs if run.entry.done is not None]
     costs = [entry.cost for entry in ran if entry.cost is not None]
     tokens = sum(entry.prompt_tokens + entry.completion_tokens for entry in ran)
     line = f"in all: {count(len(ran), 'run')}, "
@@ -160,29 +160,18 @@ def _sum(runs: Sequence[Told]) -> str:
     return line + "".join(f"; {number:,} {status}" for status, number in _unbegun(runs))
 
 
-def _unbegun(runs: Sequence[Told]) -> Iterator[tuple[str, int]]:
+def _unbegun(runs: Sequence[PastRun]) -> Iterator[tuple[str, int]]:
     """How many never began, by what became of them."""
     counts: dict[str, int] = {}
-    for told in runs:
-        if told.entry.done is None:
-            counts[told.entry.status] = counts.get(told.entry.status, 0) + 1
+    for run in runs:
+        if run.entry.done is None:
+            counts[run.entry.status] = counts.get(run.entry.status, 0) + 1
     yield from sorted(counts.items())
 
 
-def _aligned(lines: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Columns side by side, closer to each other where they would not fit else."""
-    head = lines[0]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+def _table(lines: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Columns closer to each other where they would not fit else."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     wide = sum(widths[:-1]) + 2 * (len(widths) - 1) + _ENDING
-    between = "  " if wide <= width else " "
-    return [
-        between.join(
-            cell.ljust(size) if name in _LEFT else cell.rjust(size)
-            for name, cell, size in zip(head, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    ]  # fmt: skip
-
-
-def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    right = [number for number, name in enumerate(lines[0]) if name not in _LEFT]
+    return aligned(lines, gap="  " if wide <= width else " ", right=right)

@@ -1,7 +1,8 @@
 """A log file that several processes append to, rotated by size without losing a line of any of them.
 
-Whoever writes holds the file's kernel lock for that line, and opens it anew under the lock: so nobody writes to a file that was
-renamed meanwhile, only one rotates, and a file that something else moves or removes (logrotate) is simply begun again.
+Whoever writes locks the file itself for that line, and opens it anew under the lock: so nobody writes to a file that was renamed
+meanwhile, only one rotates, and a file that something else moves or removes (logrotate) is begun again. There is no second file
+for the lock, and a process that was stopped while it had the lock holds nobody up.
 """
 
 from __future__ import annotations
@@ -11,30 +12,34 @@ import errno
 import fcntl
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 _PATIENCE_S = 0.5  # for a process that was stopped in the middle of its line; after that, a line without rotation
-_MOMENT_S = 0.001
+_RETRY_S = 0.001
 
 
 class SharedFileHandler(RotatingFileHandler):
     """The standard library's handler, for one line at a time. The older files are ``FILE.1`` (the latest) to ``FILE.keep``.
 
-    :raises OSError: from :meth:`write`, if a line cannot be written.
+    ``on_error`` is called with each error of a line that could not be written; by default it is raised.
     """
 
-    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
+    def __init__(
+        self, path: Path, max_bytes: int, keep: int, on_error: Callable[[OSError], None] | None = None
+    ) -> None:
         super().__init__(path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", delay=True, errors="replace")
         self._alone = False
-
-    def write(self, lines: str) -> None:
-        self.handle(logging.makeLogRecord({"msg": lines}))
+        self._on_error = on_error
 
     def touch(self) -> None:
-        """Begin the file, and the folder it is in, if they are not there."""
+        """Begin the file, and the folder it is in, if they are not there.
+
+        :raises OSError: if the file cannot be written.
+        """
         try:
             Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -43,14 +48,17 @@ class SharedFileHandler(RotatingFileHandler):
             pass
 
     def emit(self, record: logging.LogRecord) -> None:
-        with self._locked():
-            try:
-                super().emit(record)
-            finally:
-                stream, self.stream = self.stream, None
-                if stream is not None:
-                    with contextlib.suppress(OSError):  # told by emit
-                        stream.close()
+        try:
+            with self._locked():
+                try:
+                    super().emit(record)
+                finally:
+                    stream, self.stream = self.stream, None
+                    if stream is not None:
+                        with contextlib.suppress(OSError):  # emit has reported it
+                            stream.close()
+        except OSError:
+            self.handleError(record)
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         if not self._alone or not Path(self.baseFilename).stat().st_size:
@@ -58,7 +66,10 @@ class SharedFileHandler(RotatingFileHandler):
         return bool(super().shouldRollover(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # whoever writes tells of it
+        error = sys.exc_info()[1]
+        if self._on_error is None or not isinstance(error, OSError):  # a signal's exception may come here, too
+            raise
+        self._on_error(error)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -74,11 +85,11 @@ class SharedFileHandler(RotatingFileHandler):
             finally:
                 os.close(descriptor)
             if not locked:
-                time.sleep(_MOMENT_S)
+                time.sleep(_RETRY_S)
 
 
 def _lock(descriptor: int) -> bool | None:
-    """False if another has it, None where there are no locks."""
+    """False if another has it, ``None`` where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

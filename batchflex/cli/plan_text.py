@@ -1,4 +1,4 @@
-"""What a job would send, found without sending anything."""
+"""What a job would send, without sending anything."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cach
 from ..engine import Estimate
 from ..plan import Done, Plan
 from ..storage import Folder, disk_space, priced_by, writer
-from . import rendering
+from . import run_text
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
 
 
-class _Look(NamedTuple):
-    """What requests are held against."""
+class _Checks(NamedTuple):
+    """What each request is checked with."""
 
     limits: LimitsSection
     prices: Prices
@@ -28,11 +28,11 @@ class _Look(NamedTuple):
 
 
 class _Pass:
-    """One pass over a plan, counting what would be sent; the first one also for the census of what is ``done``."""
+    """Counts in one pass over a plan what would be sent. With ``survey`` it also finds what has changed since ``done``."""
 
-    def __init__(self, plan: Plan, done: Done, look: _Look, *, survey: bool) -> None:
+    def __init__(self, plan: Plan, done: Done, checks: _Checks, *, survey: bool) -> None:
         self.requests = self.faults = 0
-        self.left = Estimate(look.prices)
+        self.left = Estimate(checks.prices)
         self.too_long = 0
         self.longest: TooLong | None = None
         self.example: Request | None = None
@@ -40,19 +40,19 @@ class _Pass:
         for block in plan.blocks():
             self.requests += len(block)
             for request in done.sort_out(block, survey=survey):
-                if (fault := request.fault or unbounded(look.limits, request)) is not None:
+                if (fault := request.fault or unbounded(checks.limits, request)) is not None:
                     self.faults += 1
                     self.first_fault = self.first_fault or fault
                 else:
                     self.left.add(request)
-                    if (long := look.contexts.too_long(request)) is not None:
+                    if (long := checks.contexts.too_long(request)) is not None:
                         self.too_long += 1
                         self.longest = self.longest or long
             self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
 
 
 def forecast(job: Job) -> dict[str, Any]:
-    """Go through the whole plan and hold it against the output folder. Reads; writes nothing, needs no key, no network.
+    """Compare the whole plan with the output folder. Reads only; needs no key and no network.
 
     The result has ``files`` (a sentence, if ``input.since`` says which count), ``notes`` (sentences about the rows:
     columns that are not sent, ids that come twice, that there are none), ``requests``, ``done``, ``truncated`` (of these),
@@ -78,13 +78,13 @@ def forecast(job: Job) -> dict[str, Any]:
     unsealed = writer.unsealed(folder)
     done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes)
     plan.answered = done.holds
-    look = _Look(job.limits, prices, contexts)
-    found = _Pass(plan, done, look, survey=True)
+    checks = _Checks(job.limits, prices, contexts)
+    found = _Pass(plan, done, checks, survey=True)
     diff = done.diff()
     old = folder.read_job() if diff.changed else None
     if diff.changed and job.job.on_change == "keep":
         done.keep_changed()
-        found = _Pass(plan, done, look, survey=False)
+        found = _Pass(plan, done, checks, survey=False)
     left, example = found.left, found.example
     there = disk_space.free(folder.path)
     finished = found.requests - left.requests - found.faults
@@ -135,13 +135,13 @@ def _row(left: Estimate) -> float | None:
 
 
 def _forms(job: Job) -> list[str]:
-    """What the sweep crosses, a line for each list of points, zip and variable of the grid."""
+    """What the sweep combines, a line for each list of points, zip and variable of the grid."""
     swept = job.sweep.forms
     lines = []
     if swept.points:
-        told = "; ".join(_assigned(point) or "(nothing set)" for point in swept.points[:_SHOWN_POINTS])
+        shown = "; ".join(_assigned(point) or "(nothing set)" for point in swept.points[:_SHOWN_POINTS])
         more = "; …" if len(swept.points) > _SHOWN_POINTS else ""
-        lines.append(f"{format.count(len(swept.points), 'point')}: {told}{more}")
+        lines.append(f"{format.count(len(swept.points), 'point')}: {shown}{more}")
     if swept.zip:
         lines.append(f"together: {_assigned(swept.zip)}")
     return lines + [_assigned({name: values}) for name, values in swept.grid.items()]
@@ -154,11 +154,11 @@ def _assigned(values: Mapping[str, Any]) -> str:
 def _disk(found: Mapping[str, Any]) -> str:
     about = "about" if found["disk_is_measured"] else "up to about"
     needed, for_results = (disk_space.words(found[name]) for name in ("disk_needed", "disk_needed_for_results"))
-    told = f"{about} {needed}, {for_results} of it for the table of results"
+    text = f"{about} {needed}, {for_results} of it for the table of results"
     if found["disk_free"] is None:
-        return told
+        return text
     enough = "" if found["disk_needed"] < found["disk_free"] else ": that may not suffice"
-    return f"{told}; {disk_space.words(found['disk_free'])} are free{enough}"
+    return f"{text}; {disk_space.words(found['disk_free'])} are free{enough}"
 
 
 _ON_CHANGE = {
@@ -173,9 +173,9 @@ def text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
-        *(f"  files     {told.removeprefix('input files ')}" for told in found["files"]),
+        *(f"  files     {files.removeprefix('input files ')}" for files in found["files"]),
     ]
-    lines += [f"  note      {told}" for told in found["notes"]]
+    lines += [f"  note      {note}" for note in found["notes"]]
     swept = list(found["forms"])
     if len(swept) > 1:
         swept.append(f"{found['points']:,} points in all")
@@ -187,7 +187,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
         lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
     if found["truncated"]:
-        lines.append(f"  truncated {rendering.truncated(found['truncated'], found['out'])}")
+        lines.append(f"  truncated {run_text.truncated(found['truncated'], found['out'])}")
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = format.count(found["unaskable"], "request")
@@ -211,7 +211,7 @@ def text(found: dict[str, Any]) -> str:
             )
         if found["unpriced"]:
             lines.append(
-                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it tells none"
+                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it lists none"
             )
         if found["too_long"]:
             rows = format.count(found["too_long"], "prompt is", "prompts are")

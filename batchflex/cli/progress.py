@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ..core import Event, one_line
 from ..storage import RunState
 from . import run_log
-from .run_log import Log
+from .run_log import RunLog, StreamHandler
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
 class Bar:
-    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens. A terminal that is gone ends no run by
-    taking nothing any more (the SIGHUP that comes with it does, in order): what it does not take is not shown.
+    """A tqdm bar: rows done and planned, rate, time left, in flight, failed, tokens.
 
-    tqdm is imported with the first bar: a run without a terminal, as cron starts it, does without.
+    What a terminal that is gone does not take is not shown: not the failed write ends the run but the SIGHUP, in order. tqdm is
+    imported with the first bar, so that a run without a terminal, as cron starts it, does without.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -73,49 +72,9 @@ class Bar:
                 self._bar.close()
 
 
-class Several:
-    """All of these. With ``debug`` they are told by which rules failures were read."""
-
-    def __init__(self, observers: Sequence[Bar | Log | Quiet], *, debug: bool = False) -> None:
-        self._observers = observers
-        self.debug = debug
-
-    def tick(self, run_state: RunState) -> None:
-        for observer in self._observers:
-            observer.tick(run_state)
-
-    def note(self, text: str) -> None:
-        for observer in self._observers:
-            observer.note(text)
-
-    def event(self, event: Event) -> None:
-        for observer in self._observers:
-            observer.event(event)
-
-    def close(self) -> None:
-        for observer in self._observers:
-            observer.close()
-
-
-class Quiet:
-    """Nothing."""
-
-    def tick(self, run_state: RunState) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def event(self, event: Event) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | Log | Quiet:
-    """What fits where standard error goes."""
+def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | RunLog:
+    """A bar if standard error is a terminal, else lines of a log; with ``quiet`` nothing."""
     stream = sys.stderr if stream is None else stream
-    if quiet:
-        return Quiet()
-    return Bar(stream) if stream.isatty() else Log(run_log.to_stream(stream))
+    if not quiet and stream.isatty():
+        return Bar(stream)
+    return RunLog([] if quiet else [StreamHandler(stream)])

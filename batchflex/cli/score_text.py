@@ -1,11 +1,11 @@
-"""Scores for people: what is told of them as tables that fit a terminal. Pure."""
+"""Scores for people, as tables that fit a terminal. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import count, duration, money, one_line
+from ..core import aligned, clipped, count, duration, money, one_line
 
 _MOST_POINTS = 50
 _WIDEST = 24
@@ -15,10 +15,10 @@ _SHOWN_LABELS = 12
 def text(found: Mapping[str, Any]) -> str:
     """What ``scores.json`` holds, in as many lines as it takes."""
     lines = [f"scores of {count(found['rows'], 'row')}, with {100 * found['level']:g} % intervals"]
-    lines += _aligned(_table(found))
+    lines += _indented(_table(found))
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
-    lines += _aligned(_samples(found))
+    lines += _indented(_samples(found))
     if len(found["points"]) == 1:
         for name, score in found["points"][0]["scores"].items():
             lines += _labels(name, score["labels"])
@@ -33,15 +33,15 @@ def text(found: Mapping[str, Any]) -> str:
 
 def judge_line(judge: Mapping[str, Any]) -> str:
     """How a judge's run stands, in a line."""
-    said = f"judge of {judge['name']}: {judge['graded']:,} of {count(judge['asked'], 'answer')} graded"
+    line = f"judge of {judge['name']}: {judge['graded']:,} of {count(judge['asked'], 'answer')} graded"
     if judge["unreadable"]:
-        said += f", {judge['unreadable']:,} without a grade that can be read"
-    said += f"; {judge['prompt_tokens']:,} prompt + {judge['completion_tokens']:,} completion tokens"
+        line += f", {judge['unreadable']:,} without a grade that can be read"
+    line += f"; {judge['prompt_tokens']:,} prompt + {judge['completion_tokens']:,} completion tokens"
     if judge["cost"] is not None:
-        said += f", {money(judge['cost'])}"
+        line += f", {money(judge['cost'])}"
     if judge["stopped_by"]:
-        said += f"; stopped by {judge['stopped_by']}: {one_line(judge['message'] or '')}; run again to grade the rest"
-    return said
+        line += f"; stopped by {judge['stopped_by']}: {one_line(judge['message'] or '')}; run again to grade the rest"
+    return line
 
 
 def number(value: float | None, interval: Sequence[float | None] = ()) -> str:
@@ -89,9 +89,8 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
-def _cell(value: Any) -> str:
-    shown = one_line(str(value)) if value is not None else "–"
-    return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 1]}…"
+def _cell(value: Any, most: int = _WIDEST) -> str:
+    return "–" if value is None else clipped(one_line(str(value)), most)
 
 
 def _samples(found: Mapping[str, Any]) -> list[list[str]]:
@@ -127,49 +126,46 @@ def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
     lines = [[f"{name}: expected ↓ answered →", *map(_cell, labels["names"]), "precision", "recall", "F1"]]
     for at, label in enumerate(labels["names"]):
         if labels["support"][at]:
-            told = (number(labels[measure][at]) for measure in ("precision", "recall", "f1"))
-            lines.append([_cell(label), *(f"{n:,}" for n in labels["matrix"][at]), *told])
-    return [*_aligned(lines), f"  macro F1 of {name}: {number(labels['macro_f1'])}"]
+            measures = (number(labels[measure][at]) for measure in ("precision", "recall", "f1"))
+            lines.append([_cell(label), *(f"{n:,}" for n in labels["matrix"][at]), *measures])
+    return [*_indented(lines), f"  macro F1 of {name}: {number(labels['macro_f1'])}"]
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """Columns under their heads: what is text at the first place, numbers to the right."""
-    if not lines:
-        return []
-    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
-    return [
-        "  " + "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+def _indented(lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in aligned(lines, gap="   ")]
 
 
 # --------------------------------------------------------------------------------------------------- a comparison
 
-_LONGEST_SAID = 60
+_LONGEST_ANSWER = 60
 
 
-def comparison(told: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int) -> str:
-    """What a comparison tells, as tables; ``flips`` are those of ``flipped`` items to be shown, ``names`` the two sides."""
-    lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(told['items'], 'item')} on both sides"]
-    if told["only_a"] or told["only_b"]:
-        lines[-1] += f"; {told['only_a']:,} only in A and {told['only_b']:,} only in B are left out"
-    interval = f"{100 * told['level']:g} % interval"
+def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int) -> str:
+    """A comparison as tables; ``flips`` are those of the ``flipped`` items that are to be shown, ``names`` the two operands."""
+    lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(found['items'], 'item')} on both sides"]
+    if found["only_a"] or found["only_b"]:
+        lines[-1] += f"; {found['only_a']:,} only in A and {found['only_b']:,} only in B are left out"
+    interval = f"{100 * found['level']:g} % interval"
     table = [["", "items", "A", "B", "B - A", interval, "p", "test", "wins", "losses", "ties"]]
-    for score in told["scores"]:
+    for score in found["scores"]:
         ends = number(score["difference"], (score["low"], score["high"])).partition(" ")
         table.append([
             score["name"], f"{score['items']:,}", number(score["a"]), number(score["b"]),
             _signed(score["difference"]), ends[2] or "–", p_value(score["p_value"]), score["method"] or "–",
             f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
         ])  # fmt: skip
-    lines += _aligned(table)
-    lines += _aligned([["", "rows", "tokens", "cost", "latency"], *(_side(name, told[name.lower()]) for name in "AB")])
+    lines += _indented(table)
+    lines += _indented(
+        [["", "rows", "tokens", "cost", "latency"], *(_side(name, found[name.lower()]) for name in "AB")]
+    )
     if flipped:
         shown = [["flipped", "item", "A", "B", "A said", "B said"]]
         for flip in flips:
-            said = [_brief(flip.get(f"content_{side}")) for side in "ab"]
-            shown.append([str(flip["score"]), _brief(flip["item"]), number(flip["a"]), number(flip["b"]), *said])
-        lines += _aligned(shown)
+            said = [_cell(flip.get(f"content_{side}"), _LONGEST_ANSWER) for side in "ab"]
+            shown.append(
+                [str(flip["score"]), _cell(flip["item"], _LONGEST_ANSWER), number(flip["a"]), number(flip["b"]), *said]
+            )
+        lines += _indented(shown)
         if flipped > len(flips):
             lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
     else:
@@ -193,8 +189,3 @@ def _signed(value: float | None) -> str:
 def p_value(p: float | None) -> str:
     """``0.031``, ``<0.001``."""
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _brief(value: Any) -> str:
-    shown = one_line(str(value)) if value is not None else "–"
-    return shown if len(shown) <= _LONGEST_SAID else f"{shown[: _LONGEST_SAID - 1]}…"

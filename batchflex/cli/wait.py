@@ -1,23 +1,23 @@
-"""Waiting until the run that holds a folder has ended."""
+"""Waits until the run that holds a folder has ended."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from ..config import deadline_s
-from ..core import BatchflexError, FolderBusy, Interrupted, duration, ending
+from ..core import BatchflexError, FolderBusy, Interrupted, duration, ending, raising
 from ..storage import Attempt, Folder
+from .run_text import rows_done
 
 T = TypeVar("T")
 
-_LOOKS_EVERY_S = 0.5
-_SAYS_EVERY_S = 600.0
+_POLL_EVERY_S = 0.5
+_SAY_EVERY_S = 600.0
 
 
 def patiently(
@@ -28,10 +28,8 @@ def patiently(
     *,
     until_deadline_s: float | None = None,
 ) -> T:
-    """Do the work once nobody holds the folder, and again if somebody was quicker. Waits ``wait_s`` seconds at most, and no
-    longer than until the deadline.
-
-    Says what it waits for when it begins to, and every ten minutes.
+    """Do the work once no run holds the folder, and wait on if another one gets the lock first. Waits ``wait_s`` seconds at most,
+    and no longer than until the deadline. Says what it waits for at first, and every ten minutes.
 
     :raises FolderBusy: if the folder was held all the time.
     :raises Interrupted: at SIGINT, SIGTERM or SIGHUP while it waits.
@@ -40,21 +38,21 @@ def patiently(
     most_s = wait_s if until_deadline_s is None else min(wait_s, until_deadline_s)
     due = began
     while True:
-        with _interruptible(folder):
+        with raising(ending(), partial(_interrupted, folder)):
             while folder.is_held():
                 now = time.monotonic()
                 if now - began >= most_s:
                     raise FolderBusy(_too_long(folder, most_s, by_deadline=most_s < wait_s))
                 if now >= due:
                     say(_waiting(folder, now - began, most_s))
-                    due = now + _SAYS_EVERY_S
-                time.sleep(min(_LOOKS_EVERY_S, max(0.0, began + most_s - now)))
+                    due = now + _SAY_EVERY_S
+                time.sleep(min(_POLL_EVERY_S, max(0.0, began + most_s - now)))
         try:
             return work()
         except FolderBusy:
             if time.monotonic() - began >= most_s:
                 raise
-            time.sleep(_LOOKS_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
 
 
 def left_s(deadline: str | float | None, attempt: Attempt) -> float | None:
@@ -71,39 +69,24 @@ def _waiting(folder: Folder, waited_s: float, most_s: float) -> str:
 
 
 def _progress(folder: Folder) -> str:
-    """How far that run is, as far as is known."""
+    """How far that run is, if that is known."""
     with contextlib.suppress(BatchflexError, KeyError, TypeError, ValueError):
         state = folder.read_state()
         if state["status"] == "running":
-            of = f" of {state['planned']:,}" if state["planned"] else ""
-            return f"; {state['done']:,}{of} rows are done"
+            return f"; {rows_done(state['done'], state['planned'])} rows are done"
     return ""
 
 
 def _too_long(folder: Folder, most_s: float, *, by_deadline: bool) -> str:
-    why = "the deadline has come" if by_deadline else f"that was waited for {duration(most_s)}"
+    why = "the deadline has come" if by_deadline else f"this one has waited for {duration(most_s)}"
     return (
         f"another run still holds {folder.path}{folder.holder()}, and {why}; nothing was sent. "
         f"How it is going: batchflex status {folder.path}"
     )
 
 
-@contextlib.contextmanager
-def _interruptible(folder: Folder) -> Iterator[None]:
-    """What ends a run ends the waiting at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Interrupted(
-            f"interrupted by {name} while it waited for the run that holds {folder.path}; nothing was sent", number
-        )
-
-    before = {number: signal.signal(number, stop) for number in ending()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupted(folder: Folder, number: int) -> Interrupted:
+    name = signal.Signals(number).name
+    return Interrupted(
+        f"interrupted by {name} while it waited for the run that holds {folder.path}; nothing was sent", number
+    )

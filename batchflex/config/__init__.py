@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         read as read,
     )
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
+    from .partial import job_of_section as job_of_section
     from .path_variables import expanded as expanded, literal as literal
     from .pricing import cost_usd as cost_usd, price_usd as price_usd
     from .run_outcomes import (

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         cell_values as cell_values,
         format as format,
         malloc as malloc,
-        redact as redact,
         shell_command as shell_command,
         signals as signals,
         sorted_keys as sorted_keys,
@@ -54,6 +53,8 @@ if TYPE_CHECKING:
         unquoted as unquoted,
     )
     from .format import (
+        aligned as aligned,
+        clipped as clipped,
         count as count,
         duration as duration,
         money as money,
@@ -61,16 +62,15 @@ if TYPE_CHECKING:
         short as short,
     )
     from .gil import GilYield as GilYield
-    from .redact import (
-        Redactor as Redactor,
-        fit_json as fit_json,
+    from .redact import Redactor as Redactor, redacted as redacted
+    from .request_keys import KeySet as KeySet
+    from .safe_text import (
         json_line as json_line,
         one_line as one_line,
-        redacted as redacted,
-        shown as shown,
+        printable as printable,
+        printable_json as printable_json,
     )
-    from .request_keys import KeySet as KeySet
-    from .signals import ending as ending
+    from .signals import ending as ending, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, halves as halves, raw as raw
     from .timings import TIMINGS as TIMINGS
     from .types import (
@@ -121,12 +121,13 @@ __all__, __getattr__, __dir__ = exports(
             "Transient",
         ],
         "events": ["Event", "Level", "RULE", "Tell", "Teller", "brief", "guarded", "ident", "named", "unquoted"],
-        "format": ["count", "duration", "money", "seconds_between", "short"],
+        "format": ["aligned", "clipped", "count", "duration", "money", "seconds_between", "short"],
         "gil": ["GilYield"],
         "request_keys": ["KeySet"],
         "malloc": [],
-        "redact": ["Redactor", "fit_json", "json_line", "one_line", "redacted", "shown"],
-        "signals": ["ending"],
+        "redact": ["Redactor", "redacted"],
+        "safe_text": ["json_line", "one_line", "printable", "printable_json"],
+        "signals": ["ending", "raising"],
         "sorted_keys": ["SortedKeys", "halves", "raw"],
         "timings": ["TIMINGS"],
         "version": ["__version__"],
@@ -147,5 +148,5 @@ __all__, __getattr__, __dir__ = exports(
             "Usage",
         ],
     },
-    modules=["cell_values", "shell_command", "format", "malloc", "redact", "signals", "sorted_keys"],
+    modules=["cell_values", "shell_command", "format", "malloc", "signals", "sorted_keys"],
 )

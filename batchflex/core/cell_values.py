@@ -1,4 +1,4 @@
-"""Values as text, where a format or a name has place for nothing else. Pure."""
+"""Values as text, for formats and names that hold nothing else. Pure."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@
     │   └── JobChanged      its answers came from a different job, and `on_change` is "stop" exit 2
     ├── StorageError        an answer cannot be written: disk full, no permission            exit 3
     ├── RunStopped          a run of `complete` stopped before every row had its answer      exit 3
-    ├── Interrupted         a signal came while it waited for its turn                       exit 129, 130, 143
+    ├── Interrupted         a signal came while it waited for the lock                       exit 129, 130, 143
     └── AttemptError        one attempt at one request failed; never leaves the run
         ├── Transient       worth another attempt
         │   ├── NotReady    the endpoint says that it is starting: it is waited for, as in an outage
-        │   └── Deferred    nothing the row can help: it waits for its endpoint, and that costs no attempt
+        │   └── Deferred    not the row's fault: it waits for its endpoint, and that costs no attempt
         │       └── RateLimited the endpoint asked this key to wait
         ├── RowFault        final for this request: its row becomes ``failed``
         │   └── Filtered    the request was refused for its content: its row becomes ``filtered``
@@ -101,7 +101,7 @@ class RunStopped(BatchflexError):
 
 
 class Interrupted(BatchflexError):
-    """A signal ended the waiting for a folder that another run holds."""
+    """A signal ended the wait for a folder that another run holds."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -113,10 +113,10 @@ class AttemptError(Exception):
 
     ``message`` are the server's words where it said any. ``http_status`` is ``None`` when no answer arrived.
     ``body`` is the raw answer (at most 64 KB), kept for the row. ``error_type`` and ``error_code`` are the
-    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``request_id`` is what the
-    server called this attempt, if it said. ``rule`` is the name of the rule of :mod:`batchflex.protocol.classify` that applied.
-    ``billed`` tells whether the endpoint may have worked, and charge, for this attempt all the same; ``usage`` is what it says
-    that took, if it does. ``sent`` is false if no request could go out.
+    server's own, else a short name of what happened (``connect``, ``timeout``, ``bad_answer``, …). ``request_id`` is the
+    server's name for this attempt, if it gave one. ``rule`` is the name of the rule of :mod:`batchflex.protocol.classify` that
+    applied. ``billed`` says whether the endpoint may charge for this attempt all the same; ``usage`` is what it says that the
+    attempt used. ``sent`` is false if no request could go out.
     """
 
     billed = False
@@ -149,9 +149,9 @@ class AttemptError(Exception):
 class Transient(AttemptError):
     """Worth another attempt.
 
-    ``blame`` says whom to hold responsible when every attempt fails: the ``row`` (a permanent 500, an answer
-    without choices: the endpoint works, this request does not) or the ``endpoint`` (unreachable, cut off,
-    overloaded): then the row is not marked failed unless others are answered meanwhile.
+    ``blame`` says what is at fault when every attempt fails: the ``row`` (a permanent 500, an answer without choices: the
+    endpoint works, this request does not) or the ``endpoint`` (unreachable, cut off, overloaded): then the row is not marked
+    failed unless others are answered meanwhile.
     """
 
     blame: Blame = "endpoint"
@@ -166,23 +166,23 @@ class NotReady(Transient):
 
 
 class Deferred(Transient):
-    """The endpoint's fault as is known already (it is down, its credit is spent): costs the row no attempt.
+    """A fault of the endpoint that is known already (it is down, its credit is spent): costs the row no attempt.
 
-    ``wait_s`` is how long this row waits by itself; all that wait for the endpoint wait anyway.
+    ``wait_s`` is how long this row waits at least, beside the wait of all for the endpoint.
     """
 
     wait_s = 0.0
 
 
 class KeyReplaced(Deferred):
-    """The key was refused, and there is another now: the request is sent anew with that."""
+    """The key was refused, and there is a new one: the request is sent again with that."""
 
 
 class RateLimited(Deferred):
     """429, or a 5xx that hides one. ``retry_after_s`` is the server's wait, ``None`` if it gave none.
 
-    ``limit_kind`` is which limit refused, ``None`` if that was not said; of one on what is in flight ``limit`` is how
-    many may be, if that was said.
+    ``limit_kind`` is the limit that was hit, ``None`` if the server did not say; of a limit on requests in flight ``limit`` is
+    how many are allowed, if the server said.
     """
 
     limit_kind: LimitKind | None = None

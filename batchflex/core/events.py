@@ -1,7 +1,7 @@
-"""What happens in a run, as an observer that listens is told it, with words that are fit for a log. Pure.
+"""What happens in a run, as events for an observer, with a message that is fit for a log. Pure.
 
 A server may repeat in an error whatever it was sent, and so may a mistake in a row or a template. Such words are for whoever
-reads the results; a log is told the same sentence without them.
+reads the results; a log gets the same sentence without them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Level = Literal["info", "warning", "error"]
 Tell = Callable[["Event"], None]
 
 _OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
-RULE = "rule"  # the name of the event that tells by which rule a failure was read, once for each rule
+RULE = "rule"  # the name of the event that says by which rule a failure was read, once for each rule
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
-# What follows was found somewhere: in a job, a row, a template.
+# What may hold values of a job, a row or a template, and what is left of it.
 _FOUND = [
     (re.compile(r"[;,:]? ?\bfound .*"), ""),
     (re.compile(r"^(\s*[\w.-]+): .* → .*"), r"\1"),  # what changed, from and to
@@ -28,10 +28,10 @@ _FOUND = [
 
 
 class Event(NamedTuple):
-    """``message`` is a sentence for whoever watches; ``logged`` the same without words of others, if it has any.
+    """``message`` is a sentence for whoever watches; ``logged`` the same without the words of servers, if it has any.
 
-    ``facts`` are its numbers, and what tells which row or endpoint it is about; ``request`` the body that was sent. Without
-    ``shown`` it is for a log alone: there may be thousands of them.
+    ``facts`` are its numbers, and which row or endpoint it is about; ``request`` is the body that was sent. Without ``shown`` it
+    is for a log alone: there may be thousands of them.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Watching(Protocol):
 
 
 class Teller:
-    """Tells an observer what happens: events, if it has a method ``event``, else notes of what is to be shown. Only one whose
-    ``debug`` is true is told by which rules failures are read."""
+    """Passes events on to an observer: as they are, if it has a method ``event``, else as notes of what is to be shown. Only one
+    whose ``debug`` is true gets the events that say by which rules failures were read."""
 
     def __init__(self, observer: Watching, job: str, run_id: str) -> None:
         self._note = observer.note
@@ -72,9 +72,9 @@ class Teller:
 
 
 def brief(http_status: int | None, error_type: str | None, error_code: str | None, words: str | None) -> str:
-    """What went wrong without the words of a server: ``HTTP 400, invalid_request_error, context_length_exceeded``.
+    """What went wrong, without the words of a server: ``HTTP 400, invalid_request_error, context_length_exceeded``.
 
-    Where no answer came the ``words`` are our own. What is no plain name is no type or code.
+    Where no answer came the ``words`` are ours, and may stay. A type or code that is not a plain name is left out.
     """
     if http_status is None:
         return words or "it failed" if error_type in ("connect", "timeout", "bad_answer") else error_type or "it failed"
@@ -96,7 +96,7 @@ class _Ended(Protocol):
 
 
 def unquoted(outcome: _Ended) -> str:
-    """Why a row has no answer that fits, as :func:`brief`."""
+    """Why a row has no valid answer, as :func:`brief`."""
     return brief(outcome.http_status, outcome.error_type, outcome.error_code, outcome.error_message)
 
 
@@ -105,7 +105,7 @@ def ident(request_id: str | None) -> str:
 
 
 def named(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a failure, without a type or code that is no plain name, and without what is not known."""
+    """The facts of a failure that are known, without a type or code that is not a plain name."""
     kept = {name: value for name, value in facts.items() if value is not None}
     for name in ("error_type", "error_code"):
         if name in kept and not _NAME.fullmatch(kept[name]):
@@ -114,7 +114,7 @@ def named(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def guarded(text: str) -> str:
-    """An error's text without values that were found in a job, a row or a template, nor anything that looks like a key."""
+    """The message of an error without values of a job, a row or a template, and without what looks like a key."""
     lines = []
     for line in redacted(text).splitlines():
         for pattern, instead in _FOUND:

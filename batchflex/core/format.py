@@ -1,8 +1,9 @@
-"""Counts, durations and money, as people read them. Pure."""
+"""Counts, durations and money for people. Pure."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection, Sequence
 
 
 def count(number: float, noun: str, plural: str | None = None) -> str:
@@ -31,6 +32,23 @@ def short(number: int) -> str:
     return str(number)
 
 
+def clipped(text: str, most: int) -> str:
+    """The text in ``most`` characters, the last of them ``…`` if it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def aligned(lines: Sequence[Sequence[str]], *, gap: str = "  ", right: Collection[int] = ()) -> list[str]:
+    """The cells of each line below those of the line before; the columns with these numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        gap.join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
 def seconds_between(one: str, two: str) -> float:
-    """Between two moments as ``run.json`` tells them."""
+    """Between two moments in ISO format, as in ``run.json``."""
     return (datetime.datetime.fromisoformat(two) - datetime.datetime.fromisoformat(one)).total_seconds()

@@ -1,7 +1,7 @@
-"""Memory that a process has freed goes back to the system.
+"""Gives memory that the process has freed back to the system.
 
-Left as they are, the three allocators in play (glibc's for Python and C, Arrow's, polars') each keep what was freed for
-later, and more of it the longer a run goes on: a few hundred MB that no other can use.
+By default the three allocators at work (glibc's for Python and C, Arrow's, polars') each keep what was freed for later, and more
+of it the longer a run goes on: a few hundred MB that no other process can use.
 """
 
 from __future__ import annotations
@@ -13,25 +13,22 @@ import os
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _MAPPED_BYTES, _TRIMMED_BYTES = 256 << 10, 128 << 10
 _MAPPED_SHORT_BYTES, _TRIMMED_SHORT_BYTES = 4 << 20, 32 << 20
-_ENVIRONMENT = {
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
-}
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
 
 
 def trim() -> None:
-    """Give back what is free now between blocks that are not (malloc_trim(3)). Takes some milliseconds."""
+    """Give back what is free now between blocks that are in use (malloc_trim(3)). Takes some milliseconds."""
     with contextlib.suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def give_back(*, short: bool = False) -> None:
-    """Set the allocators up. For a program of its own, before pyarrow and polars are imported; what the environment says
-    already is left as it is. One that is over in a moment (``short``) keeps more: pages that are given back and taken again
-    cost a third of the time in which a table is written.
+    """Set the allocators up. Only for a process of our own, before pyarrow and polars are imported; what the environment sets
+    already stays. A process that is over in a moment (``short``) keeps more: pages that are given back and taken again cost a
+    third of the time in which a table is written.
 
-    glibc moves the size from which on a block is mapped by itself, and so unmapped when it is freed, up to 32 MB as soon
-    as such a block is freed; given by hand, it stays (mallopt(3)). One arena is enough where the interpreter lock lets one
+    glibc raises the size from which on a block is mapped separately, and so unmapped when it is freed, up to 32 MB as soon
+    as such a block is freed; set explicitly, it stays (mallopt(3)). One arena is enough where the interpreter lock lets one
     thread run at a time.
     """
     for name, value in _ENVIRONMENT.items():

@@ -1,4 +1,4 @@
-"""Words that came from elsewhere: without what may be a secret in them, and fit to be shown. Pure."""
+"""Takes what may be a secret out of text that came from elsewhere. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY_VALUE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_NAMED = re.compile(  # by what stands before it
+_NAMED = re.compile(  # by what precedes it
     r"""
     ([?&](?:[\w-]*api[_-]?key | key | token | [\w-]*_token | secret | password | sig | signature)= | \bbearer\s+(?=\S*\d))
     [^\s&'"]{6,}
@@ -35,20 +35,20 @@ def redacted(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------- known secrets
 
-# What people write where a server wants some key and takes any.
+# What people write where a server wants some key and accepts any.
 _PLACEHOLDERS = {
     "anything", "api-key", "apikey", "changeme", "default", "dummy", "dummy-key", "empty", "fake", "fake-key", "key", "llama",
     "llama.cpp", "lm-studio", "local", "localhost", "no-key", "no-key-required", "none", "not-needed", "not-required",
     "nothing", "null", "ollama", "placeholder", "sk-dummy", "sk-fake", "sk-no-key", "sk-no-key-required", "sk-none",
     "sk-not-needed", "sk-test", "sk-xxx", "test", "test-key", "token", "unused", "vllm", "xxx", "your-api-key",
 }  # fmt: skip
-_SHORTEST = 4  # what is shorter protects nothing, and stands in every other answer
-_AS_A_WORD = 8  # what is shorter may stand in a longer word or number by chance
+_SHORTEST = 4  # what is shorter protects nothing, and occurs in every other answer
+_AS_A_WORD = 8  # what is shorter may be in a longer word or number by chance
 _PLAIN_WORD = 12  # the same, of letters alone or digits alone
 _DEEPEST = 3  # escapes within escapes: a server's error, quoted by a proxy, quoted by another
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 _MORE_BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]|\\/)*=*")
-# Cheap to look for where there are none. Of ASCII, and of all, for secrets that are not.
+# A cheap sign of escapes, and how they look: where all secrets are ASCII, and where some are not.
 _ESCAPES = {
     True: [(b"\\u", re.compile(rb"\\u00[2-7]")), (b"%", re.compile(rb"%(?:25){0,4}[2-7][0-9A-Fa-f]"))],
     False: [(b"\\u", re.compile(rb"\\u")), (b"%", re.compile(rb"%(?:25){0,4}[0-9A-Fa-f]{2}"))],
@@ -59,15 +59,14 @@ _ESCAPED = re.compile(
 
 
 class Redactor:
-    """Takes secrets out of what a server says, in whatever form it repeats them: as they are, escaped as in JSON, URLs and HTML,
-    also partly and several times over, and in base64, also as a part of something longer (``Basic`` of user and key).
+    """Takes secrets out of what a server says, in whatever form it repeats them: as they are; escaped as in JSON, URLs and HTML,
+    also in part or several times over; in base64, also as a part of something longer (``Basic`` of user and key).
 
-    What is a secret: all of four characters and more, but for the usual placeholders (``EMPTY``, ``none``, ``not-needed``, …)
-    and for short words and numbers (letters alone, or digits alone, of fewer than eight). One of fewer than eight characters
-    (of letters or digits alone: twelve) counts where it stands as a word of its own. So a server that is given ``a`` or ``EMPTY``
-    for a key spoils no answer.
+    A secret is whatever has four characters or more, except the usual placeholders (``EMPTY``, ``none``, ``not-needed``, …) and
+    words and numbers of fewer than eight letters or digits. One of fewer than eight characters (of letters or digits alone:
+    twelve) is only taken out where it is a word by itself. So a key such as ``a`` or ``EMPTY`` spoils no answer.
 
-    Not found: a secret that is hashed, reversed, spelled with spaces, or cut in two. Without secrets it is false.
+    Not found are secrets that are hashed, reversed, spelled with spaces, or cut in two. Without secrets the object is false.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -110,7 +109,7 @@ class Redactor:
         return self.text(text) != text
 
     def _may_be_in(self, data: bytes) -> bool:
-        """Looked at for every answer, so what costs little comes first."""
+        """Called with every answer, so the cheap tests come first."""
         for form in self._sought:
             if form in data:
                 return True
@@ -148,14 +147,14 @@ def _stands_alone(secret: str) -> bool:
 
 
 def _forms(secret: str) -> list[bytes]:
-    """A secret as URLs and HTML write it; and as it is where a backslash in it has been taken for an escape."""
+    """A secret as in URLs and in HTML, and as it is after a backslash in it has been read as an escape."""
     others = (quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace"), html.escape(secret))
     plain = re.sub(r'\\+(["/\\])', r"\1", secret)
     return [each.encode("utf-8", "surrogatepass") for each in (*others, plain)]
 
 
 def _cores(secret: bytes) -> list[bytes]:
-    """What stands in any base64 of something with the secret inside, wherever it begins; in both alphabets."""
+    """What any base64 of a text with the secret contains, wherever the secret begins; in both alphabets."""
     cores = []
     for before in range(3):
         coded = base64.b64encode(b"\0" * before + secret)
@@ -188,7 +187,7 @@ def _sign(character: str) -> str:
 
 
 def _without_runs(text: str, core: re.Pattern[str]) -> str:
-    """The text without the base64 that has this in it: all of it, as what stands beside may tell the rest."""
+    """The text without the base64 around this core: all of it, as what is beside may reveal the rest."""
     kept, at = [], 0
     for found in core.finditer(text):
         if found.start() < at:
@@ -221,61 +220,3 @@ def each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, Mapping):
         return {change(name): each_text(inner, change) for name, inner in value.items()}
     return [each_text(inner, change) for inner in value] if isinstance(value, list | tuple) else value
-
-
-# ---------------------------------------------------------------------------------------------------------- to be shown
-
-_LONGEST = 500
-# What a terminal obeys, what turns the text beside it round, and what is not seen at all. The joiners of scripts and emoji are
-# spared.
-_UNSEEN = "\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"
-_UNSHOWN = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
-
-def shown(text: str) -> str:
-    """Words that came from elsewhere, fit for a terminal, a log or a page: what would be obeyed or not be seen stands there as a
-    sign (``␛``, ``�``). Lines and tabs stay."""
-    return text if text.isascii() and text.isprintable() else _UNSHOWN.sub(_sign_for, text)
-
-
-def one_line(text: str, most: int = _LONGEST) -> str:
-    """The same in one line of at most ``most`` characters, with a space for line breaks and control characters."""
-    text = shown(_CONTROL.sub(" ", text).strip())
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
-def _sign_for(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
-
-
-def json_line(data: object, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
-    """JSON in one line, in which what :func:`shown` would replace is escaped, so that it can be shown as it is. Half of a
-    surrogate pair, which JSON cannot say, is ``�``."""
-    import msgspec
-
-    try:
-        encoded = msgspec.json.encode(data, enc_hook=enc_hook)
-    except UnicodeEncodeError:
-        encoded = msgspec.json.encode(
-            each_text(msgspec.to_builtins(data, enc_hook=enc_hook), _whole), enc_hook=enc_hook
-        )
-    return fit_json(encoded)
-
-
-def fit_json(encoded: bytes) -> bytes:
-    """JSON, with what :func:`shown` would replace escaped."""
-    if encoded.isascii() and b"\x7f" not in encoded:  # below a space msgspec escapes by itself
-        return encoded
-    text = encoded.decode("utf-8", "replace")
-    return _UNSHOWN.sub(lambda found: _in_json(found[0]), text).encode()
-
-
-def _in_json(character: str) -> str:
-    pairs = character.encode("utf-16-be")
-    return "".join(f"\\u{pairs[at : at + 2].hex()}" for at in range(0, len(pairs), 2))
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 class KeySet:
     """A growing set of keys: the newest in a Python set, the others in sorted runs of 12 bytes a key.
 
-    Runs are merged when one is no longer much larger than what follows it. Large ones are left alone: merging them would
-    need their size again. Keys are told apart by 96 of their bits: two of ten million are taken for one with a chance of
-    1 in 10^15.
+    Runs are merged when one is no longer much larger than the next. Large ones stay as they are: merging them would need their
+    size again. Keys are compared by 96 of their bits: that two of ten million are taken for one has a chance of 1 in 10^15.
     """
 
     _NEWEST = 1 << 15
@@ -29,7 +28,7 @@ class KeySet:
         return len(self._newest) + sum(run.height for run in self._runs)
 
     def copy(self) -> KeySet:
-        """Another one with the same keys."""
+        """A copy that grows by itself."""
         twin = KeySet()
         twin._newest, twin._runs = set(self._newest), list(self._runs)
         return twin

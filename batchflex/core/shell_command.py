@@ -1,4 +1,4 @@
-"""A command of the user's: bounded in time, and ended with its children."""
+"""Runs a command of the user's: bounded in time, and ended together with its children."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
 
-from .redact import one_line, redacted
+from .redact import redacted
+from .safe_text import one_line
 
 _GRACE_S = 1.0
-_LOOK_S = 0.02
+_POLL_S = 0.02
 _TAIL_BYTES = 2048
 _MOST_WORDS = 200
 _MOST_BYTES = 64 << 10
 
 
 def run(
-    command: str | list[str],
-    told: bytes,
-    more: Mapping[str, str],
-    within_s: float,
-    given_up: threading.Event,
+    command: str | list[str], stdin: bytes, more: Mapping[str, str], within_s: float, cancelled: threading.Event
 ) -> str | None:
-    """Run ``command``, by the shell if it is text, with ``told`` on its standard input; return why it failed, as a sentence.
+    """Run ``command``, by the shell if it is text, with ``stdin`` on its standard input; return why it failed, as a sentence.
 
     ``more`` is added to its environment. Its output goes nowhere but, of a command that fails, into that sentence. When
-    ``within_s`` is over, or ``given_up`` set, it and its children are sent SIGTERM, and a second later SIGKILL. Blocks.
+    ``within_s`` is over, or ``cancelled`` set, it and its children are sent SIGTERM, and a second later SIGKILL. Blocks.
     """
     with tempfile.TemporaryFile() as output:
-        return _ended(command, told, more, within_s, given_up, output, output)
+        return _ended(command, stdin, more, within_s, cancelled, output, output)
 
 
 class Printed(NamedTuple):
@@ -44,34 +41,34 @@ class Printed(NamedTuple):
     fault: str | None
 
 
-def printed(command: str | Sequence[str], within_s: float, given_up: threading.Event) -> Printed:
+def printed(command: str | Sequence[str], within_s: float, cancelled: threading.Event) -> Printed:
     """Run ``command`` as :func:`run` does, with nothing on its standard input, and take what it prints. Blocks."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
-        fault = _ended(command, b"", {}, within_s, given_up, output, said)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        fault = _ended(command, b"", {}, within_s, cancelled, output, errors)
         output.seek(0)
         return Printed(output.read(_MOST_BYTES), fault)
 
 
 def _ended(
     command: str | Sequence[str],
-    told: bytes,
+    stdin: bytes,
     more: Mapping[str, str],
     within_s: float,
-    given_up: threading.Event,
+    cancelled: threading.Event,
     output: IO[bytes],
-    said: IO[bytes],
+    errors: IO[bytes],
 ) -> str | None:
-    # Files, as a pipe would have to be emptied, and would stay open with whatever the command leaves in the background.
-    with tempfile.TemporaryFile() as stdin:
-        stdin.write(told)
-        stdin.seek(0)
+    # Files, as somebody would have to read a pipe, and it would stay open with what the command leaves in the background.
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own command is what is wanted
                 command,
                 shell=isinstance(command, str),
-                stdin=stdin,
+                stdin=given,
                 stdout=output,
-                stderr=said,
+                stderr=errors,
                 env={**os.environ, **more},
                 start_new_session=True,
             )
@@ -79,19 +76,19 @@ def _ended(
             return f"it cannot be started: {getattr(error, 'strerror', None) or error}"
         due = time.monotonic() + within_s
         while (code := process.poll()) is None:
-            if given_up.wait(_LOOK_S) or time.monotonic() >= due:
+            if cancelled.wait(_POLL_S) or time.monotonic() >= due:
                 _end(process)
-                when = "when this was interrupted" if given_up.is_set() else f"after {within_s:.3g} s"
+                when = "when this was interrupted" if cancelled.is_set() else f"after {within_s:.3g} s"
                 return f"it had not ended {when}, and was killed"
         if code == 0:
             return None
         how = f"it exited with {code}" if code > 0 else f"it was ended by {signal.Signals(-code).name}"
-        words = _last_line(said)
+        words = _last_line(errors)
         return f"{how}: {words}" if words else how
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End all of its process group, whatever has become of the command itself."""
+    """End its whole process group, also if the command itself has ended."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

@@ -1,8 +1,13 @@
-"""The signals that ask a run to end."""
+"""The signals that ask a command to end."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import NoReturn
 
 
 def ending() -> list[signal.Signals]:
@@ -11,3 +16,19 @@ def ending() -> list[signal.Signals]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         found.append(signal.SIGHUP)
     return found
+
+
+@contextlib.contextmanager
+def raising(numbers: Iterable[int], make: Callable[[int], BaseException]) -> Iterator[None]:
+    """Raise what ``make`` makes of their number when these signals come. Only in the main thread: no other may set handlers."""
+
+    def handle(number: int, _: FrameType | None) -> NoReturn:
+        raise make(number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in (numbers if in_main else ())}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""128-bit keys as columns, looked up by the block: a set of them that does not change.
+"""An immutable set of 128-bit keys, looked up by the block.
 
-A key costs 16 bytes here (a Python ``set`` of them: some 110). Ten million finished rows are 160 MB; a block of
-4,096 keys is looked up in a few milliseconds. Keys are held as two unsigned 64-bit columns, sorted by the first.
+A key takes 16 bytes (in a Python ``set`` some 110): ten million finished rows are 160 MB. A block of 4,096 keys is looked up in a
+few milliseconds. Keys are two unsigned 64-bit columns, sorted by the first.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def halves(keys: Sequence[bytes]) -> pl.DataFrame:
 
 
 def cut(frame: pl.DataFrame) -> pl.DataFrame:
-    """Keys with 32 bits of ``lo`` in place of 64."""
+    """Keys with the lower 32 bits of ``lo`` alone."""
     return frame.select("hi", (pl.col("lo") & pl.lit(2**32 - 1, dtype=pl.UInt64)).cast(pl.UInt32))
 
 
 class SortedKeys:
-    """An immutable set of keys. Positions it answers are those of the frame it was made from.
+    """Finds the position of a key in the frame that the set was made from.
 
-    Two members that share their first 64 bits cannot both be found: one pair in ten million keys has a chance of
-    3 in a million, and the price is one request asked again.
+    Of two keys that share their first 64 bits only one is found: among ten million keys that has a chance of 3 in a million, and
+    costs one request that is sent again.
     """
 
     def __init__(self, frame: pl.DataFrame) -> None:

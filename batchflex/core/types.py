@@ -11,12 +11,12 @@ import msgspec
 
 Status = Literal["ok", "truncated", "filtered", "empty", "invalid", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "truncated", "filtered", "empty", "invalid", "failed")
-# What a row that ends so needs: somebody's attention. A run with such rows exits with 1.
+# These need somebody's attention: a run with such rows exits with 1.
 BAD: frozenset[Status] = frozenset({"empty", "invalid", "failed"})
-# How an answer ended, whatever word the server has for it; "again" is one that broke off.
+# How an answer ended, whatever the server calls it; "again" is one that broke off.
 Ending = Literal["ok", "truncated", "filtered", "again"]
 
-# Why a request that got no answer is itself to blame for it: see :mod:`batchflex.engine.failure_limit`.
+# Why a request without an answer is itself to blame: see :mod:`batchflex.engine.failure_limit`.
 Proof = Literal["words", "answers", "input"]
 
 CutBy = Literal["limit", "server"]
@@ -29,10 +29,10 @@ Row = dict[str, JsonValue]
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One row of the input, ready to be asked.
 
-    ``contents`` holds for each prompt variant what the row brings to the request body: ``messages`` and any
-    parameters of its own. ``named`` tells whether ``id`` came from the input or is a hash of the row.
-    ``fault`` is set, and ``contents`` empty, when no request can be made of the row. ``former`` is set where a version before
-    made another request of the row, under whose key it may have its answer. ``file`` and ``position`` are as in a request.
+    ``contents`` holds for each prompt variant what the row adds to the request body: ``messages`` and any parameters of its own.
+    ``named`` says whether ``id`` is from the input or a hash of the row. ``fault`` is set, and ``contents`` empty, if no request
+    can be made of the row. ``former`` is set if an earlier version made another request of the row, under whose key its answer
+    may be stored. ``file`` and ``position`` are as in a request.
     """
 
     row: int
@@ -47,9 +47,9 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):
-    """How a request begins, as far as a server may keep that for others. Those of one ``name`` begin alike.
+    """How a request begins, as far as a server may cache that. Requests with one ``name`` begin alike.
 
-    ``is_long`` tells whether it is worth waiting until the server has it.
+    ``is_long`` says whether it is worth waiting until the server has cached it.
     """
 
     name: bytes
@@ -59,15 +59,15 @@ class Prefix(msgspec.Struct, frozen=True, gc=False):
 class Request(msgspec.Struct, frozen=True, gc=False):
     """One planned request: what is sent, and under which key its answer is kept.
 
-    ``key`` identifies what is sent, ``slot`` the place it fills (item, sweep point, sample) whatever is sent there;
-    both are 16 bytes. ``body`` is the JSON object that goes out, without ``stream``. ``max_tokens`` is the limit the
-    body sets on the answer, ``None`` if it sets none. ``fault`` is set when the request cannot be sent. ``prefix`` is what it
-    begins with, if that matters for the order of requests. ``before`` is set when the answer that there is did not
-    fit, or was cut off, and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON
-    object, and ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
-    ``model`` is which the body names. ``file`` stands for the input file of the row and for what the job makes of its rows, and
-    ``position`` is where in that file the row is, from 0; ``None`` of a frame, and where the file cannot be known
-    again. ``grown`` is how often it was asked again with more tokens.
+    ``key`` identifies what is sent, ``slot`` what it is sent for (item, sweep point, sample), whatever is sent; both are 16
+    bytes. ``body`` is the JSON object that is sent, without ``stream``. ``max_tokens`` is the limit that the body sets on the
+    answer, ``None`` if it sets none. ``fault`` is set if the request cannot be sent. ``prefix`` is how it begins, if that
+    matters for the order of requests. ``before`` is the outcome so far, if that answer was rejected or cut off and is to be
+    requested again. In a retry ``retried_with`` are the parameters that it has set, as a JSON object, and ``stands`` is the
+    status of the present answer, which another answer supersedes but a failure does not. ``model`` is that of the body. ``file``
+    identifies the input file of the row together with what the job makes of its rows, and ``position`` is the row's number in
+    that file, from 0; both are ``None`` if the rows come from a data frame, or the file cannot be recognised later. ``grown`` is
+    how often the request was repeated with more tokens.
     """
 
     key: bytes
@@ -91,7 +91,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the server counted them, and what it says they cost, in US dollars; ``None`` where it did not say."""
+    """Tokens as the server counted them, and what it says they cost, in US dollars; ``None`` where it said nothing."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

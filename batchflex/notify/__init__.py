@@ -1,4 +1,4 @@
-"""Who is told how a run ended."""
+"""Who is notified of how a run went, and how."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from . import notifier as notifier
-    from .notifier import Notifier as Notifier
+    from .addresses import missing_addresses as missing_addresses
+    from .notifier import Notifier as Notifier, notify_of_mistakes as notify_of_mistakes, send_test as send_test
 
 __all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "notifier": ["Notifier"],
-    },
-    modules=["notifier"],
+    __name__, {"addresses": ["missing_addresses"], "notifier": ["Notifier", "notify_of_mistakes", "send_test"]}
 )

@@ -1,4 +1,4 @@
-"""The words and bodies in which the end of a run is told. Pure.
+"""Texts and bodies of notifications. Pure.
 
 They hold what ``run.json`` holds: counts, ids, the server's words on the first failure. No prompts and no answers.
 """
@@ -31,7 +31,7 @@ def headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     """How the run went, in a line. ``summary`` is ``run.json``, also of a run that was refused before it began."""
     job, message = one_line(summary["job"]), _short(summary["message"] or "")
     if summary["status"] == "test":
-        return f"{job}: {message}, of how '{event}' is told"
+        return f"{job}: {message} of the event '{event}'"
     if event == "busy":
         return f"{job} was not begun: {message}"
     if summary["status"] == "refused":
@@ -54,7 +54,7 @@ def _rows(summary: Mapping[str, Any]) -> str:
 
 
 def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and value of what is worth knowing beside the headline."""
+    """Names and values to show below the headline."""
     if summary["status"] not in ("refused", "test"):
         yield "Rows", _rows(summary)
         tokens = summary["prompt_tokens"] + summary["completion_tokens"]
@@ -69,19 +69,19 @@ def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def as_text(event: Occasion | End, summary: Mapping[str, Any]) -> str:
-    """A few lines of plain text: what a dead-man's switch is given."""
+    """A few lines of plain text, for a dead-man's switch."""
     lines = [headline(event, summary), *(f"{name}: {value}" for name, value in facts(summary))]
     return "\n".join([*lines, f"Output: {one_line(summary['out'])}"]) + "\n"
 
 
 def as_json(event: Occasion | End, summary: Mapping[str, Any], host: str, **more: Any) -> bytes:
     """The fields of ``run.json``, and the event, the headline and the machine."""
-    told = {"event": event, "text": headline(event, summary), "host": host, **more, **summary}
-    return json_line(told)
+    body = {"event": event, "text": headline(event, summary), "host": host, **more, **summary}
+    return json_line(body)
 
 
 def as_slack(event: Occasion | End, summary: Mapping[str, Any], host: str) -> bytes:
-    """What a Slack webhook takes: a text for notifications, and blocks for the channel."""
+    """The body for a Slack webhook: a text for its own notifications, and blocks for the channel."""
     text = f"{_SIGNS.get(event, '')} {_slack(headline(event, summary))}".strip()
     fields = [{"type": "mrkdwn", "text": f"*{name}*\n{_slack(value)}"} for name, value in facts(summary)]
     where = f"{_slack(one_line(summary['out']))} on {_slack(host)}"
@@ -95,5 +95,5 @@ def as_slack(event: Occasion | End, summary: Mapping[str, Any], host: str) -> by
 
 
 def _slack(text: str) -> str:
-    """Escaped as Slack wants it: the three characters with which a mention or a link could be made."""
+    """Escaped as Slack wants it: the three characters that mentions and links are made of."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

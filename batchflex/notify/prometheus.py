@@ -6,7 +6,7 @@ The label is ``job_name``: a label ``job`` is Prometheus' own, and would be move
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -23,11 +23,12 @@ _HELP = {
     "retries": "Requests that repeat one that failed",
     "rate_limited": "Requests that the endpoint turned away to wait",
 }
+_Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
 _SUMMED = (*_SUMS, "prompt_tokens", "completion_tokens", "cost")
 
 
 class Past(NamedTuple):
-    """What a history comes to. ``last_success`` is in seconds since the epoch."""
+    """Totals of a history. ``last_success`` is in seconds since the epoch."""
 
     sums: dict[str, float]
     ends: dict[End, int]
@@ -35,7 +36,7 @@ class Past(NamedTuple):
 
 
 def past(history: Iterable[Mapping[str, Any]], own: str | None = None) -> Past:
-    """Of the lines of ``history.jsonl`` but that of the run ``own``. What is no number or no moment counts as nothing."""
+    """Of the lines of ``history.jsonl`` but that of the run ``own``. What is not a number or a time is left out."""
     sums: dict[str, float] = {}
     ends: dict[End, int] = dict.fromkeys(get_args(End), 0)
     success: float | None = None
@@ -55,102 +56,85 @@ def past(history: Iterable[Mapping[str, Any]], own: str | None = None) -> Past:
 def write(path: Path, last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> None:
     """Write the file; a reader sees the old one or the new one.
 
-    ``last`` is ``run.json`` of the run that is told of, ``rows`` one that has the counts of rows (another, where a run was
-    refused), ``before`` what came before that run.
+    ``last`` is ``run.json`` of the run in question, ``rows`` one that has the counts of rows (another, where a run was refused),
+    ``before`` what came before that run.
 
     :raises OSError: if it cannot be written.
     """
     registry = CollectorRegistry()
-    registry.register(_Made(list(metrics(last, rows, before))))
+    registry.register(_Fixed(metrics(last, rows, before)))
     path.parent.stat()  # or its name would be missing in the error
     write_to_textfile(str(path), registry)
 
 
-class _Made(Collector):
-    def __init__(self, made: list[Metric]) -> None:
-        self._made = made
+class _Fixed(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> list[Metric]:
-        return self._made
+        return self._families
 
 
-def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> Iterator[Metric]:
-    """As :func:`write`. Totals are with those of this run, also while it goes on; as one that has ended it counts when it has."""
-    job = last["job"]
+def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> list[Metric]:
+    """As :func:`write`. Totals include this run, also while it goes on; as one that has ended it counts when it has. Metrics
+    without a value are left out."""
     running = last["status"] == "running"
     now = past([last])
     sums = {field: before.sums.get(field, 0) + now.sums.get(field, 0) for field in before.sums | now.sums}
     ends = {end: number + (0 if running else now.ends[end]) for end, number in before.ends.items()}
-
-    def gauge(name: str, about: str, value: float | None) -> Iterator[Metric]:
-        if value is not None:
-            family = GaugeMetricFamily(f"batchflex_{name}", about, labels=["job_name"])
-            family.add_metric([job], value)
-            yield family
-
-    def counter(name: str, about: str, value: float) -> Iterator[Metric]:
-        family = CounterMetricFamily(f"batchflex_{name}", about, labels=["job_name"])
-        family.add_metric([job], value)
-        yield family
-
     began, finished = _seconds(last["started_at"]), _seconds(last["finished_at"])
-    yield from gauge("running", "Whether the last run was going on when this was written", running)
-    yield from gauge("updated_timestamp_seconds", "When this was written", _seconds(last["updated_at"]))
-    yield from gauge("last_run_start_timestamp_seconds", "When the last run began", began)
-    yield from gauge("last_run_end_timestamp_seconds", "When the last run ended", finished)
-    if began is not None and finished is not None:
-        yield from gauge("last_run_duration_seconds", "How long the last run took", round(finished - began, 3))
-    yield from gauge("last_run_exit_code", "What the last run exited with", last["exit_code"])
-    successes = [at for at in (before.last_success, now.last_success) if at is not None]
-    yield from gauge(
-        "last_success_timestamp_seconds", "When a run last ended with exit code 0", max(successes, default=None)
+    took_s = None if began is None or finished is None else round(finished - began, 3)
+    success = max((at for at in (before.last_success, now.last_success) if at is not None), default=None)
+    counts = {status: rows[status] for status in STATUSES if isinstance(rows.get(status), int)}
+    tokens, all_tokens = (
+        {kind: of.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")} for of in (last, sums)
     )
-    yield _why(last)
 
-    counts: dict[str, float] = {status: rows[status] for status in STATUSES if isinstance(rows.get(status), int)}
-    if counts:
-        yield _by("rows", "Rows of the whole job that have their outcome", "status", counts, job)
-        yield from gauge("rows_planned", "Requests of the whole job", rows.get("planned"))
-    for field, name in _SUMS.items():
-        yield from gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field])
-    tokens = {kind: last[f"{kind}_tokens"] for kind in ("prompt", "completion")}
-    yield _by("last_run_tokens", "Tokens of the last run's answers", "kind", tokens, job)
-    yield from gauge("last_run_cost_dollars", "What the last run's answers cost, as far as is known", last["cost"])
+    def gauge(name: str, about: str, value: float | None, **labels: str) -> Metric:
+        return family(GaugeMetricFamily, name, about, {tuple(labels.values()): value}, *labels)
 
-    for field, name in _SUMS.items():
-        yield from counter(name, f"{_HELP[name]}, by all runs", sums.get(field, 0))
-    tokens = {kind: sums.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")}
-    yield _by("tokens", "Tokens of all runs' answers", "kind", tokens, job, CounterMetricFamily)
-    if "cost" in sums:
-        yield from counter("cost_dollars", "What the answers of all runs cost, as far as is known", sums["cost"])
-    yield _by("runs", "Runs that have ended", "result", dict(ends), job, CounterMetricFamily)
+    def counter(name: str, about: str, value: float | None) -> Metric:
+        return family(CounterMetricFamily, name, about, {(): value})
 
+    def by(label: str, kind: _Kind, name: str, about: str, values: Mapping[Any, float]) -> Metric:
+        return family(kind, name, about, {(of,): value for of, value in values.items()}, label)
 
-def _why(last: Mapping[str, Any]) -> Metric:
-    labels = ["job_name", "status", "stopped_by"]
-    family = GaugeMetricFamily(
-        "batchflex_last_run_info", "Status of the last run, and why it stopped early", labels=labels
-    )
-    family.add_metric([last["job"], last["status"], last["stopped_by"] or ""], 1)
-    return family
+    def family(
+        kind: _Kind, name: str, about: str, values: Mapping[tuple[str, ...], float | None], *labels: str
+    ) -> Metric:
+        made = kind(f"batchflex_{name}", about, labels=["job_name", *labels])
+        for of, value in values.items():
+            if value is not None:
+                made.add_metric([last["job"], *of], value)
+        return made
 
-
-def _by(
-    name: str,
-    about: str,
-    label: str,
-    values: Mapping[Any, float],
-    job: str,
-    kind: type[GaugeMetricFamily] | type[CounterMetricFamily] = GaugeMetricFamily,
-) -> Metric:
-    family = kind(f"batchflex_{name}", about, labels=["job_name", label])
-    for value, number in values.items():
-        family.add_metric([job, value], number)
-    return family
+    found = [
+        gauge("running", "Whether the last run was going on when this was written", running),
+        gauge("updated_timestamp_seconds", "When this was written", _seconds(last["updated_at"])),
+        gauge("last_run_start_timestamp_seconds", "When the last run began", began),
+        gauge("last_run_end_timestamp_seconds", "When the last run ended", finished),
+        gauge("last_run_duration_seconds", "How long the last run took", took_s),
+        gauge("last_run_exit_code", "What the last run exited with", last["exit_code"]),
+        gauge("last_success_timestamp_seconds", "When a run last ended with exit code 0", success),
+        gauge(
+            "last_run_info", "Status of the last run, and why it stopped early", 1,
+            status=last["status"], stopped_by=last["stopped_by"] or "",
+        ),
+        by("status", GaugeMetricFamily, "rows", "Rows of the whole job that have their outcome", counts),
+        gauge("rows_planned", "Requests of the whole job", rows.get("planned") if counts else None),
+        *(gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field]) for field, name in _SUMS.items()),
+        by("kind", GaugeMetricFamily, "last_run_tokens", "Tokens of the last run's answers", tokens),
+        gauge("last_run_cost_dollars", "What the last run's answers cost, as far as is known", last["cost"]),
+        *(counter(name, f"{_HELP[name]}, by all runs", sums.get(field, 0)) for field, name in _SUMS.items()),
+        by("kind", CounterMetricFamily, "tokens", "Tokens of all runs' answers", all_tokens),
+        counter("cost_dollars", "What the answers of all runs cost, as far as is known", sums.get("cost")),
+        by("result", CounterMetricFamily, "runs", "Runs that have ended", ends),
+    ]  # fmt: skip
+    return [made for made in found if made.samples]
 
 
 def _seconds(moment: object) -> float | None:
-    """``None`` also for what is no moment: anybody may have written into the history."""
+    """``None`` also for what is not a time: anybody may have written into the history."""
     try:
         return datetime.datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
     except ValueError:

@@ -1,7 +1,7 @@
-"""A short message to an address that is a secret: sent with a few tries, within a bound, never told whole.
+"""Sends a short message to an address that is a secret: with a few tries, bounded in time, and never showing the address whole.
 
 It is sent from a thread of its own, beside and after a run, so httpx's own blocking transport serves; that of
-:mod:`batchflex.endpoint.http1` belongs to an event loop. httpx's client is gone round: it writes each URL into the log.
+:mod:`batchflex.endpoint.http1` belongs to an event loop. httpx's client is not used: it writes each URL into the log.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MOST_WORDS = 100
 _NEVER = threading.Event()
 
 
-class _Fault(Exception):
+class _Failed(Exception):
     """A try failed for good; the text is for people, and holds nothing of the address."""
 
 
-class _Passing(_Fault):
+class _Retryable(_Failed):
     """Another try may do."""
 
 
@@ -39,27 +39,27 @@ def send(
     content_type: str = "application/json",
     *,
     within_s: float,
-    given_up: threading.Event = _NEVER,
+    cancelled: threading.Event = _NEVER,
 ) -> str | None:
     """POST ``content``, or GET without any, until it is taken (2xx); return why it was not, as a sentence.
 
     Connections that fail, time-outs, 408, 429 and 5xx are tried again, four times in all at most; what a try that timed out
     had brought may so arrive twice. Redirects are not followed. Ends within ``within_s`` (a name that is looked up may take
-    longer), and makes no further try once ``given_up`` is set. Blocks.
+    longer), and makes no further try once ``cancelled`` is set. Blocks.
     """
     due = time.monotonic() + within_s
     tries = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_Passing),
+        retry=tenacity.retry_if_exception_type(_Retryable),
         stop=tenacity.stop_after_attempt(_ATTEMPTS)
         | tenacity.stop_before_delay(within_s)
-        | tenacity.stop_when_event_set(given_up),
+        | tenacity.stop_when_event_set(cancelled),
         wait=tenacity.wait_exponential(multiplier=min(0.5, within_s / 20), max=8),
-        sleep=tenacity.sleep_using_event(given_up),
+        sleep=tenacity.sleep_using_event(cancelled),
         reraise=True,
     )
     try:
         tries(lambda: _try(url, content, content_type, max(0.1, min(_ATTEMPT_S, due - time.monotonic()))))
-    except _Fault as fault:
+    except _Failed as fault:
         return str(fault)
     return None
 
@@ -82,27 +82,27 @@ def _try(url: str, content: bytes | None, content_type: str, timeout_s: float) -
             words = _words(response, url)
             response.close()
     except httpx.TimeoutException:
-        raise _Passing(f"no answer within {timeout_s:.2g} s") from None
+        raise _Retryable(f"no answer within {timeout_s:.2g} s") from None
     except httpx.ProxyError:
-        raise _Passing("the proxy that the environment sets refuses") from None
+        raise _Retryable("the proxy that the environment sets refuses") from None
     except httpx.ConnectError as error:
         if isinstance(_root(error), ssl.SSLCertVerificationError):
-            raise _Fault("its certificate is not good") from None
+            raise _Failed("its certificate is not good") from None
         if isinstance(_root(error), ssl.SSLError):
-            raise _Passing("no TLS connection can be made") from None
-        raise _Passing(f"it cannot be reached: {_root(error)}") from None
+            raise _Retryable("no TLS connection can be made") from None
+        raise _Retryable(f"it cannot be reached: {_root(error)}") from None
     except httpx.TransportError:
-        raise _Passing("the connection was cut off") from None
+        raise _Retryable("the connection was cut off") from None
     except (httpx.InvalidURL, ImportError, ValueError):  # of a proxy, as the URL itself is checked before
-        raise _Fault("the proxy that the environment sets cannot be used") from None
+        raise _Failed("the proxy that the environment sets cannot be used") from None
     code = response.status_code
     if not 200 <= code < 300:
-        kind = _Passing if code in (408, 429) or code >= 500 else _Fault
+        kind = _Retryable if code in (408, 429) or code >= 500 else _Failed
         raise kind(f"it answered HTTP {code}" + (f" ({words})" if words else ""))
 
 
 def _words(response: httpx.Response, url: str) -> str:
-    """The beginning of what the server says, without anything of the address."""
+    """The beginning of the server's answer, without any part of the address."""
     body = b""
     if response.status_code >= 300:
         until = time.monotonic() + _WORDS_S

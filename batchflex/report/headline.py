@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core import BAD, STATUSES, count, duration, money, one_line, seconds_between
+from ..core import BAD, STATUSES, aligned, count, duration, money, one_line, seconds_between
 from .digest import Digest, PointDigest
 from .score_section import Interval, ScoreSpec
 
@@ -230,11 +230,7 @@ def _table(digest: Digest) -> list[str]:
          f"{point.figures.rows:,}"]
         for point in digest.points[:_TABLE_POINTS]
     ]  # fmt: skip
-    widths = [max(len(row[at]) for row in [head, *cells]) for at in range(len(head))]
-    lines = [
-        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *cells]
-    ]
+    lines = [f"    {line}" for line in aligned([head, *cells])]
     beyond = len(digest.points) - _TABLE_POINTS
     return lines if beyond <= 0 else [*lines, f"    … and {beyond:,} more sweep points"]
 

@@ -14,7 +14,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from ..core import STATUSES, __version__, duration, money, redact
+from ..core import STATUSES, __version__, duration, money, printable
 from . import canvas, headline
 from .digest import Digest
 from .sample_rows import KINDS, Row, shortened, shown
@@ -85,7 +85,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
 
 def _visible(value: Any) -> Any:
     """Makes invisible characters visible in all text that the template inserts, except markup of our own."""
-    return redact.shown(value) if type(value) is str else value
+    return printable(value) if type(value) is str else value
 
 
 def _embedded(script: str) -> Markup:
@@ -103,7 +103,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def json_for_script(data: Any) -> str:
     """JSON that is safe inside a ``script`` element, whatever text it contains."""
-    text = redact.shown(msgspec.json.encode(data, enc_hook=str).decode())
+    text = printable(msgspec.json.encode(data, enc_hook=str).decode())
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
-from ..core import EndpointError, InputError, JobError, KeySet, redact
+from ..core import EndpointError, InputError, JobError, KeySet, printable
 from ..plan import Passed, Plan
 from ..storage import COLUMNS
 from .breakdown import text
@@ -144,7 +144,7 @@ def fetch(
 
 def shown(words: str, most: int = _CELL) -> str:
     """Text for a cell: shortened, with invisible characters and those that change the direction of writing made visible."""
-    return redact.shown(shortened(words, most))
+    return printable(shortened(words, most))
 
 
 def shortened(words: str, most: int) -> str:

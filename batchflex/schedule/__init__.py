@@ -1,4 +1,4 @@
-"""Runs that cron, systemd or Kubernetes starts."""
+"""Jobs that cron, systemd or Kubernetes start: what to install for them, and when they run next."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from .scheduling import Wanted as Wanted, schedule as schedule, write as write
+    from .scheduling import ScheduleOptions as ScheduleOptions, schedule as schedule, write as write
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "scheduling": ["Wanted", "schedule", "write"],
-    },
-    modules=[],
-)
+__all__, __getattr__, __dir__ = exports(__name__, {"scheduling": ["ScheduleOptions", "schedule", "write"]}, modules=[])

@@ -1,6 +1,6 @@
-"""Cron expressions: five fields as in crontab(5), checked and understood. Pure.
+"""Parses cron expressions: five fields as in crontab(5). Pure.
 
-An expression is what Vixie's cron and its heirs (Debian's cron, cronie) take; what only other schedulers know is refused with a
+Accepted is what Vixie's cron and its heirs (Debian's cron, cronie) accept; what only other schedulers know is refused with a
 sentence that says what to write instead.
 """
 
@@ -27,7 +27,7 @@ NICKNAMES = {
 
 
 class Field(NamedTuple):
-    """A field of an expression: what it is called, and its numbers from ``first`` to ``last``."""
+    """A field of an expression: its name, and its range from ``first`` to ``last``."""
 
     name: str
     first: int
@@ -45,9 +45,9 @@ FIELDS = (
 
 
 class Cron(NamedTuple):
-    """An expression, understood. ``text`` has five fields of numbers with a space between; weekdays are 0 (Sunday) to 6.
+    """A parsed expression. ``text`` has five fields of numbers with a space between; weekdays are 0 (Sunday) to 6.
 
-    ``both`` tells whether a day must fit the day of the month *and* the weekday: so it is when one of the two fields begins with
+    ``both`` says whether a day must match the day of the month *and* the weekday: that is so if one of the two fields begins with
     ``*``. Else either is enough.
     """
 
@@ -61,21 +61,21 @@ class Cron(NamedTuple):
 
     @property
     def is_at_set_times(self) -> bool:
-        """Whether neither minute nor hour begins with ``*``: cron treats such jobs apart when clocks are changed."""
+        """Whether neither minute nor hour begins with ``*``: cron treats such jobs differently when clocks change."""
         minute, hour, *_ = self.text.split()
         return not minute.startswith("*") and not hour.startswith("*")
 
     @property
     def is_daily(self) -> bool:
-        """Whether no day is left out."""
+        """Whether it runs on every day."""
         every = (len(self.days) == 31, len(self.weekdays) == 7)
         return len(self.months) == 12 and (all(every) if self.both else any(every))
 
 
 def parse(text: str) -> Cron:
-    """Understand an expression such as ``"0 2 * * 1-5"``, or a nickname such as ``"@daily"``.
+    """Parse an expression such as ``"0 2 * * 1-5"``, or a nickname such as ``"@daily"``.
 
-    :raises JobError: if it is none, or no day is ever like that (30 February).
+    :raises JobError: if it is not one, or matches no day at all (30 February).
     """
     words = text.split()
     if len(words) == 1 and words[0].startswith("@"):
@@ -112,12 +112,12 @@ def at(text: str) -> tuple[Cron, ...]:
 
 
 def listed(numbers: Iterable[int]) -> str:
-    """Numbers as a field has them: ``0,2-5``."""
+    """Numbers as in a field: ``0,2-5``."""
     return ",".join(f"{a}" if a == b else f"{a},{b}" if b == a + 1 else f"{a}-{b}" for a, b in runs(numbers))
 
 
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """First and last of each stretch of numbers that follow one another."""
+    """First and last of each run of consecutive numbers."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:
@@ -138,7 +138,7 @@ def _of_nickname(word: str) -> str:
 
 
 def _plain(word: str, field: Field) -> str:
-    """With numbers for names: no manual of a cron promises ranges and lists of these."""
+    """With numbers in place of names: no manual of a cron promises ranges and lists of names."""
     return re.sub(r"[a-zA-Z]+", lambda name: str(_number(name[0], word, field)), word)
 
 

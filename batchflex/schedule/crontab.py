@@ -1,8 +1,8 @@
 """A schedule as lines of a crontab. Pure.
 
-Debian's cron goes by the machine's zone and by no other; cronie would heed ``CRON_TZ``. So that a line holds under both, it names
-times of the machine's zone: those of another are converted where the two are always as far apart, and otherwise the line asks
-``date`` first.
+Debian's cron knows the machine's time zone alone; cronie would heed ``CRON_TZ``. So that a line works under both, its times are
+in the machine's zone: those of another zone are converted where the difference never changes, and otherwise the line first
+checks the time in that zone with ``date``.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import NamedTuple
 
 from ..core import JobError
 from .cron_expression import Cron, listed
-from .launch import Launch, Made
+from .launch import Installation, Launch
 
 _LONGEST = 998  # bytes of a command in Debian's cron
 
 
 class Clock(NamedTuple):
-    """The zone that times are meant in, the machine's, and by how many minutes it can be ahead of the machine's."""
+    """The zone that times are meant in, the machine's zone, and by how many minutes the first may be ahead of the second."""
 
     zone: str
     machine: str
     ahead: frozenset[int] = frozenset((0,))
 
 
-def crontab(launch: Launch, crons: Sequence[Cron], clock: Clock) -> Made:
-    """:raises JobError: if the paths or the zone cannot be said in a crontab."""
+def crontab(launch: Launch, crons: Sequence[Cron], clock: Clock) -> Installation:
+    """:raises JobError: if a crontab cannot express the paths or the zone."""
     lines = [
         f"# batchflex: {launch.title}. Times are those of the machine's zone, {clock.machine}: cron goes by no other"
         + ("." if clock.ahead == {0} else f"; meant is {clock.zone}.")
@@ -47,7 +47,7 @@ def crontab(launch: Launch, crons: Sequence[Cron], clock: Clock) -> Made:
             f"key: cron passes on no environment; put {'=…, '.join(launch.keys)}=… into .env beside the job, "
             "or name a file with --env-file"
         )
-    return Made({f"{launch.name}.crontab": "\n".join(lines) + "\n"}, notes)
+    return Installation({f"{launch.name}.crontab": "\n".join(lines) + "\n"}, notes)
 
 
 def _command(launch: Launch) -> str:
@@ -95,7 +95,7 @@ def _field(numbers: set[int], whole: int) -> str:
 
 def _pattern(cron: Cron) -> str:
     """A regular expression of hour, minute, day, month and weekday."""
-    # Not of the minute where one is enough: cron may start late.
+    # The minute need not match where there is only one: cron may start late.
     minute = ".." if len(cron.minutes) == 1 else _one_of(cron.minutes, 60)
     time, month = f"{_one_of(cron.hours, 24)}:{minute}", _one_of(cron.months, 12)
     day, weekday = _one_of(cron.days, 31), _one_of(cron.weekdays, 7, 1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..core import JobError
 from .cron_expression import Cron, listed
-from .launch import Launch, Made
+from .launch import Installation, Launch
 
 _NO_TEXTS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
@@ -23,7 +23,7 @@ class Cluster(NamedTuple):
     secret: str
 
 
-def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster) -> Made:
+def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster) -> Installation:
     """The manifest. The folder has the same path in the container as here.
 
     :raises JobError: if Kubernetes cannot keep to these times with one object, which alone prevents two runs at once.
@@ -35,7 +35,7 @@ def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster)
     for option, name in (("--claim", cluster.claim), ("--secret", cluster.secret)):
         if not re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name):
             raise JobError(f"{option} {name!r:.80} is no name in Kubernetes: small letters, digits and hyphens")
-    manifest = _manifest(launch, schedule(crons[0]), zone, cluster)
+    text = manifest(launch, schedule(crons[0]), zone, cluster)
     notes = [
         "install: kubectl apply -f FILE",
         f"volume: the claim {cluster.claim} holds {launch.folder}, job file, input and output; "
@@ -47,7 +47,7 @@ def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster)
         notes.append(
             f"key: kubectl create secret generic {cluster.secret} --from-env-file=FILE, with {lines} in the file"
         )
-    return Made({f"{launch.name}.yaml": f"# batchflex: {launch.title}\n" + yaml(manifest)}, notes)
+    return Installation({f"{launch.name}.yaml": text}, notes)
 
 
 def schedule(cron: Cron) -> str:
@@ -69,73 +69,85 @@ def schedule(cron: Cron) -> str:
     return f"{minute} {hour} {days} {month} {weekdays}"
 
 
-def _manifest(launch: Launch, schedule: str, zone: str, cluster: Cluster) -> dict[str, Any]:
-    container: dict[str, Any] = {
-        "name": "batchflex",
-        "image": cluster.image,
-        "command": ["batchflex", *(word.replace("$(", "$$(") for word in launch.words)],
-        "workingDir": launch.folder,
-        "volumeMounts": [{"name": "folder", "mountPath": launch.folder}],
-    }
-    if launch.keys:
-        container["env"] = [
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": cluster.secret, "key": key}}} for key in launch.keys
-        ]
-    pod = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": math.ceil(launch.grace_s) + 60,
-        "containers": [container],
-        "volumes": [{"name": "folder", "persistentVolumeClaim": {"claimName": cluster.claim}}],
-    }
-    job = {
-        # A pod that was killed or moved goes on in another; after an exit code of ours a person is wanted, or the next time.
-        "backoffLimit": 3,
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2, 3, 4]}},
-            ]
-        },
-        "template": {"spec": pod},
-    }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "CronJob",
-        "metadata": {"name": launch.name},
-        "spec": {
-            "schedule": schedule,
-            "timeZone": zone,
-            "concurrencyPolicy": "Forbid",
-            "startingDeadlineSeconds": 3600,
-            "successfulJobsHistoryLimit": 3,
-            "failedJobsHistoryLimit": 7,
-            "jobTemplate": {"spec": job},
-        },
-    }
+# A pod that was killed or moved goes on in another; after an exit code of batchflex a person is needed, or the next time.
+_MANIFEST = """\
+# batchflex: {title}
+apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: {name}
+spec:
+  schedule: {schedule}
+  timeZone: {zone}
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 3600
+  successfulJobsHistoryLimit: 3
+  failedJobsHistoryLimit: 7
+  jobTemplate:
+    spec:
+      backoffLimit: 3
+      podFailurePolicy:
+        rules:
+        - action: Ignore
+          onPodConditions:
+          - type: DisruptionTarget
+            status: "True"
+        - action: FailJob
+          onExitCodes:
+            operator: In
+            values:
+            - 1
+            - 2
+            - 3
+            - 4
+      template:
+        spec:
+          restartPolicy: Never
+          terminationGracePeriodSeconds: {grace_s}
+          containers:
+          - name: batchflex
+            image: {image}
+            command:
+            - batchflex
+{command}            workingDir: {folder}
+            volumeMounts:
+            - name: folder
+              mountPath: {folder}
+{env}          volumes:
+          - name: folder
+            persistentVolumeClaim:
+              claimName: {claim}
+"""
+_KEY = """\
+            - name: {key}
+              valueFrom:
+                secretKeyRef:
+                  name: {secret}
+                  key: {key}
+"""
 
 
-def yaml(value: Any, indent: str = "") -> str:
-    """Mappings, lists, texts and whole numbers as YAML, a text in quotes unless it can be nothing else."""
-    if isinstance(value, Mapping):
-        return "".join(f"{indent}{key}:{_below(item, indent)}" for key, item in value.items())
-    parts = [
-        yaml(item, f"{indent}  ") if isinstance(item, Mapping) else f"{indent}  {_scalar(item)}\n" for item in value
-    ]
-    return "".join(f"{indent}- {part[len(indent) + 2 :]}" for part in parts)
-
-
-def _below(item: Any, indent: str) -> str:
-    if isinstance(item, Mapping):
-        return "\n" + yaml(item, f"{indent}  ")
-    return (
-        "\n" + yaml(item, indent) if isinstance(item, Sequence) and not isinstance(item, str) else f" {_scalar(item)}\n"
+def manifest(launch: Launch, schedule: str, zone: str, cluster: Cluster) -> str:
+    """The CronJob as YAML."""
+    words = (word.replace("$(", "$$(") for word in launch.words)
+    keys = (_KEY.format(key=scalar(key), secret=scalar(cluster.secret)) for key in launch.keys)
+    return _MANIFEST.format(
+        title=launch.title,
+        name=scalar(launch.name),
+        schedule=scalar(schedule),
+        zone=scalar(zone),
+        grace_s=math.ceil(launch.grace_s) + 60,
+        image=scalar(cluster.image),
+        command="".join(f"            - {scalar(word)}\n" for word in words),
+        folder=scalar(launch.folder),
+        env="".join(["            env:\n", *keys]) if launch.keys else "",
+        claim=scalar(cluster.claim),
     )
 
 
-def _scalar(value: str | int) -> str:
-    if isinstance(value, int):
-        return str(value)
-    if re.fullmatch(r"/?[A-Za-z][\w./-]*", value, re.ASCII) and value.lower() not in _NO_TEXTS:
-        return value
+def scalar(text: str) -> str:
+    """A text as a YAML scalar, in quotes unless it can be nothing else."""
+    if re.fullmatch(r"/?[A-Za-z][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXTS:
+        return text
     # A text of JSON is one of YAML, but for characters that YAML wants escaped.
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(text, ensure_ascii=False))

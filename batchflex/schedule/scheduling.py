@@ -1,4 +1,4 @@
-"""When a job runs by itself: what to install for it, and when it fires next."""
+"""What to install so that a job runs by itself, and when it runs next."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..endpoint import variables
 from . import cron_expression, zones
 from .crontab import Clock, crontab
 from .kubernetes import Cluster, cron_job
-from .launch import Launch, Made, name_of
-from .next_times import Keeping, upcoming
+from .launch import Installation, Launch, safe_name
+from .next_times import ClockRule, upcoming
 from .systemd import units
 
 Kind = Literal["crontab", "systemd", "k8s"]
 KINDS: tuple[Kind, ...] = ("crontab", "systemd", "k8s")
 
 
-class Wanted(NamedTuple):
-    """What was asked for. ``run`` are further options of the run; paths are as they were given."""
+class ScheduleOptions(NamedTuple):
+    """The options of the verb, with paths as given. ``run`` are further options of the run."""
 
     kind: Kind
     spec: Path
@@ -42,71 +42,71 @@ class Wanted(NamedTuple):
 
 
 class Scheduled(NamedTuple):
-    """What to install, and the times at which it fires next, in the zone that they are meant in."""
+    """What to install, and the times of the next runs, in the zone that they are meant in."""
 
-    made: Made
+    installation: Installation
     zone: str
     times: list[datetime.datetime]
 
 
-def schedule(wanted: Wanted, job: Job, now: datetime.datetime) -> Scheduled:
+def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Scheduled:
     """What to install for a job. Writes nothing.
 
-    :raises JobError: if the times, the zone or the paths cannot be said, or an option is for another kind.
+    :raises JobError: if that scheduler cannot express the times, the zone or the paths, or an option is for another one.
     """
-    _check_options(wanted)
-    crons = cron_expression.at(wanted.at) if wanted.at is not None else (cron_expression.parse(wanted.cron or ""),)
-    launch = _launch(wanted, job)
+    _check_options(options)
+    crons = cron_expression.at(options.at) if options.at is not None else (cron_expression.parse(options.cron or ""),)
+    launch = _launch(options, job)
     launch.check()
-    machine = zones.of_machine() if wanted.tz is None or wanted.kind == "crontab" else ""
-    name = wanted.tz or machine
+    machine = zones.of_machine() if options.tz is None or options.kind == "crontab" else ""
+    name = options.tz or machine
     zone = zones.zone(name)
-    keeping: Keeping = "literal"
-    if wanted.kind == "crontab":
+    rule: ClockRule = "literal"
+    if options.kind == "crontab":
         clock = Clock(name, machine, frozenset(zones.differences(zone, zones.zone(machine), now)))
-        made = crontab(launch, crons, clock)
-        keeping = "cron" if clock.ahead == {0} else "literal"
-    elif wanted.kind == "systemd":
-        made = units(launch, crons, name, str(_absolute(wanted.keys_in or "/etc/batchflex")))
-        keeping = "systemd"
+        installation = crontab(launch, crons, clock)
+        rule = "cron" if clock.ahead == {0} else "literal"
+    elif options.kind == "systemd":
+        installation = units(launch, crons, name, str(_absolute(options.keys_in or "/etc/batchflex")))
+        rule = "systemd"
     else:
-        cluster = Cluster(wanted.image or "", wanted.claim or launch.name, wanted.secret or launch.name)
-        made = cron_job(launch, crons, name, cluster)
-    return Scheduled(made, name, upcoming(crons, zone, now, keeping))
+        cluster = Cluster(options.image or "", options.claim or launch.name, options.secret or launch.name)
+        installation = cron_job(launch, crons, name, cluster)
+    return Scheduled(installation, name, upcoming(crons, zone, now, rule))
 
 
-def write(made: Made, folder: Path) -> list[Path]:
-    """The files into ``folder``, those of the same names replaced.
+def write(installation: Installation, folder: Path) -> list[Path]:
+    """Write the files into ``folder``, and replace those of the same names.
 
     :raises BatchflexError: if it cannot be written.
     """
-    written = [folder / name for name in made.files]
+    written = [folder / name for name in installation.files]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(written, made.files.values(), strict=True):
+        for path, text in zip(written, installation.files.values(), strict=True):
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BatchflexError(f"the schedule cannot be written to {folder}: {error.strerror or error}") from None
     return written
 
 
-def _check_options(wanted: Wanted) -> None:
+def _check_options(options: ScheduleOptions) -> None:
     for option, given, kinds in (
-        ("--log-file", wanted.log, ("crontab", "systemd")),
-        ("--env-file", wanted.env_file, ("crontab", "systemd")),
-        ("--keys", wanted.keys_in, ("systemd",)),
-        ("--image", wanted.image, ("k8s",)),
-        ("--claim", wanted.claim, ("k8s",)),
-        ("--secret", wanted.secret, ("k8s",)),
+        ("--log-file", options.log, ("crontab", "systemd")),
+        ("--env-file", options.env_file, ("crontab", "systemd")),
+        ("--keys", options.keys_in, ("systemd",)),
+        ("--image", options.image, ("k8s",)),
+        ("--claim", options.claim, ("k8s",)),
+        ("--secret", options.secret, ("k8s",)),
     ):
-        if given is not None and wanted.kind not in kinds:
-            raise JobError(f"{option} goes with --as {' or --as '.join(kinds)}")
-    if wanted.kind == "k8s" and not wanted.image:
+        if given is not None and options.kind not in kinds:
+            raise JobError(f"{option} needs --as {' or --as '.join(kinds)}")
+    if options.kind == "k8s" and not options.image:
         raise JobError("--as k8s needs --image NAME: a container image that has the command batchflex")
-    if wanted.env_file is not None and wanted.keys_in is not None:
+    if options.env_file is not None and options.keys_in is not None:
         raise JobError("--env-file and --keys exclude each other")
-    if wanted.env_file is not None:
-        _check_private(_absolute(wanted.env_file))
+    if options.env_file is not None:
+        _check_private(_absolute(options.env_file))
 
 
 def _check_private(path: Path) -> None:
@@ -116,29 +116,33 @@ def _check_private(path: Path) -> None:
         raise JobError(f"--env-file {path}: {why}")
 
 
-def _launch(wanted: Wanted, job: Job) -> Launch:
+def _launch(options: ScheduleOptions, job: Job) -> Launch:
     folder = Path.cwd()
     of_endpoints = (name for entry in _endpoints(job) for name in variables(entry, job.environment))
     keys = dict.fromkeys(filter(None, (*of_endpoints, job.notify.webhook_env, job.notify.ping_env)))
     in_file = [key for key in keys if job.environment.is_in_file(key)]
-    if wanted.env_file or wanted.keys_in or wanted.secret:  # then it is these that are to have the keys
+    if options.env_file or options.keys_in or options.secret:  # which are to hold the keys
         in_file = []
-    name = name_of(job.job.name)
+    name = safe_name(job.job.name)
     log = (
-        str(_absolute(wanted.log)) if wanted.log else str(folder / f"{name}.log") if wanted.kind == "crontab" else None
+        str(_absolute(options.log))
+        if options.log
+        else str(folder / f"{name}.log")
+        if options.kind == "crontab"
+        else None
     )
-    # A file that nobody looks at need not have the progress; a journal keeps house itself.
-    quiet = ["--quiet"] if log is not None and not {"-q", "--quiet"} & set(wanted.run) else []
+    # In a file nobody watches the progress, and it would grow; the journal of systemd limits itself.
+    quiet = ["--quiet"] if log is not None and not {"-q", "--quiet"} & set(options.run) else []
     return Launch(
         name=name,
         title=job.job.name,
         program=_program(),
-        words=("run", str(_absolute(wanted.spec)), *quiet, *wanted.run),
+        words=("run", str(_absolute(options.spec)), *quiet, *options.run),
         folder=str(folder),
         user=getpass.getuser(),
         keys=tuple(key for key in keys if key not in in_file),
         own_file=str(job.environment.file) if in_file else None,
-        env_file=str(_absolute(wanted.env_file)) if wanted.env_file else None,
+        env_file=str(_absolute(options.env_file)) if options.env_file else None,
         log=log,
         grace_s=job.limits.grace_s,
     )
@@ -152,7 +156,7 @@ def _endpoints(job: Job) -> Iterable[EndpointSection]:
 
 
 def _program() -> tuple[str, ...]:
-    """The command that runs now."""
+    """The command of batchflex that is running."""
     here = shutil.which(sys.argv[0])
     if here is not None and Path(here).name == "batchflex":
         return (str(_absolute(here)),)
@@ -160,5 +164,5 @@ def _program() -> tuple[str, ...]:
 
 
 def _absolute(path: str | Path) -> Path:
-    """Symbolic links stay as they are: what they lead to may be replaced."""
+    """Symbolic links are not resolved: their targets may be replaced."""
     return Path(path).expanduser().absolute()

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from ..core import JobError
 from .cron_expression import Cron, runs
-from .launch import Launch, Made
+from .launch import Installation, Launch
 
 _NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def units(launch: Launch, crons: Sequence[Cron], zone: str, keys_in: str) -> Made:
+def units(launch: Launch, crons: Sequence[Cron], zone: str, keys_in: str) -> Installation:
     """The two units. ``keys_in`` is a folder with a file for each key, named as its variable.
 
     :raises JobError: if systemd would refuse the path of the program.
@@ -31,7 +31,9 @@ def units(launch: Launch, crons: Sequence[Cron], zone: str, keys_in: str) -> Mad
             f"key: {_path(keys_in, key)} holds the value of {key} alone; only root need be able to read it"
             for key in launch.keys
         ]
-    return Made({f"{name}.service": _service(launch, keys_in), f"{name}.timer": _timer(launch, crons, zone)}, notes)
+    return Installation(
+        {f"{name}.service": _service(launch, keys_in), f"{name}.timer": _timer(launch, crons, zone)}, notes
+    )
 
 
 def _service(launch: Launch, keys_in: str) -> str:
@@ -57,9 +59,9 @@ def _service(launch: Launch, keys_in: str) -> str:
     if launch.log is not None:
         lines += [f"StandardOutput=append:{_raw(launch.log)}", f"StandardError=append:{_raw(launch.log)}"]
     lines += [
-        "# Stopped by hand: it has put everything in order, and goes on the next time.",
+        "# Stopped by hand: it has ended in order, and goes on the next time.",
         "SuccessExitStatus=130 143",
-        "# Only the run itself is told to stop, and has time for the answers in flight.",
+        "# Only the run itself gets the signal, and has time for the answers in flight.",
         "KillMode=mixed",
         f"TimeoutStopSec={math.ceil(launch.grace_s) + 60}",
         "# Killed, as for want of memory: it goes on. Not after an exit code: that wants a person, or the next time.",
@@ -84,7 +86,7 @@ def _timer(launch: Launch, crons: Sequence[Cron], zone: str) -> str:
 
 
 def calendar(crons: Iterable[Cron], zone: str) -> list[str]:
-    """Calendar events, as ``OnCalendar=`` has them, that together come just when ``crons`` do."""
+    """Calendar events for ``OnCalendar=`` that together match the same times as ``crons``."""
     return [f"{days} {_times(cron)} {zone}" for cron in crons for days in _days(cron)]
 
 
@@ -115,7 +117,7 @@ def _numbers(numbers: Iterable[int], whole: int) -> str:
 
 
 def _raw(text: str) -> str:
-    """A value that is taken as it stands, but for specifiers."""
+    """A value that systemd takes literally, except for specifiers."""
     return text.replace("%", "%%")
 
 

@@ -1,4 +1,4 @@
-"""Time zones by their names, and how far two of them are apart."""
+"""Time zones by name, and how far two of them are apart."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def of_machine(etc: Path = Path("/etc")) -> str:
-    """The name of the zone that the machine's services go by, whatever ``TZ`` says here.
+    """The name of the zone that the machine's services use, whatever ``TZ`` is set to here.
 
-    :raises JobError: if nothing tells its name.
+    :raises JobError: if its name cannot be found.
     """
     localtime, timezone = etc / "localtime", etc / "timezone"
     if not localtime.exists():
@@ -41,7 +41,7 @@ def of_machine(etc: Path = Path("/etc")) -> str:
         name = timezone.read_text().strip()
         zone(name)
     except (OSError, JobError, UnicodeDecodeError):
-        raise JobError(f"{localtime} does not tell the name of the machine's time zone; name it with --tz") from None
+        raise JobError(f"{localtime} does not contain the name of the machine's time zone; name it with --tz") from None
     return name
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from batchflex.config.job import Job
 from batchflex.config.loader import build, parse_setting
 from batchflex.core.errors import JobError
-from batchflex.core.redact import shown
+from batchflex.core.safe_text import printable
 from batchflex.plan import formats
 from tests.support.command_line import Ended, called
 from tests.support.counting_endpoint import CountingEndpoint
@@ -154,7 +154,7 @@ def is_well(done: Ended) -> bool:
         done.code in (0, 1, 2, 3, 4)
         and "unexpected fault" not in text
         and "Traceback" not in text
-        and shown(text) == text
+        and printable(text) == text
     )
 
 
@@ -226,9 +226,9 @@ def test_hostile_ids_answers_and_messages_reach_no_terminal(endpoint: CountingEn
         assert all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or c in "\n\t" for c in text), ascii(
             text
         )
-    assert shown(log.read_text()) == log.read_text()
+    assert printable(log.read_text()) == log.read_text()
     for name in ("run.json", "history.jsonl"):
-        assert shown((out / name).read_text()) == (out / name).read_text()
+        assert printable((out / name).read_text()) == (out / name).read_text()
 
 
 @pytest.mark.parametrize("key", ["sk-1234", "k3y!", "hunter2pw", "pass/word+1=", "averylongword"])

@@ -240,7 +240,7 @@ def test_several_folders_are_shown_together_in_order_of_time(tmp_path: Path) -> 
         tmp_path / "nightly" / "2026-01-01" / "judges" / "j" / "parts",
     ):
         refused = called("history", nothing, nightly)
-        assert refused.code == 2 and "is no output folder of a run, and holds none" in refused.err
+        assert refused.code == 2 and "is not the output folder of a run, and holds none" in refused.err
 
 
 def test_a_run_that_goes_on_is_shown_as_running(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -14,17 +15,17 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
 import batchflex
-from batchflex.cli import log_lines, log_setup, run_log
+from batchflex.cli import log_format, log_setup
+from batchflex.cli.log_filter import LogFilter
 from batchflex.cli.log_rotation import SharedFileHandler
-from batchflex.cli.log_throttle import Throttle
+from batchflex.cli.run_log import RunLog, StreamHandler
 from batchflex.config.sections import LogSection
 from batchflex.core import events
-from batchflex.core.errors import JobError
+from batchflex.core.errors import Interrupted, JobError
 from batchflex.core.events import Event
 from batchflex.storage.folder import Folder
 from tests.support.command_line import Ended, called, environment, write_rows
@@ -50,6 +51,10 @@ def lines_of(path: Path | str) -> list[dict[str, Any]]:
         assert datetime.datetime.fromisoformat(line["time"]).utcoffset() is not None
         assert line["level"] in ("info", "warning", "error") and line["message"]
     return found
+
+
+def record(event: Event) -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": event})
 
 
 def timeless(path: Path | str) -> list[dict[str, Any]]:
@@ -119,12 +124,12 @@ def test_as_text_the_summary_follows_and_quiet_silences_all_but_the_file(asks: l
 def test_on_a_terminal_the_bar_stays(tmp_path: Path) -> None:
     settings = LogSection(file=str(tmp_path / "a.log"), format="json")
     with terminal() as (stream, shown):
-        book = log_setup.Logbook(settings, "nightly", quiet=False, stream=stream)
+        book = log_setup.Logs(settings, "nightly", quiet=False, stream=stream)
         assert not book.is_log
         book.warn("something")
-        book.observer.tick(run_state())
-        book.observer.event(Event("row_failed", "row r1 failed", shown=False))
-        book.observer.close()
+        book.tick(run_state())
+        book.event(Event("row_failed", "row r1 failed", shown=False))
+        book.close()
     assert "502/2000" in "".join(shown) and "warning: something" in "".join(shown)
     assert "row r1" not in "".join(shown)
     assert [line["event"] for line in lines_of(tmp_path / "a.log")] == ["note", "row_failed"]
@@ -204,8 +209,7 @@ def test_a_log_that_cannot_be_written_is_a_mistake_at_the_start_and_none_later(
     refused = called("run", rows, *asks, "--out", tmp_path / "out", "--log-file", tmp_path)
     assert refused.code == 2 and f"the log file {tmp_path} cannot be written: Is a directory" in refused.err
     assert not (tmp_path / "out").exists()
-    with mock.patch.object(SharedFileHandler, "write", side_effect=OSError(28, "No space left on device")):
-        run = called("run", rows, *asks, "--out", tmp_path / "out", "--log-file", tmp_path / "a.log")
+    run = called("run", rows, *asks, "--out", tmp_path / "out", "--log-file", "/dev/full")
     assert (
         run.code == 0 and run.err.count("cannot be written: No space left on device; the run goes on without it") == 1
     )
@@ -294,10 +298,10 @@ def test_an_answer_that_does_not_fit_is_not_quoted(
 
 def test_prompts_are_shortened() -> None:
     messages = [{"role": "user", "content": f"{n}" * 2_000} for n in range(10)]
-    shown = log_lines.prompt(json.dumps({"messages": messages}).encode())
+    shown = log_format.prompt(json.dumps({"messages": messages}).encode())
     assert [m["content"][0] for m in shown["messages"]] == list("23456789") and shown["earlier_messages"] == 2
     assert all(len(m["content"]) == 501 for m in shown["messages"])
-    assert log_lines.prompt(None) == {}
+    assert log_format.prompt(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -322,23 +326,32 @@ def test_a_failure_in_brief(known: tuple[Any, ...], told: str) -> None:
 
 
 def test_a_throttle_counts_what_it_holds_back() -> None:
-    throttle = Throttle({"a": 2})
-    assert [throttle.admits("a", now) for now in (0.0, 1.0, 2.0, 3.0)] == [True, True, False, False]
-    assert all(throttle.admits("b", 3.0) for _ in range(100))
-    assert list(throttle.over(59.9)) == []
-    assert list(throttle.over(60.0)) == [("a", 2)]
-    assert throttle.admits("a", 60.0) and list(throttle.over(1e9)) == []
+    now = 0.0
+    throttle = LogFilter(lambda: now, most={"a": 2})
+
+    def admits(name: str, at: float) -> bool:
+        nonlocal now
+        now = at
+        return throttle.filter(record(Event(name, name)))
+
+    def held_back(at: float) -> list[tuple[str, int]]:
+        return [(event.name, event.facts["more"]) for event in throttle.held_back(until=at)]
+
+    assert [admits("a", at) for at in (0.0, 1.0, 2.0, 3.0)] == [True, True, False, False]
+    assert all(admits("b", 3.0) for _ in range(100))
+    assert held_back(59.9) == []
+    assert held_back(60.0) == [("a", 2)]
+    assert admits("a", 60.0) and held_back(1e9) == []
 
 
 def told_over(minutes: int, each_tick: Any) -> list[dict[str, Any]]:
     """The lines of a run that takes so long, by a clock that the test turns; ``each_tick`` is called twice a second."""
     stream, now = io.StringIO(), [1_000.0]
-    with mock.patch.object(run_log.time, "monotonic", lambda: now[0]):
-        log = run_log.Log(run_log.to_stream(stream), form="json")
-        for _ in range(minutes * 120):
-            now[0] += 0.5
-            each_tick(log)
-        log.close()
+    log = RunLog([StreamHandler(stream)], form="json", clock=lambda: now[0])
+    for _ in range(minutes * 120):
+        now[0] += 0.5
+        each_tick(log)
+    log.close()
     return lines_of(stream.getvalue())
 
 
@@ -361,7 +374,7 @@ def test_while_nothing_is_wrong_there_is_a_line_a_minute() -> None:
 def test_a_long_outage_with_thousands_of_failures_gives_few_lines() -> None:
     made = run_state()
 
-    def tick(log: run_log.Log) -> None:
+    def tick(log: RunLog) -> None:
         log.tick(made)
         for name in ("retrying", "row_failed", "paused", "resumed"):
             for _ in range(50):
@@ -430,10 +443,14 @@ def test_an_observer_without_events_is_told_as_before(endpoint: CountingEndpoint
 # --------------------------------------------------------------------------------------------------------- rotation
 
 
+def write(handler: SharedFileHandler, line: str) -> None:
+    handler.handle(logging.makeLogRecord({"msg": line}))
+
+
 def write_many(path: Path, name: str, number: int, max_bytes: int, keep: int) -> None:
     handler = SharedFileHandler(path, max_bytes, keep)
     for n in range(number):
-        handler.write(f"{name} {n:05d} {'x' * 40}")
+        write(handler, f"{name} {n:05d} {'x' * 40}")
 
 
 def files_of(path: Path) -> list[Path]:
@@ -456,8 +473,9 @@ def test_processes_that_share_a_file_lose_no_line_and_tear_none(tmp_path: Path) 
     path, number, names = tmp_path / "a.log", 400, ["a", "b", "c"]
     program = (
         "import sys; from pathlib import Path; from batchflex.cli.log_rotation import SharedFileHandler\n"
+        "from tests.test_logs import write\n"
         "handler = SharedFileHandler(Path(sys.argv[1]), 3_000, 1_000)\n"
-        f"for n in range({number}): handler.write(f'{{sys.argv[2]}} {{n:05d}} {'x' * 40}')"
+        f"for n in range({number}): write(handler, f'{{sys.argv[2]}} {{n:05d}} {'x' * 40}')"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(path), name]) for name in names]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
@@ -471,22 +489,22 @@ def test_processes_that_share_a_file_lose_no_line_and_tear_none(tmp_path: Path) 
 def test_a_file_that_was_moved_away_is_begun_again(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     handler = SharedFileHandler(path, 10_000, 2)
-    handler.write("one")
+    write(handler, "one")
     path.rename(tmp_path / "elsewhere")
-    handler.write("two")
+    write(handler, "two")
     path.unlink()
-    handler.write("three")
+    write(handler, "three")
     assert (path.read_text(), (tmp_path / "elsewhere").read_text()) == ("three\n", "one\n")
 
 
 def test_a_process_that_stopped_with_the_lock_holds_nobody_up_for_long(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     one, other = (SharedFileHandler(path, 10, 2) for _ in range(2))
-    one.write("a line of more than ten bytes")
+    write(one, "a line of more than ten bytes")
     with one._locked():
-        other.write("two")
+        write(other, "two")
     assert path.read_text() == "a line of more than ten bytes\ntwo\n"  # not rotated meanwhile
-    other.write("three")
+    write(other, "three")
     assert path.read_text() == "three\n"
 
 
@@ -524,22 +542,42 @@ def test_a_run_that_finds_another_says_so_in_the_same_file(asks: list[object], t
 
 
 def test_half_a_surrogate_pair_is_no_reason_to_fail() -> None:
-    moment = datetime.datetime.now().astimezone()
-    line = log_lines.json(moment, Event("note", "x\ud800y", facts={"id": "\udc00", "list": ["\ud800"]}), "x\ud800y", {})
+    event = Event("note", "x\ud800y", facts={"id": "\udc00", "list": ["\ud800"]})
+    line = log_format.JsonFormatter().format(record(event))
     assert json.loads(line)["list"] == ["�"]
 
 
 def test_a_log_file_of_settings_that_cannot_be_is_a_job_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="cannot be written: Not a directory"):
-        log_setup.Logbook(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
+        log_setup.Logs(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
+
+
+def test_an_exception_that_a_signal_raises_within_a_line_goes_through(tmp_path: Path) -> None:
+    """logging would take it for a fault of the handler, and go on."""
+
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            raise Interrupted("by SIGTERM", signal.SIGTERM)
+
+    class InterruptingFormatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            raise Interrupted("by SIGTERM", signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        RunLog([StreamHandler(Interrupting())]).note("something")
+    handler = SharedFileHandler(tmp_path / "a.log", 100, 1, on_error=lambda error: None)
+    handler.setFormatter(InterruptingFormatter())
+    with pytest.raises(Interrupted):
+        write(handler, "something")
 
 
 def test_also_how_many_more_there_were_has_the_id_of_the_command() -> None:
-    lines: list[str] = []
-    log = run_log.Log(lines.append, form="json", attempt="20260101T000000Z-abcdef")
+    stream = io.StringIO()
+    log = RunLog([StreamHandler(stream)], form="json", attempt="20260101T000000Z-abcdef")
     for number in range(40):
         log.event(Event("note", f"warning {number}", job="j"))
     log.close()
-    assert {json.loads(line)["run_id"] for line in lines} == {"20260101T000000Z-abcdef"}
-    assert json.loads(lines[-1])["message"] == "and 10 more notes"
+    lines = lines_of(stream.getvalue())
+    assert {line["run_id"] for line in lines} == {"20260101T000000Z-abcdef"}
+    assert lines[-1]["message"] == "and 10 more notes"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex.cli import rendering
+from batchflex.cli import run_text
 from batchflex.config.dated_path import local
 from batchflex.config.loader import build
 from batchflex.storage.run_state import sent
@@ -147,7 +147,7 @@ def test_a_refused_key_is_named_by_where_it_came_from(
     assert (ended.code, state["stopped_by"], endpoint.stats()["requests"]) == (3, "key", 1)
     assert told in state["message"] and told in ended.err
     assert "wrong-key" not in ended.err + ended.out + json.dumps(state)
-    assert "mend that first, then run the same command again" in ended.err, "which would be refused again till then"
+    assert "fix that first, then run the same command again" in ended.err, "which would be refused again till then"
 
 
 def test_a_key_of_a_file_is_named_with_the_file(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_refused_model_is_told_once(swept: bool, endpoint: CountingEndpoint, t
     endpoint.knobs(said={"status": 404, "body": NO_MODEL}, poison={'"gone"': "said"})
     options = ("--set", "sweep.model=['m', 'gone']") if swept else ("--set", "params.model=gone", "--model", "gone")
     ended, state, status = asked(endpoint, tmp_path, *options, "--quiet", rows=3)
-    summary = rendering.summary(state)
+    summary = run_text.summary(state)
     assert (ended.code, state["stopped_by"], state["ok"]) == (3, "model", 3 if swept else 0)
     for shown in (summary, status):
         assert shown.count("does not exist") == 1 and shown.count("correct params.model") == 1

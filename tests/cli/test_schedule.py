@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,7 +26,7 @@ from batchflex.core.errors import JobError
 from batchflex.schedule import kubernetes
 from batchflex.schedule.cron_expression import at, parse
 from batchflex.schedule.crontab import Clock, crontab
-from batchflex.schedule.launch import Launch, name_of
+from batchflex.schedule.launch import Launch, safe_name
 from batchflex.schedule.next_times import upcoming
 from batchflex.schedule.systemd import units
 from batchflex.schedule.zones import differences
@@ -251,7 +251,10 @@ def test_a_service_finds_the_key_where_its_credential_is(folder: Path, endpoint:
             [BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, capture_output=True, check=False
         )
         assert done.returncode == 0
-        assert b"not told by the webhook: the credential " in done.stderr and b"MY_HOOK cannot be read: " in done.stderr
+        assert (
+            b"not notified by the webhook: the credential " in done.stderr
+            and b"MY_HOOK cannot be read: " in done.stderr
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- Kubernetes
@@ -313,14 +316,21 @@ def test_what_a_cron_job_cannot_say() -> None:
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
     ["no", "Null", "y", "1", "~", "-"]
 )
-VALUES = st.dictionaries(
-    st.just("key") | st.just("other"), TEXTS | st.integers() | st.lists(TEXTS, min_size=1), min_size=1
-)
 
 
-@given(st.fixed_dictionaries({"a": VALUES, "b": st.lists(VALUES, min_size=1, max_size=3)}))
-def test_yaml_reads_back_what_was_written(value: Mapping[str, Any]) -> None:
-    assert yaml.safe_load(kubernetes.yaml(value)) == value
+@given(words=st.lists(TEXTS, min_size=1), keys=st.lists(TEXTS, max_size=3), names=st.tuples(*[TEXTS] * 6))
+def test_yaml_reads_back_what_was_written(words: list[str], keys: list[str], names: tuple[str, ...]) -> None:
+    name, folder, zone, image, claim, secret = names
+    job = launch(name=name, words=tuple(words), folder=folder, keys=tuple(keys))
+    read = yaml.safe_load(kubernetes.manifest(job, "0 2 * * *", zone, kubernetes.Cluster(image, claim, secret)))
+    spec = read["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    assert (read["metadata"]["name"], read["spec"]["timeZone"], container["image"]) == (name, zone, image)
+    assert container["command"] == ["batchflex", *(word.replace("$(", "$$(") for word in words)]
+    assert container["workingDir"] == container["volumeMounts"][0]["mountPath"] == folder
+    assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+    refs = [(each["name"], each["valueFrom"]["secretKeyRef"]) for each in container.get("env", [])]
+    assert refs == [(key, {"name": secret, "key": key}) for key in keys]
 
 
 # ------------------------------------------------------------------------------------------------- the command itself
@@ -372,8 +382,8 @@ def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path)
         (["rows.jsonl", "--at", "02:00"], "schedule takes a job file"),
         (["none.toml", "--at", "02:00"], "there is no job file none.toml"),
         (["job%.toml", "--at", "02:00", "--as", "k8s"], "needs --image"),
-        (["job%.toml", "--at", "02:00", "--image", "x"], "--image goes with --as k8s"),
-        (["job%.toml", "--at", "02:00", "--keys", "/k"], "--keys goes with --as systemd"),
+        (["job%.toml", "--at", "02:00", "--image", "x"], "--image needs --as k8s"),
+        (["job%.toml", "--at", "02:00", "--keys", "/k"], "--keys needs --as systemd"),
         (["job%.toml", "--at", "02:00", "--options=--dedline 5h"], "did you mean --deadline"),
         (["job%.toml", "--at", "02:00", "--options=--rpm many"], "limits.rpm"),
         (["job%.toml", "--at", "02:00", "--options='"], "--options"),
@@ -400,6 +410,6 @@ def test_mistakes_are_told(
 
 
 def test_names_of_what_is_installed() -> None:
-    assert name_of("Nightly labels (ü) v2.1") == "nightly-labels-v2-1"
-    assert name_of("日本") == "job"
-    assert len(name_of("x" * 100)) == 40
+    assert safe_name("Nightly labels (ü) v2.1") == "nightly-labels-v2-1"
+    assert safe_name("日本") == "job"
+    assert len(safe_name("x" * 100)) == 40

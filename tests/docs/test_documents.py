@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import batchflex
-from batchflex.cli import main, options
+from batchflex.cli import options
 from batchflex.core.errors import StopReason
 from tests.support.paths import ROOT
 
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    parser = options.parser(main._VERBS)
+    parser = options.parser()
     return next(dict(a.choices) for a in parser._actions if isinstance(a, argparse._SubParsersAction))
 
 

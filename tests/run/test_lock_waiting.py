@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.cli import main, options, wait
+from batchflex.cli import options, wait
 from batchflex.config.loader import build
 from batchflex.core.errors import FolderBusy
 from batchflex.engine import runner
@@ -229,7 +229,7 @@ def _job(rows: Path, endpoint: CountingEndpoint) -> Path:
     ],
 )
 def test_wait_may_stand_anywhere_and_alone(words: list[str], spec: str, wait_s: float | None) -> None:
-    parsed = options.parser(main._VERBS).parse_args(["run", *words])
+    parsed = options.parser().parse_args(["run", *words])
     assert (parsed.spec, parsed.wait) == (spec, wait_s)
 
 
@@ -243,7 +243,7 @@ def test_wait_may_stand_anywhere_and_alone(words: list[str], spec: str, wait_s: 
 )
 def test_a_wrong_wait_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        options.parser(main._VERBS).parse_args(["run", "job.toml", *words])
+        options.parser().parse_args(["run", "job.toml", *words])
     assert left.value.code == 2 and said in capsys.readouterr().err
 
 

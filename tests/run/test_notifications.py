@@ -191,7 +191,7 @@ def test_a_retry_tells_too_where_the_address_is_in_a_variable(
     assert [got.json["retry"] and got.json["retry"]["where"] for got in recorder.got] == [None, "row = 1", "row = 2"]
     monkeypatch.delenv("HOOK_URL")
     assert batchflex.run(job).untold == [
-        "not told by the webhook: the environment variable HOOK_URL, which notify.webhook_env names, is not set"
+        "not notified by the webhook: the environment variable HOOK_URL, which notify.webhook_env names, is not set"
     ]
     spec = tmp_path / "hooked.toml"
     spec.write_text(f"""
@@ -205,7 +205,10 @@ model = "m"
 webhook_env = "HOOK_URL"
 """)
     for verb in ("plan", "check"):
-        assert "warning: a run could not tell the webhook: the environment variable HOOK_URL" in called(verb, spec).err
+        assert (
+            "warning: a run could not notify by the webhook: the environment variable HOOK_URL"
+            in called(verb, spec).err
+        )
 
 
 def test_a_retry_that_finds_another_run_is_told_of_as_a_run_is(
@@ -240,13 +243,13 @@ def test_what_fails_is_one_line_each_and_changes_nothing_else(
     told = called("run", file, "--quiet", "--json", env={"NO_PROXY": "127.0.0.1"})
     assert told.code == 0 and told.summary["exit_code"] == 0
     assert [re.sub(r"0\.\d+ s", "T", line) for line in sorted(told.err.splitlines())] == [
-        "batchflex: not told by the command: it exited with 5: hot",
-        f"batchflex: not told by the metrics file: {tmp_path}/no/m.prom cannot be written: No such file or directory",
-        "batchflex: not told by the ping at 127.0.0.1: no answer within T",
-        "batchflex: not told by the webhook at 127.0.0.1: no answer within T",
+        "batchflex: not notified by the command: it exited with 5: hot",
+        f"batchflex: not notified by the metrics file: {tmp_path}/no/m.prom cannot be written: No such file or directory",
+        "batchflex: not notified by the ping at 127.0.0.1: no answer within T",
+        "batchflex: not notified by the webhook at 127.0.0.1: no answer within T",
     ]
     refused = called("run", file, "--model", "other", "-q", env={"NO_PROXY": "127.0.0.1"})
-    assert refused.code == 2 and refused.err.count("\nbatchflex: not told by ") == 4
+    assert refused.code == 2 and refused.err.count("\nbatchflex: not notified by ") == 4
 
 
 def test_no_file_and_no_message_has_the_address(job: dict[str, Any], recorder: Recorder, tmp_path: Path) -> None:
@@ -390,7 +393,7 @@ def test_notify_sends_a_test_message(job: dict[str, Any], recorder: Recorder, tm
     file = job_file(tmp_path / "job.toml", with_notify(job, **ways))
     env = {"NO_PROXY": "127.0.0.1"}
     tried = called("notify", file, "--event", "stopped", env=env)
-    assert (tried.code, tried.out) == (0, "told by the webhook at 127.0.0.1\ntold by the command\n")
+    assert (tried.code, tried.out) == (0, "notified by the webhook at 127.0.0.1\nnotified by the command\n")
     assert recorder.paths() == [f"/{SECRET}"]  # the switch is left alone
     assert "this is only a test" in recorder.got[0].json["text"]
     told = json.loads((tmp_path / "told").read_bytes())
@@ -399,8 +402,8 @@ def test_notify_sends_a_test_message(job: dict[str, Any], recorder: Recorder, tm
     failed = called("notify", file, "--set", "notify.command=exit 1", env=env)
     assert (failed.code, failed.out) == (
         3,
-        "not told by the webhook at 127.0.0.1: it answered HTTP 404 (ok)\nnot told by the command: it exited with 1\n",
+        "not notified by the webhook at 127.0.0.1: it answered HTTP 404 (ok)\nnot notified by the command: it exited with 1\n",
     )
     nobody = called("notify", job_file(tmp_path / "job.toml", {**job, "notify": {"ping": f"{recorder.url}/ping"}}))
-    assert nobody.code == 2 and "nobody to tell" in nobody.err
+    assert nobody.code == 2 and "nobody to notify" in nobody.err
     assert not Folder(tmp_path / "out").exists()

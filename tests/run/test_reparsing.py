@@ -37,7 +37,7 @@ def test_with_lenient_set_what_was_fenced_fits(endpoint: CountingEndpoint, answe
     before, sent = table(answered), endpoint.stats()["requests"]
     wrong = before.filter(pl.col("status") == "invalid").height
     assert wrong > 3
-    assert f"40 answers read anew: {wrong} fit now that did not before, 0 do not" in reparse(
+    assert f"40 answers parsed again: {wrong} fit now that did not before, 0 do not" in reparse(
         answered, "answer.lenient=true"
     )
     after = table(answered)
@@ -119,9 +119,9 @@ def test_what_the_job_has_no_place_for_any_more_stays_as_it_was(endpoint: Counti
     sweep_of(tmp_path, endpoint, both)
     whole, sent = table(out), endpoint.stats()["requests"]
     sweep_of(tmp_path, endpoint, f"response_format = [{_OBJECT}]")
-    assert "2 answers read anew: 0 fit" in reparse(out)
+    assert "2 answers parsed again: 0 fit" in reparse(out)
     assert table(out)["status"].to_list() == ["invalid"] * 2
-    assert "2 answers read anew: 2 fit" in reparse(out, "answer.lenient=true")
+    assert "2 answers parsed again: 2 fit" in reparse(out, "answer.lenient=true")
     assert (table(out).height, state(out)["ok"], state(out)["invalid"]) == (2, 2, 0)
     reparse(out, "answer.lenient=false")
     sweep_of(tmp_path, endpoint, both)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.config.job import Job, build
+from batchflex.config.job import Job
+from batchflex.config.loader import build
 from batchflex.core.errors import StorageError
 from batchflex.report import report
 from batchflex.results import compact, view

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from batchflex.cli import progress, rendering, run_log
+from batchflex.cli import progress, results_text, run_log, run_text
 from batchflex.config.dated_path import local
 from batchflex.core.types import Outcome, Usage
 from batchflex.storage.part_files import COLUMNS
@@ -53,8 +53,8 @@ def ended(made: RunState, took_s: float = 65.0) -> dict[str, Any]:
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d info label-reviews run-1 "
 
 
-def lines_to(stream: TextIO, every_s: float = 0) -> run_log.Log:
-    return run_log.Log(run_log.to_stream(stream), every_s=every_s)
+def lines_to(stream: TextIO, every_s: float = 0) -> run_log.RunLog:
+    return run_log.RunLog([run_log.StreamHandler(stream)], every_s=every_s)
 
 
 class TestLines:
@@ -211,10 +211,14 @@ class TestBar:
 
 
 def test_the_observer_fits_where_standard_error_goes() -> None:
-    with terminal() as (stream, _):
+    with terminal() as (stream, shown):
         assert isinstance(progress.choose(quiet=False, stream=stream), progress.Bar)
-        assert isinstance(progress.choose(quiet=True, stream=stream), progress.Quiet)
-    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), run_log.Log)
+        quiet = progress.choose(quiet=True, stream=stream)
+        quiet.tick(run_state())
+        quiet.note("something")
+        quiet.close()
+    assert shown == []
+    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), run_log.RunLog)
 
 
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -248,24 +252,24 @@ def test_tokens_are_shown_in_short(number: int, text: str) -> None:
     ],
 )  # fmt: skip
 def test_duration(seconds: float, text: str) -> None:
-    assert rendering.duration(seconds) == text
+    assert run_text.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0 retries"), (1, "1 retry"), (2, "2 retries"), (12_345, "12,345 retries")]
 )
 def test_count(number: int, text: str) -> None:
-    assert rendering.count(number, "retry", "retries") == text
+    assert run_text.count(number, "retry", "retries") == text
 
 
 @pytest.mark.parametrize(("usd", "text"), [(0.0012, "$0.0012"), (1.0, "$1.00"), (12_345.678, "$12,345.68")])
 def test_money(usd: float, text: str) -> None:
-    assert rendering.money(usd) == text
+    assert run_text.money(usd) == text
 
 
 class TestSummary:
     def test_a_finished_run(self) -> None:
-        assert rendering.summary(ended(run_state(planned=72, ok=72, failed=0))) == (
+        assert run_text.summary(ended(run_state(planned=72, ok=72, failed=0))) == (
             "label-reviews: 72 of 72 rows done: 72 ok; finished after 1:05\n"
             "  this run: 72 requests sent, 0 retries, 0 rate-limited; 7,200 prompt + 1,440 completion tokens\n"
             "  results: runs/label-reviews/results.parquet"
@@ -275,7 +279,7 @@ class TestSummary:
         made = run_state(planned=10, ok=7, failed=2)
         made.add(row("truncated"))
         made.retries, made.cost = 1, 0.25
-        text = rendering.summary(ended(made, 2.0))
+        text = run_text.summary(ended(made, 2.0))
         assert "10 of 10 rows done: 7 ok, 1 truncated, 2 failed; finished after 2.0 s" in text
         assert "1 retry, 0 rate-limited" in text
         assert "completion tokens, $0.2500" in text
@@ -286,27 +290,27 @@ class TestSummary:
     def test_a_run_that_was_stopped_says_why_and_how_to_go_on(self, stopped_by: Any, status: str) -> None:
         made = run_state()
         made.stopped_by, made.message = stopped_by, "because"
-        text = rendering.summary(ended(made))
+        text = run_text.summary(ended(made))
         assert f"502 of 2,000 rows done: 500 ok, 2 failed; {status} after 1:05" in text
         assert f"stopped by {stopped_by}: because" in text
         assert "run the same command again to go on" in text
 
     def test_a_run_that_sent_nothing_does_not_count_requests(self) -> None:
-        text = rendering.summary(ended(run_state(planned=5, ok=0, failed=0, before=5)))
+        text = run_text.summary(ended(run_state(planned=5, ok=0, failed=0, before=5)))
         assert text.splitlines()[0] == "label-reviews: 5 of 5 rows done: 5 ok; finished after 1:05"
         assert "this run" not in text
 
     def test_what_a_server_said_stays_on_its_line(self) -> None:
         made = run_state(ok=1, failed=0)
         made.add(row("failed", "r9", "a\nb\x1b[2J" + "x" * 5_000))
-        [line] = [line for line in rendering.summary(ended(made)).splitlines() if "first failure" in line]
+        [line] = [line for line in run_text.summary(ended(made)).splitlines() if "first failure" in line]
         assert line.startswith("  first failure: r9: a b [2Jxxx")
         assert len(line) < 600
 
 
 class TestStatus:
     def test_a_run_in_progress(self) -> None:
-        assert rendering.status(run_state().state(STARTED + 10), held=True) == (
+        assert run_text.status(run_state().state(STARTED + 10), held=True) == (
             "label-reviews in runs/label-reviews: running\n"
             "  rows      502 of 2,000 (25 %): 500 ok, 2 failed\n"
             "  this run  502 requests sent, 0 retries, 0 rate-limited, 64 in flight\n"
@@ -318,7 +322,7 @@ class TestStatus:
 
     def test_a_run_that_nobody_holds_was_killed(self) -> None:
         state = run_state(planned=None).state(STARTED)
-        assert rendering.status(state, held=False).splitlines()[:2] == [
+        assert run_text.status(state, held=False).splitlines()[:2] == [
             "label-reviews in runs/label-reviews: killed: nothing received is lost; run the same command again to go on",
             "  rows      502: 500 ok, 2 failed",
         ]
@@ -326,7 +330,7 @@ class TestStatus:
     def test_a_stopped_run_says_why(self) -> None:
         made = run_state()
         made.stopped_by, made.message = "deadline", "the deadline has come"
-        text = rendering.status(ended(made), held=False)
+        text = run_text.status(ended(made), held=False)
         assert ": stopped\n" in text
         assert text.endswith("  stopped   by deadline: the deadline has come")
 
@@ -341,13 +345,13 @@ class TestTable:
         return pa.table(data)
 
     def head(self, table: pa.Table, rows: int | None = None) -> list[str]:
-        text = rendering.table(table, table.num_rows if rows is None else rows)
+        text = results_text.table(table, table.num_rows if rows is None else rows)
         return [cell.strip() for cell in text.splitlines()[1].strip("│").split("┆")]
 
     def test_it_shows_the_id_what_was_carried_and_the_answer(self) -> None:
         table = self.table(id=["a", "b"], status=["ok", "ok"], content=["good", "bad"], stars=[5, 1])
         assert self.head(table) == ["id", "stars", "status", "content", "completion_tokens"]
-        text = rendering.table(table, 2)
+        text = results_text.table(table, 2)
         assert "good" in text and "bad" in text and "rows" not in text
 
     def test_samples_and_errors_are_shown_where_there_are_any(self) -> None:
@@ -357,12 +361,12 @@ class TestTable:
         assert self.head(table) == ["id", "sample", "status", "content", "error_message", "completion_tokens"]
 
     def test_it_says_when_there_is_more(self) -> None:
-        text = rendering.table(self.table(id=["a"], status=["ok"], content=["x"]), 2_000_000)
+        text = results_text.table(self.table(id=["a"], status=["ok"], content=["x"]), 2_000_000)
         assert text.splitlines()[-1] == "1 of 2,000,000 rows; --rows N shows more, -o FILE writes all"
 
     def test_it_fits_a_terminal_and_has_no_control_characters(self) -> None:
         words = "first\nsecond \x1b[31m" + "word " * 200
-        text = rendering.table(
+        text = results_text.table(
             self.table(id=["a", "b"], status=["ok"] * 2, content=[words] * 2, carried=[words] * 2), 2
         )
         assert "\x1b" not in text

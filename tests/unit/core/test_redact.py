@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from batchflex.core.redact import Redactor, fit_json, json_line, one_line, shown
+from batchflex.core.redact import Redactor
+from batchflex.core.safe_text import json_line, one_line, printable, printable_json
 
 SECRETS = [
     "sk-Proj/ab+c=d\"1234\\Zq", "sk-1234", "hunter2pw", "abcdefgh1", "pässwörd-1", "p@ss w0rd/#?", "0123456789abcdef",
@@ -126,14 +127,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_a_terminal_would_obey_or_not_show_is_a_sign(text: str) -> None:
-    for fit in (shown(text), one_line(text)):
+    for fit in (printable(text), one_line(text)):
         assert all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in fit)
-    assert shown(f"a{text}b") != f"a{text}b"
+    assert printable(f"a{text}b") != f"a{text}b"
 
 
 def test_words_and_layout_stay() -> None:
     for text in ("a\n\tb", "Größe 🙂👩‍👩‍👧 שלום \u3000 a\u00a0b", "␛", ""):
-        assert shown(text) == text
+        assert printable(text) == text
     assert one_line("a\r\n\x1b[2Jb\tc  ") == "a [2Jb c"
     assert one_line("x" * 600) == "x" * 500 + "…"
 
@@ -143,5 +144,5 @@ def test_json_says_the_same_and_can_be_shown(text: str) -> None:
     encoded = json_line({text: [text]})
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert msgspec.json.decode(encoded) == {whole: [whole]}
-    assert shown(encoded.decode()) == encoded.decode()
-    assert fit_json(encoded) == encoded
+    assert printable(encoded.decode()) == encoded.decode()
+    assert printable_json(encoded) == encoded

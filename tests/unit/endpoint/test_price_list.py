@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchflex.cli import rendering
+from batchflex.cli import run_text
 from batchflex.config.loader import build
 from batchflex.config.pricing import price_usd
 from batchflex.config.sections import PricesSection
@@ -402,6 +402,6 @@ def test_rows_decide_whether_a_budget_of_tokens_can_hold(endpoint: CountingEndpo
 
 
 def test_the_end_of_a_run_says_what_empty_answers_mostly_are() -> None:
-    told = rendering.empty(3, "runs/my job")
+    told = run_text.empty(3, "runs/my job")
     assert "3 answers have no text" in told and "answer.grow_max_tokens" in told
     assert """batchflex retry 'runs/my job' --where "status = 'empty'" --set max_tokens=""" in told

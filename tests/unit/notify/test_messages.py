@@ -20,7 +20,7 @@ from batchflex.config.notify_sections import pings
 from batchflex.config.run_outcomes import end_of, event_of, last_end
 from batchflex.core import shell_command
 from batchflex.core.errors import JobError
-from batchflex.notify import messages, parallel_deliveries, webhook
+from batchflex.notify import deliveries, messages, webhook
 from batchflex.storage.run_state import RunState
 from tests.support.recorder import Recorder
 
@@ -246,7 +246,7 @@ def test_only_what_may_pass_is_tried_again(recorder: Recorder, code: int, tries:
     assert tries == 1 or len(recorder.got) > 1
 
 
-def test_a_webhook_that_hangs_or_is_gone_is_given_up(recorder: Recorder) -> None:
+def test_a_webhook_that_hangs_or_is_gone_is_cancelled(recorder: Recorder) -> None:
     recorder.script = [0] * 9
     assert webhook.send(f"{recorder.url}/SECRET", b"{}", within_s=0.5) == "no answer within 0.5 s"
     with socket.socket() as nobody:
@@ -304,9 +304,9 @@ def test_a_command_that_does_not_end_is_killed_with_its_children(tmp_path: Path)
         time.sleep(0.01)
 
 
-def test_errands_that_raise_or_never_end_reach_nobody() -> None:
-    def raises(given_up: threading.Event) -> str | None:
+def test_deliveries_that_raise_or_never_end_reach_nobody() -> None:
+    def raises(cancelled: threading.Event) -> str | None:
         raise RuntimeError("SECRET")
 
-    outcomes = parallel_deliveries.do({"a": raises, "b": lambda _: None, "c": lambda _: "why"}, 1)
+    outcomes = deliveries.deliver({"a": raises, "b": lambda _: None, "c": lambda _: "why"}, 1)
     assert outcomes == {"a": "an unexpected fault of batchflex itself: RuntimeError", "b": None, "c": "why"}

@@ -289,8 +289,8 @@ def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--format", "csv"], "--format says how to write: name a file with -o, or - for standard output"),
-        (["--split-by", "id"], "--split-by says how to write: name a file with -o"),
+        (["--format", "csv"], "--format needs a file: name one with -o, or - for standard output"),
+        (["--split-by", "id"], "--split-by needs a file: name one with -o"),
         (["--split-by", "id", "-o", "-"], "--split-by writes several files: name them with -o FILE"),
         (
             ["--columns", "id", "--format", "openai-batch", "-o", "-"],
@@ -300,7 +300,7 @@ def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
             ["--split-by", "id", "--format", "openai-batch", "-o", "-"],
             "--split-by does not go with --format openai-batch",
         ),
-        (["--columns", " , "], "wants names of columns, with commas between them"),
+        (["--columns", " , "], "must be names of columns, with commas between them"),
     ],
 )
 def test_options_that_do_not_go_together(

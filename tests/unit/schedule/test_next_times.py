@@ -15,7 +15,7 @@ from croniter import croniter
 from batchflex.core.errors import JobError
 from batchflex.schedule import zones
 from batchflex.schedule.cron_expression import FIELDS, NICKNAMES, Field, at, parse
-from batchflex.schedule.next_times import Keeping, upcoming
+from batchflex.schedule.next_times import ClockRule, upcoming
 from batchflex.schedule.systemd import calendar
 
 UTC = datetime.UTC
@@ -114,13 +114,13 @@ class Rules:
     def __init__(self, text: str, start: datetime.datetime) -> None:
         self.cron, self.zone, self.text, self.start = parse(text), start.tzinfo, text, start
 
-    def next(self, keeping: Keeping, count: int = 5) -> list[datetime.datetime]:
-        set_times = keeping == "cron" and self.cron.is_at_set_times
+    def next(self, rule: ClockRule, count: int = 5) -> list[datetime.datetime]:
+        set_times = rule == "cron" and self.cron.is_at_set_times
         times = croniter(self.text, self.start, implement_cron_bug=True)
         found: list[datetime.datetime] = []
         while len(found) < count:
             time = times.get_next(datetime.datetime).astimezone(UTC)
-            made_up, once = self.is_made_up(time), set_times or keeping == "systemd"
+            made_up, once = self.is_made_up(time), set_times or rule == "systemd"
             if (set_times or not made_up) and not (once and self.is_second(time)):
                 found.append(time)
         return found
@@ -181,9 +181,9 @@ def expressions(seed: int, count: int) -> list[tuple[str, datetime.datetime]]:
     return found
 
 
-def in_utc(text: str, start: datetime.datetime, keeping: Keeping, count: int = 5) -> list[datetime.datetime]:
+def in_utc(text: str, start: datetime.datetime, rule: ClockRule, count: int = 5) -> list[datetime.datetime]:
     assert isinstance(start.tzinfo, ZoneInfo)
-    found = upcoming([parse(text)], start.tzinfo, start, keeping, count)
+    found = upcoming([parse(text)], start.tzinfo, start, rule, count)
     assert all(time.tzinfo is start.tzinfo for time in found)
     return [time.astimezone(UTC) for time in found]
 
@@ -191,14 +191,14 @@ def in_utc(text: str, start: datetime.datetime, keeping: Keeping, count: int = 5
 def test_next_times_are_those_of_croniter_for_a_thousand_expressions() -> None:
     for text, start in expressions(seed=1, count=1000):
         rules = Rules(text, start)
-        for keeping in ("cron", "systemd", "literal"):
-            mine, theirs = in_utc(text, start, keeping), rules.next(keeping)
+        for rule in ("cron", "systemd", "literal"):
+            mine, theirs = in_utc(text, start, rule), rules.next(rule)
             if (
                 str(start.tzinfo) == "Australia/Lord_Howe"
             ):  # croniter misses half an hour that comes twice, if not an hour
-                mine = [time for time in in_utc(text, start, keeping, 40) if not rules.is_second(time)][:5]
-                theirs = [time for time in rules.next(keeping, 40) if not rules.is_second(time)][:5]
-            assert mine == theirs, (text, start, keeping)
+                mine = [time for time in in_utc(text, start, rule, 40) if not rules.is_second(time)][:5]
+                theirs = [time for time in rules.next(rule, 40) if not rules.is_second(time)][:5]
+            assert mine == theirs, (text, start, rule)
 
 
 def test_next_times_are_those_of_somebody_who_looks_at_the_wall_each_minute() -> None:
@@ -231,9 +231,9 @@ def test_what_becomes_of_a_time_that_the_clock_leaves_out_or_has_twice(
 ) -> None:
     berlin = ZoneInfo("Europe/Berlin")
     begin = datetime.datetime.fromisoformat(start).replace(tzinfo=berlin)
-    for keeping, expected in {"cron": cron, "literal": literal, "systemd": systemd}.items():
-        time = upcoming([parse(text)], berlin, begin, keeping, 1)[0]  # type: ignore[arg-type]
-        assert f"{time:%d %H:%M%z}"[:-2] == expected, keeping
+    for rule, expected in {"cron": cron, "literal": literal, "systemd": systemd}.items():
+        time = upcoming([parse(text)], berlin, begin, rule, 1)[0]  # type: ignore[arg-type]
+        assert f"{time:%d %H:%M%z}"[:-2] == expected, rule
 
 
 def test_what_is_made_up_for_at_one_time_counts_once() -> None:

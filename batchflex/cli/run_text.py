@@ -1,27 +1,22 @@
-"""Words and tables for people: pure functions from what is known to text."""
+"""How a run is going and how it went, for people. Pure."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from collections.abc import Mapping
+from typing import Any
 
 from ..config import local
-from ..core import STATUSES, count, duration, money, one_line, seconds_between, shown
-from ..storage import COLUMNS, priced_by, sent
+from ..core import STATUSES, count, duration, money, one_line, seconds_between
+from ..storage import priced_by, sent
 
-if TYPE_CHECKING:
-    import polars as pl
-    import pyarrow as pa
+# Reasons to stop that would stop the next run as well, until somebody fixes what the message says.
+_TO_FIX = frozenset({"key", "credit", "model", "url", "endpoint", "format", "failures", "input"})
 
-    from ..results import Written
 
-_LONG = 60
-# What a run has stopped for that stops the next one as well, unless somebody mends it; the message says what.
-_TO_MEND = frozenset({"key", "credit", "model", "url", "endpoint", "format", "failures", "input"})
-_FILES = 20
+def rows_done(done: int, planned: int | None) -> str:
+    """``1,200 of 2,000``, or ``1,200`` if the whole is not known."""
+    return f"{done:,}" if planned is None else f"{done:,} of {planned:,}"
 
 
 def by_status(state: Mapping[str, Any]) -> str:
@@ -40,9 +35,9 @@ def usage(state: Mapping[str, Any]) -> str:
 def summary(state: Mapping[str, Any]) -> str:
     """How a run ended, in a few lines. ``state`` is ``run.json``."""
     took = seconds_between(state["started_at"], state["finished_at"] or state["updated_at"])
-    of = f" of {state['planned']:,}" if state["planned"] is not None else ""
     lines = [
-        f"{state['job']}: {state['done']:,}{of} rows done: {by_status(state)}; {state['status']} after {duration(took)}"
+        f"{state['job']}: {rows_done(state['done'], state['planned'])} rows done: {by_status(state)}; "
+        f"{state['status']} after {duration(took)}"
     ]
     if state["requests_sent"]:
         lines.append(
@@ -63,23 +58,23 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  {truncated(state['truncated'], state['out'])}")
     if state.get("empty"):
         lines.append(f"  {empty(state['empty'], state['out'])}")
-    lines += [f"  {one_line(words)}" for words in _given_up(state)]
+    lines += [f"  {one_line(words)}" for words in _disabled(state)]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
         lines.append(f"  what was answered is kept; {_how_to_go_on(state)}")
-    lines.append(f"  results: {state['out']}/results.parquet")
+    lines.append(f"  results: {state['out']}/{state.get('results', 'results.parquet')}")
     return "\n".join(lines)
 
 
-def _given_up(state: Mapping[str, Any]) -> list[str]:
-    """What is used no more while others were, unless that is what the run has stopped for in the end."""
+def _disabled(state: Mapping[str, Any]) -> list[str]:
+    """Endpoints and models that were disabled while others went on, unless that is what has stopped the run in the end."""
     return [words for words in state.get("given_up", []) if words not in (state["message"] or "")]
 
 
 def _how_to_go_on(state: Mapping[str, Any]) -> str:
-    if state["stopped_by"] in _TO_MEND:
-        first = "correct the model" if state["stopped_by"] == "model" else "mend that"
+    if state["stopped_by"] in _TO_FIX:
+        first = "correct the model" if state["stopped_by"] == "model" else "fix that"
         return f"{first} first, then run the same command again to go on"
     after = f" after {local(state['resume_at'])}" if state.get("resume_at") else ""
     return f"run the same command again{after} to go on"
@@ -102,26 +97,25 @@ def empty(answers: int, out: str) -> str:
     )
 
 
-def _retried(told: Mapping[str, Any]) -> str:
-    """What a retry has done, in a line. ``told`` is ``retry`` of ``run.json``."""
-    if not told["rows"]:
-        return f"no row fits {one_line(told['where'])}, so none was asked again"
-    text = f"asked again: {told['asked_again']:,} of {count(told['rows'], 'row')} that fit {one_line(told['where'])}"
-    if told["stayed"]:
-        text += f"; {told['stayed']:,} could not be asked again, and keep their old answers"
-    return text + (f"; {told['gone']:,} are not in the input any more" if told["gone"] else "")
+def _retried(retry: Mapping[str, Any]) -> str:
+    """What a retry has done, in a line. ``retry`` is that of ``run.json``."""
+    if not retry["rows"]:
+        return f"no row fits {one_line(retry['where'])}, so none was asked again"
+    text = f"asked again: {retry['asked_again']:,} of {count(retry['rows'], 'row')} that fit {one_line(retry['where'])}"
+    if retry["stayed"]:
+        text += f"; {retry['stayed']:,} could not be asked again, and keep their old answers"
+    return text + (f"; {retry['gone']:,} are not in the input any more" if retry["gone"] else "")
 
 
 def status(state: Mapping[str, Any], held: bool) -> str:
-    """A run seen from outside. ``held`` tells whether a process holds the folder now."""
-    of = f" of {state['planned']:,}" if state["planned"] else ""
+    """``state`` is ``run.json``; ``held`` says whether a process holds the folder now."""
     share = f" ({100 * state['done'] // state['planned']} %)" if state["planned"] else ""
     word = state["status"]
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
     lines = [
         f"{state['job']} in {state['out']}: {word}",
-        f"  rows      {state['done']:,}{of}{share}: {by_status(state)}",
+        f"  rows      {rows_done(state['done'], state['planned'])}{share}: {by_status(state)}",
         f"  this run  {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
         f"{state['rate_limited']:,} rate-limited" + (f", {state['in_flight']:,} in flight" if held else ""),
         f"            {usage(state)}",
@@ -131,14 +125,14 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     if held and state.get("binding"):
         lines.append(f"  bound by  {state['binding']}")
     if held:
-        lines += [f"  waiting   {waiting(told)}" for told in state.get("waiting", [])]
+        lines += [f"  waiting   {waiting(wait)}" for wait in state.get("waiting", [])]
     if state["truncated"]:
         lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
     if state.get("empty"):
         lines.append(f"  empty     {empty(state['empty'], state['out'])}")
     if state["first_failure"]:
         lines.append(f"  failure   {one_line(state['first_failure'])}")
-    lines += [f"  endpoint  {one_line(words)}" for words in _given_up(state)]
+    lines += [f"  endpoint  {one_line(words)}" for words in _disabled(state)]
     if state["message"]:
         lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     if state.get("resume_at"):
@@ -146,11 +140,11 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     return "\n".join(lines)
 
 
-def waiting(told: Mapping[str, Any]) -> str:
-    """What is waited for, in a line: one of ``waiting`` of ``run.json``."""
-    at = "" if told["endpoint"] is None else f"{told['endpoint']}: "
-    until = "" if told["until"] is None else f", until {local(told['until'])}"
-    return f"{at}{one_line(told['message'])}{until}"
+def waiting(wait: Mapping[str, Any]) -> str:
+    """One of ``waiting`` of ``run.json``, in a line."""
+    at = "" if wait["endpoint"] is None else f"{wait['endpoint']}: "
+    until = "" if wait["until"] is None else f", until {local(wait['until'])}"
+    return f"{at}{one_line(wait['message'])}{until}"
 
 
 def _speed(state: Mapping[str, Any]) -> str:
@@ -163,64 +157,3 @@ def _speed(state: Mapping[str, Any]) -> str:
     if state["planned"]:
         text += f", {duration((state['planned'] - state['done']) * took / rows)} left"
     return text
-
-
-def table(head: pa.Table, rows: int, *, whole: bool = False) -> str:
-    """The first of ``rows`` rows as a table that fits a terminal; the ``whole`` of it, or the columns worth showing."""
-    import polars as pl
-
-    frame = pl.DataFrame(head)
-    chosen = frame if whole else frame.select(_worth_showing(frame))
-    cells = pl.col(pl.String).map_elements(lambda text: one_line(text, 2 * _LONG), pl.String)
-    cut = chosen.with_columns(cells)
-    with pl.Config(
-        tbl_rows=frame.height,
-        tbl_cols=-1,
-        fmt_str_lengths=_LONG,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_width_chars=160,
-        tbl_formatting="UTF8_FULL_CONDENSED",
-    ):
-        text = shown(str(cut))  # names of columns, and what is nested, too
-    return (
-        text
-        if rows <= frame.height
-        else f"{text}\n{frame.height:,} of {rows:,} rows; --rows N shows more, -o FILE writes all"
-    )
-
-
-def written(files: Sequence[Written], of: int, *, is_batch: bool = False) -> str:
-    """What an export has written. ``of`` is how many rows there are in all."""
-    if is_batch and len(files) == 2:
-        good, bad = files
-        return f"{count(good.rows, 'answer')} in {good.path}, {count(bad.rows, 'failure')} in {bad.path}"
-    rows = sum(each.rows for each in files)
-    told = count(rows, "row") if rows == of else f"{rows:,} of {count(of, 'row')}"
-    if len(files) == 1:
-        return f"{told} in {files[0].path}"
-    lines = [f"  {each.rows:,} in {each.path}" for each in files[:_FILES]]
-    if len(files) > _FILES:
-        lines.append(f"  and {len(files) - _FILES:,} more")
-    return "\n".join([f"{told} in {count(len(files), 'file')}", *lines])
-
-
-def _worth_showing(frame: pl.DataFrame) -> list[str]:
-    """The id, sweep and carried columns, the answer, and what went wrong."""
-    chosen = ["id", *(n for n in frame.columns if n not in COLUMNS)]
-    if frame["sample"].n_unique() > 1:
-        chosen.append("sample")
-    chosen.append("status")
-    if not _in_columns(frame):
-        chosen.append("parsed" if frame["parsed"].null_count() < frame.height else "content")
-    if frame["error_message"].null_count() < frame.height:
-        chosen.append("error_message")
-    return [*chosen, "completion_tokens"]
-
-
-def _in_columns(frame: pl.DataFrame) -> bool:
-    """Whether all that the answers of these rows say is in columns of its own."""
-    if frame["parsed"].null_count() or not frame.height:
-        return False
-    answers = [msgspec.json.decode(text) for text in frame["parsed"]]
-    return all(isinstance(a, dict) and a and all({n, f"parsed_{n}"} & {*frame.columns} for n in a) for a in answers)

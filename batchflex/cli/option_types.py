@@ -1,0 +1,71 @@
+"""What single options take: paths, numbers, times. Each is a ``type`` of argparse."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_WAIT_WITHOUT_TIME = "--wait="
+_MOST = 1_000_000_000  # rows, runs
+_LONGEST_PATH, _LONGEST_NAME = 4000, 255
+
+
+def positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST:,}; found {text!r:.80}")
+    return number
+
+
+def names(text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("must be names of columns, with commas between them")
+    return found
+
+
+def path(text: str) -> Path:
+    return Path(path_text(text))
+
+
+def path_text(text: str) -> str:
+    """A path that file systems may take, as it was given: of a folder with a slash at its end, and patterns."""
+    parts = [name.encode("utf-8", "surrogatepass") for name in text.split("/")]
+    if not text:
+        raise argparse.ArgumentTypeError("a path must not be empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"a path must not contain a NUL character; found {text!r:.80}")
+    if len(text) > _LONGEST_PATH or max(map(len, parts)) > _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(
+            f"a path has {_LONGEST_PATH:,} characters at most, and {_LONGEST_NAME} bytes in one name; found {text!r:.80}"
+        )
+    return text
+
+
+def wait_s(text: str) -> float:
+    """The seconds of ``--wait``; without a time as long as it takes."""
+    if not text:
+        return float("inf")
+    from ..config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def with_optional_wait(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--wait`` as ``--wait=`` where no time follows, so that it can stand before the job."""
+    found = list(arguments)
+    for number, word in enumerate(found):
+        if word == "--":
+            break
+        after = found[number + 1] if number + 1 < len(found) else ""
+        if word == "--wait" and not re.fullmatch(r"\d+(\.\d+)?[A-Za-z]*(\d+[A-Za-z]+)*", after):
+            found[number] = _WAIT_WITHOUT_TIME
+    return found

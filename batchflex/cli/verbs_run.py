@@ -1,0 +1,212 @@
+"""``run`` and ``retry``: requests are sent."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..core import BatchflexError, JobError
+from . import output
+from .imports import no_garbage_collection, spare_pandas
+from .job_options import is_job_file, job_of, log_settings, settings
+
+if TYPE_CHECKING:
+    from ..config import Job
+    from ..engine import Observer, Run
+    from ..notify import Notifier
+    from ..storage import Attempt, Folder
+    from .log_setup import Logs
+
+T = TypeVar("T")
+
+
+def run(options: argparse.Namespace) -> int:
+    with no_garbage_collection():
+        from ..api import execute
+        from ..notify import Notifier
+        from ..storage import Attempt, Folder
+    spare_pandas()
+    with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
+        options.run_id = attempt.run_id
+        try:
+            job = job_of(options)
+        except JobError as error:
+            _notify_of_mistakes(options, error)
+            raise
+        folder = Folder(job.out)
+        logs = _logs(options, job, attempt, folder)
+        with Notifier(job) as notifier, contextlib.closing(logs):
+            work = partial(execute, job, observer=notifier.watching(logs), heed_signals=True, attempt=attempt)
+            ended = _when_free(options, attempt, folder, job, logs, work)
+    return 0 if ended is None else _finish(ended, job, options, logs, notifier)
+
+
+def retry(options: argparse.Namespace) -> int:
+    from ..config import parse_setting
+    from ..engine import retry_of
+    from ..notify import Notifier
+    from ..storage import Attempt, Folder
+
+    spare_pandas()
+    folder = Folder(options.out)
+    with Attempt(folder) as attempt:
+        options.run_id = attempt.run_id
+        changed = [*map(parse_setting, options.set), *log_settings(options)]
+        if options.metrics_file is not None:
+            changed.append(("notify.metrics_file", options.metrics_file))
+        job = retry_of(options.out, options.where, changed).job
+        logs = _logs(options, job, attempt, folder)
+        notifier = Notifier(job)
+        with contextlib.nullcontext() if options.dry_run else notifier, contextlib.closing(logs):
+            work = partial(_retry, options, changed, notifier.watching(logs), attempt)
+            ended = _when_free(options, attempt, folder, job, logs, work)
+    return 0 if ended is None else _finish(ended, job, options, logs, notifier)
+
+
+def _retry(
+    options: argparse.Namespace, changed: Sequence[tuple[str, Any]], observer: Observer | None, attempt: Attempt
+) -> Run | None:
+    """Retry the job as its folder has it by now. ``None`` if that was only to be shown, or was not confirmed."""
+    from ..api import ask_again
+    from ..engine import retry_of, sight
+
+    retried = retry_of(options.out, options.where, changed)
+    interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
+    if options.dry_run or interactive:
+        preview = sight(retried)
+        if options.dry_run:
+            if options.json:
+                output.show_json(preview.facts)
+            else:
+                output.show(preview.told)
+            return None
+        if preview.facts["asked"]:
+            output.say(preview.told)
+            if not _is_confirmed():
+                output.say("nothing was sent")
+                return None
+    return ask_again(retried, observer=observer, heed_signals=True, attempt=attempt)
+
+
+def _is_confirmed() -> bool:
+    output.say("Ask these again? [y/N] ", end="")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _logs(options: argparse.Namespace, job: Job, attempt: Attempt, folder: Folder) -> Logs:
+    """Open the logs of a job that is known by now, and put its warnings there."""
+    from .log_setup import Logs
+
+    attempt.of(folder, job.job.name)
+    logs = Logs(job.log, job.job.name, quiet=options.quiet, debug=options.debug, run_id=attempt.run_id)
+    options.logs = logs
+    for warning in job.warnings():
+        logs.warn(warning)
+    return logs
+
+
+def _notify_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
+    """Notify those whom ``[notify]`` names that the job file is wrong, as far as that section can be read."""
+    if is_job_file(options.spec):
+        from ..notify import notify_of_mistakes
+
+        with contextlib.suppress(JobError):
+            for note in notify_of_mistakes(options.spec, settings(options), error):
+                error.add_note(note)
+
+
+def _when_free(
+    options: argparse.Namespace, attempt: Attempt, folder: Folder, job: Job, logs: Logs, work: Callable[[], T]
+) -> T | None:
+    """Do the work once no other run holds the folder, as ``--wait`` and ``--skip`` say. ``None`` if it was skipped."""
+    from ..core import FolderBusy
+
+    try:
+        if options.wait is None:
+            return work()
+        from . import wait
+
+        left_s = wait.left_s(job.limits.deadline, attempt)
+        return wait.patiently(work, folder, options.wait, logs.note, until_deadline_s=left_s)
+    except FolderBusy:
+        if not options.skip:
+            raise
+        line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
+        logs.skipped(line["message"])
+        if options.json:
+            output.show_json(line)
+        return None
+
+
+def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifier: Notifier) -> int:
+    """Summary, notifications and report of a run that has ended. Returns the exit code."""
+    from . import run_text
+
+    state = logs.summary(run)
+    if options.json:
+        _show_summary(run.summary)
+    if logs.is_log:
+        pass  # its last line says it
+    elif not options.quiet:
+        output.say(run_text.summary(state))
+        _say_scores(run.scores, run.unscored)
+    elif run.unscored is not None:
+        output.say(f"batchflex: {run.unscored}")
+    elif state["message"]:
+        output.say(f"batchflex: {state['job']} {state['status']}: {state['message']}")
+    say_fault = logs.warn if logs.is_log else _say_fault
+    for fault in notifier.ended(run):
+        say_fault(fault)
+    if job.wants_report and run.exit_code < 128:
+        _write_report(run, say_fault, quiet=options.quiet or logs.is_log)
+    logs.ended(run)
+    if run.exit_code >= 128:
+        sys.stdout.flush()
+        os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
+    return run.exit_code
+
+
+def _say_fault(text: str) -> None:
+    output.say(f"batchflex: {text}")
+
+
+def _show_summary(summary: Mapping[str, Any]) -> None:
+    """The run is over: that its summary cannot be printed changes neither its exit code nor who is notified."""
+    try:
+        output.show_json(summary)
+    except OSError as error:
+        output.discard_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _say_fault(f"the summary cannot be printed: {error.strerror or error}")
+
+
+def _write_report(run: Run, say_fault: Callable[[str], None], *, quiet: bool) -> None:
+    """Write the report of a run that has ended, unless nothing has changed since the last. That it fails changes no exit code."""
+    from ..report import report
+    from ..storage import Folder, ResultsFiles
+
+    folder = Folder(run.out)
+    if not ResultsFiles(folder).exists or (not run.summary["requests_sent"] and report.is_current(folder)):
+        return
+    try:
+        written = report.write(folder)
+    except BatchflexError as error:
+        say_fault(f"no report: {error}")
+    else:
+        if not quiet:
+            output.say(f"  report: {written.path}")
+
+
+def _say_scores(scores: Mapping[str, Any] | None, missing: str | None) -> None:
+    from . import score_text
+
+    if scores is not None:
+        output.say(score_text.text(scores))
+    if missing is not None:
+        output.say(missing)
