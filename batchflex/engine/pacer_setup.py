@@ -23,7 +23,7 @@ class Paces(NamedTuple):
 
 
 def paces_of(job: Job, endpoints: Sequence[Endpoint]) -> Paces:
-    """Make them. As many files as the system allows may be open in this process afterwards, if so many are wanted."""
+    """Make them, for no more requests than this process may have connections."""
     pairs = list(zip(job.asked, endpoints, strict=True))
     windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
     wanted = sum(window.most for window in windows)
@@ -48,14 +48,8 @@ def _window(entry: EndpointsEntry, most: int, slots: int | None) -> ConcurrencyL
 
 
 def _slots(wanted: int) -> tuple[int, str | None]:
-    """As many as this process may have connections; what the system allows it to is taken first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = wanted + _OTHER_FILES
-    if soft == resource.RLIM_INFINITY or soft >= enough:
-        return wanted, None
-    soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft >= enough:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted + _OTHER_FILES:
         return wanted, None
     note = f"this process may open {soft} files, so at most {soft - _OTHER_FILES} requests go at a time"
     return max(1, soft - _OTHER_FILES), note
