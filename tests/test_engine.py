@@ -15,8 +15,8 @@ import pytest
 
 from batchflex.config.job import Job, build
 from batchflex.core.errors import JobError
-from batchflex.engine.admission import FairShare
 from batchflex.engine.engine import Engine
+from batchflex.engine.fair_share import FairShare
 from batchflex.engine.job_run import JobRun
 from batchflex.engine.run import Run
 from tests.counting_endpoint import CountingEndpoint

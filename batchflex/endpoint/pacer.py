@@ -14,7 +14,7 @@ from ..protocol import Limited, Told
 from .concurrency_limit import ConcurrencyLimit, Slots
 from .cost import Cost, TokenEstimate
 from .learned_quota import ByModel
-from .quota import Quota
+from .quota import Ceiling, Quota
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _LONGEST_RAMP_S = 2.0
@@ -36,7 +36,12 @@ class Allowance:
     its limits, from when that is seen.
     """
 
-    def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        rpm: float | Ceiling | None = None,
+        tpm: float | Ceiling | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
         self.slots = Slots()
