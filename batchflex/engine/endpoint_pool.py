@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TypeGuard
+from collections.abc import Collection, Sequence
 
-import anyio
 from anyio.abc import TaskGroup
 
 from ..config import local
 from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
-from ..storage import RunState
 from .admission import Admission
 from .endpoint_state import EndpointState
-from .gate import Gate
-from .probes import HOURS, NotSent, Prober
+from .member import Member
+from .probes import NotSent, Prober
+from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down, whys
 
-_CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
 _MOMENT_S = 0.2
-_OUTAGE, _CREDIT = "outage", "credit"
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
-
-
-@dataclass(eq=False)
-class Member:
-    """A job run, as those know it whom it shares endpoints with.
-
-    ``models`` are those that its job names, if it names them all. ``tell`` takes what whoever watches should know, ``stop`` a
-    reason, a sentence, and the sentence without words of a server. ``on_return`` is called when an endpoint answers again, before
-    anything is sent to it. ``gate`` and ``prober`` are there while it asks.
-    """
-
-    run_state: RunState
-    stop: Callable[[StopReason, str, str], None]
-    tell: Tell
-    models: frozenset[str] = frozenset()
-    gate: Gate[EndpointState] | None = None
-    prober: Prober | None = None
-    on_return: Callable[[EndpointState], None] | None = None
 
 
 class EndpointPool:
@@ -76,6 +52,7 @@ class EndpointPool:
         self._admission = admission
         self._members = members
         self._tasks = tasks
+        self._recovery = Recovery(self, admission, members, tell)
         self._tell = tell
         self._wait_for_credit = wait_for_credit
         self._max_wait_s = max_wait_s
@@ -115,7 +92,7 @@ class EndpointPool:
         """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
         state.outage.answered(number, first=first)
         if state.failing:
-            self._heed_doubt(state)
+            self.heed_doubt(state)
 
     def failed(
         self, state: EndpointState, fault: Transient, number: int, request: Request, *, first: bool
@@ -137,24 +114,24 @@ class EndpointPool:
             return fault
         if state.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
             self._begin_outage(state, fault, request)
-        self._heed_doubt(state)
+        self.heed_doubt(state)
         return classify.deferred(fault) if state.outage.on else fault
 
     def ended(self, state: EndpointState, number: int) -> None:
         """That attempt is over, whichever way."""
         state.outage.ended(number)
         if state.failing:
-            self._heed_doubt(state)
+            self.heed_doubt(state)
 
     def refuses(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
         """The endpoint refuses whatever is sent; returns what that means for the row."""
         if fault.reason == "credit" and self._wait_for_credit:
-            if _CREDIT not in state.pauses and not state.closed:
-                words = f"{self._name(state)}: the credit is spent; waiting for a top-up"
-                said, bare = (f"the credit is spent: {why}" for why in _whys(fault))
-                self._admission.pause(state, _CREDIT, said, bare)
-                self._tell(Event("paused", words, level="warning", facts=self._facts(state, _CREDIT, fault)))
-                self._tasks.start_soon(self._await_credit, state, request)
+            if CREDIT not in state.pauses and not state.closed:
+                words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
+                said, bare = (f"the credit is spent: {why}" for why in whys(fault))
+                self._admission.pause(state, CREDIT, said, bare)
+                self._tell(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
+                self._tasks.start_soon(self._recovery.credit, state, request)
             return classify.deferred(fault)
         words, bare = (
             classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
@@ -163,7 +140,7 @@ class EndpointPool:
             words += others(state.endpoint.model or request.model, state.catalog)
             self.disable(state, request.model, "model", fault, words, bare)
             return fault
-        if self._give_up(state, fault, fault.reason, words, bare):
+        if self.give_up(state, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
@@ -177,7 +154,7 @@ class EndpointPool:
         self._disabled[state, model] = reason, words, bare
         self.any_disabled = True
         if state.endpoint.model is not None:
-            self._give_up(state, fault, reason, words, bare)
+            self.give_up(state, fault, reason, words, bare)
             return
         self._serve(state)
         self._set_aside_what_none_has()
@@ -188,11 +165,11 @@ class EndpointPool:
             else:
                 rest.append(member)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
-            words, bare = (f"{self._name(state)} is not used any more: {why}" for why in (words, bare))
+            words, bare = (f"{state.endpoint.name} is not used any more: {why}" for why in (words, bare))
         else:
-            where = f" at {self._name(state)}" if len(self._states) > 1 else ""
+            where = f" at {state.endpoint.name}" if len(self._states) > 1 else ""
             words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note_given_up(rest, words, bare, self._facts(state, reason, fault))
+        self._note_given_up(rest, words, bare, facts_of(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
         """Have nothing sent there of models that are disabled, or may have to be."""
@@ -248,8 +225,8 @@ class EndpointPool:
                     break
                 if isinstance(found, RunFault):
                     self.refuses(state, found, request)
-                elif _means_down(found):
-                    self._is_down(state, found, request)
+                elif means_down(found):
+                    self.is_down(state, found, request)
                 elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
                     of_model.had_at = asked_at
         return of_model.had_at <= failed_at
@@ -297,20 +274,20 @@ class EndpointPool:
                         self.refuses(state, fault, request)
                     elif refused is not None and fault is not None and are_alike(fault, refused):
                         return None
-                    elif not _means_down(fault):  # it works, if not for this row
+                    elif not means_down(fault):  # it works, if not for this row
                         state.prove(request.model, asked_at)
                         state.outage.probe_answered()
-                        self._heed_doubt(state)
+                        self.heed_doubt(state)
                         self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self._give_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                        self.give_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
                     elif await self._answers_other(prober, state, request.model):
-                        words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
+                        words, bare = (f"it does not answer, and others do: {why}" for why in whys(fault))
                         self.disable(state, request.model, "endpoint", fault, words, bare)
                     else:
-                        self._is_down(state, fault, request)
+                        self.is_down(state, fault, request)
                 except NotSent:
                     return None
         return None
@@ -327,13 +304,13 @@ class EndpointPool:
             pass
         return fault is None
 
-    def _is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
+    def is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
         """A request of the run's own was not answered."""
         if not state.outage.on:
             state.outage.begin(time.monotonic())
             self._begin_outage(state, fault, like)
 
-    def _like(self, state: EndpointState, request: Request) -> Request:
+    def like(self, state: EndpointState, request: Request) -> Request:
         """What a probe is like: a row that this endpoint answered, of a model that is still asked there; else this one."""
         return state.answered(self._disabled_at(state)) or request
 
@@ -362,95 +339,23 @@ class EndpointPool:
                 todo = "; run it again after that, or raise limits.max_wait"
                 words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
                 if allowance.asked_s(now) > self._max_wait_s:
-                    self._give_up(state, None, "quota", words, bare)
+                    self.give_up(state, None, "quota", words, bare)
                 else:
                     self.disable(state, model, "quota", None, words, bare)
 
-    def _heed_doubt(self, state: EndpointState) -> None:
+    def heed_doubt(self, state: EndpointState) -> None:
         state.failing = state.outage.failing
         state.most_in_doubt = state.outage.most_in_flight
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
-        said, bare = (f"it {what}: {why}" for why in _whys(fault))
-        self._admission.pause(state, _OUTAGE, said, bare, self._max_outage_s)
-        words, bare = (f"{self._name(state)} {what} ({why}); waiting for it" for why in _whys(fault))
-        self._tell(Event("paused", words, bare, "warning", self._facts(state, _OUTAGE, fault)))
-        self._tasks.start_soon(self._await_recovery, state, like)
+        said, bare = (f"it {what}: {why}" for why in whys(fault))
+        self._admission.pause(state, OUTAGE, said, bare, self._max_outage_s)
+        words, bare = (f"{state.endpoint.name} {what} ({why}); waiting for it" for why in whys(fault))
+        self._tell(Event("paused", words, bare, "warning", facts_of(state, OUTAGE, fault)))
+        self._tasks.start_soon(self._recovery.answers, state, like)
 
-    async def _await_recovery(self, state: EndpointState, like: Request) -> None:
-        while True:
-            await anyio.sleep(state.outage.probe_in_s(time.monotonic()))
-            async with state.probing:
-                barred_from = time.monotonic()
-                await _while(lambda: HOURS in state.pauses)
-                state.outage.barred(time.monotonic() - barred_from)
-                state.outage.probed(time.monotonic())
-                try:
-                    fault = await self._ask(state, probe := self._like(state, like))
-                except NotSent:
-                    return
-            lasted_s = state.outage.lasted_s(time.monotonic())
-            lasted = f"{lasted_s:,.0f} s"
-            if not _means_down(fault):
-                state.outage.over()
-                self._heed_doubt(state)
-                facts = {**self._facts(state, _OUTAGE), "lasted_s": round(lasted_s, 1)}
-                self._tell(Event("resumed", f"{self._name(state)} answers again, after {lasted}", facts=facts))
-                if isinstance(fault, RunFault):
-                    self.refuses(state, fault, probe)
-                for member in list(self._members):
-                    if member.on_return is not None:
-                        member.on_return(state)
-                self._admission.resume(state, _OUTAGE)
-                return
-            if state.outage.too_long(time.monotonic()):
-                words, bare = (
-                    f"the endpoint has not answered for {lasted} (limits.max_outage): {why}" for why in _whys(fault)
-                )
-                self._give_up(state, fault, "endpoint", words, bare)
-                return
-
-    async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token at the cost of one of the job runs that are there; waits for one, if there is none.
-
-        :raises NotSent: if nothing more is sent there.
-        """
-        while not state.closed:
-            for prober in [member.prober for member in self._members if member.prober is not None]:
-                if not prober.is_over:
-                    with contextlib.suppress(NotSent):
-                        return await prober.ask(state, like)
-            await anyio.sleep(_MOMENT_S)
-        raise NotSent
-
-    async def _await_credit(self, state: EndpointState, request: Request) -> None:
-        distance = _CREDIT_S
-        while True:
-            await anyio.sleep(distance)
-            distance = min(_LONGEST_CREDIT_S, 2 * distance)
-            await _while(lambda: state.outage.on and not state.closed)
-            like = self._like(state, request)
-            async with state.probing:
-                try:
-                    fault = await self._ask(state, like)
-                except NotSent:
-                    return
-            if _means_down(fault):
-                if self.any_answered:
-                    self._is_down(state, fault, request)
-            elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
-                self.refuses(state, fault, like)
-                return
-            elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
-                words = f"{self._name(state)}: there is credit again"
-                self._tell(Event("resumed", words, facts=self._facts(state, _CREDIT)))
-                self._admission.resume(state, _CREDIT)
-                if isinstance(fault, RunFault):
-                    self.refuses(state, fault, like)
-                return
-
-    def _give_up(
+    def give_up(
         self,
         state: EndpointState,
         fault: AttemptError | None,
@@ -463,8 +368,8 @@ class EndpointPool:
         if state.closed:
             return self._last is not None
         if self._admission.close_endpoint(state):
-            words, bare = (f"{self._name(state)} is not used any more: {brief}" for brief in (words, bare))
-            self._note_given_up(self._members, words, bare, self._facts(state, reason, fault))
+            words, bare = (f"{state.endpoint.name} is not used any more: {brief}" for brief in (words, bare))
+            self._note_given_up(self._members, words, bare, facts_of(state, reason, fault))
             self._set_aside_what_none_has()
             return False
         at = self._at(state)
@@ -480,34 +385,10 @@ class EndpointPool:
             member.run_state.given_up_unquoted.append(bare)
             member.tell(Event("given_up", words, bare, "warning", facts))
 
-    def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
-        return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else classify.facts(fault))}
-
-    def _name(self, state: EndpointState) -> str:
-        return state.endpoint.name
-
     def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
-        return f"{self._name(state)}: " if len(self._states) > 1 else ""
-
-
-async def _while(holds: Callable[[], bool]) -> None:
-    """Wait as long as that holds."""
-    while True:
-        if not holds():
-            return
-        await anyio.sleep(_MOMENT_S)
+        return f"{state.endpoint.name}: " if len(self._states) > 1 else ""
 
 
 def _not_asked(model: str, why: object, where: str = "") -> str:
     return f"the model {model!r} is not asked any more{where}: {why}"
-
-
-def _whys(fault: AttemptError) -> tuple[str, str]:
-    """What went wrong: with the server's words, and without."""
-    return fault.message, classify.unquoted(fault)
-
-
-def _means_down(fault: AttemptError | None) -> TypeGuard[Transient]:
-    """Whether a probe that ended so was not understood."""
-    return isinstance(fault, Transient) and not isinstance(fault, RateLimited)

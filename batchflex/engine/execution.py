@@ -43,11 +43,11 @@ from ..storage import (
 )
 from .accounting import Accounting
 from .budget import Budget
-from .endpoint_pool import EndpointPool, Member
+from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .engine import Engine
-from .failure_limit import Failures
 from .gate import Gate
+from .member import Member
 from .monitor import Monitor, unless_it_fails
 from .probes import Prober
 from .queue import RequestQueue
@@ -235,10 +235,7 @@ class Execution:
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
         endpoint_name = engine.states[0].endpoint.name
         context = RowContext(run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty)
-        workers = Workers(
-            job.retry, context, pool, member, prober, budget, accounting, writer, Failures(job.limits.max_failures),
-            run_state, self.stop, self._teller.tell, job.reasks, prices, job.models,
-        )  # fmt: skip
+        workers = Workers(job, context, pool, member, prober, budget, accounting, writer, prices)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
             for advisory in (

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from anyio.abc import TaskGroup
 
-from ..core import AttemptError, Outcome, Request, RunFault, Transient
-from ..endpoint import Cost, Tries
+from ..core import AttemptError, Outcome, RunFault, Transient
 from ..protocol import classify
 from ..storage import RunState
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
+from .pending_row import PendingRow
 from .probes import Prober
 
 # So many rows given up without an answer to any other, or refused before that model has answered anything: is it the rows?
@@ -29,56 +29,13 @@ _ALIKE = "the endpoint refuses the smallest request with the same words as the r
 _MEND = "see to what these words say, and run the same command again"
 
 
-class Asked:
-    """A request being asked. ``state`` is where it was sent last, as the request of that ``number``.
-
-    ``planned`` is the request as it is in the plan; ``request`` goes on from an answer that did not fit, if there was one.
-    ``sent_before`` are the requests that were sent for that. ``outages``, ``completions`` and ``of_model`` (completions of its
-    model) are how many there had been there by then, ``failed_at`` is when it failed. ``refused`` counts refusals by a rate limit
-    while others were answered, ``passed`` those while others of its model were, ``excused`` how often its failures were
-    forgiven.
-    """
-
-    __slots__ = (
-        "completions",
-        "cost",
-        "excused",
-        "failed_at",
-        "number",
-        "of_model",
-        "outages",
-        "passed",
-        "planned",
-        "refused",
-        "request",
-        "sent_before",
-        "started_at",
-        "state",
-        "tries",
-        "waiting",
-    )  # fmt: skip
-
-    def __init__(self, planned: Request, request: Request, cost: Cost) -> None:
-        self.planned = planned
-        self.request = request
-        self.cost = cost
-        self.sent_before = 0
-        self.number = self.outages = self.completions = self.of_model = self.excused = 0
-        self.failed_at = 0.0
-        self.refused = self.passed = 0
-        self.tries = Tries()
-        self.started_at = 0
-        self.waiting = False
-        self.state: EndpointState | None = None
-
-
 class Held(NamedTuple):
     """A row given up at that moment, and where it was asked last. ``made`` is its row, if it is to blame. ``is_refusal`` tells
     that it was refused in words that may be about whoever asks; else it failed as it might where the endpoint does not work."""
 
     made: Outcome
     fault: AttemptError
-    row: Asked
+    row: PendingRow
     state: EndpointState
     at: float
     is_refusal: bool

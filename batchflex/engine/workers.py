@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 
 import anyio
 import msgspec
 
-from ..config import RetrySection
+from ..config import Job
 from ..core import (
     BAD,
-    RULE,
     AttemptError,
     Event,
     FormatFallback,
@@ -22,29 +21,24 @@ from ..core import (
     Request,
     RowFault,
     RunFault,
-    StopReason,
     StorageError,
-    Tell,
     Transient,
-    ident,
-    named,
-    unquoted,
 )
 from ..endpoint import Prices, retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, reask
-from ..storage import OutcomeWriter, RowContext, RunState, record
+from ..storage import OutcomeWriter, RowContext, record
+from . import row_events
 from .accounting import Accounting
 from .budget import Budget
-from .endpoint_pool import EndpointPool, Member
+from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
+from .member import Member
+from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
-from .undecided_failures import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
+from .undecided_failures import MOST_EXCUSED, MOST_HELD, Held, Verdicts
 
-# After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
-# by itself, and no other waits for it.
-_MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
 
@@ -58,49 +52,39 @@ def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
 
 
 class Workers:
-    """Asks until the feed ends or the run is stopped; every final outcome goes to the writer before its slot is free.
-
-    ``stop`` is called with a reason and a sentence, and perhaps that without words of a server, when the run must end; it
-    closes the gate and the feed. ``tell`` is told of what fails. ``models`` are those that the job names: where an endpoint
-    refuses whatever one of them is asked, the others are still asked.
-    """
+    """Sends what the queue has, until it ends or the run is stopped; every final outcome goes to the writer before its slot is
+    free. What ends the run stops ``member``, which closes the gate and the queue."""
 
     def __init__(
         self,
-        policy: RetrySection,
-        frame: RowContext,
+        job: Job,
+        context: RowContext,
         pool: EndpointPool,
         member: Member,
         prober: Prober,
         budget: Budget,
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
-        failures: Failures,
-        run_state: RunState,
-        stop: Callable[[StopReason, str, str | None], None],
-        tell: Tell,
-        reasks: reask.Policy,
         prices: Prices,
-        models: Collection[str] = (),
     ) -> None:
-        self._reasks = reasks
-        self._prices = prices
-        self._policy = policy
-        self._frame = frame
+        self._policy = job.retry
+        self._reasks = job.reasks
+        self._failures = Failures(job.limits.max_failures)
+        self._context = context
         self._pool = pool
         self._member = member
+        self._run_state, self._stop, self._tell = member.run_state, member.stop, member.tell
         self._prober = prober
         self._gate = prober.gate
         self._budget = budget
         self._accounting = accounting
         self._outcome_writer = outcome_writer
-        self._failures = failures
-        self._run_state = run_state
-        self._stop = stop
-        self._tell = tell
+        self._prices = prices
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that were not asked, or not to blame
-        self._verdicts = Verdicts(pool, prober, models, run_state, self._blame, self._ask_again, self._has_changed)
+        self._verdicts = Verdicts(
+            pool, prober, job.models, member.run_state, self._blame, self._ask_again, self._has_changed
+        )
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
@@ -136,13 +120,13 @@ class Workers:
                 if request.prefix is not None:
                     feed.back(request)
 
-    def _begun(self, request: Request) -> Asked | None:
+    def _begun(self, request: Request) -> PendingRow | None:
         """What to ask for a request of the plan; ``None`` if its row is made without."""
         fault = request.fault
         if fault is None and request.max_tokens is None and self._budget.is_bounded:
             fault = self._budget.unbounded(request)
         if fault is not None:
-            self._keep(record.unaskable(self._frame, request, fault, _now_us()), request)
+            self._keep(record.unaskable(self._context, request, fault, now_us()), request)
             return None
         asked = request if request.before is None else reask.further(request, request.before, self._reasks)
         if asked is None:  # more than there is cannot be asked for
@@ -151,13 +135,13 @@ class Workers:
             return None
         return self._row(request, asked)
 
-    def _row(self, planned: Request, asked: Request) -> Asked:
+    def _row(self, planned: Request, asked: Request) -> PendingRow:
         prices = self._prices.dearest(asked.body) if self._prices.are_any else None
-        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
+        return PendingRow(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
 
-    async def _see_through(self, row: Asked) -> None:
+    async def _see_through(self, row: PendingRow) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
-        further: Asked | None = row
+        further: PendingRow | None = row
         try:
             while further is not None:
                 row = further
@@ -170,11 +154,11 @@ class Workers:
             else:
                 await self._give_up(row, fault)
 
-    def _begin_persisting(self, row: Asked, first: Transient) -> None:
+    def _begin_persisting(self, row: PendingRow, first: Transient) -> None:
         self._persisting += 1
         self._again.start_soon(self._persist, row, first)
 
-    async def _persist(self, row: Asked, first: Transient) -> None:
+    async def _persist(self, row: PendingRow, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
         further = None
         try:
@@ -195,7 +179,7 @@ class Workers:
             if not self._persisting:
                 self._changed.set()
 
-    async def _attempt_again(self, row: Asked) -> Asked | None:
+    async def _attempt_again(self, row: PendingRow) -> PendingRow | None:
         """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
         state = row.state
         model = row.request.model
@@ -210,12 +194,12 @@ class Workers:
                 await self._pool.works(self._prober, state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
-    def _excuse(self, row: Asked) -> None:
+    def _excuse(self, row: PendingRow) -> None:
         if row.excused < MOST_EXCUSED:
             row.excused += 1
             row.tries.forgive()
 
-    async def _attempt(self, row: Asked) -> Asked | None:
+    async def _attempt(self, row: PendingRow) -> PendingRow | None:
         """Send the row once, and keep its answer before anything else can happen. If it does not fit: what to ask next.
 
         :raises AttemptError: if there is none.
@@ -238,7 +222,7 @@ class Workers:
         if self._prices.differ:
             row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
         run_state = self._run_state
-        row.started_at = row.started_at or _now_us()
+        row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1
         run_state.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, state.outage.sent()
@@ -253,7 +237,7 @@ class Workers:
             row.tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
                 state.quirks.answered(row.request, fallback)
-            made = record.answered(self._frame, row.request, self._effort(row, fallback), answer)
+            made = record.answered(self._context, row.request, row.effort(fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
             further = self._further(row, state, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
@@ -275,11 +259,11 @@ class Workers:
             self._pool.ended(state, number)
             self._gate.leave(state)
 
-    def _halted(self, row: Asked) -> _Halted:
+    def _halted(self, row: PendingRow) -> _Halted:
         self._unanswered.add(row.request.model)
         return _Halted()
 
-    def _further(self, row: Asked, state: EndpointState, made: Outcome) -> Asked | None:
+    def _further(self, row: PendingRow, state: EndpointState, made: Outcome) -> PendingRow | None:
         """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
         before, can_stream = row.request.before, state.endpoint.stream == "auto"
         after_cut = before is not None and before.cut_by == "server" and can_stream
@@ -300,15 +284,15 @@ class Workers:
         asked = reask.further(row.planned, made, self._reasks)
         return None if asked is None else self._next(row, asked)
 
-    def _next(self, row: Asked, asked: Request) -> Asked:
+    def _next(self, row: PendingRow, asked: Request) -> PendingRow:
         """What is asked after ``row`` to the same end."""
         further = self._row(row.planned, asked)
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
     def _in_another_format(
-        self, row: Asked, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
-    ) -> Asked:
+        self, row: PendingRow, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
+    ) -> PendingRow:
         """What to ask after a refusal of the response format that this was ``sent_as``.
 
         :raises _Halted: if the run stops for it.
@@ -334,32 +318,21 @@ class Workers:
         self._tell(Event("note", words, level="warning"))
 
     def _failed_once(
-        self, row: Asked, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
+        self, row: PendingRow, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
     ) -> AttemptError:
         """Take note of a failed attempt, while its slot is still taken; returns what it means for the row. Unless it ``proves``
         that rows are answered there, a refusal opens the endpoint to no others."""
         now = row.failed_at = time.monotonic()
-        self._tell_of_rule(fault)
+        if fault.rule is not None and fault.rule not in self._rules:
+            self._rules.add(fault.rule)
+            self._tell(row_events.rule_applied(fault))
         first = not row.waiting
         of_row = classify.is_of_row(fault)
-        of_model = state.of(row.request.model)
         alone = False
         if isinstance(fault, RateLimited):
             self._pool.understood(state, row.number, first=first)
-            row.cost.refusals += 1
-            if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
-                others_passed, of_model_passed = (
-                    row.completions != state.completions,
-                    row.of_model != of_model.completions,
-                )
-                if row.refused >= _ALONE and state.in_flight == 1 and not self._gate.admission.waiting:
-                    others_passed, of_model_passed = True, of_model.completions > 0  # all of them
-                row.refused += others_passed
-                row.passed += of_model_passed
-                alone = others_passed and row.refused >= _ALONE
-            row.completions, row.of_model = state.completions, of_model.completions
-            if alone:
-                fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
+            is_last = state.in_flight == 1 and not self._gate.admission.waiting
+            alone = row.was_refused(fault, state, state.of(row.request.model), is_last=is_last)
         self._accounting.failed(state, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, state):
             # Before the slot is free for the next to fail likewise.
@@ -379,11 +352,13 @@ class Workers:
             fault = told if row.excused < MOST_EXCUSED else fault
         self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
-        if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
+        if isinstance(fault, RateLimited) and row.is_too_large:
             return classify.of_row(fault)
         if isinstance(fault, Transient):
             if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
-                self._tell_of_trouble(row, state, fault)
+                is_first, self._troubled = not self._troubled, True
+                sent = row.tries.sent
+                self._tell(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
                 self._gate.doubt_row(MOST_HELD)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
@@ -391,27 +366,7 @@ class Workers:
                 self._gate.begin_backing_off(row.request.model)
         return fault
 
-    def _tell_of_rule(self, fault: AttemptError) -> None:
-        """The first failure that a rule applies to says which: for whoever looks into how failures are read."""
-        if fault.rule is not None and fault.rule not in self._rules:
-            self._rules.add(fault.rule)
-            bare = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
-            words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
-            self._tell(Event(RULE, words, bare, facts=classify.facts(fault)))
-
-    def _tell_of_trouble(self, row: Asked, state: EndpointState, fault: Transient) -> None:
-        is_first, self._troubled = not self._troubled, True
-        facts = {
-            "id": row.planned.id,
-            "endpoint": state.endpoint.name,
-            "attempts": row.tries.sent,
-            **classify.facts(fault),
-        }
-        words, bare = (f"trying again after a failure: {why}" for why in (fault.message, classify.unquoted(fault)))
-        where = f"{bare} (row {row.planned.id}){ident(fault.request_id)}"
-        self._tell(Event("retrying", words, where, "warning", facts, shown=is_first))
-
-    async def _give_up(self, row: Asked, fault: AttemptError) -> None:
+    async def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
@@ -426,11 +381,11 @@ class Workers:
                 return
             # It has answered a request for one token since.
             fault = classify.of_row(fault)
-            self._keep(record.failed(self._frame, row.request, self._effort(row), fault), row.request)
+            self._keep(record.failed(self._context, row.request, row.effort(), fault), row.request)
             return
-        is_refusal = isinstance(fault, RowFault) and row.passed < _MOST_REFUSALS
+        is_refusal = isinstance(fault, RowFault) and not row.is_too_large
         proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
-        made = record.failed(self._frame, row.request, self._effort(row), fault, proof)
+        made = record.failed(self._context, row.request, row.effort(), fault, proof)
         if proof == "words":
             self._keep(made, row.request)
             return
@@ -448,7 +403,7 @@ class Workers:
             each.row.tries.forgive()
             self._send_again(each.row, each.fault)
 
-    def _send_again(self, row: Asked, fault: AttemptError) -> None:
+    def _send_again(self, row: PendingRow, fault: AttemptError) -> None:
         """A row was given up, and is not to blame: it goes on as one that waits for another attempt."""
         row.waiting = True
         self._gate.begin_backing_off(row.request.model)
@@ -465,7 +420,7 @@ class Workers:
                 self._outcome_writer.keep(made)
         except StorageError as error:
             self._run_state.unstored += 1
-            self._stop("disk", str(error), None)
+            self._stop("disk", str(error))
             return
         if not final:
             self._run_state.add_unfit(made, request.stands)
@@ -476,31 +431,6 @@ class Workers:
                     "failures", *(f"{words}; {_LET_FAIL}{BLAMELESS}" for words in (useless, self._failures.unquoted))
                 )
             if made.status in BAD:
-                self._tell_of_row(made, request)
+                self._tell(row_events.row_failed(made, request))
         if self._outcome_writer.full:
-            self._stop("disk", "the disk is full: free some space", None)
-
-    def _tell_of_row(self, made: Outcome, request: Request) -> None:
-        facts = {
-            "status": made.status,
-            **{name: getattr(made, name) for name in ("id", "row", "sample", "endpoint", "attempts", "http_status")},
-            **{name: getattr(made, name) for name in ("error_type", "error_code", "request_id")},
-        }
-        is_failed = made.status == "failed"
-        heads = {"failed": f"row {made.id} failed", "empty": f"the answer of row {made.id} is empty"}
-        head = heads.get(made.status, f"the answer of row {made.id} does not fit")
-        known_as = ident(made.request_id)
-        bare = f"{head}: {unquoted(made)}{known_as}" if is_failed else f"{head}{known_as}"
-        words = f"{head}: {made.error_message}{known_as}"
-        self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
-
-    def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> record.Effort:
-        name, model = (row.state.endpoint.name, row.state.endpoint.model) if row.state else (None, None)
-        return record.Effort(
-            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.request.model, fallback,
-            row.cost.prices,
-        )  # fmt: skip
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000
+            self._stop("disk", "the disk is full: free some space")
