@@ -49,7 +49,7 @@ class Admission(Generic[S]):
         self.gates.remove(gate)
         self.is_shared = len(self.gates) > 1
         for endpoint in self.endpoints:
-            endpoint.questioned_by.discard(gate)
+            endpoint.awaiting_verdict.discard(gate)
         self.pump()
 
     @property
@@ -158,7 +158,7 @@ class Admission(Generic[S]):
         return (
             endpoint.in_flight < endpoint.window
             and endpoint.is_open
-            and not (endpoint.probe_waits or endpoint.questioned_by)
+            and not (endpoint.probe_waits or endpoint.awaiting_verdict)
         )
 
     def bound_by_slots(self) -> Bound:

@@ -45,9 +45,9 @@ class EndpointPool:
     ) -> None:
         # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
-        self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
+        self._disabled_everywhere: dict[str, tuple[StopReason, str, str]] = {}
         self.any_disabled = False
-        self._doubted: set[tuple[EndpointState, str]] = set()
+        self._suspended: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
         self._admission = admission
         self._members = members
@@ -58,16 +58,16 @@ class EndpointPool:
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
         self.any_answered = False
-        self._given_up: list[tuple[str, str]] = []
+        self._notes: list[tuple[str, str]] = []
         self._last: tuple[StopReason, str, str] | None = None
 
     def welcome(self, member: Member) -> None:
         """Tell a job run that comes what has been found out already."""
         if self._last is not None:
             member.stop(*self._last)
-        elif gone := member.models <= self._set_aside.keys() and self.unanswered(member.models):
+        elif gone := member.models <= self._disabled_everywhere.keys() and self.unanswered(member.models):
             member.stop(*gone)
-        for words, bare in self._given_up:
+        for words, bare in self._notes:
             member.run_state.given_up.append(words)
             member.run_state.given_up_unquoted.append(bare)
 
@@ -85,14 +85,14 @@ class EndpointPool:
         of_model.answered = request
         if sent_at > of_model.proof_at:
             of_model.proof_at = sent_at
-        self.understood(state, number, first=first)
+        self.responded(state, number, first=first)
         self._admission.prove(state)
 
-    def understood(self, state: EndpointState, number: int, *, first: bool) -> None:
+    def responded(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
         state.outage.answered(number, first=first)
         if state.failing:
-            self.heed_doubt(state)
+            self.follow_breaker(state)
 
     def failed(
         self, state: EndpointState, fault: Transient, number: int, request: Request, *, first: bool
@@ -110,20 +110,20 @@ class EndpointPool:
         if not self.any_answered:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
-            self.understood(state, number, first=first)
+            self.responded(state, number, first=first)
             return fault
         if state.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
             self._begin_outage(state, fault, request)
-        self.heed_doubt(state)
+        self.follow_breaker(state)
         return classify.deferred(fault) if state.outage.on else fault
 
     def ended(self, state: EndpointState, number: int) -> None:
         """That attempt is over, whichever way."""
         state.outage.ended(number)
         if state.failing:
-            self.heed_doubt(state)
+            self.follow_breaker(state)
 
-    def refuses(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
+    def refused_all(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
         """The endpoint refuses whatever is sent; returns what that means for the row."""
         if fault.reason == "credit" and self._wait_for_credit:
             if CREDIT not in state.pauses and not state.closed:
@@ -140,7 +140,7 @@ class EndpointPool:
             words += others(state.endpoint.model or request.model, state.catalog)
             self.disable(state, request.model, "model", fault, words, bare)
             return fault
-        if self.give_up(state, fault, fault.reason, words, bare):
+        if self.close(state, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
@@ -154,13 +154,13 @@ class EndpointPool:
         self._disabled[state, model] = reason, words, bare
         self.any_disabled = True
         if state.endpoint.model is not None:
-            self.give_up(state, fault, reason, words, bare)
+            self.close(state, fault, reason, words, bare)
             return
         self._serve(state)
-        self._set_aside_what_none_has()
+        self._disable_everywhere_what_none_has()
         at, rest = self._at(state), []
         for member in list(self._members):
-            if member.models and member.models <= self._set_aside.keys():
+            if member.models and member.models <= self._disabled_everywhere.keys():
                 member.stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
             else:
                 rest.append(member)
@@ -169,33 +169,33 @@ class EndpointPool:
         else:
             where = f" at {state.endpoint.name}" if len(self._states) > 1 else ""
             words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note_given_up(rest, words, bare, facts_of(state, reason, fault))
+        self._note(rest, words, bare, facts_of(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
         """Have nothing sent there of models that are disabled, or may have to be."""
         self._admission.serve_without(
-            state, self._disabled_at(state) | {model for where, model in self._doubted if where is state}
+            state, self._disabled_at(state) | {model for where, model in self._suspended if where is state}
         )
 
-    def _set_aside_what_none_has(self) -> None:
+    def _disable_everywhere_what_none_has(self) -> None:
         """Of models that no endpoint is left for, nothing more is sent."""
         used = [state for state in self._states if not state.closed]
-        for model in {model for _, model in self._disabled} - self._set_aside.keys():
+        for model in {model for _, model in self._disabled} - self._disabled_everywhere.keys():
             if used and all((state, model) in self._disabled for state in used):
-                self._set_aside[model] = self._disabled[used[-1], model]
+                self._disabled_everywhere[model] = self._disabled[used[-1], model]
                 self._admission.dismiss(model)
 
     def is_disabled(self, state: EndpointState, model: str) -> bool:
         """Whether nothing more of this model is sent to this endpoint."""
         return state.closed or (state, model) in self._disabled
 
-    def is_set_aside(self, model: str) -> bool:
+    def is_disabled_everywhere(self, model: str) -> bool:
         """Whether nothing more is sent to this model, anywhere."""
-        return model in self._set_aside
+        return model in self._disabled_everywhere
 
-    def doubt_model(self, state: EndpointState, model: str) -> None:
+    def suspend_model(self, state: EndpointState, model: str) -> None:
         """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` tells."""
-        self._doubted.add((state, model))
+        self._suspended.add((state, model))
         self._serve(state)
 
     async def lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
@@ -206,7 +206,7 @@ class EndpointPool:
         try:
             return await self._lacks_model(prober, state, request, failed_at)
         finally:
-            self._doubted.discard((state, request.model))
+            self._suspended.discard((state, request.model))
             self._serve(state)
 
     async def _lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
@@ -224,7 +224,7 @@ class EndpointPool:
                 except NotSent:
                     break
                 if isinstance(found, RunFault):
-                    self.refuses(state, found, request)
+                    self.refused_all(state, found, request)
                 elif means_down(found):
                     self.is_down(state, found, request)
                 elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
@@ -234,7 +234,7 @@ class EndpointPool:
     def unanswered(self, models: Collection[str]) -> tuple[StopReason, str, str] | None:
         """Why rows of these models were not asked, if any of them is set aside: a reason to stop, in words with and without those
         of the server."""
-        found = {model: told for model, told in self._set_aside.items() if model in models}
+        found = {model: told for model, told in self._disabled_everywhere.items() if model in models}
         if not found:
             return None
         reason, *_ = next(iter(found.values()))
@@ -243,7 +243,7 @@ class EndpointPool:
         )
         return reason, words, bare
 
-    async def works(
+    async def find_proof(
         self,
         prober: Prober,
         state: EndpointState,
@@ -271,18 +271,18 @@ class EndpointPool:
                     if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                         continue
                     if isinstance(fault, RunFault):
-                        self.refuses(state, fault, request)
+                        self.refused_all(state, fault, request)
                     elif refused is not None and fault is not None and are_alike(fault, refused):
                         return None
                     elif not means_down(fault):  # it works, if not for this row
                         state.prove(request.model, asked_at)
                         state.outage.probe_answered()
-                        self.heed_doubt(state)
+                        self.follow_breaker(state)
                         self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self.give_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                        self.close(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
                     elif await self._answers_other(prober, state, request.model):
                         words, bare = (f"it does not answer, and others do: {why}" for why in whys(fault))
                         self.disable(state, request.model, "endpoint", fault, words, bare)
@@ -317,7 +317,7 @@ class EndpointPool:
     def _disabled_at(self, state: EndpointState) -> set[str]:
         return {model for where, model in self._disabled if where is state}
 
-    def heed_waits(self, now: float) -> None:
+    def check_waits(self, now: float) -> None:
         """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
         so long: nothing of one model, where each has a limit of its own. Where no row waits, what is in flight may be all
         there is."""
@@ -339,13 +339,13 @@ class EndpointPool:
                 todo = "; run it again after that, or raise limits.max_wait"
                 words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
                 if allowance.asked_s(now) > self._max_wait_s:
-                    self.give_up(state, None, "quota", words, bare)
+                    self.close(state, None, "quota", words, bare)
                 else:
                     self.disable(state, model, "quota", None, words, bare)
 
-    def heed_doubt(self, state: EndpointState) -> None:
+    def follow_breaker(self, state: EndpointState) -> None:
         state.failing = state.outage.failing
-        state.most_in_doubt = state.outage.most_in_flight
+        state.most_half_open = state.outage.most_in_flight
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
@@ -355,7 +355,7 @@ class EndpointPool:
         self._tell(Event("paused", words, bare, "warning", facts_of(state, OUTAGE, fault)))
         self._tasks.start_soon(self._recovery.answers, state, like)
 
-    def give_up(
+    def close(
         self,
         state: EndpointState,
         fault: AttemptError | None,
@@ -369,8 +369,8 @@ class EndpointPool:
             return self._last is not None
         if self._admission.close_endpoint(state):
             words, bare = (f"{state.endpoint.name} is not used any more: {brief}" for brief in (words, bare))
-            self._note_given_up(self._members, words, bare, facts_of(state, reason, fault))
-            self._set_aside_what_none_has()
+            self._note(self._members, words, bare, facts_of(state, reason, fault))
+            self._disable_everywhere_what_none_has()
             return False
         at = self._at(state)
         self._last = reason, f"{at}{words}{end}", f"{at}{bare}{end}"
@@ -378,8 +378,8 @@ class EndpointPool:
             member.stop(*self._last)
         return True
 
-    def _note_given_up(self, members: Sequence[Member], words: str, bare: str, facts: dict[str, object]) -> None:
-        self._given_up.append((words, bare))
+    def _note(self, members: Sequence[Member], words: str, bare: str, facts: dict[str, object]) -> None:
+        self._notes.append((words, bare))
         for member in members:
             member.run_state.given_up.append(words)
             member.run_state.given_up_unquoted.append(bare)

@@ -117,7 +117,7 @@ class Execution:
         self._monitor = Monitor(folder, plan, run_state, observer, self._teller, self.stop)
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(self._warn)
-        self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
+        self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
         self._gate: Gate[EndpointState] | None = None
         self._outcome_writer: OutcomeWriter | None = None
         self._is_held = self._makes_table = self._at_once = False
@@ -187,7 +187,7 @@ class Execution:
         watch = disk_space.Watch(self._folder, job.limits.min_free_disk_mb, guess, job.journal.seal_mb)
         if short := watch.short():
             return self.stop("disk", short)
-        if doubt := self._monitor.doubt_disk(watch):
+        if doubt := self._monitor.disk_warning(watch):
             self._warn(doubt)
         if engine.note is not None:
             self._warn(engine.note)
@@ -249,7 +249,7 @@ class Execution:
                 beside.start_soon(self._end_at, due)
             await learn(beside, gate, engine.states, job, prices, self._long_prompts.contexts)
             beside.start_soon(self._fill)
-            await workers.everything(self._queue, engine.slots)
+            await workers.run(self._queue, engine.slots)
             beside.cancel_scope.cancel()
 
     async def _end_at(self, due: float) -> None:

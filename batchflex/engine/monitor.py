@@ -90,7 +90,7 @@ class Monitor:
             wall, cpu = now, spent
             before, run_state.waiting = run_state.waiting, waits.now(now, time.time(), gate)
             self._tell_of_waits(before, run_state.waiting)
-            pool.heed_waits(now)
+            pool.check_waits(now)
             if now >= due:
                 due = now + _TELEMETRY_EVERY_S
                 line = telemetry.sample(now, time.time(), run_state, gate)
@@ -126,10 +126,10 @@ class Monitor:
             if short := await anyio.to_thread.run_sync(watch.short):
                 self._stop("disk", short)
                 return
-            if doubt := await anyio.to_thread.run_sync(self.doubt_disk, watch):
+            if doubt := await anyio.to_thread.run_sync(self.disk_warning, watch):
                 self._teller.note(doubt, "warning")
 
-    def doubt_disk(self, watch: disk_space.Watch) -> str | None:
+    def disk_warning(self, watch: disk_space.Watch) -> str | None:
         """A sentence if the rows that are left may not fit. Blocks."""
         planned, done = self._run_state.planned, self._run_state.done
         return watch.doubt(None if planned is None else planned - done, done)

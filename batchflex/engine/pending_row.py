@@ -23,7 +23,7 @@ class PendingRow:
     ``state`` is where it was sent last, as the request of that ``number``. ``outages``, ``completions`` and ``of_model``
     (completions of its model) are how many there had been there by then, ``failed_at`` is when it failed, in seconds of the
     monotonic clock. ``refused`` counts refusals by a rate limit while others were answered, ``passed`` those while others of its
-    model were, ``excused`` how often its failures were forgiven. ``waiting`` is whether it waits for another attempt.
+    model were, ``free_retries`` how often its failures were forgiven. ``waiting`` is whether it waits for another attempt.
     """
 
     planned: Request
@@ -37,7 +37,7 @@ class PendingRow:
     failed_at: float = 0.0
     refused: int = 0
     passed: int = 0
-    excused: int = 0
+    free_retries: int = 0
     started_at: int = 0
     waiting: bool = False
     state: EndpointState | None = None

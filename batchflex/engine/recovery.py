@@ -68,11 +68,11 @@ class Recovery:
             lasted = f"{lasted_s:,.0f} s"
             if not means_down(fault):
                 state.outage.over()
-                self._pool.heed_doubt(state)
+                self._pool.follow_breaker(state)
                 facts = {**facts_of(state, OUTAGE), "lasted_s": round(lasted_s, 1)}
                 self._tell(Event("resumed", f"{state.endpoint.name} answers again, after {lasted}", facts=facts))
                 if isinstance(fault, RunFault):
-                    self._pool.refuses(state, fault, probe)
+                    self._pool.refused_all(state, fault, probe)
                 for member in list(self._members):
                     if member.on_return is not None:
                         member.on_return(state)
@@ -81,7 +81,7 @@ class Recovery:
             if state.outage.too_long(time.monotonic()):
                 head = f"the endpoint has not answered for {lasted} (limits.max_outage)"
                 words, bare = (f"{head}: {why}" for why in whys(fault))
-                self._pool.give_up(state, fault, "endpoint", words, bare)
+                self._pool.close(state, fault, "endpoint", words, bare)
                 return
 
     async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
@@ -119,14 +119,14 @@ class Recovery:
                 if self._pool.any_answered:
                     self._pool.is_down(state, fault, request)
             elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
-                self._pool.refuses(state, fault, like)
+                self._pool.refused_all(state, fault, like)
                 return
             elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
                 words = f"{state.endpoint.name}: there is credit again"
                 self._tell(Event("resumed", words, facts=facts_of(state, CREDIT)))
                 self._admission.resume(state, CREDIT)
                 if isinstance(fault, RunFault):
-                    self._pool.refuses(state, fault, like)
+                    self._pool.refused_all(state, fault, like)
                 return
 
 

@@ -18,9 +18,9 @@ from .pending_row import PendingRow
 from .probes import Prober
 
 # So many rows given up without an answer to any other, or refused before that model has answered anything: is it the rows?
-MOST_HELD = 5
+MOST_UNDECIDED = 5
 # So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
-MOST_EXCUSED = 10
+MOST_FREE_RETRIES = 10
 # So many refused in a row by one that has.
 _MOST_IN_A_ROW = 20
 # An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
@@ -29,7 +29,7 @@ _ALIKE = "the endpoint refuses the smallest request with the same words as the r
 _MEND = "see to what these words say, and run the same command again"
 
 
-class Held(NamedTuple):
+class UndecidedRow(NamedTuple):
     """A row given up at that moment, and where it was asked last. ``made`` is its row, if it is to blame. ``is_refusal`` tells
     that it was refused in words that may be about whoever asks; else it failed as it might where the endpoint does not work."""
 
@@ -41,12 +41,12 @@ class Held(NamedTuple):
     is_refusal: bool
 
 
-class Verdicts:
+class UndecidedFailures:
     """Holds rows that were given up until it is known whose fault it is. They are to blame once the same model, at the same
     endpoint, answers something sent later: another row, or a request for one token. In time, memory is bounded by what fails
     between two answers.
 
-    ``models`` are those that the job names. ``held`` are the rows, by endpoint and model, in the order of time. ``confirm`` is
+    ``models`` are those that the job names. ``rows`` are the rows, by endpoint and model, in the order of time. ``confirm`` is
     called with each row that is to blame, ``ask_again`` with those to be asked again or elsewhere, ``changed`` when fewer may be
     held.
     """
@@ -57,8 +57,8 @@ class Verdicts:
         prober: Prober,
         models: Collection[str],
         run_state: RunState,
-        confirm: Callable[[Held], None],
-        ask_again: Callable[[Sequence[Held]], None],
+        confirm: Callable[[UndecidedRow], None],
+        ask_again: Callable[[Sequence[UndecidedRow]], None],
         changed: Callable[[], None],
     ) -> None:
         self._pool = pool
@@ -69,117 +69,119 @@ class Verdicts:
         self._confirm = confirm
         self._ask_again = ask_again
         self._changed = changed
-        self._judged: set[tuple[EndpointState, str]] = set()
-        self.held: dict[tuple[EndpointState, str], deque[Held]] = {}
+        self._deciding: set[tuple[EndpointState, str]] = set()
+        self.rows: dict[tuple[EndpointState, str], deque[UndecidedRow]] = {}
 
-    def judge_in(self, tasks: TaskGroup) -> None:
+    def start_in(self, tasks: TaskGroup) -> None:
         """Where the tasks run that ask endpoints whom to blame, one for each model: one may keep its probe waiting for long."""
         self._tasks = tasks
 
-    def add(self, each: Held) -> None:
+    def add(self, each: UndecidedRow) -> None:
         """A row was given up. With too many of them, or before anything was answered, it is time to find out."""
         state, model = key = each.state, each.row.request.model
-        if self._pool.is_set_aside(model):
+        if self._pool.is_disabled_everywhere(model):
             return
-        self.held.setdefault(key, deque()).append(each)
+        self.rows.setdefault(key, deque()).append(each)
         if each.is_refusal:
             if self._are_due(key):
                 if not state.completions:
-                    self._gate.question(state, True)
+                    self._gate.await_verdict(state, True)
                 self._begin(key)
             return
-        self._gate.doubt_row(MOST_HELD)
+        self._gate.try_rows(MOST_UNDECIDED)
         fault = each.fault
         never_worked = not self._pool.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
-        if never_worked or sum(not other.is_refusal for held in self.held.values() for other in held) >= MOST_HELD:
+        if never_worked or sum(not other.is_refusal for rows in self.rows.values() for other in rows) >= MOST_UNDECIDED:
             if not state.completions or isinstance(
                 fault, RunFault
             ):  # else new rows may be answered sooner than a probe
-                self._gate.question(state, True)
-            self.judge_all(refusals=False)
+                self._gate.await_verdict(state, True)
+            self.decide_all(refusals=False)
 
-    def judge_all(self, *, refusals: bool = True) -> None:
+    def decide_all(self, *, refusals: bool = True) -> None:
         """Find out whom to blame; unless that is meant, not for models of which there are only ``refusals``."""
-        for key, held in list(self.held.items()):
-            if refusals or not all(each.is_refusal for each in held):
+        for key, rows in list(self.rows.items()):
+            if refusals or not all(each.is_refusal for each in rows):
                 self._begin(key)
 
     def answered(self, state: EndpointState, model: str, sent_at: float) -> None:
         """An answer came to what was sent then: what had failed before is the rows' fault."""
         self._clear(state, model, sent_at)
 
-    def take(self, state: EndpointState) -> list[Held]:
+    def take(self, state: EndpointState) -> list[UndecidedRow]:
         """Those that failed while this endpoint was down, and were caught in not too many outages: they are held no more."""
-        keys = [key for key in self.held if key[0] is state]
+        keys = [key for key in self.rows if key[0] is state]
         return [each for key in keys for each in self._take(key, refusals=False)]
 
-    def _take(self, key: tuple[EndpointState, str], *, refusals: bool) -> list[Held]:
+    def _take(self, key: tuple[EndpointState, str], *, refusals: bool) -> list[UndecidedRow]:
         """Those that may be asked again."""
-        held = self.held[key]
-        found = [each for each in held if each.row.excused < MOST_EXCUSED and (refusals or not each.is_refusal)]
-        self._keep(key, [each for each in held if each not in found])
+        rows = self.rows[key]
+        found = [
+            each for each in rows if each.row.free_retries < MOST_FREE_RETRIES and (refusals or not each.is_refusal)
+        ]
+        self._keep(key, [each for each in rows if each not in found])
         return found
 
-    def _keep(self, key: tuple[EndpointState, str], held: Iterable[Held]) -> None:
-        self.held[key] = deque(held)
-        if not self.held[key]:
-            del self.held[key]
+    def _keep(self, key: tuple[EndpointState, str], rows: Iterable[UndecidedRow]) -> None:
+        self.rows[key] = deque(rows)
+        if not self.rows[key]:
+            del self.rows[key]
 
     def _are_due(self, key: tuple[EndpointState, str]) -> bool:
         """Whether so many are held of one model that it is to be asked whom to blame."""
         state, model = key
-        held = self.held.get(key, ())
-        refusals = sum(each.is_refusal for each in held)
-        most = _MOST_IN_A_ROW if state.of(model).completions else MOST_HELD
-        return refusals >= most or len(held) - refusals >= MOST_HELD
+        rows = self.rows.get(key, ())
+        refusals = sum(each.is_refusal for each in rows)
+        most = _MOST_IN_A_ROW if state.of(model).completions else MOST_UNDECIDED
+        return refusals >= most or len(rows) - refusals >= MOST_UNDECIDED
 
     def _clear(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
         """Blame what failed before that, ``refusals`` too, or only what is none."""
-        held = self.held.get((state, model), ())
-        clear = [each for each in held if each.at <= sent_at and (refusals or not each.is_refusal)]
+        rows = self.rows.get((state, model), ())
+        clear = [each for each in rows if each.at <= sent_at and (refusals or not each.is_refusal)]
         if clear:
-            self._keep((state, model), [each for each in held if each not in clear])
+            self._keep((state, model), [each for each in rows if each not in clear])
             for each in clear:
                 self._confirm(each)
 
     def _begin(self, key: tuple[EndpointState, str]) -> None:
-        if key not in self._judged:
-            self._judged.add(key)
-            self._tasks.start_soon(self._judge, *key)
+        if key not in self._deciding:
+            self._deciding.add(key)
+            self._tasks.start_soon(self._decide, *key)
 
-    async def _judge(self, state: EndpointState, model: str) -> None:
+    async def _decide(self, state: EndpointState, model: str) -> None:
         """Ask that model for one token: if it is answered, it is the rows; not if it says the same to that."""
         try:
-            while self._run_state.stopped_by is None and (held := self.held.get((state, model))):
-                last = held[-1]
-                refusal = next((each.fault for each in reversed(held) if each.is_refusal), None)
+            while self._run_state.stopped_by is None and (rows := self.rows.get((state, model))):
+                last = rows[-1]
+                refusal = next((each.fault for each in reversed(rows) if each.is_refusal), None)
                 waits = state.pauses or state.pacer.held_s(time.monotonic(), model) > _LONG_S
                 elsewhere = waits and self._pool.others_than(state, model)
-                if self._pool.is_set_aside(model):
-                    del self.held[state, model]
+                if self._pool.is_disabled_everywhere(model):
+                    del self.rows[state, model]
                 elif self._pool.is_disabled(state, model):
-                    self._ask_again(self.held.pop((state, model)))
+                    self._ask_again(self.rows.pop((state, model)))
                 elif elsewhere and (movable := self._take((state, model), refusals=True)):
                     self._ask_again(movable)
                 elif state.pauses or self._gate.held:
-                    self._gate.question(state, False)
+                    self._gate.await_verdict(state, False)
                     await self._gate.sleep(_MOMENT_S)
-                elif proof := await self._works(state, last, refusal):
+                elif proof := await self._find_proof(state, last, refusal):
                     self._clear(state, model, proof, refusals=refusal is not None)
                     if not self._are_due((state, model)):  # those that came since: more may be answered
                         return
                 elif self._prober.is_over or refusal is None or not state.is_open:
                     continue
-                elif last in self.held.get((state, model), ()):
+                elif last in self.rows.get((state, model), ()):
                     self._give_up(state, model, refusal)
         finally:
-            self._judged.discard((state, model))
-            self._gate.question(state, False)
+            self._deciding.discard((state, model))
+            self._gate.await_verdict(state, False)
             self._changed()
 
-    async def _works(self, state: EndpointState, last: Held, refusal: AttemptError | None) -> float | None:
+    async def _find_proof(self, state: EndpointState, last: UndecidedRow, refusal: AttemptError | None) -> float | None:
         row = last.row
-        return await self._pool.works(self._prober, state, row.request, last.at, row.tries.sent, refusal)
+        return await self._pool.find_proof(self._prober, state, row.request, last.at, row.tries.sent, refusal)
 
     def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Whatever this model is asked is refused there: ask it elsewhere, or other models, or stop."""

@@ -55,7 +55,7 @@ async def learn(
     patience_s = _LIST_S if must else _PRICES_S if unpriced and any(tells) else _MOMENT_S
     came: set[int] = set()
 
-    def hear(state: EndpointState, catalog: Catalog) -> None:
+    def on_list(state: EndpointState, catalog: Catalog) -> None:
         came.add(id(state))
         prices.learn(state.endpoint.name, catalog)
         contexts.learn(catalog, state.endpoint.model)
@@ -63,7 +63,7 @@ async def learn(
         if state.endpoint.name != LOCAL:
             tasks.start_soon(anyio.to_thread.run_sync, model_list_cache.keep, state.endpoint.base_url, catalog)
 
-    await consult(tasks, gate, states, job.models, hear, unpriced=unpriced, patience_s=patience_s)
+    await consult(tasks, gate, states, job.models, on_list, unpriced=unpriced, patience_s=patience_s)
     for state, catalog in zip(states, kept, strict=True):
         if id(state) not in came and catalog is not None:
             prices.learn(state.endpoint.name, catalog)
@@ -78,13 +78,13 @@ async def consult(
     gate: Gate[EndpointState],
     states: Sequence[EndpointState],
     models: Collection[str],
-    heard: Callable[[EndpointState, Catalog], None],
+    on_list: Callable[[EndpointState, Catalog], None],
     *,
     unpriced: bool,
     patience_s: float,
 ) -> None:
     """Ask the endpoints for their lists, and begin to open those that list ``models``; the others stay as they are until they
-    have answered a row. ``heard`` is told of each list. An endpoint that is not opened for its list is asked for it only where
+    have answered a row. ``on_list`` is told of each list. An endpoint that is not opened for its list is asked for it only where
     prices are wanted (``unpriced``).
 
     Returns when the lists have come, or after ``patience_s``: nothing else is sent meanwhile, so that the time they take is
@@ -93,14 +93,14 @@ async def consult(
     listed = []
     for state in states:
         if state.catalog.at:  # another job run has asked for it
-            heard(state, state.catalog)
+            on_list(state, state.catalog)
             continue
         tasks.start_soon(_open_late, gate, state)
         wanted = {state.endpoint.model} if state.endpoint.model else set(models)
         opens = bool(wanted) and state.pacer.concurrency.most > 1 and not state.endpoint.is_hosted
         if opens or (unpriced and state.endpoint.name != LOCAL):
             listed.append(anyio.Event())
-            tasks.start_soon(_consult, gate, state, wanted if opens else None, listed[-1], heard)
+            tasks.start_soon(_consult, gate, state, wanted if opens else None, listed[-1], on_list)
     with anyio.move_on_after(patience_s):
         for event in listed:
             await event.wait()
@@ -111,13 +111,13 @@ async def _consult(
     state: EndpointState,
     wanted: Collection[str] | None,
     listed: anyio.Event,
-    heard: Callable[[EndpointState, Catalog], None],
+    on_list: Callable[[EndpointState, Catalog], None],
 ) -> None:
     began = time.monotonic()
     try:
         listing = await state.client.models()
         took_s = time.monotonic() - began
-        heard(state, listing.catalog)
+        on_list(state, listing.catalog)
     except AttemptError:
         return
     finally:

@@ -37,7 +37,7 @@ from .member import Member
 from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
-from .undecided_failures import MOST_EXCUSED, MOST_HELD, Held, Verdicts
+from .undecided_failures import MOST_FREE_RETRIES, MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
@@ -82,45 +82,45 @@ class Workers:
         self._prices = prices
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that were not asked, or not to blame
-        self._verdicts = Verdicts(
-            pool, prober, job.models, member.run_state, self._blame, self._ask_again, self._has_changed
+        self._undecided = UndecidedFailures(
+            pool, prober, job.models, member.run_state, self._confirm, self._ask_again, self._on_change
         )
-        self._persisting = 0
+        self._retrying = 0
         self._troubled = False
         self._changed = anyio.Event()
 
-    async def everything(self, feed: RequestQueue, workers: int) -> None:
+    async def run(self, queue: RequestQueue, workers: int) -> None:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
-            self._verdicts.judge_in(watching)
+            self._undecided.start_in(watching)
             async with anyio.create_task_group() as self._again:
-                self._member.on_return = lambda state: self._ask_again(self._verdicts.take(state))
+                self._member.on_return = lambda state: self._ask_again(self._undecided.take(state))
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
-                        tasks.start_soon(self._work, feed)
-                while self._run_state.stopped_by is None and (self._persisting or self._verdicts.held):
+                        tasks.start_soon(self._work, queue)
+                while self._run_state.stopped_by is None and (self._retrying or self._undecided.rows):
                     self._changed = anyio.Event()
-                    if not self._persisting:
-                        self._verdicts.judge_all()
+                    if not self._retrying:
+                        self._undecided.decide_all()
                     await self._changed.wait()
             self._member.on_return = None
             if gone := self._pool.unanswered(self._unanswered):
                 self._stop(*gone)
             watching.cancel_scope.cancel()
 
-    def _has_changed(self) -> None:
+    def _on_change(self) -> None:
         self._changed.set()
 
-    async def _work(self, feed: RequestQueue) -> None:
-        while (request := await feed.take()) is not None:
+    async def _work(self, queue: RequestQueue) -> None:
+        while (request := await queue.take()) is not None:
             try:
-                if (row := self._begun(request)) is not None:
-                    await self._see_through(row)
+                if (row := self._pending(request)) is not None:
+                    await self._finish(row)
             finally:
                 if request.prefix is not None:
-                    feed.back(request)
+                    queue.back(request)
 
-    def _begun(self, request: Request) -> PendingRow | None:
+    def _pending(self, request: Request) -> PendingRow | None:
         """What to ask for a request of the plan; ``None`` if its row is made without."""
         fault = request.fault
         if fault is None and request.max_tokens is None and self._budget.is_bounded:
@@ -139,7 +139,7 @@ class Workers:
         prices = self._prices.dearest(asked.body) if self._prices.are_any else None
         return PendingRow(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
 
-    async def _see_through(self, row: PendingRow) -> None:
+    async def _finish(self, row: PendingRow) -> None:
         """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
         further: PendingRow | None = row
         try:
@@ -150,15 +150,15 @@ class Workers:
             pass
         except AttemptError as fault:
             if isinstance(fault, Transient) and row.waiting:
-                self._begin_persisting(row, fault)
+                self._start_retrying(row, fault)
             else:
                 await self._give_up(row, fault)
 
-    def _begin_persisting(self, row: PendingRow, first: Transient) -> None:
-        self._persisting += 1
-        self._again.start_soon(self._persist, row, first)
+    def _start_retrying(self, row: PendingRow, first: Transient) -> None:
+        self._retrying += 1
+        self._again.start_soon(self._retry, row, first)
 
-    async def _persist(self, row: PendingRow, first: Transient) -> None:
+    async def _retry(self, row: PendingRow, first: Transient) -> None:
         """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
         further = None
         try:
@@ -173,10 +173,10 @@ class Workers:
             finally:
                 self._gate.end_backing_off(row.request.model)
             if further is not None:
-                await self._see_through(further)
+                await self._finish(further)
         finally:
-            self._persisting -= 1
-            if not self._persisting:
+            self._retrying -= 1
+            if not self._retrying:
                 self._changed.set()
 
     async def _attempt_again(self, row: PendingRow) -> PendingRow | None:
@@ -189,14 +189,14 @@ class Workers:
             and state.of(model).proof_at <= row.failed_at
         ):
             if self._pool.others_than(state, model):
-                self._excuse(row)
+                self._retry_for_free(row)
             elif self._pool.any_answered:
-                await self._pool.works(self._prober, state, row.request, row.failed_at, row.tries.sent)
+                await self._pool.find_proof(self._prober, state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
-    def _excuse(self, row: PendingRow) -> None:
-        if row.excused < MOST_EXCUSED:
-            row.excused += 1
+    def _retry_for_free(self, row: PendingRow) -> None:
+        if row.free_retries < MOST_FREE_RETRIES:
+            row.free_retries += 1
             row.tries.forgive()
 
     async def _attempt(self, row: PendingRow) -> PendingRow | None:
@@ -205,18 +205,18 @@ class Workers:
         :raises AttemptError: if there is none.
         :raises _Halted: if nothing was sent because the run is stopping.
         """
-        if self._pool.any_disabled and self._pool.is_set_aside(row.request.model):
+        if self._pool.any_disabled and self._pool.is_disabled_everywhere(row.request.model):
             raise self._halted(row)
         state = await self._gate.enter(row.cost, again=row.waiting)
         while state is not None and self._pool.any_disabled and self._pool.is_disabled(state, row.request.model):
             self._gate.give_back(state, row.cost)  # it was disabled between the two
-            if self._pool.is_set_aside(row.request.model):
+            if self._pool.is_disabled_everywhere(row.request.model):
                 raise self._halted(row)
             state = await self._gate.enter(row.cost, again=row.waiting)
         if state is None:
             raise self._halted(row)
         if row.state is not None and row.outages != row.state.outage.past:
-            self._excuse(row)
+            self._retry_for_free(row)
         row.state = state
         row.outages = state.outage.past
         if self._prices.differ:
@@ -244,8 +244,8 @@ class Workers:
             self._keep(made, row.request, final=further is None)
             self._accounting.answered(state, row.cost, answer.usage)
             self._pool.answered(state, number, row.request, began, first=not row.waiting)
-            if self._verdicts.held:
-                self._verdicts.answered(state, row.request.model, began)
+            if self._undecided.rows:
+                self._undecided.answered(state, row.request.model, began)
             return further
         except AttemptError as fault:
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
@@ -330,26 +330,26 @@ class Workers:
         of_row = classify.is_of_row(fault)
         alone = False
         if isinstance(fault, RateLimited):
-            self._pool.understood(state, row.number, first=first)
+            self._pool.responded(state, row.number, first=first)
             is_last = state.in_flight == 1 and not self._gate.admission.waiting
             alone = row.was_refused(fault, state, state.of(row.request.model), is_last=is_last)
         self._accounting.failed(state, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, state):
             # Before the slot is free for the next to fail likewise.
-            fault = self._pool.refuses(state, fault, row.request)
+            fault = self._pool.refused_all(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
-            self._pool.doubt_model(state, row.request.model)
+            self._pool.suspend_model(state, row.request.model)
         elif isinstance(fault, RowFault):
-            self._pool.understood(state, row.number, first=first)
+            self._pool.responded(state, row.number, first=first)
             if classify.is_about_request(fault):
                 state.prove(row.request.model, began)
                 if proves:
                     self._gate.admission.prove(state)
         elif isinstance(fault, KeyReplaced):
-            self._pool.understood(state, row.number, first=first)
+            self._pool.responded(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             told = self._pool.failed(state, fault, row.number, row.request, first=first)
-            fault = told if row.excused < MOST_EXCUSED else fault
+            fault = told if row.free_retries < MOST_FREE_RETRIES else fault
         self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
         if isinstance(fault, RateLimited) and row.is_too_large:
@@ -360,7 +360,7 @@ class Workers:
                 sent = row.tries.sent
                 self._tell(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
-                self._gate.doubt_row(MOST_HELD)
+                self._gate.try_rows(MOST_UNDECIDED)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
                 self._gate.begin_backing_off(row.request.model)
@@ -376,7 +376,7 @@ class Workers:
         self._unanswered.add(row.request.model)
         if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
             if await self._pool.lacks_model(self._prober, row.state, row.request, row.failed_at):
-                if self._run_state.stopped_by is None and not self._pool.is_set_aside(row.request.model):
+                if self._run_state.stopped_by is None and not self._pool.is_disabled_everywhere(row.request.model):
                     self._send_again(row, fault)  # another endpoint may have it
                 return
             # It has answered a request for one token since.
@@ -391,15 +391,15 @@ class Workers:
             return
         if self._run_state.stopped_by is not None or row.state is None:
             return
-        self._verdicts.add(Held(made, fault, row, row.state, time.monotonic(), is_refusal))
+        self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
 
-    def _blame(self, held: Held) -> None:
+    def _confirm(self, held: UndecidedRow) -> None:
         self._keep(held.made, held.row.request)
 
-    def _ask_again(self, held: Sequence[Held]) -> None:
+    def _ask_again(self, held: Sequence[UndecidedRow]) -> None:
         """They were given up where nothing was answered, and are not to blame."""
         for each in held:
-            each.row.excused += 1
+            each.row.free_retries += 1
             each.row.tries.forgive()
             self._send_again(each.row, each.fault)
 
@@ -407,7 +407,7 @@ class Workers:
         """A row was given up, and is not to blame: it goes on as one that waits for another attempt."""
         row.waiting = True
         self._gate.begin_backing_off(row.request.model)
-        self._begin_persisting(row, classify.deferred(fault))
+        self._start_retrying(row, classify.deferred(fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
