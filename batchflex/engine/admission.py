@@ -124,7 +124,7 @@ class Admission(Generic[S]):
         self.pump()
 
     def dismiss(self, model: str) -> None:
-        """Nothing more of this model is admitted: those who wait with it are told so."""
+        """Admit nothing more of this model."""
         for gate in self.gates:
             gate.dismiss(model)
         self.pump()

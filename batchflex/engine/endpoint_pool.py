@@ -1,4 +1,4 @@
-"""The endpoints of an engine, and what is known of each: does it answer, is it down, is its credit spent."""
+"""The endpoints of an engine, and what is known of each: whether it answers, is down, has credit, has a model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TRY = "see what `batchflex check` says, and run the same command again once tha
 
 
 class EndpointPool:
-    """All of them. What one endpoint cannot do another may: job runs stop when the last one is disabled.
+    """What one endpoint cannot do another may: job runs stop when the last one is closed.
 
-    A model that one does not have, or not for this key, is asked elsewhere; what none has is not asked any more, and the others
-    go on. When none of the models that a job names is left, its run stops at once, else when nothing else is left to ask.
+    A model that one does not have, or not for this key, is sent elsewhere; what none has is disabled everywhere, and other models
+    go on. When all models that a job names are disabled, its run stops at once, else when nothing else is left to send.
 
     ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. The ``tasks``
     that wait for an endpoint to come back run until they are cancelled.
@@ -43,7 +43,7 @@ class EndpointPool:
         max_wait_s: float = float("inf"),
         max_outage_s: float | None = None,
     ) -> None:
-        # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
+        # Why a model is disabled at an endpoint, and everywhere: in words with and without those of the server.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
         self._disabled_everywhere: dict[str, tuple[StopReason, str, str]] = {}
         self.any_disabled = False
@@ -62,7 +62,7 @@ class EndpointPool:
         self._last: tuple[StopReason, str, str] | None = None
 
     def welcome(self, member: Member) -> None:
-        """Tell a job run that comes what has been found out already."""
+        """Tell a new job run what has been found out already."""
         if self._last is not None:
             member.stop(*self._last)
         elif gone := member.models <= self._disabled_everywhere.keys() and self.unanswered(member.models):
@@ -72,7 +72,7 @@ class EndpointPool:
             member.run_state.given_up_unquoted.append(bare)
 
     def others_than(self, state: EndpointState, model: str) -> bool:
-        """Whether another endpoint may be asked for this model now."""
+        """Whether another endpoint takes this model now."""
         others = (other for other in self._states if other is not state)
         return any(other.is_open and not self.is_disabled(other, model) for other in others)
 
@@ -89,7 +89,7 @@ class EndpointPool:
         self._admission.prove(state)
 
     def responded(self, state: EndpointState, number: int, *, first: bool) -> None:
-        """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
+        """The endpoint answered, perhaps with a refusal of this one row."""
         state.outage.answered(number, first=first)
         if state.failing:
             self.follow_breaker(state)
@@ -118,13 +118,13 @@ class EndpointPool:
         return classify.deferred(fault) if state.outage.on else fault
 
     def ended(self, state: EndpointState, number: int) -> None:
-        """That attempt is over, whichever way."""
+        """That attempt is over, however it ended."""
         state.outage.ended(number)
         if state.failing:
             self.follow_breaker(state)
 
     def refused_all(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
-        """The endpoint refuses whatever is sent; returns what that means for the row."""
+        """The endpoint refuses everything, whatever the row; returns what that means for the row."""
         if fault.reason == "credit" and self._wait_for_credit:
             if CREDIT not in state.pauses and not state.closed:
                 words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
@@ -147,8 +147,8 @@ class EndpointPool:
     def disable(
         self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
     ) -> None:
-        """Send nothing more of this model to this endpoint, for a ``reason`` that would stop the run: which it does once no model
-        is left, or nothing else to ask. ``bare`` are the words without those of the server."""
+        """Send nothing more of this model to this endpoint. For this ``reason`` a job run stops once none of its models is left,
+        or nothing else to send. ``bare`` are the words without those of the server."""
         if state.closed or (state, model) in self._disabled:
             return
         self._disabled[state, model] = reason, words, bare
@@ -172,13 +172,13 @@ class EndpointPool:
         self._note(rest, words, bare, facts_of(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
-        """Have nothing sent there of models that are disabled, or may have to be."""
+        """Send nothing there of models that are disabled or suspended."""
         self._admission.serve_without(
             state, self._disabled_at(state) | {model for where, model in self._suspended if where is state}
         )
 
     def _disable_everywhere_what_none_has(self) -> None:
-        """Of models that no endpoint is left for, nothing more is sent."""
+        """Disable models that no endpoint is left for."""
         used = [state for state in self._states if not state.closed]
         for model in {model for _, model in self._disabled} - self._disabled_everywhere.keys():
             if used and all((state, model) in self._disabled for state in used):
@@ -194,14 +194,14 @@ class EndpointPool:
         return model in self._disabled_everywhere
 
     def suspend_model(self, state: EndpointState, model: str) -> None:
-        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` tells."""
+        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` knows."""
         self._suspended.add((state, model))
         self._serve(state)
 
     async def lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
-        """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
+        """Whether it is the model that was refused, and not this row: found with a probe, unless there was one since.
 
-        If so, no further row of it is sent there; if the run stops or pauses, or this endpoint is closed, it is so, too.
+        If so, no further row of it is sent there. Also true if the run stops or pauses, or this endpoint is closed.
         """
         try:
             return await self._lacks_model(prober, state, request, failed_at)
@@ -232,8 +232,8 @@ class EndpointPool:
         return of_model.had_at <= failed_at
 
     def unanswered(self, models: Collection[str]) -> tuple[StopReason, str, str] | None:
-        """Why rows of these models were not asked, if any of them is set aside: a reason to stop, in words with and without those
-        of the server."""
+        """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop, in words with and
+        without those of the server."""
         found = {model: told for model, told in self._disabled_everywhere.items() if model in models}
         if not found:
             return None
@@ -252,13 +252,13 @@ class EndpointPool:
         tried: int,
         refused: AttemptError | None = None,
     ) -> float | None:
-        """When something was sent to the model of this request, after ``since``, that the endpoint answered: a request for one
-        token, if nothing else was. ``None`` if it does not work.
+        """When something was sent to the model of this request, after ``since``, that the endpoint answered: a probe, if nothing
+        else was. ``None`` if the model does not answer there.
 
         If it does not, after ``tried`` attempts at one row, an outage begins, unless another model is answered there: then this
-        one is asked nothing more. Before anything was answered the endpoint is given up. A paused endpoint is asked nothing, and
-        does not work. Where ``refused`` is what was said to this very request, one is sent in any case, and an endpoint that says
-        the same to that does not work either.
+        one is disabled. Before anything was answered the endpoint is closed. A paused endpoint gets no probe, and the answer is
+        ``None``. Where ``refused`` is what was said to this very request, a probe is sent in any case, and ``None`` is also the
+        answer if that is refused in the same words.
         """
         of_model = state.of(request.model)
         async with state.probing:
@@ -293,7 +293,7 @@ class EndpointPool:
         return None
 
     async def _answers_other(self, prober: Prober, state: EndpointState, model: str) -> bool:
-        """Whether the endpoint answers a request for one token of another model, which has answered rows there.
+        """Whether the endpoint answers a probe of another model, which has answered rows there.
 
         :raises NotSent: if nothing more is sent.
         """
@@ -305,22 +305,22 @@ class EndpointPool:
         return fault is None
 
     def is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
-        """A request of the run's own was not answered."""
+        """A probe was not answered."""
         if not state.outage.on:
             state.outage.begin(time.monotonic())
             self._begin_outage(state, fault, like)
 
     def like(self, state: EndpointState, request: Request) -> Request:
-        """What a probe is like: a row that this endpoint answered, of a model that is still asked there; else this one."""
+        """The row that a probe is made from: one that this endpoint answered, of a model that is still sent there; else this
+        one."""
         return state.answered(self._disabled_at(state)) or request
 
     def _disabled_at(self, state: EndpointState) -> set[str]:
         return {model for where, model in self._disabled if where is state}
 
     def check_waits(self, now: float) -> None:
-        """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
-        so long: nothing of one model, where each has a limit of its own. Where no row waits, what is in flight may be all
-        there is."""
+        """Close an endpoint that asks to wait for longer than ``limits.max_wait``, or has let nothing through for so long; where
+        each model has a limit of its own, disable that model. Only models that rows wait for are checked."""
         for model in self._admission.waiting_models():
             for state in self._states:
                 if not state.is_open or self.is_disabled(state, model):
@@ -364,7 +364,7 @@ class EndpointPool:
         bare: str,
         end: str = BLAMELESS,
     ) -> bool:
-        """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
+        """Use this endpoint no more. True: it was the last, and job runs stop. ``bare`` is without the server's words."""
         if state.closed:
             return self._last is not None
         if self._admission.close_endpoint(state):

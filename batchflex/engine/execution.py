@@ -73,7 +73,7 @@ class _NoTable(Exception):
 
 
 def sole_fault(error: BaseException) -> BatchflexError | None:
-    """The error for people that task groups have wrapped, if there is nothing else in it."""
+    """Our own error that task groups have wrapped, if there is nothing else in the group."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, BatchflexError) else None

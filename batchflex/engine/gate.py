@@ -1,4 +1,4 @@
-"""A job run's way to the endpoints: its rows in their order, and what its budget says.
+"""A job run's entry to the endpoints: its rows in their order, and what its budget says.
 
 Nothing is awaited where a slot is free and the pace allows it. A row that waits for another attempt holds no slot.
 """
@@ -173,7 +173,7 @@ class Gate(Generic[S]):
         self.admission.pump()
 
     def await_verdict(self, endpoint: S, doubted: bool) -> None:
-        """Whether rows have to wait there until it is known whom to blame."""
+        """Whether rows have to wait there until it is known who is to blame for failures."""
         (endpoint.awaiting_verdict.add if doubted else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
 
@@ -189,14 +189,14 @@ class Gate(Generic[S]):
         self.admission.pump()
 
     def dismiss(self, model: str) -> None:
-        """Tell those who wait with this model that nothing more of it is admitted."""
+        """Admit nothing of those that wait with this model."""
         for queue in (self._again, self._fresh):
             for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
                 queue.remove(waiter)
                 waiter.decided.set()
 
     def close(self) -> None:
-        """Admit nothing more; whoever waits is told so."""
+        """Admit nothing more, also of those that wait."""
         self.closed = True
         self._closing.set()
         for queue in (self._again, self._fresh):

@@ -1,4 +1,4 @@
-"""What is still to be asked of a plan, read ahead by a bounded amount."""
+"""The requests of a plan that are left to send, read ahead by a bounded amount."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ _WINDOW_BYTES = 16 << 20
 
 
 class RequestQueue:
-    """Hands out what is still to be asked of the ``blocks`` of a plan, one request at a time, to any number of tasks.
+    """Hands out what ``sort_out`` leaves of the ``blocks`` of a plan, one request at a time, to any number of tasks.
 
-    They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
-    the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
-    them may go next says :class:`~batchflex.plan.prefix_order.PrefixQueue`. ``starving`` tasks wait for requests to be read.
-    ``on_read`` is called with
-    those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that the blocks
-    leave out.
+    Blocks are read in a thread, at most some 2,000 requests ahead. Where prefixes differ, they are read by the window, the first
+    one small, later ones of some 4,000 requests or 16 MB, and requests with the same prefix are put together;
+    :class:`~batchflex.plan.prefix_order.PrefixQueue` decides which may go next. ``starving`` counts tasks that wait for requests
+    to be read. ``on_read`` is called with those that were read, before they may go. ``planned`` counts the requests, and begins
+    with those of the rows that the blocks leave out.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class RequestQueue:
             self.close()
 
     def _next(self) -> tuple[int, list[Request], set[bytes | None]] | None:
-        """The next window: how many requests it has, those of them still to be asked, and the names of their prefixes."""
+        """The next window: how many requests it has, those of them that are left to send, and the names of their prefixes."""
         if self._damage is not None:
             raise self._damage
         self._gil.begin()
@@ -99,7 +98,7 @@ class RequestQueue:
         return (total, wanted, names) if total or block is not None else None
 
     def _read(self, before: int) -> list[Request] | None:
-        """The next block. Damage is told only once what came before it in the window was handed on."""
+        """The next block. Damage is reported once what came before it in the window was handed out."""
         try:
             return next(self._blocks, None)
         except InputError as damage:
@@ -109,7 +108,7 @@ class RequestQueue:
             return None
 
     async def take(self) -> Request | None:
-        """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be told of it."""
+        """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be called with it."""
         while (request := self._prefixes.take()) is None:
             held = self._prefixes.size > 0
             if self._closed and not held:
@@ -125,7 +124,7 @@ class RequestQueue:
         return request
 
     def back(self, request: Request) -> None:
-        """It was answered, or an attempt at it has failed: those that begin alike need not wait for it any longer."""
+        """It was answered, or an attempt at it has failed: those with the same prefix need not wait for it any longer."""
         if self._prefixes.ended(request):
             self._wake()
 

@@ -1,4 +1,4 @@
-"""A retry: rows of the results that a condition chooses are asked again. Another way to prepare a run of the same plan."""
+"""A retry: rows of the results that an SQL condition selects are sent again. Another preparation of a run of the same plan."""
 
 from __future__ import annotations
 
@@ -97,17 +97,17 @@ class _Chosen:
         ]  # fmt: skip
 
     def _changed(self, request: Request, at: int) -> Request:
-        body, limit, summary = request.body, request.max_tokens, self._set_with
+        body, limit, set_with = request.body, request.max_tokens, self._set_with
         if self._raw and request.fault is None:
             merged = _decode_raw(body) | self._raw
             if self._numbers_seeds and request.sample:  # samples keep seeds of their own
                 seed = self._parameters["seed"] + request.sample
                 merged["seed"] = msgspec.Raw(_encode(seed))
-                summary = _encode(self._parameters | {"seed": seed}).decode()
+                set_with = _encode(self._parameters | {"seed": seed}).decode()
             body = _encode(dict(sorted(merged.items())))
             limit = answer_limit({n: msgspec.json.decode(merged[n]) for n in LIMITS if n in merged})
         return msgspec.structs.replace(
-            request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=summary
+            request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=set_with
         )
 
 
@@ -116,7 +116,7 @@ def _prices(retry: Retry) -> Prices:
 
 
 class _Selection:
-    """What is seen of the chosen requests in one pass; they are held as long as they are few."""
+    """The chosen requests, counted in one pass; they are kept in memory as long as they are few."""
 
     def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]], prices: Prices) -> None:
         self.sort_out = sort_out
@@ -165,7 +165,7 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
 def _placed(
     retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves], parts: dict[int, Stretches]
 ) -> tuple[Prepared, Estimate] | None:
-    """Where the place of all answers is known, only the rows of the chosen ones are planned."""
+    """Where the row of every answer is known, only the rows of the chosen ones are planned."""
     done = Done(folder.parts, 0, plan.labels, moves=parts)
     plan.answered = done.holds
     limit = plan.job.input.limit
@@ -186,7 +186,7 @@ def _placed(
 
 
 def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
-    """The whole plan is held against the answers."""
+    """The whole plan is compared with the answers."""
     done = Done(folder.parts, 0)
     plan.answered = done.holds
     marks = done.mark(choice.keys)

@@ -1,4 +1,4 @@
-"""Whose fault is it that a row failed: its own, or that of the endpoint or of the model it was sent to?"""
+"""Who is to blame for a failed row: the row, or the endpoint or model it was sent to?"""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from .endpoint_state import EndpointState
 from .pending_row import PendingRow
 from .probes import Prober
 
-# So many rows given up without an answer to any other, or refused before that model has answered anything: is it the rows?
+# With so many rows failed and no other answered, or refused before that model has answered anything, a probe finds out who is to
+# blame.
 MOST_UNDECIDED = 5
-# So many outages are no fault of the row that was caught in them. One that meets more may be what brings the server down.
+# Outages that do not count against a row that was in flight. A row that meets more may be what brings the server down.
 MOST_FREE_RETRIES = 10
-# So many refused in a row by one that has.
+# The same for refusals in a row by a model that has answered.
 _MOST_IN_A_ROW = 20
-# An endpoint that asked to wait longer is not waited for to know whom to blame, where another can be asked.
+# Where the endpoint asked to wait longer, the rows go to another one, if there is one, in place of a probe.
 _LONG_S, _MOMENT_S = 5.0, 0.2
 _ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
 _MEND = "see to what these words say, and run the same command again"
 
 
 class UndecidedRow(NamedTuple):
-    """A row given up at that moment, and where it was asked last. ``made`` is its row, if it is to blame. ``is_refusal`` tells
-    that it was refused in words that may be about whoever asks; else it failed as it might where the endpoint does not work."""
+    """A row without further attempts, since ``at``, and the endpoint that it was sent to last. ``made`` is its outcome if it is
+    to blame. With ``is_refusal`` the server's words may be about the account; without, it failed as if the endpoint were down."""
 
     made: Outcome
     fault: AttemptError
@@ -42,13 +43,11 @@ class UndecidedRow(NamedTuple):
 
 
 class UndecidedFailures:
-    """Holds rows that were given up until it is known whose fault it is. They are to blame once the same model, at the same
-    endpoint, answers something sent later: another row, or a request for one token. In time, memory is bounded by what fails
-    between two answers.
+    """Rows awaiting a verdict. They are to blame once the same model, at the same endpoint, answers something sent later: another
+    row, or a probe. So memory is bounded by what fails between two answers.
 
-    ``models`` are those that the job names. ``rows`` are the rows, by endpoint and model, in the order of time. ``confirm`` is
-    called with each row that is to blame, ``ask_again`` with those to be asked again or elsewhere, ``changed`` when fewer may be
-    held.
+    ``models`` are those that the job names. ``rows`` are by endpoint and model, in the order of time. ``confirm`` is called with
+    each row that is to blame, ``ask_again`` with those to send again or elsewhere, ``changed`` when some may have gone.
     """
 
     def __init__(
@@ -73,11 +72,11 @@ class UndecidedFailures:
         self.rows: dict[tuple[EndpointState, str], deque[UndecidedRow]] = {}
 
     def start_in(self, tasks: TaskGroup) -> None:
-        """Where the tasks run that ask endpoints whom to blame, one for each model: one may keep its probe waiting for long."""
+        """Where the probing tasks run, one for each model at an endpoint: a probe may have to wait for long."""
         self._tasks = tasks
 
     def add(self, each: UndecidedRow) -> None:
-        """A row was given up. With too many of them, or before anything was answered, it is time to find out."""
+        """A row got no answer. With too many of them, or before anything was answered, a probe is sent."""
         state, model = key = each.state, each.row.request.model
         if self._pool.is_disabled_everywhere(model):
             return
@@ -92,29 +91,27 @@ class UndecidedFailures:
         fault = each.fault
         never_worked = not self._pool.any_answered and isinstance(fault, Transient) and fault.blame == "endpoint"
         if never_worked or sum(not other.is_refusal for rows in self.rows.values() for other in rows) >= MOST_UNDECIDED:
-            if not state.completions or isinstance(
-                fault, RunFault
-            ):  # else new rows may be answered sooner than a probe
+            if not state.completions or isinstance(fault, RunFault):  # else a new row may be answered before a probe is
                 self._gate.await_verdict(state, True)
             self.decide_all(refusals=False)
 
     def decide_all(self, *, refusals: bool = True) -> None:
-        """Find out whom to blame; unless that is meant, not for models of which there are only ``refusals``."""
+        """Send probes for all; without ``refusals`` not for models of which there are only these."""
         for key, rows in list(self.rows.items()):
             if refusals or not all(each.is_refusal for each in rows):
                 self._begin(key)
 
     def answered(self, state: EndpointState, model: str, sent_at: float) -> None:
-        """An answer came to what was sent then: what had failed before is the rows' fault."""
+        """What was sent then was answered: rows that had failed before are to blame."""
         self._clear(state, model, sent_at)
 
     def take(self, state: EndpointState) -> list[UndecidedRow]:
-        """Those that failed while this endpoint was down, and were caught in not too many outages: they are held no more."""
+        """Remove and return those that failed while this endpoint was down, but for rows that met too many outages."""
         keys = [key for key in self.rows if key[0] is state]
         return [each for key in keys for each in self._take(key, refusals=False)]
 
     def _take(self, key: tuple[EndpointState, str], *, refusals: bool) -> list[UndecidedRow]:
-        """Those that may be asked again."""
+        """Remove and return those that may be sent again."""
         rows = self.rows[key]
         found = [
             each for each in rows if each.row.free_retries < MOST_FREE_RETRIES and (refusals or not each.is_refusal)
@@ -128,7 +125,7 @@ class UndecidedFailures:
             del self.rows[key]
 
     def _are_due(self, key: tuple[EndpointState, str]) -> bool:
-        """Whether so many are held of one model that it is to be asked whom to blame."""
+        """Whether there are so many of one model that a probe is due."""
         state, model = key
         rows = self.rows.get(key, ())
         refusals = sum(each.is_refusal for each in rows)
@@ -136,7 +133,7 @@ class UndecidedFailures:
         return refusals >= most or len(rows) - refusals >= MOST_UNDECIDED
 
     def _clear(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
-        """Blame what failed before that, ``refusals`` too, or only what is none."""
+        """Confirm what failed before that; without ``refusals`` only what is none."""
         rows = self.rows.get((state, model), ())
         clear = [each for each in rows if each.at <= sent_at and (refusals or not each.is_refusal)]
         if clear:
@@ -150,7 +147,7 @@ class UndecidedFailures:
             self._tasks.start_soon(self._decide, *key)
 
     async def _decide(self, state: EndpointState, model: str) -> None:
-        """Ask that model for one token: if it is answered, it is the rows; not if it says the same to that."""
+        """Probe that model: an answer means that the rows are to blame; the same refusal means that they are not."""
         try:
             while self._run_state.stopped_by is None and (rows := self.rows.get((state, model))):
                 last = rows[-1]
@@ -184,7 +181,7 @@ class UndecidedFailures:
         return await self._pool.find_proof(self._prober, state, row.request, last.at, row.tries.sent, refusal)
 
     def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
-        """Whatever this model is asked is refused there: ask it elsewhere, or other models, or stop."""
+        """Everything sent to this model is refused there: send it elsewhere, or other models, or stop."""
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
         words, bare = (
             f"{_ALIKE}{which}: {why} (HTTP {fault.http_status}); {_MEND}"

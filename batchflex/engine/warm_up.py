@@ -1,12 +1,11 @@
-"""What an endpoint's list of models is good for, before it has answered a row: how many requests go there, and prices.
+"""Warm-up: how many requests go to an endpoint before it has answered a row, and what its list of models tells.
 
-The first request goes alone: it is enough to learn that a key, an address or a model is wrong. Where an answer takes long that
-would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that the address and
-the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
-the list took, and it gets a few times that. An endpoint that tells of rate limits is not opened: how many it takes is in
-its first answer.
+The first request goes alone: it is enough to learn that a key, an address or a model is wrong. Where answers take long that would
+delay a run as long, so an endpoint that lists the job's models is opened sooner: its address and the model are right. A wrong key
+or missing credit it refuses in about the time that the list took, and it gets a few times that. An endpoint that sends rate limit
+headers is not opened: how many it takes is in its first answer.
 
-A first request that gets no answer at all, be it a refusal, for long does not keep the others waiting: a few are sent beside it.
+A first request that gets no answer for long, not even a refusal, does not keep the others waiting: a few are sent beside it.
 """
 
 from __future__ import annotations
@@ -83,9 +82,9 @@ async def consult(
     unpriced: bool,
     patience_s: float,
 ) -> None:
-    """Ask the endpoints for their lists, and begin to open those that list ``models``; the others stay as they are until they
-    have answered a row. ``on_list`` is told of each list. An endpoint that is not opened for its list is asked for it only where
-    prices are wanted (``unpriced``).
+    """Fetch the endpoints' lists, and begin to open those that list ``models``; the others stay as they are until they have
+    answered a row. ``on_list`` is called with each list. Where a list cannot open an endpoint, it is fetched only if prices are
+    wanted (``unpriced``).
 
     Returns when the lists have come, or after ``patience_s``: nothing else is sent meanwhile, so that the time they take is
     theirs.

@@ -1,4 +1,4 @@
-"""From a request to its row: workers, attempts, and what is done when one fails."""
+"""From a request to its outcome: workers, attempts, and what is done when one fails."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_fa
 
 
 class _Halted(Exception):
-    """The run admits nothing more; the row stays unfinished."""
+    """Nothing more is admitted for this row; it stays unfinished."""
 
 
 def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
-    """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
+    """Whether a refusal that usually means the run may mean the row, as others were answered: moderation answers 403, and a row
+    may itself name a model that is not there."""
     return state.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
@@ -81,7 +82,7 @@ class Workers:
         self._outcome_writer = outcome_writer
         self._prices = prices
         self._rules: set[str] = set()
-        self._unanswered: set[str] = set()  # models of rows that were not asked, or not to blame
+        self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
         self._undecided = UndecidedFailures(
             pool, prober, job.models, member.run_state, self._confirm, self._ask_again, self._on_change
         )
@@ -90,7 +91,7 @@ class Workers:
         self._changed = anyio.Event()
 
     async def run(self, queue: RequestQueue, workers: int) -> None:
-        """Ask all that the feed has, ``workers`` at a time at most."""
+        """Send all that the queue has, ``workers`` at a time at most, and retry until every row has its outcome."""
         async with anyio.create_task_group() as watching:
             self._undecided.start_in(watching)
             async with anyio.create_task_group() as self._again:
@@ -121,7 +122,7 @@ class Workers:
                     queue.back(request)
 
     def _pending(self, request: Request) -> PendingRow | None:
-        """What to ask for a request of the plan; ``None`` if its row is made without."""
+        """A request of the plan as it is to be sent; ``None`` if its outcome is made without sending anything."""
         fault = request.fault
         if fault is None and request.max_tokens is None and self._budget.is_bounded:
             fault = self._budget.unbounded(request)
@@ -129,7 +130,7 @@ class Workers:
             self._keep(record.unaskable(self._context, request, fault, now_us()), request)
             return None
         asked = request if request.before is None else reask.further(request, request.before, self._reasks)
-        if asked is None:  # more than there is cannot be asked for
+        if asked is None:  # its answer cannot get longer
             if request.before is not None:
                 self._run_state.add(request.before)
             return None
@@ -140,7 +141,7 @@ class Workers:
         return PendingRow(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
 
     async def _finish(self, row: PendingRow) -> None:
-        """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
+        """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own."""
         further: PendingRow | None = row
         try:
             while further is not None:
@@ -159,7 +160,7 @@ class Workers:
         self._again.start_soon(self._retry, row, first)
 
     async def _retry(self, row: PendingRow, first: Transient) -> None:
-        """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
+        """Retries of a row; its worker has gone on to the next one."""
         further = None
         try:
             try:
@@ -180,7 +181,8 @@ class Workers:
                 self._changed.set()
 
     async def _attempt_again(self, row: PendingRow) -> PendingRow | None:
-        """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
+        """As :meth:`_attempt`. Before the last one the endpoint must have answered something since the latest failure, so that an
+        outage does not use up a row's attempts."""
         state = row.state
         model = row.request.model
         if (
@@ -200,10 +202,10 @@ class Workers:
             row.tries.forgive()
 
     async def _attempt(self, row: PendingRow) -> PendingRow | None:
-        """Send the row once, and keep its answer before anything else can happen. If it does not fit: what to ask next.
+        """Send the row once, and store its answer before the slot is free. If that does not fit: what to send next.
 
-        :raises AttemptError: if there is none.
-        :raises _Halted: if nothing was sent because the run is stopping.
+        :raises AttemptError: if no answer came.
+        :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
         """
         if self._pool.any_disabled and self._pool.is_disabled_everywhere(row.request.model):
             raise self._halted(row)
@@ -264,7 +266,7 @@ class Workers:
         return _Halted()
 
     def _further(self, row: PendingRow, state: EndpointState, made: Outcome) -> PendingRow | None:
-        """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
+        """What to send after an answer that does not fit or was cut off; ``None`` if it is the last."""
         before, can_stream = row.request.before, state.endpoint.stream == "auto"
         after_cut = before is not None and before.cut_by == "server" and can_stream
         if before is not None and after_cut and state.quirks.streamed(before, made):
@@ -285,7 +287,7 @@ class Workers:
         return None if asked is None else self._next(row, asked)
 
     def _next(self, row: PendingRow, asked: Request) -> PendingRow:
-        """What is asked after ``row`` to the same end."""
+        """The row again, with another request."""
         further = self._row(row.planned, asked)
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
@@ -293,7 +295,7 @@ class Workers:
     def _in_another_format(
         self, row: PendingRow, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
     ) -> PendingRow:
-        """What to ask after a refusal of the response format that this was ``sent_as``.
+        """What to send after a refusal of the response format that this was ``sent_as``.
 
         :raises _Halted: if the run stops for it.
         """
@@ -310,8 +312,8 @@ class Workers:
             raise _Halted
         if instead != was:
             how = "response_format json_object" if instead == "json_object" else "words alone"
-            told = f"{name} refuses the response_format; asked with {how} and the schema in the system message, validated here"
-            self._note(told)
+            what = f"asked with {how} and the schema in the system message, validated here"
+            self._note(f"{name} refuses the response_format; {what}")
         return self._next(row, row.request)
 
     def _note(self, words: str) -> None:
@@ -320,8 +322,8 @@ class Workers:
     def _failed_once(
         self, row: PendingRow, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
     ) -> AttemptError:
-        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row. Unless it ``proves``
-        that rows are answered there, a refusal opens the endpoint to no others."""
+        """Account for a failed attempt while its slot is still taken; returns what it means for the row. Without ``proves`` a
+        refusal is no sign that the endpoint works."""
         now = row.failed_at = time.monotonic()
         if fault.rule is not None and fault.rule not in self._rules:
             self._rules.add(fault.rule)
@@ -348,8 +350,8 @@ class Workers:
         elif isinstance(fault, KeyReplaced):
             self._pool.responded(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
-            told = self._pool.failed(state, fault, row.number, row.request, first=first)
-            fault = told if row.free_retries < MOST_FREE_RETRIES else fault
+            means = self._pool.failed(state, fault, row.number, row.request, first=first)
+            fault = means if row.free_retries < MOST_FREE_RETRIES else fault
         self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
         if isinstance(fault, RateLimited) and row.is_too_large:
@@ -369,9 +371,8 @@ class Workers:
     async def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
-        Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
-        failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
-        it was down, the row is asked again. A refusal is a suspect until the same model answers.
+        Where the server's words do not say, it awaits a verdict: it is marked failed once another row, sent later, is answered.
+        With too many that wait, or when no other is left, a probe decides. If the endpoint was down, the row is sent again.
         """
         self._unanswered.add(row.request.model)
         if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
@@ -379,7 +380,7 @@ class Workers:
                 if self._run_state.stopped_by is None and not self._pool.is_disabled_everywhere(row.request.model):
                     self._send_again(row, fault)  # another endpoint may have it
                 return
-            # It has answered a request for one token since.
+            # A probe of the model was answered since.
             fault = classify.of_row(fault)
             self._keep(record.failed(self._context, row.request, row.effort(), fault), row.request)
             return
@@ -397,21 +398,21 @@ class Workers:
         self._keep(held.made, held.row.request)
 
     def _ask_again(self, held: Sequence[UndecidedRow]) -> None:
-        """They were given up where nothing was answered, and are not to blame."""
+        """They failed where nothing was answered, and are not to blame."""
         for each in held:
             each.row.free_retries += 1
             each.row.tries.forgive()
             self._send_again(each.row, each.fault)
 
     def _send_again(self, row: PendingRow, fault: AttemptError) -> None:
-        """A row was given up, and is not to blame: it goes on as one that waits for another attempt."""
+        """A row that is not to blame waits for another attempt."""
         row.waiting = True
         self._gate.begin_backing_off(row.request.model)
         self._start_retrying(row, classify.deferred(fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
-        """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
-        does not take the place of an answer that stands."""
+        """Store an outcome. One that is not ``final`` is sent again, by the next run if this one ends before. A failure does not
+        replace an answer that a retry found."""
         if self._run_state.is_void and can_be_void(made):
             return
         stays = record.stays(request, made)
