@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.util
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +17,7 @@ import anyio.to_thread
 
 from .config import Job, build, environment_of, read
 from .core import InputError, JobError, RunStopped
-from .engine import Observer, Run, runner
+from .engine import JobRun, Observer, Preparing, Run
 from .notify import Notifier
 from .plan import prepare
 from .protocol import parameters as parameters
@@ -33,8 +32,6 @@ T = TypeVar("T")
 JobLike = Job | Mapping[str, Any] | str | Path
 
 _INTERRUPT_NOTICED_S = 0.1
-# Many live tasks make each collection dear, and a run leaves next to no cycles behind.
-_GC_THRESHOLDS = (50_000, 50, 100)
 _ANSWER_COLUMNS = [
     "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason",
     "prompt_tokens", "completion_tokens", "cost", "error_message",
@@ -112,8 +109,7 @@ def ask_again(
         frame = _asked(frame, retried.planned)
     whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
     try:
-        work = partial(whole, planned=retried.planned, preparing=retried.prepare)
-        return on_a_loop(work, own_process=heed_signals)
+        return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
     except InputError as error:
         raise missing_input(retried, error) from None
 
@@ -125,28 +121,25 @@ async def _whole(
     observer: Observer | None = None,
     heed_signals: bool = False,
     planned: Job | None = None,
-    preparing: runner.Preparing = prepare,
+    preparing: Preparing = prepare,
     attempt: Attempt | None = None,
 ) -> Run:
     """The run, and then its scores."""
-    run = partial(
-        runner.arun,
-        job,
-        frame=frame,
-        observer=observer,
-        heed_signals=heed_signals,
-        planned=planned,
-        preparing=preparing,
-        attempt=attempt,
-    )
+    then = None
+    if job.score:
+        from .engine import evaluate
+
+        evaluate.require(job)
+        then = partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals)
+    run = JobRun(job, frame=frame, observer=observer, planned=planned, preparing=preparing, attempt=attempt, then=then)
     if job.dated is None:
-        return await _scored(run, job, observer, heed_signals=heed_signals)
+        return await run.run(heed_signals=heed_signals)
     from .plan import retention
 
     note = observer.note if observer is not None else _unheard
     if told := await anyio.to_thread.run_sync(retention.left_behind, job):
         note(told)
-    ended = await _scored(run, job, observer, heed_signals=heed_signals)
+    ended = await run.run(heed_signals=heed_signals)
     if ended.stopped_by is None:
         await anyio.to_thread.run_sync(retention.remove_old, job, note)
     return ended
@@ -161,17 +154,6 @@ def _warn(job: Job, observer: Observer | None) -> None:
 
 def _unheard(text: str) -> None:
     pass
-
-
-async def _scored(
-    run: Callable[..., Awaitable[Run]], job: Job, observer: Observer | None, *, heed_signals: bool
-) -> Run:
-    if not job.score:
-        return await run()
-    from .engine import evaluate
-
-    evaluate.require(job)
-    return await run(then=partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals))
 
 
 def complete(
@@ -269,20 +251,16 @@ def execute(
     attempt: Attempt | None = None,
 ) -> Run:
     """A run and its scores on an event loop of its own: uvloop's where it is installed."""
-    work = partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
-    return on_a_loop(work, own_process=heed_signals)
+    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt))
 
 
-def on_a_loop(work: Callable[[], Awaitable[T]], *, own_process: bool = False) -> T:
-    """Do the work on an event loop of its own, also where one is running already. Where the process is ours (``own_process``)
-    garbage is collected more rarely meanwhile."""
-    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work, own_process=own_process)
+def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work on an event loop of its own, also where one is running already."""
+    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work)
 
 
-def _on_its_loop(work: Callable[[], Awaitable[T]], *, own_process: bool = False) -> T:
-    loop = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    with _rare_collections() if own_process else contextlib.nullcontext():
-        return anyio.run(work, backend_options=loop)
+def _on_its_loop(work: Callable[[], Awaitable[T]]) -> T:
+    return anyio.run(work, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None})
 
 
 def _loop_is_running() -> bool:
@@ -335,15 +313,3 @@ def _wait(event: threading.Event) -> None:
     """Wait, yet notice an interrupt: polars handles SIGINT in a way that does not wake a thread that waits for ever."""
     while not event.wait(_INTERRUPT_NOTICED_S):
         pass
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import BatchflexError
-from . import output
+from . import output, process
 from .options import parse
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     output.prepare_streams()
     options = parse(argv)
+    process.allow_open_files()
     atexit.register(gc.freeze)  # or the last thing that a process does is to collect garbage, in vain
     try:
         if options.verb != "score":  # which would take half as long again for pages that are given back and taken again

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core import BatchflexError, JobError
 from . import output
-from .imports import no_garbage_collection, spare_pandas
 from .job_options import is_job_file, job_of, log_settings, settings
+from .process import no_garbage_collection, rare_garbage_collection, spare_pandas
 
 if TYPE_CHECKING:
     from ..config import Job
@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
         logs = _logs(options, job, attempt, folder)
         with Notifier(job) as notifier, contextlib.closing(logs):
             work = partial(execute, job, observer=notifier.watching(logs), heed_signals=True, attempt=attempt)
-            ended = _when_free(options, attempt, folder, job, logs, work)
+            with rare_garbage_collection():
+                ended = _when_free(options, attempt, folder, job, logs, work)
     return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 
@@ -65,7 +66,8 @@ def retry(options: argparse.Namespace) -> int:
         notifier = Notifier(job)
         with contextlib.nullcontext() if options.dry_run else notifier, contextlib.closing(logs):
             work = partial(_retry, options, changed, notifier.watching(logs), attempt)
-            ended = _when_free(options, attempt, folder, job, logs, work)
+            with rare_garbage_collection():
+                ended = _when_free(options, attempt, folder, job, logs, work)
     return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 
@@ -74,20 +76,20 @@ def _retry(
 ) -> Run | None:
     """Retry the job as its folder has it by now. ``None`` if that was only to be shown, or was not confirmed."""
     from ..api import ask_again
-    from ..engine import retry_of, sight
+    from ..engine import preview, retry_of
 
     retried = retry_of(options.out, options.where, changed)
     interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
     if options.dry_run or interactive:
-        preview = sight(retried)
+        seen = preview(retried)
         if options.dry_run:
             if options.json:
-                output.show_json(preview.facts)
+                output.show_json(seen.facts)
             else:
-                output.show(preview.told)
+                output.show(seen.summary)
             return None
-        if preview.facts["asked"]:
-            output.say(preview.told)
+        if seen.facts["asked"]:
+            output.say(seen.summary)
             if not _is_confirmed():
                 output.say("nothing was sent")
                 return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..core import JobError
 from . import output
+from .process import rare_garbage_collection
 
 
 def score(options: argparse.Namespace) -> int:
@@ -41,7 +42,8 @@ def score(options: argparse.Namespace) -> int:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     with contextlib.closing(progress.choose(quiet=options.quiet)) as observer:
         work = partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True)
-        made = on_a_loop(work, own_process=True)
+        with rare_garbage_collection():
+            made = on_a_loop(work)
     if options.json:
         output.show_json(made.summary)
     else:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..core import JobError
 from . import output
-from .imports import spare_pandas
 from .job_options import job_of, require_job_file
+from .process import spare_pandas
 
 
 def plan(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from ..protocol import Limited, Told
 from .concurrency_limit import ConcurrencyLimit, Slots
 from .cost import Cost, TokenEstimate
 from .learned_quota import ByModel
-from .quota import Quota
+from .quota import Ceiling, Quota
 
 _LONGEST_RAMP_S = 2.0
 _SPREAD_CATCH_UP_S = 0.005
@@ -35,7 +35,12 @@ class Allowance:
     its limits, from when that is seen.
     """
 
-    def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        rpm: float | Ceiling | None = None,
+        tpm: float | Ceiling | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
         self.slots = Slots()

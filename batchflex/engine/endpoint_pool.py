@@ -1,81 +1,80 @@
-"""The endpoints of a run, and what is known of each: does it answer, is it down, is its credit spent."""
+"""The endpoints of an engine, and what is known of each: whether it answers, is down, has credit, has a model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import TypeGuard
+from collections.abc import Collection, Sequence
 
 from anyio.abc import TaskGroup
 
 from ..config import local
-from ..core import TIMINGS, AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
+from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
-from ..storage import RunState
-from .admission import Gate
+from .admission import Admission
 from .endpoint_state import EndpointState
-from .probes import HOURS, NotSent, Prober
+from .member import Member
+from .probes import NotSent, Prober
+from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down, whys
 
 _MOMENT_S = 0.2
-_OUTAGE, _CREDIT = "outage", "credit"
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
 class EndpointPool:
-    """All of them. What one endpoint cannot do another may: the run stops when the last one is given up.
+    """What one endpoint cannot do another may: job runs stop when the last one is closed.
 
-    A model that one does not have, or not for this key, is asked elsewhere; what none has is not asked any more, and the others
-    go on. ``models`` are those that the job names: when none of them is left, the run stops at once, else when nothing else is
-    left to ask.
+    A model that one does not have, or not for this key, is sent elsewhere; what none has is disabled everywhere, and other models
+    go on. When all models that a job names are disabled, its run stops at once, else when nothing else is left to send.
 
-    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. ``tell`` is
-    told what whoever watches should know. ``stop`` takes a reason, a sentence, and the sentence without words of a server.
+    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. The ``tasks``
+    that wait for an endpoint to come back run until they are cancelled.
     """
 
     def __init__(
         self,
         states: Sequence[EndpointState],
-        gate: Gate[EndpointState],
-        prober: Prober,
-        run_state: RunState,
-        stop: Callable[[StopReason, str, str], None],
+        admission: Admission[EndpointState],
+        members: Sequence[Member],
+        tasks: TaskGroup,
         tell: Tell,
         *,
         wait_for_credit: bool = False,
         max_wait_s: float = float("inf"),
         max_outage_s: float | None = None,
-        models: Collection[str] = (),
     ) -> None:
-        self._models = frozenset(models)
-        # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
+        # Why a model is disabled at an endpoint, and everywhere: in words with and without those of the server.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
-        self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
+        self._disabled_everywhere: dict[str, tuple[StopReason, str, str]] = {}
         self.any_disabled = False
-        self._doubted: set[tuple[EndpointState, str]] = set()
+        self._suspended: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
-        self._gate = gate
-        self._prober = prober
-        self._run_state = run_state
-        self._stop = stop
+        self._admission = admission
+        self._members = members
+        self._tasks = tasks
+        self._recovery = Recovery(self, admission, members, tell)
         self._tell = tell
         self._wait_for_credit = wait_for_credit
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
         self.any_answered = False
+        self._notes: list[tuple[str, str]] = []
+        self._last: tuple[StopReason, str, str] | None = None
+
+    def welcome(self, member: Member) -> None:
+        """Tell a new job run what has been found out already."""
+        if self._last is not None:
+            member.stop(*self._last)
+        elif gone := member.models <= self._disabled_everywhere.keys() and self.unanswered(member.models):
+            member.stop(*gone)
+        for words, bare in self._notes:
+            member.run_state.given_up.append(words)
+            member.run_state.given_up_unquoted.append(bare)
 
     def others_than(self, state: EndpointState, model: str) -> bool:
-        """Whether another endpoint may be asked for this model now."""
+        """Whether another endpoint takes this model now."""
         others = (other for other in self._states if other is not state)
         return any(other.is_open and not self.is_disabled(other, model) for other in others)
-
-    def watch_in(self, tasks: TaskGroup, on_return: Callable[[EndpointState], None]) -> None:
-        """Where the tasks run that wait for an endpoint to come back. To be cancelled when nothing is left to ask.
-
-        ``on_return`` is called when one answers again, before anything is sent to it.
-        """
-        self._tasks = tasks
-        self._on_return = on_return
 
     def answered(self, state: EndpointState, number: int, request: Request, sent_at: float, *, first: bool) -> None:
         """A row was answered; ``number`` is that of the attempt, ``first`` whether it is the row's first."""
@@ -86,14 +85,14 @@ class EndpointPool:
         of_model.answered = request
         if sent_at > of_model.proof_at:
             of_model.proof_at = sent_at
-        self.understood(state, number, first=first)
-        self._gate.prove(state)
+        self.responded(state, number, first=first)
+        self._admission.prove(state)
 
-    def understood(self, state: EndpointState, number: int, *, first: bool) -> None:
-        """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
+    def responded(self, state: EndpointState, number: int, *, first: bool) -> None:
+        """The endpoint answered, perhaps with a refusal of this one row."""
         state.outage.answered(number, first=first)
         if state.failing:
-            self._heed_doubt(state)
+            self.follow_breaker(state)
 
     def failed(
         self, state: EndpointState, fault: Transient, number: int, request: Request, *, first: bool
@@ -111,28 +110,28 @@ class EndpointPool:
         if not self.any_answered:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
-            self.understood(state, number, first=first)
+            self.responded(state, number, first=first)
             return fault
         if state.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
             self._begin_outage(state, fault, request)
-        self._heed_doubt(state)
+        self.follow_breaker(state)
         return classify.deferred(fault) if state.outage.on else fault
 
     def ended(self, state: EndpointState, number: int) -> None:
-        """That attempt is over, whichever way."""
+        """That attempt is over, however it ended."""
         state.outage.ended(number)
         if state.failing:
-            self._heed_doubt(state)
+            self.follow_breaker(state)
 
-    def refuses(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
-        """The endpoint refuses whatever is sent; returns what that means for the row."""
+    def refused_all(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
+        """The endpoint refuses everything, whatever the row; returns what that means for the row."""
         if fault.reason == "credit" and self._wait_for_credit:
-            if _CREDIT not in state.pauses and not state.closed:
-                words = f"{self._name(state)}: the credit is spent; waiting for a top-up"
-                said, bare = (f"the credit is spent: {why}" for why in _whys(fault))
-                self._gate.pause(state, _CREDIT, said, bare)
-                self._tell(Event("paused", words, level="warning", facts=self._facts(state, _CREDIT, fault)))
-                self._tasks.start_soon(self._await_credit, state, request)
+            if CREDIT not in state.pauses and not state.closed:
+                words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
+                said, bare = (f"the credit is spent: {why}" for why in whys(fault))
+                self._admission.pause(state, CREDIT, said, bare)
+                self._tell(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
+                self._tasks.start_soon(self._recovery.credit, state, request)
             return classify.deferred(fault)
         words, bare = (
             classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
@@ -141,174 +140,188 @@ class EndpointPool:
             words += others(state.endpoint.model or request.model, state.catalog)
             self.disable(state, request.model, "model", fault, words, bare)
             return fault
-        if self._given_up(state, fault, fault.reason, words, bare):
+        if self.close(state, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
     def disable(
         self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
     ) -> None:
-        """Send nothing more of this model to this endpoint, for a ``reason`` that would stop the run: which it does once no model
-        is left, or nothing else to ask. ``bare`` are the words without those of the server."""
+        """Send nothing more of this model to this endpoint. For this ``reason`` a job run stops once none of its models is left,
+        or nothing else to send. ``bare`` are the words without those of the server."""
         if state.closed or (state, model) in self._disabled:
             return
         self._disabled[state, model] = reason, words, bare
         self.any_disabled = True
-        of_no_use = state.endpoint.model is not None or (
-            self._models and all((state, each) in self._disabled for each in self._models)
-        )
-        if of_no_use:
-            self._given_up(state, fault, reason, words, bare)
+        if state.endpoint.model is not None:
+            self.close(state, fault, reason, words, bare)
             return
-        where = f" at {self._name(state)}" if len(self._states) > 1 else ""
-        words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note_given_up(words, bare, self._facts(state, reason, fault))
         self._serve(state)
-        self._set_aside_what_none_has()
+        self._disable_everywhere_what_none_has()
+        at, rest = self._at(state), []
+        for member in list(self._members):
+            if member.models and member.models <= self._disabled_everywhere.keys():
+                member.stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
+            else:
+                rest.append(member)
+        if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
+            words, bare = (f"{state.endpoint.name} is not used any more: {why}" for why in (words, bare))
+        else:
+            where = f" at {state.endpoint.name}" if len(self._states) > 1 else ""
+            words, bare = (_not_asked(model, why, where) for why in (words, bare))
+        self._note(rest, words, bare, facts_of(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
-        """Have nothing sent there of models that are disabled, or may have to be."""
-        self._gate.serve_without(
-            state, self._disabled_at(state) | {model for where, model in self._doubted if where is state}
+        """Send nothing there of models that are disabled or suspended."""
+        self._admission.serve_without(
+            state, self._disabled_at(state) | {model for where, model in self._suspended if where is state}
         )
 
-    def _set_aside_what_none_has(self) -> None:
-        """Of models that no endpoint is left for, nothing more is sent."""
+    def _disable_everywhere_what_none_has(self) -> None:
+        """Disable models that no endpoint is left for."""
         used = [state for state in self._states if not state.closed]
-        for model in {model for _, model in self._disabled} - self._set_aside.keys():
+        for model in {model for _, model in self._disabled} - self._disabled_everywhere.keys():
             if used and all((state, model) in self._disabled for state in used):
-                self._set_aside[model] = self._disabled[used[-1], model]
-                self._gate.dismiss(model)
+                self._disabled_everywhere[model] = self._disabled[used[-1], model]
+                self._admission.dismiss(model)
 
     def is_disabled(self, state: EndpointState, model: str) -> bool:
         """Whether nothing more of this model is sent to this endpoint."""
         return state.closed or (state, model) in self._disabled
 
-    def is_set_aside(self, model: str) -> bool:
+    def is_disabled_everywhere(self, model: str) -> bool:
         """Whether nothing more is sent to this model, anywhere."""
-        return model in self._set_aside
+        return model in self._disabled_everywhere
 
-    def doubt_model(self, state: EndpointState, model: str) -> None:
-        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` tells."""
-        self._doubted.add((state, model))
+    def suspend_model(self, state: EndpointState, model: str) -> None:
+        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` knows."""
+        self._suspended.add((state, model))
         self._serve(state)
 
-    async def lacks_model(self, state: EndpointState, request: Request, failed_at: float) -> bool:
-        """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
+    async def lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
+        """Whether it is the model that was refused, and not this row: found with a probe, unless there was one since.
 
-        If so, no further row of it is sent there; if the run stops, or this endpoint is closed, it is so, too.
+        If so, no further row of it is sent there. Also true if the run stops or pauses, or this endpoint is closed.
         """
         try:
-            return await self._lacks_model(state, request, failed_at)
+            return await self._lacks_model(prober, state, request, failed_at)
         finally:
-            self._doubted.discard((state, request.model))
+            self._suspended.discard((state, request.model))
             self._serve(state)
 
-    async def _lacks_model(self, state: EndpointState, request: Request, failed_at: float) -> bool:
+    async def _lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
         of_model = state.of(request.model)
-        while not (self._gate.closed or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
+        while not (prober.is_over or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
             if state.pauses:
-                await self._gate.sleep(_MOMENT_S)
+                await prober.gate.sleep(_MOMENT_S)
                 continue
             async with state.probing:
                 if self.is_disabled(state, request.model) or of_model.had_at > failed_at:
                     break
                 asked_at = time.monotonic()
                 try:
-                    found = await self._prober.ask(state, request)
+                    found = await prober.ask(state, request)
                 except NotSent:
                     break
                 if isinstance(found, RunFault):
-                    self.refuses(state, found, request)
-                elif _means_down(found):
-                    self._is_down(state, found, request)
+                    self.refused_all(state, found, request)
+                elif means_down(found):
+                    self.is_down(state, found, request)
                 elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
                     of_model.had_at = asked_at
         return of_model.had_at <= failed_at
 
-    def end(self) -> None:
-        """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
-        if self._set_aside:
-            reason, *_ = next(iter(self._set_aside.values()))
-            words, bare = (
-                "; ".join(_not_asked(model, told[n]) for model, told in self._set_aside.items()) + BLAMELESS
-                for n in (1, 2)
-            )
-            self._stop(reason, words, bare)
+    def unanswered(self, models: Collection[str]) -> tuple[StopReason, str, str] | None:
+        """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop, in words with and
+        without those of the server."""
+        found = {model: told for model, told in self._disabled_everywhere.items() if model in models}
+        if not found:
+            return None
+        reason, *_ = next(iter(found.values()))
+        words, bare = (
+            "; ".join(_not_asked(model, told[n]) for model, told in found.items()) + BLAMELESS for n in (1, 2)
+        )
+        return reason, words, bare
 
-    async def works(
-        self, state: EndpointState, request: Request, since: float, tried: int, refused: AttemptError | None = None
+    async def find_proof(
+        self,
+        prober: Prober,
+        state: EndpointState,
+        request: Request,
+        since: float,
+        tried: int,
+        refused: AttemptError | None = None,
     ) -> float | None:
-        """When something was sent to the model of this request, after ``since``, that the endpoint answered: a request for one
-        token, if nothing else was. ``None`` if it does not work.
+        """When something was sent to the model of this request, after ``since``, that the endpoint answered: a probe, if nothing
+        else was. ``None`` if the model does not answer there.
 
         If it does not, after ``tried`` attempts at one row, an outage begins, unless another model is answered there: then this
-        one is asked nothing more. Before anything was answered the endpoint is given up. A paused endpoint is asked nothing, and
-        does not work. Where ``refused`` is what was said to this very request, one is sent in any case, and an endpoint that says
-        the same to that does not work either.
+        one is disabled. Before anything was answered the endpoint is closed. A paused endpoint gets no probe, and the answer is
+        ``None``. Where ``refused`` is what was said to this very request, a probe is sent in any case, and ``None`` is also the
+        answer if that is refused in the same words.
         """
         of_model = state.of(request.model)
         async with state.probing:
-            while state.is_open and not self._gate.closed and not self.is_disabled(state, request.model):
+            while state.is_open and not prober.is_over and not self.is_disabled(state, request.model):
                 if refused is None and of_model.proof_at > since:
                     return of_model.proof_at
                 asked_at = time.monotonic()
                 try:
-                    fault = await self._prober.ask(state, request)
+                    fault = await prober.ask(state, request)
                     if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                         continue
                     if isinstance(fault, RunFault):
-                        self.refuses(state, fault, request)
+                        self.refused_all(state, fault, request)
                     elif refused is not None and fault is not None and are_alike(fault, refused):
                         return None
-                    elif not _means_down(fault):  # it works, if not for this row
+                    elif not means_down(fault):  # it works, if not for this row
                         state.prove(request.model, asked_at)
                         state.outage.probe_answered()
-                        self._heed_doubt(state)
-                        self._gate.prove(state)
+                        self.follow_breaker(state)
+                        self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self._given_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
-                    elif await self._answers_other(state, request.model):
-                        words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
+                        self.close(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                    elif await self._answers_other(prober, state, request.model):
+                        words, bare = (f"it does not answer, and others do: {why}" for why in whys(fault))
                         self.disable(state, request.model, "endpoint", fault, words, bare)
                     else:
-                        self._is_down(state, fault, request)
+                        self.is_down(state, fault, request)
                 except NotSent:
                     return None
         return None
 
-    async def _answers_other(self, state: EndpointState, model: str) -> bool:
-        """Whether the endpoint answers a request for one token of another model, which has answered rows there.
+    async def _answers_other(self, prober: Prober, state: EndpointState, model: str) -> bool:
+        """Whether the endpoint answers a probe of another model, which has answered rows there.
 
         :raises NotSent: if nothing more is sent.
         """
         other = state.answered({model, *self._disabled_at(state)})
         if other is None:
             return False
-        while isinstance(fault := await self._prober.ask(state, other), RateLimited):
+        while isinstance(fault := await prober.ask(state, other), RateLimited):
             pass
         return fault is None
 
-    def _is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
-        """A request of the run's own was not answered."""
+    def is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
+        """A probe was not answered."""
         if not state.outage.on:
             state.outage.begin(time.monotonic())
             self._begin_outage(state, fault, like)
 
-    def _like(self, state: EndpointState, request: Request) -> Request:
-        """What a probe is like: a row that this endpoint answered, of a model that is still asked there; else this one."""
+    def like(self, state: EndpointState, request: Request) -> Request:
+        """The row that a probe is made from: one that this endpoint answered, of a model that is still sent there; else this
+        one."""
         return state.answered(self._disabled_at(state)) or request
 
     def _disabled_at(self, state: EndpointState) -> set[str]:
         return {model for where, model in self._disabled if where is state}
 
-    def heed_waits(self, now: float) -> None:
-        """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
-        so long: nothing of one model, where each has a limit of its own. Where no row waits, what is in flight may be all
-        there is."""
-        for model in self._gate.waiting_models():
+    def check_waits(self, now: float) -> None:
+        """Close an endpoint that asks to wait for longer than ``limits.max_wait``, or has let nothing through for so long; where
+        each model has a limit of its own, disable that model. Only models that rows wait for are checked."""
+        for model in self._admission.waiting_models():
             for state in self._states:
                 if not state.is_open or self.is_disabled(state, model):
                     continue
@@ -326,82 +339,23 @@ class EndpointPool:
                 todo = "; run it again after that, or raise limits.max_wait"
                 words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
                 if allowance.asked_s(now) > self._max_wait_s:
-                    self._given_up(state, None, "quota", words, bare)
+                    self.close(state, None, "quota", words, bare)
                 else:
                     self.disable(state, model, "quota", None, words, bare)
 
-    def _heed_doubt(self, state: EndpointState) -> None:
+    def follow_breaker(self, state: EndpointState) -> None:
         state.failing = state.outage.failing
-        state.most_in_doubt = state.outage.most_in_flight
+        state.most_half_open = state.outage.most_in_flight
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
-        said, bare = (f"it {what}: {why}" for why in _whys(fault))
-        self._gate.pause(state, _OUTAGE, said, bare, self._max_outage_s)
-        words, bare = (f"{self._name(state)} {what} ({why}); waiting for it" for why in _whys(fault))
-        self._tell(Event("paused", words, bare, "warning", self._facts(state, _OUTAGE, fault)))
-        self._tasks.start_soon(self._await_recovery, state, like)
+        said, bare = (f"it {what}: {why}" for why in whys(fault))
+        self._admission.pause(state, OUTAGE, said, bare, self._max_outage_s)
+        words, bare = (f"{state.endpoint.name} {what} ({why}); waiting for it" for why in whys(fault))
+        self._tell(Event("paused", words, bare, "warning", facts_of(state, OUTAGE, fault)))
+        self._tasks.start_soon(self._recovery.answers, state, like)
 
-    async def _await_recovery(self, state: EndpointState, like: Request) -> None:
-        while True:
-            await self._gate.sleep(state.outage.probe_in_s(time.monotonic()))
-            async with state.probing:
-                barred_from = time.monotonic()
-                while HOURS in state.pauses and not self._gate.closed:
-                    await self._gate.sleep(_MOMENT_S)
-                state.outage.barred(time.monotonic() - barred_from)
-                state.outage.probed(time.monotonic())
-                try:
-                    fault = await self._prober.ask(state, probe := self._like(state, like))
-                except NotSent:
-                    return
-            lasted_s = state.outage.lasted_s(time.monotonic())
-            lasted = f"{lasted_s:,.0f} s"
-            if not _means_down(fault):
-                state.outage.over()
-                self._heed_doubt(state)
-                facts = {**self._facts(state, _OUTAGE), "lasted_s": round(lasted_s, 1)}
-                self._tell(Event("resumed", f"{self._name(state)} answers again, after {lasted}", facts=facts))
-                if isinstance(fault, RunFault):
-                    self.refuses(state, fault, probe)
-                self._on_return(state)
-                self._gate.resume(state, _OUTAGE)
-                return
-            if state.outage.too_long(time.monotonic()):
-                words, bare = (
-                    f"the endpoint has not answered for {lasted} (limits.max_outage): {why}" for why in _whys(fault)
-                )
-                self._given_up(state, fault, "endpoint", words, bare)
-                return
-
-    async def _await_credit(self, state: EndpointState, request: Request) -> None:
-        distance = TIMINGS.credit_probe_s
-        while True:
-            await self._gate.sleep(distance)
-            distance = min(TIMINGS.longest_credit_probe_s, 2 * distance)
-            while state.outage.on and not (state.closed or self._gate.closed):
-                await self._gate.sleep(_MOMENT_S)
-            like = self._like(state, request)
-            async with state.probing:
-                try:
-                    fault = await self._prober.ask(state, like)
-                except NotSent:
-                    return
-            if _means_down(fault):
-                if self.any_answered:
-                    self._is_down(state, fault, request)
-            elif isinstance(fault, RunFault) and fault.reason not in ("credit", "model"):
-                self.refuses(state, fault, like)
-                return
-            elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
-                words = f"{self._name(state)}: there is credit again"
-                self._tell(Event("resumed", words, facts=self._facts(state, _CREDIT)))
-                self._gate.resume(state, _CREDIT)
-                if isinstance(fault, RunFault):
-                    self.refuses(state, fault, like)
-                return
-
-    def _given_up(
+    def close(
         self,
         state: EndpointState,
         fault: AttemptError | None,
@@ -410,43 +364,31 @@ class EndpointPool:
         bare: str,
         end: str = BLAMELESS,
     ) -> bool:
-        """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
+        """Use this endpoint no more. True: it was the last, and job runs stop. ``bare`` is without the server's words."""
         if state.closed:
-            return self._gate.closed
-        if self._gate.close_endpoint(state):
-            words, bare = (f"{self._name(state)} is not used any more: {brief}" for brief in (words, bare))
-            self._note_given_up(words, bare, self._facts(state, reason, fault))
-            self._set_aside_what_none_has()
+            return self._last is not None
+        if self._admission.close_endpoint(state):
+            words, bare = (f"{state.endpoint.name} is not used any more: {brief}" for brief in (words, bare))
+            self._note(self._members, words, bare, facts_of(state, reason, fault))
+            self._disable_everywhere_what_none_has()
             return False
         at = self._at(state)
-        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
+        self._last = reason, f"{at}{words}{end}", f"{at}{bare}{end}"
+        for member in list(self._members):
+            member.stop(*self._last)
         return True
 
-    def _note_given_up(self, words: str, bare: str, facts: dict[str, object]) -> None:
-        self._run_state.given_up.append(words)
-        self._run_state.given_up_unquoted.append(bare)
-        self._tell(Event("given_up", words, bare, "warning", facts))
-
-    def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
-        return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else classify.facts(fault))}
-
-    def _name(self, state: EndpointState) -> str:
-        return state.endpoint.name
+    def _note(self, members: Sequence[Member], words: str, bare: str, facts: dict[str, object]) -> None:
+        self._notes.append((words, bare))
+        for member in members:
+            member.run_state.given_up.append(words)
+            member.run_state.given_up_unquoted.append(bare)
+            member.tell(Event("given_up", words, bare, "warning", facts))
 
     def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
-        return f"{self._name(state)}: " if len(self._states) > 1 else ""
+        return f"{state.endpoint.name}: " if len(self._states) > 1 else ""
 
 
 def _not_asked(model: str, why: object, where: str = "") -> str:
     return f"the model {model!r} is not asked any more{where}: {why}"
-
-
-def _whys(fault: AttemptError) -> tuple[str, str]:
-    """What went wrong: with the server's words, and without."""
-    return fault.message, classify.unquoted(fault)
-
-
-def _means_down(fault: AttemptError | None) -> TypeGuard[Transient]:
-    """Whether a probe that ended so was not understood."""
-    return isinstance(fault, Transient) and not isinstance(fault, RateLimited)

@@ -1,4 +1,4 @@
-"""After a run: judges are asked, scores are made. The first model is never asked again."""
+"""After a run: judges grade, scores are made. Nothing is sent to the model whose answers are scored."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..config import Job, ScoreSection
 from ..core import BatchflexError
 from ..scoring import functions, judge as judging, scores_file
 from ..storage import Folder, ResultsFiles
-from . import runner
-from .runner import Observer, Run
+from .job_run import JobRun
+from .run import Observer, Run
 
 
 class Evaluation(NamedTuple):
@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
 
 
 def require(job: Job) -> None:
-    """See that what scores are made with is there, before anything is sent.
+    """Check that what scores are made with is there, before anything is sent.
 
     :raises JobError: if a function of one's own is not there, or a judge's job is not as it should be.
     """
@@ -68,7 +68,7 @@ async def evaluate(
 async def _graded(
     job: Job, folder: Folder, spec: ScoreSection, observer: Observer | None, *, ask: bool, heed_signals: bool
 ) -> dict[str, Any]:
-    """Ask one judge for the grades that are missing, and tell how it stands."""
+    """Get the grades that are missing from one judge, and return its entry of ``judges`` in ``scores.json``."""
     asked = await anyio.to_thread.run_sync(judging.write_input, folder, spec)
     stopped_by, message = None, None
     if not ask:
@@ -78,7 +78,7 @@ async def _graded(
         if observer is not None:
             observer.note(f"grading {asked:,} answers by the judge of '{spec.name}'")
         try:
-            run = await runner.arun(judge, observer=observer, heed_signals=heed_signals)
+            run = await JobRun(judge, observer=observer).run(heed_signals=heed_signals)
         except BatchflexError as error:  # before anything was sent
             stopped_by, message = "error", str(error)
         else:
@@ -94,7 +94,7 @@ def _unfinished(judge: dict[str, Any]) -> str:
 async def after(
     run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, heed_signals: bool = False
 ) -> None:
-    """Score what a run left, and put it into ``run``. What goes wrong is told there: the answers are kept all the same."""
+    """Score what a run left, and put it into ``run``, errors too: the answers are kept all the same."""
     if not job.score or not ResultsFiles(folder).exists:
         return
     if run.stopped_by == "signal":

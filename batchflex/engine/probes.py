@@ -1,4 +1,4 @@
-"""Requests of the run's own, for a single token: does an endpoint work?"""
+"""Probes, requests for a single token: does an endpoint work?"""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..endpoint import Prices
 from ..protocol import classify
 from ..storage import RunState
 from .accounting import Accounting
-from .admission import Gate
 from .budget import Budget
 from .endpoint_state import EndpointState
+from .gate import Gate
 
 HOURS = "hours"  # the pause of an endpoint outside of limits.active_hours
 _ANSWER_S = 60.0
@@ -20,23 +20,29 @@ _LOOK_S = 1.0
 
 
 class NotSent(Exception):
-    """The run, or this endpoint, is asked nothing more."""
+    """Nothing is sent: the job run is over or paused, or the endpoint is closed."""
 
 
 class Prober:
-    """Sends probes: one at a time to an endpoint, within every limit that rows have."""
+    """Sends probes at the cost of a job run: one at a time to an endpoint, within every limit that rows have."""
 
     def __init__(
         self, gate: Gate[EndpointState], budget: Budget, accounting: Accounting, run_state: RunState, prices: Prices
     ) -> None:
         self._prices = prices
-        self._gate = gate
+        self.gate = gate
         self._budget = budget
         self._accounting = accounting
         self._run_state = run_state
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the job run sends nothing now: it has stopped, or is paused."""
+        return self.gate.closed or self.gate.held
+
     async def ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token, of the model that ``like`` asks; ``None`` if it came. To be called with ``state.probing`` held.
+        """Ask for one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
+        ``state.probing`` held.
 
         :raises NotSent: if nothing more is sent.
         """
@@ -48,9 +54,9 @@ class Prober:
         request = smallest(like)
         prices = self._prices.of(request.body, state.endpoint.name)
         cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
-        while HOURS in state.pauses and not (self._gate.closed or state.closed):
-            await self._gate.sleep(_LOOK_S)
-        if not await self._gate.enter_as_probe(state, cost):
+        while HOURS in state.pauses and not (self.gate.closed or state.closed):
+            await self.gate.sleep(_LOOK_S)
+        if not await self.gate.enter_as_probe(state, cost):
             raise NotSent
         self._run_state.requests_sent += 1
         self._run_state.probes += 1
@@ -67,7 +73,7 @@ class Prober:
             self._accounting.failed(state, cost, fault, probe=True)
             return fault
         finally:
-            self._gate.leave(state)
+            self.gate.leave(state)
 
 
 class _Body(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""What a run is bound by, and how it goes, at a moment: for the progress line, ``status`` and ``telemetry.jsonl``. Pure."""
+"""What bounds a run now, and what it waits for: for the progress line, ``status`` and ``telemetry.jsonl``. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator, Set
 from typing import Any, Literal
 
 from ..storage import RunState, Wait, timestamp
-from .admission import Bound, Gate
+from .admission import Bound
 from .endpoint_state import EndpointSlots, EndpointState
+from .gate import Gate
 
 Binding = Literal[Bound, "input", "client"]
 
@@ -38,6 +39,12 @@ class Waits:
 
     def now(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
         """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
+        found = [_wait(None, "paused", "the run is paused", wall)] if gate.held else self._found(now, wall, gate)
+        keys = [(wait.endpoint, wait.reason) for wait in found]
+        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
+        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+
+    def _found(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
         models = gate.waiting_models()
         found = [
             wait for endpoint in gate.endpoints if not endpoint.closed for wait in self._of(endpoint, models, now, wall)
@@ -50,9 +57,7 @@ class Waits:
                     None, "quota", "rpm, tpm or a limit that was learned lets nothing go until then", wall, wall + due_s
                 )
             ]
-        keys = [(wait.endpoint, wait.reason) for wait in found]
-        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
-        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+        return found
 
     def _of(self, endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
         allowance = endpoint.pacer.allowance
@@ -86,7 +91,7 @@ class Waits:
 
 
 def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
-    """One that is told without words of a server."""
+    """One whose sentence has no words of a server."""
     return Wait(endpoint, reason, message, message, since, until)
 
 

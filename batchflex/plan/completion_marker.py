@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -81,12 +81,14 @@ def make(
     layout: Layout,
     *,
     as_folder: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
     ``declared`` are the fields of structured answers that the job's schema names. ``done`` has found where answers are in parts
     numbered below ``since``; if that is not elsewhere than is written down, or it is ``None``, they are where ``layout`` has
-    their files. Answers in later parts are where they say themselves. ``known`` is what to tell the next run.
+    their files. Answers in later parts are where they say themselves. ``known`` is what to tell the next run. ``between`` is
+    called between the steps: an error that it raises ends this, and an older table stays as it is.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
@@ -96,7 +98,9 @@ def make(
     malloc.trim()
     planned = done.planned() if done is not None and done.has_moved else None
     positions = None if planned is not None else part_index.Positions(layout, part_index.read_found(folder.positions))
-    made = results_table.assemble(folder.parts, variables, labels, planned, since, pending, declared, positions, void)
+    made = results_table.assemble(
+        folder.parts, variables, labels, planned, since, pending, declared, positions, void, between
+    )
     told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
     if pending or not results_files.is_current(folder, made, told, as_folder=as_folder):
-        results_files.write(folder, made, told, as_folder=as_folder)
+        results_files.write(folder, made, told, as_folder=as_folder, between=between)

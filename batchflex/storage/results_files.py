@@ -7,7 +7,7 @@ table is another from the moment that ``table.json`` is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -96,20 +96,27 @@ def write(
     told: Mapping[bytes, bytes] | None = None,
     *,
     as_folder: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the table, of which nobody ever sees a half. ``told`` is for the next run. One of the other kind is removed then.
+    ``between`` is called between the steps, and may raise to end this.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
     if as_folder:
-        _write_stretches(folder, assembled, told)
+        _write_stretches(folder, assembled, told, between)
         folder.results.unlink(missing_ok=True)
     else:
-        results_table.write_results(folder.results, assembled, told)
+        results_table.write_results(folder.results, assembled, told, between)
         _remove(folder, keep=())
 
 
-def _write_stretches(folder: Folder, assembled: results_table.Assembled, told: Mapping[bytes, bytes] | None) -> None:
+def _write_stretches(
+    folder: Folder,
+    assembled: results_table.Assembled,
+    told: Mapping[bytes, bytes] | None,
+    between: Callable[[], None],
+) -> None:
     place = folder.results_folder
     with storing(place):
         place.mkdir(exist_ok=True)
@@ -119,7 +126,7 @@ def _write_stretches(folder: Folder, assembled: results_table.Assembled, told: M
         files.append(_File(f"{stretch.name}.parquet", stretch.rows))
         path = place / files[-1].name
         if not path.exists():
-            results_table.write_table(path, assembled.schema, stretch.batches(), {})
+            results_table.write_table(path, assembled.schema, stretch.batches(), {}, between)
     metadata = results_table.metadata(assembled, told)
     manifest = _Manifest(files, {name.decode(): value.decode() for name, value in metadata.items()})
     with storing(place / _MANIFEST), replaced(place / _MANIFEST) as stream:

@@ -71,6 +71,7 @@ def assemble(
     declared: Mapping[str, list[str]] | None = None,
     positions: part_index.Positions | None = None,
     void: Collection[str] = (),
+    between: Callable[[], None] = lambda: None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
@@ -79,10 +80,11 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a
+    ``void`` are, beside what parts tell. ``between`` is called between the steps, and may raise to end this.
+    Memory is bounded by some 80 MB, 12 bytes a row (without a
     plan 60), twice that while they are sorted, and twice the largest row group.
     """
-    tables = _Parts(folder, pending, void)
+    tables = _Parts(folder, pending, void, between)
     if positions is not None:
         places = _of_positions(tables, labels, positions, since)
     else:
@@ -96,6 +98,7 @@ def assemble(
             share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
             each = max(1, int(window.height * share))
             for begin in range(0, window.height, each):
+                between()
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
 
@@ -126,15 +129,26 @@ def assemble(
     return Assembled(shape.schema, places.index.height, whole, made_of, part_files.identity(folder), stretches)
 
 
-def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
-    """Write the table into one file, atomically. ``told`` goes into its footer.
+def write_results(
+    path: Path,
+    assembled: Assembled,
+    told: Mapping[bytes, bytes] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the table into one file, atomically. ``told`` goes into its footer. ``between`` is as for :func:`assemble`.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    write_table(path, assembled.schema, assembled.batches, metadata(assembled, told))
+    write_table(path, assembled.schema, assembled.batches, metadata(assembled, told), between)
 
 
-def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.Table], footer: Mapping[bytes, bytes]) -> None:
+def write_table(
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.Table],
+    footer: Mapping[bytes, bytes],
+    between: Callable[[], None] = lambda: None,
+) -> None:
     """Write rows of the results into a file, atomically.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
@@ -148,6 +162,7 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.Table], foot
     ):
         for group in grouped(batches):
             writer.write_table(group.replace_schema_metadata(dict(footer)))
+            between()
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -187,8 +202,11 @@ class _Parts:
     ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
     """
 
-    def __init__(self, folder: Path, pending: Sequence[Outcome], void: Collection[str]) -> None:
+    def __init__(
+        self, folder: Path, pending: Sequence[Outcome], void: Collection[str], between: Callable[[], None]
+    ) -> None:
         self._folder = folder
+        self._between = between
         self._void = Void(folder, void)
         self._reading = Reading(folder)
         self.numbers = part_files.part_numbers(folder)
@@ -209,6 +227,7 @@ class _Parts:
         To be called once.
         """
         for number in self.numbers:
+            self._between()
             footer = self.footers[number]
             yield (
                 number,

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.config.job import load
+from batchflex.config.loader import load
 from batchflex.storage.folder import Folder
 from tests.support.command_line import batchflex, called
 from tests.support.paths import ROOT

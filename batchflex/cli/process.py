@@ -1,12 +1,36 @@
-"""Quicker imports for a command that is over soon. Both change the process for a moment, so only the command line does it."""
+"""What is set for the whole process: only the command line may do that, never the library."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import importlib.abc
+import resource
 import sys
 from collections.abc import Iterator
+
+_MOST_FILES = 1 << 20
+
+
+def allow_open_files() -> None:
+    """Take as many as the system lets this process have: connections, and files of an export."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@contextlib.contextmanager
+def rare_garbage_collection() -> Iterator[None]:
+    """For runs: many live tasks make each collection slow, and a run leaves next to no cycles behind."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
