@@ -21,6 +21,8 @@ from batchflex.core.errors import AttemptError, Filtered, NotReady, RateLimited,
 from batchflex.core.types import Answer, Request
 from batchflex.endpoint import circuit_breaker
 from batchflex.protocol import chat, classify, failure_rules
+from batchflex.protocol.loose_json import decode
+from batchflex.protocol.route import Receipt
 from batchflex.storage import record
 from batchflex.storage.record import Effort, RowContext
 from tests.counting_endpoint import CountingEndpoint
@@ -46,7 +48,7 @@ def _read(case: dict[str, Any]) -> Answer:
     raw, status = _raw(case), case["status"]
     if not 200 <= status < 300:
         raise classify.http_fault(status, httpx.Headers(case.get("headers", {})), raw, 0.0)
-    return chat.answer(raw, http_status=status, latency_s=0.5, max_tokens=case.get("max_tokens"))
+    return chat.answer(raw, Receipt(status, 0.5), case.get("max_tokens"))
 
 
 def _meaning(case: dict[str, Any]) -> tuple[str, str | None, str | None]:
@@ -90,10 +92,10 @@ def test_what_it_means(name: str) -> None:
 )
 def test_the_quick_way_of_reading_agrees_with_the_other(name: str) -> None:
     raw = _raw(CASES[name])
-    quick = chat.regular(raw, http_status=200, latency_s=0.5)
-    data, whole = chat.decode(raw)
+    quick = chat.regular(raw, Receipt(200, 0.5))
+    data, whole = decode(raw)
     if quick is not None:
-        kept = chat.of_object(data, whole, http_status=200, latency_s=0.5, ttft_s=None, request_id=None)
+        kept = chat.of_object(data, whole, Receipt(200, 0.5))
         assert quick == kept
 
 

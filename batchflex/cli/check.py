@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..config import EndpointsEntry, Job, local, parse_duration
-from ..core import BAD, AttemptError, KeyReplaced, Outcome, Request, RunFault, Status, one_line
+from ..core import BAD, AttemptError, KeyReplaced, Outcome, RunFault, Status, one_line
 from ..endpoint import (
     Catalog,
     Client,
@@ -21,10 +21,10 @@ from ..endpoint import (
     resolve,
     serving,
 )
-from ..protocol import Told, answer_limit, classify
+from ..protocol import Told, classify
 from ..storage import priced_by, record
 
-_QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
+_QUESTION = "Reply with the word ok."
 _MAX_TOKENS, _MOST_TOKENS = 16, 1024
 _SHOWN, _SHOWN_IN_TABLE = 10, 100
 
@@ -49,7 +49,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint = resolve(entry, job.environment)
     endpoint.require(job.models)
     limits: list[Told] = []
-    async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
+    async with serving(entry, endpoint) as served, Client(served, route=job.route, connections=1) as client:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
             models = (await client.models()).catalog
@@ -65,7 +65,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             code = f" (HTTP {error.http_status})" if error.http_status else ""
             words = error.message + code
             if isinstance(error, RunFault):
-                words = classify.advice(error, key_from=client.key_from)
+                words = classify.advice(error, client.route.what, key_from=client.key_from)
             lines.append(f"failed    {words}{_wait(error, job)}")
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")
@@ -171,7 +171,7 @@ async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], Non
     """What came of one small request, in words, and the status that a row would have. An answer without text that may have spent
     its few tokens on reasoning is asked for once more, with as many as the job allows."""
     made = await _attempt(job, client, model, _MAX_TOKENS, heard)
-    own = answer_limit(job.params | job.override)
+    own = job.route.answer_limit(job.params | job.override)
     most = _MOST_TOKENS if own is None else min(own, _MOST_TOKENS)
     is_cut = made.status == "truncated" or made.cut_by == "limit"
     if is_cut and most > _MAX_TOKENS and not (made.content or "").strip():
@@ -189,11 +189,10 @@ async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], Non
 
 
 async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[Told], None]) -> Outcome:
-    body = msgspec.json.encode({"max_tokens": most, "messages": _QUESTION, "model": model})
-    request = Request(b"", b"", "check", 0, 0, 0, body, most, None)
+    request = client.route.probe(model, words=_QUESTION, most_tokens=most)
     try:
         answer = await client.attempt(request, heard)
     except KeyReplaced:
         answer = await client.attempt(request, heard)
-    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty)
+    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty, route=client.route)
     return record.answered(frame, request, record.Effort(1, 0, 0), answer)

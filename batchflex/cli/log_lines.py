@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ..core import Event, json_line, one_line
+from ..protocol import conversation
 
 _MOST_MESSAGES = 8
 _LONGEST = 500  # characters of one message of a prompt
@@ -46,8 +47,8 @@ def prompt(body: bytes | None) -> dict[str, Any]:
     """The messages of a request, shortened: 8 of them at most, 500 characters of each."""
     if body is None:
         return {}
-    messages = msgspec.json.decode(body).get("messages") or []
-    shown = [{"role": str(m.get("role")), "content": _short(m.get("content"))} for m in messages[-_MOST_MESSAGES:]]
+    messages = conversation(msgspec.json.decode(body))
+    shown = [{"role": role, "content": _short(content)} for role, content in messages[-_MOST_MESSAGES:]]
     left = len(messages) - len(shown)
     return {"messages": shown, **({"earlier_messages": left} if left else {})}
 

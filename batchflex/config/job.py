@@ -20,7 +20,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from ..core import JobError, Redactor, redacted
-from ..protocol import Model, Policy, parameters as parameters, pydantic_models, schema_of
+from ..protocol import CHAT, HALF, Model, Policy, Route, halves_in, pydantic_models, schema_of
 from . import dated_path, path_variables, toml
 from .durations import Since
 from .environment import Environment, environment_of, exposed, is_called_a_key
@@ -172,6 +172,7 @@ class Job(Section):
     notify: NotifySection = NotifySection()
     _models: tuple[Model, ...] = PrivateAttr(())
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())
+    _route: Route = PrivateAttr(default_factory=lambda: CHAT)
 
     @property
     def environment(self) -> Environment:
@@ -187,6 +188,11 @@ class Job(Section):
     def spec(self) -> str | None:
         """The job file or the requests that the job was read from, as they were named."""
         return self._origin.spec
+
+    @property
+    def route(self) -> Route:
+        """The kind of request that rows become."""
+        return self._route
 
     @property
     def models_by_format(self) -> dict[bytes, pydantic_models.Model]:
@@ -272,7 +278,7 @@ class Job(Section):
             f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
             for section, names in sections.items()
             for name in names
-            if (near := parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
+            if (near := self.route.parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
         ]
         slips += [
             f"the model {model!r} has an organisation before its name; at {name} ids are bare: {model.rpartition('/')[2]!r}"
@@ -420,7 +426,7 @@ def build(
     merged: dict[str, Any] = {name: _plain(value, met) for name, value in data.items()}
     for dotted, value in settings:
         _put(merged, dotted, _plain(value, met, dotted.rpartition(".")[2]))
-    parameters.settle(merged)
+    CHAT.parameters.make_whole(merged)
     outside = [dotted for dotted, _ in settings]
     mistakes = path_variables.expand(merged, environment)
     folders, wrong = _output(merged, outside, moment)
@@ -438,7 +444,7 @@ def build(
     except pydantic.ValidationError as error:
         mistakes += [explained(e, Job) for e in error.errors(include_url=False)]
     told_of = {mistake.place for mistake in mistakes}
-    mistakes += [Mistake(at, parameters.HALF) for at in parameters.halves_in(merged) if at not in told_of]
+    mistakes += [Mistake(at, HALF) for at in halves_in(merged) if at not in told_of]
     secrets = environment.secrets(_key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
@@ -564,7 +570,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     is_text = name.startswith(("endpoint.headers.", "endpoint.query."))
     if isinstance(value, datetime.date | datetime.time) or (is_text and not isinstance(value, str)):
         value = raw
-    if "." not in name and not parameters.documented(name) and (section := _section_of(name)):
+    if "." not in name and not CHAT.parameters.documented(name) and (section := _section_of(name)):
         raise JobError(f"--set {name}: that is no request parameter; write --set {section}.{name}=…")
     return (name if "." in name else f"override.{name}"), value
 

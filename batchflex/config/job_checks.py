@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..core import Outcome, Request
-from ..protocol import parameters as parameters
+from ..protocol import CHAT, TRANSPORT, unsayable
 from . import sweep
 from .durations import parse_duration
 from .job_mistakes import KEY_HINT, Mistake, choice, names_a_key
@@ -94,13 +94,13 @@ def _check_params(section: str, table: _Table) -> list[Mistake]:
     mistakes = []
     for name, value in table.items():
         place = f"{section}.{name}"
-        if name == "messages":
+        if name == CHAT.field:
             mistakes.append(Mistake(place, "messages come from the input or from [prompt], not from here"))
-        elif name in parameters.TRANSPORT:
+        elif name in TRANSPORT:
             mistakes.append(Mistake(place, "set endpoint.stream to true, false or 'auto' instead"))
         elif names_a_key(str(name)):
             mistakes.append(Mistake(place, KEY_HINT))
-        elif why := parameters.unsayable(value) or parameters.out_of_range(name, value):
+        elif why := unsayable(value) or CHAT.parameters.out_of_range(name, value):
             mistakes.append(Mistake(place, why))
         elif name == "response_format":
             mistakes += check_format(place, value)
@@ -112,9 +112,9 @@ def _check_columns(given: _Table) -> list[Mistake]:
     names = given.get("params")
     mistakes = []
     for name in names if isinstance(names, list) else ():
-        if name in ("messages", "body"):
+        if name in (CHAT.field, "body"):
             mistakes.append(Mistake("input.params", f"{name!r} is what is asked, and sent in any case; leave it out"))
-        elif name in parameters.TRANSPORT:
+        elif name in TRANSPORT:
             mistakes.append(Mistake("input.params", "set endpoint.stream to true, false or 'auto' instead"))
         elif isinstance(name, str) and names_a_key(name):
             mistakes.append(Mistake("input.params", KEY_HINT))
@@ -125,7 +125,7 @@ def _check_prompts(data: _Table, prompts: _Table, swept: Collection[str]) -> lis
     mistakes = []
     for place, prompt in [("prompt", data.get("prompt")), *((f"prompts.{n}", p) for n, p in prompts.items())]:
         messages = prompt.get("messages") if isinstance(prompt, Mapping) else None
-        if messages is not None and (why := parameters.unsayable(messages)):
+        if messages is not None and (why := unsayable(messages)):
             mistakes.append(Mistake(f"{place}.messages", why))
     if prompts and "prompt" not in swept:
         mistakes.append(Mistake("prompts", "sweep.prompt does not name which of these prompts to try"))

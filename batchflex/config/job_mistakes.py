@@ -14,7 +14,7 @@ from pydantic import BaseModel, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError, ValidationError
 
 from ..core import redacted
-from ..protocol import parameters as parameters
+from ..protocol import CHAT
 
 
 class Mistake(NamedTuple):
@@ -106,7 +106,7 @@ def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:
     allowed = _names_at(parents, root)
     if names_a_key(name):
         return f"unknown key; {KEY_HINT}. {_choice('Allowed here', allowed)}"
-    if parameters.documented(name):
+    if CHAT.parameters.documented(name):
         return f"unknown key; a request parameter belongs into [params]. {_choice('Allowed here', allowed)}"
     elsewhere = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
     if elsewhere and not nearest(name, allowed):

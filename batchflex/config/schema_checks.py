@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..protocol import json_answers, parameters as parameters
+from ..protocol import json_answers, unsayable
 from .job_mistakes import Mistake
 
 
@@ -20,5 +20,5 @@ def check_schema(place: str, schema: Any) -> list[Mistake]:
         return []
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return [Mistake(place, "should be the JSON Schema itself: what stands in its key 'schema'")]
-    why = parameters.unsayable(schema) or json_answers.unusable(schema)
+    why = unsayable(schema) or json_answers.unusable(schema)
     return [Mistake(place, f"answers cannot be held against this schema: {why}")] if why else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -11,6 +11,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core import Ending
+from ..protocol import ROUTES
 from . import path_variables
 from .durations import Deadline, Duration, Hours
 from .job_mistakes import wanted
@@ -33,6 +34,12 @@ def http_url(text: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if is_url and text.isprintable() and " " not in text else None
+
+
+def _without_any(text: str, suffixes: Iterable[str]) -> str:
+    for suffix in suffixes:
+        text = text.removesuffix(suffix)
+    return text
 
 
 class Section(BaseModel):
@@ -125,7 +132,8 @@ class EndpointSection(Section):
                 "must be a URL without '?' and '#', for the path of the chat completions is added to it; a key belongs into the "
                 "variable that api_key_env names"
             )
-        while value != (shorter := value.rstrip("/").removesuffix("/chat/completions")):
+        paths = [route.path for route in ROUTES]
+        while value != (shorter := _without_any(value.rstrip("/"), paths)):
             value = shorter
         return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..protocol import parameters as parameters
+from ..protocol import CHAT, TRANSPORT, unsayable
 from .job_mistakes import KEY_HINT, Mistake, choice, found, names_a_key
 from .schema_checks import check_format
 from .sweep import RESERVED, told_apart
@@ -49,7 +49,7 @@ def _standing(sweep: _Table) -> Iterator[_Variable]:
 
 def _faults(variable: _Variable, prompts: _Table, override: _Table) -> Iterator[str]:
     name, values = variable.name, variable.values
-    if name in ("messages", *RESERVED) or name in parameters.TRANSPORT:
+    if name in (CHAT.field, *RESERVED, *TRANSPORT):
         yield "cannot be swept"
     elif names_a_key(str(name)):
         yield KEY_HINT
@@ -57,7 +57,7 @@ def _faults(variable: _Variable, prompts: _Table, override: _Table) -> Iterator[
         yield f"must be a list of the values to try, or else stand in [params]; {found(values)}"
     elif not isinstance(values, list) or not values:
         yield f"must be a list of the values to try; {found(values)}"
-    elif why := parameters.unsayable(values):
+    elif why := unsayable(values):
         yield why
     elif variable.form == "grid" and _has_twice([told_apart(value) for value in values]):
         yield f"has the same value twice; for repeated answers set sweep.samples; {found(values)}"
@@ -66,7 +66,7 @@ def _faults(variable: _Variable, prompts: _Table, override: _Table) -> Iterator[
     elif name in override:
         yield f"override.{name} (also: --set {name}=…) would make all points the same; leave out one of the two"
     else:
-        yield from (why for value in values if (why := parameters.out_of_range(name, value)))
+        yield from (why for value in values if (why := CHAT.parameters.out_of_range(name, value)))
 
 
 def _no_prompt(value: Any, prompts: _Table) -> str | None:

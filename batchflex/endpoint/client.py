@@ -13,7 +13,19 @@ import httpx
 import msgspec
 
 from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, Usage, __version__
-from ..protocol import Told, chat, classify, ended, model_of, rate_limit_headers, response_headers
+from ..protocol import (
+    CHAT,
+    Events,
+    Receipt,
+    Route,
+    Stream,
+    Told,
+    classify,
+    model_of,
+    rate_limit_headers,
+    response_headers,
+    shares,
+)
 from . import http1, model_list, transport
 from .connection import Alarm, AnswerTooLarge, Header
 from .key_command import KeyCommand, NoKeyError
@@ -22,7 +34,6 @@ from .provider import Endpoint, Secret
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
@@ -37,7 +48,7 @@ class Listing(NamedTuple):
 
 
 class Client:
-    """Asks one endpoint. Use as an async context manager.
+    """Sends requests of one ``route`` to one endpoint. Use as an async context manager.
 
     ``via`` replaces the transport: any httpx transport does. Nothing is retried here, no redirect is followed, no
     cookie is kept, and the key goes to the endpoint's own address alone. Neither it nor what the environment has put into
@@ -45,12 +56,19 @@ class Client:
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, connections: int = 64, via: httpx.AsyncBaseTransport | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        route: Route = CHAT,
+        connections: int = 64,
+        via: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self.route = route
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
+        self._direct = self._transport if isinstance(self._transport, http1.Connections) else None
         self._proxy = None if via else transport.proxy_of(endpoint.base_url)
-        self._url = self._at("/chat/completions")
+        self._url = self._at(route.path)
         self._common = httpx.Headers({
             "host": self._url.netloc.decode(),
             "accept-encoding": "identity",
@@ -78,20 +96,33 @@ class Client:
     async def attempt(
         self, request: Request, heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
     ) -> Answer:
-        """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
-        Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
+        """As :meth:`send`, for the request of a single row."""
+        (answer,) = await self.send((request,), heard, streamed=streamed)
+        return answer
+
+    async def send(
+        self, rows: Sequence[Request], heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
+    ) -> list[Answer]:
+        """Send one request for these rows, once, and return the complete answer to each. ``heard`` is called with what the
+        headers say of rate limits. Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
         ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
 
-        :raises AttemptError: of the kind that :mod:`batchflex.protocol.classify` gives to what happened.
+        :raises AttemptError: of the kind that :mod:`batchflex.protocol.classify` gives to what happened: for all of the rows.
         """
-        streamed = self._endpoint.streams(request.max_tokens) if streamed is None else streamed
-        body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
+        if streamed is None:
+            streamed = self._endpoint.streams(rows[0].max_tokens)
+        streamed = streamed and self.route.streams
+        body = b""
         try:
+            body = self.route.body(rows, streamed=streamed)
+            if self._endpoint.model is not None:
+                body = _renamed(body, self._endpoint.model)
             if self._keys is None and not streamed:
-                return await self._whole(body, request.max_tokens, heard)
-            return await self._with_key(lambda: self._sent(body, request.max_tokens, heard, streamed=streamed))
+                return await self._whole(body, rows, heard)
+            send = self._streamed if streamed else self._whole
+            return await self._with_key(lambda: send(body, rows, heard))
         except AttemptError as error:
             raise self._redacted(self._hinted(error, body)) from None
         except TimeoutError as error:
@@ -128,11 +159,6 @@ class Client:
                 status,
             )
         return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
-
-    def _sent(
-        self, body: bytes, most: int | None, heard: Callable[[Told], None] | None, *, streamed: bool
-    ) -> Awaitable[Answer]:
-        return self._streamed(body[:-1] + _STREAMING, most, heard) if streamed else self._whole(body, most, heard)
 
     def _at(self, path: str) -> httpx.URL:
         query = {name: value.reveal() for name, value in self._endpoint.query}
@@ -237,7 +263,7 @@ class Client:
         if response.status_code == 407 and self._proxy is not None:
             await response.aclose()
             raise httpx.ProxyError("407 Proxy Authentication Required")
-        if not isinstance(self._transport, http1.Connections):
+        if self._direct is None:
             transport.bound(response, self._most_bytes)
         return response
 
@@ -250,56 +276,57 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
+    async def _whole(self, body: bytes, rows: Sequence[Request], heard: Callable[[Told], None] | None) -> list[Answer]:
         began = time.perf_counter()
-        if not isinstance(self._transport, http1.Connections):
+        if self._direct is None:
             with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
                 response = await self._send("POST", self._url, body, heard)
                 raw = await self._body(response)
             if patience.is_over:
                 raise TimeoutError
             seen = self._seen(response.headers.raw)
-            latency_s = time.perf_counter() - began
-            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen, max_tokens)
+            receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
+            return self._read(raw, response.headers.raw, rows, receipt, seen.gateway)
         head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
-        status, headers, raw = await self._transport.fetch(
+        status, headers, raw = await self._direct.fetch(
             self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
         seen = self._seen(headers) if self._hides else response_headers.glance(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
-        latency_s = time.perf_counter() - began
-        return self._unstreamed(status, headers, self._clean(raw), latency_s, seen, max_tokens)
+        receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
+        return self._read(self._clean(raw), headers, rows, receipt, seen.gateway)
 
-    def _unstreamed(
+    def _read(
         self,
-        status: int,
-        headers: list[Header],
         raw: bytes,
-        latency_s: float,
-        seen: response_headers.Glance,
-        max_tokens: int | None,
-    ) -> Answer:
-        request_id = seen.request_id
+        headers: Sequence[Header],
+        rows: Sequence[Request],
+        receipt: Receipt,
+        gateway: response_headers.Gateway,
+        stream: Stream | None = None,
+    ) -> list[Answer]:
+        """The answers in a body, or in a stream that is complete."""
         try:
-            if not 200 <= status < 300:
-                raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
-            answer = chat.answer(
-                raw, http_status=status, latency_s=latency_s, request_id=request_id, max_tokens=max_tokens,
-                own=self._endpoint.finish_reasons,
-            )  # fmt: skip
-            return answer if seen.gateway is response_headers.NO_GATEWAY else _as_told(answer, seen.gateway)
+            if not 200 <= receipt.http_status < 300:
+                raise classify.http_fault(receipt.http_status, httpx.Headers(headers), raw, time.time())
+            if stream is not None:
+                raw = self._clean(stream.whole())
+            answers = self.route.answers(raw, rows, receipt, self._endpoint.finish_reasons)
+            return answers if gateway is response_headers.NO_GATEWAY else _as_told(answers, gateway)
         except AttemptError as fault:
-            fault.request_id = request_id
-            fault.usage = _spent(chat.usage_of(raw), seen.gateway)
+            fault.request_id = receipt.request_id
+            fault.usage = _spent(self.route.usage_of(raw) if stream is None else stream.usage, gateway)
             raise
 
-    async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
+    async def _streamed(
+        self, body: bytes, rows: Sequence[Request], heard: Callable[[Told], None] | None
+    ) -> list[Answer]:
         began = time.perf_counter()
         first: float | None = None
-        seen = response_headers.Glance(None, False)
-        stream = chat.Stream()
+        status, seen = 200, response_headers.Glance(None, False)
+        stream, events = self.route.stream(status), Events()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
             with patience:
@@ -308,47 +335,36 @@ class Client:
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
-                    latency_s = time.perf_counter() - began
-                    return self._unstreamed(status, response.headers.raw, raw, latency_s, seen, max_tokens)
-                stream = chat.Stream(status)
+                    receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
+                    return self._read(raw, response.headers.raw, rows, receipt, seen.gateway)
+                stream = self.route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
                         patience.heard(piece)
-                        for name, event in stream.events.feed(piece):
+                        for name, event in events.feed(piece):
                             # One that brings nothing of the answer is a sign of life at most, as a comment is.
                             if stream.take(name, self._clean(event)):
                                 patience.progressed()
                                 first = first or time.perf_counter()
                             if stream.done or stream.finish_reason is not None:
                                 patience.at_most(_END_S if stream.done else _USAGE_S)
+            if not stream.is_complete:
+                raise (
+                    classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
+                    if patience.is_over
+                    else classify.cut_short("the stream ended before the answer was complete", status=status)
+                )
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
                 vars(error)["request_id"] = seen.request_id
-                vars(error)["usage"] = _spent(stream.usage, seen.gateway)
+                vars(error).setdefault("usage", _spent(stream.usage, seen.gateway))
                 raise
-        if not stream.is_complete:
-            if patience.is_over:
-                fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
-            else:
-                fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
-            fault.request_id = seen.request_id
-            fault.usage = _spent(stream.usage, seen.gateway)
-            raise fault
-        latency_s = time.perf_counter() - began
-        try:
-            data, raw = chat.decode(self._clean(_encode(stream.completion())))
-            answer = chat.of_object(
-                data, raw, http_status=stream.http_status, latency_s=latency_s,
-                ttft_s=None if first is None else first - began, request_id=seen.request_id,
-            )  # fmt: skip
-            # What a stream costs is not known when its headers are sent: then 0 says nothing.
-            answer = _as_told(answer, seen.gateway._replace(cost=seen.gateway.cost or None))
-            return ended(answer, max_tokens, self._endpoint.finish_reasons)
-        except AttemptError as error:
-            error.request_id = seen.request_id
-            error.usage = _spent(stream.usage, seen.gateway)
-            raise
+        ttft_s = None if first is None else first - began
+        receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
+        # What a stream costs is not known when its headers are sent: then 0 says nothing.
+        gateway = seen.gateway._replace(cost=None) if seen.gateway.cost == 0 else seen.gateway
+        return self._read(b"", (), rows, receipt, gateway, stream)
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
@@ -451,13 +467,21 @@ def _renamed(body: bytes, model: str) -> bytes:
     return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
 
 
-def _as_told(answer: Answer, gateway: response_headers.Gateway) -> Answer:
-    """The answer with what the gateway says of it in headers, which comes before what may be the words of one behind it."""
-    usage = answer.usage
-    if gateway.cost is not None:
-        usage = msgspec.structs.replace(usage, cost=gateway.cost)
-    deployment = answer.deployment if gateway.deployment is None else gateway.deployment
-    return msgspec.structs.replace(answer, usage=usage, deployment=deployment, fallbacks=gateway.fallbacks)
+def _as_told(answers: list[Answer], gateway: response_headers.Gateway) -> list[Answer]:
+    """The answers with what the gateway says of them in headers, which comes before what may be the words of one behind it."""
+    costs: list[float | None] = [gateway.cost] * len(answers)
+    if len(answers) > 1 and gateway.cost is not None:
+        weights = [answer.usage.total_tokens or 0 for answer in answers]
+        costs = [share.cost for share in shares(Usage(cost=gateway.cost), weights)]
+    return [
+        msgspec.structs.replace(
+            answer,
+            usage=answer.usage if cost is None else msgspec.structs.replace(answer.usage, cost=cost),
+            deployment=answer.deployment if gateway.deployment is None else gateway.deployment,
+            fallbacks=gateway.fallbacks,
+        )
+        for answer, cost in zip(answers, costs, strict=True)
+    ]
 
 
 def _spent(usage: Usage | None, gateway: response_headers.Gateway) -> Usage | None:

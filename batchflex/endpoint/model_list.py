@@ -15,7 +15,7 @@ import msgspec
 
 from ..config import PricesSection, nearest
 from ..core import Request
-from ..protocol import model_of
+from ..protocol import conversation, model_of
 
 _A_MILLION = 1e6
 # No model costs a thousand dollars a million tokens, and none that costs anything less than a tenth of a cent.
@@ -190,10 +190,9 @@ class LongPrompts:
 
 
 def _least_tokens(body: bytes) -> int:
-    """Tokens of the text in a request's messages, at the very least."""
+    """Tokens of the text in a request, at the very least."""
     total = 0
-    for message in _decode(body)["messages"]:
-        content = message.get("content")
+    for _, content in conversation(_decode(body)):
         parts = [part.get("text") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
         for text in (content, *parts):
             if isinstance(text, str):

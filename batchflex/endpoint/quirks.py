@@ -4,12 +4,12 @@ cuts off. It is found with the first request, and remembered for the run. Pure."
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from ..core import AttemptError, FormatFallback, Outcome, Request
-from ..protocol import asked_format, model_of, schema_of
+from ..protocol import CHAT, Route, asked_format, model_of, schema_of
 
 Fallback = Literal["json_object", "prompt", "stop"]
 
@@ -21,27 +21,17 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def asked_in(request: Request, fallback: FormatFallback) -> Request:
-    """The request with its ``response_format`` asked for in another way: the schema goes into the system message, and of the
-    format there stays ``json_object``, or nothing (``prompt``)."""
+def asked_in(request: Request, fallback: FormatFallback, route: Route) -> Request:
+    """The request with its ``response_format`` asked for in another way: the schema goes into an instruction, and of the format
+    there stays ``json_object``, or nothing (``prompt``)."""
     body = _decode(request.body)
     schema = schema_of(body.pop("response_format"))
     if fallback == "json_object":
         body["response_format"] = {"type": "json_object"}
     fits = "" if schema is None else f" that fits this JSON Schema: {_encode(schema).decode()}"
     wanted = f"Answer with {'a JSON object' if schema is None else 'JSON'}{fits}\nAnswer with that JSON {_ONLY_JSON}."
-    body["messages"] = _with_system(body["messages"], wanted)
+    route.instructed(body, wanted)
     return msgspec.structs.replace(request, body=_encode(body))
-
-
-def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    first = messages[0]
-    if first["role"] not in ("system", "developer"):
-        return [{"role": "system", "content": text}, *messages]
-    content = first.get("content")
-    if isinstance(content, list):
-        return [{**first, "content": [*content, {"type": "text", "text": text}]}, *messages[1:]]
-    return [{**first, "content": f"{content}\n\n{text}" if content else text}, *messages[1:]]
 
 
 class Quirks:
@@ -53,7 +43,8 @@ class Quirks:
     that format alone.
     """
 
-    def __init__(self, fallback: Fallback) -> None:
+    def __init__(self, fallback: Fallback, route: Route = CHAT) -> None:
+        self._route = route
         self._fallback = fallback
         self.instead: dict[tuple[str, bytes | None], FormatFallback] = {}
         self._took_formats: set[str] = set()
@@ -66,7 +57,7 @@ class Quirks:
         if (place := self._place(request)) is None:
             return request, None
         instead = self.instead[place]
-        return asked_in(request, instead), instead
+        return asked_in(request, instead, self._route), instead
 
     def _place(self, request: Request) -> tuple[str, bytes | None] | None:
         """Where is remembered what this request is asked in, if anything is."""

@@ -136,7 +136,8 @@ class EndpointPool:
                 self._tasks.start_soon(self._await_credit, state, request)
             return classify.deferred(fault)
         words, bare = (
-            classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
+            classify.advice(fault, state.client.route.what, key_from=state.client.key_from, quoting=quoting)
+            for quoting in (True, False)
         )
         if fault.reason == "model":
             words += others(state.endpoint.model or request.model, state.catalog)

@@ -95,7 +95,7 @@ class EndpointState(EndpointSlots):
         self.endpoint = endpoint
         self.client = client
         self.outage = outage
-        self.quirks = Quirks(fallback)
+        self.quirks = Quirks(fallback, client.route)
         self.catalog = Catalog([])
         self.completions = 0
         self._models: dict[str, ModelState] = {}

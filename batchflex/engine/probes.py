@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anyio
-import msgspec
 
 from ..core import AttemptError, KeyReplaced, Request
 from ..endpoint import Prices
@@ -45,7 +44,7 @@ class Prober:
         return fault
 
     async def _ask_once(self, state: EndpointState, like: Request) -> AttemptError | None:
-        request = smallest(like)
+        request = state.client.route.probe(like.model, like=like.body)
         prices = self._prices.of(request.body, state.endpoint.name)
         cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
         while HOURS in state.pauses and not (self._gate.closed or state.closed):
@@ -68,16 +67,3 @@ class Prober:
             return fault
         finally:
             self._gate.leave(state)
-
-
-class _Body(msgspec.Struct):
-    model: str
-    max_completion_tokens: int | None = None
-
-
-def smallest(request: Request) -> Request:
-    """The smallest request to the same model, which limits its answer by the same name."""
-    body = msgspec.json.decode(request.body, type=_Body)
-    limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    asked = {limit: 1, "messages": [{"role": "user", "content": "ok"}], "model": body.model}
-    return msgspec.structs.replace(request, body=msgspec.json.encode(asked), max_tokens=1)

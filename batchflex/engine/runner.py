@@ -44,7 +44,7 @@ from ..endpoint import (
     serving,
 )
 from ..plan import Plan, Prepared, Settled, completion_marker, prepare
-from ..protocol import VOIDING, Shapes, answer_limit
+from ..protocol import VOIDING, Shapes
 from ..storage import (
     STAY,
     Attempt,
@@ -319,7 +319,7 @@ class _Conduct:
 
     async def _ask_all(self) -> None:
         job, run_state, limits = self._job, self._run_state, self._job.limits
-        bound = answer_limit(job.params | job.override)
+        bound = job.route.answer_limit(job.params | job.override)
         guess = None if bound is None else disk_space.guessed_row(bound)
         watch = disk_space.Watch(self._folder, limits.min_free_disk_mb, guess, job.journal.seal_mb)
         if short := watch.short():
@@ -364,7 +364,7 @@ class _Conduct:
                     shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
                     endpoint_name = states[0].endpoint.name
                     frame = RowContext(
-                        run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty
+                        run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
                     )
                     failures = Failures(limits.max_failures)
                     asking = Workers(
@@ -403,7 +403,7 @@ class _Conduct:
         entry = self._job.asked[number]
         async with (
             serving(entry, self._endpoints[number], self._warn, self._server_is_gone) as endpoint,
-            Client(endpoint, connections=pacer.concurrency.most) as client,
+            Client(endpoint, route=self._job.route, connections=pacer.concurrency.most) as client,
         ):
             yield EndpointState(
                 endpoint,

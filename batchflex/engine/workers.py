@@ -138,7 +138,11 @@ class Workers:
         if fault is not None:
             self._keep(record.unaskable(self._frame, request, fault, _now_us()), request)
             return None
-        asked = request if request.before is None else reask.further(request, request.before, self._reasks)
+        asked = (
+            request
+            if request.before is None
+            else reask.further(request, request.before, self._reasks, self._frame.route)
+        )
         if asked is None:  # more than there is cannot be asked for
             if request.before is not None:
                 self._run_state.add(request.before)
@@ -240,8 +244,8 @@ class Workers:
         sent, fallback = state.quirks.adapted(row.request) if state.quirks.instead else (row.request, None)
         streamed = state.streams(sent)
         try:
-            answer = await state.client.attempt(
-                sent, lambda told: state.pacer.told(time.monotonic(), row.cost, told), streamed=streamed
+            (answer,) = await state.client.send(
+                (sent,), lambda told: state.pacer.told(time.monotonic(), row.cost, told), streamed=streamed
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
@@ -287,7 +291,7 @@ class Workers:
                     f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
                     "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
                 )
-        asked = reask.further(row.planned, made, self._reasks)
+        asked = reask.further(row.planned, made, self._reasks, self._frame.route)
         return None if asked is None else self._next(row, asked)
 
     def _next(self, row: Asked, asked: Request) -> Asked:

@@ -342,7 +342,7 @@ _ADVICE: dict[StopReason, tuple[str, str]] = {
         "the endpoint does not have the model",
         "correct params.model, sweep.model or --model; `batchflex check` lists what there is",
     ),
-    "url": ("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
+    "url": ("there are no {} at this address", "correct the base URL; it mostly ends in /v1"),
 }
 
 
@@ -366,27 +366,27 @@ def facts(fault: AttemptError) -> dict[str, Any]:
     return named({name: getattr(fault, name) for name in names})
 
 
-def advice(fault: RunFault, *, key_from: str | None, quoting: bool = True) -> str:
-    """A sentence for whoever runs the job. ``key_from`` is where the key came from, ``None`` if none was sent. Without
-    ``quoting`` it has none of the server's words."""
+def advice(fault: RunFault, what: str, *, key_from: str | None, quoting: bool = True) -> str:
+    """A sentence for whoever runs the job. ``what`` was looked for (chat completions), ``key_from`` is where the key came from,
+    ``None`` if none was sent. Without ``quoting`` it has none of the server's words."""
     if fault.error_type == "api_key_command":
         return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
     if fault.error_type == PROXY:
         return fault.message
-    what, todo = _ADVICE[fault.reason]
+    head, todo = _ADVICE[fault.reason]
     if (fault.rule or "").startswith("model_denied"):
-        what = "the endpoint does not let this key use the model"
+        head = "the endpoint does not let this key use the model"
         todo = "name another in params.model, sweep.model or --model (`batchflex check` lists them), or have the key allowed"
     if fault.reason == "key" and key_from is not None:
         is_printed = key_from == KEY_COMMAND
         todo = f"the key came from {key_from}: {'see that it prints a valid key' if is_printed else 'set a valid key there'}"
     elif fault.reason == "key":
-        what, todo = (
+        head, todo = (
             "the endpoint wants a key, and none was sent",
             "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",
         )
     said = f": {fault.message} (HTTP {fault.http_status})" if quoting else f" ({unquoted(fault)})"
-    return f"{what}{said}; {todo}"
+    return f"{head.format(what)}{said}; {todo}"
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:

@@ -43,6 +43,9 @@ class Judged(NamedTuple):
     complaint: str | None = None
 
 
+_NOT_JUDGED = Judged()
+
+
 class Shape:
     """What JSON an answer has to be. ``schema`` is a JSON Schema; without one any JSON will do, or any object. ``model`` is a
     pydantic model that it must satisfy besides.
@@ -124,7 +127,7 @@ class Shapes:
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:
         """As :meth:`judge`, for a request of which only the ``response_format`` is known, as JSON."""
         shape = self._shape or self._of_models.get(response_format or b"") or shape_of(response_format)
-        return Judged() if shape is None else shape.judge(content or "", lenient=self._lenient)
+        return _NOT_JUDGED if shape is None else shape.judge(content or "", lenient=self._lenient)
 
 
 def asked_format(body: bytes) -> bytes | None:

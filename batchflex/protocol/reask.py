@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..core import Answer, CutBy, Outcome, Request, Status
-from .parameters import LIMITS, answer_limit
+from .route import Route
 
 _LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
 _NEAR_TOKENS, _NEAR_SHARE = 8, 0.1  # an answer that ends so near to its limit has used it up: servers count differently
@@ -65,7 +65,7 @@ def cut_by(status: Status, answer: Answer, limit: int | None) -> CutBy | None:
     return "limit" if used_up or (is_blank and reasoned) else None
 
 
-def further(request: Request, before: Outcome, policy: Policy) -> Request | None:
+def further(request: Request, before: Outcome, policy: Policy, route: Route) -> Request | None:
     """The request that follows an answer that does not fit or was cut off; ``None`` if no further one is allowed.
 
     ``request`` is the one that was planned, however often it was asked before. After an answer that does not fit the
@@ -76,17 +76,18 @@ def further(request: Request, before: Outcome, policy: Policy) -> Request | None
     retried_with = request.retried_with or before.retried_with
     if request.retried_with is None and retried_with is not None:  # a retry was killed before the answer that fits
         body |= _decode(retried_with)
-        planned = answer_limit(body)
+        planned = route.answer_limit(body)
     how = _how(before, policy, planned)
     if how is None:
         return None
     limit = max(planned or 0, before.answer_limit or 0) or None
     if how == "grown":
         limit = min(2 * (limit or before.completion_tokens or 1), policy.grow_to)
-    elif how == "unfit":
-        body["messages"] = [*body["messages"], *_complaint(before, policy)]
+    elif how == "unfit" and not route.replied(body, *_complaint(before, policy)):
+        return None
     if limit is not None and limit != planned:
-        body |= dict.fromkeys([name for name in LIMITS if body.get(name) is not None] or LIMITS[:1], limit)
+        names = [name for name in route.limits if body.get(name) is not None] or route.limits[:1]
+        body |= dict.fromkeys(names, limit)
     return msgspec.structs.replace(
         request, body=_encode(body), max_tokens=limit, before=before, stands=None, retried_with=retried_with
     )
@@ -111,18 +112,13 @@ def _grown(before: Outcome, planned: int | None) -> int:
     return times
 
 
-def _complaint(before: Outcome, policy: Policy) -> list[dict[str, Any]]:
+def _complaint(before: Outcome, policy: Policy) -> tuple[str, str]:
+    """The answer that does not fit, and what is said to it."""
     answer = (before.content or "")[:_LONGEST] or "(no text)"
     complaint = before.error_message or "it does not fit"
     asked = f" (asked {before.reasks + 1} times so far)" if before.reasks else ""  # never the same request twice
     wanted = "the JSON" if policy.schema is None else f"JSON that fits this schema: {policy.schema}"
-    return [
-        {"role": "assistant", "content": answer},
-        {
-            "role": "user",
-            "content": f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}.",
-        },
-    ]
+    return answer, f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}."
 
 
 def carried_on(made: Outcome, before: Outcome) -> Outcome:
