@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         StorageError as StorageError,
     )
     from .core.events import Event as Event
-    from .engine.runner import Observer as Observer, Run as Run
+    from .engine.run import Observer as Observer, Run as Run
     from .scoring.comparison import Comparison as Comparison, compare as compare
     from .scoring.data_frames import score as score, summarise as summarise
 
@@ -46,7 +46,7 @@ __all__, __getattr__, __dir__ = exports(
             "RunStopped", "StorageError",
         ],
         "core.events": ["Event"],
-        "engine.runner": ["Observer", "Run"],
+        "engine.run": ["Observer", "Run"],
         "scoring.comparison": ["Comparison", "compare"],
         "scoring.data_frames": ["score", "summarise"],
     },

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from .config import Job, environment_of, job as jobs
 from .core import InputError, JobError, RunStopped
-from .engine import Observer, Run, runner
+from .engine import JobRun, Observer, Preparing, Run
 from .notify import Notifier
 from .plan import prepare
 from .storage import Attempt, Folder
@@ -124,28 +124,25 @@ async def _whole(
     observer: Observer | None = None,
     heed_signals: bool = False,
     planned: Job | None = None,
-    preparing: runner.Preparing = prepare,
+    preparing: Preparing = prepare,
     attempt: Attempt | None = None,
 ) -> Run:
     """The run, and then its scores."""
-    run = partial(
-        runner.arun,
-        job,
-        frame=frame,
-        observer=observer,
-        heed_signals=heed_signals,
-        planned=planned,
-        preparing=preparing,
-        attempt=attempt,
-    )
+    then = None
+    if job.score:
+        from .engine import evaluate
+
+        evaluate.require(job)
+        then = partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals)
+    run = JobRun(job, frame=frame, observer=observer, planned=planned, preparing=preparing, attempt=attempt, then=then)
     if job.dated is None:
-        return await _scored(run, job, observer, heed_signals=heed_signals)
+        return await run.run(heed_signals=heed_signals)
     from .plan import retention
 
     note = observer.note if observer is not None else _unheard
     if told := await anyio.to_thread.run_sync(retention.left_behind, job):
         note(told)
-    ended = await _scored(run, job, observer, heed_signals=heed_signals)
+    ended = await run.run(heed_signals=heed_signals)
     if ended.stopped_by is None:
         await anyio.to_thread.run_sync(retention.remove_old, job, note)
     return ended
@@ -160,17 +157,6 @@ def _warn(job: Job, observer: Observer | None) -> None:
 
 def _unheard(text: str) -> None:
     pass
-
-
-async def _scored(
-    run: Callable[..., Awaitable[Run]], job: Job, observer: Observer | None, *, heed_signals: bool
-) -> Run:
-    if not job.score:
-        return await run()
-    from .engine import evaluate
-
-    evaluate.require(job)
-    return await run(then=partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals))
 
 
 def complete(

@@ -20,8 +20,10 @@ from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Allowance, Pacer
-from batchflex.engine.admission import EndpointSlots, Gate
+from batchflex.engine.admission import Admission
 from batchflex.engine.budget import Budget
+from batchflex.engine.endpoint_state import EndpointSlots
+from batchflex.engine.gate import Gate
 from batchflex.engine.telemetry import Waits
 from batchflex.protocol.rate_limit_headers import Level, Told
 
@@ -52,9 +54,9 @@ def gate(
     proven: bool = True,
 ) -> Gate:
     """Of these lanes, else of one for ``limit`` requests."""
-    made = Gate(lanes or [lane(limit=limit)], budget or Budget(LimitsSection()), most_backing_off, Stops())
+    made = Gate(Admission(lanes or [lane(limit=limit)]), budget or Budget(LimitsSection()), most_backing_off, Stops())
     for one in made.endpoints if proven else ():
-        made.prove(one)
+        made.admission.prove(one)
     return made
 
 
@@ -171,7 +173,7 @@ async def test_the_first_row_goes_alone_until_the_endpoint_is_proven() -> None:
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert [r.admitted for r in rows] == [True, None, None, None, None]
-        subject.prove(subject.endpoints[0])
+        subject.admission.prove(subject.endpoints[0])
         await settled()
         assert [r.admitted for r in rows] == [True, True, True, None, None]
         assert subject.in_flight == 3
@@ -189,7 +191,7 @@ async def test_while_the_first_row_backs_off_no_other_begins() -> None:
             assert [r.admitted for r in others] == [None, None, None]
             first = await visit(tasks, subject, again=True)
             assert first.admitted
-        subject.prove(subject.endpoints[0])
+        subject.admission.prove(subject.endpoints[0])
         subject.end_backing_off()
         await settled()
         assert [r.admitted for r in others] == [True, True, None]
@@ -346,8 +348,8 @@ async def test_sleep_lasts_as_long_as_it_should_and_ends_at_close() -> None:
 async def test_when_the_budget_says_stop_it_is_told_once_and_nothing_more_is_admitted() -> None:
     stops = Stops()
     budget = Budget(LimitsSection(budget_requests=2))
-    subject = Gate([lane(limit=2)], budget, 100, stops)
-    subject.prove(subject.endpoints[0])
+    subject = Gate(Admission([lane(limit=2)]), budget, 100, stops)
+    subject.admission.prove(subject.endpoints[0])
     async with visiting() as tasks:
         inside = [await visit(tasks, subject) for _ in range(2)]
         waiting = [await visit(tasks, subject) for _ in range(4)]
@@ -365,7 +367,7 @@ async def test_when_the_budget_says_stop_it_is_told_once_and_nothing_more_is_adm
 
 async def test_a_stop_at_the_very_first_row() -> None:
     stops = Stops()
-    subject = Gate([lane()], Budget(LimitsSection(), deadline_s=10.0), 100, stops, clock=lambda: 10.0)
+    subject = Gate(Admission([lane()], lambda: 10.0), Budget(LimitsSection(), deadline_s=10.0), 100, stops)
     assert not await subject.enter(cost())
     assert not await subject.enter(cost())
     assert stops == ["deadline"]
@@ -389,7 +391,7 @@ async def test_room_in_a_budget_is_used_as_soon_as_something_settles() -> None:
 async def test_those_who_wait_for_a_moment_are_admitted_when_it_comes() -> None:
     subject = gate(lane(limit=100, rpm=600))
     async with visiting() as tasks:
-        tasks.start_soon(subject.keep_time)
+        tasks.start_soon(subject.admission.keep_time)
         began = time.monotonic()
         for _ in range(8):
             assert await subject.enter(cost())
@@ -400,7 +402,7 @@ async def test_those_who_wait_for_a_moment_are_admitted_when_it_comes() -> None:
 async def test_after_a_refusal_nothing_goes_before_the_time_the_server_gave() -> None:
     subject = gate(limit=100)
     async with visiting() as tasks:
-        tasks.start_soon(subject.keep_time)
+        tasks.start_soon(subject.admission.keep_time)
         began = time.monotonic()
         subject.endpoints[0].pacer.refused(began, Cost(0, 0, 0, 0.0, sent_at=began), 0.2, 0)
         rows = [await visit(tasks, subject) for _ in range(5)]
@@ -418,7 +420,7 @@ async def test_after_a_refusal_nothing_goes_before_the_time_the_server_gave() ->
 async def test_a_moment_that_moves_closer_is_not_slept_through() -> None:
     subject = gate(lane(limit=100, tpm=60_000))
     async with visiting() as tasks:
-        tasks.start_soon(subject.keep_time)
+        tasks.start_soon(subject.admission.keep_time)
         big = Cost(177_000, 1_000, 0, 0.0)  # three bytes a token
         entered = await subject.enter(big)
         assert entered is not None
@@ -434,10 +436,10 @@ async def test_a_moment_that_moves_closer_is_not_slept_through() -> None:
 async def test_the_deadline_stops_a_run_that_waits_for_something_later() -> None:
     stops = Stops()
     now = time.monotonic()
-    subject = Gate([lane()], Budget(LimitsSection(), deadline_s=now + 0.1), 100, stops)
+    subject = Gate(Admission([lane()]), Budget(LimitsSection(), deadline_s=now + 0.1), 100, stops)
     subject.endpoints[0].pacer.refused(now, Cost(0, 0, 0, 0.0, sent_at=now), 3_600.0, 0)
     async with visiting() as tasks:
-        tasks.start_soon(subject.keep_time)
+        tasks.start_soon(subject.admission.keep_time)
         assert not await subject.enter(cost())
     assert stops == ["deadline"]
     assert 0.1 <= time.monotonic() - now < 5
@@ -495,16 +497,16 @@ async def test_no_window_is_passed_and_nothing_enters_a_paused_lane_whatever_hap
             if chance.random() < 0.5:
                 if one.is_open:
                     most[one] = one.in_flight
-                subject.pause(one, why)
+                subject.admission.pause(one, why)
             else:
                 if one.pauses <= {why}:
                     most[one] = limits[subject.endpoints.index(one)]
-                subject.resume(one, why)
+                subject.admission.resume(one, why)
             await anyio.lowlevel.checkpoint()
         most.update(zip(subject.endpoints, limits, strict=True))
         for one in subject.endpoints:
             for why in ("outage", "hours"):
-                subject.resume(one, why)
+                subject.admission.resume(one, why)
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -520,11 +522,11 @@ async def test_a_lane_that_is_not_proven_gets_one_at_a_time() -> None:
     a, b = subject.endpoints
     async with visiting() as tasks:
         assert (await visit(tasks, subject)).lane is a
-        subject.prove(a)
+        subject.admission.prove(a)
         rows = [await visit(tasks, subject) for _ in range(5)]
         assert taken(subject) == [3, 1]
         assert [r.admitted for r in rows] == [True, True, True, None, None]
-        subject.prove(b)
+        subject.admission.prove(b)
         await settled()
         assert taken(subject) == [3, 3]
 
@@ -554,14 +556,14 @@ async def test_a_paused_lane_gets_nothing_and_the_other_goes_on() -> None:
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(2)]
         assert [r.lane for r in rows] == [a, b]
-        subject.pause(a, "outage")
+        subject.admission.pause(a, "outage")
         waiting = [await visit(tasks, subject) for _ in range(4)]
         assert [r.lane for r in waiting] == [b, None, None, None]
         await rows[0].go()  # what is in flight there may end
         await rows[1].go()
         assert [r.lane for r in waiting] == [b, b, None, None]
         assert taken(subject) == [0, 2]
-        subject.resume(a, "outage")
+        subject.admission.resume(a, "outage")
         await settled()
         assert [r.lane for r in waiting] == [b, b, a, a]
 
@@ -571,14 +573,14 @@ async def test_a_lane_is_open_when_all_reasons_for_its_pauses_are_gone() -> None
     (only,) = subject.endpoints
     async with visiting() as tasks:
         for why in ("hours", "outage", "hours"):
-            subject.pause(only, why)
+            subject.admission.pause(only, why)
         fresh, again = await visit(tasks, subject), await visit(tasks, subject, again=True)
         assert not only.is_open
-        subject.resume(only, "hours")
-        subject.resume(only, "credit")
+        subject.admission.resume(only, "hours")
+        subject.admission.resume(only, "credit")
         await settled()
         assert (fresh.admitted, again.admitted) == (None, None)
-        subject.resume(only, "outage")
+        subject.admission.resume(only, "outage")
         await settled()
         assert only.is_open
         assert (fresh.admitted, again.admitted) == (True, True)
@@ -590,15 +592,15 @@ async def test_a_closed_lane_is_used_no_more() -> None:
     async with visiting() as tasks:
         first = await visit(tasks, subject)
         assert first.lane is a
-        assert subject.close_endpoint(a)
+        assert subject.admission.close_endpoint(a)
         rows = [await visit(tasks, subject) for _ in range(3)]
         await first.go()
         assert [r.lane for r in rows] == [b, b, None]
-        subject.resume(a, "outage")
+        subject.admission.resume(a, "outage")
         await settled()
         assert rows[2].admitted is None
         assert not await subject.enter_as_probe(a, cost())
-        assert not subject.close_endpoint(b)  # it was the last
+        assert not subject.admission.close_endpoint(b)  # it was the last
         await rows[0].go()
         assert rows[2].admitted is None
         subject.close()
@@ -612,10 +614,10 @@ async def test_a_closed_lane_is_used_no_more() -> None:
 async def test_a_probe_goes_through_a_pause_but_not_through_the_limits() -> None:
     now = [50.0]
     only = lane(limit=1)
-    subject = Gate([only], Budget(LimitsSection()), 100, Stops(), clock=lambda: now[0])
+    subject = Gate(Admission([only], lambda: now[0]), Budget(LimitsSection()), 100, Stops())
     async with visiting() as tasks:
         inside = await visit(tasks, subject)
-        subject.pause(only, "outage")
+        subject.admission.pause(only, "outage")
         only.pacer.refused(50.0, Cost(0, 0, 0, 0.0, sent_at=49.0), 30.0, 0)
         probe, entered = cost(), []
 
@@ -660,11 +662,11 @@ async def test_a_probe_waits_for_the_budget_and_ends_a_run_that_has_none_left() 
     stops = Stops()
     only = lane()
     budget = Budget(LimitsSection(budget_tokens=100))
-    subject = Gate([only], budget, 100, stops)
-    subject.prove(only)
+    subject = Gate(Admission([only]), budget, 100, stops)
+    subject.admission.prove(only)
     inside = cost(95)
     assert await subject.enter(inside)
-    subject.pause(only, "outage")
+    subject.admission.pause(only, "outage")
     with anyio.move_on_after(0.15) as waiting:
         await subject.enter_as_probe(only, cost(6))
     assert waiting.cancelled_caught and not subject.closed, "what is in flight might give room"
@@ -696,7 +698,7 @@ async def test_a_probe_reserves_what_it_may_use() -> None:
 
 async def test_no_probe_after_the_deadline_or_once_the_gate_is_closed() -> None:
     stops = Stops()
-    subject = Gate([lane()], Budget(LimitsSection(), deadline_s=10.0), 100, stops, clock=lambda: 10.0)
+    subject = Gate(Admission([lane()], lambda: 10.0), Budget(LimitsSection(), deadline_s=10.0), 100, stops)
     assert not await subject.enter_as_probe(subject.endpoints[0], cost())
     assert stops == ["deadline"]
     other = gate()
@@ -715,7 +717,7 @@ async def test_what_keeps_more_from_being_sent() -> None:
         assert subject.bound is None
         first = await visit(tasks, subject)
         assert subject.bound == "endpoint"  # not proven
-        subject.prove(only)
+        subject.admission.prove(only)
         assert subject.bound is None
         second = await visit(tasks, subject)
         assert subject.bound == "concurrency"
@@ -724,10 +726,10 @@ async def test_what_keeps_more_from_being_sent() -> None:
         subject.begin_backing_off()
         await first.go()
         assert (third.admitted, subject.bound) == (None, "endpoint")
-        subject.pause(only, "outage")
+        subject.admission.pause(only, "outage")
         subject.end_backing_off()
         assert subject.bound == "waiting"
-        subject.resume(only, "outage")
+        subject.admission.resume(only, "outage")
         await settled()
         assert third.admitted
         for row in (second, third):

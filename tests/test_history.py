@@ -15,7 +15,7 @@ import pytest
 import batchflex as api
 from batchflex.cli import history, history_text
 from batchflex.core.errors import EndpointError, InputError, StorageError
-from batchflex.engine import runner
+from batchflex.engine import engine
 from batchflex.report import timeline
 from batchflex.storage import run_history
 from batchflex.storage.folder import Folder
@@ -126,7 +126,7 @@ def test_a_run_that_a_fault_ends_after_it_began_is_told_of_once(
     def no_server(*_: object) -> None:
         raise EndpointError("the server does not start")
 
-    monkeypatch.setattr(runner, "serving", no_server)
+    monkeypatch.setattr(engine, "serving", no_server)
     assert called(*asked(rows, endpoint)).code == 2
     assert past(rows.parent / "out") == [("stopped", 2)]
 

@@ -18,7 +18,7 @@ from batchflex.core import Answer, Request, Usage
 from batchflex.core.errors import RowFault, Transient
 from batchflex.core.types import Ending
 from batchflex.endpoint import Client, Endpoint
-from batchflex.engine.runner import arun
+from batchflex.engine import JobRun
 from batchflex.protocol import classify
 from batchflex.protocol.chat_message import usage
 from batchflex.protocol.json_answers import Shapes
@@ -99,8 +99,8 @@ ROWS = [_row(number, text) for number, text in enumerate(TEXTS)]
 async def test_a_pack_of_rows_is_one_request_and_a_row_for_each(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     endpoint.knobs(answer_headers={"x-litellm-response-cost": "0.5"}, keep_bodies=True)
     always_streaming = Endpoint("here", endpoint.base_url, stream=True)
-    async with Client(always_streaming, route=EMBEDDINGS) as client:
-        answers = await client.send(ROWS)
+    async with Client(always_streaming) as client:
+        answers = await client.send(EMBEDDINGS, ROWS)
     (sent,) = endpoint.log()
     assert sent["body"] == {"input": TEXTS, "model": "m"}
     assert [json.loads(answer.content or "") for answer in answers] == [vector(text) for text in TEXTS]
@@ -125,13 +125,13 @@ async def test_what_a_pack_is_refused_for_is_said_of_all_of_it_and_parts_of_it_c
     endpoint: CountingEndpoint,
 ) -> None:
     endpoint.knobs(poison={"green": "400_context"})
-    async with Client(Endpoint("here", endpoint.base_url), route=EMBEDDINGS) as client:
+    async with Client(Endpoint("here", endpoint.base_url)) as client:
         with pytest.raises(RowFault):
-            await client.send(ROWS)
-        assert len(await client.send(ROWS[:1])) == len(await client.send(ROWS[2:])) == 1
+            await client.send(EMBEDDINGS, ROWS)
+        assert len(await client.send(EMBEDDINGS, ROWS[:1])) == len(await client.send(EMBEDDINGS, ROWS[2:])) == 1
         endpoint.knobs(said={"status": 200, "body": {"data": [], "model": "m", "usage": {}}}, script=["said"])
         with pytest.raises(Transient, match="3 vectors were asked for, and 0 came"):
-            await client.send(ROWS)
+            await client.send(EMBEDDINGS, ROWS)
 
 
 async def test_a_run_of_another_route(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_a_run_of_another_route(endpoint: CountingEndpoint, tmp_path: Path
     for sent in (3, 0):
         job = build(data)
         job._route = EMBEDDINGS
-        run = await arun(job)
+        run = await JobRun(job).run()
         assert (run.summary["ok"], run.summary["failed"], run.summary["requests_sent"]) == (3, 1, sent)
     results = run.results()
     assert [json.loads(text) for text in results["content"][:3]] == [vector(text) for text in TEXTS]

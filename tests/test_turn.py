@@ -15,7 +15,7 @@ import pytest
 from batchflex.cli import main, options, wait
 from batchflex.config.job import build
 from batchflex.core.errors import FolderBusy
-from batchflex.engine import runner
+from batchflex.engine import job_run
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_history import Attempt
 from tests.counting_endpoint import CountingEndpoint
@@ -205,7 +205,7 @@ def test_a_deadline_counts_from_the_start_of_the_command() -> None:
     left = wait.left_s("1m", attempt)
     assert left is not None and 0 < left <= 10
     assert wait.left_s(None, attempt) is None
-    end = runner._end_of(build({"limits": {"deadline": "1m"}}), attempt)
+    end = job_run._deadline(build({"limits": {"deadline": "1m"}}), attempt)
     assert end is not None and end.due - time.monotonic() <= 10
 
 

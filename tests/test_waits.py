@@ -16,8 +16,10 @@ from batchflex.config.sections import LimitsSection
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Pacer, Words
-from batchflex.engine.admission import EndpointSlots, Gate
+from batchflex.engine.admission import Admission
 from batchflex.engine.budget import Budget
+from batchflex.engine.endpoint_state import EndpointSlots
+from batchflex.engine.gate import Gate
 from batchflex.engine.telemetry import Waits
 from batchflex.protocol.rate_limit_headers import Level, Told
 from tests.counting_endpoint import CountingEndpoint
@@ -174,8 +176,8 @@ class TestWhatIsWaitedFor:
     def gate(self) -> Gate:
         self.moment = 100.0
         lane = EndpointSlots("here", Pacer(ConcurrencyLimit(8, fixed=True)))
-        gate = Gate([lane], Budget(LimitsSection()), 100, lambda *_: None, lambda: self.moment)
-        gate.prove(lane)
+        gate = Gate(Admission([lane], lambda: self.moment), Budget(LimitsSection()), 100, lambda *_: None)
+        gate.admission.prove(lane)
         return gate
 
     def test_nothing(self) -> None:
@@ -183,14 +185,14 @@ class TestWhatIsWaitedFor:
 
     def test_pauses_with_their_words(self) -> None:
         gate = self.gate()
-        gate.pause(gate.endpoints[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
-        gate.pause(gate.endpoints[0], "hours", "it is not within the hours", for_s=3_600.0)
+        gate.admission.pause(gate.endpoints[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
+        gate.admission.pause(gate.endpoints[0], "hours", "it is not within the hours", for_s=3_600.0)
         assert waited_for(gate, 130.0) == [
             ("here", "hours", "it is not within the hours", 100.0, 3_700.0),
             ("here", "outage", "it does not answer: 503", 100.0, 700.0),
         ]
-        gate.resume(gate.endpoints[0], "hours")
-        gate.resume(gate.endpoints[0], "outage")
+        gate.admission.resume(gate.endpoints[0], "hours")
+        gate.admission.resume(gate.endpoints[0], "outage")
         assert waited_for(gate, 130.0) == []
 
     def test_what_a_refusal_asks_for_since_it_came(self) -> None:

@@ -49,7 +49,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint = resolve(entry, job.environment)
     endpoint.require(job.models)
     limits: list[Told] = []
-    async with serving(entry, endpoint) as served, Client(served, route=job.route, connections=1) as client:
+    async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
             models = (await client.models()).catalog
@@ -65,7 +65,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             code = f" (HTTP {error.http_status})" if error.http_status else ""
             words = error.message + code
             if isinstance(error, RunFault):
-                words = classify.advice(error, client.route.what, key_from=client.key_from)
+                words = classify.advice(error, key_from=client.key_from)
             lines.append(f"failed    {words}{_wait(error, job)}")
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")
@@ -189,10 +189,10 @@ async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], Non
 
 
 async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[Told], None]) -> Outcome:
-    request = client.route.probe(model, words=_QUESTION, most_tokens=most)
+    request = job.route.probe(model, words=_QUESTION, most_tokens=most)
     try:
-        answer = await client.attempt(request, heard)
+        (answer,) = await client.send(job.route, [request], heard)
     except KeyReplaced:
-        answer = await client.attempt(request, heard)
-    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty, route=client.route)
+        (answer,) = await client.send(job.route, [request], heard)
+    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty, route=job.route)
     return record.answered(frame, request, record.Effort(1, 0, 0), answer)

@@ -33,6 +33,7 @@ from .model_list import Catalog
 from .provider import Endpoint, Secret
 
 T = TypeVar("T")
+Heard = Callable[[Told], None]
 _encode = msgspec.json.Encoder().encode
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
@@ -47,8 +48,15 @@ class Listing(NamedTuple):
     tells_limits: bool = False
 
 
+class _Target(NamedTuple):
+    """``head`` is that of a request, but for its length."""
+
+    url: httpx.URL
+    head: bytes
+
+
 class Client:
-    """Sends requests of one ``route`` to one endpoint. Use as an async context manager.
+    """Sends requests of any route to one endpoint. Use as an async context manager.
 
     ``via`` replaces the transport: any httpx transport does. Nothing is retried here, no redirect is followed, no
     cookie is kept, and the key goes to the endpoint's own address alone. Neither it nor what the environment has put into
@@ -59,16 +67,14 @@ class Client:
         self,
         endpoint: Endpoint,
         *,
-        route: Route = CHAT,
         connections: int = 64,
         via: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.route = route
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
         self._direct = self._transport if isinstance(self._transport, http1.Connections) else None
         self._proxy = None if via else transport.proxy_of(endpoint.base_url)
-        self._url = self._at(route.path)
+        self._url = self._at("")
         self._common = httpx.Headers({
             "host": self._url.netloc.decode(),
             "accept-encoding": "identity",
@@ -93,15 +99,18 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(
-        self, request: Request, heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
-    ) -> Answer:
-        """As :meth:`send`, for the request of a single row."""
-        (answer,) = await self.send((request,), heard, streamed=streamed)
+    async def attempt(self, request: Request, heard: Heard | None = None, *, streamed: bool | None = None) -> Answer:
+        """As :meth:`send`, for one chat completion."""
+        (answer,) = await self.send(CHAT, (request,), heard, streamed=streamed)
         return answer
 
     async def send(
-        self, rows: Sequence[Request], heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
+        self,
+        route: Route,
+        rows: Sequence[Request],
+        heard: Heard | None = None,
+        *,
+        streamed: bool | None = None,
     ) -> list[Answer]:
         """Send one request for these rows, once, and return the complete answer to each. ``heard`` is called with what the
         headers say of rate limits. Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
@@ -113,18 +122,18 @@ class Client:
         """
         if streamed is None:
             streamed = self._endpoint.streams(rows[0].max_tokens)
-        streamed = streamed and self.route.streams
+        streamed = streamed and route.streams
         body = b""
         try:
-            body = self.route.body(rows, streamed=streamed)
+            body = route.body(rows, streamed=streamed)
             if self._endpoint.model is not None:
                 body = _renamed(body, self._endpoint.model)
             if self._keys is None and not streamed:
-                return await self._whole(body, rows, heard)
+                return await self._whole(route, body, rows, heard)
             send = self._streamed if streamed else self._whole
-            return await self._with_key(lambda: send(body, rows, heard))
+            return await self._with_key(lambda: send(route, body, rows, heard))
         except AttemptError as error:
-            raise self._redacted(self._hinted(error, body)) from None
+            raise self._redacted(self._hinted(error, route, body)) from None
         except TimeoutError as error:
             fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
             raise self._named(fault, error) from None
@@ -165,6 +174,12 @@ class Client:
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
         return url.copy_merge_params(query) if query else url
 
+    def _target(self, route: Route) -> _Target:
+        """Where requests of a route go."""
+        url = self._at(route.path)
+        found = self._targets[route] = _Target(url, http1.head_of("POST", url, self._headers))
+        return found
+
     def _use(self, key: Secret | None) -> None:
         """Send this key from now on."""
         headers = httpx.Headers({**self._common, "content-type": "application/json"})
@@ -175,7 +190,7 @@ class Client:
         self._redactor = Redactor(self._secrets)
         self._hides = bool(self._redactor)
         self._headers = headers
-        self._head = http1.head_of("POST", self._url, headers)
+        self._targets: dict[Route, _Target] = {}
         self._sent_key = key
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -248,9 +263,7 @@ class Client:
             return None
         return raw.decode(errors="replace") if response.status_code == 200 else None
 
-    async def _send(
-        self, method: str, url: httpx.URL, body: bytes, heard: Callable[[Told], None] | None = None
-    ) -> httpx.Response:
+    async def _send(self, method: str, url: httpx.URL, body: bytes, heard: Heard | None = None) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._respond(request)
         if heard is not None and response_headers.glance(response.headers.raw).tells_limits:
@@ -276,30 +289,32 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, body: bytes, rows: Sequence[Request], heard: Callable[[Told], None] | None) -> list[Answer]:
+    async def _whole(self, route: Route, body: bytes, rows: Sequence[Request], heard: Heard | None) -> list[Answer]:
         began = time.perf_counter()
         if self._direct is None:
             with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
-                response = await self._send("POST", self._url, body, heard)
+                response = await self._send("POST", self._target(route).url, body, heard)
                 raw = await self._body(response)
             if patience.is_over:
                 raise TimeoutError
             seen = self._seen(response.headers.raw)
             receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
-            return self._read(raw, response.headers.raw, rows, receipt, seen.gateway)
-        head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
+            return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
+        url, head = self._targets.get(route) or self._target(route)
+        head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
         status, headers, raw = await self._direct.fetch(
-            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
+            url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
         seen = self._seen(headers) if self._hides else response_headers.glance(headers)
         if seen.tells_limits and heard is not None:
             _tell(heard, httpx.Headers(headers))
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
-        return self._read(self._clean(raw), headers, rows, receipt, seen.gateway)
+        return self._read(route, self._clean(raw), headers, rows, receipt, seen.gateway)
 
     def _read(
         self,
+        route: Route,
         raw: bytes,
         headers: Sequence[Header],
         rows: Sequence[Request],
@@ -313,31 +328,29 @@ class Client:
                 raise classify.http_fault(receipt.http_status, httpx.Headers(headers), raw, time.time())
             if stream is not None:
                 raw = self._clean(stream.whole())
-            answers = self.route.answers(raw, rows, receipt, self._endpoint.finish_reasons)
+            answers = route.answers(raw, rows, receipt, self._endpoint.finish_reasons)
             return answers if gateway is response_headers.NO_GATEWAY else _as_told(answers, gateway)
         except AttemptError as fault:
             fault.request_id = receipt.request_id
-            fault.usage = _spent(self.route.usage_of(raw) if stream is None else stream.usage, gateway)
+            fault.usage = _spent(route.usage_of(raw) if stream is None else stream.usage, gateway)
             raise
 
-    async def _streamed(
-        self, body: bytes, rows: Sequence[Request], heard: Callable[[Told], None] | None
-    ) -> list[Answer]:
+    async def _streamed(self, route: Route, body: bytes, rows: Sequence[Request], heard: Heard | None) -> list[Answer]:
         began = time.perf_counter()
         first: float | None = None
         status, seen = 200, response_headers.Glance(None, False)
-        stream, events = self.route.stream(status), Events()
+        stream, events = route.stream(status), Events()
         patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
             with patience:
-                response = await self._send("POST", self._url, body, heard)
+                response = await self._send("POST", self._target(route).url, body, heard)
                 seen = self._seen(response.headers.raw)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
                     receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
-                    return self._read(raw, response.headers.raw, rows, receipt, seen.gateway)
-                stream = self.route.stream(status)
+                    return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
+                stream = route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
                         patience.heard(piece)
@@ -364,7 +377,7 @@ class Client:
         receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
         # What a stream costs is not known when its headers are sent: then 0 says nothing.
         gateway = seen.gateway._replace(cost=None) if seen.gateway.cost == 0 else seen.gateway
-        return self._read(b"", (), rows, receipt, gateway, stream)
+        return self._read(route, b"", (), rows, receipt, gateway, stream)
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
@@ -391,8 +404,10 @@ class Client:
         fault.usage = known.get("usage")
         return fault
 
-    def _hinted(self, error: AttemptError, body: bytes) -> AttemptError:
-        """With the name that the model has here, if it was asked for by one that it has elsewhere."""
+    def _hinted(self, error: AttemptError, route: Route, body: bytes) -> AttemptError:
+        """With what was looked for, and the name that the model has here, if it was asked for by one that it has elsewhere."""
+        if isinstance(error, RunFault):
+            error.what = route.what
         if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
             model = model_of(body)
             if "/" in model:
@@ -457,7 +472,7 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     yield b"\n\n"
 
 
-def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
+def _tell(heard: Heard, headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
     if told := rate_limit_headers.read(headers, time.time()):
         heard(told)

@@ -43,8 +43,7 @@ class Quirks:
     that format alone.
     """
 
-    def __init__(self, fallback: Fallback, route: Route = CHAT) -> None:
-        self._route = route
+    def __init__(self, fallback: Fallback) -> None:
         self._fallback = fallback
         self.instead: dict[tuple[str, bytes | None], FormatFallback] = {}
         self._took_formats: set[str] = set()
@@ -52,12 +51,12 @@ class Quirks:
         self.unstreamed_tokens: int | None = None
         self.streams_help = True
 
-    def adapted(self, request: Request) -> tuple[Request, FormatFallback | None]:
+    def adapted(self, request: Request, route: Route = CHAT) -> tuple[Request, FormatFallback | None]:
         """The request as it is to be sent, and how its format is asked for instead, if it is."""
         if (place := self._place(request)) is None:
             return request, None
         instead = self.instead[place]
-        return asked_in(request, instead, self._route), instead
+        return asked_in(request, instead, route), instead
 
     def _place(self, request: Request) -> tuple[str, bytes | None] | None:
         """Where is remembered what this request is asked in, if anything is."""

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from . import evaluate as evaluate, runner as runner
+    from . import evaluate as evaluate
     from .estimate import Estimate as Estimate
+    from .job_run import JobRun as JobRun, Preparing as Preparing
     from .retry_rows import Retry as Retry, missing_input as missing_input, retry_of as retry_of, sight as sight
-    from .runner import Observer as Observer, Run as Run
+    from .run import Observer as Observer, Run as Run
 
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "estimate": ["Estimate"],
         "evaluate": [],
+        "job_run": ["JobRun", "Preparing"],
         "retry_rows": ["Retry", "missing_input", "retry_of", "sight"],
-        "runner": ["Observer", "Run"],
+        "run": ["Observer", "Run"],
     },
-    modules=["evaluate", "runner"],
+    modules=["evaluate"],
 )

@@ -1,196 +1,123 @@
-"""Admission: holds the slots, and asks :mod:`batchflex.endpoint.pacer` and :mod:`batchflex.engine.budget` when the next
-attempt may go.
+"""Admission: the endpoints of an engine, and whose request goes next where one has room.
 
-Nothing is awaited where a slot is free and the pace allows it. A row that waits for another attempt holds no slot.
+What a job run itself has to say to that (its rows in order, its budget, whether it is paused) is its
+:class:`~batchflex.engine.gate.Gate`.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import anyio
 
-from ..core import StopReason
-from ..endpoint import Cost
-from .budget import GO, Budget
 from .endpoint_state import EndpointSlots, Reason
 
-_LOOK_S = 0.05  # a probe looks so often whether it may go
-_REFUSED = 2  # what a limit has refused so often lets others go first
-# So many of those that wait are looked at for one that may go before the first, which is not passed for longer than this.
-_LOOK_PAST, _PATIENCE_S = 64, 60.0
-# What keeps more requests from being sent, as far as the gate can tell.
-Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
+if TYPE_CHECKING:
+    from .gate import Gate
 
+# What keeps more requests from being sent, as far as a gate can tell.
+Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
 S = TypeVar("S", bound=EndpointSlots)
 
 
-class _Waiter(Generic[S]):
-    __slots__ = ("cost", "decided", "endpoint", "passed_at")
+class FairShare:
+    """What one job run has had of what all share, for start-time fair queueing: requests, divided by its ``weight``."""
 
-    def __init__(self, cost: Cost) -> None:
-        self.cost = cost
-        self.passed_at: float | None = None  # when another went before it
-        self.decided = anyio.Event()
-        self.endpoint: S | None = None
+    __slots__ = ("had", "weight")
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+        self.had = 0.0
+
+    def due(self, now: float) -> tuple[float, float]:
+        """Whose is least goes next. ``now`` is where the one that went last began: who did not want anything until then has
+        saved nothing up."""
+        return max(now, self.had), self.had
+
+    def went(self, now: float) -> float:
+        """One request of it goes; returns what ``now`` is from then on."""
+        begins = max(now, self.had)
+        self.had = begins + 1.0 / self.weight
+        return begins
 
 
-class Gate(Generic[S]):
-    """Bounds the attempts in flight; sends each where there is room.
+class Admission(Generic[S]):
+    """Bounds the attempts in flight at the ``endpoints``, those of all job runs together.
 
-    Until an endpoint is proven one request goes there at a time, or as many as :meth:`try_out` says. Until :meth:`doubt_row` no
-    other row begins while the first one has to be tried again: one request is enough to learn that a key is wrong.
-    ``most_backing_off`` bounds the rows that wait for another attempt; beyond it no new row begins. ``on_stop`` is called
-    once, when the budget says that the run must end, with a reason and a sentence. ``clock`` gives seconds and never goes back.
+    Until an endpoint is proven one request goes there at a time, or as many as :meth:`try_out` says. ``clock`` gives seconds and
+    never goes back.
     """
 
-    def __init__(
-        self,
-        endpoints: Sequence[S],
-        budget: Budget,
-        most_backing_off: int,
-        on_stop: Callable[[StopReason, str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, endpoints: Sequence[S], clock: Callable[[], float] = time.monotonic) -> None:
         self.endpoints = list(endpoints)
-        self.backing_off = 0
-        self.closed = False
-        self._budget = budget
-        self._most_backing_off = most_backing_off
-        self._on_stop = on_stop
-        self._clock = clock
-        self._proven = False
-        self._rows_on_trial = 1
-        self._fresh: deque[_Waiter[S]] = deque()
-        self._again: deque[_Waiter[S]] = deque()
-        self._due = float("inf")
+        self.gates: list[Gate[S]] = []
+        self.clock = clock
+        self.proven = False
+        self.is_shared = False
+        self.due = float("inf")
         self._nudge = anyio.Event()
-        self._closing = anyio.Event()
-        self._bound: Bound = "concurrency"
-        self._others_may_go = False  # though the latest that was looked at had to wait
-        self._backing_off: Counter[str] = Counter()
-        self._refused_next = False
+        self._now = 0.0
 
-    @property
-    def in_flight(self) -> int:
-        return sum(endpoint.in_flight for endpoint in self.endpoints)
+    def join(self, gate: Gate[S]) -> None:
+        self.gates.append(gate)
+        self.is_shared = len(self.gates) > 1
+
+    def part(self, gate: Gate[S]) -> None:
+        """This job run asks nothing more."""
+        self.gates.remove(gate)
+        self.is_shared = len(self.gates) > 1
+        for endpoint in self.endpoints:
+            endpoint.questioned_by.discard(gate)
+        self.pump()
 
     @property
     def waiting(self) -> int:
-        """Rows that wait to be sent."""
-        return len(self._again) + len(self._fresh)
-
-    @property
-    def bound(self) -> Bound | None:
-        """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
-        if self._again or self._fresh:
-            return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
-        return self._bound_by_slots() if not any(self._has_room(endpoint) for endpoint in self.endpoints) else None
-
-    async def enter(self, cost: Cost, *, again: bool = False) -> S | None:
-        """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
-        if self.closed:
-            return None
-        queue = self._again if again else self._fresh
-        if not queue and self._may_begin(again=again) and (endpoint := self._admit(cost)) is not None:
-            return endpoint
-        if self.closed:
-            return None
-        waiter: _Waiter[S] = _Waiter(cost)
-        queue.append(waiter)
-        if self._is_choosy:
-            self._pump()
-        try:
-            await waiter.decided.wait()
-        except BaseException:
-            if waiter.endpoint is not None:
-                self.give_back(waiter.endpoint, cost)
-            elif waiter in queue:
-                queue.remove(waiter)
-            raise
-        return waiter.endpoint
-
-    async def enter_as_probe(self, endpoint: S, cost: Cost) -> bool:
-        """Take the next slot of an endpoint, be it paused, when every limit allows it. False: nothing is admitted."""
-        endpoint.probe_waits = True
-        self._backing_off[cost.model] += 1  # rows wait for what it finds out
-        try:
-            while not self.closed and not endpoint.closed:
-                now = self._clock()
-                wait_s = endpoint.pacer.wait_s(now, cost)
-                if wait_s <= 0 and endpoint.in_flight < endpoint.window and self._affordable(now, cost):
-                    self._take(endpoint, cost, now)
-                    return True
-                await self.sleep(min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S)
-            return False
-        finally:
-            endpoint.probe_waits = False
-            self._backing_off[cost.model] -= 1
-            self._pump()
-
-    def _take(self, endpoint: S, cost: Cost, now: float) -> None:
-        self._budget.sent(cost)
-        endpoint.in_flight += 1
-        endpoint.sent_at = now
-        endpoint.pacer.sent(now, cost)
-
-    def give_back(self, endpoint: S, cost: Cost) -> None:
-        """Give back a slot in which nothing was sent."""
-        self._budget.settled(cost, None, billed=False, sent=False)
-        endpoint.pacer.unsent(self._clock(), cost, endpoint.in_flight - 1)
-        self.leave(endpoint)
-
-    def leave(self, endpoint: S) -> None:
-        """Give the slot back."""
-        endpoint.in_flight -= 1
-        endpoint.pacer.ended(self._clock())
-        self._pump()
-
-    def begin_backing_off(self, model: str = "") -> None:
-        """A row of this model waits for another attempt, at the gate or elsewhere."""
-        self.backing_off += 1
-        self._backing_off[model] += 1
-
-    def end_backing_off(self, model: str = "") -> None:
-        self.backing_off -= 1
-        self._backing_off[model] -= 1
-        self._pump()
+        """Rows that wait to be sent, of all job runs."""
+        return sum(gate.waiting for gate in self.gates)
 
     def waiting_models(self) -> set[str]:
-        """The models of the rows that wait to be sent, be it for another time, or for what a probe finds out."""
-        queued = {waiter.cost.model for queue in (self._again, self._fresh) for waiter in queue}
-        return queued.union(+self._backing_off)
+        """The models of the rows that wait to be sent."""
+        return set().union(*(gate.waiting_models() for gate in self.gates))
+
+    def must_queue(self, gate: Gate[S]) -> bool:
+        """Whether rows of another job run wait, which may have to go first."""
+        return any(other.waiting for other in self.gates if other is not gate)
+
+    def went(self, gate: Gate[S]) -> None:
+        """A request of this job run was admitted."""
+        self._now = gate.share.went(self._now)
+
+    def pump(self) -> None:
+        """Admit all that may go now, each time of the job run whose turn it is."""
+        if not self.is_shared:
+            for gate in self.gates:
+                while gate.admit_next():
+                    pass
+            return
+        while any(gate.admit_next() for gate in self._in_turn()):
+            pass
+
+    def _in_turn(self) -> list[Gate[S]]:
+        return sorted((gate for gate in self.gates if gate.waiting), key=lambda gate: gate.share.due(self._now))
 
     def prove(self, endpoint: S) -> None:
         """The endpoint answered as one that works does: open to its window."""
         if not endpoint.proven:
-            endpoint.proven = self._proven = True
-            self._pump()
+            endpoint.proven = self.proven = True
+            self.pump()
 
     def try_out(self, endpoint: S, requests: int) -> None:
         """Let so many requests go at a time to an endpoint that is not proven yet."""
         endpoint.on_trial = requests
-        self._pump()
-
-    def doubt_row(self, rows: int) -> None:
-        """The failure may be the row's own: before any endpoint has proven itself, so many rows may be on trial."""
-        self._rows_on_trial = rows
-        self._pump()
-
-    def question(self, endpoint: S, doubted: bool) -> None:
-        """Whether rows have to wait until it is known whom to blame."""
-        endpoint.in_question = doubted
-        self._pump()
+        self.pump()
 
     def pause(self, endpoint: S, why: str, message: str = "", bare: str = "", for_s: float | None = None) -> None:
         """Admit nothing to this endpoint until :meth:`resume` with the same reason, of which ``message`` tells, ``bare`` without
         words of a server; in ``for_s`` seconds, if that is known."""
-        now = self._clock()
+        now = self.clock()
         endpoint.pauses.add(why)
         endpoint.reasons[why] = Reason(message, bare or message, now, None if for_s is None else now + for_s)
 
@@ -202,179 +129,62 @@ class Gate(Generic[S]):
         endpoint.reasons.pop(why, None)
         if not endpoint.pauses:
             endpoint.pacer.allowance.resumed()
-            endpoint.pacer.concurrency.reset(self._clock())
-            self._pump()
+            endpoint.pacer.concurrency.reset(self.clock())
+            self.pump()
 
     def close_endpoint(self, endpoint: S) -> bool:
         """Use this endpoint no more. False: it was the last one."""
         endpoint.closed = True
         endpoint.pauses.clear()
-        self._pump()
+        self.pump()
         return any(not other.closed for other in self.endpoints)
 
     def serve_without(self, endpoint: S, models: Iterable[str]) -> None:
         """Send nothing of these models to this endpoint."""
         endpoint.without = frozenset(models)
-        self._pump()
+        self.pump()
 
     def dismiss(self, model: str) -> None:
-        """Tell those who wait with this model that nothing more of it is admitted."""
-        for queue in (self._again, self._fresh):
-            for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
-                queue.remove(waiter)
-                waiter.decided.set()
-        self._pump()
-
-    def close(self) -> None:
-        """Admit nothing more; whoever waits is told so."""
-        self.closed = True
-        self._closing.set()
-        for queue in (self._again, self._fresh):
-            while queue:
-                queue.popleft().decided.set()
-
-    def due_s(self, now: float) -> float | None:
-        """Seconds until the next of those that wait for a moment may go; ``None`` if none does."""
-        return self._due - now if (self._again or self._fresh) and self._due < float("inf") else None
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, but not beyond :meth:`close`."""
-        with anyio.move_on_after(seconds):
-            await self._closing.wait()
+        """Nothing more of this model is admitted: those who wait with it are told so."""
+        for gate in self.gates:
+            gate.dismiss(model)
+        self.pump()
 
     async def keep_time(self) -> None:
         """Admit those who wait for a moment when it comes. Runs until cancelled."""
         while True:
-            with anyio.move_on_after(max(0.0, self._due - self._clock())):
+            with anyio.move_on_after(max(0.0, self.due - self.clock())):
                 await self._nudge.wait()
                 self._nudge = anyio.Event()
-            if self._clock() >= self._due:
-                self._due = float("inf")
-                self._pump()
+            if self.clock() >= self.due:
+                self.due = float("inf")
+                self.pump()
 
-    def _may_begin(self, *, again: bool) -> bool:
-        if again:
-            return True
-        most = self._most_backing_off if self._proven else self._rows_on_trial
-        return self.backing_off < most and (not self._again or self._failing)
+    def wake_at(self, moment: float) -> None:
+        """Look then at the latest whether something may go."""
+        if moment < self.due:
+            self.due = moment
+            self._nudge.set()
 
     @property
-    def _failing(self) -> bool:
+    def failing(self) -> bool:
         return any(endpoint.failing for endpoint in self.endpoints if endpoint.is_open)
 
-    def _next(self) -> deque[_Waiter[S]] | None:
-        """Those of whom the first may begin."""
-        if self._fresh and self._may_begin(again=False):
-            return self._fresh
-        if self._fresh and self._again and self._again[0].cost.refusals >= _REFUSED and self._room_for_fresh:
-            # What is refused again and again takes turns with others: it may be too large for the limit, and they are not.
-            return self._again if self._refused_next else self._fresh
-        return self._again or None
-
     @property
-    def _room_for_fresh(self) -> bool:
-        return self._proven and self.backing_off < self._most_backing_off
-
-    @property
-    def _is_choosy(self) -> bool:
+    def is_choosy(self) -> bool:
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
         return any(endpoint.pacer.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
 
-    def _past_the_first(self, now: float) -> tuple[deque[_Waiter[S]], int, S] | None:
-        """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
-        model. Nobody is passed for long."""
-        blocked: dict[str, float] = {}
-        for queue in (self._again, self._fresh) if self._room_for_fresh else (self._again,):
-            for at, waiter in enumerate(itertools.islice(queue, _LOOK_PAST)):
-                cost = waiter.cost
-                size = cost.body_bytes + (cost.max_tokens or 0)
-                if size >= blocked.get(cost.model, float("inf")):
-                    continue
-                if (endpoint := self._admit(cost)) is not None:
-                    return queue, at, endpoint
-                if not self._others_may_go:
-                    return None
-                waiter.passed_at = now if waiter.passed_at is None else waiter.passed_at
-                blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
-        return None
-
-    def _has_room(self, endpoint: S) -> bool:
+    def has_room(self, endpoint: S) -> bool:
         return (
             endpoint.in_flight < endpoint.window
             and endpoint.is_open
-            and not (endpoint.probe_waits or endpoint.in_question)
+            and not (endpoint.probe_waits or endpoint.questioned_by)
         )
 
-    def _bound_by_slots(self) -> Bound:
+    def bound_by_slots(self) -> Bound:
         usable = [endpoint for endpoint in self.endpoints if endpoint.is_open]
         if not usable:
             return "waiting"
-        return (
-            "concurrency"
-            if any(endpoint.window >= endpoint.pacer.concurrency.allowed for endpoint in usable)
-            else "endpoint"
-        )
-
-    def _admit(self, cost: Cost) -> S | None:
-        """The endpoint on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
-        now = self._clock()
-        best: S | None = None
-        least, soonest, roomy = float("inf"), float("inf"), False
-        self._others_may_go = False
-        for endpoint in self.endpoints:
-            if not self._has_room(endpoint):
-                continue
-            if endpoint.without and cost.model in endpoint.without:
-                self._others_may_go = True
-                continue
-            roomy = True
-            wait = endpoint.pacer.wait_s(now, cost)
-            if wait > 0:
-                soonest = min(soonest, wait)
-            elif (load := endpoint.in_flight / endpoint.window) < least:
-                best, least = endpoint, load
-        if not roomy:
-            self._bound = self._bound_by_slots()
-            return None
-        if not self._affordable(now, cost):
-            self._bound = "budget"
-            self._others_may_go = False
-            return None
-        if best is None:
-            self._bound = "quota"
-            self._others_may_go = True
-            self._wake_at(now + min(soonest, self._budget.left_s(now)))
-            return None
-        self._take(best, cost, now)
-        return best
-
-    def _affordable(self, now: float, cost: Cost) -> bool:
-        verdict = self._budget.verdict(now, cost)
-        if verdict.stop is not None:
-            self.close()
-            self._on_stop(verdict.stop, verdict.why)
-        return verdict is GO
-
-    def _wake_at(self, moment: float) -> None:
-        if moment < self._due:
-            self._due = moment
-            self._nudge.set()
-
-    def _pump(self) -> None:
-        while not self.closed:
-            queue, at = self._next(), 0
-            if queue is None:
-                return
-            if (endpoint := self._admit(queue[0].cost)) is None:
-                if (
-                    not self._others_may_go
-                    or not self._is_choosy
-                    or (found := self._past_the_first(self._clock())) is None
-                ):
-                    return
-                queue, at, endpoint = found
-            waiter = queue[at]
-            del queue[at]
-            self._refused_next = queue is self._fresh
-            waiter.endpoint = endpoint
-            waiter.decided.set()
+        all_are_allowed = any(endpoint.window >= endpoint.pacer.concurrency.allowed for endpoint in usable)
+        return "concurrency" if all_are_allowed else "endpoint"

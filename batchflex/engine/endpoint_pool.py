@@ -1,11 +1,14 @@
-"""The endpoints of a run, and what is known of each: does it answer, is it down, is its credit spent."""
+"""The endpoints of an engine, and what is known of each: does it answer, is it down, is its credit spent."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import TypeGuard
 
+import anyio
 from anyio.abc import TaskGroup
 
 from ..config import local
@@ -13,8 +16,9 @@ from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
 from ..storage import RunState
-from .admission import Gate
+from .admission import Admission
 from .endpoint_state import EndpointState
+from .gate import Gate
 from .probes import HOURS, NotSent, Prober
 
 _CREDIT_S, _LONGEST_CREDIT_S = 5.0, 300.0  # between probes whether the credit was topped up
@@ -23,60 +27,77 @@ _OUTAGE, _CREDIT = "outage", "credit"
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
+@dataclass(eq=False)
+class Member:
+    """A job run, as those know it whom it shares endpoints with.
+
+    ``models`` are those that its job names, if it names them all. ``tell`` takes what whoever watches should know, ``stop`` a
+    reason, a sentence, and the sentence without words of a server. ``on_return`` is called when an endpoint answers again, before
+    anything is sent to it. ``gate`` and ``prober`` are there while it asks.
+    """
+
+    run_state: RunState
+    stop: Callable[[StopReason, str, str], None]
+    tell: Tell
+    models: frozenset[str] = frozenset()
+    gate: Gate[EndpointState] | None = None
+    prober: Prober | None = None
+    on_return: Callable[[EndpointState], None] | None = None
+
+
 class EndpointPool:
-    """All of them. What one endpoint cannot do another may: the run stops when the last one is given up.
+    """All of them. What one endpoint cannot do another may: job runs stop when the last one is disabled.
 
     A model that one does not have, or not for this key, is asked elsewhere; what none has is not asked any more, and the others
-    go on. ``models`` are those that the job names: when none of them is left, the run stops at once, else when nothing else is
-    left to ask.
+    go on. When none of the models that a job names is left, its run stops at once, else when nothing else is left to ask.
 
-    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. ``tell`` is
-    told what whoever watches should know. ``stop`` takes a reason, a sentence, and the sentence without words of a server.
+    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. The ``tasks``
+    that wait for an endpoint to come back run until they are cancelled.
     """
 
     def __init__(
         self,
         states: Sequence[EndpointState],
-        gate: Gate[EndpointState],
-        prober: Prober,
-        run_state: RunState,
-        stop: Callable[[StopReason, str, str], None],
+        admission: Admission[EndpointState],
+        members: Sequence[Member],
+        tasks: TaskGroup,
         tell: Tell,
         *,
         wait_for_credit: bool = False,
         max_wait_s: float = float("inf"),
         max_outage_s: float | None = None,
-        models: Collection[str] = (),
     ) -> None:
-        self._models = frozenset(models)
         # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
         self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
         self.any_disabled = False
         self._doubted: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
-        self._gate = gate
-        self._prober = prober
-        self._run_state = run_state
-        self._stop = stop
+        self._admission = admission
+        self._members = members
+        self._tasks = tasks
         self._tell = tell
         self._wait_for_credit = wait_for_credit
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
         self.any_answered = False
+        self._given_up: list[tuple[str, str]] = []
+        self._last: tuple[StopReason, str, str] | None = None
+
+    def welcome(self, member: Member) -> None:
+        """Tell a job run that comes what has been found out already."""
+        if self._last is not None:
+            member.stop(*self._last)
+        elif gone := member.models <= self._set_aside.keys() and self.unanswered(member.models):
+            member.stop(*gone)
+        for words, bare in self._given_up:
+            member.run_state.given_up.append(words)
+            member.run_state.given_up_unquoted.append(bare)
 
     def others_than(self, state: EndpointState, model: str) -> bool:
         """Whether another endpoint may be asked for this model now."""
         others = (other for other in self._states if other is not state)
         return any(other.is_open and not self.is_disabled(other, model) for other in others)
-
-    def watch_in(self, tasks: TaskGroup, on_return: Callable[[EndpointState], None]) -> None:
-        """Where the tasks run that wait for an endpoint to come back. To be cancelled when nothing is left to ask.
-
-        ``on_return`` is called when one answers again, before anything is sent to it.
-        """
-        self._tasks = tasks
-        self._on_return = on_return
 
     def answered(self, state: EndpointState, number: int, request: Request, sent_at: float, *, first: bool) -> None:
         """A row was answered; ``number`` is that of the attempt, ``first`` whether it is the row's first."""
@@ -88,7 +109,7 @@ class EndpointPool:
         if sent_at > of_model.proof_at:
             of_model.proof_at = sent_at
         self.understood(state, number, first=first)
-        self._gate.prove(state)
+        self._admission.prove(state)
 
     def understood(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
@@ -131,19 +152,18 @@ class EndpointPool:
             if _CREDIT not in state.pauses and not state.closed:
                 words = f"{self._name(state)}: the credit is spent; waiting for a top-up"
                 said, bare = (f"the credit is spent: {why}" for why in _whys(fault))
-                self._gate.pause(state, _CREDIT, said, bare)
+                self._admission.pause(state, _CREDIT, said, bare)
                 self._tell(Event("paused", words, level="warning", facts=self._facts(state, _CREDIT, fault)))
                 self._tasks.start_soon(self._await_credit, state, request)
             return classify.deferred(fault)
         words, bare = (
-            classify.advice(fault, state.client.route.what, key_from=state.client.key_from, quoting=quoting)
-            for quoting in (True, False)
+            classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
         )
         if fault.reason == "model":
             words += others(state.endpoint.model or request.model, state.catalog)
             self.disable(state, request.model, "model", fault, words, bare)
             return fault
-        if self._given_up(state, fault, fault.reason, words, bare):
+        if self._give_up(state, fault, fault.reason, words, bare):
             return fault
         return classify.deferred(fault)
 
@@ -156,21 +176,27 @@ class EndpointPool:
             return
         self._disabled[state, model] = reason, words, bare
         self.any_disabled = True
-        of_no_use = state.endpoint.model is not None or (
-            self._models and all((state, each) in self._disabled for each in self._models)
-        )
-        if of_no_use:
-            self._given_up(state, fault, reason, words, bare)
+        if state.endpoint.model is not None:
+            self._give_up(state, fault, reason, words, bare)
             return
-        where = f" at {self._name(state)}" if len(self._states) > 1 else ""
-        words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note_given_up(words, bare, self._facts(state, reason, fault))
         self._serve(state)
         self._set_aside_what_none_has()
+        at, rest = self._at(state), []
+        for member in list(self._members):
+            if member.models and member.models <= self._set_aside.keys():
+                member.stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
+            else:
+                rest.append(member)
+        if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
+            words, bare = (f"{self._name(state)} is not used any more: {why}" for why in (words, bare))
+        else:
+            where = f" at {self._name(state)}" if len(self._states) > 1 else ""
+            words, bare = (_not_asked(model, why, where) for why in (words, bare))
+        self._note_given_up(rest, words, bare, self._facts(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
         """Have nothing sent there of models that are disabled, or may have to be."""
-        self._gate.serve_without(
+        self._admission.serve_without(
             state, self._disabled_at(state) | {model for where, model in self._doubted if where is state}
         )
 
@@ -180,7 +206,7 @@ class EndpointPool:
         for model in {model for _, model in self._disabled} - self._set_aside.keys():
             if used and all((state, model) in self._disabled for state in used):
                 self._set_aside[model] = self._disabled[used[-1], model]
-                self._gate.dismiss(model)
+                self._admission.dismiss(model)
 
     def is_disabled(self, state: EndpointState, model: str) -> bool:
         """Whether nothing more of this model is sent to this endpoint."""
@@ -195,29 +221,29 @@ class EndpointPool:
         self._doubted.add((state, model))
         self._serve(state)
 
-    async def lacks_model(self, state: EndpointState, request: Request, failed_at: float) -> bool:
+    async def lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
         """Whether it is the model that was refused, and not this row: asked with one token, unless that was done since.
 
-        If so, no further row of it is sent there; if the run stops, or this endpoint is closed, it is so, too.
+        If so, no further row of it is sent there; if the run stops or pauses, or this endpoint is closed, it is so, too.
         """
         try:
-            return await self._lacks_model(state, request, failed_at)
+            return await self._lacks_model(prober, state, request, failed_at)
         finally:
             self._doubted.discard((state, request.model))
             self._serve(state)
 
-    async def _lacks_model(self, state: EndpointState, request: Request, failed_at: float) -> bool:
+    async def _lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
         of_model = state.of(request.model)
-        while not (self._gate.closed or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
+        while not (prober.is_over or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
             if state.pauses:
-                await self._gate.sleep(_MOMENT_S)
+                await prober.gate.sleep(_MOMENT_S)
                 continue
             async with state.probing:
                 if self.is_disabled(state, request.model) or of_model.had_at > failed_at:
                     break
                 asked_at = time.monotonic()
                 try:
-                    found = await self._prober.ask(state, request)
+                    found = await prober.ask(state, request)
                 except NotSent:
                     break
                 if isinstance(found, RunFault):
@@ -228,18 +254,26 @@ class EndpointPool:
                     of_model.had_at = asked_at
         return of_model.had_at <= failed_at
 
-    def end(self) -> None:
-        """Nothing is left to ask. If models were set aside, their rows are unanswered, and the run has stopped for that."""
-        if self._set_aside:
-            reason, *_ = next(iter(self._set_aside.values()))
-            words, bare = (
-                "; ".join(_not_asked(model, told[n]) for model, told in self._set_aside.items()) + BLAMELESS
-                for n in (1, 2)
-            )
-            self._stop(reason, words, bare)
+    def unanswered(self, models: Collection[str]) -> tuple[StopReason, str, str] | None:
+        """Why rows of these models were not asked, if any of them is set aside: a reason to stop, in words with and without those
+        of the server."""
+        found = {model: told for model, told in self._set_aside.items() if model in models}
+        if not found:
+            return None
+        reason, *_ = next(iter(found.values()))
+        words, bare = (
+            "; ".join(_not_asked(model, told[n]) for model, told in found.items()) + BLAMELESS for n in (1, 2)
+        )
+        return reason, words, bare
 
     async def works(
-        self, state: EndpointState, request: Request, since: float, tried: int, refused: AttemptError | None = None
+        self,
+        prober: Prober,
+        state: EndpointState,
+        request: Request,
+        since: float,
+        tried: int,
+        refused: AttemptError | None = None,
     ) -> float | None:
         """When something was sent to the model of this request, after ``since``, that the endpoint answered: a request for one
         token, if nothing else was. ``None`` if it does not work.
@@ -251,12 +285,12 @@ class EndpointPool:
         """
         of_model = state.of(request.model)
         async with state.probing:
-            while state.is_open and not self._gate.closed and not self.is_disabled(state, request.model):
+            while state.is_open and not prober.is_over and not self.is_disabled(state, request.model):
                 if refused is None and of_model.proof_at > since:
                     return of_model.proof_at
                 asked_at = time.monotonic()
                 try:
-                    fault = await self._prober.ask(state, request)
+                    fault = await prober.ask(state, request)
                     if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                         continue
                     if isinstance(fault, RunFault):
@@ -267,12 +301,12 @@ class EndpointPool:
                         state.prove(request.model, asked_at)
                         state.outage.probe_answered()
                         self._heed_doubt(state)
-                        self._gate.prove(state)
+                        self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self._given_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
-                    elif await self._answers_other(state, request.model):
+                        self._give_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                    elif await self._answers_other(prober, state, request.model):
                         words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
                         self.disable(state, request.model, "endpoint", fault, words, bare)
                     else:
@@ -281,7 +315,7 @@ class EndpointPool:
                     return None
         return None
 
-    async def _answers_other(self, state: EndpointState, model: str) -> bool:
+    async def _answers_other(self, prober: Prober, state: EndpointState, model: str) -> bool:
         """Whether the endpoint answers a request for one token of another model, which has answered rows there.
 
         :raises NotSent: if nothing more is sent.
@@ -289,7 +323,7 @@ class EndpointPool:
         other = state.answered({model, *self._disabled_at(state)})
         if other is None:
             return False
-        while isinstance(fault := await self._prober.ask(state, other), RateLimited):
+        while isinstance(fault := await prober.ask(state, other), RateLimited):
             pass
         return fault is None
 
@@ -310,7 +344,7 @@ class EndpointPool:
         """Send nothing more where the endpoint asks to wait for longer than ``limits.max_wait``, or has let nothing through for
         so long: nothing of one model, where each has a limit of its own. Where no row waits, what is in flight may be all
         there is."""
-        for model in self._gate.waiting_models():
+        for model in self._admission.waiting_models():
             for state in self._states:
                 if not state.is_open or self.is_disabled(state, model):
                     continue
@@ -328,7 +362,7 @@ class EndpointPool:
                 todo = "; run it again after that, or raise limits.max_wait"
                 words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
                 if allowance.asked_s(now) > self._max_wait_s:
-                    self._given_up(state, None, "quota", words, bare)
+                    self._give_up(state, None, "quota", words, bare)
                 else:
                     self.disable(state, model, "quota", None, words, bare)
 
@@ -339,22 +373,21 @@ class EndpointPool:
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
         said, bare = (f"it {what}: {why}" for why in _whys(fault))
-        self._gate.pause(state, _OUTAGE, said, bare, self._max_outage_s)
+        self._admission.pause(state, _OUTAGE, said, bare, self._max_outage_s)
         words, bare = (f"{self._name(state)} {what} ({why}); waiting for it" for why in _whys(fault))
         self._tell(Event("paused", words, bare, "warning", self._facts(state, _OUTAGE, fault)))
         self._tasks.start_soon(self._await_recovery, state, like)
 
     async def _await_recovery(self, state: EndpointState, like: Request) -> None:
         while True:
-            await self._gate.sleep(state.outage.probe_in_s(time.monotonic()))
+            await anyio.sleep(state.outage.probe_in_s(time.monotonic()))
             async with state.probing:
                 barred_from = time.monotonic()
-                while HOURS in state.pauses and not self._gate.closed:
-                    await self._gate.sleep(_MOMENT_S)
+                await _while(lambda: HOURS in state.pauses)
                 state.outage.barred(time.monotonic() - barred_from)
                 state.outage.probed(time.monotonic())
                 try:
-                    fault = await self._prober.ask(state, probe := self._like(state, like))
+                    fault = await self._ask(state, probe := self._like(state, like))
                 except NotSent:
                     return
             lasted_s = state.outage.lasted_s(time.monotonic())
@@ -366,27 +399,41 @@ class EndpointPool:
                 self._tell(Event("resumed", f"{self._name(state)} answers again, after {lasted}", facts=facts))
                 if isinstance(fault, RunFault):
                     self.refuses(state, fault, probe)
-                self._on_return(state)
-                self._gate.resume(state, _OUTAGE)
+                for member in list(self._members):
+                    if member.on_return is not None:
+                        member.on_return(state)
+                self._admission.resume(state, _OUTAGE)
                 return
             if state.outage.too_long(time.monotonic()):
                 words, bare = (
                     f"the endpoint has not answered for {lasted} (limits.max_outage): {why}" for why in _whys(fault)
                 )
-                self._given_up(state, fault, "endpoint", words, bare)
+                self._give_up(state, fault, "endpoint", words, bare)
                 return
+
+    async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
+        """Ask for one token at the cost of one of the job runs that are there; waits for one, if there is none.
+
+        :raises NotSent: if nothing more is sent there.
+        """
+        while not state.closed:
+            for prober in [member.prober for member in self._members if member.prober is not None]:
+                if not prober.is_over:
+                    with contextlib.suppress(NotSent):
+                        return await prober.ask(state, like)
+            await anyio.sleep(_MOMENT_S)
+        raise NotSent
 
     async def _await_credit(self, state: EndpointState, request: Request) -> None:
         distance = _CREDIT_S
         while True:
-            await self._gate.sleep(distance)
+            await anyio.sleep(distance)
             distance = min(_LONGEST_CREDIT_S, 2 * distance)
-            while state.outage.on and not (state.closed or self._gate.closed):
-                await self._gate.sleep(_MOMENT_S)
+            await _while(lambda: state.outage.on and not state.closed)
             like = self._like(state, request)
             async with state.probing:
                 try:
-                    fault = await self._prober.ask(state, like)
+                    fault = await self._ask(state, like)
                 except NotSent:
                     return
             if _means_down(fault):
@@ -398,12 +445,12 @@ class EndpointPool:
             elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
                 words = f"{self._name(state)}: there is credit again"
                 self._tell(Event("resumed", words, facts=self._facts(state, _CREDIT)))
-                self._gate.resume(state, _CREDIT)
+                self._admission.resume(state, _CREDIT)
                 if isinstance(fault, RunFault):
                     self.refuses(state, fault, like)
                 return
 
-    def _given_up(
+    def _give_up(
         self,
         state: EndpointState,
         fault: AttemptError | None,
@@ -414,20 +461,24 @@ class EndpointPool:
     ) -> bool:
         """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
         if state.closed:
-            return self._gate.closed
-        if self._gate.close_endpoint(state):
+            return self._last is not None
+        if self._admission.close_endpoint(state):
             words, bare = (f"{self._name(state)} is not used any more: {brief}" for brief in (words, bare))
-            self._note_given_up(words, bare, self._facts(state, reason, fault))
+            self._note_given_up(self._members, words, bare, self._facts(state, reason, fault))
             self._set_aside_what_none_has()
             return False
         at = self._at(state)
-        self._stop(reason, f"{at}{words}{end}", f"{at}{bare}{end}")
+        self._last = reason, f"{at}{words}{end}", f"{at}{bare}{end}"
+        for member in list(self._members):
+            member.stop(*self._last)
         return True
 
-    def _note_given_up(self, words: str, bare: str, facts: dict[str, object]) -> None:
-        self._run_state.given_up.append(words)
-        self._run_state.given_up_unquoted.append(bare)
-        self._tell(Event("given_up", words, bare, "warning", facts))
+    def _note_given_up(self, members: Sequence[Member], words: str, bare: str, facts: dict[str, object]) -> None:
+        self._given_up.append((words, bare))
+        for member in members:
+            member.run_state.given_up.append(words)
+            member.run_state.given_up_unquoted.append(bare)
+            member.tell(Event("given_up", words, bare, "warning", facts))
 
     def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
         return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else classify.facts(fault))}
@@ -438,6 +489,14 @@ class EndpointPool:
     def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
         return f"{self._name(state)}: " if len(self._states) > 1 else ""
+
+
+async def _while(holds: Callable[[], bool]) -> None:
+    """Wait as long as that holds."""
+    while True:
+        if not holds():
+            return
+        await anyio.sleep(_MOMENT_S)
 
 
 def _not_asked(model: str, why: object, where: str = "") -> str:

@@ -27,10 +27,10 @@ class EndpointSlots:
 
     ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
     ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
-    failed go before those that have: they tell more. While a probe waits for a slot here (``probe_waits``), or is to tell
-    whether the endpoint or rows are to blame (``in_question``), rows do not get one. ``pauses`` are the reasons why nothing
-    goes now, in ``reasons`` with their words. One that is ``closed`` is used no more; models ``without`` are asked elsewhere.
-    ``sent_at`` is when something went there last.
+    failed go before those that have: they tell more. Rows get no slot here while a probe waits for one (``probe_waits``), or
+    gates want to know first whether the endpoint or rows are to blame (``questioned_by``). ``pauses`` are the reasons why
+    nothing goes now, in ``reasons`` with their words. One that is ``closed`` is used no more; models ``without`` are asked
+    elsewhere. ``sent_at`` is when something went there last.
     """
 
     def __init__(self, name: str, pacer: Pacer) -> None:
@@ -42,7 +42,7 @@ class EndpointSlots:
         self.most_in_doubt: int | None = None
         self.failing = False
         self.probe_waits = False
-        self.in_question = False
+        self.questioned_by: set[object] = set()
         self.closed = False
         self.without: frozenset[str] = frozenset()
         self.pauses: set[str] = set()
@@ -95,7 +95,7 @@ class EndpointState(EndpointSlots):
         self.endpoint = endpoint
         self.client = client
         self.outage = outage
-        self.quirks = Quirks(fallback, client.route)
+        self.quirks = Quirks(fallback)
         self.catalog = Catalog([])
         self.completions = 0
         self._models: dict[str, ModelState] = {}

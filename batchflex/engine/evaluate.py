@@ -12,8 +12,8 @@ from ..config import Job, ScoreSection
 from ..core import BatchflexError
 from ..scoring import functions, judge as judging, scores_file
 from ..storage import Folder
-from . import runner
-from .runner import Observer, Run
+from .job_run import JobRun
+from .run import Observer, Run
 
 
 class Evaluation(NamedTuple):
@@ -78,7 +78,7 @@ async def _graded(
         if observer is not None:
             observer.note(f"grading {asked.rows:,} answers by the judge of '{spec.name}'")
         try:
-            run = await runner.arun(judge, observer=observer, heed_signals=heed_signals)
+            run = await JobRun(judge, observer=observer).run(heed_signals=heed_signals)
         except BatchflexError as error:  # before anything was sent
             stopped_by, message = "error", str(error)
         else:

@@ -1,4 +1,4 @@
-"""Requests of the run's own, for a single token: does an endpoint work?"""
+"""Probes, requests for a single token: does an endpoint work?"""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import anyio
 
 from ..core import AttemptError, KeyReplaced, Request
 from ..endpoint import Prices
-from ..protocol import classify
+from ..protocol import Route, classify
 from ..storage import RunState
 from .accounting import Accounting
-from .admission import Gate
 from .budget import Budget
 from .endpoint_state import EndpointState
+from .gate import Gate
 
 HOURS = "hours"  # the pause of an endpoint outside of limits.active_hours
 _ANSWER_S = 60.0
@@ -23,16 +23,28 @@ class NotSent(Exception):
 
 
 class Prober:
-    """Sends probes: one at a time to an endpoint, within every limit that rows have."""
+    """Sends probes at the cost of a job run: one at a time to an endpoint, within every limit that rows have."""
 
     def __init__(
-        self, gate: Gate[EndpointState], budget: Budget, accounting: Accounting, run_state: RunState, prices: Prices
+        self,
+        route: Route,
+        gate: Gate[EndpointState],
+        budget: Budget,
+        accounting: Accounting,
+        run_state: RunState,
+        prices: Prices,
     ) -> None:
+        self._route = route
         self._prices = prices
-        self._gate = gate
+        self.gate = gate
         self._budget = budget
         self._accounting = accounting
         self._run_state = run_state
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job run sends nothing now: it has stopped, or is paused."""
+        return self.gate.closed or self.gate.held
 
     async def ask(self, state: EndpointState, like: Request) -> AttemptError | None:
         """Ask for one token, of the model that ``like`` asks; ``None`` if it came. To be called with ``state.probing`` held.
@@ -44,19 +56,19 @@ class Prober:
         return fault
 
     async def _ask_once(self, state: EndpointState, like: Request) -> AttemptError | None:
-        request = state.client.route.probe(like.model, like=like.body)
+        request = self._route.probe(like.model, like=like.body)
         prices = self._prices.of(request.body, state.endpoint.name)
         cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
-        while HOURS in state.pauses and not (self._gate.closed or state.closed):
-            await self._gate.sleep(_LOOK_S)
-        if not await self._gate.enter_as_probe(state, cost):
+        while HOURS in state.pauses and not (self.gate.closed or state.closed):
+            await self.gate.sleep(_LOOK_S)
+        if not await self.gate.enter_as_probe(state, cost):
             raise NotSent
         self._run_state.requests_sent += 1
         self._run_state.probes += 1
         try:
             try:
                 with anyio.fail_after(_ANSWER_S):
-                    answer = await state.client.attempt(request)
+                    (answer,) = await state.client.send(self._route, [request])
             except TimeoutError:
                 raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
             self._accounting.answered(state, cost, answer.usage, probe=True)
@@ -66,4 +78,4 @@ class Prober:
             self._accounting.failed(state, cost, fault, probe=True)
             return fault
         finally:
-            self._gate.leave(state)
+            self.gate.leave(state)

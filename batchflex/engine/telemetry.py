@@ -6,8 +6,9 @@ from collections.abc import Iterator, Set
 from typing import Any, Literal
 
 from ..storage import RunState, Wait, timestamp
-from .admission import Bound, Gate
+from .admission import Bound
 from .endpoint_state import EndpointSlots, EndpointState
+from .gate import Gate
 
 Binding = Literal[Bound, "input", "client"]
 

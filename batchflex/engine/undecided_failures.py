@@ -13,9 +13,9 @@ from ..core import AttemptError, Outcome, Request, RunFault, Transient
 from ..endpoint import Cost, Tries
 from ..protocol import classify
 from ..storage import RunState
-from .admission import Gate
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
+from .probes import Prober
 
 # So many rows given up without an answer to any other, or refused before that model has answered anything: is it the rows?
 MOST_HELD = 5
@@ -97,7 +97,7 @@ class Verdicts:
     def __init__(
         self,
         pool: EndpointPool,
-        gate: Gate[EndpointState],
+        prober: Prober,
         models: Collection[str],
         run_state: RunState,
         confirm: Callable[[Held], None],
@@ -105,7 +105,8 @@ class Verdicts:
         changed: Callable[[], None],
     ) -> None:
         self._pool = pool
-        self._gate = gate
+        self._prober = prober
+        self._gate = prober.gate
         self._models = frozenset(models)
         self._run_state = run_state
         self._confirm = confirm
@@ -203,19 +204,25 @@ class Verdicts:
                     self._ask_again(self.held.pop((state, model)))
                 elif elsewhere and (movable := self._take((state, model), refusals=True)):
                     self._ask_again(movable)
-                elif state.pauses:
+                elif state.pauses or self._gate.held:
                     self._gate.question(state, False)
                     await self._gate.sleep(_MOMENT_S)
-                elif proof := await self._pool.works(state, last.row.request, last.at, last.row.tries.sent, refusal):
+                elif proof := await self._works(state, last, refusal):
                     self._clear(state, model, proof, refusals=refusal is not None)
                     if not self._are_due((state, model)):  # those that came since: more may be answered
                         return
-                elif refusal is not None and state.is_open and last in self.held.get((state, model), ()):
+                elif self._prober.is_over or refusal is None or not state.is_open:
+                    continue
+                elif last in self.held.get((state, model), ()):
                     self._give_up(state, model, refusal)
         finally:
             self._judged.discard((state, model))
             self._gate.question(state, False)
             self._changed()
+
+    async def _works(self, state: EndpointState, last: Held, refusal: AttemptError | None) -> float | None:
+        row = last.row
+        return await self._pool.works(self._prober, state, row.request, last.at, row.tries.sent, refusal)
 
     def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Whatever this model is asked is refused there: ask it elsewhere, or other models, or stop."""

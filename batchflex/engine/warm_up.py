@@ -22,8 +22,8 @@ from anyio.abc import TaskGroup
 from ..config import NO_PRICES, Job
 from ..core import AttemptError, JobError
 from ..endpoint import LOCAL, Catalog, Contexts, Prices, model_list_cache
-from .admission import Gate
 from .endpoint_state import EndpointState
+from .gate import Gate
 
 _MOMENT_S = 0.01
 _PRICES_S, _LIST_S = 2.0, 30.0  # that a list is waited for: for prices, and where nothing goes without them
@@ -92,6 +92,9 @@ async def consult(
     """
     listed = []
     for state in states:
+        if state.catalog.at:  # another job run has asked for it
+            heard(state, state.catalog)
+            continue
         tasks.start_soon(_open_late, gate, state)
         wanted = {state.endpoint.model} if state.endpoint.model else set(models)
         opens = bool(wanted) and state.pacer.concurrency.most > 1 and not state.endpoint.is_hosted
@@ -133,7 +136,7 @@ async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: fl
     for _ in range(3):  # so that what has come by now is read
         await anyio.lowlevel.checkpoint()
     if state.in_flight and not (state.proven or gate.backing_off or gate.closed):  # the first one is still out
-        gate.try_out(state, state.pacer.concurrency.most)
+        gate.admission.try_out(state, state.pacer.concurrency.most)
 
 
 async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:
@@ -143,5 +146,5 @@ async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:
         if not state.in_flight:
             began = time.monotonic()
         elif time.monotonic() - began >= _ALONE_S:
-            gate.try_out(state, max(_FEW, state.on_trial))
+            gate.admission.try_out(state, max(_FEW, state.on_trial))
             return

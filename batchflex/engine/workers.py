@@ -34,11 +34,11 @@ from ..endpoint import Prices, retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, reask
 from ..storage import OutcomeWriter, RowContext, RunState, record
 from .accounting import Accounting
-from .admission import Gate
 from .budget import Budget
-from .endpoint_pool import EndpointPool
+from .endpoint_pool import EndpointPool, Member
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
+from .probes import Prober
 from .queue import RequestQueue
 from .undecided_failures import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
 
@@ -70,7 +70,8 @@ class Workers:
         policy: RetrySection,
         frame: RowContext,
         pool: EndpointPool,
-        gate: Gate[EndpointState],
+        member: Member,
+        prober: Prober,
         budget: Budget,
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
@@ -87,7 +88,9 @@ class Workers:
         self._policy = policy
         self._frame = frame
         self._pool = pool
-        self._gate = gate
+        self._member = member
+        self._prober = prober
+        self._gate = prober.gate
         self._budget = budget
         self._accounting = accounting
         self._outcome_writer = outcome_writer
@@ -96,7 +99,8 @@ class Workers:
         self._stop = stop
         self._tell = tell
         self._rules: set[str] = set()
-        self._verdicts = Verdicts(pool, gate, models, run_state, self._blame, self._ask_again, self._has_changed)
+        self._unanswered: set[str] = set()  # models of rows that were not asked, or not to blame
+        self._verdicts = Verdicts(pool, prober, models, run_state, self._blame, self._ask_again, self._has_changed)
         self._persisting = 0
         self._troubled = False
         self._changed = anyio.Event()
@@ -105,8 +109,8 @@ class Workers:
         """Ask all that the feed has, ``workers`` at a time at most."""
         async with anyio.create_task_group() as watching:
             self._verdicts.judge_in(watching)
-            self._pool.watch_in(watching, lambda state: self._ask_again(self._verdicts.take(state)))
             async with anyio.create_task_group() as self._again:
+                self._member.on_return = lambda state: self._ask_again(self._verdicts.take(state))
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
                         tasks.start_soon(self._work, feed)
@@ -115,7 +119,9 @@ class Workers:
                     if not self._persisting:
                         self._verdicts.judge_all()
                     await self._changed.wait()
-            self._pool.end()
+            self._member.on_return = None
+            if gone := self._pool.unanswered(self._unanswered):
+                self._stop(*gone)
             watching.cancel_scope.cancel()
 
     def _has_changed(self) -> None:
@@ -205,7 +211,7 @@ class Workers:
             if self._pool.others_than(state, model):
                 self._excuse(row)
             elif self._pool.any_answered:
-                await self._pool.works(state, row.request, row.failed_at, row.tries.sent)
+                await self._pool.works(self._prober, state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
     def _excuse(self, row: Asked) -> None:
@@ -220,15 +226,15 @@ class Workers:
         :raises _Halted: if nothing was sent because the run is stopping.
         """
         if self._pool.any_disabled and self._pool.is_set_aside(row.request.model):
-            raise _Halted
+            raise self._halted(row)
         state = await self._gate.enter(row.cost, again=row.waiting)
         while state is not None and self._pool.any_disabled and self._pool.is_disabled(state, row.request.model):
             self._gate.give_back(state, row.cost)  # it was disabled between the two
             if self._pool.is_set_aside(row.request.model):
-                raise _Halted
+                raise self._halted(row)
             state = await self._gate.enter(row.cost, again=row.waiting)
         if state is None:
-            raise _Halted
+            raise self._halted(row)
         if row.state is not None and row.outages != row.state.outage.past:
             self._excuse(row)
         row.state = state
@@ -241,11 +247,16 @@ class Workers:
         run_state.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, state.outage.sent()
         row.number = number
-        sent, fallback = state.quirks.adapted(row.request) if state.quirks.instead else (row.request, None)
+        sent, fallback = (
+            state.quirks.adapted(row.request, self._frame.route) if state.quirks.instead else (row.request, None)
+        )
         streamed = state.streams(sent)
         try:
             (answer,) = await state.client.send(
-                (sent,), lambda told: state.pacer.told(time.monotonic(), row.cost, told), streamed=streamed
+                self._frame.route,
+                (sent,),
+                lambda told: state.pacer.told(time.monotonic(), row.cost, told),
+                streamed=streamed,
             )
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
@@ -272,6 +283,10 @@ class Workers:
         finally:
             self._pool.ended(state, number)
             self._gate.leave(state)
+
+    def _halted(self, row: Asked) -> _Halted:
+        self._unanswered.add(row.request.model)
+        return _Halted()
 
     def _further(self, row: Asked, state: EndpointState, made: Outcome) -> Asked | None:
         """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
@@ -308,7 +323,7 @@ class Workers:
         :raises _Halted: if the run stops for it.
         """
         name = f"{state.endpoint.name}: {state.endpoint.model or row.request.model}"
-        was = state.quirks.adapted(row.request)[1]
+        was = state.quirks.adapted(row.request, self._frame.route)[1]
         instead = state.quirks.refused(row.request, sent_as, fault)
         if instead is None:
             todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
@@ -346,7 +361,7 @@ class Workers:
                     row.completions != state.completions,
                     row.of_model != of_model.completions,
                 )
-                if row.refused >= _ALONE and state.in_flight == 1 and not self._gate.waiting:
+                if row.refused >= _ALONE and state.in_flight == 1 and not self._gate.admission.waiting:
                     others_passed, of_model_passed = True, of_model.completions > 0  # all of them
                 row.refused += others_passed
                 row.passed += of_model_passed
@@ -365,7 +380,7 @@ class Workers:
             if classify.is_about_request(fault):
                 state.prove(row.request.model, began)
                 if proves:
-                    self._gate.prove(state)
+                    self._gate.admission.prove(state)
         elif isinstance(fault, KeyReplaced):
             self._pool.understood(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
@@ -412,8 +427,9 @@ class Workers:
         failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
         it was down, the row is asked again. A refusal is a suspect until the same model answers.
         """
+        self._unanswered.add(row.request.model)
         if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
-            if await self._pool.lacks_model(row.state, row.request, row.failed_at):
+            if await self._pool.lacks_model(self._prober, row.state, row.request, row.failed_at):
                 if self._run_state.stopped_by is None and not self._pool.is_set_aside(row.request.model):
                     self._send_again(row, fault)  # another endpoint may have it
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -79,12 +79,14 @@ def make(
     since: int,
     known: Settled | None,
     moves: Mapping[str, Moves] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
     ``declared`` are the fields of structured answers that the job's schema names. ``done`` has the places of answers in parts
     numbered below ``since``; the others are where they say themselves. Where every place is told by the plan that a part names,
-    ``moves`` says how, in place of ``done``. ``known`` is what to tell the next run.
+    ``moves`` says how, in place of ``done``. ``known`` is what to tell the next run. ``between`` is called between
+    the steps: an error that it raises ends this, and an older table stays as it is.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
@@ -95,7 +97,9 @@ def make(
     # Where all parts have the row numbers of the plan, none has to be looked up by its key.
     planned = results_table.NO_PLAN if done is None or moves is not None else done.planned()
     since = since if done is not None or moves is not None else 0
-    made = results_table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves, void)
+    made = results_table.assemble(
+        folder.parts, variables, labels, planned, since, pending, declared, moves, void, between
+    )
     told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
     if pending or not results_table.is_current(folder.results, made, told):
         results_table.write_results(folder.results, made, told)

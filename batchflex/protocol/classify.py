@@ -366,9 +366,9 @@ def facts(fault: AttemptError) -> dict[str, Any]:
     return named({name: getattr(fault, name) for name in names})
 
 
-def advice(fault: RunFault, what: str, *, key_from: str | None, quoting: bool = True) -> str:
-    """A sentence for whoever runs the job. ``what`` was looked for (chat completions), ``key_from`` is where the key came from,
-    ``None`` if none was sent. Without ``quoting`` it has none of the server's words."""
+def advice(fault: RunFault, *, key_from: str | None, quoting: bool = True) -> str:
+    """A sentence for whoever runs the job. ``key_from`` is where the key came from, ``None`` if none was sent. Without
+    ``quoting`` it has none of the server's words."""
     if fault.error_type == "api_key_command":
         return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
     if fault.error_type == PROXY:
@@ -386,7 +386,7 @@ def advice(fault: RunFault, what: str, *, key_from: str | None, quoting: bool = 
             "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",
         )
     said = f": {fault.message} (HTTP {fault.http_status})" if quoting else f" ({unquoted(fault)})"
-    return f"{head.format(what)}{said}; {todo}"
+    return f"{head.format(fault.what)}{said}; {todo}"
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:

@@ -141,6 +141,7 @@ def assemble(
     declared: Mapping[str, list[str]] | None = None,
     moves: Mapping[str, Moves] | None = None,
     void: Collection[str] = (),
+    between: Callable[[], None] = lambda: None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
@@ -149,10 +150,11 @@ def assemble(
     themselves. In place of it, ``moves`` says for each plan that the earlier parts name where its rows are now. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a
+    ``void`` are, beside what parts tell. ``between`` is called between the steps, and may raise to end this.
+    Memory is bounded by some 80 MB, 12 bytes a row (without a
     plan 60), twice that while they are sorted, and twice the largest row group.
     """
-    tables = _Parts(folder, pending, void)
+    tables = _Parts(folder, pending, void, between)
     if moves is not None:
         places = _of_moves(tables, labels, moves, since)
     else:
@@ -166,8 +168,10 @@ def assemble(
             share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
             each = max(1, int(window.height * share))
             for begin in range(0, window.height, each):
+                between()
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
+        between()
 
     known = [
         list(COLUMNS),
@@ -234,8 +238,11 @@ class _Parts:
     ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
     """
 
-    def __init__(self, folder: Path, pending: Sequence[Outcome], void: Collection[str]) -> None:
+    def __init__(
+        self, folder: Path, pending: Sequence[Outcome], void: Collection[str], between: Callable[[], None]
+    ) -> None:
         self._folder = folder
+        self._between = between
         self._void = Void(folder, void)
         self._reading = Reading(folder)
         self.numbers = part_files.part_numbers(folder)
@@ -256,6 +263,7 @@ class _Parts:
         To be called once.
         """
         for number in self.numbers:
+            self._between()
             footer = self.footers[number]
             yield (
                 number,

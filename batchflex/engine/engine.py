@@ -1,0 +1,165 @@
+"""An engine: endpoints that are open, admission to them, and the job runs that share both."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+
+import anyio
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskGroup, TaskStatus
+
+from ..config import Job, parse_duration, until_change_s
+from ..core import Event
+from ..endpoint import CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
+from .admission import Admission
+from .endpoint_pool import EndpointPool, Member
+from .endpoint_state import EndpointState
+from .monitor import unless_it_fails
+from .pacer_setup import paces_of
+from .probes import HOURS
+
+_HOURS_EVERY_S = 30.0
+_QUEUE_EVERY_S = 0.5
+
+
+class Engine:
+    """The endpoints that a job names, and its limits on them: concurrency, requests and tokens per minute, hours, what is done
+    about spent credit and outages. Job runs that are handed to it share these, and what was found out about the endpoints; each
+    has its own budget, deadline, output folder and end. ``slots`` is how many requests all may have in flight.
+
+    An async context manager; opens the endpoints with the first job run that has something to ask. ::
+
+        async with Engine(job) as engine, anyio.create_task_group() as tasks:
+            tasks.start_soon(JobRun(job).run, engine)
+            tasks.start_soon(JobRun(other).run, engine)
+    """
+
+    def __init__(self, job: Job, endpoints: Sequence[Endpoint] | None = None) -> None:
+        self.job = job
+        self.endpoints = [resolve(entry, job.environment) for entry in job.asked] if endpoints is None else [*endpoints]
+        self._paces, self.slots, self.note = paces_of(job, self.endpoints)
+        self.states: list[EndpointState] = []
+        self.admission: Admission[EndpointState] = Admission([])
+        self._members: list[Member] = []
+        self._opening = anyio.Lock()
+        self._closing = anyio.Event()
+
+    async def __aenter__(self) -> Engine:
+        self._stack = AsyncExitStack()
+        self._tasks: TaskGroup = await self._stack.enter_async_context(anyio.create_task_group())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> bool | None:
+        self._closing.set()
+        return await self._stack.__aexit__(kind, error, at)
+
+    @asynccontextmanager
+    async def attended(self, member: Member) -> AsyncIterator[EndpointPool]:
+        """The endpoints, open, for a job run that is to hear of them meanwhile.
+
+        :raises EndpointError: if one cannot be opened.
+        """
+        self._members.append(member)
+        try:
+            async with self._opening:
+                if not self.states:
+                    await self._tasks.start(self._hold_open)
+            self.pool.welcome(member)
+            yield self.pool
+        finally:
+            self._members.remove(member)
+            if member.gate is not None:
+                self.admission.part(member.gate)
+
+    async def _hold_open(self, *, task_status: TaskStatus[None]) -> None:
+        """Open the endpoints, and see to them until the engine is closed. They are closed by the task that opened them."""
+        async with AsyncExitStack() as opened:
+            pairs = enumerate(self._paces)
+            states = [await opened.enter_async_context(self._opened(number, pacer)) for number, pacer in pairs]
+            limits = self.job.limits
+            self.admission = Admission(states)
+            async with anyio.create_task_group() as tasks:
+                self.pool = EndpointPool(
+                    states, self.admission, self._members, tasks, self._tell, wait_for_credit=limits.on_no_credit == "wait",
+                    max_wait_s=parse_duration(limits.max_wait), max_outage_s=parse_duration(limits.max_outage),
+                )  # fmt: skip
+                tasks.start_soon(self.admission.keep_time)
+                for state in states:
+                    tasks.start_soon(unless_it_fails, self._warn, self._watch_queue, state)
+                if limits.active_hours is not None:
+                    await tasks.start(self._keep_hours, limits.active_hours)
+                self.states = states
+                task_status.started()
+                await self._closing.wait()
+                tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _opened(self, number: int, pacer: Pacer) -> AsyncIterator[EndpointState]:
+        entry = self.job.asked[number]
+        async with (
+            serving(entry, self.endpoints[number], self._warn, self._server_is_gone) as endpoint,
+            Client(endpoint, connections=pacer.concurrency.most) as client,
+        ):
+            breaker = CircuitBreaker(parse_duration(self.job.limits.max_outage))
+            yield EndpointState(endpoint, pacer, client, breaker, self.job.answer.fallback)
+
+    def _tell(self, event: Event) -> None:
+        for member in self._members:
+            member.tell(event)
+
+    def _warn(self, words: str) -> None:
+        self._tell(Event("note", words, level="warning"))
+
+    def _server_is_gone(self, words: str, unquoted: str) -> None:
+        """The local model's server cannot be kept up. Where there are other endpoints they go on."""
+        if len(self.endpoints) > 1:
+            self._warn(words)
+            return
+        for member in list(self._members):
+            member.stop("endpoint", words, unquoted)
+
+    async def _watch_queue(self, state: EndpointState) -> None:
+        """Where a server of one's own tells how many requests wait in it, that bounds how many it gets."""
+        if state.pacer.concurrency.fixed or not state.endpoint.asks_metrics:
+            return
+        has_told = False
+        while True:
+            text = await state.client.metrics()
+            waiting = None if text is None else queue_metrics.waiting(text)
+            if waiting is None and not has_told:
+                return
+            has_told = True
+            state.pacer.concurrency.queue(waiting)
+            await anyio.sleep(_QUEUE_EVERY_S)
+
+    async def _keep_hours(self, hours: str, *, task_status: TaskStatus[None]) -> None:
+        """Pause outside of the hours. Looks at the clock often: it may be set, or the machine sleep."""
+        paused = False
+        while True:
+            active, change_s = until_change_s(hours, datetime.datetime.now())
+            if paused == active:
+                paused = not active
+                for state in self.admission.endpoints:
+                    if paused:
+                        words = f"it is not within limits.active_hours ({hours})"
+                        self.admission.pause(state, HOURS, words, for_s=change_s)
+                    else:
+                        self.admission.resume(state, HOURS)
+                self._tell_of_hours(hours, paused=paused)
+            task_status.started()
+            task_status = TASK_STATUS_IGNORED
+            await anyio.sleep(min(change_s, _HOURS_EVERY_S))
+
+    def _tell_of_hours(self, hours: str, *, paused: bool) -> None:
+        facts = {"reason": HOURS}
+        if paused:
+            words = f"it is not within limits.active_hours ({hours}): nothing is sent until then"
+            self._tell(Event("paused", words, facts=facts))
+        else:
+            words = f"it is within limits.active_hours ({hours}) again"
+            self._tell(Event("resumed", words, facts=facts, shown=False))

@@ -1,0 +1,432 @@
+"""What a job run does in the folder it holds: asks what is left, stores the outcomes, makes the table."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.to_thread
+
+from ..config import Job, local
+from ..core import (
+    BatchflexError,
+    Event,
+    FolderError,
+    InputError,
+    StopReason,
+    StorageError,
+    Teller,
+    __version__,
+    guarded,
+    signals,
+)
+from ..endpoint import LongPrompts, Prices
+from ..plan import Plan, Prepared, Settled, completion_marker
+from ..protocol import VOIDING, Shapes
+from ..storage import (
+    STAY,
+    Folder,
+    OutcomeWriter,
+    RowContext,
+    RunState,
+    declared,
+    disk_space,
+    part_files,
+    priced_by,
+)
+from .accounting import Accounting
+from .budget import Budget
+from .endpoint_pool import EndpointPool, Member
+from .endpoint_state import EndpointState
+from .engine import Engine
+from .failure_limit import Failures
+from .gate import Gate
+from .monitor import Monitor, unless_it_fails
+from .probes import Prober
+from .queue import RequestQueue
+from .run import Observer, Run
+from .warm_up import learn
+from .workers import Workers
+
+_TABLE_IMPORT_S = 0.5
+_AWAITED_TABLE = (
+    "stopping: every answer is kept; the table of results is being made; interrupt again to end without a new one"
+)
+
+
+class Deadline(NamedTuple):
+    """A moment, by the clock on the wall and by the monotonic one."""
+
+    at: datetime.datetime
+    due: float
+
+
+class _NoTable(Exception):
+    """The run ends without a new table of results."""
+
+
+def sole_fault(error: BaseException) -> BatchflexError | None:
+    """The error for people that task groups have wrapped, if there is nothing else in it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, BatchflexError) else None
+
+
+class Execution:
+    """One run of ``job`` in a folder that is held. ``engine`` is one that is open, or, if ``is_own``, one to open while it asks.
+
+    While :meth:`conduct` goes on it can be held, released and stopped.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        folder: Folder,
+        prepared: Prepared,
+        engine: Engine,
+        observer: Observer,
+        run_id: str,
+        deadline: Deadline | None,
+        *,
+        is_own: bool = True,
+        weight: float = 1.0,
+    ) -> None:
+        self._job = job
+        self._plan = plan
+        self._folder = folder
+        self._prepared = prepared
+        self._engine = engine
+        self._observer = observer
+        self._deadline = deadline
+        self._has_own_engine = is_own
+        self._weight = weight
+        run_state = RunState(run_id, job.job.name, str(folder.path), time.time(), prepared.before, prepared.again)
+        run_state.plan = plan.identity()
+        if prepared.diff is not None:
+            run_state.planned = prepared.diff.planned
+        self.run_state = run_state
+        self._teller = Teller(observer, job.job.name, run_id)
+        self._monitor = Monitor(folder, plan, run_state, observer, self._teller, self.stop)
+        self._scope = anyio.CancelScope()
+        self._long_prompts = LongPrompts(self._warn)
+        self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
+        self._gate: Gate[EndpointState] | None = None
+        self._outcome_writer: OutcomeWriter | None = None
+        self._is_held = self._makes_table = self._at_once = False
+
+    # -------------------------------------------------------------------------------------------- from start to end
+
+    async def conduct(self, heed_signals: bool) -> Run:
+        self._tell_of_start()
+        for note in self._prepared.notes:
+            self._teller.note(note)
+        async with anyio.create_task_group() as beside:
+            if heed_signals:
+                beside.start_soon(self._heed_signals)
+            beside.start_soon(self._monitor.report)
+            try:
+                self._folder.write_state(self.run_state.state(time.time()))
+                if not self._prepared.finished:
+                    await self._ask_all()
+            except StorageError as error:
+                self.stop("disk", str(error))
+            except anyio.get_cancelled_exc_class():
+                self.stop("signal", "cancelled")
+                self._conclude()
+                raise
+            except BaseException as error:
+                fault = sole_fault(error)
+                if fault is not None:
+                    self.run_state.refused_with = fault.exit_code
+                unquoted = type(error).__name__ if fault is None else None
+                self.stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
+                self._conclude()
+                raise
+            self._tell_of_substitutes()
+            await self._finish()
+            beside.cancel_scope.cancel()
+        self._observer.tick(self.run_state)
+        state = self._conclude()
+        return Run(self._folder.path, state, state | self.run_state.unquoted())
+
+    def _tell_of_start(self) -> None:
+        run_state = self.run_state
+        facts = {
+            "planned": run_state.planned,
+            "done": run_state.done,
+            "endpoints": [endpoint.base_url or "local" for endpoint in self._engine.endpoints],
+            "models": self._job.models,
+            "out": run_state.out,
+            "version": __version__,
+            "pid": os.getpid(),
+        }
+        self._teller.tell(Event("started", f"started; output in {run_state.out}", facts=facts, shown=False))
+
+    def _tell_of_substitutes(self) -> None:
+        """An evaluation must not mix models unseen."""
+        found = self.run_state.substitutes
+        if words := found.words():
+            facts = {"substituted": found.rows}
+            self._teller.tell(Event("substituted", words, found.words(named=False), "warning", facts))
+
+    def _warn(self, words: str) -> None:
+        self._teller.note(words, "warning")
+
+    async def _ask_all(self) -> None:
+        job, engine = self._job, self._engine
+        bound = job.route.answer_limit(job.params | job.override)
+        guess = None if bound is None else disk_space.guessed_row(bound)
+        watch = disk_space.Watch(self._folder, job.limits.min_free_disk_mb, guess, job.journal.seal_mb)
+        if short := watch.short():
+            return self.stop("disk", short)
+        if doubt := self._monitor.doubt_disk(watch):
+            self._warn(doubt)
+        if engine.note is not None:
+            self._warn(engine.note)
+        writer = self._outcome_writer = OutcomeWriter(
+            self._folder,
+            self._prepared.segment,
+            job.journal,
+            slots=engine.slots,
+            carry_schema=self._prepared.carry_schema,
+            plan=self._plan.identity,
+        )
+        try:
+            where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)
+            until = "" if self._deadline is None else f", until {local(self._deadline.at.timestamp())}"
+            self._teller.note(f"asking {where}, {engine.slots} at a time at most{until}; output in {self._folder.path}")
+            with self._scope:
+                async with AsyncExitStack() as opened:
+                    if self._has_own_engine:
+                        await opened.enter_async_context(engine)
+                    models = frozenset(job.models if job.names_every_model else ())
+                    member = Member(self.run_state, self.stop, self._teller.tell, models)
+                    pool = await opened.enter_async_context(engine.attended(member))
+                    await self._ask(pool, member, writer, watch)
+        finally:
+            if self._at_once:
+                writer.abandon()
+            else:
+                with anyio.CancelScope(shield=True):
+                    await writer.finish()
+
+    async def _ask(self, pool: EndpointPool, member: Member, writer: OutcomeWriter, watch: disk_space.Watch) -> None:
+        job, engine, run_state, monitor = self._job, self._engine, self.run_state, self._monitor
+        due = None if self._deadline is None else self._deadline.due
+        prices = Prices(job)
+        run_state.prices = prices.told
+        budget = Budget(job.limits, due, lambda: priced_by(prices.told()))
+        gate = Gate(engine.admission, budget, max(256, 2 * engine.slots), self.stop, self._weight)
+        self._gate = monitor.gate = member.gate = gate
+        if self._is_held:
+            gate.hold()
+        if run_state.stopped_by is not None:
+            gate.close()
+        accounting = Accounting(budget, run_state)
+        prober = member.prober = Prober(job.route, gate, budget, accounting, run_state, prices)
+        shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
+        endpoint_name = engine.states[0].endpoint.name
+        context = RowContext(
+            run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
+        )
+        workers = Workers(
+            job.retry, context, pool, member, prober, budget, accounting, writer, Failures(job.limits.max_failures),
+            run_state, self.stop, self._teller.tell, job.reasks, prices, job.models,
+        )  # fmt: skip
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._store, writer)
+            for advisory in (
+                monitor.count,
+                partial(monitor.watch_disk, watch),
+                partial(monitor.measure, gate, self._queue, pool),
+                self._get_table_ready,
+            ):
+                beside.start_soon(unless_it_fails, self._warn, advisory)
+            if due is not None:
+                beside.start_soon(self._end_at, due)
+            await learn(beside, gate, engine.states, job, prices, self._long_prompts.contexts)
+            beside.start_soon(self._fill)
+            await workers.everything(self._queue, engine.slots)
+            beside.cancel_scope.cancel()
+
+    async def _end_at(self, due: float) -> None:
+        await anyio.sleep(max(0.0, due - time.monotonic()))
+        self.stop("deadline", "the deadline has come")
+
+    async def _get_table_ready(self) -> None:
+        """Import what makes the table of results while answers are awaited, once the first requests have gone."""
+        await anyio.sleep(_TABLE_IMPORT_S)
+        await anyio.to_thread.run_sync(importlib.import_module, "batchflex.storage.results_table")
+
+    async def _store(self, outcome_writer: OutcomeWriter) -> None:
+        try:
+            await outcome_writer.run()
+        except* StorageError as group:
+            self.stop("disk", str(group.exceptions[0]))
+
+    async def _fill(self) -> None:
+        try:
+            await self._queue.fill()
+            self._long_prompts.end()
+            for note in self._plan.notes():
+                self._teller.note(note)
+            if self._queue.ended:
+                self.run_state.planned = self._queue.planned  # exact, whatever was counted before
+        except InputError as error:
+            self.stop("input", str(error))
+
+    # ------------------------------------------------------------------------------------------- held, stopped, ended
+
+    def hold(self) -> None:
+        """Send nothing more until :meth:`release`."""
+        self._is_held = True
+        if self._gate is not None:
+            self._gate.hold()
+
+    def release(self) -> None:
+        self._is_held = False
+        if self._gate is not None:
+            self._gate.release()
+
+    def stop(self, reason: StopReason, message: str = "", unquoted: str | None = None) -> None:
+        """Admit nothing more, and let what is in flight finish within the grace. ``unquoted`` is the message without words of a
+        server, if it has any."""
+        run_state = self.run_state
+        if run_state.stopped_by is not None:
+            return
+        run_state.stopped_by = reason
+        run_state.message = message or None
+        run_state.message_unquoted = guarded(message if unquoted is None else unquoted) or None
+        if reason in VOIDING:
+            self._void_failures()
+        self._queue.stop()
+        if self._gate is not None:
+            self._gate.close()
+        grace_s = self._job.limits.grace_s
+        if reason == "deadline" and self._deadline is not None:
+            # It stops admitting so early that answers may still come until then.
+            grace_s = max(grace_s, self._deadline.due - time.monotonic())
+        self._scope.deadline = anyio.current_time() + grace_s
+        in_flight = self._gate.in_flight if self._gate is not None else 0
+        message, bare = (f"stopping ({reason}): {words}" for words in (message, run_state.message_unquoted))
+        is_awaited = reason == "signal" and (in_flight > 0 or self._makes_table)
+        if is_awaited:
+            message = bare = (
+                _AWAITED_TABLE
+                if self._makes_table
+                else (
+                    f"stopping: what is in flight ({in_flight:,}) may finish within {self._job.limits.grace_s:g} s; "
+                    "interrupt again to end at once"
+                )
+            )
+        facts = {"stopped_by": reason, "in_flight": in_flight}
+        self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
+
+    def _void_failures(self) -> None:
+        """What has failed in this run proves nothing against the rows."""
+        try:
+            if self.run_state.has_failures and self._outcome_writer is not None:
+                self._outcome_writer.void(self.run_state.run_id)
+        except StorageError as error:
+            self._warn(f"that rows failed in this run counts against them: {error}")
+            return
+        self.run_state.void()
+
+    async def _heed_signals(self) -> None:
+        with anyio.open_signal_receiver(*signals.ending()) as received:
+            async for number in received:
+                if self.run_state.signal is None:
+                    self.run_state.signal = int(number)
+                    self.stop("signal", f"interrupted by {signal.Signals(number).name}")
+                elif number != signal.SIGHUP:  # a terminal that is closed sends one, and its shell another
+                    self._end_at_once()
+
+    def _end_at_once(self) -> None:
+        self._at_once = True
+        lost = self._gate.in_flight if self._gate is not None else 0
+        if self._makes_table:
+            what = "every answer is kept, but not in the table of results yet: the same command makes it anew"
+        else:
+            what = f"{lost:,} in flight were not waited for; they may be charged for, and will be asked again"
+        if lost or self._makes_table:
+            message = f"{self.run_state.message}, twice: {what}"
+            self.run_state.message = self.run_state.message_unquoted = message
+        self._scope.cancel()
+
+    # ---------------------------------------------------------------------------------------------------- the table
+
+    async def _finish(self) -> None:
+        """Make the table. Derived from the parts, so that ending without it loses nothing."""
+        if self._at_once:
+            return
+        self.run_state.in_flight = 0
+        if self._prepared.complete:
+            return
+        self._makes_table = True
+        try:
+            await anyio.to_thread.run_sync(self._write_results)
+        except _NoTable:
+            return
+        except StorageError as error:
+            return self.stop("disk", str(error))
+        except FolderError as error:
+            return self.stop("disk", f"the table of results could not be made: {error}")
+        finally:
+            self._makes_table = False
+        if self._at_once:
+            return
+        try:
+            await anyio.to_thread.run_sync(self._keep_snapshot)
+        except (StorageError, FolderError) as error:  # nothing depends on it
+            self._warn(f"the next run will look longer for what is done: {error}")
+
+    def _go_on(self) -> None:
+        """Called between the steps of making the table, in its thread."""
+        if self._at_once:
+            raise _NoTable
+
+    def _write_results(self) -> None:
+        prepared, folder, plan = self._prepared, self._folder, self._plan
+        variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
+        completion_marker.make(
+            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves,
+            self._go_on,
+        )  # fmt: skip
+
+    def _keep_snapshot(self) -> None:
+        from ..plan import snapshot  # brings polars, which the first request does without
+
+        prepared, folder, plan = self._prepared, self._folder, self._plan
+        identity = plan.identity()
+        if identity is None or (prepared.moves is None and prepared.segment > 1):
+            folder.standing.unlink(missing_ok=True)
+            return
+        moves = {**(prepared.moves or {}), identity: STAY}
+        now = snapshot.Now(identity, plan.labels, plan.per_item, moves, plan.job.job.retry_failed)
+        snapshot.keep(folder, now, prepared.standing, prepared.segment)
+
+    def _settled(self) -> Settled | None:
+        """For the next run: what it need not find out if nothing has changed."""
+        identity, diff = self._plan.identity(), self._prepared.diff
+        planned = self._queue.planned if self._queue.ended else diff and diff.planned
+        if identity is None or planned is None or self._prepared.kept:
+            return None
+        rows = {str(status): rows for status, rows in self.run_state.rows.items()}
+        return Settled(identity, self._job.input.limit, planned, part_files.stamp(self._folder.parts), rows)
+
+    def _conclude(self) -> dict[str, Any]:
+        state = self.run_state.state(time.time(), ended=True)
+        try:
+            self._folder.write_state(state)
+            self._folder.add_history(state)
+        except StorageError as error:
+            self._teller.note(str(error), "error")
+        return state

@@ -1,0 +1,146 @@
+"""A job run: its folder is held, its plan is made, what is left of it is asked by an engine, and its table is made."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from ..config import EndpointsEntry, Job, deadline_s
+from ..core import JobError
+from ..endpoint import default_model, resolve
+from ..plan import Plan, Prepared, prepare
+from ..storage import Attempt, Folder, RunState, catch_up, run_id
+from .engine import Engine
+from .execution import Deadline, Execution, sole_fault
+from .run import Nobody, Observer, Run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Preparing = Callable[[Job, Plan, Folder], Prepared]
+
+
+def _deadline(job: Job, attempt: Attempt) -> Deadline | None:
+    """That of the run, not of its preparation."""
+    if job.limits.deadline is None:
+        return None
+    left_s = deadline_s(job.limits.deadline, attempt.moment)
+    return Deadline(attempt.moment + datetime.timedelta(seconds=left_s), attempt.monotonic_s + left_s)
+
+
+def _address(entry: EndpointsEntry) -> tuple[str | None, str | None, str | None]:
+    return entry.name, entry.base_url, entry.model
+
+
+class JobRun:
+    """One run of a job, handed to an engine by :meth:`run`; it can be paused, resumed and cancelled from its event loop.
+
+    Rows come from ``frame``, if given, else from ``input.path``. The plan is that of ``planned``, if it is another job than the
+    one that says how to ask. ``preparing`` finds what of it is left to ask. ``attempt`` is told when the run has begun, and its
+    deadline counts from when that was made. ``then`` is done with the run that has ended while the folder is still held.
+    ``weight`` is its share of the engine beside other job runs. ``run_state`` has its counts from when it has begun.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        frame: pl.DataFrame | None = None,
+        observer: Observer | None = None,
+        planned: Job | None = None,
+        preparing: Preparing = prepare,
+        attempt: Attempt | None = None,
+        then: Callable[[Run, Folder], Awaitable[None]] | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        self.job = job
+        self.run_state: RunState | None = None
+        self._frame = frame
+        self._observer = observer or Nobody()
+        self._planned = planned
+        self._preparing = preparing
+        self._attempt = attempt
+        self._then = then
+        self._weight = weight
+        self._execution: Execution | None = None
+        self._is_paused = self._is_cancelled = False
+
+    def pause(self) -> None:
+        """Send nothing more until :meth:`resume`. What is in flight is answered and kept; the deadline goes on."""
+        self._is_paused = True
+        if self._execution is not None:
+            self._execution.hold()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        if self._execution is not None:
+            self._execution.release()
+
+    def cancel(self) -> None:
+        """End the run: nothing more is sent, and what is in flight may finish within ``limits.grace_s``. The next run goes on."""
+        self._is_cancelled = True
+        if self._execution is not None:
+            self._execution.stop("signal", "cancelled")
+
+    async def run(self, engine: Engine | None = None, *, heed_signals: bool = False) -> Run:
+        """Run the job to its end, or until something stops it; either way what was answered is kept.
+
+        Without an ``engine`` it has one of its own. With ``heed_signals`` the first SIGINT, SIGTERM or SIGHUP stops admitting and
+        lets what is in flight finish within ``limits.grace_s``; the second ends the run at once, but for SIGHUP, which a terminal
+        that is closed sends more than once. Cancelling this coroutine is safe at any moment: the next run goes on from the
+        journal.
+
+        A run that stops early (no credit, key refused, endpoint gone, disk full, budget, deadline, signal) is no exception:
+        :attr:`Run.stopped_by` says so.
+
+        The input is read once the folder is held, so that what came while another run held it counts. Where there is no folder
+        yet it is read before: a wrong one makes none.
+
+        :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
+        :raises StorageError: if the output folder takes nothing from the start.
+        """
+        job, attempt = self.job, self._attempt
+        deadline = _deadline(job, attempt or Attempt())
+        if engine is None:
+            endpoints = [resolve(entry, job.environment) for entry in job.asked]
+        elif [_address(entry) for entry in job.asked] == [_address(entry) for entry in engine.job.asked]:
+            endpoints = engine.endpoints
+        else:
+            raise JobError("the engine has other endpoints than this job names")
+        for endpoint in endpoints:
+            endpoint.require(job.models)
+        planned = self._planned
+        named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
+        new_plan = partial(anyio.to_thread.run_sync, Plan, planned or job, default_model(named), self._frame)
+        folder = Folder(job.out)
+        early = None if folder.exists() else await new_plan()
+        with folder.held():
+            await anyio.to_thread.run_sync(catch_up, folder)
+            plan = early or await new_plan()
+            prepared = await anyio.to_thread.run_sync(self._preparing, job, plan, folder)
+            try:
+                execution = self._execution = Execution(
+                    job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,
+                    run_id(time.time()) if attempt is None else attempt.run_id, deadline, is_own=engine is None,
+                    weight=self._weight,
+                )  # fmt: skip
+                self.run_state = execution.run_state
+                if self._is_paused:
+                    execution.hold()
+                if attempt is not None:
+                    attempt.begun()
+                if self._is_cancelled:
+                    self.cancel()
+                run = await execution.conduct(heed_signals)
+                if self._then is not None:
+                    await self._then(run, folder)
+                return run
+            except BaseExceptionGroup as group:
+                if fault := sole_fault(group):
+                    raise fault from None
+                raise

@@ -1,0 +1,142 @@
+"""What a job run says of itself while it goes on: ticks, ``run.json``, ``telemetry.jsonl``, and warnings of a full disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+import anyio.to_thread
+
+from ..config import local
+from ..core import BatchflexError, Event, StopReason, StorageError, Teller
+from ..plan import Plan
+from ..storage import Folder, RunState, Wait, disk_space
+from .endpoint_pool import EndpointPool
+from .endpoint_state import EndpointState
+from .gate import Gate
+from .queue import RequestQueue
+from .run import Observer
+from .telemetry import Telemetry, Waits, binding
+
+_TICK_S = 0.5
+_STATE_EVERY_S = 1.0
+_TELEMETRY_EVERY_S = 5.0
+_DISK_EVERY_S = 1.0
+_LOGGED_WAITS = ("quota", "endpoint")
+
+
+async def unless_it_fails(warn: Callable[[str], None], task: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Nothing depends on this task: what goes wrong in it must not cost what is in flight."""
+    try:
+        await task(*args)
+    except Exception as error:
+        what = str(error) if isinstance(error, BatchflexError) else f"{type(error).__name__}: {error}"
+        warn(f"the run goes on, with less to say of itself: {what}")
+
+
+class Monitor:
+    """Tells ``observer`` and ``teller`` how a job run goes. ``stop`` takes a reason and a sentence. ``gate`` is there once the
+    run asks."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        plan: Plan,
+        run_state: RunState,
+        observer: Observer,
+        teller: Teller,
+        stop: Callable[[StopReason, str], None],
+    ) -> None:
+        self._folder = folder
+        self._plan = plan
+        self._run_state = run_state
+        self._observer = observer
+        self._teller = teller
+        self._stop = stop
+        self.gate: Gate[EndpointState] | None = None
+
+    async def report(self) -> None:
+        """Tick, and write ``run.json`` now and then. Runs until cancelled."""
+        due = time.monotonic() + _TICK_S
+        while True:
+            await anyio.sleep(_TICK_S)
+            if self.gate is not None:
+                self._run_state.in_flight, self._run_state.backing_off = self.gate.in_flight, self.gate.backing_off
+            self._observer.tick(self._run_state)
+            if time.monotonic() >= due:
+                due = time.monotonic() + _STATE_EVERY_S
+                try:
+                    await anyio.to_thread.run_sync(self.write_state)
+                except StorageError as error:
+                    self._stop("disk", str(error))
+
+    def write_state(self) -> None:
+        """:raises StorageError: if it cannot be written. Blocks."""
+        self._run_state.plan = self._plan.identity()
+        self._folder.write_state(self._run_state.state(time.time()))
+
+    async def measure(self, gate: Gate[EndpointState], queue: RequestQueue, pool: EndpointPool) -> None:
+        """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
+        telemetry, waits = Telemetry(time.monotonic()), Waits()
+        due = time.monotonic() + _TELEMETRY_EVERY_S
+        wall, cpu = time.monotonic(), time.thread_time()
+        run_state = self._run_state
+        while True:
+            await anyio.sleep(_TICK_S)
+            now, spent = time.monotonic(), time.thread_time()
+            starved = queue.starving > 0 and not queue.ended
+            run_state.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
+            wall, cpu = now, spent
+            before, run_state.waiting = run_state.waiting, waits.now(now, time.time(), gate)
+            self._tell_of_waits(before, run_state.waiting)
+            pool.heed_waits(now)
+            if now >= due:
+                due = now + _TELEMETRY_EVERY_S
+                line = telemetry.sample(now, time.time(), run_state, gate)
+                try:
+                    await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
+                except StorageError as error:  # nothing depends on it
+                    self._teller.note(f"no more telemetry: {error}", "warning")
+                    due = float("inf")
+
+    def _tell_of_waits(self, before: list[Wait], waiting: list[Wait]) -> None:
+        """Log the waits for limits and for first answers; of the others those tell who begin them."""
+        keys = {(wait.endpoint, wait.reason) for wait in before}
+        still = {(wait.endpoint, wait.reason) for wait in waiting}
+        for wait in waiting:
+            if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in keys:
+                until = "" if wait.until is None else f", until {local(wait.until)}"
+                at = "" if wait.endpoint is None else f"{wait.endpoint}: "
+                facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
+                self._teller.tell(
+                    Event("paused", f"{at}{wait.message}{until}", f"{at}{wait.bare}{until}", "warning", facts)
+                )
+        for wait in before:
+            if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in still:
+                lasted_s = round(time.time() - wait.since, 1)
+                facts = {"endpoint": wait.endpoint, "reason": wait.reason, "lasted_s": lasted_s}
+                words = f"{wait.endpoint or 'the run'} goes on after {lasted_s:,} s"
+                self._teller.tell(Event("resumed", words, facts=facts, shown=False))
+
+    async def watch_disk(self, watch: disk_space.Watch) -> None:
+        """Stop before the disk is full, and say early that it may become so."""
+        while True:
+            await anyio.sleep(_DISK_EVERY_S)
+            if short := await anyio.to_thread.run_sync(watch.short):
+                self._stop("disk", short)
+                return
+            if doubt := await anyio.to_thread.run_sync(self.doubt_disk, watch):
+                self._teller.note(doubt, "warning")
+
+    def doubt_disk(self, watch: disk_space.Watch) -> str | None:
+        """A sentence if the rows that are left may not fit. Blocks."""
+        planned, done = self._run_state.planned, self._run_state.done
+        return watch.doubt(None if planned is None else planned - done, done)
+
+    async def count(self) -> None:
+        """How many requests the plan has, where nothing tells that sooner."""
+        if self._run_state.planned is None:
+            counted = await anyio.to_thread.run_sync(self._plan.count, abandon_on_cancel=True)
+            if self._run_state.planned is None:
+                self._run_state.planned = counted

@@ -1,0 +1,75 @@
+"""What a job run leaves when it has ended, and who may watch it until then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..core import FolderError
+from ..storage import RunState
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Observer(Protocol):
+    """Watches a run: is called twice a second and when something happens, and must return quickly.
+
+    One that has a method ``event`` too is given an :class:`~batchflex.core.events.Event` in place of each note.
+    """
+
+    def tick(self, run_state: RunState) -> None: ...
+
+    def note(self, text: str) -> None:
+        """A sentence for whoever watches."""
+
+
+class Nobody:
+    def tick(self, run_state: RunState) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Run:
+    """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
+
+    Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
+    anything. ``untold`` has a sentence for each way of ``[notify]`` that failed. ``unquoted`` is ``summary`` without words of a
+    server or of a row, for a log.
+    """
+
+    def __init__(self, out: Path, summary: dict[str, Any], unquoted: dict[str, Any] | None = None) -> None:
+        self.out = out
+        self.summary = summary
+        self.unquoted = summary if unquoted is None else unquoted
+        self.scores: dict[str, Any] | None = None
+        self.unscored: str | None = None
+        self.untold: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line would exit with: 0 every row answered, 1 some failed, invalid or empty, 3 stopped early, or with
+        scores missing."""
+        code = int(self.summary["exit_code"])
+        return 3 if code in (0, 1) and self.unscored is not None else code
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Why the run stopped early; ``None`` if it came to its end."""
+        return None if self.summary["stopped_by"] is None else str(self.summary["stopped_by"])
+
+    def results(self) -> pl.DataFrame:
+        """One row a request, in input order. CONTRACT.md gives the columns.
+
+        :raises FolderError: if the run was stopped so early, or at once, that there is no table.
+        """
+        import polars as pl
+
+        if not (self.out / "results.parquet").exists():
+            raise FolderError(f"there is no table in {self.out}: {self.summary['message']}")
+        return pl.read_parquet(self.out / "results.parquet")
