@@ -29,7 +29,7 @@ MODULES = sorted(
 )
 # These decide or describe; time and the world come in as arguments.
 PURE = {
-    "core": "cell_values events format redact types",
+    "core": "cell_values events format message redact types",
     "protocol": (
         "chat chat_export chat_message chat_route chat_stream classify event_stream failure_proof failure_rules "
         "finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models rate_limit_headers reask "

@@ -769,7 +769,7 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
         assert shared.asked_s(time.monotonic()) == 0, "it is not the key that has to wait"
         (told,) = Waits().now(time.monotonic(), time.time(), subject)
         assert told.until is not None and 59 < told.until - time.time() < 61
-        assert told.bare.startswith("the endpoint asks to wait before more is sent to the model a")
+        assert told.message.unquoted.startswith("the endpoint asks to wait before more is sent to the model a")
         subject.endpoints[0].without = frozenset("a")
         found = Waits().now(time.monotonic(), time.time(), subject)
         assert all(wait.endpoint is None for wait in found), "an endpoint not asked for the model is not waited for"

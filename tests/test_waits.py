@@ -13,9 +13,10 @@ import pytest
 
 from batchflex.config.dated_path import local
 from batchflex.config.sections import LimitsSection
+from batchflex.core.message import Message
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Pacer, Words
+from batchflex.endpoint.pacer import Pacer
 from batchflex.engine.admission import Admission
 from batchflex.engine.budget import Budget
 from batchflex.engine.endpoint_state import EndpointSlots
@@ -167,7 +168,7 @@ def waited_for(
 ) -> list[tuple[str | None, str, str, float, float | None]]:
     found = (waits or Waits()).now(now, 1_000_000 + now, gate)
     at = [(wait.since - 1_000_000, None if wait.until is None else wait.until - 1_000_000) for wait in found]
-    return [(wait.endpoint, wait.reason, wait.message, *times) for wait, times in zip(found, at, strict=True)]
+    return [(wait.endpoint, wait.reason, wait.message.text, *times) for wait, times in zip(found, at, strict=True)]
 
 
 class TestWhatIsWaitedFor:
@@ -185,7 +186,9 @@ class TestWhatIsWaitedFor:
 
     def test_pauses_with_their_words(self) -> None:
         gate = self.gate()
-        gate.admission.pause(gate.endpoints[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
+        gate.admission.pause(
+            gate.endpoints[0], "outage", Message("it does not answer: 503", "it does not answer"), 600.0
+        )
         gate.admission.pause(gate.endpoints[0], "hours", "it is not within the hours", for_s=3_600.0)
         assert waited_for(gate, 130.0) == [
             ("here", "hours", "it is not within the hours", 100.0, 3_700.0),
@@ -198,7 +201,7 @@ class TestWhatIsWaitedFor:
     def test_what_a_refusal_asks_for_since_it_came(self) -> None:
         gate, waits = self.gate(), Waits()
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
-        gate.endpoints[0].pacer.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
+        gate.endpoints[0].pacer.refused(100.0, attempt, 60.0, 0, said=Message("slow down", "HTTP 429"))
         for now in (100.0, 140.0):
             assert waited_for(gate, now, waits) == [
                 ("here", "quota", "the endpoint asks to wait: slow down", 100.0, 160.0)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         short as short,
     )
     from .gil import GilYield as GilYield
+    from .message import Message as Message
     from .redact import (
         Redactor as Redactor,
         fit_json as fit_json,
@@ -119,6 +120,7 @@ __all__, __getattr__, __dir__ = exports(
             "StorageError",
             "Transient",
         ],
+        "message": ["Message"],
         "events": ["Event", "Level", "RULE", "Tell", "Teller", "brief", "guarded", "ident", "named", "unquoted"],
         "format": ["count", "duration", "money", "seconds_between", "short"],
         "gil": ["GilYield"],

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         others as others,
     )
     from .model_list_cache import known as known
-    from .pacer import Allowance as Allowance, Pacer as Pacer, Words as Words
+    from .pacer import Allowance as Allowance, Pacer as Pacer
     from .price_list import Prices as Prices
     from .provider import (
         LOCAL as LOCAL,
@@ -49,7 +49,7 @@ __all__, __getattr__, __dir__ = exports(
         "cost": ["Cost"],
         "model_list": ["Catalog", "Contexts", "LongPrompts", "ModelInfo", "TooLong", "others"],
         "model_list_cache": ["known"],
-        "pacer": ["Allowance", "Pacer", "Words"],
+        "pacer": ["Allowance", "Pacer"],
         "price_list": ["Prices"],
         "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "serving", "variables"],
         "queue_metrics": [],

@@ -7,9 +7,8 @@ Decisions only. Time is passed in (seconds of a monotonic clock), nothing is sle
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
 
-from ..core import Usage
+from ..core import Message, Usage
 from ..protocol import Limited, Told
 from .concurrency_limit import ConcurrencyLimit, Slots
 from .cost import Cost, TokenEstimate
@@ -20,13 +19,6 @@ _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _LONGEST_RAMP_S = 2.0
 _SPREAD_CATCH_UP_S = 0.005
 _UNKNOWN = Limited()
-
-
-class Words(NamedTuple):
-    """What a server said, and what is known of it without its words."""
-
-    message: str
-    bare: str
 
 
 class Allowance:
@@ -40,7 +32,7 @@ class Allowance:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
         self.slots = Slots()
-        self.said: Words | None = None
+        self.said: Message | None = None
         self.held_since = float("-inf")
         self._jitter = jitter or random.Random()
         self._held_until = float("-inf")
@@ -76,7 +68,7 @@ class Allowance:
     def _if_by_itself(self, model: str) -> Allowance | None:
         return self._by_model.get(model) if self._by_model else None
 
-    def said_of(self, model: str) -> Words | None:
+    def said_of(self, model: str) -> Message | None:
         """The server's words when it last refused what asks this model."""
         own = self._if_by_itself(model)
         return self.said if own is None else own.said or self.said
@@ -190,7 +182,7 @@ class Allowance:
         cost: Cost,
         retry_after_s: float | None,
         limited: Limited = _UNKNOWN,
-        said: Words | None = None,
+        said: Message | None = None,
         *,
         alone: bool = False,
     ) -> None:
@@ -329,7 +321,7 @@ class Pacer:
         retry_after_s: float | None,
         in_flight: int | None,
         limited: Limited = _UNKNOWN,
-        said: Words | None = None,
+        said: Message | None = None,
         *,
         alone: bool = False,
     ) -> None:

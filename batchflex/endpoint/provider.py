@@ -34,7 +34,7 @@ from ..config import (
     http_url,
     text_fault,
 )
-from ..core import Ending, EndpointError
+from ..core import Ending, EndpointError, Message
 from ..protocol import KEY_COMMAND, plain_word
 
 LOCAL = "local"
@@ -376,13 +376,13 @@ async def serving(
     section: EndpointSection,
     endpoint: Endpoint,
     say: Callable[[str], None] = lambda _: None,
-    gone: Callable[[str, str], None] = lambda *_: None,
+    gone: Callable[[Message], None] = lambda _: None,
 ) -> AsyncIterator[Endpoint]:
     """The endpoint, ready to be asked: starts the local model's server if it is that one, and ends it afterwards.
 
     A server that ends before that is started again, under the same address, and ``say`` is called with a sentence about it. One
-    that has not lived for a minute three times in a row is not: then ``gone`` is called with what happened and the end of the
-    server's log, and with what happened alone.
+    that has not lived for a minute three times in a row is not: then ``gone`` is called with what happened, which quotes the end
+    of the server's log.
 
     :raises EndpointError: if the server does not start.
     """
@@ -445,7 +445,7 @@ class _Server:
         self._port = urlsplit(address).port or 0
         return address
 
-    async def watch(self, say: Callable[[str], None], gone: Callable[[str, str], None]) -> None:
+    async def watch(self, say: Callable[[str], None], gone: Callable[[Message], None]) -> None:
         """Start it again when it ends. Runs until cancelled, or until it has called ``gone``."""
         ends = 0
         while self._process is not None:
@@ -455,14 +455,14 @@ class _Server:
             what = f"the local model's server {_end_of(self._process)}"
             if ends > _STARTS:
                 what = f"{what}, for the {ends}th time in a row within {_LIVED_S:g} s of its start"
-                gone(f"{what}\n{self._last_words()}".strip(), what)
+                gone(Message(f"{what}\n{self._last_words()}".strip(), what))
                 return
             say(f"{what}; it is started again")
             await self._process.aclose()
             try:
                 await self.start()
             except (EndpointError, OSError) as error:
-                gone(f"{what}, and cannot be started again: {error}", f"{what}, and cannot be started again")
+                gone(f"{what}, and cannot be started again" + Message(f": {error}", ""))
                 return
 
     async def stop(self) -> None:

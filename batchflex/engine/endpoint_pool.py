@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..config import local
-from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
+from ..core import AttemptError, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify
 from ..storage import RunState
@@ -32,12 +32,12 @@ class Member:
     """A job run, as those know it whom it shares endpoints with.
 
     ``models`` are those that its job names, if it names them all. ``tell`` takes what whoever watches should know, ``stop`` a
-    reason, a sentence, and the sentence without words of a server. ``on_return`` is called when an endpoint answers again, before
+    reason and a sentence. ``on_return`` is called when an endpoint answers again, before
     anything is sent to it. ``gate`` and ``prober`` are there while it asks.
     """
 
     run_state: RunState
-    stop: Callable[[StopReason, str, str], None]
+    stop: Callable[[StopReason, Message], None]
     tell: Tell
     models: frozenset[str] = frozenset()
     gate: Gate[EndpointState] | None = None
@@ -67,9 +67,9 @@ class EndpointPool:
         max_wait_s: float = float("inf"),
         max_outage_s: float | None = None,
     ) -> None:
-        # Why a model is asked nothing more of an endpoint, and of none, in words with and without those of the server.
-        self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
-        self._set_aside: dict[str, tuple[StopReason, str, str]] = {}
+        # Why a model is asked nothing more of an endpoint, and of none.
+        self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, Message]] = {}
+        self._set_aside: dict[str, tuple[StopReason, Message]] = {}
         self.any_disabled = False
         self._doubted: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
@@ -81,8 +81,8 @@ class EndpointPool:
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
         self.any_answered = False
-        self._given_up: list[tuple[str, str]] = []
-        self._last: tuple[StopReason, str, str] | None = None
+        self._given_up: list[Message] = []
+        self._last: tuple[StopReason, Message] | None = None
 
     def welcome(self, member: Member) -> None:
         """Tell a job run that comes what has been found out already."""
@@ -90,9 +90,7 @@ class EndpointPool:
             member.stop(*self._last)
         elif gone := member.models <= self._set_aside.keys() and self.unanswered(member.models):
             member.stop(*gone)
-        for words, bare in self._given_up:
-            member.run_state.given_up.append(words)
-            member.run_state.given_up_unquoted.append(bare)
+        member.run_state.given_up += self._given_up
 
     def others_than(self, state: EndpointState, model: str) -> bool:
         """Whether another endpoint may be asked for this model now."""
@@ -151,48 +149,45 @@ class EndpointPool:
         if fault.reason == "credit" and self._wait_for_credit:
             if _CREDIT not in state.pauses and not state.closed:
                 words = f"{self._name(state)}: the credit is spent; waiting for a top-up"
-                said, bare = (f"the credit is spent: {why}" for why in _whys(fault))
-                self._admission.pause(state, _CREDIT, said, bare)
+                self._admission.pause(state, _CREDIT, "the credit is spent: " + classify.why(fault))
                 self._tell(Event("paused", words, level="warning", facts=self._facts(state, _CREDIT, fault)))
                 self._tasks.start_soon(self._await_credit, state, request)
             return classify.deferred(fault)
-        words, bare = (
-            classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
-        )
+        message = classify.advice(fault, key_from=state.client.key_from)
         if fault.reason == "model":
-            words += others(state.endpoint.model or request.model, state.catalog)
-            self.disable(state, request.model, "model", fault, words, bare)
+            message += Message(others(state.endpoint.model or request.model, state.catalog), "")
+            self.disable(state, request.model, "model", fault, message)
             return fault
-        if self._give_up(state, fault, fault.reason, words, bare):
+        if self._give_up(state, fault, fault.reason, message):
             return fault
         return classify.deferred(fault)
 
     def disable(
-        self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
+        self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, message: Message
     ) -> None:
         """Send nothing more of this model to this endpoint, for a ``reason`` that would stop the run: which it does once no model
-        is left, or nothing else to ask. ``bare`` are the words without those of the server."""
+        is left, or nothing else to ask."""
         if state.closed or (state, model) in self._disabled:
             return
-        self._disabled[state, model] = reason, words, bare
+        self._disabled[state, model] = reason, message
         self.any_disabled = True
         if state.endpoint.model is not None:
-            self._give_up(state, fault, reason, words, bare)
+            self._give_up(state, fault, reason, message)
             return
         self._serve(state)
         self._set_aside_what_none_has()
         at, rest = self._at(state), []
         for member in list(self._members):
             if member.models and member.models <= self._set_aside.keys():
-                member.stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
+                member.stop(reason, at + message + BLAMELESS)
             else:
                 rest.append(member)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
-            words, bare = (f"{self._name(state)} is not used any more: {why}" for why in (words, bare))
+            message = f"{self._name(state)} is not used any more: " + message
         else:
             where = f" at {self._name(state)}" if len(self._states) > 1 else ""
-            words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note_given_up(rest, words, bare, self._facts(state, reason, fault))
+            message = _not_asked(model, message, where)
+        self._note_given_up(rest, message, self._facts(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
         """Have nothing sent there of models that are disabled, or may have to be."""
@@ -254,17 +249,15 @@ class EndpointPool:
                     of_model.had_at = asked_at
         return of_model.had_at <= failed_at
 
-    def unanswered(self, models: Collection[str]) -> tuple[StopReason, str, str] | None:
-        """Why rows of these models were not asked, if any of them is set aside: a reason to stop, in words with and without those
-        of the server."""
-        found = {model: told for model, told in self._set_aside.items() if model in models}
+    def unanswered(self, models: Collection[str]) -> tuple[StopReason, Message] | None:
+        """Why rows of these models were not asked, if any of them is set aside: a reason to stop."""
+        found = [(model, *why) for model, why in self._set_aside.items() if model in models]
         if not found:
             return None
-        reason, *_ = next(iter(found.values()))
-        words, bare = (
-            "; ".join(_not_asked(model, told[n]) for model, told in found.items()) + BLAMELESS for n in (1, 2)
-        )
-        return reason, words, bare
+        message = Message.of("")
+        for model, _, why in found:
+            message += ("; " if message.text else "") + _not_asked(model, why)
+        return found[0][1], message + BLAMELESS
 
     async def works(
         self,
@@ -304,11 +297,11 @@ class EndpointPool:
                         self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
-                        words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self._give_up(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                        message = classify.silence(fault, tried)
+                        self._give_up(state, fault, "endpoint", message, end=f"; {_TRY}{BLAMELESS}")
                     elif await self._answers_other(prober, state, request.model):
-                        words, bare = (f"it does not answer, and others do: {why}" for why in _whys(fault))
-                        self.disable(state, request.model, "endpoint", fault, words, bare)
+                        message = "it does not answer, and others do: " + classify.why(fault)
+                        self.disable(state, request.model, "endpoint", fault, message)
                     else:
                         self._is_down(state, fault, request)
                 except NotSent:
@@ -358,13 +351,12 @@ class EndpointPool:
                 else:
                     continue
                 said = allowance.said_of(state.endpoint.model or model)
-                words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
-                todo = "; run it again after that, or raise limits.max_wait"
-                words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
+                message = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
+                message += "; run it again after that, or raise limits.max_wait"
                 if allowance.asked_s(now) > self._max_wait_s:
-                    self._give_up(state, None, "quota", words, bare)
+                    self._give_up(state, None, "quota", message)
                 else:
-                    self.disable(state, model, "quota", None, words, bare)
+                    self.disable(state, model, "quota", None, message)
 
     def _heed_doubt(self, state: EndpointState) -> None:
         state.failing = state.outage.failing
@@ -372,10 +364,10 @@ class EndpointPool:
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
-        said, bare = (f"it {what}: {why}" for why in _whys(fault))
-        self._admission.pause(state, _OUTAGE, said, bare, self._max_outage_s)
-        words, bare = (f"{self._name(state)} {what} ({why}); waiting for it" for why in _whys(fault))
-        self._tell(Event("paused", words, bare, "warning", self._facts(state, _OUTAGE, fault)))
+        why = classify.why(fault)
+        self._admission.pause(state, _OUTAGE, f"it {what}: " + why, self._max_outage_s)
+        message = f"{self._name(state)} {what} (" + why + "); waiting for it"
+        self._tell(Event("paused", message.text, message.unquoted, "warning", self._facts(state, _OUTAGE, fault)))
         self._tasks.start_soon(self._await_recovery, state, like)
 
     async def _await_recovery(self, state: EndpointState, like: Request) -> None:
@@ -405,10 +397,8 @@ class EndpointPool:
                 self._admission.resume(state, _OUTAGE)
                 return
             if state.outage.too_long(time.monotonic()):
-                words, bare = (
-                    f"the endpoint has not answered for {lasted} (limits.max_outage): {why}" for why in _whys(fault)
-                )
-                self._give_up(state, fault, "endpoint", words, bare)
+                message = f"the endpoint has not answered for {lasted} (limits.max_outage): " + classify.why(fault)
+                self._give_up(state, fault, "endpoint", message)
                 return
 
     async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
@@ -455,30 +445,27 @@ class EndpointPool:
         state: EndpointState,
         fault: AttemptError | None,
         reason: StopReason,
-        words: str,
-        bare: str,
+        message: Message,
         end: str = BLAMELESS,
     ) -> bool:
-        """Use this endpoint no more. True: it was the last, and the run stops. ``bare`` is without the server's words."""
+        """Use this endpoint no more. True: it was the last, and the run stops."""
         if state.closed:
             return self._last is not None
         if self._admission.close_endpoint(state):
-            words, bare = (f"{self._name(state)} is not used any more: {brief}" for brief in (words, bare))
-            self._note_given_up(self._members, words, bare, self._facts(state, reason, fault))
+            message = f"{self._name(state)} is not used any more: " + message
+            self._note_given_up(self._members, message, self._facts(state, reason, fault))
             self._set_aside_what_none_has()
             return False
-        at = self._at(state)
-        self._last = reason, f"{at}{words}{end}", f"{at}{bare}{end}"
+        self._last = reason, self._at(state) + message + end
         for member in list(self._members):
             member.stop(*self._last)
         return True
 
-    def _note_given_up(self, members: Sequence[Member], words: str, bare: str, facts: dict[str, object]) -> None:
-        self._given_up.append((words, bare))
+    def _note_given_up(self, members: Sequence[Member], message: Message, facts: dict[str, object]) -> None:
+        self._given_up.append(message)
         for member in members:
-            member.run_state.given_up.append(words)
-            member.run_state.given_up_unquoted.append(bare)
-            member.tell(Event("given_up", words, bare, "warning", facts))
+            member.run_state.given_up.append(message)
+            member.tell(Event("given_up", message.text, message.unquoted, "warning", facts))
 
     def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
         return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else classify.facts(fault))}
@@ -499,13 +486,8 @@ async def _while(holds: Callable[[], bool]) -> None:
         await anyio.sleep(_MOMENT_S)
 
 
-def _not_asked(model: str, why: object, where: str = "") -> str:
-    return f"the model {model!r} is not asked any more{where}: {why}"
-
-
-def _whys(fault: AttemptError) -> tuple[str, str]:
-    """What went wrong: with the server's words, and without."""
-    return fault.message, classify.unquoted(fault)
+def _not_asked(model: str, why: Message, where: str = "") -> Message:
+    return f"the model {model!r} is not asked any more{where}: " + why
 
 
 def _means_down(fault: AttemptError | None) -> TypeGuard[Transient]:

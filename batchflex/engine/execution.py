@@ -20,6 +20,7 @@ from ..core import (
     Event,
     FolderError,
     InputError,
+    Message,
     StopReason,
     StorageError,
     Teller,
@@ -146,8 +147,8 @@ class Execution:
                 fault = sole_fault(error)
                 if fault is not None:
                     self.run_state.refused_with = fault.exit_code
-                unquoted = type(error).__name__ if fault is None else None
-                self.stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
+                kind = type(error).__name__
+                self.stop("error", Message(f"{kind}: {error}", kind) if fault is None else str(fault))
                 self._conclude()
                 raise
             self._tell_of_substitutes()
@@ -296,15 +297,14 @@ class Execution:
         if self._gate is not None:
             self._gate.release()
 
-    def stop(self, reason: StopReason, message: str = "", unquoted: str | None = None) -> None:
-        """Admit nothing more, and let what is in flight finish within the grace. ``unquoted`` is the message without words of a
-        server, if it has any."""
+    def stop(self, reason: StopReason, message: Message | str) -> None:
+        """Admit nothing more, and let what is in flight finish within the grace."""
         run_state = self.run_state
         if run_state.stopped_by is not None:
             return
         run_state.stopped_by = reason
-        run_state.message = message or None
-        run_state.message_unquoted = guarded(message if unquoted is None else unquoted) or None
+        message = Message.of(message)
+        run_state.message = message = Message(message.text, guarded(message.unquoted))
         if reason in VOIDING:
             self._void_failures()
         self._queue.stop()
@@ -316,10 +316,10 @@ class Execution:
             grace_s = max(grace_s, self._deadline.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
-        message, bare = (f"stopping ({reason}): {words}" for words in (message, run_state.message_unquoted))
+        message = f"stopping ({reason}): " + message
         is_awaited = reason == "signal" and (in_flight > 0 or self._makes_table)
         if is_awaited:
-            message = bare = (
+            message = Message.of(
                 _AWAITED_TABLE
                 if self._makes_table
                 else (
@@ -328,7 +328,7 @@ class Execution:
                 )
             )
         facts = {"stopped_by": reason, "in_flight": in_flight}
-        self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
+        self._teller.tell(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
 
     def _void_failures(self) -> None:
         """What has failed in this run proves nothing against the rows."""
@@ -357,8 +357,7 @@ class Execution:
         else:
             what = f"{lost:,} in flight were not waited for; they may be charged for, and will be asked again"
         if lost or self._makes_table:
-            message = f"{self.run_state.message}, twice: {what}"
-            self.run_state.message = self.run_state.message_unquoted = message
+            self.run_state.message = Message.of(f"{self.run_state.message}, twice: {what}")
         self._scope.cancel()
 
     # ---------------------------------------------------------------------------------------------------- the table

@@ -227,8 +227,5 @@ class Verdicts:
     def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Whatever this model is asked is refused there: ask it elsewhere, or other models, or stop."""
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
-        words, bare = (
-            f"{_ALIKE}{which}: {why} (HTTP {fault.http_status}); {_MEND}"
-            for why in (fault.message, classify.unquoted(fault))
-        )
-        self._pool.disable(state, model, "failures", fault, words, bare)
+        message = f"{_ALIKE}{which}: " + classify.why(fault) + f" (HTTP {fault.http_status}); {_MEND}"
+        self._pool.disable(state, model, "failures", fault, message)

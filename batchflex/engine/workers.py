@@ -16,6 +16,7 @@ from ..core import (
     Event,
     FormatFallback,
     KeyReplaced,
+    Message,
     Outcome,
     Proof,
     RateLimited,
@@ -60,9 +61,9 @@ def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
 class Workers:
     """Asks until the feed ends or the run is stopped; every final outcome goes to the writer before its slot is free.
 
-    ``stop`` is called with a reason and a sentence, and perhaps that without words of a server, when the run must end; it
-    closes the gate and the feed. ``tell`` is told of what fails. ``models`` are those that the job names: where an endpoint
-    refuses whatever one of them is asked, the others are still asked.
+    ``stop`` is called with a reason and a sentence when the run must end; it closes the gate and the feed. ``tell`` is told of
+    what fails. ``models`` are those that the job names: where an endpoint refuses whatever one of them is asked, the others are
+    still asked.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Workers:
         outcome_writer: OutcomeWriter,
         failures: Failures,
         run_state: RunState,
-        stop: Callable[[StopReason, str, str | None], None],
+        stop: Callable[[StopReason, Message | str], None],
         tell: Tell,
         reasks: reask.Policy,
         prices: Prices,
@@ -327,11 +328,7 @@ class Workers:
         instead = state.quirks.refused(row.request, sent_as, fault)
         if instead is None:
             todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
-            words, bare = (
-                f"{name} refuses the response_format{why}; {todo}{BLAMELESS}"
-                for why in (f": {fault.message}", f" ({classify.unquoted(fault)})")
-            )
-            self._stop("format", words, bare)
+            self._stop("format", f"{name} refuses the response_format" + classify.told(fault) + f"; {todo}{BLAMELESS}")
             raise _Halted
         if instead != was:
             how = "response_format json_object" if instead == "json_object" else "words alone"
@@ -404,9 +401,9 @@ class Workers:
         """The first failure that a rule applies to says which: for whoever looks into how failures are read."""
         if fault.rule is not None and fault.rule not in self._rules:
             self._rules.add(fault.rule)
-            bare = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
-            words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
-            self._tell(Event(RULE, words, bare, facts=classify.facts(fault)))
+            words = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
+            said = "" if fault.http_status is None else f": {fault.message}"
+            self._tell(Event(RULE, words + said, words, facts=classify.facts(fault)))
 
     def _tell_of_trouble(self, row: Asked, state: EndpointState, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True
@@ -416,9 +413,9 @@ class Workers:
             "attempts": row.tries.sent,
             **classify.facts(fault),
         }
-        words, bare = (f"trying again after a failure: {why}" for why in (fault.message, classify.unquoted(fault)))
-        where = f"{bare} (row {row.planned.id}){ident(fault.request_id)}"
-        self._tell(Event("retrying", words, where, "warning", facts, shown=is_first))
+        words = "trying again after a failure: " + classify.why(fault)
+        logged = f"{words.unquoted} (row {row.planned.id}){ident(fault.request_id)}"
+        self._tell(Event("retrying", words.text, logged, "warning", facts, shown=is_first))
 
     async def _give_up(self, row: Asked, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
@@ -474,20 +471,18 @@ class Workers:
                 self._outcome_writer.keep(made)
         except StorageError as error:
             self._run_state.unstored += 1
-            self._stop("disk", str(error), None)
+            self._stop("disk", str(error))
             return
         if not final:
             self._run_state.add_unfit(made, request.stands)
         else:
             self._run_state.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
-                self._stop(
-                    "failures", *(f"{words}; {_LET_FAIL}{BLAMELESS}" for words in (useless, self._failures.unquoted))
-                )
+                self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:
                 self._tell_of_row(made, request)
         if self._outcome_writer.full:
-            self._stop("disk", "the disk is full: free some space", None)
+            self._stop("disk", "the disk is full: free some space")
 
     def _tell_of_row(self, made: Outcome, request: Request) -> None:
         facts = {
@@ -499,9 +494,10 @@ class Workers:
         heads = {"failed": f"row {made.id} failed", "empty": f"the answer of row {made.id} is empty"}
         head = heads.get(made.status, f"the answer of row {made.id} does not fit")
         known_as = ident(made.request_id)
-        bare = f"{head}: {unquoted(made)}{known_as}" if is_failed else f"{head}{known_as}"
-        words = f"{head}: {made.error_message}{known_as}"
-        self._tell(Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body))
+        words = head + Message(f": {made.error_message}", f": {unquoted(made)}" if is_failed else "") + known_as
+        self._tell(
+            Event("row_failed", words.text, words.unquoted, "warning", named(facts), shown=False, request=request.body)
+        )
 
     def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> record.Effort:
         name, model = (row.state.endpoint.name, row.state.endpoint.model) if row.state else (None, None)

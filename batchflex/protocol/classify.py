@@ -18,6 +18,7 @@ from ..core import (  # fmt: skip
     Deferred,
     Filtered,
     KeyReplaced,
+    Message,
     NotReady,
     RateLimited,
     RowFault,
@@ -346,13 +347,22 @@ _ADVICE: dict[StopReason, tuple[str, str]] = {
 }
 
 
-def silence(fault: AttemptError, tried: int, *, quoting: bool) -> str:
+def silence(fault: AttemptError, tried: int) -> Message:
     """A sentence on an endpoint of which nothing whole has come: after ``tried`` attempts at one row it failed likewise to answer
-    a request for one token. Without ``quoting`` it has none of the server's words."""
+    a request for one token."""
     begins = fault.http_status is not None and 200 <= fault.http_status < 300
     what = "gives no whole answer" if begins else "does not answer"
-    why = fault.message if quoting else unquoted(fault)
-    return f"the endpoint {what}: {why} (after {tried} attempts at one row)"
+    return f"the endpoint {what}: " + why(fault) + f" (after {tried} attempts at one row)"
+
+
+def why(fault: AttemptError) -> Message:
+    """What went wrong, in the server's words where it said any."""
+    return Message(fault.message, unquoted(fault))
+
+
+def told(fault: AttemptError, more: str = "") -> Message:
+    """As :func:`why`, to follow what was made of it: in the server's words after a colon, else in brackets."""
+    return Message(f": {fault.message}{more}", f" ({unquoted(fault)})")
 
 
 def unquoted(fault: AttemptError) -> str:
@@ -366,13 +376,12 @@ def facts(fault: AttemptError) -> dict[str, Any]:
     return named({name: getattr(fault, name) for name in names})
 
 
-def advice(fault: RunFault, *, key_from: str | None, quoting: bool = True) -> str:
-    """A sentence for whoever runs the job. ``key_from`` is where the key came from, ``None`` if none was sent. Without
-    ``quoting`` it has none of the server's words."""
+def advice(fault: RunFault, *, key_from: str | None) -> Message:
+    """A sentence for whoever runs the job. ``key_from`` is where the key came from, ``None`` if none was sent."""
     if fault.error_type == "api_key_command":
-        return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
+        return Message(fault.message, _NO_KEY) + "; run that command by hand to see why"
     if fault.error_type == PROXY:
-        return fault.message
+        return Message.of(fault.message)
     head, todo = _ADVICE[fault.reason]
     if (fault.rule or "").startswith("model_denied"):
         head = "the endpoint does not let this key use the model"
@@ -381,12 +390,9 @@ def advice(fault: RunFault, *, key_from: str | None, quoting: bool = True) -> st
         is_printed = key_from == KEY_COMMAND
         todo = f"the key came from {key_from}: {'see that it prints a valid key' if is_printed else 'set a valid key there'}"
     elif fault.reason == "key":
-        head, todo = (
-            "the endpoint wants a key, and none was sent",
-            "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",
-        )
-    said = f": {fault.message} (HTTP {fault.http_status})" if quoting else f" ({unquoted(fault)})"
-    return f"{head.format(fault.what)}{said}; {todo}"
+        head = "the endpoint wants a key, and none was sent"
+        todo = "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env"
+    return head.format(fault.what) + told(fault, f" (HTTP {fault.http_status})") + f"; {todo}"
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:
@@ -418,8 +424,8 @@ def error_of_choice(error: Any, status: int, now: float) -> AttemptError | None:
 
 def _inside(error: Any, raw: bytes, status: int, now: float) -> AttemptError:
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
-    told = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
-    fault = http_fault(told, {}, raw, now)
+    means = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
+    fault = http_fault(means, {}, raw, now)
     fault.http_status = status
     fault.billed = True  # it had begun to answer
     return fault
