@@ -31,9 +31,9 @@ MODULES = sorted(
 PURE = {
     "core": "cell_values events format message redact types",
     "protocol": (
-        "chat chat_export chat_message chat_route chat_stream classify event_stream failure_proof failure_rules "
-        "finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models rate_limit_headers reask "
-        "response_headers route routes"
+        "chat chat_export chat_message chat_route chat_stream classify error_body event_stream failure_proof failure_rules "
+        "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "
+        "rate_limit_headers reask response_headers route routes"
     ),
     "config": (
         "dated_path diff durations notify_sections path_variables pricing run_outcomes schema_checks "

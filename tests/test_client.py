@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Usage
-from batchflex.protocol import chat, classify
+from batchflex.protocol import chat, classify, error_body
 from batchflex.protocol.chat_message import usage
 from batchflex.protocol.chat_stream import Stream
 from batchflex.protocol.loose_json import decode
@@ -112,12 +112,12 @@ def test_a_redirect_is_named_and_a_long_body_is_cut() -> None:
 )
 def test_how_long_to_wait(headers: dict[str, str], wait: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert classify.retry_after(httpx.Headers(headers), NOW) == wait
+    assert error_body.retry_after(httpx.Headers(headers), NOW) == wait
 
 
 @given(st.text(max_size=60))
 def test_any_retry_after_is_survived(text: str) -> None:
-    wait = classify.retry_after({"retry-after": text, "retry-after-ms": text}, NOW)
+    wait = error_body.retry_after({"retry-after": text, "retry-after-ms": text}, NOW)
     assert wait is None or 0 <= wait < float("inf")
 
 
@@ -145,7 +145,7 @@ def test_any_retry_after_is_survived(text: str) -> None:
     ],
 )
 def test_an_error_is_described(body: bytes, told: tuple[str, str | None, str | None]) -> None:
-    assert classify.describe(body) == told
+    assert error_body.describe(body) == told
 
 
 @pytest.mark.parametrize(

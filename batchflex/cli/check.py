@@ -21,7 +21,7 @@ from ..endpoint import (
     resolve,
     serving,
 )
-from ..protocol import Told, classify
+from ..protocol import Told, failure_text
 from ..storage import priced_by, record
 
 _QUESTION = "Reply with the word ok."
@@ -65,7 +65,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             code = f" (HTTP {error.http_status})" if error.http_status else ""
             words = error.message + code
             if isinstance(error, RunFault):
-                words = classify.advice(error, key_from=client.key_from).text
+                words = failure_text.advice(error, key_from=client.key_from).text
             lines.append(f"failed    {words}{_wait(error, job)}")
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")

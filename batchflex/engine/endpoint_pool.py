@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from ..config import local
 from ..core import AttemptError, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
-from ..protocol import BLAMELESS, are_alike, classify
+from ..protocol import BLAMELESS, are_alike, classify, failure_text
 from ..storage import RunState
 from .admission import Admission
 from .endpoint_state import EndpointState
@@ -149,11 +149,11 @@ class EndpointPool:
         if fault.reason == "credit" and self._wait_for_credit:
             if _CREDIT not in state.pauses and not state.closed:
                 words = f"{self._name(state)}: the credit is spent; waiting for a top-up"
-                self._admission.pause(state, _CREDIT, "the credit is spent: " + classify.why(fault))
+                self._admission.pause(state, _CREDIT, "the credit is spent: " + failure_text.why(fault))
                 self._tell(Event("paused", words, level="warning", facts=self._facts(state, _CREDIT, fault)))
                 self._tasks.start_soon(self._await_credit, state, request)
             return classify.deferred(fault)
-        message = classify.advice(fault, key_from=state.client.key_from)
+        message = failure_text.advice(fault, key_from=state.client.key_from)
         if fault.reason == "model":
             message += Message(others(state.endpoint.model or request.model, state.catalog), "")
             self.disable(state, request.model, "model", fault, message)
@@ -297,10 +297,10 @@ class EndpointPool:
                         self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
-                        message = classify.silence(fault, tried)
+                        message = failure_text.silence(fault, tried)
                         self._give_up(state, fault, "endpoint", message, end=f"; {_TRY}{BLAMELESS}")
                     elif await self._answers_other(prober, state, request.model):
-                        message = "it does not answer, and others do: " + classify.why(fault)
+                        message = "it does not answer, and others do: " + failure_text.why(fault)
                         self.disable(state, request.model, "endpoint", fault, message)
                     else:
                         self._is_down(state, fault, request)
@@ -364,7 +364,7 @@ class EndpointPool:
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
-        why = classify.why(fault)
+        why = failure_text.why(fault)
         self._admission.pause(state, _OUTAGE, f"it {what}: " + why, self._max_outage_s)
         message = f"{self._name(state)} {what} (" + why + "); waiting for it"
         self._tell(Event("paused", message.text, message.unquoted, "warning", self._facts(state, _OUTAGE, fault)))
@@ -397,7 +397,7 @@ class EndpointPool:
                 self._admission.resume(state, _OUTAGE)
                 return
             if state.outage.too_long(time.monotonic()):
-                message = f"the endpoint has not answered for {lasted} (limits.max_outage): " + classify.why(fault)
+                message = f"the endpoint has not answered for {lasted} (limits.max_outage): " + failure_text.why(fault)
                 self._give_up(state, fault, "endpoint", message)
                 return
 
@@ -468,7 +468,7 @@ class EndpointPool:
             member.tell(Event("given_up", message.text, message.unquoted, "warning", facts))
 
     def _facts(self, state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
-        return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else classify.facts(fault))}
+        return {"endpoint": self._name(state), "reason": reason, **({} if fault is None else failure_text.facts(fault))}
 
     def _name(self, state: EndpointState) -> str:
         return state.endpoint.name

@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 
 from ..core import AttemptError, Outcome, Request, RunFault, Transient
 from ..endpoint import Cost, Tries
-from ..protocol import classify
+from ..protocol import failure_text
 from ..storage import RunState
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
@@ -227,5 +227,5 @@ class Verdicts:
     def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Whatever this model is asked is refused there: ask it elsewhere, or other models, or stop."""
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
-        message = f"{_ALIKE}{which}: " + classify.why(fault) + f" (HTTP {fault.http_status}); {_MEND}"
+        message = f"{_ALIKE}{which}: " + failure_text.why(fault) + f" (HTTP {fault.http_status}); {_MEND}"
         self._pool.disable(state, model, "failures", fault, message)

@@ -32,7 +32,7 @@ from ..core import (
     unquoted,
 )
 from ..endpoint import Prices, retry_policy
-from ..protocol import BLAMELESS, can_be_void, classify, reask
+from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, RunState, record
 from .accounting import Accounting
 from .budget import Budget
@@ -328,7 +328,9 @@ class Workers:
         instead = state.quirks.refused(row.request, sent_as, fault)
         if instead is None:
             todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
-            self._stop("format", f"{name} refuses the response_format" + classify.told(fault) + f"; {todo}{BLAMELESS}")
+            self._stop(
+                "format", f"{name} refuses the response_format" + failure_text.appended(fault) + f"; {todo}{BLAMELESS}"
+            )
             raise _Halted
         if instead != was:
             how = "response_format json_object" if instead == "json_object" else "words alone"
@@ -401,9 +403,9 @@ class Workers:
         """The first failure that a rule applies to says which: for whoever looks into how failures are read."""
         if fault.rule is not None and fault.rule not in self._rules:
             self._rules.add(fault.rule)
-            words = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
+            words = f"read by the rule {fault.rule}: {failure_text.unquoted(fault)}"
             said = "" if fault.http_status is None else f": {fault.message}"
-            self._tell(Event(RULE, words + said, words, facts=classify.facts(fault)))
+            self._tell(Event(RULE, words + said, words, facts=failure_text.facts(fault)))
 
     def _tell_of_trouble(self, row: Asked, state: EndpointState, fault: Transient) -> None:
         is_first, self._troubled = not self._troubled, True
@@ -411,9 +413,9 @@ class Workers:
             "id": row.planned.id,
             "endpoint": state.endpoint.name,
             "attempts": row.tries.sent,
-            **classify.facts(fault),
+            **failure_text.facts(fault),
         }
-        words = "trying again after a failure: " + classify.why(fault)
+        words = "trying again after a failure: " + failure_text.why(fault)
         logged = f"{words.unquoted} (row {row.planned.id}){ident(fault.request_id)}"
         self._tell(Event("retrying", words.text, logged, "warning", facts, shown=is_first))
 

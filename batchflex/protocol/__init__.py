@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from . import (
         classify as classify,
         failure_proof as failure_proof,
+        failure_text as failure_text,
         json_answers as json_answers,
         openai_batch as openai_batch,
         pydantic_models as pydantic_models,
@@ -52,6 +53,7 @@ __all__, __getattr__, __dir__ = exports(
         "event_stream": ["Events"],
         "finish_reasons": ["plain_word"],
         "response_headers": [],
+        "failure_text": [],
         "json_answers": ["Shapes", "asked_format", "schema_of"],
         "json_values": ["HALF", "halves_in", "unsayable"],
         "parameters": ["TRANSPORT", "model_of"],
@@ -64,6 +66,7 @@ __all__, __getattr__, __dir__ = exports(
     modules=[
         "openai_batch",
         "failure_proof",
+        "failure_text",
         "classify",
         "response_headers",
         "json_answers",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..core import Answer, AttemptError, Ending, Usage
-from . import classify
+from . import classify, error_body
 from .chat_message import calls_of, content_of, not_read, unknown_text, usage
 from .chat_stream import Stream, heed_errors
 from .event_stream import are_events
@@ -142,7 +142,7 @@ def of_object(data: dict[str, Any] | None, raw: bytes, receipt: Receipt) -> Answ
     """
     status = receipt.http_status
     if data is None:
-        raise classify.cut_short(f"the answer is not a JSON object: {classify.describe(raw)[0]}", raw, status)
+        raise classify.cut_short(f"the answer is not a JSON object: {error_body.describe(raw)[0]}", raw, status)
     heed_errors(data, raw, status)
     found = read(data, raw, receipt)
     if found is None:
