@@ -42,8 +42,8 @@ PURE = {
     "storage": "carried_columns parsed_columns record row_mapping substitutes",
     "plan": "planner prefix_order template",
     "endpoint": (
-        "circuit_breaker concurrency_limit cost learned_quota model_list pacer price_list queue_metrics "
-        "quirks quota retry_policy"
+        "circuit_breaker concurrency_limit content_length cost header_limit key_slots model_list pacer price_list "
+        "queue_metrics quirks quota quota_window refusal_limit retry_policy"
     ),
     "results": "splitting",
     "scoring": "comparison extract ledger spending stats summary",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .client import Client as Client
     from .concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from .cost import Cost as Cost
+    from .local_model import serving as serving
     from .model_list import (
         Catalog as Catalog,
         Contexts as Contexts,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         Endpoint as Endpoint,
         default_model as default_model,
         resolve as resolve,
-        serving as serving,
         variables as variables,
     )
     from .quirks import Fallback as Fallback, Quirks as Quirks
@@ -47,11 +47,12 @@ __all__, __getattr__, __dir__ = exports(
         "client": ["Client"],
         "concurrency_limit": ["ConcurrencyLimit"],
         "cost": ["Cost"],
+        "local_model": ["serving"],
         "model_list": ["Catalog", "Contexts", "LongPrompts", "ModelInfo", "TooLong", "others"],
         "model_list_cache": ["known"],
         "pacer": ["Allowance", "Pacer"],
         "price_list": ["Prices"],
-        "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "serving", "variables"],
+        "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "variables"],
         "queue_metrics": [],
         "quirks": ["Fallback", "Quirks"],
         "retry_policy": ["Tries"],

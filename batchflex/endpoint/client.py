@@ -27,7 +27,8 @@ from ..protocol import (
     shares,
 )
 from . import http1, model_list, transport
-from .connection import Alarm, AnswerTooLarge, Header
+from .alarm import Alarm
+from .connection import AnswerTooLarge, Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
 from .provider import Endpoint, Secret

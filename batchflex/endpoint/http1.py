@@ -28,7 +28,8 @@ from typing import NamedTuple
 import aiohappyeyeballs
 import httpx
 
-from .connection import ANSWER_BYTES, Connection, Header, MetClose, within, words
+from .alarm import within
+from .connection import ANSWER_BYTES, Connection, Header, MetClose, words
 
 _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connection
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered

@@ -10,9 +10,10 @@ import random
 
 from ..core import Message, Usage
 from ..protocol import Limited, Told
-from .concurrency_limit import ConcurrencyLimit, Slots
+from .concurrency_limit import ConcurrencyLimit
 from .cost import Cost, TokenEstimate
-from .learned_quota import ByModel
+from .header_limit import ByModel
+from .key_slots import KeySlots
 from .quota import Quota
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
@@ -31,7 +32,7 @@ class Allowance:
     def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
-        self.slots = Slots()
+        self.slots = KeySlots()
         self.said: Message | None = None
         self.held_since = float("-inf")
         self._jitter = jitter or random.Random()

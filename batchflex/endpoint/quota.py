@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..protocol import Level
-from .learned_quota import HeaderLimit, RefusalLimit
+from .header_limit import HeaderLimit
+from .refusal_limit import RefusalLimit
 
 _CATCH_UP_S = 0.25
 _WINDOW_S = 60.0
