@@ -12,7 +12,7 @@ import anyio
 import httpx
 import msgspec
 
-from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, Usage, __version__
+from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, __version__
 from ..protocol import (
     CHAT,
     Events,
@@ -24,17 +24,17 @@ from ..protocol import (
     model_of,
     rate_limit_headers,
     response_headers,
-    shares,
 )
 from . import http1, model_list, transport
-from .alarm import Alarm
-from .connection import AnswerTooLarge, Header
+from .answer_timeout import AnswerTimeout
+from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
 from .provider import Endpoint, Secret
+from .transport_faults import fault_of
 
 T = TypeVar("T")
-Heard = Callable[[Told], None]
+OnLimits = Callable[[Told], None]
 _encode = msgspec.json.Encoder().encode
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
@@ -100,24 +100,26 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(self, request: Request, heard: Heard | None = None, *, streamed: bool | None = None) -> Answer:
+    async def attempt(
+        self, request: Request, on_limits: OnLimits | None = None, *, streamed: bool | None = None
+    ) -> Answer:
         """As :meth:`send`, for one chat completion."""
-        (answer,) = await self.send(CHAT, (request,), heard, streamed=streamed)
+        (answer,) = await self.send(CHAT, (request,), on_limits, streamed=streamed)
         return answer
 
     async def send(
         self,
         route: Route,
         rows: Sequence[Request],
-        heard: Heard | None = None,
+        on_limits: OnLimits | None = None,
         *,
         streamed: bool | None = None,
     ) -> list[Answer]:
-        """Send one request for these rows, once, and return the complete answer to each. ``heard`` is called with what the
+        """Send one request for these rows, once, and return the complete answer to each. ``on_limits`` is called with what the
         headers say of rate limits. Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
-        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
+        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings times out too.
 
         :raises AttemptError: of the kind that :mod:`batchflex.protocol.classify` gives to what happened: for all of the rows.
         """
@@ -130,45 +132,19 @@ class Client:
             if self._endpoint.model is not None:
                 body = _renamed(body, self._endpoint.model)
             if self._keys is None and not streamed:
-                return await self._whole(route, body, rows, heard)
+                return await self._whole(route, body, rows, on_limits)
             send = self._streamed if streamed else self._whole
-            return await self._with_key(lambda: send(route, body, rows, heard))
+            return await self._with_key(lambda: send(route, body, rows, on_limits))
         except AttemptError as error:
             raise self._redacted(self._hinted(error, route, body)) from None
         except TimeoutError as error:
             fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
             raise self._named(fault, error) from None
         except httpx.RequestError as error:
-            raise self._named(self._redacted(self._fault_of(error)), error) from None
+            raise self._named(self._redacted(self._fault(error)), error) from None
 
-    def _fault_of(self, error: httpx.RequestError) -> AttemptError:
-        """What a failure of the transport means."""
-        if isinstance(error, AnswerTooLarge):
-            words = f"the answer has more than {self._endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
-            return classify.too_large(words, error.status)
-        if isinstance(error, httpx.ConnectTimeout):
-            return classify.unreachable(
-                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
-            )
-        if isinstance(error, httpx.ConnectError):
-            through = "" if self._proxy is None else f" through {self._proxy}"
-            return classify.unreachable(f"cannot connect{through}: {_words(error)}")
-        if isinstance(error, httpx.ProxyError):
-            return self._proxy_fault(_words(error))
-        return classify.cut_short(_words(error))
-
-    def _proxy_fault(self, words: str) -> AttemptError:
-        """A proxy did not connect to the endpoint; ``words`` begin with the status that it gave, if it gave one."""
-        proxy = self._proxy or "the proxy"
-        status = int(words[:3]) if words[:3].isdigit() else None
-        if status == 407:
-            return classify.proxy_refuses(f"{proxy} wants another user or password (HTTP 407): correct them there", 407)
-        if status is not None and status < 500 and status not in (408, 425, 429):
-            return classify.proxy_refuses(
-                f"{proxy} does not connect to {self._url.host} (HTTP {words}): name another, or the host in NO_PROXY",
-                status,
-            )
-        return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
+    def _fault(self, error: httpx.RequestError) -> AttemptError:
+        return fault_of(error, self._endpoint, self._url.host, self._proxy)
 
     def _at(self, path: str) -> httpx.URL:
         query = {name: value.reveal() for name, value in self._endpoint.query}
@@ -246,7 +222,7 @@ class Client:
             where = f"{self._endpoint.base_url}/models"
             raise classify.timed_out(f"{where} did not answer within {_MODELS_S:g} s") from None
         except httpx.RequestError as error:
-            raise self._fault_of(error) from None
+            raise self._fault(error) from None
         if response.status_code in (401, 403) or response.status_code >= 500:
             raise classify.http_fault(response.status_code, response.headers, raw, time.time())
         return response, raw
@@ -264,11 +240,13 @@ class Client:
             return None
         return raw.decode(errors="replace") if response.status_code == 200 else None
 
-    async def _send(self, method: str, url: httpx.URL, body: bytes, heard: Heard | None = None) -> httpx.Response:
+    async def _send(
+        self, method: str, url: httpx.URL, body: bytes, on_limits: OnLimits | None = None
+    ) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._respond(request)
-        if heard is not None and response_headers.glance(response.headers.raw).tells_limits:
-            _tell(heard, response.headers)
+        if on_limits is not None and response_headers.glance(response.headers.raw).tells_limits:
+            _report(on_limits, response.headers)
         return response
 
     async def _respond(self, request: httpx.Request) -> httpx.Response:
@@ -290,13 +268,15 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, route: Route, body: bytes, rows: Sequence[Request], heard: Heard | None) -> list[Answer]:
+    async def _whole(
+        self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
+    ) -> list[Answer]:
         began = time.perf_counter()
         if self._direct is None:
-            with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
-                response = await self._send("POST", self._target(route).url, body, heard)
+            with AnswerTimeout(self._endpoint.timeout_s, self._endpoint.timeout_s) as timeout:
+                response = await self._send("POST", self._target(route).url, body, on_limits)
                 raw = await self._body(response)
-            if patience.is_over:
+            if timeout.is_over:
                 raise TimeoutError
             seen = self._seen(response.headers.raw)
             receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
@@ -308,8 +288,8 @@ class Client:
             most_bytes=self._most_bytes,
         )  # fmt: skip
         seen = self._seen(headers) if self._hides else response_headers.glance(headers)
-        if seen.tells_limits and heard is not None:
-            _tell(heard, httpx.Headers(headers))
+        if seen.tells_limits and on_limits is not None:
+            _report(on_limits, httpx.Headers(headers))
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
         return self._read(route, self._clean(raw), headers, rows, receipt, seen.gateway)
 
@@ -330,21 +310,23 @@ class Client:
             if stream is not None:
                 raw = self._clean(stream.whole())
             answers = route.answers(raw, rows, receipt, self._endpoint.finish_reasons)
-            return answers if gateway is response_headers.NO_GATEWAY else _as_told(answers, gateway)
+            return answers if gateway is response_headers.NO_GATEWAY else response_headers.credited(answers, gateway)
         except AttemptError as fault:
             fault.request_id = receipt.request_id
-            fault.usage = _spent(route.usage_of(raw) if stream is None else stream.usage, gateway)
+            fault.usage = response_headers.spent(route.usage_of(raw) if stream is None else stream.usage, gateway)
             raise
 
-    async def _streamed(self, route: Route, body: bytes, rows: Sequence[Request], heard: Heard | None) -> list[Answer]:
+    async def _streamed(
+        self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
+    ) -> list[Answer]:
         began = time.perf_counter()
         first: float | None = None
         status, seen = 200, response_headers.Glance(None, False)
         stream, events = route.stream(status), Events()
-        patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
+        timeout = AnswerTimeout(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
-            with patience:
-                response = await self._send("POST", self._target(route).url, body, heard)
+            with timeout:
+                response = await self._send("POST", self._target(route).url, body, on_limits)
                 seen = self._seen(response.headers.raw)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
@@ -354,25 +336,25 @@ class Client:
                 stream = route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
-                        patience.heard(piece)
+                        timeout.received(piece)
                         for name, event in events.feed(piece):
                             # One that brings nothing of the answer is a sign of life at most, as a comment is.
                             if stream.take(name, self._clean(event)):
-                                patience.progressed()
+                                timeout.progressed()
                                 first = first or time.perf_counter()
                             if stream.done or stream.finish_reason is not None:
-                                patience.at_most(_END_S if stream.done else _USAGE_S)
+                                timeout.at_most(_END_S if stream.done else _USAGE_S)
             if not stream.is_complete:
                 raise (
-                    classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
-                    if patience.is_over
+                    classify.timed_out(f"nothing more of the answer within {timeout.idle_s:g} s")
+                    if timeout.is_over
                     else classify.cut_short("the stream ended before the answer was complete", status=status)
                 )
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
                 vars(error)["request_id"] = seen.request_id
-                vars(error).setdefault("usage", _spent(stream.usage, seen.gateway))
+                vars(error).setdefault("usage", response_headers.spent(stream.usage, seen.gateway))
                 raise
         ttft_s = None if first is None else first - began
         receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
@@ -422,50 +404,6 @@ class Client:
         return error
 
 
-class _Patience:
-    """How long an answer is waited for: a deadline that what is heard of a stream moves on. A context manager, which is left
-    when the time ``is_over``."""
-
-    def __init__(self, idle_s: float, answer_s: float) -> None:
-        self.idle_s = min(idle_s, answer_s)
-        self._answer_s = answer_s
-        self._scope = anyio.CancelScope()
-        self._until = anyio.current_time() + self._answer_s
-        self._alarm = Alarm(min(anyio.current_time() + self.idle_s, self._until), self._scope.cancel)
-
-    def __enter__(self) -> _Patience:
-        self._scope.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._alarm.cancel()
-        return self._scope.__exit__(kind, error, trace)
-
-    @property
-    def is_over(self) -> bool:
-        return self._scope.cancelled_caught
-
-    def heard(self, data: bytes) -> None:
-        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
-        if b"\n" in data or b"\r" in data:
-            self._extend()
-
-    def _extend(self) -> None:
-        self._alarm.put(min(anyio.current_time() + self.idle_s, self._until))
-
-    def progressed(self) -> None:
-        """Something of the answer came."""
-        self._until = anyio.current_time() + self._answer_s
-        self._extend()
-
-    def at_most(self, seconds: float) -> None:
-        """The answer is there; what may follow has so long, in all."""
-        self._answer_s = min(self._answer_s, seconds)
-        self.progressed()
-
-
 async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The bytes of an event stream; ends the last event where the server forgot to."""
     async for data in response.aiter_bytes():
@@ -473,39 +411,11 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     yield b"\n\n"
 
 
-def _tell(heard: Heard, headers: httpx.Headers) -> None:
+def _report(on_limits: OnLimits, headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
     if told := rate_limit_headers.read(headers, time.time()):
-        heard(told)
+        on_limits(told)
 
 
 def _renamed(body: bytes, model: str) -> bytes:
     return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
-
-
-def _as_told(answers: list[Answer], gateway: response_headers.Gateway) -> list[Answer]:
-    """The answers with what the gateway says of them in headers, which comes before what may be the words of one behind it."""
-    costs: list[float | None] = [gateway.cost] * len(answers)
-    if len(answers) > 1 and gateway.cost is not None:
-        weights = [answer.usage.total_tokens or 0 for answer in answers]
-        costs = [share.cost for share in shares(Usage(cost=gateway.cost), weights)]
-    return [
-        msgspec.structs.replace(
-            answer,
-            usage=answer.usage if cost is None else msgspec.structs.replace(answer.usage, cost=cost),
-            deployment=answer.deployment if gateway.deployment is None else gateway.deployment,
-            fallbacks=gateway.fallbacks,
-        )
-        for answer, cost in zip(answers, costs, strict=True)
-    ]
-
-
-def _spent(usage: Usage | None, gateway: response_headers.Gateway) -> Usage | None:
-    """What a broken answer has taken, as far as it says so itself."""
-    if usage is None or gateway.cost is None:
-        return usage
-    return msgspec.structs.replace(usage, cost=gateway.cost or usage.cost)
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

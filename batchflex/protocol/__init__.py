@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         cut_by as cut_by,
         given_up as given_up,
     )
-    from .route import Receipt as Receipt, Route as Route, Stream as Stream, shares as shares
+    from .route import Receipt as Receipt, Route as Route, Stream as Stream
     from .routes import ROUTES as ROUTES, conversation as conversation
 
 __all__, __getattr__, __dir__ = exports(
@@ -60,7 +60,7 @@ __all__, __getattr__, __dir__ = exports(
         "pydantic_models": ["Model"],
         "rate_limit_headers": ["Level", "Limited", "Told"],
         "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
-        "route": ["Receipt", "Route", "Stream", "shares"],
+        "route": ["Receipt", "Route", "Stream"],
         "routes": ["ROUTES", "conversation"],
     },
     modules=[
