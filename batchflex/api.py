@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.util
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,8 +31,6 @@ T = TypeVar("T")
 JobLike = Job | Mapping[str, Any] | str | Path
 
 _INTERRUPT_NOTICED_S = 0.1
-# Many live tasks make each collection dear, and a run leaves next to no cycles behind.
-_GC_THRESHOLDS = (50_000, 50, 100)
 _ANSWER_COLUMNS = [
     "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason",
     "prompt_tokens", "completion_tokens", "cost", "error_message",
@@ -111,8 +108,7 @@ def ask_again(
         frame = _asked(frame, retried.planned)
     whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
     try:
-        work = partial(whole, planned=retried.planned, preparing=retried.prepare)
-        return on_a_loop(work, own_process=heed_signals)
+        return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
     except InputError as error:
         raise missing_input(retried, error) from None
 
@@ -254,20 +250,16 @@ def execute(
     attempt: Attempt | None = None,
 ) -> Run:
     """A run and its scores on an event loop of its own: uvloop's where it is installed."""
-    work = partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
-    return on_a_loop(work, own_process=heed_signals)
+    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt))
 
 
-def on_a_loop(work: Callable[[], Awaitable[T]], *, own_process: bool = False) -> T:
-    """Do the work on an event loop of its own, also where one is running already. Where the process is ours (``own_process``)
-    garbage is collected more rarely meanwhile."""
-    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work, own_process=own_process)
+def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work on an event loop of its own, also where one is running already."""
+    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work)
 
 
-def _on_its_loop(work: Callable[[], Awaitable[T]], *, own_process: bool = False) -> T:
-    loop = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    with _rare_collections() if own_process else contextlib.nullcontext():
-        return anyio.run(work, backend_options=loop)
+def _on_its_loop(work: Callable[[], Awaitable[T]]) -> T:
+    return anyio.run(work, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None})
 
 
 def _loop_is_running() -> bool:
@@ -320,15 +312,3 @@ def _wait(event: threading.Event) -> None:
     """Wait, yet notice an interrupt: polars handles SIGINT in a way that does not wake a thread that waits for ever."""
     while not event.wait(_INTERRUPT_NOTICED_S):
         pass
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()

@@ -346,3 +346,41 @@ def test_importing_is_quick_and_complete() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
     assert time.monotonic() - began < 60
+
+
+UNTOUCHED = """
+import gc, json, resource, signal, sys, time
+import batchflex
+
+def handlers():
+    return [signal.getsignal(number) for number in signal.valid_signals()]
+
+def process():
+    return [gc.get_threshold(), gc.get_freeze_count(), sys.meta_path[:],
+            [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]]
+
+class Watch:
+    notes, during = [], []
+    def note(self, text):
+        self.notes.append(text)
+    def tick(self, run_state):
+        self.during.append(process())
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+before, handled, watch = process(), handlers(), Watch()
+run = batchflex.run(json.loads(sys.argv[1]), observer=watch)
+assert all(each == before for each in [*watch.during, process()]), (before, watch.during)
+assert handlers() == handled
+print(json.dumps([run.summary["ok"], len(watch.during), watch.notes]))
+"""
+
+
+def test_a_run_from_python_leaves_the_process_as_it_is(endpoint: CountingEndpoint, job: dict[str, Any]) -> None:
+    """Signals, collections of garbage, limits of the process: these are the host's."""
+    endpoint.knobs(latency_s=0.6)
+    command = [sys.executable, "-c", UNTOUCHED, json.dumps(job | {"limits": {"concurrency": 1_000}})]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=False)
+    assert ended.returncode == 0, ended.stderr
+    ok, ticks, notes = json.loads(ended.stdout)
+    assert ok == 20 and ticks > 1
+    assert any("this process may open 200 files, so at most 136 requests go at a time" in note for note in notes)

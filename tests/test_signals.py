@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -182,3 +184,71 @@ def test_a_run_that_was_stopped_for_long_finds_its_answers(stream: str, slow: Co
     stats = slow.stats()
     assert (finished.code, stats["requests"], stats["repeats"]) == (0, ROWS, 0), finished.err
     assert state(rows.parent / "out")["retries"] == 0
+
+
+# The command line, with a disk that takes nothing of the table until a file is there.
+SLOW_TABLE = """
+import sys, time
+from pathlib import Path
+import pyarrow.parquet as pq
+from batchflex.cli.main import main
+
+begun, allowed = map(Path, sys.argv[1:3])
+
+class Slow(pq.ParquetWriter):
+    def __init__(self, where, *more, **options):
+        self.waits = "results.parquet" in str(getattr(where, "name", where))
+        super().__init__(where, *more, **options)
+
+    def write_table(self, *table):
+        if self.waits:
+            begun.touch()
+            while not allowed.exists():
+                time.sleep(0.01)
+        super().write_table(*table)
+
+pq.ParquetWriter = Slow
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(("signals", "code"), [([signal.SIGINT], 130), ([signal.SIGINT, signal.SIGINT], 130),
+    ([signal.SIGTERM, signal.SIGINT], 143), ([signal.SIGINT] * 3, 130)])  # fmt: skip
+def test_signals_while_the_table_is_made(
+    signals: list[signal.Signals], code: int, slow: CountingEndpoint, rows: Path
+) -> None:
+    """The first says so, the second ends it: the old table stays, and the next run makes the new one without asking."""
+    slow.knobs(latency_s=0.0)
+    out, begun_, allowed = rows.parent / "out", rows.parent / "begun", rows.parent / "allowed"
+    assert batchflex(*command(slow, rows, "--limit", 20, "--json")).code == 0
+    before = (out / "results.parquet").read_bytes()
+    arguments = [sys.executable, "-c", SLOW_TABLE, begun_, allowed, *command(slow, rows)]
+    said = rows.parent / "said"
+    with said.open("w") as stream:
+        process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=stream)
+    try:
+        wait_until(begun_.exists, "the table is being made")
+        process.send_signal(signals[0])
+        wait_until(lambda: "the table of results is being made" in said.read_text(), "it says so")
+        for number in signals[1:]:
+            process.send_signal(number)
+            time.sleep(0.2)  # two of the same kind at once are one
+        allowed.touch()
+        ended_with = process.wait(30)
+    finally:
+        process.kill()
+        process.communicate()
+    kept = state(out)
+    assert (ended_with, kept["exit_code"], kept["status"], kept["stopped_by"]) == (
+        code, code, "interrupted", "signal",
+    )  # fmt: skip
+    assert (kept["ok"], slow.stats()["requests"]) == (ROWS, ROWS), "every answer is kept"
+    assert "Traceback" not in said.read_text()
+    if len(signals) > 1:
+        assert (out / "results.parquet").read_bytes() == before
+        assert "not in the table of results yet" in kept["message"]
+        assert len(batchflex("results", out, "-o", "-").out.splitlines()) == ROWS
+    else:
+        assert table(out).height == ROWS
+    assert [path.name for path in out.iterdir() if path.name.startswith(".results")] == []
+    assert finish(slow, rows).summary["requests_sent"] == 0

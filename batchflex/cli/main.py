@@ -12,6 +12,7 @@ import gc
 import importlib.abc
 import io
 import os
+import resource
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .log_setup import Logbook
 
 T = TypeVar("T")
+_MOST_FILES = 1 << 20
 _WIDTH = 120  # of a line where there is no terminal
 
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse(options.parser, unknown)
     from ..core import malloc
 
+    _allow_open_files()
     atexit.register(gc.freeze)  # a collection of everything, as the last thing a process does, is in vain
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
@@ -73,6 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in _notes(error):
             _say(f"batchflex: {note}")
         return 3
+
+
+def _allow_open_files() -> None:
+    """Take as many as the system lets this process have: connections, and files of an export."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -> bool:
@@ -152,6 +163,19 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """For runs: many live tasks make each collection dear, and a run leaves next to no cycles behind."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
 def _spare_pandas() -> None:
     """Keep pyarrow from importing pandas, where it is installed, for its first array: half a second for nothing here.
 
@@ -200,7 +224,8 @@ def _run(options: argparse.Namespace) -> int:
         with Notifier(job) as notifier:
             work = partial(execute, job, observer=notifier.watching(book.observer), heed_signals=True, attempt=attempt)
             try:
-                run = _in_turn(options, attempt, folder, job, book, work)
+                with _rare_collections():
+                    run = _in_turn(options, attempt, folder, job, book, work)
             finally:
                 book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
@@ -271,7 +296,8 @@ def _retry(options: argparse.Namespace) -> int:
         work = partial(_ask_again, options, settings, notifier.watching(book.observer), attempt)
         with contextlib.nullcontext() if options.dry_run else notifier:
             try:
-                run = _in_turn(options, attempt, folder, job, book, work)
+                with _rare_collections():
+                    run = _in_turn(options, attempt, folder, job, book, work)
             finally:
                 book.observer.close()
     return 0 if run is None else _ended(run, job, options, notifier)
@@ -407,7 +433,8 @@ def _score(options: argparse.Namespace) -> int:
     observer = progress.choose(quiet=options.quiet)
     try:
         work = partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True)
-        made = on_a_loop(work, own_process=True)
+        with _rare_collections():
+            made = on_a_loop(work)
     finally:
         observer.close()
     if options.json:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         variables as variables,
     )
     from .quirks import Fallback as Fallback, Quirks as Quirks
+    from .quota import Ceiling as Ceiling, Spacing as Spacing, Window as Window
     from .retry_policy import Tries as Tries
     from .transport import proxy_for as proxy_for
 
@@ -54,6 +55,7 @@ __all__, __getattr__, __dir__ = exports(
         "price_list": ["Prices"],
         "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "variables"],
         "queue_metrics": [],
+        "quota": ["Ceiling", "Spacing", "Window"],
         "quirks": ["Fallback", "Quirks"],
         "retry_policy": ["Tries"],
         "transport": ["proxy_for"],

@@ -12,9 +12,14 @@ from ..core import Message, Usage
 from ..protocol import Limited, Told
 from .concurrency_limit import ConcurrencyLimit
 from .cost import Cost, TokenEstimate
+<<<<<<< HEAD
 from .header_limit import ByModel
 from .key_slots import KeySlots
 from .quota import Quota
+=======
+from .learned_quota import ByModel
+from .quota import Ceiling, Quota
+>>>>>>> engine
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _LONGEST_RAMP_S = 2.0
@@ -29,7 +34,12 @@ class Allowance:
     its limits, from when that is seen.
     """
 
-    def __init__(self, rpm: float | None = None, tpm: float | None = None, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        rpm: float | Ceiling | None = None,
+        tpm: float | Ceiling | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
         self.slots = KeySlots()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from ..protocol import Level
 from .header_limit import HeaderLimit
@@ -18,20 +18,42 @@ _WINDOW_S = 60.0
 _TOKENS_CATCH_UP_S = 5.0
 
 
+class Ceiling(Protocol):
+    """A limit that the job sets: what is decided here by :class:`Spacing` and :class:`Window`, or leased from elsewhere."""
+
+    @property
+    def per_minute(self) -> float: ...
+
+    def wait_s(self, now: float, units: float) -> float:
+        """Seconds until ``units`` may go; infinite until there is more elsewhere."""
+
+    def take(self, now: float, units: float) -> None:
+        """They go."""
+
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """What was sent then used so many more than was taken, or, negative, fewer."""
+
+
 class Spacing:
     """At most ``per_minute`` units in any 60 s, evenly spread.
 
     The generic cell rate algorithm (ITU-T I.371) with a tolerance of ``catch_up_s``, so that a late wake-up is caught up with.
-    The interval is stretched by the tolerance: unit n + ``per_minute`` never leaves within 60 s of unit n.
+    The interval is stretched by the tolerance: unit n + ``per_minute`` never leaves within 60 s of unit n. With ``lent_s``
+    neither where each may leave so much later than it was taken, and :attr:`at_once` are taken together.
     """
 
-    def __init__(self, per_minute: float, catch_up_s: float = _CATCH_UP_S) -> None:
+    def __init__(self, per_minute: float, catch_up_s: float = _CATCH_UP_S, lent_s: float = 0.0) -> None:
+        self.per_minute = per_minute
         self._catch_up_s = catch_up_s
-        self._interval = (_WINDOW_S + catch_up_s) / per_minute
+        self._interval = (_WINDOW_S + catch_up_s + 2 * lent_s) / per_minute
+        self.at_once = 1.0 + lent_s // self._interval
         self._next = -_WINDOW_S
 
-    def wait_s(self, now: float) -> float:
+    def wait_s(self, now: float, units: float = 1.0) -> float:
         return max(0.0, self._next - self._catch_up_s - now)
+
+    def correct(self, now: float, sent_at: float, units: float) -> None:
+        """Each request is one."""
 
     def take(self, now: float, units: float = 1.0) -> None:
         self._next = max(self._next, now) + units * self._interval
@@ -44,12 +66,14 @@ class _Bin:
 
 
 class Window:
-    """Units of differing size: at most ``per_minute`` in any 60 s, as estimated when sent and corrected afterwards."""
+    """Units of differing size: at most ``per_minute`` in any 60 s, as estimated when sent and corrected afterwards. They may be
+    sent ``lent_s`` later than they were taken."""
 
     _BIN_S = 0.25
 
-    def __init__(self, per_minute: float) -> None:
-        self._per_minute = per_minute
+    def __init__(self, per_minute: float, lent_s: float = 0.0) -> None:
+        self.per_minute = self.at_once = per_minute
+        self._span_s = self._BIN_S + _WINDOW_S + lent_s
         # The window is the ceiling; the spacing only spreads, and must not add to what the window costs.
         self._spacing = Spacing(per_minute * (1 + _TOKENS_CATCH_UP_S / _WINDOW_S), _TOKENS_CATCH_UP_S)
         self._bins: deque[_Bin] = deque()
@@ -59,12 +83,12 @@ class Window:
         """Seconds until ``units`` fit. What is larger than the whole quota goes when nothing else is in the window."""
         self._expire(now)
         wait = self._spacing.wait_s(now)
-        if self._sum + units <= self._per_minute or not self._bins:
+        if self._sum + units <= self.per_minute or not self._bins:
             return wait
         left, free_at = self._sum, now
         for oldest in self._bins:
-            left, free_at = left - oldest.units, oldest.since + self._BIN_S + _WINDOW_S
-            if left + units <= self._per_minute:
+            left, free_at = left - oldest.units, oldest.since + self._span_s
+            if left + units <= self.per_minute:
                 break
         return max(wait, free_at - now)
 
@@ -95,7 +119,7 @@ class Window:
                 return
 
     def _expire(self, now: float) -> None:
-        while self._bins and self._bins[0].since + self._BIN_S + _WINDOW_S <= now:
+        while self._bins and self._bins[0].since + self._span_s <= now:
             self._sum -= self._bins.popleft().units
         if not self._bins:
             self._sum = 0.0
@@ -104,15 +128,15 @@ class Window:
 class Quota:
     """When the next units of one quota may go. The strictest of three holds: the job's ceiling, headers, refusals.
 
-    ``per_minute`` is the job's ceiling. ``of_tokens`` tells that units differ in size, are estimated when taken and corrected
-    afterwards. Each unit is taken before it is sent; the mark that :meth:`take` returns goes with it and comes back with its
-    answer. While nothing is known nothing waits.
+    ``ceiling`` is the job's, so many a minute or what decides it. ``of_tokens`` tells that units differ in size, are estimated
+    when taken and corrected afterwards. Each unit is taken before it is sent; the mark that :meth:`take` returns goes with it
+    and comes back with its answer. While nothing is known nothing waits.
     """
 
-    def __init__(self, per_minute: float | None = None, *, of_tokens: bool = False) -> None:
-        self._ceiling = per_minute
-        self._spacing = Spacing(per_minute) if per_minute and not of_tokens else None
-        self._window = Window(per_minute) if per_minute and of_tokens else None
+    def __init__(self, ceiling: float | Ceiling | None = None, *, of_tokens: bool = False) -> None:
+        if isinstance(ceiling, int | float):
+            ceiling = None if not ceiling else Window(ceiling) if of_tokens else Spacing(ceiling)
+        self._ceiling: Ceiling | None = ceiling
         self._catch_up_s = _TOKENS_CATCH_UP_S if of_tokens else _CATCH_UP_S
         # By whose limit the headers say it is. Of one that says so of nobody nothing may be known any more.
         self._headers: dict[str, HeaderLimit] = {}
@@ -126,7 +150,7 @@ class Quota:
     @property
     def rate(self) -> float | None:
         """Units a second that may go on the average; ``None`` if nothing bounds them."""
-        ceiling = self._ceiling / _WINDOW_S if self._ceiling else None
+        ceiling = None if self._ceiling is None else self._ceiling.per_minute / _WINDOW_S
         rates = [ceiling, *(learned.usual_rate for learned in self._headers.values()), self._refusals.rate]
         return min((rate for rate in rates if rate is not None), default=None)
 
@@ -139,11 +163,7 @@ class Quota:
 
     def wait_s(self, now: float, units: float = 1.0) -> float:
         """Seconds until ``units`` may go; 0 is now."""
-        wait = 0.0
-        if self._spacing is not None:
-            wait = self._spacing.wait_s(now)
-        elif self._window is not None:
-            wait = self._window.wait_s(now, units)
+        wait = 0.0 if self._ceiling is None else self._ceiling.wait_s(now, units)
         if not self._learned:
             return wait
         wait = max(wait, self._next - self._catch_up_s - now)
@@ -160,10 +180,8 @@ class Quota:
     def take(self, now: float, units: float = 1.0) -> float:
         """``units`` are sent now; returns their mark."""
         self._taken += units
-        if self._spacing is not None:
-            self._spacing.take(now, units)
-        elif self._window is not None:
-            self._window.take(now, units)
+        if self._ceiling is not None:
+            self._ceiling.take(now, units)
         self._refusals.took(now, units)
         if self._learned:
             for learned in self._headers.values():
@@ -180,8 +198,8 @@ class Quota:
 
     def correct(self, now: float, sent_at: float, units: float) -> None:
         """What was sent then used so many units more (or, negative, less) than was taken for it."""
-        if self._window is not None:
-            self._window.correct(now, sent_at, units)
+        if self._ceiling is not None:
+            self._ceiling.correct(now, sent_at, units)
         if self._learned and (rate := self._rate(now)):
             self._next += units / rate
 

@@ -13,7 +13,6 @@ from ..config import LimitsSection, PricesSection, price_usd, unbounded
 from ..core import Request, StopReason, Usage
 from ..endpoint import Cost
 
-_UNTIL_SOMETHING_SETTLES = float("inf")
 _SLOW_WEIGHT = 0.05
 _COUNTED = 20  # prompts, until what is usual is known
 
@@ -27,6 +26,7 @@ class Verdict(NamedTuple):
 
 
 GO = Verdict()
+WAIT = Verdict(float("inf"))  # until something in flight has ended
 
 
 class BudgetLimit:
@@ -39,11 +39,20 @@ class BudgetLimit:
         self._reservations = 0
         self.spent = 0.0
 
+    @property
+    def left(self) -> float:
+        """What is neither spent nor reserved."""
+        return float("inf") if self._ceiling is None else self._ceiling - self.spent - self._reserved
+
     def verdict(self, most: float) -> Verdict:
         if self._ceiling is None or self.spent + self._reserved + most <= self._ceiling + 1e-9:
             return GO
         if self._reserved > 0:
-            return Verdict(_UNTIL_SOMETHING_SETTLES)
+            return WAIT
+        return self.spent_verdict(most)
+
+    def spent_verdict(self, most: float) -> Verdict:
+        """What is said when so much is too much, and nothing in flight can change that."""
         used, ceiling, needed = (f"{amount:,.8g}" for amount in (self.spent, self._ceiling, most))
         return Verdict(
             stop="budget",
@@ -100,14 +109,18 @@ class Budget:
     """
 
     def __init__(
-        self, limits: LimitsSection, deadline_s: float | None = None, priced_by: Callable[[], str] = str
+        self,
+        limits: LimitsSection,
+        deadline_s: float | None = None,
+        priced_by: Callable[[], str] = str,
+        limit: Callable[[float | None, str], BudgetLimit] = BudgetLimit,
     ) -> None:
         self._limits = limits
         self._priced_by = priced_by
         self._deadline = Deadline(deadline_s)
-        self._usd = BudgetLimit(limits.budget_usd, "budget_usd")
-        self._tokens = BudgetLimit(limits.budget_tokens, "budget_tokens")
-        self._requests = BudgetLimit(limits.budget_requests, "budget_requests")
+        self._usd = limit(limits.budget_usd, "budget_usd")
+        self._tokens = limit(limits.budget_tokens, "budget_tokens")
+        self._requests = limit(limits.budget_requests, "budget_requests")
         self.is_bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
         self._limited = self.is_bounded or deadline_s is not None
         self._counted = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 
@@ -13,22 +13,27 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ..config import Job, parse_duration, until_change_s
 from ..core import Event, Message
-from ..endpoint import CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
+from ..endpoint import Ceiling, CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
 from .admission import Admission
+from .budget import BudgetLimit
 from .endpoint_pool import EndpointPool, Member
 from .endpoint_state import EndpointState
+from .leases import Leased, LeasedBudget, Lessor
 from .monitor import unless_it_fails
 from .pacer_setup import paces_of
 from .probes import HOURS
 
 _HOURS_EVERY_S = 30.0
 _QUEUE_EVERY_S = 0.5
+# For a limit by its name in [limits], and for rpm and tpm the endpoint's: where it is leased and in which portions, if it is.
+LessorOf = Callable[[str, str | None], tuple[Lessor, float] | None]
 
 
 class Engine:
     """The endpoints that a job names, and its limits on them: concurrency, requests and tokens per minute, hours, what is done
     about spent credit and outages. Job runs that are handed to it share these, and what was found out about the endpoints; each
-    has its own budget, deadline, output folder and end. ``slots`` is how many requests all may have in flight.
+    has its own budget, deadline, output folder and end. ``slots`` is how many requests all may have in flight. ``lessor_of`` says
+    which limits are leased from where other engines lease them too, for all of its job runs together.
 
     An async context manager; opens the endpoints with the first job run that has something to ask. ::
 
@@ -37,11 +42,15 @@ class Engine:
             tasks.start_soon(JobRun(other).run, engine)
     """
 
-    def __init__(self, job: Job, endpoints: Sequence[Endpoint] | None = None) -> None:
+    def __init__(
+        self, job: Job, endpoints: Sequence[Endpoint] | None = None, lessor_of: LessorOf | None = None
+    ) -> None:
         self.job = job
+        self._lessor_of = lessor_of
+        self._leased: dict[tuple[str, str | None], Leased] = {}
         self.endpoints = [resolve(entry, job.environment) for entry in job.asked] if endpoints is None else [*endpoints]
-        self._paces, self.slots, self.note = paces_of(job, self.endpoints)
         self.states: list[EndpointState] = []
+        self._paces, self.slots, self.note = paces_of(job, self.endpoints, self._ceiling)
         self.admission: Admission[EndpointState] = Admission([])
         self._members: list[Member] = []
         self._opening = anyio.Lock()
@@ -88,6 +97,9 @@ class Engine:
                     states, self.admission, self._members, tasks, self._tell, wait_for_credit=limits.on_no_credit == "wait",
                     max_wait_s=parse_duration(limits.max_wait), max_outage_s=parse_duration(limits.max_outage),
                 )  # fmt: skip
+                self._keeping = tasks
+                for name, leased in self._leased.items():
+                    tasks.start_soon(self._keep_leased, name[0], leased)
                 tasks.start_soon(self.admission.keep_time)
                 for state in states:
                     tasks.start_soon(unless_it_fails, self._warn, self._watch_queue, state)
@@ -107,6 +119,31 @@ class Engine:
         ):
             breaker = CircuitBreaker(parse_duration(self.job.limits.max_outage))
             yield EndpointState(endpoint, pacer, client, breaker, self.job.answer.fallback)
+
+    def budget_limit(self, ceiling: float | None, name: str) -> BudgetLimit:
+        """One of the budgets of a job run."""
+        leased = None if ceiling is None else self._lease(name, None, 0.0)
+        return BudgetLimit(ceiling, name) if leased is None else LeasedBudget(leased, ceiling, name)
+
+    def _ceiling(self, limit: str, endpoint: str | None, per_minute: float | None) -> float | Ceiling | None:
+        return per_minute if per_minute is None else self._lease(limit, endpoint, per_minute) or per_minute
+
+    def _lease(self, limit: str, endpoint: str | None, per_minute: float) -> Leased | None:
+        key = limit, endpoint
+        found = self._leased.get(key)
+        if found is None and self._lessor_of is not None and (source := self._lessor_of(*key)) is not None:
+            found = self._leased[key] = Leased(*source, per_minute, lambda: self.admission.pump())
+            if self.states:
+                self._keeping.start_soon(self._keep_leased, limit, found)
+        return found
+
+    async def _keep_leased(self, limit: str, leased: Leased) -> None:
+        try:
+            await leased.keep()
+        except Exception as error:
+            what = f"limits.{limit} is leased, and that fails: {type(error).__name__}"
+            for member in list(self._members):
+                member.stop("error", f"{what}: {error}", what)
 
     def _tell(self, event: Event) -> None:
         for member in self._members:

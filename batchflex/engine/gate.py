@@ -14,8 +14,9 @@ import anyio
 
 from ..core import StopReason
 from ..endpoint import Cost
-from .admission import Admission, Bound, FairShare, S
+from .admission import Admission, Bound, S
 from .budget import GO, Budget
+from .fair_share import FairShare
 
 _LOOK_S = 0.05  # a probe looks so often whether it may go
 _REFUSED = 2  # what a limit has refused so often lets others go first

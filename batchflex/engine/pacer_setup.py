@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..config import EndpointsEntry, Job
-from ..endpoint import Allowance, ConcurrencyLimit, Endpoint, Pacer
+from ..endpoint import Allowance, Ceiling, ConcurrencyLimit, Endpoint, Pacer
 
 _OTHER_FILES = 64
 _FIRST_WINDOW = 8
+# What a limit of requests or tokens a minute is held by: its name in [limits], the endpoint's, and how many.
+CeilingOf = Callable[[str, str | None, float | None], float | Ceiling | None]
+
+
+def _own(limit: str, endpoint: str | None, per_minute: float | None) -> float | None:
+    return per_minute
 
 
 class Paces(NamedTuple):
@@ -22,15 +28,15 @@ class Paces(NamedTuple):
     note: str | None
 
 
-def paces_of(job: Job, endpoints: Sequence[Endpoint]) -> Paces:
-    """Make them. As many files as the system allows may be open in this process afterwards, if so many are wanted."""
+def paces_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf = _own) -> Paces:
+    """Make them, for no more requests than this process may have connections."""
     pairs = list(zip(job.asked, endpoints, strict=True))
     windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
     wanted = sum(window.most for window in windows)
     slots, note = _slots(wanted)
     for window in windows if slots < wanted else ():
         window.at_most(max(1, window.most * slots // wanted))
-    allowances = _allowances(job.asked, endpoints)
+    allowances = _allowances(job.asked, endpoints, ceiling)
     paces = [
         Pacer(window, allowance, endpoint.model)
         for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)
@@ -48,27 +54,26 @@ def _window(entry: EndpointsEntry, most: int, slots: int | None) -> ConcurrencyL
 
 
 def _slots(wanted: int) -> tuple[int, str | None]:
-    """As many as this process may have connections; what the system allows it to is taken first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = wanted + _OTHER_FILES
-    if soft == resource.RLIM_INFINITY or soft >= enough:
-        return wanted, None
-    soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft >= enough:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted + _OTHER_FILES:
         return wanted, None
     note = f"this process may open {soft} files, so at most {soft - _OTHER_FILES} requests go at a time"
     return max(1, soft - _OTHER_FILES), note
 
 
-def _allowances(entries: Sequence[EndpointsEntry], endpoints: Sequence[Endpoint]) -> list[Allowance]:
+def _allowances(
+    entries: Sequence[EndpointsEntry], endpoints: Sequence[Endpoint], ceiling: CeilingOf
+) -> list[Allowance]:
     """One for each endpoint; those that one server gives to one key share it, with the smallest ceilings set for any."""
     limits: dict[object, list[EndpointsEntry]] = {}
     accounts = [endpoint.account or number for number, endpoint in enumerate(endpoints)]
     for account, entry in zip(accounts, entries, strict=True):
         limits.setdefault(account, []).append(entry)
     made = {
-        account: Allowance(_smallest(entry.rpm for entry in sharing), _smallest(entry.tpm for entry in sharing))
+        account: Allowance(
+            ceiling("rpm", sharing[0].name, _smallest(entry.rpm for entry in sharing)),
+            ceiling("tpm", sharing[0].name, _smallest(entry.tpm for entry in sharing)),
+        )
         for account, sharing in limits.items()
     }
     return [made[account] for account in accounts]

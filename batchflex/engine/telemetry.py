@@ -40,6 +40,12 @@ class Waits:
 
     def now(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
         """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
+        found = [_wait(None, "paused", "the run is paused", wall)] if gate.held else self._found(now, wall, gate)
+        keys = [(wait.endpoint, wait.reason) for wait in found]
+        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
+        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+
+    def _found(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
         models = gate.waiting_models()
         found = [
             wait for endpoint in gate.endpoints if not endpoint.closed for wait in self._of(endpoint, models, now, wall)
@@ -52,9 +58,7 @@ class Waits:
                     None, "quota", "rpm, tpm or a limit that was learned lets nothing go until then", wall, wall + due_s
                 )
             ]
-        keys = [(wait.endpoint, wait.reason) for wait in found]
-        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
-        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+        return found
 
     def _of(self, endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
         allowance = endpoint.pacer.allowance

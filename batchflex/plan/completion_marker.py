@@ -102,4 +102,4 @@ def make(
     )
     told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
     if pending or not results_table.is_current(folder.results, made, told):
-        results_table.write_results(folder.results, made, told)
+        results_table.write_results(folder.results, made, told, between)

@@ -204,12 +204,9 @@ def _let_go(files: list[export_formats.Writer]) -> None:
 
 def _open_files(files: int) -> None:
     enough = files + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= enough:
-        return
-    if hard != resource.RLIM_INFINITY and hard < enough:
-        raise FolderError(f"this process may open {hard:,} files, and {files:,} would be written; nothing was written")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        raise FolderError(f"this process may open {soft:,} files, and {files:,} would be written; nothing was written")
 
 
 @contextlib.contextmanager

@@ -171,7 +171,6 @@ def assemble(
                 between()
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
-        between()
 
     known = [
         list(COLUMNS),
@@ -185,8 +184,13 @@ def assemble(
     return Assembled(shape.schema, places.index.height, batches(), made_of, part_files.identity(folder))
 
 
-def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
-    """Write the table, atomically. ``told`` goes into its footer.
+def write_results(
+    path: Path,
+    assembled: Assembled,
+    told: Mapping[bytes, bytes] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the table, atomically. ``told`` goes into its footer. ``between`` is as for :func:`assemble`.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
@@ -200,6 +204,7 @@ def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] 
     ):
         for group in grouped(assembled.batches):
             writer.write_table(group.replace_schema_metadata(metadata))
+            between()
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
