@@ -12,14 +12,9 @@ from ..core import Message, Usage
 from ..protocol import Limited, Told
 from .concurrency_limit import ConcurrencyLimit
 from .cost import Cost, TokenEstimate
-<<<<<<< HEAD
 from .header_limit import ByModel
 from .key_slots import KeySlots
-from .quota import Quota
-=======
-from .learned_quota import ByModel
 from .quota import Ceiling, Quota
->>>>>>> engine
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _LONGEST_RAMP_S = 2.0

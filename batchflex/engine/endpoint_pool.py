@@ -111,7 +111,7 @@ class EndpointPool:
 
     def understood(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, be it to say that the row is wrong, or comes too soon."""
-        state.outage.answered(number, first=first)
+        state.breaker.answered(number, first=first)
         if state.failing:
             self._heed_doubt(state)
 
@@ -123,24 +123,24 @@ class EndpointPool:
         Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for, unless it
         says itself that it is starting.
         """
-        if isinstance(fault, NotReady) and not state.outage.on:
-            state.outage.begin(time.monotonic())
+        if isinstance(fault, NotReady) and not state.breaker.is_open:
+            state.breaker.open(time.monotonic())
             self._begin_outage(state, fault, request)
-        if state.outage.on and isinstance(fault, NotReady):
+        if state.breaker.is_open and isinstance(fault, NotReady):
             return classify.deferred(fault)
         if not self.any_answered:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
             self.understood(state, number, first=first)
             return fault
-        if state.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
+        if state.breaker.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
             self._begin_outage(state, fault, request)
         self._heed_doubt(state)
-        return classify.deferred(fault) if state.outage.on else fault
+        return classify.deferred(fault) if state.breaker.is_open else fault
 
     def ended(self, state: EndpointState, number: int) -> None:
         """That attempt is over, whichever way."""
-        state.outage.ended(number)
+        state.breaker.ended(number)
         if state.failing:
             self._heed_doubt(state)
 
@@ -292,7 +292,7 @@ class EndpointPool:
                         return None
                     elif not _means_down(fault):  # it works, if not for this row
                         state.prove(request.model, asked_at)
-                        state.outage.probe_answered()
+                        state.breaker.probe_answered()
                         self._heed_doubt(state)
                         self._admission.prove(state)
                         return asked_at
@@ -322,8 +322,8 @@ class EndpointPool:
 
     def _is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
         """A request of the run's own was not answered."""
-        if not state.outage.on:
-            state.outage.begin(time.monotonic())
+        if not state.breaker.is_open:
+            state.breaker.open(time.monotonic())
             self._begin_outage(state, fault, like)
 
     def _like(self, state: EndpointState, request: Request) -> Request:
@@ -359,8 +359,8 @@ class EndpointPool:
                     self.disable(state, model, "quota", None, message)
 
     def _heed_doubt(self, state: EndpointState) -> None:
-        state.failing = state.outage.failing
-        state.most_in_doubt = state.outage.most_in_flight
+        state.failing = state.breaker.failing
+        state.most_in_doubt = state.breaker.most_in_flight
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
@@ -372,20 +372,20 @@ class EndpointPool:
 
     async def _await_recovery(self, state: EndpointState, like: Request) -> None:
         while True:
-            await anyio.sleep(state.outage.probe_in_s(time.monotonic()))
+            await anyio.sleep(state.breaker.probe_in_s(time.monotonic()))
             async with state.probing:
                 barred_from = time.monotonic()
                 await _while(lambda: HOURS in state.pauses)
-                state.outage.barred(time.monotonic() - barred_from)
-                state.outage.probed(time.monotonic())
+                state.breaker.barred(time.monotonic() - barred_from)
+                state.breaker.probed(time.monotonic())
                 try:
                     fault = await self._ask(state, probe := self._like(state, like))
                 except NotSent:
                     return
-            lasted_s = state.outage.lasted_s(time.monotonic())
+            lasted_s = state.breaker.lasted_s(time.monotonic())
             lasted = f"{lasted_s:,.0f} s"
             if not _means_down(fault):
-                state.outage.over()
+                state.breaker.close()
                 self._heed_doubt(state)
                 facts = {**self._facts(state, _OUTAGE), "lasted_s": round(lasted_s, 1)}
                 self._tell(Event("resumed", f"{self._name(state)} answers again, after {lasted}", facts=facts))
@@ -396,7 +396,7 @@ class EndpointPool:
                         member.on_return(state)
                 self._admission.resume(state, _OUTAGE)
                 return
-            if state.outage.too_long(time.monotonic()):
+            if state.breaker.too_long(time.monotonic()):
                 message = f"the endpoint has not answered for {lasted} (limits.max_outage): " + failure_text.why(fault)
                 self._give_up(state, fault, "endpoint", message)
                 return
@@ -419,7 +419,7 @@ class EndpointPool:
         while True:
             await anyio.sleep(distance)
             distance = min(_LONGEST_CREDIT_S, 2 * distance)
-            await _while(lambda: state.outage.on and not state.closed)
+            await _while(lambda: state.breaker.is_open and not state.closed)
             like = self._like(state, request)
             async with state.probing:
                 try:

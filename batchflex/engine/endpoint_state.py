@@ -86,13 +86,13 @@ class EndpointState(EndpointSlots):
         endpoint: Endpoint,
         pacer: Pacer,
         client: Client,
-        outage: CircuitBreaker,
+        breaker: CircuitBreaker,
         fallback: Fallback = "json_object",
     ) -> None:
         super().__init__(endpoint.name, pacer)
         self.endpoint = endpoint
         self.client = client
-        self.outage = outage
+        self.breaker = breaker
         self.quirks = Quirks(fallback)
         self.catalog = Catalog([])
         self.completions = 0

@@ -143,7 +143,7 @@ class Engine:
         except Exception as error:
             what = f"limits.{limit} is leased, and that fails: {type(error).__name__}"
             for member in list(self._members):
-                member.stop("error", f"{what}: {error}", what)
+                member.stop("error", what + Message(f": {error}", ""))
 
     def _tell(self, event: Event) -> None:
         for member in self._members:

@@ -236,17 +236,17 @@ class Workers:
             state = await self._gate.enter(row.cost, again=row.waiting)
         if state is None:
             raise self._halted(row)
-        if row.state is not None and row.outages != row.state.outage.past:
+        if row.state is not None and row.outages != row.state.breaker.past_outages:
             self._excuse(row)
         row.state = state
-        row.outages = state.outage.past
+        row.outages = state.breaker.past_outages
         if self._prices.differ:
             row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
         run_state = self._run_state
         row.started_at = row.started_at or _now_us()
         run_state.requests_sent += 1
         run_state.retries += row.tries.sent > 0
-        began, number = row.cost.sent_at, state.outage.sent()
+        began, number = row.cost.sent_at, state.breaker.sent()
         row.number = number
         sent, fallback = (
             state.quirks.adapted(row.request, self._frame.route) if state.quirks.instead else (row.request, None)
