@@ -22,7 +22,7 @@ from batchflex.engine.budget import Budget
 from batchflex.engine.endpoint_state import EndpointSlots
 from batchflex.engine.gate import Gate
 from batchflex.engine.telemetry import Waits
-from batchflex.protocol.rate_limit_headers import Level, Told
+from batchflex.protocol.rate_limit_headers import Level, RateLimits
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex, begun, ended as ending, write_rows
 from tests.test_limits_of_runs import run_job
@@ -211,7 +211,7 @@ class TestWhatIsWaitedFor:
     def test_a_window_that_its_headers_call_empty(self) -> None:
         gate = self.gate()
         allowance = gate.endpoints[0].pacer.allowance
-        allowance.told(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), Told(Level(10, 0, 600.0), None))
+        allowance.reported(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), RateLimits(Level(10, 0, 600.0), None))
         assert allowance.asked_s(100.0) == 0, "one request shows whether it is"
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
         allowance.take(100.0, attempt, 8)
@@ -221,7 +221,7 @@ class TestWhatIsWaitedFor:
     def test_as_many_in_flight_as_the_key_may_have(self) -> None:
         gate = self.gate()
         slots = gate.endpoints[0].pacer.allowance.slots
-        slots.told(100.0, 1)
+        slots.reported(100.0, 1)
         slots.in_flight += 1
         assert waited_for(gate, 100.0) == [("here", "concurrency", "the key may have 1 in flight", 100.0, None)]
 

@@ -21,7 +21,7 @@ from ..endpoint import (
     resolve,
     serving,
 )
-from ..protocol import Told, failure_text
+from ..protocol import RateLimits, failure_text
 from ..storage import priced_by, record
 
 _QUESTION = "Reply with the word ok."
@@ -48,7 +48,7 @@ async def check(job: Job) -> Report:
 async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint = resolve(entry, job.environment)
     endpoint.require(job.models)
-    limits: list[Told] = []
+    limits: list[RateLimits] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
@@ -153,7 +153,7 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
     return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.told())}"]
 
 
-def _limits(told: Told) -> str:
+def _limits(told: RateLimits) -> str:
     """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
     parts = []
     for each in (told, *told.further):
@@ -167,7 +167,7 @@ def _limits(told: Told) -> str:
     return "; ".join(parts)
 
 
-async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], None]) -> tuple[str, Status]:
+async def _ask(job: Job, client: Client, model: str, heard: Callable[[RateLimits], None]) -> tuple[str, Status]:
     """What came of one small request, in words, and the status that a row would have. An answer without text that may have spent
     its few tokens on reasoning is asked for once more, with as many as the job allows."""
     made = await _attempt(job, client, model, _MAX_TOKENS, heard)
@@ -188,7 +188,7 @@ async def _ask(job: Job, client: Client, model: str, heard: Callable[[Told], Non
     return f"model     {model} answered {said!r} {took}{than.get(made.status, '')}", made.status
 
 
-async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[Told], None]) -> Outcome:
+async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[RateLimits], None]) -> Outcome:
     request = job.route.probe(model, words=_QUESTION, most_tokens=most)
     try:
         (answer,) = await client.send(job.route, [request], heard)

@@ -16,10 +16,10 @@ from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFaul
 from ..protocol import (
     CHAT,
     Events,
+    RateLimits,
     Receipt,
     Route,
     Stream,
-    Told,
     classify,
     model_of,
     rate_limit_headers,
@@ -34,7 +34,7 @@ from .provider import Endpoint, Secret
 from .transport_faults import fault_of
 
 T = TypeVar("T")
-OnLimits = Callable[[Told], None]
+OnLimits = Callable[[RateLimits], None]
 _encode = msgspec.json.Encoder().encode
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0

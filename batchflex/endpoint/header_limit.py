@@ -52,7 +52,7 @@ class HeaderLimit:
         self._swung_up = False
         self._unmoved, self._unmoved_since = 0.0, float("-inf")
 
-    def told(self, now: float, mark: float, taken: float, level: Level) -> None:
+    def reported(self, now: float, mark: float, taken: float, level: Level) -> None:
         """Headers of the answer to what was taken at ``mark``; ``taken`` is all that was taken so far."""
         if level.limit is None or level.remaining is None or mark < self._mark:
             return

@@ -26,7 +26,7 @@ class KeySlots:
     def __init__(self) -> None:
         self.most: int | None = None
         self.in_flight = 0
-        self._told: int | None = None
+        self._reported: int | None = None
         self._known_at = float("-inf")
         self._lag_s = 0.0
         self._answer_s = 0.0
@@ -56,11 +56,11 @@ class KeySlots:
         if self._lag_s:
             self._ends.append(now)
 
-    def told(self, now: float, limit: float) -> None:
+    def reported(self, now: float, limit: float) -> None:
         """The server says how many it lets be in flight."""
         most = max(1, int(limit))
-        if most != self._told:
-            self._told = most
+        if most != self._reported:
+            self._reported = most
             self._know(now, most)
 
     def accepted(self, now: float, sent_at: float) -> None:
@@ -76,7 +76,11 @@ class KeySlots:
         if self._tried_at is not None and sent_at >= self._tried_at and self.in_flight >= self.most:
             self._tried_at, self._more_s = None, _MORE_S
             self._more_at = now + _MORE_S
-        if now >= self._more_at and self.in_flight >= self.most and (self._told is None or self.most < self._told):
+        if (
+            now >= self._more_at
+            and self.in_flight >= self.most
+            and (self._reported is None or self.most < self._reported)
+        ):
             self.most += 1
             self._tried_at = now
             self._more_at = now + max(self._more_s, self._answer_s)
@@ -85,11 +89,11 @@ class KeySlots:
         """What was sent then was refused, as too many are in flight; it is one of ``in_flight`` still."""
         others = max(1, self.in_flight - 1)
         if limit is not None:
-            self.told(now, limit)
+            self.reported(now, limit)
         if self.most is None:
             self._know(now, others)
         elif sent_at < self._known_at:
-            if self._told is None:
+            if self._reported is None:
                 self.most = min(self.most, others)
         else:
             self._others = others if self._others is None else min(self._others, others)
@@ -99,7 +103,7 @@ class KeySlots:
     def _know(self, now: float, most: int) -> None:
         self.most, self._known_at = most, now
         self._lag_s = max(self._lag_s, min(_FIRST_LAG_S, _LAG_PART * self._answer_s))
-        self._more_at = now + self._more_s if self._told is None else float("inf")
+        self._more_at = now + self._more_s if self._reported is None else float("inf")
 
     def _too_soon(self, now: float, others: int) -> None:
         """No more were in flight than may be, but a slot was not free yet; or others have it."""
@@ -112,7 +116,7 @@ class KeySlots:
             return
         self._lag_s = min(_LONGEST_LAG_S, max(_LEAST_LAG_S, _LAG_GROWTH * self._lag_s))
         first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
-        long_s = max(_LATE_S, 4 * first_lag_s) if self._told is None else max(_SHARED_S, 0.2 * self._answer_s)
+        long_s = max(_LATE_S, 4 * first_lag_s) if self._reported is None else max(_SHARED_S, 0.2 * self._answer_s)
         if self._lag_s > long_s and self.most is not None and self.most > 1:
             self.most = min(others, self.most - 1)
             self._more_at = now + self._more_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 from ..core import Message, Usage
-from ..protocol import Limited, Told
+from ..protocol import Limited, RateLimits
 from .concurrency_limit import ConcurrencyLimit
 from .cost import Cost, TokenEstimate
 from .header_limit import ByModel
@@ -143,31 +143,31 @@ class Allowance:
         if self._by_model is not None:
             self._of(cost.sent_model).tokens.correct(now, cost.sent_at, tokens)
 
-    def told(self, now: float, cost: Cost, told: Told) -> None:
+    def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
-        for each in (told, *told.further):
+        for each in (limits, *limits.further):
             if each.in_flight is not None and each.in_flight.limit is not None:
-                self.slots.told(now, each.in_flight.limit)
+                self.slots.reported(now, each.in_flight.limit)
             self._by_itself(now, cost, each)
             learning = self._of(cost.sent_model)
             if each.requests is not None:
-                learning.requests.told(now, cost.requests_mark, each.requests, each.descriptor)
+                learning.requests.reported(now, cost.requests_mark, each.requests, each.descriptor)
             if each.tokens is not None:
-                learning.tokens.told(now, cost.tokens_mark, each.tokens, each.descriptor)
+                learning.tokens.reported(now, cost.tokens_mark, each.tokens, each.descriptor)
 
-    def _by_itself(self, now: float, cost: Cost, told: Told) -> None:
+    def _by_itself(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """See whether models are counted by themselves; from then on they are here."""
-        level = told.requests or told.tokens
+        level = limits.requests or limits.tokens
         if (
             self._by_model is not None
             or not cost.sent_model
             or level is None
-            or told.descriptor not in ("", "model_per_key")
+            or limits.descriptor not in ("", "model_per_key")
         ):
             return
-        if told.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
+        if limits.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
             level = level._replace(remaining=0.0)
-        back = self.requests.comes_back(told.descriptor) if told.requests else None
+        back = self.requests.comes_back(limits.descriptor) if limits.requests else None
         if self._seen.seen(now, cost.sent_model, level, cost.model_mark, cost.requests_mark, back):
             self._by_model = {}
             self.requests.forget()
@@ -316,9 +316,9 @@ class Pacer:
             self.allowance.accepted(now, cost)
         self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
 
-    def told(self, now: float, cost: Cost, told: Told) -> None:
+    def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
-        self.allowance.told(now, cost, told)
+        self.allowance.reported(now, cost, limits)
 
     def refused(
         self,

@@ -215,12 +215,12 @@ class Quota:
         learned = self._headers.get(descriptor)
         return 0.0 if learned is None else learned.comes_back
 
-    def told(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
+    def reported(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
         """What the headers say that came for what was taken at ``mark``, of the limit of that ``descriptor``."""
         if level.limit is None or level.remaining is None or descriptor in self._dropped:
             return
         learned = self._headers.setdefault(descriptor, HeaderLimit())
-        learned.told(now, mark, self._taken, level)
+        learned.reported(now, mark, self._taken, level)
         if learned.contradicted and not descriptor:
             del self._headers[descriptor]
             self._dropped.add(descriptor)

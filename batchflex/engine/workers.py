@@ -256,7 +256,7 @@ class Workers:
             (answer,) = await state.client.send(
                 self._frame.route,
                 (sent,),
-                lambda told: state.pacer.told(time.monotonic(), row.cost, told),
+                lambda limits: state.pacer.reported(time.monotonic(), row.cost, limits),
                 streamed=streamed,
             )
             now = time.monotonic()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .json_values import HALF as HALF, halves_in as halves_in, unsayable as unsayable
     from .parameters import TRANSPORT as TRANSPORT, model_of as model_of
     from .pydantic_models import Model as Model
-    from .rate_limit_headers import Level as Level, Limited as Limited, Told as Told
+    from .rate_limit_headers import Level as Level, Limited as Limited, RateLimits as RateLimits
     from .reask import (
         MAY_BE_ASKED_AGAIN as MAY_BE_ASKED_AGAIN,
         Policy as Policy,
@@ -58,7 +58,7 @@ __all__, __getattr__, __dir__ = exports(
         "json_values": ["HALF", "halves_in", "unsayable"],
         "parameters": ["TRANSPORT", "model_of"],
         "pydantic_models": ["Model"],
-        "rate_limit_headers": ["Level", "Limited", "Told"],
+        "rate_limit_headers": ["Level", "Limited", "RateLimits"],
         "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
         "route": ["Receipt", "Route", "Stream"],
         "routes": ["ROUTES", "conversation"],
