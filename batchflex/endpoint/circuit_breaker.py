@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-# What happens once in a million times to an endpoint that works means that it is down; once in ten thousand, a doubt.
+# What happens once in a million times to an endpoint that works means that it is down; once in ten thousand, that it may be.
 _DOWN, _DOUBT = 1e-6, 1e-4
 # The share that fails is taken to be 1 of 50 until more is known; of so many it is remembered.
 _FAIL_FIRST, _OF_FIRST, _MEMORY = 1.0, 50.0, 1_000.0
@@ -26,7 +26,7 @@ def _chance(failed: int, of: int, share: float) -> float:
 
 
 class CircuitBreaker:
-    """The breaker of one endpoint: closed, half-open while there is a doubt (requests go one at a time), or open (an outage: only
+    """The breaker of one endpoint: closed, half-open while it may be down (requests go one at a time), or open (an outage: only
     probes go).
 
     Only first attempts are evidence: that a row fails again may be the row's own fault. One at least must have been sent after
@@ -94,7 +94,7 @@ class CircuitBreaker:
     def failed(self, now: float, number: int, *, first: bool, timed_out: bool = False) -> bool:
         """An attempt failed as it would if the endpoint were down; ``first`` if the row had not failed before.
 
-        One that ``timed_out`` tells of when it was sent, not of now, so that it says nothing if a later one was answered.
+        One that ``timed_out`` is evidence of when it was sent, not of now: none if a later one was answered.
         True: with this one the breaker opens.
         """
         if self._since is not None or not first:
@@ -161,7 +161,7 @@ class CircuitBreaker:
         self.past_outages += 1
 
     def barred(self, seconds: float) -> None:
-        """Nothing could be asked for so long, for reasons of the run's own: the outage is not the longer for it."""
+        """Nothing could be sent for so long, for reasons of the run's own: that does not count as outage."""
         if self._since is not None:
             self._since += seconds
             self._last_probe += seconds

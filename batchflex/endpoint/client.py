@@ -43,7 +43,7 @@ _END_S = 1.0  # after [DONE], for the end of the body, without which the connect
 
 
 class Listing(NamedTuple):
-    """The models that an endpoint lists, and whether it told of rate limits along with them."""
+    """The models that an endpoint lists, and whether rate limits came along with them."""
 
     catalog: Catalog
     tells_limits: bool = False
@@ -367,7 +367,7 @@ class Client:
         return self._redactor.clean(raw) if self._hides else raw
 
     def _seen(self, headers: Sequence[Header]) -> response_headers.Glance:
-        """What the headers tell, without secrets."""
+        """What the headers say, without secrets."""
         seen = response_headers.glance(headers)
         if not self._hides:
             return seen
@@ -388,7 +388,7 @@ class Client:
         return fault
 
     def _hinted(self, error: AttemptError, route: Route, body: bytes) -> AttemptError:
-        """With what was looked for, and the name that the model has here, if it was asked for by one that it has elsewhere."""
+        """With the kind of request, and the name that the model has here, if the request has one that it has elsewhere."""
         if isinstance(error, RunFault):
             error.what = route.what
         if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":

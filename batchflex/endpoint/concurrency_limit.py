@@ -70,7 +70,7 @@ class _Round:
         self.means: list[float] = []
 
     def count(self, took_s: float, in_flight: int, size: int) -> None:
-        """An answer came. As requests may have been sent in bursts, whole windows of ``size`` answers are looked at."""
+        """An answer came. As requests may have been sent in bursts, means are of whole windows of ``size`` answers."""
         self.answers += 1
         self.peak = max(self.peak, in_flight)
         self.in_flight += in_flight
@@ -101,7 +101,7 @@ class ConcurrencyLimit:
     """The window of one endpoint. ``size`` is how many may be in flight now, never more than ``most``.
 
     ``allowed`` is how many of these the key may have. ``fixed`` keeps it at ``most``; else it begins with ``first``.
-    ``last_reason`` tells in words why it has this size.
+    ``last_reason`` is why it has this size, in words.
     """
 
     def __init__(self, most: int, *, first: int = 8, fixed: bool = False) -> None:

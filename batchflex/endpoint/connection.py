@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._asked = 0
         self._alarm: Alarm | None = None
         self._met_close = self._got_eof = False
-        # When it was idle last, and who is told that it was closed then, with the answer before and how long ago that was.
+        # Since when it is idle, and what is called when it is closed then: whether the answer before was streamed, seconds since.
         self.idle_since: float | None = None
         self._idle_as = False
         self.when_closed: Callable[[bool, float], None] | None = None
@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            # One answer more than was asked for: the next request would be given this one.
+            # An answer without a request: the next request would get this one.
             raise ValueError("the server sent something that was not asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What the headers of answers tell of a quota, and whether it is counted for each model by itself.
+"""A quota as the headers of answers report it, and whether it is counted for each model by itself.
 
 Decisions only: time is passed in, in seconds of a monotonic clock.
 """
@@ -10,7 +10,7 @@ from .quota_window import ASSUMED_S, ROUNDING_S, SLACK, USUAL_S, usual
 
 
 class HeaderLimit:
-    """A quota as the headers of each answer tell it.
+    """A quota as the headers of each answer report it.
 
     Until its window is known, what is left is spread until the reset. Then units go at the constant rate that fixed windows,
     sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Without a reset
@@ -193,7 +193,7 @@ class HeaderLimit:
         return None if self.limit is None or self.window_s is None else self.limit / self.window_s
 
     def rate(self, now: float) -> float | None:
-        """Units a second that may go now; ``None`` if nothing was told."""
+        """Units a second that may go now; ``None`` if nothing was reported."""
         if self.limit is None:
             return None
         if self._is_bucket:

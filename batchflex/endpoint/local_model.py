@@ -33,7 +33,7 @@ async def serving(
     say: Callable[[str], None] = lambda _: None,
     gone: Callable[[Message], None] = lambda _: None,
 ) -> AsyncIterator[Endpoint]:
-    """The endpoint, ready to be asked: starts the local model's server if it is that one, and ends it afterwards.
+    """The endpoint, ready for requests: starts the local model's server if it is that one, and ends it afterwards.
 
     A server that ends before that is started again, under the same address, and ``say`` is called with a sentence about it. One
     that has not lived for a minute three times in a row is not: then ``gone`` is called with what happened, which quotes the end

@@ -32,7 +32,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model as an endpoint lists it; what it does not tell is ``None``. ``context`` is in tokens."""
+    """A model as an endpoint lists it; what it does not say is ``None``. ``context`` is in tokens."""
 
     id: str
     prices: PricesSection | None = None
@@ -146,7 +146,7 @@ class Contexts:
         return bool(self._of)
 
     def learn(self, catalog: Catalog, sent: str | None = None) -> None:
-        """``sent`` is the model that this endpoint is asked for in place of the one that a request names."""
+        """``sent`` is the model name that this endpoint gets in place of the one in a request."""
         for model in catalog.models:
             if model.context is not None and sent in (None, model.id):
                 name = "" if sent is not None else model.id
@@ -164,7 +164,7 @@ class Contexts:
 
 
 class LongPrompts:
-    """Tells of requests whose prompts cannot fit, before they are sent: with an example once, and how many in all at the end."""
+    """Warns of requests whose prompts cannot fit, before they are sent: with an example once, and how many in all at the end."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.contexts = Contexts()
@@ -184,7 +184,7 @@ class LongPrompts:
         self._found += len(found)
 
     def end(self) -> None:
-        """No more are to be looked at."""
+        """All requests have been seen."""
         if self._found > self._told:
             self._tell(f"prompts too long for their model: {self._found:,} in all")
 

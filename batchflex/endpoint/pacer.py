@@ -1,4 +1,4 @@
-"""When the next request to one endpoint may go: its key's quotas, the waits it asked for, and how many may be in flight.
+"""When the next request to one endpoint may go: quotas of its key, waits that it demands, and how many may be in flight.
 
 Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here:
 :mod:`batchflex.engine.admission` carries out what is decided.
@@ -62,7 +62,7 @@ class Allowance:
         return wait if self._by_model is None else max(wait, self._of(model).wait_s(now, tokens))
 
     def held_s(self, now: float, model: str = "") -> float:
-        """Seconds that the endpoint asked to wait and that are not over: all, and what asks this model."""
+        """Seconds left of the wait that the endpoint demands: of all requests, and of those to this model."""
         held = max(0.0, self._held_until - now)
         return held if (own := self._if_by_itself(model)) is None else max(held, own.held_s(now))
 
@@ -75,7 +75,7 @@ class Allowance:
         return self._by_model.get(model) if self._by_model else None
 
     def said_of(self, model: str) -> Message | None:
-        """The server's words when it last refused what asks this model."""
+        """The server's words when it last refused a request to this model."""
         own = self._if_by_itself(model)
         return self.said if own is None else own.said or self.said
 
@@ -156,7 +156,7 @@ class Allowance:
                 learning.tokens.reported(now, cost.tokens_mark, each.tokens, each.descriptor)
 
     def _by_itself(self, now: float, cost: Cost, limits: RateLimits) -> None:
-        """See whether models are counted by themselves; from then on they are here."""
+        """Find out whether each model has limits of its own; from then on it has here."""
         level = limits.requests or limits.tokens
         if (
             self._by_model is not None
@@ -165,7 +165,7 @@ class Allowance:
             or limits.descriptor not in ("", "model_per_key")
         ):
             return
-        if limits.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
+        if limits.requests is None:  # of tokens only the limit counts: how many a request takes is not known yet
             level = level._replace(remaining=0.0)
         back = self.requests.comes_back(limits.descriptor) if limits.requests else None
         if self._seen.seen(now, cost.sent_model, level, cost.model_mark, cost.requests_mark, back):
@@ -175,7 +175,7 @@ class Allowance:
             self._ramp_s = 0.0
 
     def _of(self, model: str) -> Allowance:
-        """Where it is learned what this model may use."""
+        """The allowance that limits of this model are learned in."""
         if self._by_model is None:
             return self
         if model not in self._by_model:
@@ -240,8 +240,8 @@ class Allowance:
 
 
 class Pacer:
-    """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key. ``model`` is
-    which is asked here, whatever a request names."""
+    """All limits of one endpoint. The allowance may be shared with other endpoints of the same key. ``model`` is the one that all
+    requests here go to, whatever they name."""
 
     def __init__(
         self, concurrency: ConcurrencyLimit, allowance: Allowance | None = None, model: str | None = None
@@ -264,7 +264,7 @@ class Pacer:
         return self.allowance.asked_s(now, self._model or model)
 
     def held_s(self, now: float, model: str) -> float:
-        """Seconds that the endpoint asked such a row to wait and that are not over."""
+        """Seconds left of the wait that the endpoint demands of such a row."""
         return self.allowance.held_s(now, self._model or model)
 
     def fruitless_s(self, now: float, model: str) -> float:
@@ -310,7 +310,7 @@ class Pacer:
     def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool, reached: bool) -> None:
         """An attempt failed, ``of_row`` if the endpoint works and only this request does not.
 
-        ``reached`` tells whether the server answered at all, so that it has counted the request.
+        ``reached`` is whether the server answered at all, so that it has counted the request.
         """
         if reached:
             self.allowance.accepted(now, cost)

@@ -33,7 +33,7 @@ _ANY_KEY = "BATCHFLEX_API_KEY"
 
 
 class Secret:
-    """A string that shows itself only when asked to."""
+    """A string that only :meth:`reveal` shows."""
 
     __slots__ = ("_value",)
 
@@ -61,14 +61,14 @@ class _Quirks(NamedTuple):
 
 # The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
 _QUIRKS = {"flexai": _Quirks("FLEXAI_API_KEY", "FLEXAI_API_BASE", 2048)}
-# Names that are never those of a public host; nothing is looked up.
+# Names that are never those of a public host; there is no DNS query.
 _OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
 
 
 class Endpoint(NamedTuple):
     """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
 
-    ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
+    ``slots`` is how many requests it answers at a time, if known; ``model`` is sent in place of a request's own.
     ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
     ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
     ``secrets`` are what the environment has put into ``headers`` and ``query``.
@@ -107,7 +107,7 @@ class Endpoint(NamedTuple):
 
     @property
     def asks_metrics(self) -> bool:
-        """Whether its ``/metrics`` are asked for: as the job says, else if it is a server of one's own."""
+        """Whether its ``/metrics`` are fetched: as the job says, else if it is a server of one's own."""
         return _is_own(host_of(self.base_url)) if self.metrics == "auto" else bool(self.metrics)
 
     @property
@@ -140,7 +140,7 @@ class Endpoint(NamedTuple):
 def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True) -> Endpoint:
     """The endpoint that a job names; for ``local`` without its address, which it gets when it is served.
 
-    Without ``with_key`` no key is looked for: enough to plan, not to ask.
+    Without ``with_key`` no key is resolved: enough to plan, not to send.
 
     :raises EndpointError: if the key or a variable that it needs is not in the environment or would go to a server that it
         is not for, or the model file is missing.
@@ -271,7 +271,7 @@ def _filled(
 
 
 def _is_own(host: str) -> bool:
-    """Whether a host is on this machine or in a network of one's own, as far as its name tells."""
+    """Whether a host is on this machine or in a network of one's own, judging by its name."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
@@ -297,7 +297,7 @@ def variables(section: EndpointSection, environ: Mapping[str, str] = os.environ)
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:
-    """The model that is asked where neither job nor row names one; ``None`` if not every endpoint would know it."""
+    """The model of requests where neither job nor row names one; ``None`` if not every endpoint has it."""
     names = {endpoint.default_model for endpoint in endpoints if endpoint.model is None}
     return names.pop() if len(names) == 1 else None
 

@@ -1,4 +1,4 @@
-"""One quota of one key, requests or tokens: what the job allows, what the endpoint tells, what its refusals show.
+"""One quota of one key, requests or tokens: what the job allows, what headers report, what refusals show.
 
 Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here.
 """
@@ -170,7 +170,7 @@ class Quota:
         return max(wait, self.empty_s(now, units))
 
     def empty_s(self, now: float, units: float = 1.0) -> float:
-        """Seconds until the endpoint's own window, as it tells it, has room for ``units``; 0 if it has."""
+        """Seconds until the endpoint's own window, as its headers report it, has room for ``units``; 0 if it has."""
         return max((learned.empty_s(now, units) for learned in self._headers.values()), default=0.0)
 
     def _rate(self, now: float) -> float | None:

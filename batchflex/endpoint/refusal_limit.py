@@ -14,14 +14,15 @@ class RefusalLimit:
     A refusal that names a time says: until then nothing more. Between two such times the server accepts what its window allows.
     So the first span gives a guess, the second is sent freely but for where the guess says that the limit is, and if that is
     where it was, the limit is known, and everything goes at its constant rate. Where the spans don't agree (a window that
-    slides, a bucket, short waits), what was accepted over several refusals is the rate. A lesson that does not make refusals
-    rare was wrong: it is forgotten, and none is drawn for a while. What was learned grows slowly while nothing is refused.
+    slides, a bucket, short waits), what was accepted over several refusals is the rate. A rate that does not
+    make refusals rare was wrong: it is forgotten, and none is learned for a while. A learned rate grows slowly while nothing is
+    refused.
     """
 
     _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends
     _AGREE, _PASSED, _SOON = 0.05, 0.8, 0.02
     _CAREFUL, _MOST_CAREFUL, _CAREFUL_S = 0.15, 50.0, 0.02
-    # To look back takes so many refusals and so long: seconds, and times the longest wait that was named.
+    # Before a rate is learned from the past: so many refusals, over so many seconds and times the longest wait that was named.
     _HOLDS, _ELAPSED_S, _WINDOWS, _SHARE = 3, 5.0, 3.0, 0.02
     _BANNED_S, _LONGEST_BAN_S = 60.0, 3600.0
     _PROVEN_S = 10.0
@@ -37,8 +38,8 @@ class RefusalLimit:
         self._units = 0.0
         self._sent = 0.0
         self._guess: float | None = None
-        # Over all spans since the first refusal, or since the lesson was drawn; and until the quota was last used up, which a
-        # refusal after something was accepted tells.
+        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
+        # refusal after something was accepted shows.
         self._since: float | None = None
         self._accepted = 0.0
         self._used_up: float | None = None

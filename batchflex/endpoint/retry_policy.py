@@ -1,7 +1,7 @@
 """Which failures are worth another attempt, how often, and after what wait (tenacity).
 
 A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and
-:mod:`batchflex.engine.admission` makes all requests to that endpoint wait. Everything else transient is tried again after an
+:mod:`batchflex.engine.admission` holds back all requests to that endpoint. Everything else transient is tried again after an
 exponentially growing wait with full jitter, or the wait the server asked for, until ``retry.attempts`` or ``retry.max_s`` is
 spent.
 """

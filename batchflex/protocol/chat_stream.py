@@ -21,7 +21,7 @@ _SIGNS_OF_LIFE = {"ping", "heartbeat", "keepalive", "keep-alive", "processing"}
 class Stream:
     """Events of one streamed answer, put together into the shape of an unstreamed one.
 
-    Only one choice is kept, the first that comes: a request has one answer. What has an odd type is passed over.
+    Only one choice is kept, the first that comes: a request has one answer. Fields of an unexpected type are ignored.
     """
 
     def __init__(self, http_status: int = 200) -> None:
@@ -43,7 +43,7 @@ class Stream:
 
     @property
     def usage(self) -> Usage | None:
-        """What it took so far, if that was told."""
+        """The usage so far, if the server has sent it."""
         return None if self._usage is None else usage(self._usage)
 
     @property

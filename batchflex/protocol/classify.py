@@ -171,7 +171,7 @@ def is_of_row(fault: AttemptError) -> bool:
 
 
 def is_about_request(fault: AttemptError) -> bool:
-    """Whether the server's words are about what this request has in it, and not about who asks: it was read.
+    """Whether the server's words are about the content of this request, and not about who sends it: it was read.
 
     They speak of its length, its content or its format, as rules know it; or they name a field of the body other than the model
     (``param``, or a place as FastAPI has it).

@@ -12,12 +12,12 @@ import msgspec
 
 from .failure_rules import OVER_LIMIT
 
-# Characters of a message in which words are looked for: what it repeats of a request mostly comes later.
+# Characters of a message that are searched for words: what it repeats of a request mostly comes later.
 _SEARCHED = 600
 
 
 class ErrorBody(NamedTuple):
-    """What an error body says. ``names`` are all codes and types in it, in lower case; ``words`` those that rules look at."""
+    """What an error body says. ``names`` are all codes and types in it, in lower case; ``words`` are matched by rules."""
 
     message: str
     kind: str | None = None

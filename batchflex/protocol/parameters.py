@@ -143,7 +143,7 @@ _ORDINARY: dict[str, _Test] = {
     "verbosity": lambda v: v in ("low", "medium", "high", "max"),
 }
 
-# How an answer travels is the endpoint's matter, not the request's: it does not change what is asked.
+# How an answer travels is the endpoint's matter: it does not change the request.
 TRANSPORT = ("stream", "stream_options")
 
 
@@ -171,7 +171,7 @@ class Parameters:
         return name in self._ordinary
 
     def is_meant(self, name: str, value: Any) -> bool:
-        """Whether a column may be meant as the parameter of its name: where that is an ordinary word, its value tells."""
+        """Whether a column may be meant as the parameter of its name: where that is an ordinary word, its value decides."""
         fits = self._ordinary.get(name)
         return fits is None or fits(value)
 

@@ -1,4 +1,4 @@
-"""Asking again when an answer does not fit or was cut off: what is sent then, and how what that cost is carried along. Pure."""
+"""A further request after an answer that is invalid or was cut off: what is sent, and how the cost is added up. Pure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Policy(NamedTuple):
-    """What is asked again.
+    """Which answers are followed by a further request.
 
-    An answer that does not fit is ``most`` times; ``schema`` is what answers must fit, as JSON, if the server is not told of
-    it. One that was cut off by its limit is with twice as many tokens, up to ``grow_to``; 0 is not at all. With ``streams``
-    one that the server cut below its limit is asked again as a stream.
+    An invalid one, up to ``most`` times; ``schema`` is the JSON Schema that answers must fit, if the server does not get it. One
+    that was cut off by its limit, with twice as many tokens, up to ``grow_to``; 0 is never. With ``streams`` one that the server
+    cut below its limit, as a stream.
     """
 
     most: int = 0
@@ -66,11 +66,10 @@ def cut_by(status: Status, answer: Answer, limit: int | None) -> CutBy | None:
 
 
 def further(request: Request, before: Outcome, policy: Policy, route: Route) -> Request | None:
-    """The request that follows an answer that does not fit or was cut off; ``None`` if no further one is allowed.
+    """The request that follows an answer that is invalid or was cut off; ``None`` if no further one is allowed.
 
-    ``request`` is the one that was planned, however often it was asked before. After an answer that does not fit the
-    conversation goes on from its messages with the last answer and what is wrong with it. One that was cut off is asked for
-    anew.
+    ``request`` is the one that was planned, however many were sent before. After an invalid answer the conversation goes on with
+    that answer and what is wrong with it. After one that was cut off the request is repeated.
     """
     body, planned = _decode(request.body), request.max_tokens
     retried_with = request.retried_with or before.retried_with
@@ -94,7 +93,7 @@ def further(request: Request, before: Outcome, policy: Policy, route: Route) -> 
 
 
 def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
-    """How is asked again after this answer; ``planned`` is the limit that the plan sets."""
+    """What kind of request follows this answer; ``planned`` is the limit that the plan sets."""
     if before.cut_by == "server":
         return "streamed" if policy.streams and before.ttft_s is None else None
     limit = before.answer_limit or planned or before.completion_tokens
@@ -122,7 +121,7 @@ def _complaint(before: Outcome, policy: Policy) -> tuple[str, str]:
 
 
 def carried_on(made: Outcome, before: Outcome) -> Outcome:
-    """The outcome of asking again after ``before``, with what all answers before it took."""
+    """The outcome of a further request after ``before``, with the usage of all answers before it."""
     return msgspec.structs.replace(
         made,
         reasks=before.reasks + 1,
@@ -133,7 +132,7 @@ def carried_on(made: Outcome, before: Outcome) -> Outcome:
 
 
 def given_up(made: Outcome, before: Outcome) -> Outcome:
-    """What is kept when asking again after ``before`` has failed for good: that answer, and why there is no other."""
+    """The outcome when a further request after ``before`` has failed for good: that answer, and why there is no other."""
     return msgspec.structs.replace(
         before,
         attempts=made.attempts,

@@ -1,4 +1,4 @@
-"""What the headers of an answer tell at a glance: the id that the server gave the request, and what to look at closer. Pure."""
+"""Headers of an answer other than rate limits: the id that the server gave the request, and what a gateway did. Pure."""
 
 from __future__ import annotations
 
