@@ -15,7 +15,7 @@ _LOOK_S = 1.0  # for what has come meanwhile, before it is given up
 class Alarm:
     """Calls ``ring`` at ``due``, seconds of the event loop's clock, unless it is cancelled or put off before.
 
-    Where the process was stopped meanwhile (Ctrl-Z, a paused container), so that the time was up without anybody looking, what
+    Where the process was stopped meanwhile (Ctrl-Z, a paused container), what
     has come by then lies in the sockets: it is read first, for a second at most.
     """
 
@@ -31,7 +31,7 @@ class Alarm:
         self._timer.cancel()
 
     def put(self, due: float) -> None:
-        """To another time. Putting it off costs next to nothing: the timer that runs finds out."""
+        """Change the time. Putting it off costs next to nothing: the running timer checks."""
         is_sooner, self._due = due < self._due, due
         if is_sooner:
             self._timer.cancel()

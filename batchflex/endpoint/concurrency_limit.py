@@ -1,10 +1,10 @@
-"""How many requests may be in flight at one endpoint: a fixed number, or the fewest that get all it can give.
+"""How many requests may be in flight at one endpoint: a fixed number, or the fewest that reach its full throughput.
 
 Decisions only: time is passed in, in seconds of a monotonic clock.
 
-An endpoint with room answers twice as many requests a second when twice as many are in flight; one without makes them wait. So
-the window is judged by what it delivers: how many are in flight, divided by how long an answer takes (Little's law). It doubles
-while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more is
+An endpoint with capacity left answers twice as many requests a second when twice as many are in flight; one without makes them
+wait. So the window is judged by its throughput: how many are in flight, divided by how long an answer takes (Little's law). It
+doubles while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more is
 kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or a quota, says
 nothing of the endpoint.
 """
@@ -134,7 +134,7 @@ class ConcurrencyLimit:
     def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
         """A request sent then has ended; ``in_flight`` is how many there still are without it.
 
-        ``wait_s`` is what a refusal asked for, if it did: then it may well be for the rate, not for how many are in flight.
+        ``wait_s`` is the wait that a refusal names, if it does: then it may be for the rate, not for how many are in flight.
         """
         seen = self._round
         if self.fixed:
@@ -182,7 +182,7 @@ class ConcurrencyLimit:
             self.last_reason = "the key may have no more in flight"
 
     def queue(self, waiting: int | None) -> None:
-        """The endpoint itself says how many requests wait there until others end; ``None``: it does not say any more."""
+        """The endpoint reports how many requests wait in its own queue; ``None``: it does not any more."""
         self._queued = waiting
 
     def at_most(self, most: int) -> None:
@@ -207,7 +207,7 @@ class ConcurrencyLimit:
         return min(self.allowed, self._ceiling if now < self._ceiling_until else self.most)
 
     def _says_nothing(self, now: float) -> bool:
-        """Whether the round that ends is worth nothing; then it is begun again."""
+        """Whether the round that ends shows nothing; then it is begun again."""
         seen = self._round
         if seen.peak < _FULL * self.size or seen.in_flight < _USED * self.size * seen.answers:
             self._set(now, self.size, "the window is not used")
@@ -349,7 +349,7 @@ class ConcurrencyLimit:
         return len(self._levels) == _SAME_LEVELS and max(self._levels) <= _SAME * lowest
 
     def _cut(self, now: float, *, told_when: bool) -> None:
-        """So many are too many. Where the same was said before, not long ago: for a while."""
+        """So many are too many: at once, and for a while if that was so not long ago."""
         again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
         self._cut_at, self._cut_size = now, self.size
         if told_when and not again:

@@ -1,4 +1,4 @@
-"""One connection of HTTP/1.1, parsed by llhttp (httptools), and the time that is given to what goes over it.
+"""One connection of HTTP/1.1, parsed by llhttp (httptools).
 
 Errors are httpx's. Answers are bounded: no body, head or trailer takes more memory than is allowed, whatever the server sends.
 """
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
     :meth:`ask` returns when the answer is whole, or, where it is an event stream, when its headers are there; then
-    :meth:`more` gives the rest. ``reusable`` tells whether another request may follow, ``streamed`` whether the last answer was
+    :meth:`more` gives the rest. ``reusable`` is whether another request may follow, ``streamed`` whether the last answer was
     an event stream. Bodies are unpacked, and ``headers`` are without ``Content-Encoding``.
     """
 
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
             self._read_lengths()
 
     def _read_lengths(self) -> None:
-        """Read a head anew whose lengths the parser does not take, once all of it is there.
+        """Parse a head again whose lengths the parser refused, once all of it is there.
 
         :raises ValueError: if they differ, or are none.
         """

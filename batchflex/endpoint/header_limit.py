@@ -14,8 +14,8 @@ class HeaderLimit:
 
     Until its window is known, what is left is spread until the reset. Then units go at the constant rate that fixed windows,
     sliding ones and buckets all accept, more slowly only if less is left than that: others use the key too. Without a reset
-    windows are taken for 60 s, and begin when all is there again. A reset may also be when a bucket is full, which is seen by
-    its being in proportion to what is missing. Where no reset is ever a second away, or units come back long before a window's
+    windows are taken for 60 s, and begin when all is there again. A reset may also be when a bucket is full, which shows in
+    its being proportional to what is missing. Where no reset is ever a second away, or units come back long before a window's
     end, it is a bucket: its rate is what came back while units were taken.
 
     What the headers say may belong to nobody in particular, as of whichever server behind a proxy has answered. They are
@@ -86,7 +86,7 @@ class HeaderLimit:
             self.window_s = usual(self._longest_s)
 
     def refused(self, now: float, retry_after_s: float | None, units: float) -> None:
-        """What was just sent was refused for this quota, with that time to wait, if any."""
+        """The latest request was refused for this quota, with that time to wait, if any."""
         if self.limit is None or self._reset_at is None or now >= self._reset_at:
             return
         if self._begun is None and retry_after_s is not None and retry_after_s + 2 * ROUNDING_S < self._reset_at - now:
@@ -97,7 +97,7 @@ class HeaderLimit:
         self._remaining = self._left = min(self._remaining, max(0.0, units - 1.0))
 
     def mistaken(self) -> None:
-        """When the window ends is not known after all."""
+        """The end of the window is not known after all."""
         self._reset_at = self._begun = None
 
     def _another_limit(self, limit: float) -> None:
@@ -112,7 +112,7 @@ class HeaderLimit:
     def _look_for_contradictions(
         self, now: float, mark: float, limit: float, remaining: float, reset_s: float | None
     ) -> None:
-        """More or less is left than what was taken explains, again and again; or as much as before whatever is taken."""
+        """Whether the amount left does not follow from what was taken, again and again: headers of nobody in particular."""
         expected, some = self._remaining - (mark - self._mark), 0.1 * limit + 5
         window_goes_on = self._reset_at is None or (now < self._reset_at - ROUNDING_S and not self._is_bucket)
         if window_goes_on and remaining > expected + some:
@@ -128,7 +128,7 @@ class HeaderLimit:
         self.contradicted = self.contradicted or self._swings >= self._SWINGS or self._unmoved >= 0.2 * limit + 10
 
     def _without_reset(self, now: float, window_s: float, renewed: bool, back: float, gone: float) -> None:
-        """Take the windows for ``window_s``; of ``gone`` units that were taken ``back`` came back."""
+        """Assume windows of ``window_s``; of ``gone`` units that were taken ``back`` came back."""
         self.window_s = window_s
         early = self._begun is not None and now < self._begun + 0.8 * window_s
         if (renewed and not early) or (
@@ -147,7 +147,7 @@ class HeaderLimit:
             self._heard = max(self._heard, self._BUCKET_AFTER)
 
     def _in_proportion_to_missing(self, missing: float, reset_s: float | None) -> bool:
-        """Whether the reset is when all that is missing has come back, and so in proportion to that."""
+        """Whether the reset is when all that is missing has come back, and so proportional to it."""
         if reset_s is None or missing < 1 or reset_s <= 0 or self.limit is None:
             return False
         self._proportions = [*self._proportions, (missing, reset_s / missing)][-16:]
@@ -233,7 +233,7 @@ class HeaderLimit:
         self._left -= units
 
     def accepted(self, now: float, sent_at: float) -> None:
-        """What was sent then was let through."""
+        """What was sent at that time was let through."""
         if self._tried is None or self._confirmed or self._begun is not None:
             return
         if sent_at >= self._tried[0] and now < self._tried[1] - ROUNDING_S:

@@ -103,7 +103,7 @@ class KeyCommand:
             return key
 
     async def _renewed(self, needed_at: float) -> Secret:
-        """Run the command, unless it was run since this was needed: whoever waited for that run shares what came of it."""
+        """Run the command, unless it was run since ``needed_at``: all who waited for that run share its result."""
         if self._ended_at < needed_at:
             fault = ""
             try:

@@ -19,8 +19,8 @@ _SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.1, 0.03, 0.5, 300.0
 class KeySlots:
     """How many requests a key may have in flight, as its server says or its refusals show; and how many it has.
 
-    A refusal for this reason says nothing of time: a slot is free when any request ends. Or a moment later, for servers count an
-    end after they have sent it; that moment is learned. ``most`` is ``None`` while no such limit is known.
+    Such a refusal is no matter of time: a slot is free when any request ends, or a moment later, as servers count an end after
+    they have sent it; that moment is learned. ``most`` is ``None`` while no such limit is known.
     """
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class KeySlots:
         return max(0.0, freed - now, self._held_until - now)
 
     def ended(self, now: float) -> None:
-        """A request has ended, whichever way. Whoever sends one counts it in ``in_flight``."""
+        """A request has ended, however. The caller counts those it sends in ``in_flight``."""
         self.in_flight -= 1
         if self._lag_s:
             self._ends.append(now)
 
     def reported(self, now: float, limit: float) -> None:
-        """The server says how many it lets be in flight."""
+        """The server reports how many may be in flight."""
         most = max(1, int(limit))
         if most != self._reported:
             self._reported = most

@@ -46,7 +46,7 @@ class Allowance:
         self._ramp_s = 0.0
         self._ramp_next = 0.0
         self._refusals = 0
-        self._fruitless: dict[str, float] = {}  # by model: refused since then, and not let through
+        self._refused_since: dict[str, float] = {}  # by model: refused since then, and not let through
         self._by_model: dict[str, Allowance] | None = None
         self._seen = ByModel()
         self._taken: dict[str, int] = {}
@@ -66,10 +66,10 @@ class Allowance:
         held = max(0.0, self._held_until - now)
         return held if (own := self._if_by_itself(model)) is None else max(held, own.held_s(now))
 
-    def asked_s(self, now: float, model: str = "") -> float:
-        """Seconds until the endpoint lets anything of this model go, as it says itself or lets see."""
+    def demanded_s(self, now: float, model: str = "") -> float:
+        """Seconds until the endpoint lets requests to this model through, as it demands or as its headers show."""
         asked = max(self.held_s(now), self.requests.empty_s(now), self.tokens.empty_s(now))
-        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.asked_s(now))
+        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.demanded_s(now))
 
     def _if_by_itself(self, model: str) -> Allowance | None:
         return self._by_model.get(model) if self._by_model else None
@@ -79,22 +79,22 @@ class Allowance:
         own = self._if_by_itself(model)
         return self.said if own is None else own.said or self.said
 
-    def fruitless_s(self, now: float, model: str = "") -> float:
-        """Seconds since which it has refused this model, and let nothing of it through."""
-        return now - self._fruitless.get(model, now)
+    def refused_for_s(self, now: float, model: str = "") -> float:
+        """For how many seconds it has refused every request to this model."""
+        return now - self._refused_since.get(model, now)
 
     def resumed(self) -> None:
-        """For reasons of another kind nothing was sent for a while."""
-        self._fruitless.clear()
+        """Sending goes on after a pause that had other reasons than limits."""
+        self._refused_since.clear()
 
     @property
     def is_choosy(self) -> bool:
-        """Whether one request may have to wait while another may go."""
+        """Whether one request may have to wait while another may be sent."""
         return self._by_model is not None or self.tokens.rate is not None
 
     @property
     def rates(self) -> tuple[float | None, float | None]:
-        """Requests and tokens a second that may go on the average; ``None`` where nothing bounds them."""
+        """Requests and tokens a second on the average; ``None`` where nothing bounds them."""
         rates = []
         for kind in ("requests", "tokens"):
             own = getattr(self, kind).rate
@@ -104,7 +104,7 @@ class Allowance:
         return rates[0], rates[1]
 
     def take(self, now: float, cost: Cost, window: int) -> None:
-        """An attempt goes that is expected to use ``cost.tokens``, to an endpoint that may have so many in flight."""
+        """An attempt is sent that is expected to use ``cost.tokens``, to an endpoint with a ``window`` of so many in flight."""
         cost.requests_mark = self.requests.take(now)
         cost.tokens_mark = self.tokens.take(now, cost.tokens)
         if self._ramp_s:
@@ -118,8 +118,8 @@ class Allowance:
 
     def accepted(self, now: float, cost: Cost) -> None:
         """An attempt was let through."""
-        if self._fruitless:
-            self._fruitless.pop(cost.sent_model, None)
+        if self._refused_since:
+            self._refused_since.pop(cost.sent_model, None)
         self._trusted_until = float("inf")
         self.requests.accepted(now, cost.sent_at)
         self.slots.accepted(now, cost.sent_at)
@@ -127,7 +127,7 @@ class Allowance:
             self._of(cost.sent_model).accepted(now, cost)
 
     def answered(self, now: float, cost: Cost, tokens: float) -> None:
-        """It was answered, and has used so many tokens."""
+        """The attempt was answered, and has used so many tokens."""
         self._refusals = 0
         self.accepted(now, cost)
         self._correct(now, cost, tokens - cost.tokens)
@@ -135,7 +135,7 @@ class Allowance:
             self._of(cost.sent_model)._refusals = 0
 
     def unused(self, now: float, cost: Cost) -> None:
-        """It used no tokens."""
+        """The attempt used no tokens."""
         self._correct(now, cost, -cost.tokens)
 
     def _correct(self, now: float, cost: Cost, tokens: float) -> None:
@@ -192,17 +192,17 @@ class Allowance:
         *,
         alone: bool = False,
     ) -> None:
-        """A 429 came: every request of the key waits until the time the server gave, then they go one by one.
+        """A 429 came: all requests of the key wait until the time the server gave, then they are sent one by one.
 
         Where a window is known that ends sooner, until that: servers give a whole window's length. If they give no time, or one
         that is over already, until a jittered one that doubles with each refusal in a row. Refusals of what was sent before the
         wait began say nothing new. ``limited`` is which limit refused: one on what is in flight is waited for by its slots.
-        ``alone`` is that others were let through meanwhile and this one was not, again: then nobody waits. ``said`` are the
-        server's words.
+        ``alone``: others were let through meanwhile and this one was refused again; then nobody waits. ``said`` is what the
+        server said.
         """
         self.unused(now, cost)
         self.said = said or self.said
-        self._fruitless.setdefault(cost.sent_model, now)
+        self._refused_since.setdefault(cost.sent_model, now)
         if alone:
             return
         if limited.kind == "in_flight":
@@ -259,20 +259,20 @@ class Pacer:
         wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
-    def asked_s(self, now: float, model: str) -> float:
-        """Seconds until the endpoint lets a row of this model go, as it says itself or lets see."""
-        return self.allowance.asked_s(now, self._model or model)
+    def demanded_s(self, now: float, model: str) -> float:
+        """Seconds until the endpoint lets a row of this model through, as it demands or as its headers show."""
+        return self.allowance.demanded_s(now, self._model or model)
 
     def held_s(self, now: float, model: str) -> float:
         """Seconds left of the wait that the endpoint demands of such a row."""
         return self.allowance.held_s(now, self._model or model)
 
-    def fruitless_s(self, now: float, model: str) -> float:
-        """Seconds since which such rows were refused, and none let through."""
-        return self.allowance.fruitless_s(now, self._model or model)
+    def refused_for_s(self, now: float, model: str) -> float:
+        """For how many seconds all such rows were refused."""
+        return self.allowance.refused_for_s(now, self._model or model)
 
     def sent(self, now: float, cost: Cost) -> None:
-        """An attempt goes."""
+        """An attempt is sent."""
         cost.sent_at = now
         cost.sent_model = self._model or cost.model
         cost.tokens = self._estimate(cost)
@@ -282,7 +282,7 @@ class Pacer:
             self._spread_next = max(self._spread_next, now) + gap_s
 
     def ended(self, now: float) -> None:
-        """An attempt is over, whichever way, after all else that is said of it."""
+        """An attempt is over, however it ended; called after everything else about it."""
         self.allowance.slots.ended(now)
         if self.allowance.slots.most is not None:
             self.concurrency.allow(self.allowance.slots.most)
@@ -303,7 +303,7 @@ class Pacer:
         self.concurrency.left(now, cost.sent_at, in_flight, "failure")
 
     def probed(self, now: float, cost: Cost, usage: Usage | None) -> None:
-        """A request of the run's own ended. It is like no row, and says nothing of how many may be in flight."""
+        """A probe ended. It is unlike any row, and shows nothing of how many may be in flight."""
         if usage is not None and usage.total_tokens is not None:
             self.allowance.answered(now, cost, float(usage.total_tokens))
 

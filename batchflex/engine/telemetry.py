@@ -68,18 +68,18 @@ class Waits:
                 yield Wait(endpoint.name, why, told.message, wall + told.since - now, until)
         if endpoint.pauses:
             return
-        slots, asked_s, head, said = (
+        slots, demanded_s, head, said = (
             allowance.slots,
-            allowance.asked_s(now),
+            allowance.demanded_s(now),
             "the endpoint asks to wait",
             allowance.said,
         )
-        if asked_s <= _SOME_S and (models := models - endpoint.without):
-            asked_s, model = max((endpoint.pacer.asked_s(now, model), model) for model in models)
+        if demanded_s <= _SOME_S and (models := models - endpoint.without):
+            demanded_s, model = max((endpoint.pacer.demanded_s(now, model), model) for model in models)
             head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
-        if asked_s > _SOME_S:
+        if demanded_s > _SOME_S:
             words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
-            yield Wait(endpoint.name, "quota", words, wall, wall + asked_s)
+            yield Wait(endpoint.name, "quota", words, wall, wall + demanded_s)
         elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
             yield _wait(
                 endpoint.name,
