@@ -191,8 +191,8 @@ async def _ask(job: Job, client: Client, model: str, heard: Callable[[RateLimits
 async def _attempt(job: Job, client: Client, model: str, most: int, heard: Callable[[RateLimits], None]) -> Outcome:
     request = job.route.probe(model, words=_QUESTION, most_tokens=most)
     try:
-        (answer,) = await client.send(job.route, [request], heard)
+        answer = await client.attempt(request, heard, route=job.route)
     except KeyReplaced:
-        (answer,) = await client.send(job.route, [request], heard)
+        answer = await client.attempt(request, heard, route=job.route)
     frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty, route=job.route)
     return record.answered(frame, request, record.Effort(1, 0, 0), answer)

@@ -100,11 +100,9 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(
-        self, request: Request, on_limits: OnLimits | None = None, *, streamed: bool | None = None
-    ) -> Answer:
-        """As :meth:`send`, for one chat completion."""
-        (answer,) = await self.send(CHAT, (request,), on_limits, streamed=streamed)
+    async def attempt(self, request: Request, on_limits: OnLimits | None = None, *, route: Route = CHAT) -> Answer:
+        """As :meth:`send`, for the request of a single row."""
+        (answer,) = await self.send(route, (request,), on_limits)
         return answer
 
     async def send(

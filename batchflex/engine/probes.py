@@ -68,7 +68,7 @@ class Prober:
         try:
             try:
                 with anyio.fail_after(_ANSWER_S):
-                    (answer,) = await state.client.send(self._route, [request])
+                    answer = await state.client.attempt(request, route=self._route)
             except TimeoutError:
                 raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
             self._accounting.answered(state, cost, answer.usage, probe=True)
