@@ -334,7 +334,7 @@ class Walk:
         where = f"status IN ({', '.join(map(repr, statuses))})"
         self.told.append(f"retry --dry-run: {where}")
         self.shown = self._results()  # a table is made of them, which stays
-        facts = retry_rows.sight(retry_rows.retry_of(self.out, where)).facts
+        facts = retry_rows.preview(retry_rows.retry_of(self.out, where)).facts
         judged = self.judged(keeps=self.begun_on_change == "keep", setting=self.begun)
         left = [each for each in judged.planned if each.key in judged.shown and judged.shown[each.key]["key"] in chosen]
         assert facts["rows"] == len(chosen)

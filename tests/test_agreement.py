@@ -152,5 +152,5 @@ def test_results_and_retry_know_nothing_of_a_part_that_was_moved_away(
     batchflex.run(case.job())
     (case.out / "parts" / "000001.parquet").rename(tmp_path / "000001.parquet")
     assert case.left() == 2
-    assert retry_rows.sight(retry_rows.retry_of(case.out, "TRUE")).facts["rows"] == 0
+    assert retry_rows.preview(retry_rows.retry_of(case.out, "TRUE")).facts["rows"] == 0
     assert case.results() == {}

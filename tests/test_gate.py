@@ -205,7 +205,7 @@ async def test_a_doubted_row_lets_others_be_tried_one_at_a_time() -> None:
         subject.begin_backing_off()
         await first.go()
         assert not any(r.admitted for r in others)
-        subject.doubt_row(2)
+        subject.try_rows(2)
         await settled()
         assert [r.admitted for r in others] == [True, None, None]
         subject.begin_backing_off()
@@ -236,12 +236,12 @@ async def test_in_doubt_no_more_are_in_flight_than_it_allows() -> None:
     only = subject.endpoints[0]
     async with visiting() as tasks:
         older = [await visit(tasks, subject) for _ in range(2)]
-        only.most_in_doubt = 2
+        only.most_half_open = 2
         waiting = [await visit(tasks, subject) for _ in range(2)]
         assert [r.admitted for r in waiting] == [None, None]
         await older[0].go()
         assert [r.admitted for r in waiting] == [True, None]
-        only.most_in_doubt = None
+        only.most_half_open = None
         await older[1].go()
         assert [r.admitted for r in waiting] == [True, True]
 

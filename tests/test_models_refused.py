@@ -12,7 +12,7 @@ import pytest
 
 import batchflex
 from batchflex.endpoint import circuit_breaker
-from batchflex.engine import endpoint_pool
+from batchflex.engine import recovery
 from tests.counting_endpoint import CountingEndpoint
 from tests.test_cli import batchflex as command, called, message, table, write_rows
 
@@ -323,7 +323,7 @@ def test_a_limit_that_lets_no_request_of_the_run_s_own_through_ends_too(
 def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
     endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_pool, "_CREDIT_S", 0.02)
+    monkeypatch.setattr(recovery, "_CREDIT_S", 0.02)
     rows = write_rows(tmp_path / "rows.jsonl", 20)
     endpoint.knobs(said=UNKNOWN, script=["402"], fail_after=0, fail_with="said")
     run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"on_no_credit": "wait"}))

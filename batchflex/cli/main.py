@@ -311,20 +311,20 @@ def _ask_again(
 ) -> Run | None:
     """A retry of the job as it is in its folder now. ``None`` if it was only to be shown, or is not wanted after all."""
     from ..api import ask_again
-    from ..engine import retry_of, sight
+    from ..engine import preview, retry_of
 
     retried = retry_of(options.out, options.where, settings)
     interactive = not options.yes and sys.stdin.isatty() and sys.stderr.isatty()
     if options.dry_run or interactive:
-        seen = sight(retried)
+        seen = preview(retried)
         if options.dry_run:
             if options.json:
                 _print_json(seen.facts)
             else:
-                _print(seen.told)
+                _print(seen.summary)
             return None
         if seen.facts["asked"]:
-            _say(seen.told)
+            _say(seen.summary)
             if not _agreed():
                 _say("nothing was sent")
                 return None

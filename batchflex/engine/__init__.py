@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from . import evaluate as evaluate
     from .estimate import Estimate as Estimate
     from .job_run import JobRun as JobRun, Preparing as Preparing
-    from .retry_rows import Retry as Retry, missing_input as missing_input, retry_of as retry_of, sight as sight
+    from .retry_rows import Retry as Retry, missing_input as missing_input, preview as preview, retry_of as retry_of
     from .run import Observer as Observer, Run as Run
 
 __all__, __getattr__, __dir__ = exports(
@@ -19,7 +19,7 @@ __all__, __getattr__, __dir__ = exports(
         "estimate": ["Estimate"],
         "evaluate": [],
         "job_run": ["JobRun", "Preparing"],
-        "retry_rows": ["Retry", "missing_input", "retry_of", "sight"],
+        "retry_rows": ["Retry", "missing_input", "retry_of", "preview"],
         "run": ["Observer", "Run"],
     },
     modules=["evaluate"],

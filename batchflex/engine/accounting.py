@@ -16,8 +16,7 @@ from .endpoint_state import EndpointSlots
 class Accounting:
     """Settles attempts, each while its slot is still taken.
 
-    A ``probe`` is a request of the run's own, for one token: it costs like any other, but how long it takes and how long its
-    answer is say nothing of the rows.
+    A ``probe`` costs like any other request, but its duration and length say nothing about rows.
     """
 
     def __init__(self, budget: Budget, run_state: RunState) -> None:

@@ -50,7 +50,7 @@ class Admission(Generic[S]):
         self.gates.remove(gate)
         self.is_shared = len(self.gates) > 1
         for endpoint in self.endpoints:
-            endpoint.questioned_by.discard(gate)
+            endpoint.awaiting_verdict.discard(gate)
         self.pump()
 
     @property
@@ -125,7 +125,7 @@ class Admission(Generic[S]):
         self.pump()
 
     def dismiss(self, model: str) -> None:
-        """Nothing more of this model is admitted: those who wait with it are told so."""
+        """Admit nothing more of this model."""
         for gate in self.gates:
             gate.dismiss(model)
         self.pump()
@@ -159,7 +159,7 @@ class Admission(Generic[S]):
         return (
             endpoint.in_flight < endpoint.window
             and endpoint.is_open
-            and not (endpoint.probe_waits or endpoint.questioned_by)
+            and not (endpoint.probe_waits or endpoint.awaiting_verdict)
         )
 
     def bound_by_slots(self) -> Bound:

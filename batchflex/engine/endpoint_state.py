@@ -24,9 +24,9 @@ class EndpointSlots:
     """How many requests are in flight at one endpoint, and whether more may go.
 
     ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
-    ``most_in_doubt`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
+    ``most_half_open`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
     failed go before those that have: they tell more. Rows get no slot here while a probe waits for one (``probe_waits``), or
-    gates want to know first whether the endpoint or rows are to blame (``questioned_by``). ``pauses`` are the reasons why
+    gates want to know first whether the endpoint or rows are to blame (``awaiting_verdict``). ``pauses`` are the reasons why
     nothing goes now, in ``reasons`` with their words. One that is ``closed`` is used no more; models ``without`` are asked
     elsewhere. ``sent_at`` is when something went there last.
     """
@@ -37,10 +37,10 @@ class EndpointSlots:
         self.in_flight = 0
         self.proven = False
         self.on_trial = 1
-        self.most_in_doubt: int | None = None
+        self.most_half_open: int | None = None
         self.failing = False
         self.probe_waits = False
-        self.questioned_by: set[object] = set()
+        self.awaiting_verdict: set[object] = set()
         self.closed = False
         self.without: frozenset[str] = frozenset()
         self.pauses: set[str] = set()
@@ -53,7 +53,7 @@ class EndpointSlots:
         size = self.pacer.concurrency.size
         if not self.proven:
             return min(self.on_trial, size)
-        return size if self.most_in_doubt is None else min(size, self.most_in_doubt)
+        return size if self.most_half_open is None else min(size, self.most_half_open)
 
     @property
     def is_open(self) -> bool:

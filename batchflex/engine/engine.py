@@ -16,9 +16,10 @@ from ..core import Event, Message
 from ..endpoint import Ceiling, CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
 from .admission import Admission
 from .budget import BudgetLimit
-from .endpoint_pool import EndpointPool, Member
+from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .leases import Leased, LeasedBudget, Lessor
+from .member import Member
 from .monitor import unless_it_fails
 from .pacer_setup import paces_of
 from .probes import HOURS

@@ -1,4 +1,4 @@
-"""After a run: judges are asked, scores are made. The first model is never asked again."""
+"""After a run: judges grade, scores are made. Nothing is sent to the model whose answers are scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
 
 
 def require(job: Job) -> None:
-    """See that what scores are made with is there, before anything is sent.
+    """Check that what scores are made with is there, before anything is sent.
 
     :raises JobError: if a function of one's own is not there, or a judge's job is not as it should be.
     """
@@ -68,7 +68,7 @@ async def evaluate(
 async def _graded(
     job: Job, folder: Folder, spec: ScoreSection, observer: Observer | None, *, ask: bool, heed_signals: bool
 ) -> dict[str, Any]:
-    """Ask one judge for the grades that are missing, and tell how it stands."""
+    """Get the grades that are missing from one judge, and return its entry of ``judges`` in ``scores.json``."""
     asked = await anyio.to_thread.run_sync(judging.write_input, folder, spec)
     stopped_by, message = None, None
     if not ask:
@@ -94,7 +94,7 @@ def _unfinished(judge: dict[str, Any]) -> str:
 async def after(
     run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, heed_signals: bool = False
 ) -> None:
-    """Score what a run left, and put it into ``run``. What goes wrong is told there: the answers are kept all the same."""
+    """Score what a run left, and put it into ``run``, errors too: the answers are kept all the same."""
     if not job.score or not (run.out / "results.parquet").exists():
         return
     if run.stopped_by == "signal":

@@ -44,11 +44,11 @@ from ..storage import (
 )
 from .accounting import Accounting
 from .budget import Budget
-from .endpoint_pool import EndpointPool, Member
+from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .engine import Engine
-from .failure_limit import Failures
 from .gate import Gate
+from .member import Member
 from .monitor import Monitor, unless_it_fails
 from .probes import Prober
 from .queue import RequestQueue
@@ -74,7 +74,7 @@ class _NoTable(Exception):
 
 
 def sole_fault(error: BaseException) -> BatchflexError | None:
-    """The error for people that task groups have wrapped, if there is nothing else in it."""
+    """Our own error that task groups have wrapped, if there is nothing else in the group."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, BatchflexError) else None
@@ -118,7 +118,7 @@ class Execution:
         self._monitor = Monitor(folder, plan, run_state, observer, self._teller, self.stop)
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(self._warn)
-        self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, heed=self._long_prompts.look)
+        self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
         self._gate: Gate[EndpointState] | None = None
         self._outcome_writer: OutcomeWriter | None = None
         self._is_held = self._makes_table = self._at_once = False
@@ -188,7 +188,7 @@ class Execution:
         watch = disk_space.Watch(self._folder, job.limits.min_free_disk_mb, guess, job.journal.seal_mb)
         if short := watch.short():
             return self.stop("disk", short)
-        if doubt := self._monitor.doubt_disk(watch):
+        if doubt := self._monitor.disk_warning(watch):
             self._warn(doubt)
         if engine.note is not None:
             self._warn(engine.note)
@@ -238,10 +238,7 @@ class Execution:
         context = RowContext(
             run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
         )
-        workers = Workers(
-            job.retry, context, pool, member, prober, budget, accounting, writer, Failures(job.limits.max_failures),
-            run_state, self.stop, self._teller.tell, job.reasks, prices, job.models,
-        )  # fmt: skip
+        workers = Workers(job, context, pool, member, prober, budget, accounting, writer, prices)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
             for advisory in (
@@ -255,7 +252,7 @@ class Execution:
                 beside.start_soon(self._end_at, due)
             await learn(beside, gate, engine.states, job, prices, self._long_prompts.contexts)
             beside.start_soon(self._fill)
-            await workers.everything(self._queue, engine.slots)
+            await workers.run(self._queue, engine.slots)
             beside.cancel_scope.cancel()
 
     async def _end_at(self, due: float) -> None:

@@ -1,4 +1,4 @@
-"""When so many rows have failed that going on is useless. Decisions only; nothing is stopped here."""
+"""When so many rows have failed that the run should end (``limits.max_failures``). Decisions only; nothing is stopped here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _SHARE_FROM_ROWS = 50
 
 
 class Failures:
-    """Holds the rows of one run against ``limits.max_failures``.
+    """Compares the failed rows of one run with ``most``, which is ``limits.max_failures``.
 
-    A whole number is a count that may not be passed; a fraction is a share of the final rows, held against once 50 are
-    final. With either, the first 20 rows that all fail with the same error are enough. 1.0 never ends a run. A row no
-    request could be made of is a fault of the input, and counts for nothing.
+    A whole number is a count; a fraction is a share of the final rows, compared once 50 are final. With either, the first 20 rows
+    that all fail with the same error are enough. 1.0 never ends a run. A row that no request could be made of is a fault of the
+    input, and does not count.
     """
 
     def __init__(self, most: int | float) -> None:

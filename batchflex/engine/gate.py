@@ -1,4 +1,4 @@
-"""A job run's way to the endpoints: its rows in their order, and what its budget says.
+"""A job run's entry to the endpoints: its rows in their order, and what its budget says.
 
 Nothing is awaited where a slot is free and the pace allows it. A row that waits for another attempt holds no slot.
 """
@@ -37,7 +37,7 @@ class _Waiter(Generic[S]):
 class Gate(Generic[S]):
     """Admits the attempts of one job run; sends each where there is room.
 
-    Until :meth:`doubt_row` no other row begins, before an endpoint has proven itself, while the first one has to be tried again:
+    Until :meth:`try_rows` no other row begins, before an endpoint has proven itself, while the first one has to be tried again:
     one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait for another attempt;
     beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end, with a reason and a
     sentence. ``weight`` is its share of what is free, beside other job runs. ``held`` is a run that is paused.
@@ -167,21 +167,21 @@ class Gate(Generic[S]):
         queued = {waiter.cost.model for queue in (self._again, self._fresh) for waiter in queue}
         return queued.union(+self._backing_off)
 
-    def doubt_row(self, rows: int) -> None:
+    def try_rows(self, rows: int) -> None:
         """The failure may be the row's own: before any endpoint has proven itself, so many rows may be on trial."""
         self._rows_on_trial = rows
         self.admission.pump()
 
-    def question(self, endpoint: S, doubted: bool) -> None:
-        """Whether rows have to wait there until it is known whom to blame."""
-        (endpoint.questioned_by.add if doubted else endpoint.questioned_by.discard)(self)
+    def await_verdict(self, endpoint: S, doubted: bool) -> None:
+        """Whether rows have to wait there until it is known who is to blame for failures."""
+        (endpoint.awaiting_verdict.add if doubted else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
 
     def hold(self) -> None:
         """Admit nothing until :meth:`release`; what is in flight goes on."""
         self.held = True
         for endpoint in self.endpoints:  # others need not wait for what this run does not ask now
-            endpoint.questioned_by.discard(self)
+            endpoint.awaiting_verdict.discard(self)
         self.admission.pump()
 
     def release(self) -> None:
@@ -189,14 +189,14 @@ class Gate(Generic[S]):
         self.admission.pump()
 
     def dismiss(self, model: str) -> None:
-        """Tell those who wait with this model that nothing more of it is admitted."""
+        """Admit nothing of those that wait with this model."""
         for queue in (self._again, self._fresh):
             for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
                 queue.remove(waiter)
                 waiter.decided.set()
 
     def close(self) -> None:
-        """Admit nothing more; whoever waits is told so."""
+        """Admit nothing more, also of those that wait."""
         self.closed = True
         self._closing.set()
         for queue in (self._again, self._fresh):

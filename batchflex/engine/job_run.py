@@ -1,4 +1,4 @@
-"""A job run: its folder is held, its plan is made, what is left of it is asked by an engine, and its table is made."""
+"""A job run: what is handed to an engine and ends. It holds its folder and makes the plan; the rest is its execution."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class JobRun:
     """One run of a job, handed to an engine by :meth:`run`; it can be paused, resumed and cancelled from its event loop.
 
     Rows come from ``frame``, if given, else from ``input.path``. The plan is that of ``planned``, if it is another job than the
-    one that says how to ask. ``preparing`` finds what of it is left to ask. ``attempt`` is told when the run has begun, and its
-    deadline counts from when that was made. ``then`` is done with the run that has ended while the folder is still held.
+    one that says how to send. ``preparing`` finds what of it is left. ``attempt`` learns when the run has begun, and the deadline
+    counts from when that was made. ``then`` is called with the run that has ended while the folder is still held.
     ``weight`` is its share of the engine beside other job runs. ``run_state`` has its counts from when it has begun.
     """
 

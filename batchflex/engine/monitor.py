@@ -1,4 +1,4 @@
-"""What a job run says of itself while it goes on: ticks, ``run.json``, ``telemetry.jsonl``, and warnings of a full disk."""
+"""What a job run reports while it goes on: ticks, ``run.json``, ``telemetry.jsonl``, and warnings of a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOGGED_WAITS = ("quota", "endpoint")
 
 
 async def unless_it_fails(warn: Callable[[str], None], task: Callable[..., Awaitable[None]], *args: object) -> None:
-    """Nothing depends on this task: what goes wrong in it must not cost what is in flight."""
+    """Run a task that nothing depends on: an error in it is a warning, and must not cost what is in flight."""
     try:
         await task(*args)
     except Exception as error:
@@ -90,7 +90,7 @@ class Monitor:
             wall, cpu = now, spent
             before, run_state.waiting = run_state.waiting, waits.now(now, time.time(), gate)
             self._tell_of_waits(before, run_state.waiting)
-            pool.heed_waits(now)
+            pool.check_waits(now)
             if now >= due:
                 due = now + _TELEMETRY_EVERY_S
                 line = telemetry.sample(now, time.time(), run_state, gate)
@@ -101,7 +101,7 @@ class Monitor:
                     due = float("inf")
 
     def _tell_of_waits(self, before: list[Wait], waiting: list[Wait]) -> None:
-        """Log the waits for limits and for first answers; of the others those tell who begin them."""
+        """Log the waits for limits and for first answers; others are logged where they begin."""
         keys = {(wait.endpoint, wait.reason) for wait in before}
         still = {(wait.endpoint, wait.reason) for wait in waiting}
         for wait in waiting:
@@ -125,10 +125,10 @@ class Monitor:
             if short := await anyio.to_thread.run_sync(watch.short):
                 self._stop("disk", short)
                 return
-            if doubt := await anyio.to_thread.run_sync(self.doubt_disk, watch):
+            if doubt := await anyio.to_thread.run_sync(self.disk_warning, watch):
                 self._teller.note(doubt, "warning")
 
-    def doubt_disk(self, watch: disk_space.Watch) -> str | None:
+    def disk_warning(self, watch: disk_space.Watch) -> str | None:
         """A sentence if the rows that are left may not fit. Blocks."""
         planned, done = self._run_state.planned, self._run_state.done
         return watch.doubt(None if planned is None else planned - done, done)

@@ -1,4 +1,4 @@
-"""The pace of each endpoint of a run: how many may be in flight there, and which quota it shares with others."""
+"""The pacer of each endpoint: how many requests may be in flight there, and which quota it shares with others."""
 
 from __future__ import annotations
 

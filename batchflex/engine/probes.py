@@ -19,7 +19,7 @@ _LOOK_S = 1.0
 
 
 class NotSent(Exception):
-    """The run, or this endpoint, is asked nothing more."""
+    """Nothing is sent: the job run is over or paused, or the endpoint is closed."""
 
 
 class Prober:
@@ -47,7 +47,8 @@ class Prober:
         return self.gate.closed or self.gate.held
 
     async def ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token, of the model that ``like`` asks; ``None`` if it came. To be called with ``state.probing`` held.
+        """Ask for one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
+        ``state.probing`` held.
 
         :raises NotSent: if nothing more is sent.
         """

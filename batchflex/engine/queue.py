@@ -1,4 +1,4 @@
-"""What is still to be asked of a plan, read ahead by a bounded amount."""
+"""The requests of a plan that are left to send, read ahead by a bounded amount."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ _WINDOW_BYTES = 16 << 20
 
 
 class RequestQueue:
-    """Hands out what is still to be asked of the ``blocks`` of a plan, one request at a time, to any number of tasks.
+    """Hands out what ``sort_out`` leaves of the ``blocks`` of a plan, one request at a time, to any number of tasks.
 
-    They are read in a thread, at most some 2,000 requests ahead. Where they begin differently, they are read by the window,
-    the first one small, later ones of some 4,000 requests or 16 MB, and those that begin alike are put together; which of
-    them may go next says :class:`~batchflex.plan.prefix_order.PrefixQueue`. ``starving`` tasks wait for requests to be read.
-    ``heed`` is called with
-    those that were read, before they may go. ``planned`` counts the requests, and begins with those of the rows that the blocks
-    leave out.
+    Blocks are read in a thread, at most some 2,000 requests ahead. Where prefixes differ, they are read by the window, the first
+    one small, later ones of some 4,000 requests or 16 MB, and requests with the same prefix are put together;
+    :class:`~batchflex.plan.prefix_order.PrefixQueue` decides which may go next. ``starving`` counts tasks that wait for requests
+    to be read. ``on_read`` is called with those that were read, before they may go. ``planned`` counts the requests, and begins
+    with those of the rows that the blocks leave out.
     """
 
     def __init__(
@@ -34,18 +33,18 @@ class RequestQueue:
         sort_out: Callable[[Sequence[Request]], list[Request]],
         planned: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        heed: Callable[[list[Request]], None] = lambda requests: None,
+        on_read: Callable[[list[Request]], None] = lambda requests: None,
     ) -> None:
-        self._heed = heed
+        self._on_read = on_read
         self._blocks = blocks
         self._sort_out = sort_out
-        self._line = PrefixQueue(clock)
+        self._prefixes = PrefixQueue(clock)
         self._window = _FIRST_WINDOW
         self._last: bytes | None = None  # the prefix that the last window ended with
         self._damage: InputError | None = None
         self._more = anyio.Event()
-        self._low = anyio.Event()
-        self._courtesy = GilYield()
+        self._is_low = anyio.Event()
+        self._gil = GilYield()
         self.planned = planned
         self.starving = 0
         self.ended = False
@@ -62,21 +61,21 @@ class RequestQueue:
                     return
                 total, wanted, names = window
                 self.planned += total
-                self._heed(wanted)
-                self._line.add(wanted, names)
+                self._on_read(wanted)
+                self._prefixes.add(wanted, names)
                 self._wake()
-                while self._line.size > _READ_AHEAD:
-                    self._low = anyio.Event()
-                    await self._low.wait()
+                while self._prefixes.size > _READ_AHEAD:
+                    self._is_low = anyio.Event()
+                    await self._is_low.wait()
             self.ended = not self._closed
         finally:
             self.close()
 
     def _next(self) -> tuple[int, list[Request], set[bytes | None]] | None:
-        """The next window: how many requests it has, those of them still to be asked, and the names of their prefixes."""
+        """The next window: how many requests it has, those of them that are left to send, and the names of their prefixes."""
         if self._damage is not None:
             raise self._damage
-        self._courtesy.begin()
+        self._gil.begin()
         total = size = 0
         wanted: list[Request] = []
         names: set[bytes | None] = set()
@@ -85,8 +84,8 @@ class RequestQueue:
             left = self._sort_out(block)
             names.update(map(name_of, left))
             wanted = wanted + left if wanted else left
-            if self._line.size > _PLENTY:
-                self._courtesy()
+            if self._prefixes.size > _PLENTY:
+                self._gil()
             if len(names) < 2 or total >= self._window or self._closed:
                 break
             size += sum(len(request.body) for request in left)
@@ -99,7 +98,7 @@ class RequestQueue:
         return (total, wanted, names) if total or block is not None else None
 
     def _read(self, before: int) -> list[Request] | None:
-        """The next block. Damage is told only once what came before it in the window was handed on."""
+        """The next block. Damage is reported once what came before it in the window was handed out."""
         try:
             return next(self._blocks, None)
         except InputError as damage:
@@ -109,24 +108,24 @@ class RequestQueue:
             return None
 
     async def take(self) -> Request | None:
-        """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be told of it."""
-        while (request := self._line.take()) is None:
-            held = self._line.size > 0
+        """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be called with it."""
+        while (request := self._prefixes.take()) is None:
+            held = self._prefixes.size > 0
             if self._closed and not held:
                 return None
             self.starving += not held
             try:
-                with anyio.move_on_after(self._line.wait_s()):
+                with anyio.move_on_after(self._prefixes.wait_s()):
                     await self._more.wait()
             finally:
                 self.starving -= not held
-        if self._line.size <= _READ_AHEAD // 2:
-            self._low.set()
+        if self._prefixes.size <= _READ_AHEAD // 2:
+            self._is_low.set()
         return request
 
     def back(self, request: Request) -> None:
-        """It was answered, or an attempt at it has failed: those that begin alike need not wait for it any longer."""
-        if self._line.ended(request):
+        """It was answered, or an attempt at it has failed: those with the same prefix need not wait for it any longer."""
+        if self._prefixes.ended(request):
             self._wake()
 
     def close(self) -> None:
@@ -136,8 +135,8 @@ class RequestQueue:
 
     def stop(self) -> None:
         """Hand out nothing more."""
-        self._line.clear()
-        self._low.set()
+        self._prefixes.clear()
+        self._is_low.set()
         self.close()
 
     def _wake(self) -> None:

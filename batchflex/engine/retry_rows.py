@@ -1,4 +1,4 @@
-"""A retry: rows of the results that a condition chooses are asked again. Another way to prepare a run of the same plan."""
+"""A retry: rows of the results that an SQL condition selects are sent again. Another preparation of a run of the same plan."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Retry(NamedTuple):
 
     def prepare(self, job: Job, plan: Plan, folder: Folder) -> Prepared:
         """As :func:`batchflex.plan.preparation.prepare`: seal the journal, and find the chosen rows in the plan. Blocks."""
-        return look(self, plan, folder).prepared
+        return find(self, plan, folder).prepared
 
 
-class Sight(NamedTuple):
-    """What a retry is going to do: ``told`` for people, ``facts`` for machines."""
+class RetryPreview(NamedTuple):
+    """What a retry is going to do: ``summary`` for people, ``facts`` for machines."""
 
     prepared: Prepared
-    told: str
+    summary: str
     facts: dict[str, Any]
 
 
@@ -84,7 +84,7 @@ class _Chosen:
         self._parameters = retry.parameters
         self._route = retry.job.route
         self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
-        self._told = _encode(retry.parameters).decode()
+        self._set_with = _encode(retry.parameters).decode()
         self._numbers_seeds = "seed" in retry.parameters and retry.planned.sweep.samples > 1
 
     def sort_out(self, requests: Sequence[Request]) -> list[Request]:
@@ -97,19 +97,19 @@ class _Chosen:
         ]  # fmt: skip
 
     def _changed(self, request: Request, at: int) -> Request:
-        body, limit, told = request.body, request.max_tokens, self._told
+        body, limit, set_with = request.body, request.max_tokens, self._set_with
         if self._raw and request.fault is None:
             merged = _decode_raw(body) | self._raw
             if self._numbers_seeds and request.sample:  # samples keep seeds of their own
                 seed = self._parameters["seed"] + request.sample
                 merged["seed"] = msgspec.Raw(_encode(seed))
-                told = _encode(self._parameters | {"seed": seed}).decode()
+                set_with = _encode(self._parameters | {"seed": seed}).decode()
             body = _encode(dict(sorted(merged.items())))
             limit = self._route.answer_limit(
                 {n: msgspec.json.decode(merged[n]) for n in self._route.limits if n in merged}
             )
         return msgspec.structs.replace(
-            request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=told
+            request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=set_with
         )
 
 
@@ -117,8 +117,8 @@ def _prices(retry: Retry) -> Prices:
     return known(retry.job, [resolve(entry, with_key=False) for entry in retry.job.asked])[0]
 
 
-class _Look:
-    """What is seen of the chosen requests in one pass; they are held as long as they are few."""
+class _Selection:
+    """The chosen requests, counted in one pass; they are kept in memory as long as they are few."""
 
     def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]], prices: Prices) -> None:
         self.sort_out = sort_out
@@ -139,7 +139,7 @@ class _Look:
         return self.estimate.requests
 
 
-def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
+def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
     """Find what a retry asks, in a folder that is held. Seals the journal of a run that was killed; sends nothing. Blocks.
 
     :raises JobError: if the condition is none.
@@ -156,18 +156,18 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     if not chosen.keys.height:
         diff = PlanDiff(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
         prepared = Prepared(segment, chosen.statuses, diff, carry_schema, None, iter(()), complete=True)
-        return _sight(retry, chosen, Estimate(Prices(retry.job)), prepared)
+        return _preview(retry, chosen, Estimate(Prices(retry.job)), prepared)
     moves, parts = placement(plan, folder)
     found = _placed(retry, plan, folder, chosen, moves, parts) if moves else None
     prepared, seen = found or _surveyed(retry, plan, folder, chosen)
     plan.begin()
-    return _sight(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
+    return _preview(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
 
 
 def _placed(
     retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves], parts: dict[int, Stretches]
 ) -> tuple[Prepared, Estimate] | None:
-    """Where the place of all answers is known, only the rows of the chosen ones are planned."""
+    """Where the row of every answer is known, only the rows of the chosen ones are planned."""
     done = Done(folder.parts, 0, plan.labels, moves=parts)
     plan.answered = done.holds
     limit = plan.job.input.limit
@@ -177,7 +177,7 @@ def _placed(
         return None
     marks = done.mark(choice.keys)
     rows = done.finished(plan.per_item, bytes(marks))
-    seen = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
+    seen = _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
     for block in plan.blocks(done.passed(rows, plan.per_item)):
         seen.at(block)
     if plan.is_in_doubt:
@@ -188,11 +188,11 @@ def _placed(
 
 
 def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
-    """The whole plan is held against the answers."""
+    """The whole plan is compared with the answers."""
     done = Done(folder.parts, 0)
     plan.answered = done.holds
     marks = done.mark(choice.keys)
-    seen, finished = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
+    seen, finished = _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
     for block in plan.blocks():
         missing = done.sort_out(block, survey=True)
         mine = seen.at(block)
@@ -205,7 +205,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
         kept = diff.changed
         diff = diff.keeping()._replace(orphans=diff.orphans - kept)
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            passed, seen = None, _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
+            passed, seen = None, _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
             for block in plan.blocks():
                 seen.at(block)
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
@@ -218,7 +218,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
 def _prepared(
     done: Done,
     diff: PlanDiff,
-    seen: _Look,
+    seen: _Selection,
     begin: Callable[[], Iterator[list[Request]]],
     passed: int,
     moves: dict[str, Moves] | None = None,
@@ -232,7 +232,7 @@ def _prepared(
     return prepared._replace(blocks=begin(), passed=passed, sort_out=chosen), seen.estimate
 
 
-def _sight(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) -> Sight:
+def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) -> RetryPreview:
     asked, fit = found.requests, choice.keys.height
     prepared = prepared._replace(
         again=Again(retry.where, retry.parameters, fit, asked),
@@ -252,8 +252,8 @@ def _sight(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) ->
         "completion_tokens_at_most": found.completion_tokens_at_most,
         "cost_at_most": found.cost_at_most,
     }
-    told = "\n".join(_lines(facts))
-    return Sight(prepared._replace(notes=(told,)), told, facts)
+    summary = "\n".join(_lines(facts))
+    return RetryPreview(prepared._replace(notes=(summary,)), summary, facts)
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -276,7 +276,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"  cost      ${facts['cost_at_most']:,.4f} at most, with the prompt as estimated"
 
 
-def sight(retry: Retry) -> Sight:
+def preview(retry: Retry) -> RetryPreview:
     """What a retry would do, found without sending anything. Needs no key. Holds the folder meanwhile. Blocks.
 
     :raises JobError, InputError, FolderError: as the retry itself.
@@ -284,7 +284,7 @@ def sight(retry: Retry) -> Sight:
     folder = Folder(retry.planned.out)
     with folder.held():
         try:
-            return look(retry, plan_of(retry.planned), folder)
+            return find(retry, plan_of(retry.planned), folder)
         except InputError as error:
             raise missing_input(retry, error) from None
 

@@ -36,7 +36,7 @@ class Run:
     """A run that has ended. ``summary`` is what ``run.json`` holds; CONTRACT.md gives the fields' meaning.
 
     Of a job with ``[[score]]``, ``scores`` is what ``scores.json`` holds, and ``unscored`` says what is missing there, if
-    anything. ``untold`` has a sentence for each way of ``[notify]`` that failed. ``unquoted`` is ``summary`` without words of a
+    anything. ``untold`` has a sentence for each entry of ``[notify]`` that failed. ``unquoted`` is ``summary`` without words of a
     server or of a row, for a log.
     """
 

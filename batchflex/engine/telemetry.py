@@ -1,4 +1,4 @@
-"""What a run is bound by, and how it goes, at a moment: for the progress line, ``status`` and ``telemetry.jsonl``. Pure."""
+"""What bounds a run now, and what it waits for: for the progress line, ``status`` and ``telemetry.jsonl``. Pure."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Waits:
 
 
 def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
-    """One that is told without words of a server."""
+    """One whose sentence has no words of a server."""
     return Wait(endpoint, reason, Message.of(message), since, until)
 
 

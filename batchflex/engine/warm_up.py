@@ -1,12 +1,11 @@
-"""What an endpoint's list of models is good for, before it has answered a row: how many requests go there, and prices.
+"""Warm-up: how many requests go to an endpoint before it has answered a row, and what its list of models tells.
 
-The first request goes alone: it is enough to learn that a key, an address or a model is wrong. Where an answer takes long that
-would cost a run as much, so an endpoint that lists the job's models is opened sooner. Its list tells that the address and
-the model are right. What it may refuse all the same, for a wrong key or want of credit, it refuses in about the time that
-the list took, and it gets a few times that. An endpoint that tells of rate limits is not opened: how many it takes is in
-its first answer.
+The first request goes alone: it is enough to learn that a key, an address or a model is wrong. Where answers take long that would
+delay a run as long, so an endpoint that lists the job's models is opened sooner: its address and the model are right. A wrong key
+or missing credit it refuses in about the time that the list took, and it gets a few times that. An endpoint that sends rate limit
+headers is not opened: how many it takes is in its first answer.
 
-A first request that gets no answer at all, be it a refusal, for long does not keep the others waiting: a few are sent beside it.
+A first request that gets no answer for long, not even a refusal, does not keep the others waiting: a few are sent beside it.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ async def learn(
     patience_s = _LIST_S if must else _PRICES_S if unpriced and any(tells) else _MOMENT_S
     came: set[int] = set()
 
-    def hear(state: EndpointState, catalog: Catalog) -> None:
+    def on_list(state: EndpointState, catalog: Catalog) -> None:
         came.add(id(state))
         prices.learn(state.endpoint.name, catalog)
         contexts.learn(catalog, state.endpoint.model)
@@ -63,7 +62,7 @@ async def learn(
         if state.endpoint.name != LOCAL:
             tasks.start_soon(anyio.to_thread.run_sync, model_list_cache.keep, state.endpoint.base_url, catalog)
 
-    await consult(tasks, gate, states, job.models, hear, unpriced=unpriced, patience_s=patience_s)
+    await consult(tasks, gate, states, job.models, on_list, unpriced=unpriced, patience_s=patience_s)
     for state, catalog in zip(states, kept, strict=True):
         if id(state) not in came and catalog is not None:
             prices.learn(state.endpoint.name, catalog)
@@ -78,14 +77,14 @@ async def consult(
     gate: Gate[EndpointState],
     states: Sequence[EndpointState],
     models: Collection[str],
-    heard: Callable[[EndpointState, Catalog], None],
+    on_list: Callable[[EndpointState, Catalog], None],
     *,
     unpriced: bool,
     patience_s: float,
 ) -> None:
-    """Ask the endpoints for their lists, and begin to open those that list ``models``; the others stay as they are until they
-    have answered a row. ``heard`` is told of each list. An endpoint that is not opened for its list is asked for it only where
-    prices are wanted (``unpriced``).
+    """Fetch the endpoints' lists, and begin to open those that list ``models``; the others stay as they are until they have
+    answered a row. ``on_list`` is called with each list. Where a list cannot open an endpoint, it is fetched only if prices are
+    wanted (``unpriced``).
 
     Returns when the lists have come, or after ``patience_s``: nothing else is sent meanwhile, so that the time they take is
     theirs.
@@ -93,14 +92,14 @@ async def consult(
     listed = []
     for state in states:
         if state.catalog.at:  # another job run has asked for it
-            heard(state, state.catalog)
+            on_list(state, state.catalog)
             continue
         tasks.start_soon(_open_late, gate, state)
         wanted = {state.endpoint.model} if state.endpoint.model else set(models)
         opens = bool(wanted) and state.pacer.concurrency.most > 1 and not state.endpoint.is_hosted
         if opens or (unpriced and state.endpoint.name != LOCAL):
             listed.append(anyio.Event())
-            tasks.start_soon(_consult, gate, state, wanted if opens else None, listed[-1], heard)
+            tasks.start_soon(_consult, gate, state, wanted if opens else None, listed[-1], on_list)
     with anyio.move_on_after(patience_s):
         for event in listed:
             await event.wait()
@@ -111,13 +110,13 @@ async def _consult(
     state: EndpointState,
     wanted: Collection[str] | None,
     listed: anyio.Event,
-    heard: Callable[[EndpointState, Catalog], None],
+    on_list: Callable[[EndpointState, Catalog], None],
 ) -> None:
     began = time.monotonic()
     try:
         listing = await state.client.models()
         took_s = time.monotonic() - began
-        heard(state, listing.catalog)
+        on_list(state, listing.catalog)
     except AttemptError:
         return
     finally:

@@ -1,168 +1,152 @@
-"""From a request to its row: workers, attempts, and what is done when one fails."""
+"""From a request to its outcome: workers, attempts, and what is done when one fails."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 
 import anyio
 import msgspec
 
-from ..config import RetrySection
+from ..config import Job
 from ..core import (
     BAD,
-    RULE,
     AttemptError,
     Event,
     FormatFallback,
     KeyReplaced,
-    Message,
     Outcome,
     Proof,
     RateLimited,
     Request,
     RowFault,
     RunFault,
-    StopReason,
     StorageError,
-    Tell,
     Transient,
-    ident,
-    named,
-    unquoted,
 )
 from ..endpoint import Prices, retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
-from ..storage import OutcomeWriter, RowContext, RunState, record
+from ..storage import OutcomeWriter, RowContext, record
+from . import row_events
 from .accounting import Accounting
 from .budget import Budget
-from .endpoint_pool import EndpointPool, Member
+from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
+from .member import Member
+from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
-from .undecided_failures import MOST_EXCUSED, MOST_HELD, Asked, Held, Verdicts
+from .undecided_failures import MOST_FREE_RETRIES, MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
-# After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
-# by itself, and no other waits for it.
-_MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
 
 class _Halted(Exception):
-    """The run admits nothing more; the row stays unfinished."""
+    """Nothing more is admitted for this row; it stays unfinished."""
 
 
 def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
-    """After others were answered: moderation answers 403, and a row may itself name a model that is not there."""
+    """Whether a refusal that usually means the run may mean the row, as others were answered: moderation answers 403, and a row
+    may itself name a model that is not there."""
     return state.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
 class Workers:
-    """Asks until the feed ends or the run is stopped; every final outcome goes to the writer before its slot is free.
-
-    ``stop`` is called with a reason and a sentence when the run must end; it closes the gate and the feed. ``tell`` is told of
-    what fails. ``models`` are those that the job names: where an endpoint refuses whatever one of them is asked, the others are
-    still asked.
-    """
+    """Sends what the queue has, until it ends or the run is stopped; every final outcome goes to the writer before its slot is
+    free. What ends the run stops ``member``, which closes the gate and the queue."""
 
     def __init__(
         self,
-        policy: RetrySection,
-        frame: RowContext,
+        job: Job,
+        context: RowContext,
         pool: EndpointPool,
         member: Member,
         prober: Prober,
         budget: Budget,
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
-        failures: Failures,
-        run_state: RunState,
-        stop: Callable[[StopReason, Message | str], None],
-        tell: Tell,
-        reasks: reask.Policy,
         prices: Prices,
-        models: Collection[str] = (),
     ) -> None:
-        self._reasks = reasks
-        self._prices = prices
-        self._policy = policy
-        self._frame = frame
+        self._policy = job.retry
+        self._reasks = job.reasks
+        self._failures = Failures(job.limits.max_failures)
+        self._context = context
         self._pool = pool
         self._member = member
+        self._run_state, self._stop, self._tell = member.run_state, member.stop, member.tell
         self._prober = prober
         self._gate = prober.gate
         self._budget = budget
         self._accounting = accounting
         self._outcome_writer = outcome_writer
-        self._failures = failures
-        self._run_state = run_state
-        self._stop = stop
-        self._tell = tell
+        self._prices = prices
         self._rules: set[str] = set()
-        self._unanswered: set[str] = set()  # models of rows that were not asked, or not to blame
-        self._verdicts = Verdicts(pool, prober, models, run_state, self._blame, self._ask_again, self._has_changed)
-        self._persisting = 0
+        self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
+        self._undecided = UndecidedFailures(
+            pool, prober, job.models, member.run_state, self._confirm, self._ask_again, self._on_change
+        )
+        self._retrying = 0
         self._troubled = False
         self._changed = anyio.Event()
 
-    async def everything(self, feed: RequestQueue, workers: int) -> None:
-        """Ask all that the feed has, ``workers`` at a time at most."""
+    async def run(self, queue: RequestQueue, workers: int) -> None:
+        """Send all that the queue has, ``workers`` at a time at most, and retry until every row has its outcome."""
         async with anyio.create_task_group() as watching:
-            self._verdicts.judge_in(watching)
+            self._undecided.start_in(watching)
             async with anyio.create_task_group() as self._again:
-                self._member.on_return = lambda state: self._ask_again(self._verdicts.take(state))
+                self._member.on_return = lambda state: self._ask_again(self._undecided.take(state))
                 async with anyio.create_task_group() as tasks:
                     for _ in range(workers):
-                        tasks.start_soon(self._work, feed)
-                while self._run_state.stopped_by is None and (self._persisting or self._verdicts.held):
+                        tasks.start_soon(self._work, queue)
+                while self._run_state.stopped_by is None and (self._retrying or self._undecided.rows):
                     self._changed = anyio.Event()
-                    if not self._persisting:
-                        self._verdicts.judge_all()
+                    if not self._retrying:
+                        self._undecided.decide_all()
                     await self._changed.wait()
             self._member.on_return = None
             if gone := self._pool.unanswered(self._unanswered):
                 self._stop(*gone)
             watching.cancel_scope.cancel()
 
-    def _has_changed(self) -> None:
+    def _on_change(self) -> None:
         self._changed.set()
 
-    async def _work(self, feed: RequestQueue) -> None:
-        while (request := await feed.take()) is not None:
+    async def _work(self, queue: RequestQueue) -> None:
+        while (request := await queue.take()) is not None:
             try:
-                if (row := self._begun(request)) is not None:
-                    await self._see_through(row)
+                if (row := self._pending(request)) is not None:
+                    await self._finish(row)
             finally:
                 if request.prefix is not None:
-                    feed.back(request)
+                    queue.back(request)
 
-    def _begun(self, request: Request) -> Asked | None:
-        """What to ask for a request of the plan; ``None`` if its row is made without."""
+    def _pending(self, request: Request) -> PendingRow | None:
+        """A request of the plan as it is to be sent; ``None`` if its outcome is made without sending anything."""
         fault = request.fault
         if fault is None and request.max_tokens is None and self._budget.is_bounded:
             fault = self._budget.unbounded(request)
         if fault is not None:
-            self._keep(record.unaskable(self._frame, request, fault, _now_us()), request)
+            self._keep(record.unaskable(self._context, request, fault, now_us()), request)
             return None
         asked = (
             request
             if request.before is None
-            else reask.further(request, request.before, self._reasks, self._frame.route)
+            else reask.further(request, request.before, self._reasks, self._context.route)
         )
-        if asked is None:  # more than there is cannot be asked for
+        if asked is None:  # its answer cannot get longer
             if request.before is not None:
                 self._run_state.add(request.before)
             return None
         return self._row(request, asked)
 
-    def _row(self, planned: Request, asked: Request) -> Asked:
+    def _row(self, planned: Request, asked: Request) -> PendingRow:
         prices = self._prices.dearest(asked.body) if self._prices.are_any else None
-        return Asked(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
+        return PendingRow(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
 
-    async def _see_through(self, row: Asked) -> None:
-        """Ask until an answer fits or no further one is allowed; what fails is tried again by a task of its own."""
-        further: Asked | None = row
+    async def _finish(self, row: PendingRow) -> None:
+        """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own."""
+        further: PendingRow | None = row
         try:
             while further is not None:
                 row = further
@@ -171,16 +155,16 @@ class Workers:
             pass
         except AttemptError as fault:
             if isinstance(fault, Transient) and row.waiting:
-                self._begin_persisting(row, fault)
+                self._start_retrying(row, fault)
             else:
                 await self._give_up(row, fault)
 
-    def _begin_persisting(self, row: Asked, first: Transient) -> None:
-        self._persisting += 1
-        self._again.start_soon(self._persist, row, first)
+    def _start_retrying(self, row: PendingRow, first: Transient) -> None:
+        self._retrying += 1
+        self._again.start_soon(self._retry, row, first)
 
-    async def _persist(self, row: Asked, first: Transient) -> None:
-        """The further attempts of a row, in a task of its own: its worker has gone on to the next."""
+    async def _retry(self, row: PendingRow, first: Transient) -> None:
+        """Retries of a row; its worker has gone on to the next one."""
         further = None
         try:
             try:
@@ -194,14 +178,15 @@ class Workers:
             finally:
                 self._gate.end_backing_off(row.request.model)
             if further is not None:
-                await self._see_through(further)
+                await self._finish(further)
         finally:
-            self._persisting -= 1
-            if not self._persisting:
+            self._retrying -= 1
+            if not self._retrying:
                 self._changed.set()
 
-    async def _attempt_again(self, row: Asked) -> Asked | None:
-        """As :meth:`_attempt`. Before the last attempt the endpoint has to have answered something since the one before."""
+    async def _attempt_again(self, row: PendingRow) -> PendingRow | None:
+        """As :meth:`_attempt`. Before the last one the endpoint must have answered something since the latest failure, so that an
+        outage does not use up a row's attempts."""
         state = row.state
         model = row.request.model
         if (
@@ -210,68 +195,66 @@ class Workers:
             and state.of(model).proof_at <= row.failed_at
         ):
             if self._pool.others_than(state, model):
-                self._excuse(row)
+                self._retry_for_free(row)
             elif self._pool.any_answered:
-                await self._pool.works(self._prober, state, row.request, row.failed_at, row.tries.sent)
+                await self._pool.find_proof(self._prober, state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
 
-    def _excuse(self, row: Asked) -> None:
-        if row.excused < MOST_EXCUSED:
-            row.excused += 1
+    def _retry_for_free(self, row: PendingRow) -> None:
+        if row.free_retries < MOST_FREE_RETRIES:
+            row.free_retries += 1
             row.tries.forgive()
 
-    async def _attempt(self, row: Asked) -> Asked | None:
-        """Send the row once, and keep its answer before anything else can happen. If it does not fit: what to ask next.
+    async def _attempt(self, row: PendingRow) -> PendingRow | None:
+        """Send the row once, and store its answer before the slot is free. If that does not fit: what to send next.
 
-        :raises AttemptError: if there is none.
-        :raises _Halted: if nothing was sent because the run is stopping.
+        :raises AttemptError: if no answer came.
+        :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
         """
-        if self._pool.any_disabled and self._pool.is_set_aside(row.request.model):
+        if self._pool.any_disabled and self._pool.is_disabled_everywhere(row.request.model):
             raise self._halted(row)
         state = await self._gate.enter(row.cost, again=row.waiting)
         while state is not None and self._pool.any_disabled and self._pool.is_disabled(state, row.request.model):
             self._gate.give_back(state, row.cost)  # it was disabled between the two
-            if self._pool.is_set_aside(row.request.model):
+            if self._pool.is_disabled_everywhere(row.request.model):
                 raise self._halted(row)
             state = await self._gate.enter(row.cost, again=row.waiting)
         if state is None:
             raise self._halted(row)
         if row.state is not None and row.outages != row.state.breaker.past_outages:
-            self._excuse(row)
+            self._retry_for_free(row)
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
             row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
         run_state = self._run_state
-        row.started_at = row.started_at or _now_us()
+        row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1
         run_state.retries += row.tries.sent > 0
         began, number = row.cost.sent_at, state.breaker.sent()
         row.number = number
         sent, fallback = (
-            state.quirks.adapted(row.request, self._frame.route) if state.quirks.instead else (row.request, None)
+            state.quirks.adapted(row.request, self._context.route) if state.quirks.instead else (row.request, None)
         )
         streamed = state.streams(sent)
         try:
             (answer,) = await state.client.send(
-                self._frame.route,
-                (sent,),
-                lambda limits: state.pacer.reported(time.monotonic(), row.cost, limits),
-                streamed=streamed,
-            )
+                self._context.route, (sent,),
+                lambda limits: state.pacer.reported(time.monotonic(), row.cost, limits), streamed=streamed,
+            )  # fmt: skip
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
                 state.quirks.answered(row.request, fallback)
-            made = record.answered(self._frame, row.request, self._effort(row, fallback), answer)
+            made = record.answered(self._context, row.request, row.effort(fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
             further = self._further(row, state, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
             self._keep(made, row.request, final=further is None)
             self._accounting.answered(state, row.cost, answer.usage)
             self._pool.answered(state, number, row.request, began, first=not row.waiting)
-            if self._verdicts.held:
-                self._verdicts.answered(state, row.request.model, began)
+            if self._undecided.rows:
+                self._undecided.answered(state, row.request.model, began)
             return further
         except AttemptError as fault:
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
@@ -285,12 +268,12 @@ class Workers:
             self._pool.ended(state, number)
             self._gate.leave(state)
 
-    def _halted(self, row: Asked) -> _Halted:
+    def _halted(self, row: PendingRow) -> _Halted:
         self._unanswered.add(row.request.model)
         return _Halted()
 
-    def _further(self, row: Asked, state: EndpointState, made: Outcome) -> Asked | None:
-        """What to ask after an answer that does not fit or was cut off; ``None`` if it is the last."""
+    def _further(self, row: PendingRow, state: EndpointState, made: Outcome) -> PendingRow | None:
+        """What to send after an answer that does not fit or was cut off; ``None`` if it is the last."""
         before, can_stream = row.request.before, state.endpoint.stream == "auto"
         after_cut = before is not None and before.cut_by == "server" and can_stream
         if before is not None and after_cut and state.quirks.streamed(before, made):
@@ -307,164 +290,133 @@ class Workers:
                     f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
                     "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
                 )
-        asked = reask.further(row.planned, made, self._reasks, self._frame.route)
+        asked = reask.further(row.planned, made, self._reasks, self._context.route)
         return None if asked is None else self._next(row, asked)
 
-    def _next(self, row: Asked, asked: Request) -> Asked:
-        """What is asked after ``row`` to the same end."""
+    def _next(self, row: PendingRow, asked: Request) -> PendingRow:
+        """The row again, with another request."""
         further = self._row(row.planned, asked)
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
     def _in_another_format(
-        self, row: Asked, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
-    ) -> Asked:
-        """What to ask after a refusal of the response format that this was ``sent_as``.
+        self, row: PendingRow, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
+    ) -> PendingRow:
+        """What to send after a refusal of the response format that this was ``sent_as``.
 
         :raises _Halted: if the run stops for it.
         """
         name = f"{state.endpoint.name}: {state.endpoint.model or row.request.model}"
-        was = state.quirks.adapted(row.request, self._frame.route)[1]
+        was = state.quirks.adapted(row.request, self._context.route)[1]
         instead = state.quirks.refused(row.request, sent_as, fault)
         if instead is None:
             todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
-            self._stop(
-                "format", f"{name} refuses the response_format" + failure_text.appended(fault) + f"; {todo}{BLAMELESS}"
-            )
+            said = failure_text.appended(fault)
+            self._stop("format", f"{name} refuses the response_format" + said + f"; {todo}{BLAMELESS}")
             raise _Halted
         if instead != was:
             how = "response_format json_object" if instead == "json_object" else "words alone"
-            told = f"{name} refuses the response_format; asked with {how} and the schema in the system message, validated here"
-            self._note(told)
+            what = f"asked with {how} and the schema in the system message, validated here"
+            self._note(f"{name} refuses the response_format; {what}")
         return self._next(row, row.request)
 
     def _note(self, words: str) -> None:
         self._tell(Event("note", words, level="warning"))
 
     def _failed_once(
-        self, row: Asked, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
+        self, row: PendingRow, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
     ) -> AttemptError:
-        """Take note of a failed attempt, while its slot is still taken; returns what it means for the row. Unless it ``proves``
-        that rows are answered there, a refusal opens the endpoint to no others."""
+        """Account for a failed attempt while its slot is still taken; returns what it means for the row. Without ``proves`` a
+        refusal is no sign that the endpoint works."""
         now = row.failed_at = time.monotonic()
-        self._tell_of_rule(fault)
+        if fault.rule is not None and fault.rule not in self._rules:
+            self._rules.add(fault.rule)
+            self._tell(row_events.rule_applied(fault))
         first = not row.waiting
         of_row = classify.is_of_row(fault)
-        of_model = state.of(row.request.model)
         alone = False
         if isinstance(fault, RateLimited):
-            self._pool.understood(state, row.number, first=first)
-            row.cost.refusals += 1
-            if fault.limit_kind not in ("requests", "in_flight"):  # those are the same for every row
-                others_passed, of_model_passed = (
-                    row.completions != state.completions,
-                    row.of_model != of_model.completions,
-                )
-                if row.refused >= _ALONE and state.in_flight == 1 and not self._gate.admission.waiting:
-                    others_passed, of_model_passed = True, of_model.completions > 0  # all of them
-                row.refused += others_passed
-                row.passed += of_model_passed
-                alone = others_passed and row.refused >= _ALONE
-            row.completions, row.of_model = state.completions, of_model.completions
-            if alone:
-                fault.wait_s = min(_LONGEST_ALONE_S, fault.retry_after_s or 2.0 ** min(row.refused - _ALONE, 8))
+            self._pool.responded(state, row.number, first=first)
+            is_last = state.in_flight == 1 and not self._gate.admission.waiting
+            alone = row.was_refused(fault, state, state.of(row.request.model), is_last=is_last)
         self._accounting.failed(state, row.cost, fault, alone=alone)
         if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, state):
             # Before the slot is free for the next to fail likewise.
-            fault = self._pool.refuses(state, fault, row.request)
+            fault = self._pool.refused_all(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
-            self._pool.doubt_model(state, row.request.model)
+            self._pool.suspend_model(state, row.request.model)
         elif isinstance(fault, RowFault):
-            self._pool.understood(state, row.number, first=first)
+            self._pool.responded(state, row.number, first=first)
             if classify.is_about_request(fault):
                 state.prove(row.request.model, began)
                 if proves:
                     self._gate.admission.prove(state)
         elif isinstance(fault, KeyReplaced):
-            self._pool.understood(state, row.number, first=first)
+            self._pool.responded(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
-            told = self._pool.failed(state, fault, row.number, row.request, first=first)
-            fault = told if row.excused < MOST_EXCUSED else fault
+            means = self._pool.failed(state, fault, row.number, row.request, first=first)
+            fault = means if row.free_retries < MOST_FREE_RETRIES else fault
         self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
-        if isinstance(fault, RateLimited) and row.passed >= _MOST_REFUSALS:
+        if isinstance(fault, RateLimited) and row.is_too_large:
             return classify.of_row(fault)
         if isinstance(fault, Transient):
             if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
-                self._tell_of_trouble(row, state, fault)
+                is_first, self._troubled = not self._troubled, True
+                sent = row.tries.sent
+                self._tell(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
-                self._gate.doubt_row(MOST_HELD)
+                self._gate.try_rows(MOST_UNDECIDED)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
                 self._gate.begin_backing_off(row.request.model)
         return fault
 
-    def _tell_of_rule(self, fault: AttemptError) -> None:
-        """The first failure that a rule applies to says which: for whoever looks into how failures are read."""
-        if fault.rule is not None and fault.rule not in self._rules:
-            self._rules.add(fault.rule)
-            words = f"read by the rule {fault.rule}: {failure_text.unquoted(fault)}"
-            said = "" if fault.http_status is None else f": {fault.message}"
-            self._tell(Event(RULE, words + said, words, facts=failure_text.facts(fault)))
-
-    def _tell_of_trouble(self, row: Asked, state: EndpointState, fault: Transient) -> None:
-        is_first, self._troubled = not self._troubled, True
-        facts = {
-            "id": row.planned.id,
-            "endpoint": state.endpoint.name,
-            "attempts": row.tries.sent,
-            **failure_text.facts(fault),
-        }
-        words = "trying again after a failure: " + failure_text.why(fault)
-        logged = f"{words.unquoted} (row {row.planned.id}){ident(fault.request_id)}"
-        self._tell(Event("retrying", words.text, logged, "warning", facts, shown=is_first))
-
-    async def _give_up(self, row: Asked, fault: AttemptError) -> None:
+    async def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
-        Unless the server's words tell, it is a suspect until another that is asked after it is answered: then it is marked
-        failed. With too many suspects, or when nobody is left to be answered, the endpoint is asked for a single token. If
-        it was down, the row is asked again. A refusal is a suspect until the same model answers.
+        Where the server's words do not say, it awaits a verdict: it is marked failed once another row, sent later, is answered.
+        With too many that wait, or when no other is left, a probe decides. If the endpoint was down, the row is sent again.
         """
         self._unanswered.add(row.request.model)
         if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
             if await self._pool.lacks_model(self._prober, row.state, row.request, row.failed_at):
-                if self._run_state.stopped_by is None and not self._pool.is_set_aside(row.request.model):
+                if self._run_state.stopped_by is None and not self._pool.is_disabled_everywhere(row.request.model):
                     self._send_again(row, fault)  # another endpoint may have it
                 return
-            # It has answered a request for one token since.
+            # A probe of the model was answered since.
             fault = classify.of_row(fault)
-            self._keep(record.failed(self._frame, row.request, self._effort(row), fault), row.request)
+            self._keep(record.failed(self._context, row.request, row.effort(), fault), row.request)
             return
-        is_refusal = isinstance(fault, RowFault) and row.passed < _MOST_REFUSALS
+        is_refusal = isinstance(fault, RowFault) and not row.is_too_large
         proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
-        made = record.failed(self._frame, row.request, self._effort(row), fault, proof)
+        made = record.failed(self._context, row.request, row.effort(), fault, proof)
         if proof == "words":
             self._keep(made, row.request)
             return
         if self._run_state.stopped_by is not None or row.state is None:
             return
-        self._verdicts.add(Held(made, fault, row, row.state, time.monotonic(), is_refusal))
+        self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
 
-    def _blame(self, held: Held) -> None:
+    def _confirm(self, held: UndecidedRow) -> None:
         self._keep(held.made, held.row.request)
 
-    def _ask_again(self, held: Sequence[Held]) -> None:
-        """They were given up where nothing was answered, and are not to blame."""
+    def _ask_again(self, held: Sequence[UndecidedRow]) -> None:
+        """They failed where nothing was answered, and are not to blame."""
         for each in held:
-            each.row.excused += 1
+            each.row.free_retries += 1
             each.row.tries.forgive()
             self._send_again(each.row, each.fault)
 
-    def _send_again(self, row: Asked, fault: AttemptError) -> None:
-        """A row was given up, and is not to blame: it goes on as one that waits for another attempt."""
+    def _send_again(self, row: PendingRow, fault: AttemptError) -> None:
+        """A row that is not to blame waits for another attempt."""
         row.waiting = True
         self._gate.begin_backing_off(row.request.model)
-        self._begin_persisting(row, classify.deferred(fault))
+        self._start_retrying(row, classify.deferred(fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
-        """Keep an outcome. One that is not ``final`` is asked for again: should this run end before, by the next. A failure
-        does not take the place of an answer that stands."""
+        """Store an outcome. One that is not ``final`` is sent again, by the next run if this one ends before. A failure does not
+        replace an answer that a retry found."""
         if self._run_state.is_void and can_be_void(made):
             return
         stays = record.stays(request, made)
@@ -482,32 +434,6 @@ class Workers:
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:
-                self._tell_of_row(made, request)
+                self._tell(row_events.row_failed(made, request))
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")
-
-    def _tell_of_row(self, made: Outcome, request: Request) -> None:
-        facts = {
-            "status": made.status,
-            **{name: getattr(made, name) for name in ("id", "row", "sample", "endpoint", "attempts", "http_status")},
-            **{name: getattr(made, name) for name in ("error_type", "error_code", "request_id")},
-        }
-        is_failed = made.status == "failed"
-        heads = {"failed": f"row {made.id} failed", "empty": f"the answer of row {made.id} is empty"}
-        head = heads.get(made.status, f"the answer of row {made.id} does not fit")
-        known_as = ident(made.request_id)
-        words = head + Message(f": {made.error_message}", f": {unquoted(made)}" if is_failed else "") + known_as
-        self._tell(
-            Event("row_failed", words.text, words.unquoted, "warning", named(facts), shown=False, request=request.body)
-        )
-
-    def _effort(self, row: Asked, fallback: FormatFallback | None = None) -> record.Effort:
-        name, model = (row.state.endpoint.name, row.state.endpoint.model) if row.state else (None, None)
-        return record.Effort(
-            row.sent_before + row.tries.sent, row.started_at, _now_us(), name, model or row.request.model, fallback,
-            row.cost.prices,
-        )  # fmt: skip
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

@@ -237,10 +237,10 @@ class Journal:
 
     def _write(self, line: _Line) -> None:
         self.longest = max(self.longest, len(line))
-        with storing(self._segment.path):
-            try:
-                self._segment.write(line)
-            except OSError as error:
+        try:
+            self._segment.write(line)
+        except OSError as error:
+            with storing(self._segment.path):
                 if error.errno not in FULL or self.full:
                     raise
                 self.full = True
