@@ -20,7 +20,6 @@ from .core import InputError, JobError, RunStopped
 from .engine import JobRun, Observer, Preparing, Run
 from .notify import Notifier
 from .plan import prepare
-from .protocol import parameters as parameters
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
@@ -220,8 +219,8 @@ def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
     """The columns that a request is made of. Unlike a file of requests, a frame has others for reasons of its own."""
     if job.templates:
         return frame
-    own = {"messages", "id", "custom_id", job.input.id, *job.input.params}
-    return frame.select([name for name in frame.columns if name in own or parameters.documented(name)])
+    own = {job.route.field, "id", "custom_id", job.input.id, *job.input.params}
+    return frame.select([name for name in frame.columns if name in own or job.route.parameters.documented(name)])
 
 
 def _beside(frame: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:

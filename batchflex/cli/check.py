@@ -9,12 +9,12 @@ from typing import NamedTuple
 import msgspec
 
 from ..config import EndpointsEntry, Job, local, parse_duration
-from ..core import BAD, AttemptError, KeyReplaced, Outcome, Request, RunFault, Status, one_line
+from ..core import BAD, AttemptError, KeyReplaced, Outcome, RunFault, Status, one_line
 from ..endpoint import Catalog, Client, Endpoint, ModelInfo, Prices, model_list, model_list_cache, resolve, serving
-from ..protocol import Told, answer_limit, classify
+from ..protocol import RateLimits, failure_text
 from ..storage import priced_by, record
 
-_QUESTION = [{"role": "user", "content": "Reply with the word ok."}]
+_QUESTION = "Reply with the word ok."
 _MAX_TOKENS, _MOST_TOKENS = 16, 1024
 _SHOWN, _SHOWN_IN_TABLE = 10, 100
 
@@ -38,7 +38,7 @@ async def check(job: Job) -> Report:
 async def _check(job: Job, entry: EndpointsEntry) -> Report:
     endpoint = resolve(entry, job.environment)
     endpoint.require(job.models)
-    limits: list[Told] = []
+    limits: list[RateLimits] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
         try:
@@ -55,7 +55,7 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             code = f" (HTTP {error.http_status})" if error.http_status else ""
             words = error.message + code
             if isinstance(error, RunFault):
-                words = classify.advice(error, key_from=client.key_from)
+                words = failure_text.advice(error, key_from=client.key_from).text
             lines.append(f"failed    {words}{_wait(error, job)}")
             if error.rule is not None:
                 lines.append(f"rule      {error.rule}")
@@ -143,7 +143,7 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
     return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.told())}"]
 
 
-def _limits(told: Told) -> str:
+def _limits(told: RateLimits) -> str:
     """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
     parts = []
     for each in (told, *told.further):
@@ -157,11 +157,11 @@ def _limits(told: Told) -> str:
     return "; ".join(parts)
 
 
-async def _ask(job: Job, client: Client, model: str, on_limits: Callable[[Told], None]) -> tuple[str, Status]:
+async def _ask(job: Job, client: Client, model: str, on_limits: Callable[[RateLimits], None]) -> tuple[str, Status]:
     """Send one small request; return its outcome in words, and the status that a row would have. An answer without text, which
     may have spent its few tokens on reasoning, is requested once more with as many as the job allows."""
     made = await _attempt(job, client, model, _MAX_TOKENS, on_limits)
-    own = answer_limit(job.params | job.override)
+    own = job.route.answer_limit(job.params | job.override)
     most = _MOST_TOKENS if own is None else min(own, _MOST_TOKENS)
     is_cut = made.status == "truncated" or made.cut_by == "limit"
     if is_cut and most > _MAX_TOKENS and not (made.content or "").strip():
@@ -174,12 +174,11 @@ async def _ask(job: Job, client: Client, model: str, on_limits: Callable[[Told],
     return f"model     {model} answered {said!r} {took}{remark.get(made.status, '')}", made.status
 
 
-async def _attempt(job: Job, client: Client, model: str, most: int, on_limits: Callable[[Told], None]) -> Outcome:
-    body = msgspec.json.encode({"max_tokens": most, "messages": _QUESTION, "model": model})
-    request = Request(b"", b"", "check", 0, 0, 0, body, most, None)
+async def _attempt(job: Job, client: Client, model: str, most: int, on_limits: Callable[[RateLimits], None]) -> Outcome:
+    request = job.route.probe(model, words=_QUESTION, most_tokens=most)
     try:
-        answer = await client.attempt(request, on_limits)
+        answer = await client.attempt(request, on_limits, route=job.route)
     except KeyReplaced:
-        answer = await client.attempt(request, on_limits)
-    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty)
+        answer = await client.attempt(request, on_limits, route=job.route)
+    frame = record.RowContext("", "", ("{}",), allow_empty=job.answer.allow_empty, route=job.route)
     return record.answered(frame, request, record.Effort(1, 0, 0), answer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from ..core import Ending
+from ..protocol import ROUTES
 from . import path_variables
 from .fields import NonEmpty, NonEmptyList, Section, as_command, http_url, refusing, variable_rule, wanted
 from .sections import ConcurrencyLimit, Rate
@@ -45,6 +46,12 @@ def endpoint_name(name: str | None, base_url: str | None) -> str:
     return hosted_at(base_url) or re.sub(r"^https?://", "", base_url).split("/")[0]
 
 
+def _without_any(text: str, suffixes: Iterable[str]) -> str:
+    for suffix in suffixes:
+        text = text.removesuffix(suffix)
+    return text
+
+
 def _base_url(url: str) -> str:
     """A URL without what is added to it when requests are sent. Messages do not repeat it: it may hold a secret."""
     parts = http_url(url)
@@ -57,7 +64,8 @@ def _base_url(url: str) -> str:
             "must be a URL without '?' and '#', for the path of the chat completions is added to it; a key belongs into the "
             "variable that api_key_env names"
         )
-    while url != (shorter := url.rstrip("/").removesuffix("/chat/completions")):
+    paths = [route.path for route in ROUTES]
+    while url != (shorter := _without_any(url.rstrip("/"), paths)):
         url = shorter
     return url
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field, PrivateAttr, model_validator
 
-from ..protocol import Model, Policy, parameters as parameters, pydantic_models, schema_of
+from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unsayable
 from . import dated_path, toml
 from .durations import Since
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, hosted_at
@@ -63,9 +63,7 @@ class InputSection(Section):
 class PromptSection(Section):
     system: str | None = None
     user: NonEmpty | None = None
-    messages: (
-        Annotated[list[dict[str, Any]], Field(min_length=1), refusing(lambda said: parameters.unsayable(said))] | None
-    ) = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1), refusing(lambda said: unsayable(said))] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> PromptSection:
@@ -120,6 +118,7 @@ class Job(Section):
     notify: NotifySection = NotifySection()
     _models: tuple[Model, ...] = PrivateAttr(())
     _origin: Origin = PrivateAttr(default_factory=Origin)
+    _route: Route = PrivateAttr(default_factory=lambda: CHAT)
 
     @property
     def environment(self) -> Environment:
@@ -135,6 +134,11 @@ class Job(Section):
     def spec(self) -> str | None:
         """The path of the job file or of the requests that the job was read from, as it was given."""
         return self._origin.spec
+
+    @property
+    def route(self) -> Route:
+        """The kind of request that rows become."""
+        return self._route
 
     @property
     def models_by_format(self) -> dict[bytes, pydantic_models.Model]:
@@ -220,7 +224,7 @@ class Job(Section):
             f"{section}.{name} is not a documented parameter; did you mean '{near}'? It is sent as it is"
             for section, names in sections.items()
             for name in names
-            if (near := parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
+            if (near := self.route.parameters.likely_misspelt(name)) and not (section == "sweep" and name == "prompt")
         ]
         slips += [
             f"the model {model!r} has an organisation before its name; at {name} ids are bare: {model.rpartition('/')[2]!r}"

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from ..core import redacted
-from ..protocol import parameters as parameters
+from ..protocol import CHAT
 
 
 class Mistake(NamedTuple):
@@ -95,7 +95,7 @@ def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:
     allowed = _names_at(parents, root)
     if names_a_key(name):
         return f"unknown key; {KEY_HINT}. {_choice('Allowed here', allowed)}"
-    if parameters.documented(name):
+    if CHAT.parameters.documented(name):
         return f"unknown key; a request parameter belongs into [params]. {_choice('Allowed here', allowed)}"
     others = [s for s in root.model_fields if name in _names_at([s], root) and [s] != parents]
     if others and not nearest(name, allowed):

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..core import JobError, Redactor, redacted
-from ..protocol import parameters as parameters, pydantic_models
+from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
 from .endpoint_section import EndpointSection
 from .environment import Environment, environment_of, exposed
@@ -123,7 +123,7 @@ def build(
     merged: dict[str, Any] = {name: _plain(value, models) for name, value in data.items()}
     for dotted, value in settings:
         _put(merged, dotted, _plain(value, models, dotted.rpartition(".")[2]))
-    parameters.settle(merged)
+    CHAT.parameters.make_whole(merged)
     outside = [dotted for dotted, _ in settings]
     mistakes = path_variables.expand(merged, environment)
     if folder is not None:
@@ -137,7 +137,7 @@ def build(
         mistakes += job_mistakes(job)
     mistakes += [explained(error, Job) for error in errors]
     known = {mistake.place for mistake in mistakes}
-    mistakes += [Mistake(at, parameters.HALF) for at in parameters.halves_in(merged) if at not in known]
+    mistakes += [Mistake(at, HALF) for at in halves_in(merged) if at not in known]
     secrets = environment.secrets(key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
@@ -235,7 +235,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     is_text = name.startswith(("endpoint.headers.", "endpoint.query."))
     if isinstance(value, datetime.date | datetime.time) or (is_text and not isinstance(value, str)):
         value = raw
-    if "." not in name and not parameters.documented(name) and (section := _section_of(name)):
+    if "." not in name and not CHAT.parameters.documented(name) and (section := _section_of(name)):
         raise JobError(f"--set {name}: that is no request parameter; write --set {section}.{name}=…")
     return (name if "." in name else f"override.{name}"), value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..protocol import parameters as parameters
+from ..protocol import CHAT, TRANSPORT, unsayable
 from .job_mistakes import KEY_HINT, Mistake, choice, found, names_a_key
 from .parameter_tables import format_mistakes
 from .sweep import SweepSection, identity
@@ -58,7 +58,7 @@ def _variable_mistakes(job: Job, form: Callable[[SweepSection], Iterator[_Variab
 
 def _faults(variable: _Variable, job: Job) -> Iterator[str]:
     name, values = variable.name, variable.values
-    if name == "messages" or name in SweepSection.model_fields or name in parameters.TRANSPORT:
+    if name == CHAT.field or name in SweepSection.model_fields or name in TRANSPORT:
         yield "cannot be swept"
     elif names_a_key(name):
         yield KEY_HINT
@@ -66,7 +66,7 @@ def _faults(variable: _Variable, job: Job) -> Iterator[str]:
         yield f"must be a list of the values to try, or else stand in [params]; {found(values)}"
     elif not isinstance(values, list) or not values:
         yield f"must be a list of the values to try; {found(values)}"
-    elif why := parameters.unsayable(values):
+    elif why := unsayable(values):
         yield why
     elif variable.form == "grid" and _has_twice([identity(value) for value in values]):
         yield f"has the same value twice; for repeated answers set sweep.samples; {found(values)}"
@@ -75,7 +75,7 @@ def _faults(variable: _Variable, job: Job) -> Iterator[str]:
     elif name in job.override:
         yield f"override.{name} (also: --set {name}=…) would make all points the same; leave out one of the two"
     else:
-        yield from (why for value in values if (why := parameters.out_of_range(name, value)))
+        yield from (why for value in values if (why := CHAT.parameters.out_of_range(name, value)))
 
 
 def _no_prompt(value: Any, prompts: Collection[str]) -> str | None:

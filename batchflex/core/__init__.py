@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         short as short,
     )
     from .gil import GilYield as GilYield
+    from .message import Message as Message
     from .redact import Redactor as Redactor, redacted as redacted
     from .request_keys import KeySet as KeySet
     from .safe_text import (
@@ -120,6 +121,7 @@ __all__, __getattr__, __dir__ = exports(
             "StorageError",
             "Transient",
         ],
+        "message": ["Message"],
         "events": ["Event", "Level", "RULE", "Tell", "Teller", "brief", "guarded", "ident", "named", "unquoted"],
         "format": ["aligned", "clipped", "count", "duration", "money", "seconds_between", "short"],
         "gil": ["GilYield"],

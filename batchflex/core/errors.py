@@ -220,9 +220,10 @@ StopReason = Literal[
 
 
 class RunFault(AttemptError):
-    """Every request would fail the same way. ``reason`` goes into ``run.json`` as ``stopped_by``."""
+    """Every request would fail the same way. ``reason`` goes into ``run.json`` as ``stopped_by``, ``what`` was asked for."""
 
     reason: StopReason = "key"
+    what = "chat completions"
 
     def because(self, reason: StopReason) -> RunFault:
         self.reason = reason

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .client import Client as Client
     from .concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from .cost import Cost as Cost
+    from .local_model import serving as serving
     from .model_list import (
         Catalog as Catalog,
         Contexts as Contexts,
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
         others as others,
     )
     from .model_list_cache import known as known
-    from .pacer import Allowance as Allowance, Pacer as Pacer, Words as Words
+    from .pacer import Allowance as Allowance, Pacer as Pacer
     from .price_list import Prices as Prices
     from .provider import (
         LOCAL as LOCAL,
         Endpoint as Endpoint,
         default_model as default_model,
         resolve as resolve,
-        serving as serving,
         variables as variables,
     )
     from .quirks import Fallback as Fallback, Quirks as Quirks
@@ -48,11 +48,12 @@ __all__, __getattr__, __dir__ = exports(
         "client": ["Client"],
         "concurrency_limit": ["ConcurrencyLimit"],
         "cost": ["Cost"],
+        "local_model": ["serving"],
         "model_list": ["Catalog", "Contexts", "LongPrompts", "ModelInfo", "TooLong", "others"],
         "model_list_cache": ["known"],
-        "pacer": ["Allowance", "Pacer", "Words"],
+        "pacer": ["Allowance", "Pacer"],
         "price_list": ["Prices"],
-        "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "serving", "variables"],
+        "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "variables"],
         "queue_metrics": [],
         "quota": ["Ceiling", "Spacing", "Window"],
         "quirks": ["Fallback", "Quirks"],

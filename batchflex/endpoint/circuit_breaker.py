@@ -1,4 +1,4 @@
-"""Whether an endpoint is down, and when to ask it again. Decisions only: time is passed in, nothing is sent here.
+"""Whether an endpoint is down, and when to probe it again. Decisions only: time is passed in, nothing is sent here.
 
 The question is how surprising it would be if an endpoint that works failed so often without an answer in between (a sequential
 test; Wald 1945, "Sequential Tests of Statistical Hypotheses"). The share of requests that fail although it works is learned.
@@ -10,7 +10,7 @@ import math
 
 from ..core import TIMINGS
 
-# What happens once in a million times to an endpoint that works means that it is down; once in ten thousand, a doubt.
+# What happens once in a million times to an endpoint that works means that it is down; once in ten thousand, that it may be.
 _DOWN, _DOUBT = 1e-6, 1e-4
 # The share that fails is taken to be 1 of 50 until more is known; of so many it is remembered.
 _FAIL_FIRST, _OF_FIRST, _MEMORY = 1.0, 50.0, 1_000.0
@@ -27,15 +27,16 @@ def _chance(failed: int, of: int, share: float) -> float:
 
 
 class CircuitBreaker:
-    """The breaker of one endpoint.
+    """The breaker of one endpoint: closed, half-open while it may be down (requests go one at a time), or open (an outage: only
+    probes go).
 
     Only first attempts are evidence: that a row fails again may be the row's own fault. One at least must have been sent after
     a failure was known: a machine behind a balancer that dies takes all that it has in flight with it, and what is sent then is
     answered by another. Two views are taken of the failures
     since the last answer. Of those in a row, as if whatever is still in flight were to be answered: failures may come sooner
     than answers. And of those sent since the first of them, whatever becomes of older ones: a server that dies may still finish
-    what it has begun. While there is a doubt, what is newly sent goes one at a time. ``most_s`` is how long an outage may last,
-    ``past`` counts those that are over.
+    what it has begun. ``most_s`` is how long an outage may last,
+    ``past_outages`` counts those that are over.
 
     Probes come after 3.6 s, then every 5.3 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
     """
@@ -50,16 +51,17 @@ class CircuitBreaker:
         self._first: int | None = None
         self._known_at = self._newer = self._pending = 0
         self._confirmed = False
-        self._doubted_at: int | None = None
+        self._half_open_at: int | None = None
         self._older_in_flight = 0
         self._since: float | None = None
         self._last_probe = 0.0
         self._probes = 0
         self._certain = False
-        self.past = 0
+        self.past_outages = 0
 
     @property
-    def on(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether there is an outage: nothing but probes goes."""
         return self._since is not None
 
     @property
@@ -69,8 +71,8 @@ class CircuitBreaker:
 
     @property
     def most_in_flight(self) -> int | None:
-        """How many requests may be in flight while there is a doubt: one besides those sent before. ``None``: no doubt."""
-        return None if self._doubted_at is None else self._older_in_flight + 1
+        """How many requests may be in flight while it is half-open: one besides those sent before; ``None`` if it is not."""
+        return None if self._half_open_at is None else self._older_in_flight + 1
 
     @property
     def usual_share(self) -> float:
@@ -87,14 +89,14 @@ class CircuitBreaker:
     def ended(self, number: int) -> None:
         """Its end, whichever it was, after :meth:`failed` or :meth:`answered`."""
         self._in_flight -= 1
-        if self._doubted_at is not None and number <= self._doubted_at:
+        if self._half_open_at is not None and number <= self._half_open_at:
             self._older_in_flight -= 1
 
     def failed(self, now: float, number: int, *, first: bool, timed_out: bool = False) -> bool:
         """An attempt failed as it would if the endpoint were down; ``first`` if the row had not failed before.
 
-        One that ``timed_out`` tells of when it was sent, not of now, so that it says nothing if a later one was answered.
-        True: with this one the outage begins.
+        One that ``timed_out`` is evidence of when it was sent, not of now: none if a later one was answered.
+        True: with this one the breaker opens.
         """
         if self._since is not None or not first:
             return False
@@ -108,13 +110,16 @@ class CircuitBreaker:
         self._newer += number >= self._first
         self._confirmed = self._confirmed or number > self._known_at
         newer = self._chance_of_newer()
-        if self._doubted_at is None and min(newer, _chance(self._in_a_row, self._in_a_row, self.usual_share)) <= _DOUBT:
-            self._doubted_at, self._older_in_flight = self._sent, self._in_flight
+        if (
+            self._half_open_at is None
+            and min(newer, _chance(self._in_a_row, self._in_a_row, self.usual_share)) <= _DOUBT
+        ):
+            self._half_open_at, self._older_in_flight = self._sent, self._in_flight
         others = self._in_flight - 1
         in_a_row = _chance(self._in_a_row, self._in_a_row + others, self.usual_share)
         if not self._confirmed or min(newer, in_a_row) > _DOWN:
             return False
-        self._begin(now)
+        self._open(now)
         return True
 
     def answered(self, number: int, *, first: bool) -> None:
@@ -129,21 +134,21 @@ class CircuitBreaker:
         if number >= self._first:
             self._learn(self._pending, self._pending)
             self._clear()
-        elif self._doubted_at is not None and self._chance_of_newer() > _DOUBT:
-            self._doubted_at = None
+        elif self._half_open_at is not None and self._chance_of_newer() > _DOUBT:
+            self._half_open_at = None
 
     def probe_answered(self) -> None:
-        """A request of the run's own was answered, one that was sent after all others."""
+        """A probe was answered, which was sent after all else."""
         self._sent += 1
         self.answered(self._sent, first=False)
 
-    def begin(self, now: float) -> None:
-        """A request of the run's own failed as if the endpoint were down: no chance of a row."""
-        self._begin(now)
+    def open(self, now: float) -> None:
+        """A probe failed as if the endpoint were down: that is no matter of a row."""
+        self._open(now)
         self._certain = True
 
-    def over(self) -> None:
-        """A probe was answered. If it was the first, it may have been no outage, but rows that cannot be answered."""
+    def close(self) -> None:
+        """A probe was answered. If it was the first, there may have been no outage, but rows that cannot be answered."""
         if not self._certain and self._probes <= 1:
             # What was usual before is not usual now.
             scale = min(1.0, _OF_FIRST / self._seen)
@@ -154,10 +159,10 @@ class CircuitBreaker:
         self._sent += 1
         self._latest = self._sent
         self._clear()
-        self.past += 1
+        self.past_outages += 1
 
     def barred(self, seconds: float) -> None:
-        """Nothing could be asked for so long, for reasons of the run's own: the outage is not the longer for it."""
+        """Nothing could be sent for so long, for reasons of the run's own: that does not count as outage."""
         if self._since is not None:
             self._since += seconds
             self._last_probe += seconds
@@ -192,12 +197,12 @@ class CircuitBreaker:
         since_first = 0 if self._first is None else self._sent - self._first + 1
         return _chance(self._newer, since_first, self.usual_share)
 
-    def _begin(self, now: float) -> None:
+    def _open(self, now: float) -> None:
         self._since = self._last_probe = now
         self._probes = 0
 
     def _clear(self) -> None:
-        self._first = self._doubted_at = None
+        self._first = self._half_open_at = None
         self._in_a_row = self._newer = self._pending = 0
         self._confirmed = False
 

@@ -12,17 +12,30 @@ import anyio
 import httpx
 import msgspec
 
-from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, Usage, __version__
-from ..protocol import Told, chat, classify, ended, model_of, rate_limit_headers, response_headers
+from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, __version__
+from ..protocol import (
+    CHAT,
+    Events,
+    RateLimits,
+    Receipt,
+    Route,
+    Stream,
+    classify,
+    model_of,
+    rate_limit_headers,
+    response_headers,
+)
 from . import http1, model_list, transport
-from .connection import Alarm, AnswerTooLarge, Header
+from .answer_timeout import AnswerTimeout
+from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
 from .provider import Endpoint, Secret
+from .transport_faults import fault_of
 
 T = TypeVar("T")
+OnLimits = Callable[[RateLimits], None]
 _encode = msgspec.json.Encoder().encode
-_STREAMING = b',"stream":true,"stream_options":{"include_usage":true}}'
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
 _USAGE_S = 10.0  # after the finish reason, for the usage
@@ -30,14 +43,21 @@ _END_S = 1.0  # after [DONE], for the end of the body, without which the connect
 
 
 class Listing(NamedTuple):
-    """The models that an endpoint lists, and whether it told of rate limits along with them."""
+    """The models that an endpoint lists, and whether rate limits came along with them."""
 
     catalog: Catalog
     tells_limits: bool = False
 
 
+class _Target(NamedTuple):
+    """``head`` is that of a request, but for its length."""
+
+    url: httpx.URL
+    head: bytes
+
+
 class Client:
-    """Asks one endpoint. Use as an async context manager.
+    """Sends requests of any route to one endpoint. Use as an async context manager.
 
     ``via`` replaces the transport: any httpx transport does. Nothing is retried here, no redirect is followed, no
     cookie is kept, and the key goes to the endpoint's own address alone. Neither it nor what the environment has put into
@@ -45,12 +65,17 @@ class Client:
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, connections: int = 64, via: httpx.AsyncBaseTransport | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        connections: int = 64,
+        via: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._transport = via or transport.choose(endpoint.base_url, connections)
+        self._direct = self._transport if isinstance(self._transport, http1.Connections) else None
         self._proxy = None if via else transport.proxy_of(endpoint.base_url)
-        self._url = self._at("/chat/completions")
+        self._url = self._at("")
         self._common = httpx.Headers({
             "host": self._url.netloc.decode(),
             "accept-encoding": "identity",
@@ -75,69 +100,60 @@ class Client:
     ) -> None:
         await self._transport.aclose()
 
-    async def attempt(
-        self, request: Request, heard: Callable[[Told], None] | None = None, *, streamed: bool | None = None
-    ) -> Answer:
-        """Send the request once and return its complete answer. ``heard`` is told what the headers say of rate limits.
-        Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
+    async def attempt(self, request: Request, on_limits: OnLimits | None = None, *, route: Route = CHAT) -> Answer:
+        """As :meth:`send`, for the request of a single row."""
+        (answer,) = await self.send(route, (request,), on_limits)
+        return answer
+
+    async def send(
+        self,
+        route: Route,
+        rows: Sequence[Request],
+        on_limits: OnLimits | None = None,
+        *,
+        streamed: bool | None = None,
+    ) -> list[Answer]:
+        """Send one request for these rows, once, and return the complete answer to each. ``on_limits`` is called with what the
+        headers say of rate limits. Unless it is said whether it is ``streamed``, that goes by what the endpoint is known to do.
 
         An unstreamed answer must be complete within ``timeout_s``. Of a streamed one a line must come within each
-        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings is given up too.
+        ``idle_timeout_s``, and something of the answer within each ``timeout_s``: a server that only pings times out too.
 
-        :raises AttemptError: of the kind that :mod:`batchflex.protocol.classify` gives to what happened.
+        :raises AttemptError: of the kind that :mod:`batchflex.protocol.classify` gives to what happened: for all of the rows.
         """
-        streamed = self._endpoint.streams(request.max_tokens) if streamed is None else streamed
-        body = request.body if self._endpoint.model is None else _renamed(request.body, self._endpoint.model)
+        if streamed is None:
+            streamed = self._endpoint.streams(rows[0].max_tokens)
+        streamed = streamed and route.streams
+        body = b""
         try:
+            body = route.body(rows, streamed=streamed)
+            if self._endpoint.model is not None:
+                body = _renamed(body, self._endpoint.model)
             if self._keys is None and not streamed:
-                return await self._whole(body, request.max_tokens, heard)
-            return await self._with_key(lambda: self._sent(body, request.max_tokens, heard, streamed=streamed))
+                return await self._whole(route, body, rows, on_limits)
+            send = self._streamed if streamed else self._whole
+            return await self._with_key(lambda: send(route, body, rows, on_limits))
         except AttemptError as error:
-            raise self._redacted(self._hinted(error, body)) from None
+            raise self._redacted(self._hinted(error, route, body)) from None
         except TimeoutError as error:
             fault = classify.timed_out(f"no complete answer within {self._endpoint.timeout_s:g} s")
             raise self._named(fault, error) from None
         except httpx.RequestError as error:
-            raise self._named(self._redacted(self._fault_of(error)), error) from None
+            raise self._named(self._redacted(self._fault(error)), error) from None
 
-    def _fault_of(self, error: httpx.RequestError) -> AttemptError:
-        """What a failure of the transport means."""
-        if isinstance(error, AnswerTooLarge):
-            words = f"the answer has more than {self._endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
-            return classify.too_large(words, error.status)
-        if isinstance(error, httpx.ConnectTimeout):
-            return classify.unreachable(
-                f"no connection to {self._url.host} within {self._endpoint.connect_timeout_s:g} s"
-            )
-        if isinstance(error, httpx.ConnectError):
-            through = "" if self._proxy is None else f" through {self._proxy}"
-            return classify.unreachable(f"cannot connect{through}: {_words(error)}")
-        if isinstance(error, httpx.ProxyError):
-            return self._proxy_fault(_words(error))
-        return classify.cut_short(_words(error))
-
-    def _proxy_fault(self, words: str) -> AttemptError:
-        """A proxy did not connect to the endpoint; ``words`` begin with the status that it gave, if it gave one."""
-        proxy = self._proxy or "the proxy"
-        status = int(words[:3]) if words[:3].isdigit() else None
-        if status == 407:
-            return classify.proxy_refuses(f"{proxy} wants another user or password (HTTP 407): correct them there", 407)
-        if status is not None and status < 500 and status not in (408, 425, 429):
-            return classify.proxy_refuses(
-                f"{proxy} does not connect to {self._url.host} (HTTP {words}): name another, or the host in NO_PROXY",
-                status,
-            )
-        return classify.unreachable(f"{proxy} cannot connect to {self._url.host}: {words}")
-
-    def _sent(
-        self, body: bytes, most: int | None, heard: Callable[[Told], None] | None, *, streamed: bool
-    ) -> Awaitable[Answer]:
-        return self._streamed(body[:-1] + _STREAMING, most, heard) if streamed else self._whole(body, most, heard)
+    def _fault(self, error: httpx.RequestError) -> AttemptError:
+        return fault_of(error, self._endpoint, self._url.host, self._proxy)
 
     def _at(self, path: str) -> httpx.URL:
         query = {name: value.reveal() for name, value in self._endpoint.query}
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
         return url.copy_merge_params(query) if query else url
+
+    def _target(self, route: Route) -> _Target:
+        """Where requests of a route go."""
+        url = self._at(route.path)
+        found = self._targets[route] = _Target(url, http1.head_of("POST", url, self._headers))
+        return found
 
     def _use(self, key: Secret | None) -> None:
         """Send this key from now on."""
@@ -149,7 +165,7 @@ class Client:
         self._redactor = Redactor(self._secrets)
         self._hides = bool(self._redactor)
         self._headers = headers
-        self._head = http1.head_of("POST", self._url, headers)
+        self._targets: dict[Route, _Target] = {}
         self._sent_key = key
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -204,7 +220,7 @@ class Client:
             where = f"{self._endpoint.base_url}/models"
             raise classify.timed_out(f"{where} did not answer within {_MODELS_S:g} s") from None
         except httpx.RequestError as error:
-            raise self._fault_of(error) from None
+            raise self._fault(error) from None
         if response.status_code in (401, 403) or response.status_code >= 500:
             raise classify.http_fault(response.status_code, response.headers, raw, time.time())
         return response, raw
@@ -223,12 +239,12 @@ class Client:
         return raw.decode(errors="replace") if response.status_code == 200 else None
 
     async def _send(
-        self, method: str, url: httpx.URL, body: bytes, heard: Callable[[Told], None] | None = None
+        self, method: str, url: httpx.URL, body: bytes, on_limits: OnLimits | None = None
     ) -> httpx.Response:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._respond(request)
-        if heard is not None and response_headers.glance(response.headers.raw).tells_limits:
-            _tell(heard, response.headers)
+        if on_limits is not None and response_headers.glance(response.headers.raw).tells_limits:
+            _report(on_limits, response.headers)
         return response
 
     async def _respond(self, request: httpx.Request) -> httpx.Response:
@@ -237,7 +253,7 @@ class Client:
         if response.status_code == 407 and self._proxy is not None:
             await response.aclose()
             raise httpx.ProxyError("407 Proxy Authentication Required")
-        if not isinstance(self._transport, http1.Connections):
+        if self._direct is None:
             transport.bound(response, self._most_bytes)
         return response
 
@@ -250,112 +266,106 @@ class Client:
         finally:
             await response.aclose()
 
-    async def _whole(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
+    async def _whole(
+        self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
+    ) -> list[Answer]:
         began = time.perf_counter()
-        if not isinstance(self._transport, http1.Connections):
-            with _Patience(self._endpoint.timeout_s, self._endpoint.timeout_s) as patience:
-                response = await self._send("POST", self._url, body, heard)
+        if self._direct is None:
+            with AnswerTimeout(self._endpoint.timeout_s, self._endpoint.timeout_s) as timeout:
+                response = await self._send("POST", self._target(route).url, body, on_limits)
                 raw = await self._body(response)
-            if patience.is_over:
+            if timeout.is_over:
                 raise TimeoutError
             seen = self._seen(response.headers.raw)
-            latency_s = time.perf_counter() - began
-            return self._unstreamed(response.status_code, response.headers.raw, raw, latency_s, seen, max_tokens)
-        head = b"%bcontent-length: %d\r\n\r\n" % (self._head, len(body))
-        status, headers, raw = await self._transport.fetch(
-            self._url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
+            receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
+            return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
+        url, head = self._targets.get(route) or self._target(route)
+        head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
+        status, headers, raw = await self._direct.fetch(
+            url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
         seen = self._seen(headers) if self._hides else response_headers.glance(headers)
-        if seen.tells_limits and heard is not None:
-            _tell(heard, httpx.Headers(headers))
-        latency_s = time.perf_counter() - began
-        return self._unstreamed(status, headers, self._clean(raw), latency_s, seen, max_tokens)
+        if seen.tells_limits and on_limits is not None:
+            _report(on_limits, httpx.Headers(headers))
+        receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
+        return self._read(route, self._clean(raw), headers, rows, receipt, seen.gateway)
 
-    def _unstreamed(
+    def _read(
         self,
-        status: int,
-        headers: list[Header],
+        route: Route,
         raw: bytes,
-        latency_s: float,
-        seen: response_headers.Glance,
-        max_tokens: int | None,
-    ) -> Answer:
-        request_id = seen.request_id
+        headers: Sequence[Header],
+        rows: Sequence[Request],
+        receipt: Receipt,
+        gateway: response_headers.Gateway,
+        stream: Stream | None = None,
+    ) -> list[Answer]:
+        """The answers in a body, or in a stream that is complete."""
         try:
-            if not 200 <= status < 300:
-                raise classify.http_fault(status, httpx.Headers(headers), raw, time.time())
-            answer = chat.answer(
-                raw, http_status=status, latency_s=latency_s, request_id=request_id, max_tokens=max_tokens,
-                own=self._endpoint.finish_reasons,
-            )  # fmt: skip
-            return answer if seen.gateway is response_headers.NO_GATEWAY else _as_told(answer, seen.gateway)
+            if not 200 <= receipt.http_status < 300:
+                raise classify.http_fault(receipt.http_status, httpx.Headers(headers), raw, time.time())
+            if stream is not None:
+                raw = self._clean(stream.whole())
+            answers = route.answers(raw, rows, receipt, self._endpoint.finish_reasons)
+            return answers if gateway is response_headers.NO_GATEWAY else response_headers.credited(answers, gateway)
         except AttemptError as fault:
-            fault.request_id = request_id
-            fault.usage = _spent(chat.usage_of(raw), seen.gateway)
+            fault.request_id = receipt.request_id
+            fault.usage = response_headers.spent(route.usage_of(raw) if stream is None else stream.usage, gateway)
             raise
 
-    async def _streamed(self, body: bytes, max_tokens: int | None, heard: Callable[[Told], None] | None) -> Answer:
+    async def _streamed(
+        self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
+    ) -> list[Answer]:
         began = time.perf_counter()
         first: float | None = None
-        seen = response_headers.Glance(None, False)
-        stream = chat.Stream()
-        patience = _Patience(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
+        status, seen = 200, response_headers.Glance(None, False)
+        stream, events = route.stream(status), Events()
+        timeout = AnswerTimeout(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
         try:
-            with patience:
-                response = await self._send("POST", self._url, body, heard)
+            with timeout:
+                response = await self._send("POST", self._target(route).url, body, on_limits)
                 seen = self._seen(response.headers.raw)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
-                    latency_s = time.perf_counter() - began
-                    return self._unstreamed(status, response.headers.raw, raw, latency_s, seen, max_tokens)
-                stream = chat.Stream(status)
+                    receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
+                    return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
+                stream = route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
-                        patience.heard(piece)
-                        for name, event in stream.events.feed(piece):
+                        timeout.received(piece)
+                        for name, event in events.feed(piece):
                             # One that brings nothing of the answer is a sign of life at most, as a comment is.
                             if stream.take(name, self._clean(event)):
-                                patience.progressed()
+                                timeout.progressed()
                                 first = first or time.perf_counter()
                             if stream.done or stream.finish_reason is not None:
-                                patience.at_most(_END_S if stream.done else _USAGE_S)
+                                timeout.at_most(_END_S if stream.done else _USAGE_S)
+            if not stream.is_complete:
+                raise (
+                    classify.timed_out(f"nothing more of the answer within {timeout.idle_s:g} s")
+                    if timeout.is_over
+                    else classify.cut_short("the stream ended before the answer was complete", status=status)
+                )
         except (AttemptError, httpx.RequestError) as error:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
                 vars(error)["request_id"] = seen.request_id
-                vars(error)["usage"] = _spent(stream.usage, seen.gateway)
+                vars(error).setdefault("usage", response_headers.spent(stream.usage, seen.gateway))
                 raise
-        if not stream.is_complete:
-            if patience.is_over:
-                fault = classify.timed_out(f"nothing more of the answer within {patience.idle_s:g} s")
-            else:
-                fault = classify.cut_short("the stream ended before the answer was complete", status=stream.http_status)
-            fault.request_id = seen.request_id
-            fault.usage = _spent(stream.usage, seen.gateway)
-            raise fault
-        latency_s = time.perf_counter() - began
-        try:
-            data, raw = chat.decode(self._clean(_encode(stream.completion())))
-            answer = chat.of_object(
-                data, raw, http_status=stream.http_status, latency_s=latency_s,
-                ttft_s=None if first is None else first - began, request_id=seen.request_id,
-            )  # fmt: skip
-            # What a stream costs is not known when its headers are sent: then 0 says nothing.
-            answer = _as_told(answer, seen.gateway._replace(cost=seen.gateway.cost or None))
-            return ended(answer, max_tokens, self._endpoint.finish_reasons)
-        except AttemptError as error:
-            error.request_id = seen.request_id
-            error.usage = _spent(stream.usage, seen.gateway)
-            raise
+        ttft_s = None if first is None else first - began
+        receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
+        # What a stream costs is not known when its headers are sent: then 0 says nothing.
+        gateway = seen.gateway._replace(cost=None) if seen.gateway.cost == 0 else seen.gateway
+        return self._read(route, b"", (), rows, receipt, gateway, stream)
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
         return self._redactor.clean(raw) if self._hides else raw
 
     def _seen(self, headers: Sequence[Header]) -> response_headers.Glance:
-        """What the headers tell, without secrets."""
+        """What the headers say, without secrets."""
         seen = response_headers.glance(headers)
         if not self._hides:
             return seen
@@ -375,8 +385,10 @@ class Client:
         fault.usage = known.get("usage")
         return fault
 
-    def _hinted(self, error: AttemptError, body: bytes) -> AttemptError:
-        """With the name that the model has here, if it was asked for by one that it has elsewhere."""
+    def _hinted(self, error: AttemptError, route: Route, body: bytes) -> AttemptError:
+        """With the kind of request, and the name that the model has here, if the request has one that it has elsewhere."""
+        if isinstance(error, RunFault):
+            error.what = route.what
         if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
             model = model_of(body)
             if "/" in model:
@@ -390,50 +402,6 @@ class Client:
         return error
 
 
-class _Patience:
-    """How long an answer is waited for: a deadline that what is heard of a stream moves on. A context manager, which is left
-    when the time ``is_over``."""
-
-    def __init__(self, idle_s: float, answer_s: float) -> None:
-        self.idle_s = min(idle_s, answer_s)
-        self._answer_s = answer_s
-        self._scope = anyio.CancelScope()
-        self._until = anyio.current_time() + self._answer_s
-        self._alarm = Alarm(min(anyio.current_time() + self.idle_s, self._until), self._scope.cancel)
-
-    def __enter__(self) -> _Patience:
-        self._scope.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._alarm.cancel()
-        return self._scope.__exit__(kind, error, trace)
-
-    @property
-    def is_over(self) -> bool:
-        return self._scope.cancelled_caught
-
-    def heard(self, data: bytes) -> None:
-        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
-        if b"\n" in data or b"\r" in data:
-            self._extend()
-
-    def _extend(self) -> None:
-        self._alarm.put(min(anyio.current_time() + self.idle_s, self._until))
-
-    def progressed(self) -> None:
-        """Something of the answer came."""
-        self._until = anyio.current_time() + self._answer_s
-        self._extend()
-
-    def at_most(self, seconds: float) -> None:
-        """The answer is there; what may follow has so long, in all."""
-        self._answer_s = min(self._answer_s, seconds)
-        self.progressed()
-
-
 async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The bytes of an event stream; ends the last event where the server forgot to."""
     async for data in response.aiter_bytes():
@@ -441,31 +409,11 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     yield b"\n\n"
 
 
-def _tell(heard: Callable[[Told], None], headers: httpx.Headers) -> None:
+def _report(on_limits: OnLimits, headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
     if told := rate_limit_headers.read(headers, time.time()):
-        heard(told)
+        on_limits(told)
 
 
 def _renamed(body: bytes, model: str) -> bytes:
     return _encode({**msgspec.json.decode(body, type=dict[str, msgspec.Raw]), "model": model})
-
-
-def _as_told(answer: Answer, gateway: response_headers.Gateway) -> Answer:
-    """The answer with what the gateway says of it in headers, which comes before what may be the words of one behind it."""
-    usage = answer.usage
-    if gateway.cost is not None:
-        usage = msgspec.structs.replace(usage, cost=gateway.cost)
-    deployment = answer.deployment if gateway.deployment is None else gateway.deployment
-    return msgspec.structs.replace(answer, usage=usage, deployment=deployment, fallbacks=gateway.fallbacks)
-
-
-def _spent(usage: Usage | None, gateway: response_headers.Gateway) -> Usage | None:
-    """What a broken answer has taken, as far as it says so itself."""
-    if usage is None or gateway.cost is None:
-        return usage
-    return msgspec.structs.replace(usage, cost=gateway.cost or usage.cost)
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

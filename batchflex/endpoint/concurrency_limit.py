@@ -1,11 +1,11 @@
-"""How many requests may be in flight at one endpoint: a fixed number, or the fewest that get all it can give.
+"""How many requests may be in flight at one endpoint: a fixed number, or the fewest that reach its full throughput.
 
 Decisions only: time is passed in, in seconds of a monotonic clock.
 
-An endpoint with room answers twice as many requests a second when twice as many are in flight; one without makes them wait. So
-the window is judged by what it delivers: how many are in flight, divided by how long an answer takes (Little's law). It doubles
-while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more is
-kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or a quota, says
+An endpoint with capacity left answers twice as many requests a second when twice as many are in flight; one without makes them
+wait. So the window is judged by its throughput: how many are in flight, divided by how long an answer takes (Little's law). It
+doubles while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more
+is kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or a quota, says
 nothing of the endpoint.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
 from typing import Literal
 
 End = Literal["answer", "refusal", "failure"]
@@ -42,13 +41,6 @@ _SAME_LEVELS, _SAME = 3, 1.15
 _FEW, _MANY, _SHORT_S = 4, 0.6, 0.5
 _CEILING_S, _LONGEST_CEILING_S = 30.0, 480.0
 _QUEUING = 0.1
-# A slot that a server frees late: what is waited at first (a part of an answer's time), how that grows when it was too short and
-# shrinks with each request that is let through: requests that end together may be refused together, so by the slots the less.
-_LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.0005, 0.01, 5.0
-_LAG_GROWTH, _LAG_SHRINKS = 1.5, 0.005
-# So long a lag is none: somebody else uses the slots, or there are fewer where none said how many. After a while one more is
-# tried, then ever later.
-_SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.1, 0.03, 0.5, 300.0
 # Answers that take no longer than this, times the shortest, have not waited.
 _UNQUEUED = 1.25
 
@@ -78,7 +70,7 @@ class _Round:
         self.means: list[float] = []
 
     def count(self, took_s: float, in_flight: int, size: int) -> None:
-        """An answer came. As requests may have been sent in bursts, whole windows of ``size`` answers are looked at."""
+        """An answer came. As requests may have been sent in bursts, means are of whole windows of ``size`` answers."""
         self.answers += 1
         self.peak = max(self.peak, in_flight)
         self.in_flight += in_flight
@@ -109,7 +101,7 @@ class ConcurrencyLimit:
     """The window of one endpoint. ``size`` is how many may be in flight now, never more than ``most``.
 
     ``allowed`` is how many of these the key may have. ``fixed`` keeps it at ``most``; else it begins with ``first``.
-    ``last_reason`` tells in words why it has this size.
+    ``last_reason`` is why it has this size, in words.
     """
 
     def __init__(self, most: int, *, first: int = 8, fixed: bool = False) -> None:
@@ -142,7 +134,7 @@ class ConcurrencyLimit:
     def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
         """A request sent then has ended; ``in_flight`` is how many there still are without it.
 
-        ``wait_s`` is what a refusal asked for, if it did: then it may well be for the rate, not for how many are in flight.
+        ``wait_s`` is the wait that a refusal names, if it does: then it may be for the rate, not for how many are in flight.
         """
         seen = self._round
         if self.fixed:
@@ -190,7 +182,7 @@ class ConcurrencyLimit:
             self.last_reason = "the key may have no more in flight"
 
     def queue(self, waiting: int | None) -> None:
-        """The endpoint itself says how many requests wait there until others end; ``None``: it does not say any more."""
+        """The endpoint reports how many requests wait in its own queue; ``None``: it does not any more."""
         self._queued = waiting
 
     def at_most(self, most: int) -> None:
@@ -215,7 +207,7 @@ class ConcurrencyLimit:
         return min(self.allowed, self._ceiling if now < self._ceiling_until else self.most)
 
     def _says_nothing(self, now: float) -> bool:
-        """Whether the round that ends is worth nothing; then it is begun again."""
+        """Whether the round that ends shows nothing; then it is begun again."""
         seen = self._round
         if seen.peak < _FULL * self.size or seen.in_flight < _USED * self.size * seen.answers:
             self._set(now, self.size, "the window is not used")
@@ -357,7 +349,7 @@ class ConcurrencyLimit:
         return len(self._levels) == _SAME_LEVELS and max(self._levels) <= _SAME * lowest
 
     def _cut(self, now: float, *, told_when: bool) -> None:
-        """So many are too many. Where the same was said before, not long ago: for a while."""
+        """So many are too many: at once, and for a while if that was so not long ago."""
         again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
         self._cut_at, self._cut_size = now, self.size
         if told_when and not again:
@@ -374,107 +366,3 @@ class ConcurrencyLimit:
         self._ceiling, self._ceiling_until = max(1, math.floor(0.9 * refused)), now + self._ceiling_s
         self._steady(now, self._ceiling, "refusals")
         self._fewer_next = False
-
-
-class Slots:
-    """How many requests a key may have in flight, as its server says or its refusals show; and how many it has.
-
-    A refusal for this reason says nothing of time: a slot is free when any request ends. Or a moment later, for servers count an
-    end after they have sent it; that moment is learned. ``most`` is ``None`` while no such limit is known.
-    """
-
-    def __init__(self) -> None:
-        self.most: int | None = None
-        self.in_flight = 0
-        self._told: int | None = None
-        self._known_at = float("-inf")
-        self._lag_s = 0.0
-        self._answer_s = 0.0
-        self._ends: deque[float] = deque()
-        self._held_until = float("-inf")
-        self._doubled_at = float("-inf")
-        self._more_at = float("inf")
-        self._more_s = _MORE_S
-        self._tried_at: float | None = None
-        self._others: int | None = None  # in flight besides one that was refused, until one is let through
-
-    def wait_s(self, now: float) -> float:
-        """Seconds until another may go; infinite until one ends."""
-        if self.most is None:
-            return 0.0
-        if self.in_flight >= self.most or (self._others is not None and self.in_flight > self._others):
-            return float("inf")
-        while self._ends and self._ends[0] + self._lag_s <= now:
-            self._ends.popleft()
-        over = self.in_flight + len(self._ends) + 1 - self.most
-        freed = self._ends[over - 1] + self._lag_s if over > 0 else now
-        return max(0.0, freed - now, self._held_until - now)
-
-    def ended(self, now: float) -> None:
-        """A request has ended, whichever way. Whoever sends one counts it in ``in_flight``."""
-        self.in_flight -= 1
-        if self._lag_s:
-            self._ends.append(now)
-
-    def told(self, now: float, limit: float) -> None:
-        """The server says how many it lets be in flight."""
-        most = max(1, int(limit))
-        if most != self._told:
-            self._told = most
-            self._know(now, most)
-
-    def accepted(self, now: float, sent_at: float) -> None:
-        """What was sent then was let through."""
-        took = now - sent_at
-        self._answer_s = took if not self._answer_s else self._answer_s + 0.1 * (took - self._answer_s)
-        if sent_at >= self._doubled_at:
-            self._others = None
-        if self.most is None:
-            return
-        first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
-        self._lag_s = self._lag_s * (1 - _LAG_SHRINKS / self.most) if self._lag_s else first_lag_s
-        if self._tried_at is not None and sent_at >= self._tried_at and self.in_flight >= self.most:
-            self._tried_at, self._more_s = None, _MORE_S
-            self._more_at = now + _MORE_S
-        if now >= self._more_at and self.in_flight >= self.most and (self._told is None or self.most < self._told):
-            self.most += 1
-            self._tried_at = now
-            self._more_at = now + max(self._more_s, self._answer_s)
-
-    def refused(self, now: float, sent_at: float, limit: int | None) -> None:
-        """What was sent then was refused, as too many are in flight; it is one of ``in_flight`` still."""
-        others = max(1, self.in_flight - 1)
-        if limit is not None:
-            self.told(now, limit)
-        if self.most is None:
-            self._know(now, others)
-        elif sent_at < self._known_at:
-            if self._told is None:
-                self.most = min(self.most, others)
-        else:
-            self._others = others if self._others is None else min(self._others, others)
-            if sent_at >= self._doubled_at:
-                self._too_soon(now, others)
-
-    def _know(self, now: float, most: int) -> None:
-        self.most, self._known_at = most, now
-        self._lag_s = max(self._lag_s, min(_FIRST_LAG_S, _LAG_PART * self._answer_s))
-        self._more_at = now + self._more_s if self._told is None else float("inf")
-
-    def _too_soon(self, now: float, others: int) -> None:
-        """No more were in flight than may be, but a slot was not free yet; or others have it."""
-        self._doubled_at = now
-        if self.most is not None and self.most > 1 and self._tried_at is not None:
-            self.most -= 1
-            self._tried_at = None
-            self._more_s = min(_LONGEST_MORE_S, 2 * self._more_s)
-            self._more_at = now + self._more_s
-            return
-        self._lag_s = min(_LONGEST_LAG_S, max(_LEAST_LAG_S, _LAG_GROWTH * self._lag_s))
-        first_lag_s = min(_FIRST_LAG_S, _LAG_PART * self._answer_s)
-        long_s = max(_LATE_S, 4 * first_lag_s) if self._told is None else max(_SHARED_S, 0.2 * self._answer_s)
-        if self._lag_s > long_s and self.most is not None and self.most > 1:
-            self.most = min(others, self.most - 1)
-            self._more_at = now + self._more_s
-            self._lag_s = first_lag_s
-        self._held_until = now + self._lag_s

@@ -1,4 +1,4 @@
-"""One connection of HTTP/1.1, parsed by llhttp (httptools), and the time that is given to what goes over it.
+"""One connection of HTTP/1.1, parsed by llhttp (httptools).
 
 Errors are httpx's. Answers are bounded: no body, head or trailer takes more memory than is allowed, whatever the server sends.
 """
@@ -6,22 +6,21 @@ Errors are httpx's. Answers are bounded: no body, head or trailer takes more mem
 from __future__ import annotations
 
 import asyncio
-import re
 import select
 import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable
 from itertools import chain
 from typing import cast
 
 import httptools
 import httpx
 
+from .alarm import Alarm
 from .content_coding import BodyTooLarge, Unpacker
+from .content_length import with_one_length
 
 ANSWER_BYTES = 64 << 20  # of an answer, unless the request says otherwise
 FIRST_ERROR = 300  # the first status that comes with no answer
@@ -29,9 +28,6 @@ _HEADERS_BYTES = 64 << 10
 ERROR_BYTES = 1 << 20  # of an answer that is none: what is wrong is said by then
 _MOST_UNREAD = 1 << 20  # of a streamed body, before the server is made to wait
 _COPIED = 64 << 10  # a larger body is not copied to be sent together with its headers
-_AWAY_S = 1.0  # a timer that is so late tells that the process was stopped, or had no CPU
-_CLOCK_S = 0.002  # what a loop's timers may be early by
-_LOOK_S = 1.0  # for what has come meanwhile, before it is given up
 # Of Linux' struct tcp_info: tcpi_bytes_acked, tcpi_bytes_sent, tcpi_bytes_retrans.
 _TCP_INFO = struct.Struct("=120xQ72xQQ")
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLIN) | select.POLLHUP | select.POLLERR
@@ -51,46 +47,11 @@ class MetClose(httpx.RemoteProtocolError):
     """The server hung up before it had the request."""
 
 
-class Alarm:
-    """Calls ``ring`` at ``due``, seconds of the event loop's clock, unless it is cancelled or put off before.
-
-    Where the process was stopped meanwhile (Ctrl-Z, a paused container), so that the time was up without anybody looking, what
-    has come by then lies in the sockets: it is read first, for a second at most.
-    """
-
-    __slots__ = ("_due", "_loop", "_ring", "_timer")
-
-    def __init__(self, due: float, ring: Callable[[], object]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._due = due
-        self._ring = ring
-        self._timer = self._loop.call_at(due, self._look)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def put(self, due: float) -> None:
-        """To another time. Putting it off costs next to nothing: the timer that runs finds out."""
-        is_sooner, self._due = due < self._due, due
-        if is_sooner:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._look)
-
-    def _look(self, *, again: bool = True) -> None:
-        late_s = self._loop.time() - self._due
-        if late_s < -_CLOCK_S:
-            self._timer = self._loop.call_at(self._due, self._look)
-        elif again and late_s > _AWAY_S:
-            self._timer = self._loop.call_later(_LOOK_S, partial(self._look, again=False))
-        else:
-            self._ring()
-
-
 class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
     :meth:`ask` returns when the answer is whole, or, where it is an event stream, when its headers are there; then
-    :meth:`more` gives the rest. ``reusable`` tells whether another request may follow, ``streamed`` whether the last answer was
+    :meth:`more` gives the rest. ``reusable`` is whether another request may follow, ``streamed`` whether the last answer was
     an event stream. Bodies are unpacked, and ``headers`` are without ``Content-Encoding``.
     """
 
@@ -103,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._asked = 0
         self._alarm: Alarm | None = None
         self._met_close = self._got_eof = False
-        # When it was idle last, and who is told that it was closed then, with the answer before and how long ago that was.
+        # Since when it is idle, and what is called when it is closed then: whether the answer before was streamed, seconds since.
         self.idle_since: float | None = None
         self._idle_as = False
         self.when_closed: Callable[[bool, float], None] | None = None
@@ -285,11 +246,11 @@ class Connection(asyncio.Protocol):
             self._read_lengths()
 
     def _read_lengths(self) -> None:
-        """Read a head anew whose lengths the parser does not take, once all of it is there.
+        """Parse a head again whose lengths the parser refused, once all of it is there.
 
         :raises ValueError: if they differ, or are none.
         """
-        if (mended := _of_one_length(self._head)) is not None:
+        if (mended := with_one_length(self._head)) is not None:
             self._parser = httptools.HttpResponseParser(self)
             self.headers.clear()
             self._parser.feed_data(mended)
@@ -341,7 +302,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            # One answer more than was asked for: the next request would be given this one.
+            # An answer without a request: the next request would get this one.
             raise ValueError("the server sent something that was not asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -428,44 +389,6 @@ class Connection(asyncio.Protocol):
         self._keep = self._parser.should_keep_alive()
         self._complete = True
         self._wake()
-
-
-@asynccontextmanager
-async def within(seconds: float | None) -> AsyncIterator[None]:
-    """As ``asyncio.timeout``, with an :class:`Alarm`."""
-    if seconds is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as limit:
-        alarm = Alarm(loop.time() + seconds, lambda: limit.reschedule(loop.time()))
-        try:
-            yield
-        finally:
-            alarm.cancel()
-
-
-def _of_one_length(data: bytes) -> bytes | None:
-    """What a server sent, with one length where it gave several that agree, and none beside chunks (RFC 9112, 6.3);
-    ``None`` if its head is not whole yet.
-
-    :raises ValueError: if the lengths differ, or are none.
-    """
-    head, blank, rest = data.partition(b"\r\n\r\n")
-    if not blank:
-        return None
-    if re.match(rb"HTTP/1\.[01] 1\d\d", head):  # nothing that an answer to come depends on
-        return _of_one_length(rest)
-    lines = head.split(b"\r\n")
-    lengths = [line for line in lines if line.lower().startswith(b"content-length:")]
-    given = {each.strip() for line in lengths for each in line.partition(b":")[2].split(b",")}
-    lines = [line for line in lines if line not in lengths]
-    if not any(line.lower().startswith(b"transfer-encoding:") for line in lines):
-        if len(given) != 1 or not min(given).isdigit():
-            said = b", ".join(sorted(given)).decode("latin-1")
-            raise ValueError(f"not HTTP: the answer has several content lengths, {said:.100}")
-        lines.append(b"content-length: " + given.pop())
-    return b"\r\n".join(lines) + blank + rest
 
 
 def words(error: Exception) -> str:

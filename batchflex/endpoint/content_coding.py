@@ -1,4 +1,4 @@
-"""Bodies that a server compressed although it was asked not to (RFC 9110, 8.4.1): unpacked piece by piece, within a bound."""
+"""Bodies that a server compressed although the request forbids it (RFC 9110, 8.4.1): unpacked piece by piece, within a bound."""
 
 from __future__ import annotations
 

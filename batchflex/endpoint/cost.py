@@ -15,8 +15,8 @@ _FIRST_TOKENS_PER_BYTE, _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION = 1 / 3
 class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
-    One attempt at a time has it. ``prices`` are those of the model where it is asked. ``tokens``, the marks and ``sent_at`` are
-    of the attempt that is in flight, as is ``sent_model``, which the endpoint is asked for; ``model`` is which the row names.
+    One attempt at a time has it. ``prices`` are those of the model at its endpoint. ``tokens``, the marks and ``sent_at`` are
+    of the attempt that is in flight, as is ``sent_model``, the name that the endpoint gets; ``model`` is the one in the row.
     ``refusals`` is how often rate limits have refused it.
     """
 

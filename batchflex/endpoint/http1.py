@@ -1,18 +1,17 @@
 """HTTP/1.1 on asyncio's protocols: connections that send a request and read its answer, parsed by llhttp (httptools).
 
-Made for many small answers over many connections at once: an answer that is whole when it is looked at costs one wake-up, and an
-idle connection costs nothing. Errors are httpx's, so that a connection that was never made is told from an answer that
-broke off.
+Made for many small answers over many connections at once: an answer that is complete when its task wakes up costs one
+wake-up, and an idle connection costs nothing. Errors are httpx's: a connection that was never made and an answer that broke off
+are different errors.
 
 A request is sent a second time in one case only: the connection had served another before, the server closed it before a byte
-of an answer came, and the system at the other end has not taken all of the request (TCP tells what was acknowledged). Then no
-program can have read it, and it goes once more, on a fresh connection (RFC 9112, 9.3.1). A server that had the request whole
+of an answer came, and the kernel at the other end has not acknowledged all of the request (``TCP_INFO``). Then no program
+can have read it, and it is sent once more, on a fresh connection (RFC 9112, 9.3.1). A server that had the request whole
 before it hung up may have worked on it, and may charge for it: that is an attempt that failed.
 
-So that this stays rare, a connection is looked at before it is used again: a close that has arrived costs nothing. And servers
-that promise to keep connections but close them (llama.cpp after each stream) are found out: after its first stream a connection
-is watched for a moment, and where one is closed within a second of an answer, none is used again after such an answer for a
-minute.
+So that this stays rare, a connection is checked before it is used again: a close that has arrived costs nothing. And servers that
+promise keep-alive but close (llama.cpp after each stream) are detected: after its first stream a connection is watched for 0.1 s,
+and where one is closed within a second of an answer, none is reused after such an answer for a minute.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from typing import NamedTuple
 import aiohappyeyeballs
 import httpx
 
-from .connection import ANSWER_BYTES, Connection, Header, MetClose, within, words
+from .alarm import within
+from .connection import ANSWER_BYTES, Connection, Header, MetClose, words
 
 _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connection
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered
@@ -56,7 +56,7 @@ class Whole(NamedTuple):
 
 
 class _Habits:
-    """Of a server: until when connections are taken to close after an answer, after one that was streamed apart."""
+    """Of a server: until when connections are assumed to close after an answer, unstreamed and streamed."""
 
     __slots__ = ("closes_until", "is_known")
 
@@ -68,7 +68,7 @@ class _Habits:
 class Connections(httpx.AsyncBaseTransport):
     """A request goes on the connection that was idle last, else on a new one.
 
-    The number of connections is not limited here: whoever calls bounds the requests in flight. Time-outs are taken from
+    The number of connections is not limited here: the caller bounds the requests in flight. Time-outs are taken from
     the request's ``timeout`` extension (``connect``, ``read``), as httpx sets it. No cookies, no redirects, no environment.
     ``sent_anew`` counts the requests that met a close and were sent a second time.
     """

@@ -1,4 +1,4 @@
-"""A key that a command prints: run again when the key's time is over, or when it is refused."""
+"""A key that a command prints: run again when the key expires, or when it is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EARLY_S, _EARLY_SHARE = 60.0, 0.1  # before a key's time is over, the sooner of
 
 
 class NoKeyError(Exception):
-    """The command gives no key; says why, in words without one."""
+    """The command gives no key; the message says why, and has no key in it."""
 
 
 class KeyCommand:
@@ -61,7 +61,7 @@ class KeyCommand:
             self._is_accepted = True
 
     async def key(self) -> Secret:
-        """A key whose time is not over, as far as can be told.
+        """A key that has not expired, as far as is known.
 
         :raises NoKeyError: if the command fails.
         """
@@ -103,7 +103,7 @@ class KeyCommand:
             return key
 
     async def _renewed(self, needed_at: float) -> Secret:
-        """Run the command, unless it was run since this was needed: whoever waited for that run shares what came of it."""
+        """Run the command, unless it was run since ``needed_at``: all who waited for that run share its result."""
         if self._ended_at < needed_at:
             fault = ""
             try:
@@ -139,7 +139,7 @@ class KeyCommand:
 
 
 def expires_at(key: str) -> float | None:
-    """When a key's time is over, in seconds since the epoch, if it is a JSON web token that tells."""
+    """When a key expires, in seconds since the epoch, if it is a JSON web token that says so."""
     parts = key.split(".")
     if len(parts) != 3:
         return None

@@ -15,7 +15,7 @@ import msgspec
 
 from ..config import PricesSection, nearest
 from ..core import Request
-from ..protocol import model_of
+from ..protocol import conversation, model_of
 
 _A_MILLION = 1e6
 # No model costs a thousand dollars a million tokens, and none that costs anything less than a tenth of a cent.
@@ -32,7 +32,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model as an endpoint lists it; what it does not tell is ``None``. ``context`` is in tokens."""
+    """A model as an endpoint lists it; what it does not say is ``None``. ``context`` is in tokens."""
 
     id: str
     prices: PricesSection | None = None
@@ -146,7 +146,7 @@ class Contexts:
         return bool(self._of)
 
     def learn(self, catalog: Catalog, sent: str | None = None) -> None:
-        """``sent`` is the model that this endpoint is asked for in place of the one that a request names."""
+        """``sent`` is the model name that this endpoint gets in place of the one in a request."""
         for model in catalog.models:
             if model.context is not None and sent in (None, model.id):
                 name = "" if sent is not None else model.id
@@ -164,7 +164,7 @@ class Contexts:
 
 
 class LongPrompts:
-    """Tells of requests whose prompts cannot fit, before they are sent: with an example once, and how many in all at the end."""
+    """Warns of requests whose prompts cannot fit, before they are sent: with an example once, and how many in all at the end."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.contexts = Contexts()
@@ -184,16 +184,15 @@ class LongPrompts:
         self._found += len(found)
 
     def end(self) -> None:
-        """No more are to be looked at."""
+        """All requests have been seen."""
         if self._found > self._told:
             self._tell(f"prompts too long for their model: {self._found:,} in all")
 
 
 def _least_tokens(body: bytes) -> int:
-    """Tokens of the text in a request's messages, at the very least."""
+    """Tokens of the text in a request, at the very least."""
     total = 0
-    for message in _decode(body)["messages"]:
-        content = message.get("content")
+    for _, content in conversation(_decode(body)):
         parts = [part.get("text") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
         for text in (content, *parts):
             if isinstance(text, str):

@@ -1,4 +1,4 @@
-"""When the next request to one endpoint may go: its key's quotas, the waits it asked for, and how many may be in flight.
+"""When the next request to one endpoint may go: quotas of its key, waits that it demands, and how many may be in flight.
 
 Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here:
 :mod:`batchflex.engine.admission` carries out what is decided.
@@ -7,25 +7,18 @@ Decisions only. Time is passed in (seconds of a monotonic clock), nothing is sle
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
 
-from ..core import TIMINGS, Usage
-from ..protocol import Limited, Told
-from .concurrency_limit import ConcurrencyLimit, Slots
+from ..core import TIMINGS, Message, Usage
+from ..protocol import Limited, RateLimits
+from .concurrency_limit import ConcurrencyLimit
 from .cost import Cost, TokenEstimate
-from .learned_quota import ByModel
+from .header_limit import ByModel
+from .key_slots import KeySlots
 from .quota import Ceiling, Quota
 
 _LONGEST_RAMP_S = 2.0
 _SPREAD_CATCH_UP_S = 0.005
 _UNKNOWN = Limited()
-
-
-class Words(NamedTuple):
-    """What a server said, and what is known of it without its words."""
-
-    message: str
-    bare: str
 
 
 class Allowance:
@@ -43,8 +36,8 @@ class Allowance:
     ) -> None:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
-        self.slots = Slots()
-        self.said: Words | None = None
+        self.slots = KeySlots()
+        self.said: Message | None = None
         self.held_since = float("-inf")
         self._jitter = jitter or random.Random()
         self._held_until = float("-inf")
@@ -52,7 +45,7 @@ class Allowance:
         self._ramp_s = 0.0
         self._ramp_next = 0.0
         self._refusals = 0
-        self._fruitless: dict[str, float] = {}  # by model: refused since then, and not let through
+        self._refused_since: dict[str, float] = {}  # by model: refused since then, and not let through
         self._by_model: dict[str, Allowance] | None = None
         self._seen = ByModel()
         self._taken: dict[str, int] = {}
@@ -68,39 +61,39 @@ class Allowance:
         return wait if self._by_model is None else max(wait, self._of(model).wait_s(now, tokens))
 
     def held_s(self, now: float, model: str = "") -> float:
-        """Seconds that the endpoint asked to wait and that are not over: all, and what asks this model."""
+        """Seconds left of the wait that the endpoint demands: of all requests, and of those to this model."""
         held = max(0.0, self._held_until - now)
         return held if (own := self._if_by_itself(model)) is None else max(held, own.held_s(now))
 
-    def asked_s(self, now: float, model: str = "") -> float:
-        """Seconds until the endpoint lets anything of this model go, as it says itself or lets see."""
+    def demanded_s(self, now: float, model: str = "") -> float:
+        """Seconds until the endpoint lets requests to this model through, as it demands or as its headers show."""
         asked = max(self.held_s(now), self.requests.empty_s(now), self.tokens.empty_s(now))
-        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.asked_s(now))
+        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.demanded_s(now))
 
     def _if_by_itself(self, model: str) -> Allowance | None:
         return self._by_model.get(model) if self._by_model else None
 
-    def said_of(self, model: str) -> Words | None:
-        """The server's words when it last refused what asks this model."""
+    def said_of(self, model: str) -> Message | None:
+        """The server's words when it last refused a request to this model."""
         own = self._if_by_itself(model)
         return self.said if own is None else own.said or self.said
 
-    def fruitless_s(self, now: float, model: str = "") -> float:
-        """Seconds since which it has refused this model, and let nothing of it through."""
-        return now - self._fruitless.get(model, now)
+    def refused_for_s(self, now: float, model: str = "") -> float:
+        """For how many seconds it has refused every request to this model."""
+        return now - self._refused_since.get(model, now)
 
     def resumed(self) -> None:
-        """For reasons of another kind nothing was sent for a while."""
-        self._fruitless.clear()
+        """Sending goes on after a pause that had other reasons than limits."""
+        self._refused_since.clear()
 
     @property
     def is_choosy(self) -> bool:
-        """Whether one request may have to wait while another may go."""
+        """Whether one request may have to wait while another may be sent."""
         return self._by_model is not None or self.tokens.rate is not None
 
     @property
     def rates(self) -> tuple[float | None, float | None]:
-        """Requests and tokens a second that may go on the average; ``None`` where nothing bounds them."""
+        """Requests and tokens a second on the average; ``None`` where nothing bounds them."""
         rates = []
         for kind in ("requests", "tokens"):
             own = getattr(self, kind).rate
@@ -110,7 +103,7 @@ class Allowance:
         return rates[0], rates[1]
 
     def take(self, now: float, cost: Cost, window: int) -> None:
-        """An attempt goes that is expected to use ``cost.tokens``, to an endpoint that may have so many in flight."""
+        """An attempt is sent that is expected to use ``cost.tokens``, to an endpoint with a ``window`` of so many in flight."""
         cost.requests_mark = self.requests.take(now)
         cost.tokens_mark = self.tokens.take(now, cost.tokens)
         if self._ramp_s:
@@ -124,8 +117,8 @@ class Allowance:
 
     def accepted(self, now: float, cost: Cost) -> None:
         """An attempt was let through."""
-        if self._fruitless:
-            self._fruitless.pop(cost.sent_model, None)
+        if self._refused_since:
+            self._refused_since.pop(cost.sent_model, None)
         self._trusted_until = float("inf")
         self.requests.accepted(now, cost.sent_at)
         self.slots.accepted(now, cost.sent_at)
@@ -133,7 +126,7 @@ class Allowance:
             self._of(cost.sent_model).accepted(now, cost)
 
     def answered(self, now: float, cost: Cost, tokens: float) -> None:
-        """It was answered, and has used so many tokens."""
+        """The attempt was answered, and has used so many tokens."""
         self._refusals = 0
         self.accepted(now, cost)
         self._correct(now, cost, tokens - cost.tokens)
@@ -141,7 +134,7 @@ class Allowance:
             self._of(cost.sent_model)._refusals = 0
 
     def unused(self, now: float, cost: Cost) -> None:
-        """It used no tokens."""
+        """The attempt used no tokens."""
         self._correct(now, cost, -cost.tokens)
 
     def _correct(self, now: float, cost: Cost, tokens: float) -> None:
@@ -149,31 +142,31 @@ class Allowance:
         if self._by_model is not None:
             self._of(cost.sent_model).tokens.correct(now, cost.sent_at, tokens)
 
-    def told(self, now: float, cost: Cost, told: Told) -> None:
+    def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
-        for each in (told, *told.further):
+        for each in (limits, *limits.further):
             if each.in_flight is not None and each.in_flight.limit is not None:
-                self.slots.told(now, each.in_flight.limit)
+                self.slots.reported(now, each.in_flight.limit)
             self._by_itself(now, cost, each)
             learning = self._of(cost.sent_model)
             if each.requests is not None:
-                learning.requests.told(now, cost.requests_mark, each.requests, each.descriptor)
+                learning.requests.reported(now, cost.requests_mark, each.requests, each.descriptor)
             if each.tokens is not None:
-                learning.tokens.told(now, cost.tokens_mark, each.tokens, each.descriptor)
+                learning.tokens.reported(now, cost.tokens_mark, each.tokens, each.descriptor)
 
-    def _by_itself(self, now: float, cost: Cost, told: Told) -> None:
-        """See whether models are counted by themselves; from then on they are here."""
-        level = told.requests or told.tokens
+    def _by_itself(self, now: float, cost: Cost, limits: RateLimits) -> None:
+        """Find out whether each model has limits of its own; from then on it has here."""
+        level = limits.requests or limits.tokens
         if (
             self._by_model is not None
             or not cost.sent_model
             or level is None
-            or told.descriptor not in ("", "model_per_key")
+            or limits.descriptor not in ("", "model_per_key")
         ):
             return
-        if told.requests is None:  # tokens tell by their limit alone: how many a request takes is not known yet
+        if limits.requests is None:  # of tokens only the limit counts: how many a request takes is not known yet
             level = level._replace(remaining=0.0)
-        back = self.requests.comes_back(told.descriptor) if told.requests else None
+        back = self.requests.comes_back(limits.descriptor) if limits.requests else None
         if self._seen.seen(now, cost.sent_model, level, cost.model_mark, cost.requests_mark, back):
             self._by_model = {}
             self.requests.forget()
@@ -181,7 +174,7 @@ class Allowance:
             self._ramp_s = 0.0
 
     def _of(self, model: str) -> Allowance:
-        """Where it is learned what this model may use."""
+        """The allowance that limits of this model are learned in."""
         if self._by_model is None:
             return self
         if model not in self._by_model:
@@ -194,21 +187,21 @@ class Allowance:
         cost: Cost,
         retry_after_s: float | None,
         limited: Limited = _UNKNOWN,
-        said: Words | None = None,
+        said: Message | None = None,
         *,
         alone: bool = False,
     ) -> None:
-        """A 429 came: every request of the key waits until the time the server gave, then they go one by one.
+        """A 429 came: all requests of the key wait until the time the server gave, then they are sent one by one.
 
         Where a window is known that ends sooner, until that: servers give a whole window's length. If they give no time, or one
         that is over already, until a jittered one that doubles with each refusal in a row. Refusals of what was sent before the
         wait began say nothing new. ``limited`` is which limit refused: one on what is in flight is waited for by its slots.
-        ``alone`` is that others were let through meanwhile and this one was not, again: then nobody waits. ``said`` are the
-        server's words.
+        ``alone``: others were let through meanwhile and this one was refused again; then nobody waits. ``said`` is what the
+        server said.
         """
         self.unused(now, cost)
         self.said = said or self.said
-        self._fruitless.setdefault(cost.sent_model, now)
+        self._refused_since.setdefault(cost.sent_model, now)
         if alone:
             return
         if limited.kind == "in_flight":
@@ -246,8 +239,8 @@ class Allowance:
 
 
 class Pacer:
-    """Every limit of one endpoint, asked together. The allowance may be shared with other endpoints of the same key. ``model`` is
-    which is asked here, whatever a request names."""
+    """All limits of one endpoint. The allowance may be shared with other endpoints of the same key. ``model`` is the one that all
+    requests here go to, whatever they name."""
 
     def __init__(
         self, concurrency: ConcurrencyLimit, allowance: Allowance | None = None, model: str | None = None
@@ -265,20 +258,20 @@ class Pacer:
         wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
-    def asked_s(self, now: float, model: str) -> float:
-        """Seconds until the endpoint lets a row of this model go, as it says itself or lets see."""
-        return self.allowance.asked_s(now, self._model or model)
+    def demanded_s(self, now: float, model: str) -> float:
+        """Seconds until the endpoint lets a row of this model through, as it demands or as its headers show."""
+        return self.allowance.demanded_s(now, self._model or model)
 
     def held_s(self, now: float, model: str) -> float:
-        """Seconds that the endpoint asked such a row to wait and that are not over."""
+        """Seconds left of the wait that the endpoint demands of such a row."""
         return self.allowance.held_s(now, self._model or model)
 
-    def fruitless_s(self, now: float, model: str) -> float:
-        """Seconds since which such rows were refused, and none let through."""
-        return self.allowance.fruitless_s(now, self._model or model)
+    def refused_for_s(self, now: float, model: str) -> float:
+        """For how many seconds all such rows were refused."""
+        return self.allowance.refused_for_s(now, self._model or model)
 
     def sent(self, now: float, cost: Cost) -> None:
-        """An attempt goes."""
+        """An attempt is sent."""
         cost.sent_at = now
         cost.sent_model = self._model or cost.model
         cost.tokens = self._estimate(cost)
@@ -288,7 +281,7 @@ class Pacer:
             self._spread_next = max(self._spread_next, now) + gap_s
 
     def ended(self, now: float) -> None:
-        """An attempt is over, whichever way, after all else that is said of it."""
+        """An attempt is over, however it ended; called after everything else about it."""
         self.allowance.slots.ended(now)
         if self.allowance.slots.most is not None:
             self.concurrency.allow(self.allowance.slots.most)
@@ -309,22 +302,22 @@ class Pacer:
         self.concurrency.left(now, cost.sent_at, in_flight, "failure")
 
     def probed(self, now: float, cost: Cost, usage: Usage | None) -> None:
-        """A request of the run's own ended. It is like no row, and says nothing of how many may be in flight."""
+        """A probe ended. It is unlike any row, and shows nothing of how many may be in flight."""
         if usage is not None and usage.total_tokens is not None:
             self.allowance.answered(now, cost, float(usage.total_tokens))
 
     def failed(self, now: float, cost: Cost, in_flight: int, *, of_row: bool, reached: bool) -> None:
         """An attempt failed, ``of_row`` if the endpoint works and only this request does not.
 
-        ``reached`` tells whether the server answered at all, so that it has counted the request.
+        ``reached`` is whether the server answered at all, so that it has counted the request.
         """
         if reached:
             self.allowance.accepted(now, cost)
         self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
 
-    def told(self, now: float, cost: Cost, told: Told) -> None:
+    def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
-        self.allowance.told(now, cost, told)
+        self.allowance.reported(now, cost, limits)
 
     def refused(
         self,
@@ -333,7 +326,7 @@ class Pacer:
         retry_after_s: float | None,
         in_flight: int | None,
         limited: Limited = _UNKNOWN,
-        said: Words | None = None,
+        said: Message | None = None,
         *,
         alone: bool = False,
     ) -> None:

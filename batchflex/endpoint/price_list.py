@@ -42,7 +42,7 @@ class Prices:
                 self._listed.setdefault((endpoint, model.id), _Listed(model.prices, catalog.at))
 
     def of(self, body: bytes, endpoint: str) -> PricesSection | None:
-        """For the model that this request asks at that endpoint; ``None`` if it is not known."""
+        """For the model of this request at that endpoint; ``None`` if it is not known."""
         if not self._of_models and (self._of_all is not None or not self._listed):
             if self._of_all is not None:
                 self._used[None, None] = None
@@ -54,7 +54,7 @@ class Prices:
         return found
 
     def dearest(self, body: bytes) -> PricesSection | None:
-        """For the model that this request asks, wherever that costs most; ``None`` if it is not known of an endpoint."""
+        """For the model of this request, where it costs most; ``None`` if it is not known of an endpoint."""
         if not self.differ:
             return self.of(body, self._only)
         found = [self.of(body, endpoint) for endpoint in self._sent]
@@ -78,7 +78,7 @@ class Prices:
 
     @property
     def are_all_typed(self) -> bool:
-        """Whether no list has to be looked at, whatever models rows name."""
+        """Whether no list has to be fetched, whatever models rows name."""
         return self._of_all is not None
 
     def told(self) -> list[dict[str, Any]]:

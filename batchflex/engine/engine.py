@@ -12,7 +12,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..config import Job, parse_duration, until_change_s
-from ..core import Event
+from ..core import Event, Message
 from ..endpoint import Ceiling, CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
 from .admission import Admission
 from .budget import BudgetLimit
@@ -144,7 +144,7 @@ class Engine:
         except Exception as error:
             what = f"limits.{limit} is leased, and that fails: {type(error).__name__}"
             for member in list(self._members):
-                member.stop("error", f"{what}: {error}", what)
+                member.stop("error", what + Message(f": {error}", ""))
 
     def _tell(self, event: Event) -> None:
         for member in self._members:
@@ -153,13 +153,13 @@ class Engine:
     def _warn(self, words: str) -> None:
         self._tell(Event("note", words, level="warning"))
 
-    def _server_is_gone(self, words: str, unquoted: str) -> None:
+    def _server_is_gone(self, message: Message) -> None:
         """The local model's server cannot be kept up. Where there are other endpoints they go on."""
         if len(self.endpoints) > 1:
-            self._warn(words)
+            self._warn(message.text)
             return
         for member in list(self._members):
-            member.stop("endpoint", words, unquoted)
+            member.stop("endpoint", message)
 
     async def _watch_queue(self, state: EndpointState) -> None:
         """Where a server of one's own tells how many requests wait in it, that bounds how many it gets."""

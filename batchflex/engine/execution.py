@@ -20,6 +20,7 @@ from ..core import (
     Event,
     FolderError,
     InputError,
+    Message,
     StopReason,
     StorageError,
     Teller,
@@ -29,7 +30,7 @@ from ..core import (
 )
 from ..endpoint import LongPrompts, Prices
 from ..plan import Plan, Prepared, Settled, completion_marker
-from ..protocol import VOIDING, Shapes, answer_limit
+from ..protocol import VOIDING, Shapes
 from ..storage import (
     Folder,
     Layout,
@@ -146,8 +147,8 @@ class Execution:
                 fault = sole_fault(error)
                 if fault is not None:
                     self.run_state.refused_with = fault.exit_code
-                unquoted = type(error).__name__ if fault is None else None
-                self.stop("error", str(fault or f"{type(error).__name__}: {error}"), unquoted)
+                kind = type(error).__name__
+                self.stop("error", Message(f"{kind}: {error}", kind) if fault is None else str(fault))
                 self._conclude()
                 raise
             self._tell_of_substitutes()
@@ -182,7 +183,7 @@ class Execution:
 
     async def _ask_all(self) -> None:
         job, engine = self._job, self._engine
-        bound = answer_limit(job.params | job.override)
+        bound = job.route.answer_limit(job.params | job.override)
         guess = None if bound is None else disk_space.guessed_row(bound)
         watch = disk_space.Watch(self._folder, job.limits.min_free_disk_mb, guess, job.journal.seal_mb)
         if short := watch.short():
@@ -230,10 +231,12 @@ class Execution:
         if run_state.stopped_by is not None:
             gate.close()
         accounting = Accounting(budget, run_state)
-        prober = member.prober = Prober(gate, budget, accounting, run_state, prices)
+        prober = member.prober = Prober(job.route, gate, budget, accounting, run_state, prices)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
         endpoint_name = engine.states[0].endpoint.name
-        context = RowContext(run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty)
+        context = RowContext(
+            run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
+        )
         workers = Workers(job, context, pool, member, prober, budget, accounting, writer, prices)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
@@ -290,15 +293,14 @@ class Execution:
         if self._gate is not None:
             self._gate.release()
 
-    def stop(self, reason: StopReason, message: str = "", unquoted: str | None = None) -> None:
-        """Admit nothing more, and let what is in flight finish within the grace. ``unquoted`` is the message without words of a
-        server, if it has any."""
+    def stop(self, reason: StopReason, message: Message | str) -> None:
+        """Admit nothing more, and let what is in flight finish within the grace."""
         run_state = self.run_state
         if run_state.stopped_by is not None:
             return
         run_state.stopped_by = reason
-        run_state.message = message or None
-        run_state.message_unquoted = guarded(message if unquoted is None else unquoted) or None
+        message = Message.of(message)
+        run_state.message = message = Message(message.text, guarded(message.unquoted))
         if reason in VOIDING:
             self._void_failures()
         self._queue.stop()
@@ -310,10 +312,10 @@ class Execution:
             grace_s = max(grace_s, self._deadline.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
         in_flight = self._gate.in_flight if self._gate is not None else 0
-        message, bare = (f"stopping ({reason}): {words}" for words in (message, run_state.message_unquoted))
+        message = f"stopping ({reason}): " + message
         is_awaited = reason == "signal" and (in_flight > 0 or self._makes_table)
         if is_awaited:
-            message = bare = (
+            message = Message.of(
                 _AWAITED_TABLE
                 if self._makes_table
                 else (
@@ -322,7 +324,7 @@ class Execution:
                 )
             )
         facts = {"stopped_by": reason, "in_flight": in_flight}
-        self._teller.tell(Event("stopped", message, bare, "warning", facts, shown=is_awaited))
+        self._teller.tell(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
 
     def _void_failures(self) -> None:
         """What has failed in this run proves nothing against the rows."""
@@ -351,8 +353,7 @@ class Execution:
         else:
             what = f"{lost:,} in flight were not waited for; they may be charged for, and will be asked again"
         if lost or self._makes_table:
-            message = f"{self.run_state.message}, twice: {what}"
-            self.run_state.message = self.run_state.message_unquoted = message
+            self.run_state.message = Message.of(f"{self.run_state.message}, twice: {what}")
         self._scope.cancel()
 
     # ---------------------------------------------------------------------------------------------------- the table

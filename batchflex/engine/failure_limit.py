@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core import Outcome, unquoted
+from ..core import Message, Outcome, unquoted
 
 _FIRST_ALIKE = 20
 _SHARE_FROM_ROWS = 50
@@ -13,7 +13,7 @@ class Failures:
 
     A whole number is a count; a fraction is a share of the final rows, compared once 50 are final. With either, the first 20 rows
     that all fail with the same error are enough. 1.0 never ends a run. A row that no request could be made of is a fault of the
-    input, and does not count. ``unquoted`` is the latest sentence without the server's words.
+    input, and does not count.
     """
 
     def __init__(self, most: int | float) -> None:
@@ -21,9 +21,8 @@ class Failures:
         self._final = self._failed = 0
         self._first: tuple[int | None, str | None, str | None] | None = None
         self._alike = True
-        self.unquoted = ""
 
-    def add(self, outcome: Outcome) -> str | None:
+    def add(self, outcome: Outcome) -> Message | None:
         """Count a final row. Returns a sentence if the run should end now."""
         if not outcome.attempts or (isinstance(self._most, float) and self._most >= 1.0):
             return None
@@ -36,7 +35,7 @@ class Failures:
         self._first = self._first or error
         self._alike = self._alike and error == self._first
         if self._alike and self._final >= _FIRST_ALIKE:
-            return self._sentence(f"the first {self._final} rows failed with the same error", outcome)
+            return _sentence(f"the first {self._final} rows failed with the same error", outcome)
         if isinstance(self._most, int):
             passed = self._failed > self._most
         else:
@@ -44,8 +43,8 @@ class Failures:
         if not passed:
             return None
         so_many = f"{self._failed:,} of {self._final:,} rows failed (limits.max_failures is {self._most}); the latest"
-        return self._sentence(so_many, outcome)
+        return _sentence(so_many, outcome)
 
-    def _sentence(self, what: str, outcome: Outcome) -> str:
-        self.unquoted = f"{what}: {unquoted(outcome)}"
-        return f"{what}: {outcome.error_message or outcome.error_type}"
+
+def _sentence(what: str, outcome: Outcome) -> Message:
+    return f"{what}: " + Message(outcome.error_message or str(outcome.error_type), unquoted(outcome))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..core import StopReason, Tell
+from ..core import Message, StopReason, Tell
 from ..storage import RunState
 from .endpoint_state import EndpointState
 from .gate import Gate
@@ -14,7 +14,7 @@ from .probes import Prober
 
 
 class Stop(Protocol):
-    def __call__(self, reason: StopReason, message: str, unquoted: str | None = None, /) -> None: ...
+    def __call__(self, reason: StopReason, message: Message | str, /) -> None: ...
 
 
 @dataclass(eq=False)
@@ -22,8 +22,8 @@ class Member:
     """A job run, as those know it whom it shares endpoints with.
 
     ``models`` are those that its job names, if it names them all. ``tell`` takes what whoever watches should know, ``stop`` a
-    reason, a sentence and, where that has any, the sentence without words of a server. ``on_return`` is called when an endpoint
-    answers again, before anything is sent to it. ``gate`` and ``prober`` are there while it asks.
+    reason and a sentence. ``on_return`` is called when an endpoint answers again, before anything is sent to it. ``gate`` and
+    ``prober`` are there while it asks.
     """
 
     run_state: RunState

@@ -108,9 +108,8 @@ class Monitor:
                 until = "" if wait.until is None else f", until {local(wait.until)}"
                 at = "" if wait.endpoint is None else f"{wait.endpoint}: "
                 facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
-                self._teller.tell(
-                    Event("paused", f"{at}{wait.message}{until}", f"{at}{wait.bare}{until}", "warning", facts)
-                )
+                message = at + wait.message + until
+                self._teller.tell(Event("paused", message.text, message.unquoted, "warning", facts))
         for wait in before:
             if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in still:
                 lasted_s = round(time.time() - wait.since, 1)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import anyio
-import msgspec
 
 from ..core import AttemptError, KeyReplaced, Request
 from ..endpoint import Prices
-from ..protocol import classify
+from ..protocol import Route, classify
 from ..storage import RunState
 from .accounting import Accounting
 from .budget import Budget
@@ -27,8 +26,15 @@ class Prober:
     """Sends probes at the cost of a job run: one at a time to an endpoint, within every limit that rows have."""
 
     def __init__(
-        self, gate: Gate[EndpointState], budget: Budget, accounting: Accounting, run_state: RunState, prices: Prices
+        self,
+        route: Route,
+        gate: Gate[EndpointState],
+        budget: Budget,
+        accounting: Accounting,
+        run_state: RunState,
+        prices: Prices,
     ) -> None:
+        self._route = route
         self._prices = prices
         self.gate = gate
         self._budget = budget
@@ -51,7 +57,7 @@ class Prober:
         return fault
 
     async def _ask_once(self, state: EndpointState, like: Request) -> AttemptError | None:
-        request = smallest(like)
+        request = self._route.probe(like.model, like=like.body)
         prices = self._prices.of(request.body, state.endpoint.name)
         cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
         while HOURS in state.pauses and not (self.gate.closed or state.closed):
@@ -63,7 +69,7 @@ class Prober:
         try:
             try:
                 with anyio.fail_after(_ANSWER_S):
-                    answer = await state.client.attempt(request)
+                    answer = await state.client.attempt(request, route=self._route)
             except TimeoutError:
                 raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
             self._accounting.answered(state, cost, answer.usage, probe=True)
@@ -74,16 +80,3 @@ class Prober:
             return fault
         finally:
             self.gate.leave(state)
-
-
-class _Body(msgspec.Struct):
-    model: str
-    max_completion_tokens: int | None = None
-
-
-def smallest(request: Request) -> Request:
-    """The smallest request to the same model, which limits its answer by the same name."""
-    body = msgspec.json.decode(request.body, type=_Body)
-    limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    asked = {limit: 1, "messages": [{"role": "user", "content": "ok"}], "model": body.model}
-    return msgspec.structs.replace(request, body=msgspec.json.encode(asked), max_tokens=1)

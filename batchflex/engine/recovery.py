@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import anyio
 
 from ..core import TIMINGS, AttemptError, Event, RateLimited, Request, RunFault, Tell, Transient
-from ..protocol import classify
+from ..protocol import failure_text
 from .admission import Admission
 from .endpoint_state import EndpointState
 from .member import Member
@@ -28,13 +28,8 @@ def means_down(fault: AttemptError | None) -> TypeGuard[Transient]:
     return isinstance(fault, Transient) and not isinstance(fault, RateLimited)
 
 
-def whys(fault: AttemptError) -> tuple[str, str]:
-    """What went wrong: with the server's words, and without."""
-    return fault.message, classify.unquoted(fault)
-
-
 def facts_of(state: EndpointState, reason: str, fault: AttemptError | None = None) -> dict[str, object]:
-    return {"endpoint": state.endpoint.name, "reason": reason, **({} if fault is None else classify.facts(fault))}
+    return {"endpoint": state.endpoint.name, "reason": reason, **({} if fault is None else failure_text.facts(fault))}
 
 
 class Recovery:
@@ -53,20 +48,20 @@ class Recovery:
         """Resume an endpoint that was down once it answers, or give it up after ``limits.max_outage``; hours and pauses do not
         count."""
         while True:
-            await anyio.sleep(state.outage.probe_in_s(time.monotonic()))
+            await anyio.sleep(state.breaker.probe_in_s(time.monotonic()))
             async with state.probing:
                 barred_from = time.monotonic()
                 await _while(lambda: HOURS in state.pauses or self._payer() is None)
-                state.outage.barred(time.monotonic() - barred_from)
-                state.outage.probed(time.monotonic())
+                state.breaker.barred(time.monotonic() - barred_from)
+                state.breaker.probed(time.monotonic())
                 try:
                     fault = await self._ask(state, probe := self._pool.like(state, like))
                 except NotSent:
                     return
-            lasted_s = state.outage.lasted_s(time.monotonic())
+            lasted_s = state.breaker.lasted_s(time.monotonic())
             lasted = f"{lasted_s:,.0f} s"
             if not means_down(fault):
-                state.outage.over()
+                state.breaker.close()
                 self._pool.follow_breaker(state)
                 facts = {**facts_of(state, OUTAGE), "lasted_s": round(lasted_s, 1)}
                 self._tell(Event("resumed", f"{state.endpoint.name} answers again, after {lasted}", facts=facts))
@@ -77,10 +72,9 @@ class Recovery:
                         member.on_return(state)
                 self._admission.resume(state, OUTAGE)
                 return
-            if state.outage.too_long(time.monotonic()):
-                head = f"the endpoint has not answered for {lasted} (limits.max_outage)"
-                words, bare = (f"{head}: {why}" for why in whys(fault))
-                self._pool.close(state, fault, "endpoint", words, bare)
+            if state.breaker.too_long(time.monotonic()):
+                head = f"the endpoint has not answered for {lasted} (limits.max_outage): "
+                self._pool.close(state, fault, "endpoint", head + failure_text.why(fault))
                 return
 
     async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
@@ -107,7 +101,7 @@ class Recovery:
         while True:
             await anyio.sleep(distance)
             distance = min(TIMINGS.longest_credit_probe_s, 2 * distance)
-            await _while(lambda: state.outage.on and not state.closed)
+            await _while(lambda: state.breaker.is_open and not state.closed)
             like = self._pool.like(state, request)
             async with state.probing:
                 try:

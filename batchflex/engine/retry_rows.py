@@ -23,7 +23,7 @@ from ..plan import (
     keep_positions,
     settled,
 )
-from ..protocol import LIMITS, Policy, answer_limit
+from ..protocol import Policy
 from ..results import Choice, assemble, choose, is_newest, plan_of
 from ..storage import Again, Folder, Layout, results_files, writer
 from .estimate import Estimate
@@ -82,6 +82,7 @@ class _Chosen:
         self._done = done
         self._marks = marks
         self._parameters = retry.parameters
+        self._route = retry.job.route
         self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
         self._set_with = _encode(retry.parameters).decode()
         self._numbers_seeds = "seed" in retry.parameters and retry.planned.sweep.samples > 1
@@ -104,7 +105,9 @@ class _Chosen:
                 merged["seed"] = msgspec.Raw(_encode(seed))
                 set_with = _encode(self._parameters | {"seed": seed}).decode()
             body = _encode(dict(sorted(merged.items())))
-            limit = answer_limit({n: msgspec.json.decode(merged[n]) for n in LIMITS if n in merged})
+            limit = self._route.answer_limit(
+                {n: msgspec.json.decode(merged[n]) for n in self._route.limits if n in merged}
+            )
         return msgspec.structs.replace(
             request, body=body, max_tokens=limit, stands=self._done.status_of(at), retried_with=set_with
         )

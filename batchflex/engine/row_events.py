@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from ..core import RULE, AttemptError, Event, Outcome, Request, ident, named, unquoted
-from ..protocol import classify
+from ..core import RULE, AttemptError, Event, Message, Outcome, Request, ident, named, unquoted
+from ..protocol import failure_text
 
 _HEADS = {"failed": "row {0} failed", "empty": "the answer of row {0} is empty"}
 
 
 def rule_applied(fault: AttemptError) -> Event:
     """By which rule a failure was read: for whoever looks into how they are read."""
-    bare = f"read by the rule {fault.rule}: {classify.unquoted(fault)}"
-    words = f"{bare}: {fault.message}" if fault.http_status is not None else bare
-    return Event(RULE, words, bare, facts=classify.facts(fault))
+    words = f"read by the rule {fault.rule}: {failure_text.unquoted(fault)}"
+    said = "" if fault.http_status is None else f": {fault.message}"
+    return Event(RULE, words + said, words, facts=failure_text.facts(fault))
 
 
 def retrying(id: str, endpoint: str, attempts: int, fault: AttemptError, *, shown: bool) -> Event:
     """A row is tried again after so many attempts."""
-    facts = {"id": id, "endpoint": endpoint, "attempts": attempts, **classify.facts(fault)}
-    words, bare = (f"trying again after a failure: {why}" for why in (fault.message, classify.unquoted(fault)))
-    return Event("retrying", words, f"{bare} (row {id}){ident(fault.request_id)}", "warning", facts, shown=shown)
+    facts = {"id": id, "endpoint": endpoint, "attempts": attempts, **failure_text.facts(fault)}
+    words = "trying again after a failure: " + failure_text.why(fault)
+    logged = f"{words.unquoted} (row {id}){ident(fault.request_id)}"
+    return Event("retrying", words.text, logged, "warning", facts, shown=shown)
 
 
 def row_failed(made: Outcome, request: Request) -> Event:
@@ -30,7 +31,6 @@ def row_failed(made: Outcome, request: Request) -> Event:
         **{name: getattr(made, name) for name in ("error_type", "error_code", "request_id")},
     }
     head = _HEADS.get(made.status, "the answer of row {0} does not fit").format(made.id)
-    known_as = ident(made.request_id)
-    bare = f"{head}: {unquoted(made)}{known_as}" if made.status == "failed" else f"{head}{known_as}"
-    words = f"{head}: {made.error_message}{known_as}"
-    return Event("row_failed", words, bare, "warning", named(facts), shown=False, request=request.body)
+    why = Message(f": {made.error_message}", f": {unquoted(made)}" if made.status == "failed" else "")
+    words = head + why + ident(made.request_id)
+    return Event("row_failed", words.text, words.unquoted, "warning", named(facts), shown=False, request=request.body)

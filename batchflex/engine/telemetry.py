@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import Any, Literal
 
+from ..core import Message
 from ..storage import RunState, Wait, timestamp
 from .admission import Bound
 from .endpoint_state import EndpointSlots, EndpointState
@@ -64,21 +65,21 @@ class Waits:
         for why in sorted(endpoint.pauses):
             if (told := endpoint.reasons.get(why)) is not None:
                 until = None if told.until is None else wall + told.until - now
-                yield Wait(endpoint.name, why, told.message, told.bare, wall + told.since - now, until)
+                yield Wait(endpoint.name, why, told.message, wall + told.since - now, until)
         if endpoint.pauses:
             return
-        slots, asked_s, head, said = (
+        slots, demanded_s, head, said = (
             allowance.slots,
-            allowance.asked_s(now),
+            allowance.demanded_s(now),
             "the endpoint asks to wait",
             allowance.said,
         )
-        if asked_s <= _SOME_S and (models := models - endpoint.without):
-            asked_s, model = max((endpoint.pacer.asked_s(now, model), model) for model in models)
+        if demanded_s <= _SOME_S and (models := models - endpoint.without):
+            demanded_s, model = max((endpoint.pacer.demanded_s(now, model), model) for model in models)
             head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
-        if asked_s > _SOME_S:
-            words, bare = ("", "") if said is None else (f": {said.message}", f" ({said.bare})")
-            yield Wait(endpoint.name, "quota", f"{head}{words}", f"{head}{bare}", wall, wall + asked_s)
+        if demanded_s > _SOME_S:
+            words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
+            yield Wait(endpoint.name, "quota", words, wall, wall + demanded_s)
         elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
             yield _wait(
                 endpoint.name,
@@ -92,7 +93,7 @@ class Waits:
 
 def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
     """One whose sentence has no words of a server."""
-    return Wait(endpoint, reason, message, message, since, until)
+    return Wait(endpoint, reason, Message.of(message), since, until)
 
 
 class Telemetry:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anyio.abc import TaskGroup
 
 from ..core import AttemptError, Outcome, RunFault, Transient
-from ..protocol import classify
+from ..protocol import failure_text
 from ..storage import RunState
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
@@ -183,8 +183,5 @@ class UndecidedFailures:
     def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Everything sent to this model is refused there: send it elsewhere, or other models, or stop."""
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
-        words, bare = (
-            f"{_ALIKE}{which}: {why} (HTTP {fault.http_status}); {_MEND}"
-            for why in (fault.message, classify.unquoted(fault))
-        )
-        self._pool.disable(state, model, "failures", fault, words, bare)
+        message = f"{_ALIKE}{which}: " + failure_text.why(fault) + f" (HTTP {fault.http_status}); {_MEND}"
+        self._pool.disable(state, model, "failures", fault, message)

@@ -26,7 +26,7 @@ from ..core import (
     Transient,
 )
 from ..endpoint import Prices, retry_policy
-from ..protocol import BLAMELESS, can_be_void, classify, reask
+from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import row_events
 from .accounting import Accounting
@@ -141,7 +141,11 @@ class Workers:
         if fault is not None:
             self._keep(record.unaskable(self._context, request, fault, now_us()), request)
             return None
-        asked = request if request.before is None else reask.further(request, request.before, self._reasks)
+        asked = (
+            request
+            if request.before is None
+            else reask.further(request, request.before, self._reasks, self._context.route)
+        )
         if asked is None:  # its answer cannot get longer
             if request.before is not None:
                 self._run_state.add(request.before)
@@ -229,24 +233,27 @@ class Workers:
             state = await self._gate.enter(row.cost, again=row.waiting)
         if state is None:
             raise self._halted(row)
-        if row.state is not None and row.outages != row.state.outage.past:
+        if row.state is not None and row.outages != row.state.breaker.past_outages:
             self._retry_for_free(row)
         row.state = state
-        row.outages = state.outage.past
+        row.outages = state.breaker.past_outages
         if self._prices.differ:
             row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
         run_state = self._run_state
         row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1
         run_state.retries += row.tries.sent > 0
-        began, number = row.cost.sent_at, state.outage.sent()
+        began, number = row.cost.sent_at, state.breaker.sent()
         row.number = number
-        sent, fallback = state.quirks.adapted(row.request) if state.quirks.instead else (row.request, None)
+        sent, fallback = (
+            state.quirks.adapted(row.request, self._context.route) if state.quirks.instead else (row.request, None)
+        )
         streamed = state.streams(sent)
         try:
-            answer = await state.client.attempt(
-                sent, lambda told: state.pacer.told(time.monotonic(), row.cost, told), streamed=streamed
-            )
+            (answer,) = await state.client.send(
+                self._context.route, (sent,),
+                lambda limits: state.pacer.reported(time.monotonic(), row.cost, limits), streamed=streamed,
+            )  # fmt: skip
             now = time.monotonic()
             row.tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
@@ -295,7 +302,7 @@ class Workers:
                     f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
                     "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
                 )
-        asked = reask.further(row.planned, made, self._reasks)
+        asked = reask.further(row.planned, made, self._reasks, self._context.route)
         return None if asked is None else self._next(row, asked)
 
     def _next(self, row: PendingRow, asked: Request) -> PendingRow:
@@ -312,15 +319,12 @@ class Workers:
         :raises _Halted: if the run stops for it.
         """
         name = f"{state.endpoint.name}: {state.endpoint.model or row.request.model}"
-        was = state.quirks.adapted(row.request)[1]
+        was = state.quirks.adapted(row.request, self._context.route)[1]
         instead = state.quirks.refused(row.request, sent_as, fault)
         if instead is None:
             todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
-            words, bare = (
-                f"{name} refuses the response_format{why}; {todo}{BLAMELESS}"
-                for why in (f": {fault.message}", f" ({classify.unquoted(fault)})")
-            )
-            self._stop("format", words, bare)
+            said = failure_text.appended(fault)
+            self._stop("format", f"{name} refuses the response_format" + said + f"; {todo}{BLAMELESS}")
             raise _Halted
         if instead != was:
             how = "response_format json_object" if instead == "json_object" else "words alone"
@@ -440,9 +444,7 @@ class Workers:
         else:
             self._run_state.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):
-                self._stop(
-                    "failures", *(f"{words}; {_LET_FAIL}{BLAMELESS}" for words in (useless, self._failures.unquoted))
-                )
+                self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:
                 self._tell(row_events.row_failed(made, request))
         if self._outcome_writer.full:

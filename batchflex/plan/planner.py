@@ -24,7 +24,7 @@ import msgspec
 
 from ..config import Job, combinations
 from ..core import Item, Prefix, Request
-from ..protocol import answer_limit
+from ..protocol import Route
 from .prefix_order import LONG_BYTES
 from .template import beginning
 
@@ -161,6 +161,7 @@ class Planner:
     ) -> None:
         self.points = points(job)
         self.samples = job.sweep.samples
+        self._route = job.route
         self._answered = answered
         self._former = None if answered is None else Planner(job, seen.copy(), default_model, partial=partial)
         self.has_former = self.is_in_doubt = False
@@ -299,7 +300,7 @@ class Planner:
         several = len(self.points) > 1
         name = _framed(item.id)
         owner = name if item.named and not self._dedupe else _framed("")
-        start = _start_of(item) if self._in_rows else None
+        start = _start_of(item, self._route) if self._in_rows else None
         for index, point in enumerate(self.points):
             merged: dict[str, Any] = {}
             fault = item.fault
@@ -312,7 +313,7 @@ class Planner:
             prefix = self._prefixes[index]
             if start is not None:
                 prefix = self._prefix(_framed(str(merged.get("model"))) + start)
-            limit, model = answer_limit(merged), str(merged.get("model") or "")
+            limit, model = self._route.answer_limit(merged), str(merged.get("model") or "")
             for sample in range(self.samples):
                 if self._numbers_seeds[index] and fault is None:
                     merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)
@@ -348,12 +349,10 @@ def _prefixes(job: Job, swept: Sequence[Point], models: Sequence[Any]) -> list[P
     return [Prefix(_hash(_encode([model, variant])), is_long[variant]) for model, variant in kinds]
 
 
-def _start_of(item: Item) -> bytes | None:
-    """The first message of a row that brings its own, if it is such as other rows are likely to have too."""
+def _start_of(item: Item, route: Route) -> bytes | None:
+    """How a row that brings its own content begins, if that is such as other rows are likely to have too."""
     if item.fault is not None:
         return None
-    messages: Any = item.contents[0]["messages"]
-    if messages[0]["role"] not in ("system", "developer"):
-        return None
-    encoded = _encode(messages[0])
+    beginning = route.beginning(item.contents[0][route.field])
+    encoded = b"" if beginning is None else _encode(beginning)
     return encoded if len(encoded) >= LONG_BYTES else None

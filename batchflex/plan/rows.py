@@ -18,7 +18,7 @@ import msgspec
 
 from ..config import Job
 from ..core import Item, JobError, Row
-from ..protocol import parameters as parameters
+from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from .formats import Fault
 from .source import Block
@@ -44,6 +44,9 @@ class Itemizer:
     """
 
     def __init__(self, job: Job, columns: list[str] | None = None) -> None:
+        self._route = job.route
+        self._parameters = job.route.parameters
+        self._field = job.route.field
         self._id = job.input.id
         self._carry = job.input.carry
         self._params = frozenset(job.input.params)
@@ -59,14 +62,14 @@ class Itemizer:
         if mistakes:
             raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         named = () if self._carry == "*" else self._carry
-        self._aside = {"id", "custom_id", self._id, *(n for n in named if not parameters.documented(n))}
+        self._aside = {"id", "custom_id", self._id, *(n for n in named if not self._parameters.documented(n))}
         self._left_out: dict[str, None] = {}
         self._ordinary: dict[str, None] = {}
         self._in_bodies: dict[str, None] = {}
         self._noted: set[str] = set()
         others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
-        has_messages = columns is None or "messages" in columns
-        self.may_leave_out = not self._prompts and has_messages and others
+        has_content = columns is None or self._field in columns
+        self.may_leave_out = not self._prompts and has_content and others
 
     def _misfits(self, columns: list[str]) -> list[str]:
         mistakes = [
@@ -82,9 +85,9 @@ class Itemizer:
             for place, name in named
             if name not in columns
         ]
-        if not self._prompts and "messages" not in columns and "body" not in columns:
+        if not self._prompts and self._field not in columns and "body" not in columns:
             mistakes.append(
-                "the input is a table without a 'messages' column, so the job needs a [prompt] that makes messages "
+                f"the input is a table without a {self._field!r} column, so the job needs a [prompt] that makes {self._field} "
                 f"of its columns: {', '.join(columns)}"
             )
         return mistakes
@@ -139,47 +142,50 @@ class Itemizer:
         named = {name: row[name] for name in self._params if name in row}
         if self._prompts:
             return tuple(
-                _request({"messages": prompt.render(row), **named}, is_table=is_table) if named
-                else {"messages": prompt.render(row)}
+                _request({self._field: prompt.render(row), **named}, self._route, is_table=is_table) if named
+                else {self._field: prompt.render(row)}
                 for prompt in self._prompts
             )  # fmt: skip
-        if "messages" in row:
-            return (_request({k: v for k, v in row.items() if self._is_to_send(k, v)}, is_table=is_table),)
+        if self._field in row:
+            content = {k: v for k, v in row.items() if self._is_to_send(k, v)}
+            return (_request(content, self._route, is_table=is_table),)
         if "body" in row:
-            body = _batch_body(row, named, is_table=is_table)
+            body = _batch_body(row, named, self._route, is_table=is_table)
             self._in_bodies.update(dict.fromkeys(body))
             return (body,)
-        raise _BadRow(f"has neither 'messages' nor 'body', and the job has no [prompt]; there are: {', '.join(row)}")
+        raise _BadRow(
+            f"has neither {self._field!r} nor 'body', and the job has no [prompt]; there are: {', '.join(row)}"
+        )
 
     def _is_to_send(self, name: str, value: Any) -> bool:
-        """Whether a column beside ``messages`` is sent."""
-        if name in self._params or name == "messages":
+        """Whether a column of a row that brings its own content is sent."""
+        if name in self._params or name == self._field:
             return True
         if name in self._aside or _is_null(value):
             return False
-        if not (parameters.known(name) and parameters.is_meant(name, value)):
-            if name not in parameters.TRANSPORT:
+        if not (self._parameters.known(name) and self._parameters.is_meant(name, value)):
+            if name not in TRANSPORT:
                 self._left_out[name] = None
             return False
-        if parameters.is_ordinary(name) and not parameters.documented(name):
+        if self._parameters.is_ordinary(name) and not self._parameters.documented(name):
             self._ordinary[name] = None
         return True
 
     def _is_sent(self, name: str) -> bool:
         """Whether a column of this name is sent whatever its value is."""
-        is_parameter = parameters.known(name) and not parameters.is_ordinary(name)
-        return is_parameter or name in ("messages", *self._params) or name in parameters.TRANSPORT
+        is_parameter = self._parameters.known(name) and not self._parameters.is_ordinary(name)
+        return is_parameter or name in (self._field, *self._params) or name in TRANSPORT
 
     def _former(self, row: Row, contents: tuple[Row, ...], *, is_table: bool) -> Row | None:
         """The request that commit eae3bc5 made of a row, with all columns, if that was another."""
-        if self._prompts or "messages" not in row:
+        if self._prompts or self._field not in row:
             return None
         was = {k: v for k, v in row.items() if k not in self._aside}
-        if not any(k not in contents[0] and k not in parameters.TRANSPORT and not _is_null(v) for k, v in was.items()):
+        if not any(k not in contents[0] and k not in TRANSPORT and not _is_null(v) for k, v in was.items()):
             return None
-        if parameters.faults({k: v for k, v in was.items() if not _is_null(v)}):
+        if self._parameters.faults({k: v for k, v in was.items() if not _is_null(v)}):
             return None  # it was refused
-        return _request(was, is_table=is_table)
+        return _request(was, self._route, is_table=is_table)
 
     def notes(self) -> list[str]:
         """What is to be said of the columns of the rows so far, and was not said before: a sentence for each kind."""
@@ -187,22 +193,22 @@ class Itemizer:
         sent = [name for name in self._ordinary if name not in self._noted]
         in_bodies = [name for name in self._in_bodies if name not in self._noted]
         self._noted.update(left, sent, in_bodies)
-        misspelt = ((name, parameters.likely_misspelt(name)) for name in in_bodies)
+        misspelt = ((name, self._parameters.likely_misspelt(name)) for name in in_bodies)
         found = [
             f"a row's body has {name!r}, which is not a documented parameter; did you mean {parameter!r}? It is sent as it is"
             for name, parameter in misspelt
             if parameter
         ]
         if left:
-            near = ((name, parameters.likely_misspelt(name)) for name in left)
+            near = ((name, self._parameters.likely_misspelt(name)) for name in left)
             meant = "".join(f"; did you mean {parameter!r} by {name!r}?" for name, parameter in near if parameter)
             found.append(
-                f"not sent, as no request parameters: {_listed(left)} beside 'messages'{meant} "
+                f"not sent, as no request parameters: {_listed(left)} beside {self._field!r}{meant} "
                 "(input.params names columns to send, input.carry those to carry into the results)"
             )
         if sent:
             found.append(
-                f"sent as request parameters, by their names: {_listed(sent)} beside 'messages' "
+                f"sent as request parameters, by their names: {_listed(sent)} beside {self._field!r} "
                 "(what is meant for something else stays here if input.carry names it)"
             )
         return found
@@ -210,7 +216,7 @@ class Itemizer:
     def _carried(self, row: Row) -> str | None:
         if not self._carry:
             return None
-        names = [n for n in row if n not in ("messages", "body")] if self._carry == "*" else self._carry
+        names = [n for n in row if n not in (self._field, "body")] if self._carry == "*" else self._carry
         return _encode({name: row.get(name) for name in names}).decode()
 
 
@@ -234,46 +240,39 @@ def _listed(names: Sequence[str]) -> str:
     return f"{words} {shown} and {more} more" if more > 0 else f"{words} {shown}"
 
 
-def _batch_body(row: Row, named: Row, *, is_table: bool) -> Row:
+def _batch_body(row: Row, named: Row, route: Route, *, is_table: bool) -> Row:
     url = row.get("url")
-    if url is not None and not (isinstance(url, str) and url.rstrip("/").endswith("/chat/completions")):
-        raise _BadRow(f"only '/v1/chat/completions' can be asked; the row's url is {url!r:.60}")
+    if url is not None and not (isinstance(url, str) and url.rstrip("/").endswith(route.path)):
+        raise _BadRow(f"only '/v1{route.path}' can be asked; the row's url is {url!r:.60}")
     body: Any = row["body"]
     if isinstance(body, str):
-        body, is_table = _parsed(body, "body"), False
-    if not isinstance(body, dict) or "messages" not in body:
-        raise _BadRow("'body' must be an object with 'messages'")
-    return _request(body | named, is_table=is_table)
+        try:
+            body, is_table = msgspec.json.decode(body), False
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _BadRow(f"'body' is a string, but not of JSON: {error}") from None
+    if not isinstance(body, dict) or route.field not in body:
+        raise _BadRow(f"'body' must be an object with {route.field!r}")
+    return _request(body | named, route, is_table=is_table)
 
 
-def _request(content: dict[str, Any], *, is_table: bool) -> Row:
+def _request(content: dict[str, Any], route: Route, *, is_table: bool) -> Row:
     """What a row brings to the request body. A null parameter is one that the row does not set."""
-    messages = content["messages"]
-    if isinstance(messages, str):
-        messages = _parsed(messages, "messages")
-    elif is_table and isinstance(messages, list):
-        messages = [_without_filler(message, keep="content") for message in messages]
-    if not isinstance(messages, list) or not messages:
-        raise _BadRow("'messages' must be a list with at least one message")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _BadRow(f"each message must be an object with a 'role'; found {message!r:.60}")
+    asked = content[route.field]
+    if is_table and isinstance(asked, list):
+        asked = [_without_filler(each, keep="content") for each in asked]
+    try:
+        asked = route.checked(asked)
+    except ValueError as error:
+        raise _BadRow(str(error)) from None
     request = {
-        k: parameters.whole(k, _without_filler(v) if is_table else v)
+        k: route.parameters.whole(k, _without_filler(v) if is_table else v)
         for k, v in content.items()
-        if not _is_null(v) and k not in parameters.TRANSPORT
+        if not _is_null(v) and k not in TRANSPORT
     }
-    request["messages"] = messages
-    if faults := parameters.faults(request):
+    request[route.field] = asked
+    if faults := route.parameters.faults(request):
         raise _BadRow("; ".join(faults))
     return request
-
-
-def _parsed(text: str, name: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise _BadRow(f"{name!r} is a string, but not of JSON: {error}") from None
 
 
 def _without_filler(value: Any, keep: str | None = None) -> Any:

@@ -8,29 +8,31 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import (
-        chat as chat,
         classify as classify,
         failure_proof as failure_proof,
+        failure_text as failure_text,
         json_answers as json_answers,
         openai_batch as openai_batch,
-        parameters as parameters,
         pydantic_models as pydantic_models,
         rate_limit_headers as rate_limit_headers,
         reask as reask,
         response_headers as response_headers,
     )
+    from .chat_route import CHAT as CHAT
     from .classify import KEY_COMMAND as KEY_COMMAND
+    from .event_stream import Events as Events
     from .failure_proof import (
         BLAMELESS as BLAMELESS,
         VOIDING as VOIDING,
         are_alike as are_alike,
         can_be_void as can_be_void,
     )
-    from .finish_reasons import ended as ended, ending_of as ending_of, plain_word as plain_word
+    from .finish_reasons import plain_word as plain_word
     from .json_answers import Shapes as Shapes, asked_format as asked_format, schema_of as schema_of
-    from .parameters import LIMITS as LIMITS, answer_limit as answer_limit, model_of as model_of, unsayable as unsayable
+    from .json_values import HALF as HALF, halves_in as halves_in, unsayable as unsayable
+    from .parameters import TRANSPORT as TRANSPORT, model_of as model_of
     from .pydantic_models import Model as Model
-    from .rate_limit_headers import Level as Level, Limited as Limited, Told as Told
+    from .rate_limit_headers import Level as Level, Limited as Limited, RateLimits as RateLimits
     from .reask import (
         MAY_BE_ASKED_AGAIN as MAY_BE_ASKED_AGAIN,
         Policy as Policy,
@@ -38,30 +40,36 @@ if TYPE_CHECKING:
         cut_by as cut_by,
         given_up as given_up,
     )
+    from .route import Receipt as Receipt, Route as Route, Stream as Stream
+    from .routes import ROUTES as ROUTES, conversation as conversation
 
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "openai_batch": [],
         "failure_proof": ["BLAMELESS", "VOIDING", "are_alike", "can_be_void"],
-        "chat": [],
+        "chat_route": ["CHAT"],
         "classify": ["KEY_COMMAND"],
-        "finish_reasons": ["ended", "ending_of", "plain_word"],
+        "event_stream": ["Events"],
+        "finish_reasons": ["plain_word"],
         "response_headers": [],
+        "failure_text": [],
         "json_answers": ["Shapes", "asked_format", "schema_of"],
-        "parameters": ["LIMITS", "answer_limit", "model_of", "unsayable"],
+        "json_values": ["HALF", "halves_in", "unsayable"],
+        "parameters": ["TRANSPORT", "model_of"],
         "pydantic_models": ["Model"],
-        "rate_limit_headers": ["Level", "Limited", "Told"],
+        "rate_limit_headers": ["Level", "Limited", "RateLimits"],
         "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
+        "route": ["Receipt", "Route", "Stream"],
+        "routes": ["ROUTES", "conversation"],
     },
     modules=[
         "openai_batch",
         "failure_proof",
-        "chat",
+        "failure_text",
         "classify",
         "response_headers",
         "json_answers",
-        "parameters",
         "pydantic_models",
         "rate_limit_headers",
         "reask",

@@ -19,7 +19,7 @@ _KNOWN = {
 
 
 def unknown_text(value: Any, place: str) -> str | None:
-    """Where there is text that this module does not read."""
+    """The place of text that this module does not read; ``None`` if there is none."""
     if isinstance(value, str):
         return place if value.strip() else None
     if isinstance(value, list):

@@ -5,11 +5,9 @@ Pure functions of status, headers, body and the wall clock passed in.
 
 from __future__ import annotations
 
-import datetime
-import email.utils
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,12 +20,10 @@ from ..core import (  # fmt: skip
     RateLimited,
     RowFault,
     RunFault,
-    StopReason,
     Transient,
-    brief,
-    named,
 )
-from .failure_rules import OF_REQUEST, OVER_LIMIT, ROW_BLAMED, RULES, Rule
+from . import error_body
+from .failure_rules import OF_REQUEST, ROW_BLAMED, RULES, Rule
 from .rate_limit_headers import refused_by
 
 F = TypeVar("F", bound=AttemptError)
@@ -36,20 +32,7 @@ _GAVE_UP_WAITING = {408, 504}  # somebody on the way did; the model may have gon
 _KEPT_BODY = 64 << 10
 PROXY = "proxy"
 KEY_COMMAND = "endpoint.api_key_command"
-_NO_KEY = f"{KEY_COMMAND} gives no key"
-# Characters of a message in which words are looked for: what it repeats of a request mostly comes later.
-_SEARCHED = 600
-
-
-class _Said(NamedTuple):
-    """What an error body says. ``names`` are all codes and types in it, in lower case; ``words`` those that rules look at."""
-
-    message: str
-    kind: str | None = None
-    code: str | None = None
-    names: frozenset[str] = frozenset()
-    words: str = ""
-    again_s: float | None = None
+NO_KEY = f"{KEY_COMMAND} gives no key"
 
 
 def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float) -> AttemptError:
@@ -57,13 +40,13 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
 
     ``headers`` must be case-insensitive or lower-case. ``now`` is the wall clock in seconds since the epoch.
     """
-    said = _read(body)
-    wait_s = retry_after(headers, now)
+    said = error_body.read(body)
+    wait_s = error_body.retry_after(headers, now)
     again_s = said.again_s if wait_s is None else wait_s
     rule = next(
         rule
         for rule in RULES
-        if _fits(rule, status, said, timed=again_s is not None or _A_RATE.search(said.words) is not None)
+        if _fits(rule, status, said, timed=again_s is not None or error_body.RATE_WORDS.search(said.words) is not None)
     )
     message = said.message or f"HTTP {status} without a message"
     if 300 <= status < 400:
@@ -93,7 +76,7 @@ def http_fault(status: int, headers: Mapping[str, str], body: bytes, now: float)
     return fault.blamed_on("row") if is_of_row else fault
 
 
-def _fits(rule: Rule, status: int, said: _Said, *, timed: bool) -> bool:
+def _fits(rule: Rule, status: int, said: error_body.ErrorBody, *, timed: bool) -> bool:
     return (
         status in rule.statuses
         and (not rule.names or not rule.names.isdisjoint(said.names))
@@ -102,169 +85,64 @@ def _fits(rule: Rule, status: int, said: _Said, *, timed: bool) -> bool:
     )
 
 
-def describe(body: bytes) -> tuple[str, str | None, str | None]:
-    """Message, type and code of an error body, however the server words it; the text of an HTML page."""
-    return _read(body)[:3]
-
-
-def _read(body: bytes) -> _Said:
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _in_words(_plain(body))
-    if isinstance(data, list) and data:  # some gateways wrap the error in a list
-        data = data[0]
-    if not isinstance(data, dict):
-        return _in_words(str(data)[:500])
-    error = data.get("error") or data
-    while isinstance(error, dict) and "message" not in error and isinstance(error.get("error"), dict):
-        error = error["error"]  # some wrap it in itself
-    if isinstance(error, str):
-        return _in_words(error[:2000], data)
-    if not isinstance(error, dict):
-        return _in_words(str(error)[:500])
-    given = error.get("message") or error.get("detail") or error.get("msg") or ""
-    message = given if isinstance(given, str) else msgspec.json.encode(given).decode()
-    kind, code = error.get("type"), error.get("code")
-    metadata, status = error.get("metadata"), data.get("base_resp")
-    if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):  # a gateway's upstream has the words
-        message = f"{message}: {metadata['raw']}"
-    elif not message and isinstance(status, dict):  # MiniMax
-        message, code = str(status.get("status_msg") or ""), status.get("status_code")
-    said = _in_words(message[:2000] if isinstance(given, str) else "; ".join(_complaints(given)), error)
-    return said._replace(
-        message=message[:2000], kind=None if kind is None else str(kind), code=None if code is None else str(code)
-    )
-
-
-def _in_words(message: str, error: Mapping[str, Any] | None = None) -> _Said:
-    words = message[:_SEARCHED]
-    if error is not None and str(error.get("param") or "").startswith("response_format"):
-        words = f"response_format: {words}"
-    names = set(_codes(error or {}))
-    if (found := _REQUESTED.search(message)) and _number(found["requested"]) > _number(found["limit"]):
-        names.add(OVER_LIMIT)
-    return _Said(message, names=frozenset(names), words=words, again_s=_again_in(message, error or {}))
-
-
-def _codes(error: Mapping[str, Any]) -> Iterator[str]:
-    """Whatever stands for a code or a type, at the depth at which servers have them."""
-    for name in ("type", "code", "status", "reason", "error_type"):
-        if isinstance(error.get(name), str | int):
-            yield str(error[name]).lower()
-    if error.get("flagged_input"):
-        yield "flagged_input"
-    for name in ("innererror", "metadata", "provider_specific_fields"):
-        if isinstance(error.get(name), dict):
-            yield from _codes(error[name])
-    details = error.get("details")
-    for each in details if isinstance(details, list) else ():
-        if isinstance(each, dict):
-            yield from _codes(each)
-
-
-def _complaints(given: Any) -> Iterator[str]:
-    """The words of a validator, without the values that it repeats."""
-    for each in given if isinstance(given, list) else [given]:
-        if isinstance(each, dict):
-            where = each.get("loc")
-            place = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
-            yield place + " ".join(str(each[name]) for name in ("msg", "message", "error") if name in each)
-        elif isinstance(each, str):
-            yield each
-
-
-_REQUESTED = re.compile(r"limit:? (?P<limit>[\d,]+)[^.]{0,60}\brequested:? (?P<requested>[\d,]+)", re.IGNORECASE)
-_AGAIN = re.compile(
-    r"(?:try again|retry)(?: (?:after|in))? (?:(?P<m>\d+)m)?(?P<n>\d+(?:\.\d+)?)(?![\d:-]) ?(?P<unit>ms|s|m|h)?",
-    re.IGNORECASE,
-)
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_A_RATE = re.compile(r"per[ -]?(second|minute)", re.IGNORECASE)
-
-
-def _number(digits: str) -> int:
-    return int(digits.replace(",", "") or "0")
-
-
-def _again_in(message: str, error: Mapping[str, Any]) -> float | None:
-    """Seconds until the next try, as the message has it."""
-    if found := _AGAIN.search(message):
-        seconds = float(found["n"]) * _UNIT_S[(found["unit"] or "s").lower()] + 60.0 * int(found["m"] or 0)
-        return seconds if seconds < 1e9 else None
-    details = error.get("details")
-    delays = [each.get("retryDelay") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
-    return next((_float(delay.rstrip("s")) for delay in delays if isinstance(delay, str)), None)
-
-
-def _plain(body: bytes) -> str:
-    text = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", body[:8192].decode("utf-8", "replace"))
-    return re.sub(r"\s+", " ", text).strip()[:300]
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait as the server asks, from ``retry-after-ms`` or ``Retry-After`` (seconds or an HTTP date)."""
-    if (millis := _float(headers.get("retry-after-ms"))) is not None:
-        return max(0.0, millis / 1000)
-    given = headers.get("retry-after")
-    if given is None:
-        return None
-    if (seconds := _float(given)) is not None:
-        return max(0.0, seconds)
-    try:
-        date = email.utils.parsedate_to_datetime(given)
-        if date.tzinfo is None:  # HTTP dates are in GMT, whether they say so or not
-            date = date.replace(tzinfo=datetime.UTC)
-        return max(0.0, date.timestamp() - now)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else None
-    except ValueError:
-        return None
-    return value if value is not None and 0 <= value < 1e9 else None
-
-
-def cut_short(message: str, body: bytes | None = None, status: int | None = None) -> Transient:
-    """A broken connection, a body that ends early, or one that is not what it says it is."""
-    body = body and body[:_KEPT_BODY]
-    return _billed(Transient(message, error_type="bad_answer", http_status=status, body=body, rule="bad_answer"))
-
-
-def empty(message: str, body: bytes, status: int) -> Transient:
-    """A well-formed answer that answers nothing: asked again, but the endpoint works."""
-    kept = body[:_KEPT_BODY]
-    fault = Transient(message, error_type="empty_answer", http_status=status, body=kept, rule="empty_answer")
-    return _billed(fault.blamed_on("row"))
-
-
-def too_large(message: str, status: int) -> RowFault:
-    """An answer that is larger than ``endpoint.max_answer_mb``: so would the next one be."""
-    fault = RowFault(message, error_type="answer_too_large", http_status=status)
+def _no_answer(
+    kind: type[F],
+    message: str,
+    name: str,
+    status: int | None = None,
+    body: bytes | None = None,
+    rule: str | None = None,
+) -> F:
+    """What came in place of an answer; the endpoint may have worked for it all the same, and charge."""
+    fault = kind(message, error_type=name, http_status=status, body=body and body[:_KEPT_BODY], rule=rule)
     fault.billed = True
     return fault
 
 
+def cut_short(message: str, body: bytes | None = None, status: int | None = None) -> Transient:
+    """A broken connection, a body that ends early, or one that is not what it says it is."""
+    return _no_answer(Transient, message, "bad_answer", status, body, "bad_answer")
+
+
+def timed_out(message: str) -> Transient:
+    """No answer within the time that there is for one."""
+    return _no_answer(Transient, message, "timeout", rule="timeout")
+
+
+def empty(message: str, body: bytes, status: int) -> Transient:
+    """A well-formed answer that answers nothing: sent again, but the endpoint works."""
+    return _no_answer(Transient, message, "empty_answer", status, body, "empty_answer").blamed_on("row")
+
+
+def broke_off(message: str, body: bytes, status: int) -> Transient:
+    """An answer that ended before it was whole, as its server says: sent again, but the endpoint works."""
+    return _no_answer(Transient, message, "broken_answer", status, body, "finish_reason").blamed_on("row")
+
+
+def too_large(message: str, status: int) -> RowFault:
+    """An answer that is larger than ``endpoint.max_answer_mb``: so would the next one be."""
+    return _no_answer(RowFault, message, "answer_too_large", status)
+
+
+def unknown_shape(message: str, body: bytes, status: int) -> RowFault:
+    """An answer with text in a place that is not known: another would be the same, and this one is paid for."""
+    return _no_answer(RowFault, message, "unknown_shape", status, body, "unknown_shape")
+
+
 def unreachable(message: str) -> Transient:
+    """No connection: nothing was sent."""
     return _unsent(Transient(message, error_type="connect", rule="connect"))
 
 
 def no_key(why: str) -> RunFault:
     """The command that is to give the key gives none."""
-    return _unsent(RunFault(f"{_NO_KEY}: {why}", error_type="api_key_command").because("key"))
+    return _unsent(RunFault(f"{NO_KEY}: {why}", error_type="api_key_command").because("key"))
 
 
 def proxy_refuses(message: str, status: int | None) -> RunFault:
     """What a proxy answers in place of the endpoint: it wants other credentials, or leads nowhere. ``message`` is a sentence."""
     fault = RunFault(message, error_type=PROXY, http_status=status)
     return fault.because("key" if status == 407 else "url")
-
-
-def timed_out(message: str) -> Transient:
-    return _billed(Transient(message, error_type="timeout", rule="timeout"))
 
 
 def of_row(fault: AttemptError) -> RowFault:
@@ -293,31 +171,14 @@ def is_of_row(fault: AttemptError) -> bool:
 
 
 def is_about_request(fault: AttemptError) -> bool:
-    """Whether the server's words are about what this request has in it, and not about who asks: it was read.
+    """Whether the server's words are about the content of this request, and not about who sends it: it was read.
 
     They speak of its length, its content or its format, as rules know it; or they name a field of the body other than the model
     (``param``, or a place as FastAPI has it).
     """
     if isinstance(fault, RowFault) and (fault.rule in OF_REQUEST or fault.http_status == 413):
         return True
-    return any(name not in ("", "model", "None", "null") for name in _fields(fault.body or b""))
-
-
-def _fields(body: bytes) -> list[str]:
-    """The fields of the request that an error names."""
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    error = data.get("error", data) if isinstance(data, dict) else None
-    if not isinstance(error, dict):
-        return []
-    found = [error["param"]] if isinstance(error.get("param"), str) else []
-    details = error.get("detail")
-    for detail in details if isinstance(details, list) else ():
-        loc = detail.get("loc") if isinstance(detail, dict) else None
-        found += [str(loc[1])] if isinstance(loc, list) and len(loc) > 1 and loc[0] == "body" else []
-    return found
+    return any(name not in ("", "model", "None", "null") for name in error_body.fields_named(fault.body or b""))
 
 
 def _unsent(fault: F) -> F:
@@ -325,68 +186,9 @@ def _unsent(fault: F) -> F:
     return fault
 
 
-def _billed(fault: Transient) -> Transient:
-    fault.billed = True
-    return fault
-
-
 def _facts(fault: AttemptError) -> dict[str, Any]:
     names = ("error_type", "error_code", "http_status", "body", "request_id", "rule")
     return {name: getattr(fault, name) for name in names}
-
-
-_ADVICE: dict[StopReason, tuple[str, str]] = {
-    "key": ("the endpoint refuses the key", ""),
-    "credit": ("the credit is spent", "top up"),
-    "model": (
-        "the endpoint does not have the model",
-        "correct params.model, sweep.model or --model; `batchflex check` lists what there is",
-    ),
-    "url": ("there are no chat completions at this address", "correct the base URL; it mostly ends in /v1"),
-}
-
-
-def silence(fault: AttemptError, tried: int, *, quoting: bool) -> str:
-    """A sentence on an endpoint of which nothing whole has come: after ``tried`` attempts at one row it failed likewise to answer
-    a request for one token. Without ``quoting`` it has none of the server's words."""
-    begins = fault.http_status is not None and 200 <= fault.http_status < 300
-    what = "gives no whole answer" if begins else "does not answer"
-    why = fault.message if quoting else unquoted(fault)
-    return f"the endpoint {what}: {why} (after {tried} attempts at one row)"
-
-
-def unquoted(fault: AttemptError) -> str:
-    """What went wrong, without the server's words."""
-    return brief(fault.http_status, fault.error_type, fault.error_code, fault.message)
-
-
-def facts(fault: AttemptError) -> dict[str, Any]:
-    """What is known of a failure, for a log."""
-    names = ("http_status", "error_type", "error_code", "request_id", "rule")
-    return named({name: getattr(fault, name) for name in names})
-
-
-def advice(fault: RunFault, *, key_from: str | None, quoting: bool = True) -> str:
-    """A sentence for whoever runs the job. ``key_from`` is where the key came from, ``None`` if none was sent. Without
-    ``quoting`` it has none of the server's words."""
-    if fault.error_type == "api_key_command":
-        return f"{fault.message if quoting else _NO_KEY}; run that command by hand to see why"
-    if fault.error_type == PROXY:
-        return fault.message
-    what, todo = _ADVICE[fault.reason]
-    if (fault.rule or "").startswith("model_denied"):
-        what = "the endpoint does not let this key use the model"
-        todo = "name another in params.model, sweep.model or --model (`batchflex check` lists them), or have the key allowed"
-    if fault.reason == "key" and key_from is not None:
-        is_printed = key_from == KEY_COMMAND
-        todo = f"the key came from {key_from}: {'see that it prints a valid key' if is_printed else 'set a valid key there'}"
-    elif fault.reason == "key":
-        what, todo = (
-            "the endpoint wants a key, and none was sent",
-            "set BATCHFLEX_API_KEY (a file .env beside the job file will do), or name a variable with --api-key-env",
-        )
-    said = f": {fault.message} (HTTP {fault.http_status})" if quoting else f" ({unquoted(fault)})"
-    return f"{what}{said}; {todo}"
 
 
 def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:
@@ -418,8 +220,8 @@ def error_of_choice(error: Any, status: int, now: float) -> AttemptError | None:
 
 def _inside(error: Any, raw: bytes, status: int, now: float) -> AttemptError:
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
-    told = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
-    fault = http_fault(told, {}, raw, now)
+    means = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
+    fault = http_fault(means, {}, raw, now)
     fault.http_status = status
     fault.billed = True  # it had begun to answer
     return fault
@@ -435,20 +237,3 @@ def _is_success(error: Any) -> bool:
     if code is None and not message:
         return not any(error.values())
     return str(code if code is not None else 0).strip().lower() in ("0", "200", "ok", "success")
-
-
-def broke_off(message: str, body: bytes, status: int) -> Transient:
-    """An answer that ended before it was whole, as its server says: asked again, but the endpoint works."""
-    fault = Transient(
-        message, error_type="broken_answer", http_status=status, body=body[:_KEPT_BODY], rule="finish_reason"
-    )
-    return _billed(fault.blamed_on("row"))
-
-
-def unknown_shape(message: str, body: bytes, status: int) -> RowFault:
-    """An answer with text in a place that is not known: asking again would bring the same, and it is paid for."""
-    fault = RowFault(
-        message, error_type="unknown_shape", http_status=status, body=body[:_KEPT_BODY], rule="unknown_shape"
-    )
-    fault.billed = True
-    return fault

@@ -1,4 +1,4 @@
-"""What counts as proof that a failure is the row's own, and what failures mean. Decisions only.
+"""What proves that a failure is the row's own. Pure.
 
 A refusal is the row's if the server's words are about the request (``words``: :func:`classify.is_about_request`), or if the same
 model answers something that is sent later (``answers``), be it a request for one token; or if no request could be made of the row

@@ -151,5 +151,5 @@ RULES: tuple[Rule, ...] = (
     Rule("status", "again"),
 )  # fmt: skip
 
-# Where one of these applies, the request was read: its words are about what it asks.
+# Where one of these applies, the request was read: the error is about its content.
 OF_REQUEST = frozenset(rule.name for rule in RULES if rule.means in ("row", "filtered") and rule.name != "status")

@@ -43,7 +43,7 @@ def ending_of(finish_reason: str | None, own: Mapping[str, Ending] = NO_WORDS) -
 
 
 def ended(answer: Answer, max_tokens: int | None, own: Mapping[str, Ending] = NO_WORDS) -> Answer:
-    """The answer, with its ending where the table of words does not tell that by itself.
+    """The answer, with its ending where the finish reason alone does not determine it.
 
     One without a finish reason is truncated if it is as long as the request allows.
 

@@ -1,7 +1,7 @@
-"""Structured answers: whether an answer is the JSON that was asked for, and fits its schema. Pure.
+"""Structured answers: whether an answer is the JSON that its request wants, and fits its schema. Pure.
 
-Servers differ in how far they hold an answer to its ``response_format``, so it is looked at here too. JSON Schema as
-drafts 4 to 2020-12 have it (jsonschema-rs); ``format`` is taken for a remark, and nothing is fetched from elsewhere.
+Not all servers enforce a ``response_format``, so answers are validated here too. JSON Schema as in drafts 4 to 2020-12
+(jsonschema-rs); ``format`` is not checked, and no reference is fetched.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 class Judged(NamedTuple):
-    """``parsed`` is the answer as JSON without white space; ``complaint`` is a sentence on why it is not what was asked
-    for. Neither where no JSON was asked for."""
+    """``parsed`` is the answer as JSON without white space; ``complaint`` is a sentence on why it is not what was
+    wanted. Neither where no JSON was wanted."""
 
     parsed: str | None = None
     complaint: str | None = None
+
+
+_NOT_JUDGED = Judged()
 
 
 class Shape:
@@ -124,7 +127,7 @@ class Shapes:
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:
         """As :meth:`judge`, for a request of which only the ``response_format`` is known, as JSON."""
         shape = self._shape or self._of_models.get(response_format or b"") or shape_of(response_format)
-        return Judged() if shape is None else shape.judge(content or "", lenient=self._lenient)
+        return _NOT_JUDGED if shape is None else shape.judge(content or "", lenient=self._lenient)
 
 
 def asked_format(body: bytes) -> bytes | None:
@@ -157,7 +160,7 @@ def schema_of(response_format: Any) -> Any:
 
 
 def unusable(schema: Any) -> str | None:
-    """Why a value is no JSON Schema that answers can be held against; ``None`` if it is one."""
+    """Why a value is no JSON Schema that answers can be validated against; ``None`` if it is one."""
     if not isinstance(schema, dict | bool):
         return f"a JSON Schema is a table, not {_kind(schema)}"
     try:

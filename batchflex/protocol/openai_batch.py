@@ -2,71 +2,31 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 
 from ..core import cell_values, text_of
-from .finish_reasons import ending_of
+from .chat_export import object_of
+from .chat_route import CHAT
+from .route import Route
 
 _COLUMNS = (
     "id", "key", "sample", "status", "content", "model", "finish_reason", "prompt_tokens", "completion_tokens",
     "total_tokens", "finished_at", "http_status", "error_type", "error_code", "error_message", "response",
 )  # fmt: skip
 _REQUEST_ID = "request_id"  # only in tables that have it
-_FINISH = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
-_FINISHES = {"truncated": "length", "filtered": "content_filter"}  # of a row whose server has a word of its own
 
 
 class Ids(NamedTuple):
-    """What makes a ``custom_id``: swept variables by their columns, and whether there are several samples."""
+    """What makes a ``custom_id``: swept variables by their columns, and whether there are several samples; and of which route
+    the answers are."""
 
     sweep: Mapping[str, str]
     samples: bool
-
-
-class _Function(msgspec.Struct):
-    name: str
-    arguments: str
-
-
-class _Call(msgspec.Struct):
-    id: str
-    type: Literal["function"]
-    function: _Function
-
-
-class _Message(msgspec.Struct):
-    role: Literal["assistant"]
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int
-    finish_reason: _FINISH
-    message: _Message
-    logprobs: None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class _Completion(msgspec.Struct):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[_Choice]
-    usage: _Usage | None = None
+    route: Route = CHAT
 
 
 class _Response(msgspec.Struct):
@@ -88,8 +48,6 @@ class _Line(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
-_decode_completion = msgspec.json.Decoder(_Completion).decode
 
 
 def columns(ids: Ids, there: Sequence[str]) -> list[str]:
@@ -109,7 +67,7 @@ def lines(batch: pa.RecordBatch, ids: Ids) -> Iterator[tuple[bytes, bool]]:
     for values in cell_values.rows(batch):
         row = dict(zip(names, values, strict=True))
         is_error = row["status"] == "failed" or (row["status"] == "filtered" and _is_refusal(row))
-        response, error = (_refused if is_error else _answered)(row)
+        response, error = _refused(row) if is_error else _answered(row, ids.route)
         line = _Line(f"batch_req_{row['key']}", custom_id(row, ids), response, error)
         yield _encode(line) + b"\n", is_error
 
@@ -126,93 +84,16 @@ def _is_refusal(row: Mapping[str, Any]) -> bool:
     return (row["http_status"] or 200) >= 300 or (row["content"] is None and row["finish_reason"] is None)
 
 
-def _answered(row: Mapping[str, Any]) -> tuple[_Response, None]:
-    text = row["response"] or "{}"
-    try:
-        answer = _decode_completion(text)
-        body, said = (msgspec.Raw(text.encode()) if "\n" not in text else _decode(text)), answer.id
-    except (msgspec.DecodeError, RecursionError):
-        body = _completed(_object(text), row)
-        said = body["id"]
-    return _Response(row["http_status"] or 200, row.get(_REQUEST_ID) or said, body), None
+def _answered(row: Mapping[str, Any], route: Route) -> tuple[_Response, None]:
+    body, known_as = route.documented(row["response"] or "{}", row)
+    return _Response(row["http_status"] or 200, row.get(_REQUEST_ID) or known_as, body), None
 
 
 def _refused(row: Mapping[str, Any]) -> tuple[_Response | None, _Error | None]:
     code, message, status = row["error_code"] or row["error_type"], row["error_message"], row["http_status"]
     if status is None or 200 <= status < 300:  # nothing came, or something that is no answer
         return None, _Error(code, message)
-    body = _object(row["response"])
+    body = object_of(row["response"])
     if not isinstance(body.get("error"), dict):
         body = {"error": {"message": message, "type": row["error_type"], "param": None, "code": row["error_code"]}}
     return _Response(status, row.get(_REQUEST_ID), body), None
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    try:
-        found = _decode(text or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _completed(body: dict[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer with all that a chat completion of OpenAI must have, where the server left something out or has it otherwise."""
-    if not isinstance(body.get("id"), str):
-        body["id"] = f"chatcmpl-{row['key']}"
-    body["object"] = "chat.completion"
-    if not _is_count(body.get("created")):
-        body["created"] = _seconds(row["finished_at"])
-    if not isinstance(body.get("model"), str):
-        body["model"] = row["model"] or ""
-    choices = body.get("choices")
-    body["choices"] = [_choice(c, n, row) for n, c in enumerate(choices) if isinstance(c, dict)] if choices else []
-    counts = {name: row[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    usage = body.get("usage")
-    if not isinstance(usage, dict) or not all(_is_count(usage.get(name)) for name in counts):
-        known = all(count is not None for count in counts.values())
-        body["usage"] = ({**usage, **counts} if isinstance(usage, dict) else counts) if known else None
-    return body
-
-
-def _choice(choice: dict[str, Any], number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    said = choice.get("finish_reason")
-    if not _is_count(choice.get("index")):
-        choice["index"] = number
-    message = choice["message"] if isinstance(choice.get("message"), dict) else {}
-    message["role"] = "assistant"
-    if not isinstance(message.get("content"), str | None):
-        message["content"] = row["content"]
-    if isinstance(message.get("tool_calls"), list):
-        message["tool_calls"] = [_call(c, n, row) for n, c in enumerate(message["tool_calls"]) if isinstance(c, dict)]
-    if said not in _FINISH.__args__:  # type: ignore[attr-defined]
-        ending = row["status"] if row["status"] in _FINISHES else ending_of(None if said is None else str(said))
-        choice["finish_reason"] = _FINISHES.get(ending, "tool_calls" if message.get("tool_calls") else "stop")
-    choice["message"] = message
-    _complete_logprobs(choice.get("logprobs"))
-    return choice
-
-
-def _call(call: dict[str, Any], number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(call.get("id"), str):
-        call["id"] = f"call_{row['key']}_{number}"
-    if call.get("type") is None:
-        call["type"] = "function"
-    function = call.get("function")
-    if isinstance(function, dict) and not isinstance(function.get("arguments"), str):
-        function["arguments"] = _encode(function.get("arguments") or {}).decode()
-    return call
-
-
-def _complete_logprobs(logprobs: Any) -> None:
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    for token in content if isinstance(content, list) else ():
-        if isinstance(token, dict):
-            token.setdefault("top_logprobs", [])
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _seconds(moment: datetime.datetime | None) -> int:
-    return 0 if moment is None else int(moment.timestamp())

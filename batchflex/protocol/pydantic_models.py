@@ -14,7 +14,7 @@ def is_model(value: Any) -> TypeGuard[Model]:
 
 
 def response_format(model: Model) -> dict[str, Any]:
-    """The ``response_format`` that asks for this model's JSON.
+    """The ``response_format`` for this model's JSON.
 
     ``strict`` is set where OpenAI's API would take it: if no object leaves out a field or takes others.
     """
@@ -28,7 +28,7 @@ def schema(model: Model) -> dict[str, Any]:
 
 
 def _tidied(value: Any, *, names: bool = False) -> Any:
-    """``names`` tells that the keys are names of fields or definitions, not words of JSON Schema."""
+    """``names``: the keys are names of fields or definitions, not keywords of JSON Schema."""
     if isinstance(value, list):
         return [_tidied(each) for each in value]
     if not isinstance(value, dict):
@@ -44,7 +44,7 @@ def _tidied(value: Any, *, names: bool = False) -> Any:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Null as a type in place of a value: a job file, which keeps what was asked for, has no null."""
+    """Null as a type in place of a value: a job file, which keeps the format, has no null."""
     if "const" in schema and schema["const"] is None:
         return {**{name: inner for name, inner in schema.items() if name != "const"}, "type": "null"}
     values = schema.get("enum")

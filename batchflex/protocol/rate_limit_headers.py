@@ -64,7 +64,7 @@ class Level(NamedTuple):
     window_s: float | None = None
 
 
-class Told(NamedTuple):
+class RateLimits(NamedTuple):
     """The quotas of one ``descriptor`` (empty: it does not say whose they are): requests and tokens in each window, and how many
     requests may be in flight. ``further`` are those of other descriptors in the same answer."""
 
@@ -72,7 +72,7 @@ class Told(NamedTuple):
     tokens: Level | None
     in_flight: Level | None = None
     descriptor: str = ""
-    further: tuple[Told, ...] = ()
+    further: tuple[RateLimits, ...] = ()
 
 
 class Limited(NamedTuple):
@@ -82,7 +82,7 @@ class Limited(NamedTuple):
     limit: int | None = None
 
 
-def read(headers: Mapping[str, str], now: float) -> Told | None:
+def read(headers: Mapping[str, str], now: float) -> RateLimits | None:
     """``headers`` must be case-insensitive or lower-case; ``now`` is the wall clock, in seconds since the epoch.
 
     What cannot be understood is taken for not said.
@@ -104,7 +104,7 @@ def read(headers: Mapping[str, str], now: float) -> Told | None:
     for descriptor, kinds in found.items():
         levels = {kind: _level(parts, now, windows.get(descriptor)) for kind, parts in kinds.items()}
         if any(levels.values()):
-            told.append(Told(levels.get("requests"), levels.get("tokens"), levels.get("in_flight"), descriptor))
+            told.append(RateLimits(levels.get("requests"), levels.get("tokens"), levels.get("in_flight"), descriptor))
     if not told:
         return None
     first, *others = sorted(told, key=_share_left)
@@ -115,7 +115,7 @@ def _matched(name: str) -> re.Match[str] | None:
     return next((match for pattern in _NAMES if (match := pattern.fullmatch(name.lower()))), None)
 
 
-def _share_left(told: Told) -> float:
+def _share_left(told: RateLimits) -> float:
     levels = [level for level in told[:3] if level is not None and level.limit and level.remaining is not None]
     return min(((level.remaining or 0.0) / (level.limit or 1.0) for level in levels), default=1.0)
 

@@ -1,4 +1,4 @@
-"""Asking again when an answer does not fit or was cut off: what is sent then, and how what that cost is carried along. Pure."""
+"""A further request after an answer that is invalid or was cut off: what is sent, and how the cost is added up. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..core import Answer, CutBy, Outcome, Request, Status
-from .parameters import LIMITS, answer_limit
+from .route import Route
 
 _LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
 _NEAR_TOKENS, _NEAR_SHARE = 8, 0.1  # an answer that ends so near to its limit has used it up: servers count differently
@@ -22,11 +22,11 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Policy(NamedTuple):
-    """What is asked again.
+    """Which answers are followed by a further request.
 
-    An answer that does not fit is ``most`` times; ``schema`` is what answers must fit, as JSON, if the server is not told of
-    it. One that was cut off by its limit is with twice as many tokens, up to ``grow_to``; 0 is not at all. With ``streams``
-    one that the server cut below its limit is asked again as a stream.
+    An invalid one, up to ``most`` times; ``schema`` is the JSON Schema that answers must fit, if the server does not get it. One
+    that was cut off by its limit, with twice as many tokens, up to ``grow_to``; 0 is never. With ``streams`` one that the server
+    cut below its limit, as a stream.
     """
 
     most: int = 0
@@ -65,28 +65,28 @@ def cut_by(status: Status, answer: Answer, limit: int | None) -> CutBy | None:
     return "limit" if used_up or (is_blank and reasoned) else None
 
 
-def further(request: Request, before: Outcome, policy: Policy) -> Request | None:
-    """The request that follows an answer that does not fit or was cut off; ``None`` if no further one is allowed.
+def further(request: Request, before: Outcome, policy: Policy, route: Route) -> Request | None:
+    """The request that follows an answer that is invalid or was cut off; ``None`` if no further one is allowed.
 
-    ``request`` is the one that was planned, however often it was asked before. After an answer that does not fit the
-    conversation goes on from its messages with the last answer and what is wrong with it. One that was cut off is asked for
-    anew.
+    ``request`` is the one that was planned, however many were sent before. After an invalid answer the conversation goes on with
+    that answer and what is wrong with it. After one that was cut off the request is repeated.
     """
     body, planned = _decode(request.body), request.max_tokens
     retried_with = request.retried_with or before.retried_with
     if request.retried_with is None and retried_with is not None:  # a retry was killed before the answer that fits
         body |= _decode(retried_with)
-        planned = answer_limit(body)
+        planned = route.answer_limit(body)
     how = _how(before, policy, planned)
     if how is None:
         return None
     limit = max(planned or 0, before.answer_limit or 0) or None
     if how == "grown":
         limit = min(2 * (limit or before.completion_tokens or 1), policy.grow_to)
-    elif how == "unfit":
-        body["messages"] = [*body["messages"], *_complaint(before, policy)]
+    elif how == "unfit" and not route.replied(body, *_complaint(before, policy)):
+        return None
     if limit is not None and limit != planned:
-        body |= dict.fromkeys([name for name in LIMITS if body.get(name) is not None] or LIMITS[:1], limit)
+        names = [name for name in route.limits if body.get(name) is not None] or route.limits[:1]
+        body |= dict.fromkeys(names, limit)
     grown = _grown(before, planned) + (how == "grown")
     return msgspec.structs.replace(
         request,
@@ -100,7 +100,7 @@ def further(request: Request, before: Outcome, policy: Policy) -> Request | None
 
 
 def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
-    """How is asked again after this answer; ``planned`` is the limit that the plan sets."""
+    """What kind of request follows this answer; ``planned`` is the limit that the plan sets."""
     if before.cut_by == "server":
         return "streamed" if policy.streams and before.ttft_s is None else None
     limit = before.answer_limit or planned or before.completion_tokens
@@ -121,22 +121,17 @@ def _grown(before: Outcome, planned: int | None) -> int:
     return times
 
 
-def _complaint(before: Outcome, policy: Policy) -> list[dict[str, Any]]:
+def _complaint(before: Outcome, policy: Policy) -> tuple[str, str]:
+    """The answer that does not fit, and what is said to it."""
     answer = (before.content or "")[:_LONGEST] or "(no text)"
     complaint = before.error_message or "it does not fit"
     asked = f" (asked {before.reasks + 1} times so far)" if before.reasks else ""  # never the same request twice
     wanted = "the JSON" if policy.schema is None else f"JSON that fits this schema: {policy.schema}"
-    return [
-        {"role": "assistant", "content": answer},
-        {
-            "role": "user",
-            "content": f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}.",
-        },
-    ]
+    return answer, f"Your answer cannot be used: {complaint}. Answer again{asked}, with nothing but {wanted}."
 
 
 def carried_on(made: Outcome, before: Outcome) -> Outcome:
-    """The outcome of asking again after ``before``, with what all answers before it took."""
+    """The outcome of a further request after ``before``, with the usage of all answers before it."""
     return msgspec.structs.replace(
         made,
         reasks=before.reasks + 1,
@@ -147,7 +142,7 @@ def carried_on(made: Outcome, before: Outcome) -> Outcome:
 
 
 def given_up(made: Outcome, before: Outcome) -> Outcome:
-    """What is kept when asking again after ``before`` has failed for good: that answer, and why there is no other."""
+    """The outcome when a further request after ``before`` has failed for good: that answer, and why there is no other."""
     return msgspec.structs.replace(
         before,
         attempts=made.attempts,

@@ -1,10 +1,15 @@
-"""What the headers of an answer tell at a glance: the id that the server gave the request, and what to look at closer. Pure."""
+"""Headers of an answer other than rate limits: the id that the server gave the request, and what a gateway did. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import msgspec
+
+from ..core import Answer, Usage
+from .route import shares
 
 # By which a server's people find a request again. That of the server itself comes before that of what stands in front.
 _IDS = (
@@ -67,3 +72,27 @@ def _gateway(cost: bytes | None, deployment: bytes | None, fallbacks: bytes | No
         deployment.decode("ascii") if deployment not in (None, b"None") and _SANE.fullmatch(deployment) else None,
         int(fallbacks) if fallbacks is not None and _SMALL.fullmatch(fallbacks) else None,
     )
+
+
+def credited(answers: list[Answer], gateway: Gateway) -> list[Answer]:
+    """The answers with what the gateway says of them in headers, which comes before what may be the words of one behind it."""
+    costs: list[float | None] = [gateway.cost] * len(answers)
+    if len(answers) > 1 and gateway.cost is not None:
+        weights = [answer.usage.total_tokens or 0 for answer in answers]
+        costs = [share.cost for share in shares(Usage(cost=gateway.cost), weights)]
+    return [
+        msgspec.structs.replace(
+            answer,
+            usage=answer.usage if cost is None else msgspec.structs.replace(answer.usage, cost=cost),
+            deployment=answer.deployment if gateway.deployment is None else gateway.deployment,
+            fallbacks=gateway.fallbacks,
+        )
+        for answer, cost in zip(answers, costs, strict=True)
+    ]
+
+
+def spent(usage: Usage | None, gateway: Gateway) -> Usage | None:
+    """What a broken answer has taken, as far as it says so itself."""
+    if usage is None or gateway.cost is None:
+        return usage
+    return msgspec.structs.replace(usage, cost=gateway.cost or usage.cost)

@@ -10,6 +10,7 @@ import polars as pl
 
 from ..core import EndpointError, InputError, JobError, KeySet, printable
 from ..plan import Passed, Plan
+from ..protocol import conversation
 from ..storage import COLUMNS
 from .breakdown import text
 
@@ -180,12 +181,9 @@ def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[M
 
 def messages(body: bytes) -> list[Message]:
     """The messages in the body of a request."""
-    decoded = msgspec.json.decode(body)
-    said = decoded.get("messages") if isinstance(decoded, dict) else None
     return [
-        Message(shown(str(message.get("role", "?")), 40), shown("\n".join(_texts(message.get("content")))))
-        for message in (said if isinstance(said, list) else ())
-        if isinstance(message, Mapping)
+        Message(shown(role, 40), shown("\n".join(_texts(content))))
+        for role, content in conversation(msgspec.json.decode(body))
     ]
 
 

@@ -140,7 +140,7 @@ def _ids(folder: Folder) -> openai_batch.Ids:
         return openai_batch.Ids({}, False)
     job = job_of(folder)
     sweep = sweep_columns(job.sweep.variables) if len(points(job)) > 1 else {}
-    return openai_batch.Ids(sweep, job.sweep.samples > 1)
+    return openai_batch.Ids(sweep, job.sweep.samples > 1, job.route)
 
 
 def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:

@@ -1,4 +1,4 @@
-"""How a request ended, as a row: the only place that decides a row's status. Pure."""
+"""How a request ended, as a row. The status of an answered one is its route's verdict. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from ..config import PricesSection, cost_usd
 from ..core import Answer, AttemptError, Filtered, FormatFallback, Outcome, Proof, Request, Status
-from ..protocol import Shapes, carried_on, cut_by, ending_of, given_up
+from ..protocol import CHAT, Route, Shapes, carried_on, cut_by, given_up
 
 _NOT_ASKED = Shapes()
 
@@ -25,15 +25,7 @@ class RowContext(NamedTuple):
     labels: tuple[str, ...]
     shapes: Shapes = _NOT_ASKED
     allow_empty: bool = False
-
-
-class Verdict(NamedTuple):
-    """How an answer is judged. ``error_type`` and ``complaint`` say what is wrong with it."""
-
-    status: Status
-    parsed: str | None = None
-    error_type: str | None = None
-    complaint: str | None = None
+    route: Route = CHAT
 
 
 class Effort(NamedTuple):
@@ -54,7 +46,8 @@ class Effort(NamedTuple):
 
 def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer) -> Outcome:
     """The row of a complete answer: any status but ``failed``."""
-    status, parsed, error_type, complaint = _judge(frame, request, answer)
+    verdict = frame.route.verdict(answer, request.body, frame.shapes, allow_empty=frame.allow_empty)
+    status = verdict.status
     usage = answer.usage
     made = _outcome(
         frame,
@@ -64,7 +57,7 @@ def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer
         content=answer.content,
         reasoning=answer.reasoning,
         tool_calls=answer.tool_calls,
-        parsed=parsed,
+        parsed=verdict.parsed,
         finish_reason=answer.finish_reason,
         model=answer.model,
         prompt_tokens=usage.prompt_tokens,
@@ -77,8 +70,8 @@ def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer
         latency_s=answer.latency_s,
         ttft_s=answer.ttft_s,
         http_status=answer.http_status,
-        error_type=error_type,
-        error_message=complaint,
+        error_type=verdict.error_type,
+        error_message=verdict.complaint,
         response=answer.response.decode("utf-8", "replace"),
         request_id=answer.request_id,
         gateway_cost=usage.cost,
@@ -158,38 +151,3 @@ def _outcome(frame: RowContext, request: Request, effort: Effort, status: Status
         grown=None if request.before is None else request.grown,
         **fields,
     )
-
-
-def _judge(frame: RowContext, request: Request, answer: Answer) -> Verdict:
-    """Real text counts, whatever stands beside it: a refusal makes a row ``filtered`` if there is none, or if JSON was asked for
-    and the text is not it."""
-    ending = answer.ending or ("ok" if answer.finish_reason == "stop" else ending_of(answer.finish_reason))
-    if ending == "filtered":
-        return Verdict("filtered", None, "refusal" if answer.refusal else None, answer.refusal)
-    if ending != "ok":
-        return Verdict("truncated")
-    if answer.tool_calls:
-        return Verdict("ok")
-    content = answer.content
-    is_blank = not content or content.isspace()
-    if is_blank and answer.refusal:
-        return Verdict("filtered", None, "refusal", answer.refusal)
-    parsed, complaint = frame.shapes.judge(request.body, content)
-    if complaint is not None:
-        refused = answer.refusal
-        return (
-            Verdict("filtered", None, "refusal", refused)
-            if refused
-            else Verdict("invalid", None, "invalid_answer", complaint)
-        )
-    if is_blank and parsed is None and not frame.allow_empty:
-        return Verdict("empty", None, "empty_answer", _nothing(answer))
-    return Verdict("ok", parsed)
-
-
-def _nothing(answer: Answer) -> str:
-    tokens = answer.usage.completion_tokens
-    if answer.reasoning and not answer.reasoning.isspace():
-        spent = "" if tokens is None else f", which took {tokens:,} tokens"
-        return f"the answer has no text, only reasoning{spent}: more max_tokens may help"
-    return "the answer has no text"

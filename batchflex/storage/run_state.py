@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..core import BAD, STATUSES, Outcome, Status, StopReason, Usage, __version__, ident, unquoted
+from ..core import BAD, STATUSES, Message, Outcome, Status, StopReason, Usage, __version__, ident, unquoted
 from ..protocol import can_be_void
 from .substitutes import Substitutes
 
@@ -49,13 +49,12 @@ class Again(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """What is waited for: ``reason`` is a word, ``message`` a sentence, ``bare`` the same without words of a server. ``since``
+    """What is waited for: ``reason`` is a word, ``message`` a sentence. ``since``
     and ``until`` are seconds since the epoch, ``None`` where it is not known. ``endpoint`` is ``None`` if it is none's."""
 
     endpoint: str | None
     reason: str
-    message: str
-    bare: str
+    message: Message
     since: float
     until: float | None = None
 
@@ -63,7 +62,7 @@ class Wait(NamedTuple):
         return {
             "endpoint": self.endpoint,
             "reason": self.reason,
-            "message": self.message if quoting else self.bare,
+            "message": self.message.text if quoting else self.message.unquoted,
             "since": timestamp(self.since),
             "until": None if self.until is None else timestamp(self.until),
         }
@@ -117,8 +116,7 @@ class RunState:
         self.prices: Callable[[], list[dict[str, Any]]] = list
         self.stopped_by: StopReason | None = None
         self.signal: int | None = None
-        self.message: str | None = None
-        self.message_unquoted: str | None = None
+        self.message: Message | None = None
         self.first_failure: str | None = None
         self._first_unquoted: str | None = None
         self.unstored = 0
@@ -128,8 +126,7 @@ class RunState:
         self._first_can_be_void = False
         self.binding: str | None = None
         self.waiting: list[Wait] = []
-        self.given_up: list[str] = []
-        self.given_up_unquoted: list[str] = []
+        self.given_up: list[Message] = []
         self.substitutes = Substitutes()
 
     @property
@@ -223,7 +220,7 @@ class RunState:
             "job": self.job,
             "status": status,
             "stopped_by": self.stopped_by,
-            "message": self._said(self.message),
+            "message": self._said(None if self.message is None else self.message.text),
             "first_failure": self.first_failure,
             "exit_code": self.exit_code if ended else None,
             "started_at": timestamp(self.started_at),
@@ -238,7 +235,7 @@ class RunState:
             "binding": None if ended else self.binding,
             "waiting": [] if ended else self.waits(quoting=True),
             "resume_at": self._resume_at() if ended else None,
-            "given_up": list(self.given_up),
+            "given_up": [message.text for message in self.given_up],
             "requests_sent": self.requests_sent,
             "probes": self.probes,
             "retries": self.retries,
@@ -261,9 +258,9 @@ class RunState:
     def unquoted(self) -> dict[str, Any]:
         """Those fields of :meth:`state` that may have words of a server or of a row, without them."""
         return {
-            "message": self._said(self.message_unquoted),
+            "message": self._said(None if self.message is None else self.message.unquoted or None),
             "first_failure": self._first_unquoted,
-            "given_up": list(self.given_up_unquoted),
+            "given_up": [message.unquoted for message in self.given_up],
         }
 
     def _resume_at(self) -> str | None:

@@ -15,6 +15,7 @@ import pytest
 from batchflex.config.loader import build
 from batchflex.config.score_sections import specs_of
 from batchflex.core.errors import StopReason
+from batchflex.core.message import Message
 from batchflex.core.types import STATUSES, Outcome
 from batchflex.plan import manifest
 from batchflex.scoring import scores_file
@@ -92,7 +93,7 @@ def test_fields_of_run_json_are_as_written_in_order_and_type() -> None:
 
 
 def test_fields_of_a_wait_are_as_written() -> None:
-    facts = Wait("here", "quota", "said", "bare", 0.0, 1.0).facts(quoting=True)
+    facts = Wait("here", "quota", Message("said", "bare"), 0.0, 1.0).facts(quoting=True)
     assert names("What is waited for", "field of a wait") == list(facts)
 
 

@@ -79,7 +79,7 @@ def test_every_checked_parameter_is_documented_with_its_range():
 def test_every_parameter_with_an_ordinary_name_is_documented_with_what_it_takes():
     cells = tables(chapters()["[input]"], "column")
     assert sorted(name for names, _ in cells for name in re.findall("`(.+?)`", names)) == sorted(parameters._ORDINARY)
-    assert all(parameters.known(name) for name in parameters._ORDINARY)
+    assert all(parameters.CHAT_PARAMETERS.known(name) for name in parameters._ORDINARY)
 
 
 def merged(one: dict, two: dict) -> dict:

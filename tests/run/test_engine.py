@@ -256,7 +256,7 @@ async def test_an_outage_is_waited_for_by_all_and_costs_each_row_nothing(bench: 
             tasks.start_soon(bench.conduct, name, run, engine)
         await until(lambda: all(done(run) >= 10 for run in runs.values()))
         bench.endpoint.knobs(down="503")
-        await until(lambda: engine.states[0].outage.on)
+        await until(lambda: engine.states[0].breaker.is_open)
         runs["a"].pause()  # whoever is not paused pays for the probes
         bench.endpoint.knobs(down=None)
         await until(lambda: "b" in bench.ended)

@@ -23,6 +23,7 @@ from batchflex.endpoint.provider import Endpoint, Secret, key_variable, resolve,
 from batchflex.plan.plan import Plan
 from batchflex.protocol import chat
 from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, glance
+from batchflex.protocol.route import Receipt
 from batchflex.storage import part_files
 from batchflex.storage.substitutes import Substitutes, is_same_model
 from tests.run.test_secrets import everything_in
@@ -575,9 +576,9 @@ def test_what_an_answer_says_it_cost(usage: dict[str, Any], cost: float | None) 
         "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
     }  # fmt: skip
     raw = json.dumps(data).encode()
-    read = chat.read(data, raw, http_status=200, latency_s=1.0, ttft_s=None)
+    read = chat.read(data, raw, Receipt(200, 1.0))
     assert read is not None and (read.usage.cost, read.deployment) == (cost, "Near")
-    regular = chat.regular(raw, http_status=200, latency_s=1.0)
+    regular = chat.regular(raw, Receipt(200, 1.0))
     assert regular is None or (regular.usage.cost, regular.deployment) == (cost, "Near")
 
 

@@ -13,7 +13,7 @@ import pytest
 from batchflex.core.errors import RowFault
 from batchflex.core.types import Answer, Outcome, Request, Usage
 from batchflex.endpoint import quirks
-from batchflex.protocol import reask
+from batchflex.protocol import CHAT, reask
 from batchflex.protocol.classify import http_fault
 from tests.run.test_reasks import FORMAT, SCHEMA, write
 from tests.support.command_line import Ended, begun, called, ended, table, wait_until
@@ -122,7 +122,7 @@ USER = {"role": "user", "content": "q"}
     ],
 )
 def test_the_schema_is_added_to_the_system_message(first: list[Any], becomes: Any) -> None:
-    made = json.loads(quirks.asked_in(_request(FORMAT, *first, USER), "prompt").body)
+    made = json.loads(quirks.asked_in(_request(FORMAT, *first, USER), "prompt", CHAT).body)
     assert "response_format" not in made and made["messages"][-1] == USER and len(made["messages"]) == 2
     said = made["messages"][0]["content"]
     text = said if isinstance(said, str) else said[-1]["text"]
@@ -363,7 +363,7 @@ def test_the_limit_that_follows(before: dict[str, Any], planned: int | None, ask
     limit = {} if planned is None else {"max_completion_tokens": planned}
     body = json.dumps({"messages": [USER], "model": "m", **limit}).encode()
     request = Request(b"k", b"s", "i", 0, 0, 0, body, planned, None)
-    made = reask.further(request, _before(**before), reask.Policy(grow_to=1_000, streams=True))
+    made = reask.further(request, _before(**before), reask.Policy(grow_to=1_000, streams=True), CHAT)
     assert (None if made is None else made.max_tokens) == asked
     if made is not None:
         sent = json.loads(made.body)

@@ -12,15 +12,16 @@ import pytest
 
 from batchflex.config.dated_path import local
 from batchflex.config.sections import LimitsSection
+from batchflex.core.message import Message
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Pacer, Words
+from batchflex.endpoint.pacer import Pacer
 from batchflex.engine.admission import Admission
 from batchflex.engine.budget import Budget
 from batchflex.engine.endpoint_state import EndpointSlots
 from batchflex.engine.gate import Gate
 from batchflex.engine.telemetry import Waits
-from batchflex.protocol.rate_limit_headers import Level, Told
+from batchflex.protocol.rate_limit_headers import Level, RateLimits
 from tests.support.command_line import begun, called, ended as ending, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.runs import options, run, run_job
@@ -159,7 +160,7 @@ def waited_for(
 ) -> list[tuple[str | None, str, str, float, float | None]]:
     found = (waits or Waits()).now(now, 1_000_000 + now, gate)
     at = [(wait.since - 1_000_000, None if wait.until is None else wait.until - 1_000_000) for wait in found]
-    return [(wait.endpoint, wait.reason, wait.message, *times) for wait, times in zip(found, at, strict=True)]
+    return [(wait.endpoint, wait.reason, wait.message.text, *times) for wait, times in zip(found, at, strict=True)]
 
 
 class TestWhatIsWaitedFor:
@@ -177,7 +178,9 @@ class TestWhatIsWaitedFor:
 
     def test_pauses_with_their_words(self) -> None:
         gate = self.gate()
-        gate.admission.pause(gate.endpoints[0], "outage", "it does not answer: 503", "it does not answer", 600.0)
+        gate.admission.pause(
+            gate.endpoints[0], "outage", Message("it does not answer: 503", "it does not answer"), 600.0
+        )
         gate.admission.pause(gate.endpoints[0], "hours", "it is not within the hours", for_s=3_600.0)
         assert waited_for(gate, 130.0) == [
             ("here", "hours", "it is not within the hours", 100.0, 3_700.0),
@@ -190,7 +193,7 @@ class TestWhatIsWaitedFor:
     def test_what_a_refusal_asks_for_since_it_came(self) -> None:
         gate, waits = self.gate(), Waits()
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
-        gate.endpoints[0].pacer.refused(100.0, attempt, 60.0, 0, said=Words("slow down", "HTTP 429"))
+        gate.endpoints[0].pacer.refused(100.0, attempt, 60.0, 0, said=Message("slow down", "HTTP 429"))
         for now in (100.0, 140.0):
             assert waited_for(gate, now, waits) == [
                 ("here", "quota", "the endpoint asks to wait: slow down", 100.0, 160.0)
@@ -200,17 +203,17 @@ class TestWhatIsWaitedFor:
     def test_a_window_that_its_headers_call_empty(self) -> None:
         gate = self.gate()
         allowance = gate.endpoints[0].pacer.allowance
-        allowance.told(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), Told(Level(10, 0, 600.0), None))
-        assert allowance.asked_s(100.0) == 0, "one request shows whether it is"
+        allowance.reported(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), RateLimits(Level(10, 0, 600.0), None))
+        assert allowance.demanded_s(100.0) == 0, "one request shows whether it is"
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
         allowance.take(100.0, attempt, 8)
         allowance.refused(100.1, attempt, 599.9)
-        assert allowance.asked_s(100.1) == pytest.approx(599.9)
+        assert allowance.demanded_s(100.1) == pytest.approx(599.9)
 
     def test_as_many_in_flight_as_the_key_may_have(self) -> None:
         gate = self.gate()
         slots = gate.endpoints[0].pacer.allowance.slots
-        slots.told(100.0, 1)
+        slots.reported(100.0, 1)
         slots.in_flight += 1
         assert waited_for(gate, 100.0) == [("here", "concurrency", "the key may have 1 in flight", 100.0, None)]
 

@@ -21,7 +21,8 @@ outlives a run that is killed. ``body_hash(body)`` is the identity of a request 
 Fault names: ``sorted(FAULTS)``, and ``said`` for the answer that the knob of that name holds. Control over HTTP on the
 same port: ``POST /control/knobs`` (a JSON object of some knobs),
 ``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
-``GET /v1/models`` and, with the knob ``metrics``, ``GET /metrics``.
+``POST /v1/embeddings`` (for each of ``input`` its :func:`vector`, the last first), ``GET /v1/models`` and, with the knob
+``metrics``, ``GET /metrics``.
 """
 
 from __future__ import annotations
@@ -226,6 +227,11 @@ RESETS: dict[str, Callable[[float, float], str]] = {
 Step = bytes | float | str  # write these, wait so many seconds, hang up in this way
 
 
+def vector(text: str) -> list[float]:
+    """The embedding of a text: four numbers that no other text has."""
+    return [byte / 256 for byte in hashlib.sha1(text.encode()).digest()[:4]]
+
+
 def body_hash(body: bytes | str | dict[str, Any]) -> str:
     """The identity of a request in the log: SHA-1 over its JSON with sorted keys, ``stream*`` left out."""
     data = dict(body) if isinstance(body, dict) else _decode(body)
@@ -418,7 +424,8 @@ class Counter:
         totals.came(outcome, now)
         record = {"seq": seq, "at": now, "conn": conn, "hash": name, "attempt": attempt, "key": key}
         record |= {"stream": bool(body.get("stream")), "outcome": outcome, "status": None, "answered_at": None}
-        record |= {"unfit": reply is not None and reply["choices"][0]["message"]["content"] == knobs.unfit_answer}
+        said = reply["choices"][0]["message"]["content"] if reply is not None and "choices" in reply else None
+        record |= {"unfit": said == knobs.unfit_answer}
         record |= {"open": False, "later": False, "in_flight": totals.in_flight, "tokens": 0}
         record |= {"prompt_tokens": 0 if not (reply and reply["usage"]) else reply["usage"]["prompt_tokens"]}
         if knobs.keep_bodies:
@@ -567,8 +574,17 @@ class Counter:
         return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
 
     def reply(self, body: dict[str, Any], name: str, outcome: str, authorization: str | None) -> dict[str, Any]:
-        """The completion that this request gets when nothing goes wrong on the wire."""
+        """The completion that this request gets when nothing goes wrong on the wire, or the vectors for its ``input``."""
         knobs = self.knobs
+        if "input" in body:
+            vectors = [{"object": "embedding", "index": n, "embedding": vector(t)} for n, t in enumerate(body["input"])]
+            tokens = sum(len(text) for text in body["input"]) // 4 + 1
+            return {
+                "object": "list",
+                "data": vectors[::-1],
+                "model": body.get("model"),
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
         said = [m.get("content") for m in body.get("messages", ()) if m.get("role") == "user"]
         content: str | None = knobs.answer if knobs.answer is not None else f"echo: {said[-1] if said else ''}"
         assert content is not None
@@ -710,7 +726,7 @@ class Connection(asyncio.Protocol):
             self.counter.totals.connections += 1
         if self.before is not None:
             self.before["later"] = True
-        if place == "POST /v1/chat/completions":
+        if place in ("POST /v1/chat/completions", "POST /v1/embeddings"):
             return self.begin(raw, headers.get("authorization"), headers, query)
         self.counter.totals.elsewhere.append(place)
         if place == "GET /metrics" and self.knobs.metrics is not None:

@@ -19,7 +19,7 @@ from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit
 from batchflex.endpoint.cost import Cost
 from batchflex.endpoint.pacer import Pacer
-from batchflex.protocol.rate_limit_headers import Level, Limited, Told
+from batchflex.protocol.rate_limit_headers import Level, Limited, RateLimits
 
 OK = "answer"
 UNSAID = Limited()
@@ -32,7 +32,7 @@ class Ended:
     at: float
     how: str = OK
     tokens: int = 0
-    told: Told | None = None
+    told: RateLimits | None = None
     retry_after_s: float | None = None
     limited: Limited = UNSAID
 
@@ -134,7 +134,7 @@ class Limit:
             self.bucket -= units
         left, wait = self.level(now)
         level = Level(self.limit, max(0.0, math.floor(left)), math.ceil(wait) if self.whole_seconds else wait)
-        told = (Told(None, level) if self.of_tokens else Told(level, None)) if self.headers else None
+        told = (RateLimits(None, level) if self.of_tokens else RateLimits(level, None)) if self.headers else None
         if not refused:
             return Ended(now + self.latency_s, OK, tokens, told)
         if self.random_refusals and left >= units:
@@ -193,12 +193,12 @@ class Proxy:
     def _refuse(self, now: float, kind: LimitKind, limit: int | None) -> Ended:
         return Ended(now + 0.003, "refusal", retry_after_s=60.0, limited=Limited(kind, limit))
 
-    def _told(self) -> Told | None:
+    def _told(self) -> RateLimits | None:
         if not self.headers:
             return None
         requests = None if self.rpm is None else Level(self.rpm, self.rpm - self.count, None, 60.0)
         left = None if self.parallel is None else Level(self.parallel, self.parallel - len(self.ends), None, 60.0)
-        return Told(requests, None, left, "api_key")
+        return RateLimits(requests, None, left, "api_key")
 
     def full_windows(self, until: float) -> list[int]:
         """How many requests each window let through, of those that were over by then."""
@@ -215,7 +215,7 @@ class Filling(Limit):
         ended = super().arrive(now, tokens)
         rate = self.limit / self.window_s
         level = Level(self.limit, max(0.0, math.floor(self.bucket)), (self.limit - self.bucket) / rate)
-        ended.told = Told(None, level) if self.of_tokens else Told(level, None)
+        ended.told = RateLimits(None, level) if self.of_tokens else RateLimits(level, None)
         if ended.how == "refusal":
             ended.retry_after_s = float(math.ceil(max(0.001, (tokens if self.of_tokens else 1) - self.bucket) / rate))
         return ended
@@ -232,7 +232,7 @@ class Altered:
     def arrive(self, now: float, tokens: int) -> Ended:
         ended = self.server.arrive(now, tokens)
         if ended.told is not None and ended.told.requests is not None:
-            ended.told = Told(self.change(ended.told.requests), None)
+            ended.told = RateLimits(self.change(ended.told.requests), None)
         if ended.how == "refusal" and self.retry_after_s is not None:
             ended.retry_after_s = self.retry_after_s
         return ended
@@ -310,7 +310,7 @@ class Client:
         self.now += self.cpu_s
         left = len(self._flying)
         if ended.told is not None:
-            self.pacer.told(self.now, cost, ended.told)
+            self.pacer.reported(self.now, cost, ended.told)
         if ended.how == OK:
             prompt = min(ended.tokens, self.body_bytes // 4)
             self.pacer.answered(self.now, cost, Usage(prompt, ended.tokens - prompt, ended.tokens), left)

@@ -22,7 +22,8 @@ from batchflex.core.errors import AttemptError, EndpointError
 from batchflex.core.types import Request
 from batchflex.endpoint import transport
 from batchflex.endpoint.client import Client
-from batchflex.endpoint.provider import Endpoint, Secret, default_model, key_variable, resolve, serving
+from batchflex.endpoint.local_model import serving
+from batchflex.endpoint.provider import Endpoint, Secret, default_model, key_variable, resolve
 from tests.support.counting_endpoint import CountingEndpoint, Totals
 from tests.support.paths import ROOT
 from tests.support.rate_limits import Rate, Slots

@@ -25,7 +25,7 @@ from batchflex.core.types import Answer, Request, Usage
 from batchflex.endpoint import http1, queue_metrics
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint, Secret
-from batchflex.protocol.rate_limit_headers import Told
+from batchflex.protocol.rate_limit_headers import RateLimits
 from tests.support.counting_endpoint import ANSWERS, FAULTS, CountingEndpoint
 
 if sys.version_info >= (3, 14):
@@ -457,7 +457,7 @@ async def test_large_headers_requests_and_answers(via: Via, endpoint: CountingEn
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_limits_and_models_are_told(stream: bool, via: Via, endpoint: CountingEndpoint) -> None:
     endpoint.knobs(rpm=7, key=KEY)
-    told: list[Told] = []
+    told: list[RateLimits] = []
     async with _client(endpoint.base_url, via, stream=stream) as client:
         listing = await client.models()
         assert (listing.catalog.ids, listing.tells_limits) == (["m"], True)
@@ -482,7 +482,7 @@ async def test_limits_and_models_are_told(stream: bool, via: Via, endpoint: Coun
 
 
 async def test_without_limits_nothing_is_told(via: Via, endpoint: CountingEndpoint) -> None:
-    told: list[Told] = []
+    told: list[RateLimits] = []
     async with _client(endpoint.base_url, via) as client:
         await client.attempt(_request(), told.append)
     assert told == []

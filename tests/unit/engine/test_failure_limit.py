@@ -19,10 +19,11 @@ from tests.support.outcomes import outcome
 def verdicts(most: int | float, *rows: str | dict[str, Any]) -> list[str | None]:
     """What is said after each row; ``failed`` ones fail differently from each other."""
     failures = Failures(most)
-    return [
+    said = [
         failures.add(outcome(n, **({"status": row, "error_type": f"error {n}"} if isinstance(row, str) else row)))
         for n, row in enumerate(rows)
     ]
+    return [words and words.text for words in said]
 
 
 def ends_at(most: int | float, *rows: str | dict[str, Any]) -> int | None:

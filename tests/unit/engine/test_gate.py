@@ -25,7 +25,7 @@ from batchflex.engine.budget import Budget
 from batchflex.engine.endpoint_state import EndpointSlots
 from batchflex.engine.gate import Gate
 from batchflex.engine.telemetry import Waits
-from batchflex.protocol.rate_limit_headers import Level, Told
+from batchflex.protocol.rate_limit_headers import Level, RateLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -759,17 +759,17 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
         sent = Cost(0, 0, 0, 0.0, model=model, sent_model=model)
         shared.take(time.monotonic(), sent, 4)
         limit = 1e6 if model == "a" else 2e6
-        shared.told(time.monotonic(), sent, Told(Level(limit, limit - 1, 30.0), None))
+        shared.reported(time.monotonic(), sent, RateLimits(Level(limit, limit - 1, 30.0), None))
     held = Cost(0, 0, 0, 0.0, sent_at=time.monotonic(), sent_model="a")
     shared.refused(time.monotonic(), held, 60.0)
     async with visiting() as tasks:
         waits = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="a"))
         goes = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="b"))
         assert (waits.admitted, goes.admitted) == (None, True)
-        assert shared.asked_s(time.monotonic()) == 0, "it is not the key that has to wait"
+        assert shared.demanded_s(time.monotonic()) == 0, "it is not the key that has to wait"
         (told,) = Waits().now(time.monotonic(), time.time(), subject)
         assert told.until is not None and 59 < told.until - time.time() < 61
-        assert told.bare.startswith("the endpoint asks to wait before more is sent to the model a")
+        assert told.message.unquoted.startswith("the endpoint asks to wait before more is sent to the model a")
         subject.endpoints[0].without = frozenset("a")
         found = Waits().now(time.monotonic(), time.time(), subject)
         assert all(wait.endpoint is None for wait in found), "an endpoint not asked for the model is not waited for"
@@ -801,7 +801,7 @@ async def test_a_row_that_limits_refuse_again_and_again_takes_turns_with_new_one
 async def test_what_waits_for_a_slot_of_the_key_goes_when_one_is_free() -> None:
     """Two endpoints with one key that may have two in flight."""
     shared = Allowance()
-    shared.slots.told(0.0, 2)
+    shared.slots.reported(0.0, 2)
     subject = gate(*(EndpointSlots(name, Pacer(ConcurrencyLimit(8, fixed=True), shared)) for name in "ab"))
     async with visiting() as tasks:
         rows = [await visit(tasks, subject) for _ in range(3)]

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from batchflex.protocol import chat
+from batchflex.protocol.loose_json import decode
+from batchflex.protocol.route import Receipt
 
 _encode = msgspec.json.Encoder().encode
+CAME = Receipt(200, 0.5)
 _TEXT = st.none() | st.sampled_from(["", "yes", "Grüße 🙂", 'a"\\b\n'])
 _COUNT = st.none() | st.integers(0, 2**62) | st.sampled_from([-1, 2.0, 1.5, True, "7", 2**62, 2**70, [], {}])
 _ODD = st.sampled_from([0, 1.5, True, "x", [], ["y"], {}, {"z": 1}])
@@ -42,15 +45,15 @@ _COMPLETION = _object(
 
 
 def _read(raw: bytes) -> Any:
-    data, raw = chat.decode(raw)
-    return None if data is None else chat.read(data, raw, http_status=200, latency_s=0.5, ttft_s=None)
+    data, raw = decode(raw)
+    return None if data is None else chat.read(data, raw, CAME)
 
 
 @given(_COMPLETION)
 @settings(max_examples=2_000, deadline=None)
 def test_a_regular_answer_is_read_as_any_other(data: dict[str, Any]) -> None:
     raw = _encode(data)
-    found = chat.regular(raw, http_status=200, latency_s=0.5)
+    found = chat.regular(raw, CAME)
     assert found is None or found == _read(raw)
 
 
@@ -62,7 +65,7 @@ REGULAR = {
 
 
 def test_what_servers_usually_send_is_regular() -> None:
-    found = chat.regular(_encode(REGULAR), http_status=200, latency_s=0.5)
+    found = chat.regular(_encode(REGULAR), CAME)
     assert found is not None and found == _read(_encode(REGULAR))
     assert (found.content, found.usage.total_tokens, found.usage.cache_read_input_tokens) == ("yes", 7, 2)
 
@@ -72,11 +75,11 @@ def test_what_servers_usually_send_is_regular() -> None:
     [{"error": {"message": "no"}}, {"error": ""}, {"error": {}}, {"usage": None}, {"choices": []}, {"choices": None}],
 )
 def test_what_is_not_regular_is_left_to_the_lenient_way(more: dict[str, Any]) -> None:
-    assert chat.regular(_encode({**REGULAR, **more}), http_status=200, latency_s=0.5) is None
+    assert chat.regular(_encode({**REGULAR, **more}), CAME) is None
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"[]", b"{", b"\xff", _encode(REGULAR) + b"\n", b"\xef\xbb\xbf" + _encode(REGULAR), b"[" * 10_000]
 )
 def test_what_is_no_plain_json_is_left_to_the_lenient_way(raw: bytes) -> None:
-    assert chat.regular(raw, http_status=200, latency_s=0.5) is None
+    assert chat.regular(raw, CAME) is None

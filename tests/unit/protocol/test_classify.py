@@ -14,7 +14,11 @@ from hypothesis import given, strategies as st
 
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Usage
-from batchflex.protocol import chat, classify
+from batchflex.protocol import chat, classify, error_body
+from batchflex.protocol.chat_message import usage
+from batchflex.protocol.chat_stream import Stream
+from batchflex.protocol.loose_json import decode
+from batchflex.protocol.route import Receipt
 
 NOW = 1_700_000_000.0
 
@@ -108,12 +112,12 @@ def test_a_redirect_is_named_and_a_long_body_is_cut() -> None:
 )
 def test_how_long_to_wait(headers: dict[str, str], wait: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert classify.retry_after(httpx.Headers(headers), NOW) == wait
+    assert error_body.retry_after(httpx.Headers(headers), NOW) == wait
 
 
 @given(st.text(max_size=60))
 def test_any_retry_after_is_survived(text: str) -> None:
-    wait = classify.retry_after({"retry-after": text, "retry-after-ms": text}, NOW)
+    wait = error_body.retry_after({"retry-after": text, "retry-after-ms": text}, NOW)
     assert wait is None or 0 <= wait < float("inf")
 
 
@@ -141,7 +145,7 @@ def test_any_retry_after_is_survived(text: str) -> None:
     ],
 )
 def test_an_error_is_described(body: bytes, told: tuple[str, str | None, str | None]) -> None:
-    assert classify.describe(body) == told
+    assert error_body.describe(body) == told
 
 
 @pytest.mark.parametrize(
@@ -190,7 +194,7 @@ def _chunk(delta: Any = None, finish: str | None = None, **more: Any) -> dict[st
 
 
 def _message(*chunks: dict[str, Any]) -> dict[str, Any]:
-    stream = chat.Stream()
+    stream = Stream()
     for chunk in chunks:
         stream.feed(chunk)
     message = stream.completion()["choices"][0]["message"]
@@ -209,7 +213,7 @@ def test_text_may_be_split_anywhere(places: list[int]) -> None:
 
 
 def test_a_stream_is_the_answer_it_would_have_been() -> None:
-    stream = chat.Stream()
+    stream = Stream()
     brought = [
         stream.feed(chunk)
         for chunk in (
@@ -242,7 +246,7 @@ def test_a_stream_is_the_answer_it_would_have_been() -> None:
 
 
 def test_usage_inside_a_choice_is_found() -> None:
-    stream = chat.Stream()
+    stream = Stream()
     stream.feed({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": {"total_tokens": 3}}]})
     assert stream.completion()["usage"] == {"total_tokens": 3}
 
@@ -305,7 +309,7 @@ def test_tool_calls_are_put_together(chunks: list[dict[str, Any]]) -> None:
     ],
 )
 def test_odd_chunks_are_passed_over(chunk: dict[str, Any]) -> None:
-    stream = chat.Stream()
+    stream = Stream()
     stream.feed(chunk)
     stream.feed(_chunk({"content": "still"}, "stop"))
     assert stream.completion()["choices"][0]["message"]["content"] == "still"
@@ -330,7 +334,7 @@ def test_odd_chunks_are_passed_over(chunk: dict[str, Any]) -> None:
     ],
 )
 def test_usage_of_any_server(value: Any, counts: Usage) -> None:
-    assert chat.usage(value) == counts
+    assert usage(value) == counts
 
 
 @pytest.mark.parametrize(
@@ -347,7 +351,7 @@ def test_usage_of_any_server(value: Any, counts: Usage) -> None:
 )
 def test_content_of_any_shape_is_kept(message: dict[str, Any], content: str | None) -> None:
     data = {"choices": [{"message": message, "finish_reason": "stop"}]}
-    answer = chat.read(data, b"{}", http_status=200, latency_s=1.0, ttft_s=None)
+    answer = chat.read(data, b"{}", Receipt(200, 1.0))
     assert answer is not None
     assert answer.content == content
     assert answer.finish_reason == "stop"
@@ -357,12 +361,12 @@ def test_content_of_any_shape_is_kept(message: dict[str, Any], content: str | No
     "data", [{}, {"choices": []}, {"choices": [None]}, {"choices": [{"message": None}]}, {"choices": {}}]
 )
 def test_what_has_no_message_is_no_answer(data: dict[str, Any]) -> None:
-    assert chat.read(data, b"{}", http_status=200, latency_s=1.0, ttft_s=None) is None
+    assert chat.read(data, b"{}", Receipt(200, 1.0)) is None
 
 
 def test_the_raw_answer_is_one_line() -> None:
     raw = b'{\n "choices": [\n  {"message": {"content": "a"}}\n ]\n}'
-    answer = chat.read(msgspec.json.decode(raw), raw, http_status=200, latency_s=1.0, ttft_s=None)
+    answer = chat.read(msgspec.json.decode(raw), raw, Receipt(200, 1.0))
     assert answer is not None
     assert answer.response == b'{"choices":[{"message":{"content":"a"}}]}'
 
@@ -378,7 +382,7 @@ def test_the_raw_answer_is_one_line() -> None:
     ],
 )
 def test_almost_json_is_read(raw: bytes, content: str) -> None:
-    data, clean = chat.decode(raw)
+    data, clean = decode(raw)
     assert data is not None
     assert data["a"] == content
     assert msgspec.json.decode(clean) == data
@@ -386,4 +390,4 @@ def test_almost_json_is_read(raw: bytes, content: str) -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"5", b'{"a":', b"<html>", b"[" * 100_000, b'{"a":1e999}'])
 def test_what_is_no_json_object_is_none(raw: bytes) -> None:
-    assert chat.decode(raw)[0] is None
+    assert decode(raw)[0] is None

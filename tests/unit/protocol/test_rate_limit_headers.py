@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from batchflex.protocol.rate_limit_headers import Level, Limited, Told, read, refused_by
+from batchflex.protocol.rate_limit_headers import Level, Limited, RateLimits, read, refused_by
 
 NOW = 1_700_000_000.0
 
@@ -22,7 +22,7 @@ def test_requests_and_tokens_are_told_apart() -> None:
         },
         NOW,
     )
-    assert told == Told(Level(60, 59, 1.0), Level(150_000, 149_984, 360.0))
+    assert told == RateLimits(Level(60, 59, 1.0), Level(150_000, 149_984, 360.0))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_reset_in_any_notation(text: str | None, seconds: float | None) -> Non
 @pytest.mark.parametrize("prefix", ["x-ratelimit-", "ratelimit-"])
 def test_a_suffix_may_be_missing(prefix: str) -> None:
     told = read({f"{prefix}limit": "100, 100;w=60", f"{prefix}remaining": "7", f"{prefix}reset": "12"}, NOW)
-    assert told == Told(Level(100, 7, 12.0), None)
+    assert told == RateLimits(Level(100, 7, 12.0), None)
 
 
 def test_nothing_told_is_none() -> None:
@@ -100,12 +100,12 @@ def test_limits_of_a_key_are_read_with_whose_they_are() -> None:
 @pytest.mark.parametrize(("name", "window_s"), [("day", 86_400.0), ("minute", 60.0), ("hour", 3600.0)])
 def test_a_header_may_name_its_period(name: str, window_s: float) -> None:
     told = read({f"x-ratelimit-limit-requests-{name}": "1000", f"x-ratelimit-remaining-requests-{name}": "7"}, NOW)
-    assert told == Told(Level(1000, 7, None, window_s), None, descriptor=name)
+    assert told == RateLimits(Level(1000, 7, None, window_s), None, descriptor=name)
 
 
 def test_anthropic_names_the_unit_first() -> None:
     told = read({"anthropic-ratelimit-requests-limit": "50", "anthropic-ratelimit-requests-remaining": "49"}, NOW)
-    assert told == Told(Level(50, 49, None), None)
+    assert told == RateLimits(Level(50, 49, None), None)
 
 
 # Words of servers as they are seen in public reports.
