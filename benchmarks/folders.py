@@ -47,7 +47,7 @@ def finish(source: Path, base_url: str, out: Path) -> None:
             now = time.time_ns() // 1000
             effort = record.Effort(1, now - _LATENCY_US, now)
             sealed = [record.answered(frame, request, effort, answer) for request in requests]
-            part_files.write_part(folder.parts, number, sealed, plan=plan.identity())
+            part_files.write_part(folder.parts, number, sealed)
         folder.write_job(job.resolved())
 
 
@@ -56,7 +56,8 @@ def halve(whole: Path, half: Path) -> None:
     source, folder = Folder(whole), Folder(half)
     numbers = part_files.part_numbers(source.parts)
     with folder.held():
-        shutil.copy(source.job, folder.job)
+        for each, there in ((source.job, folder.job), (source.inputs, folder.inputs)):
+            shutil.copy(each, there)
         for number in numbers[: len(numbers) // 2]:
             os.link(part_files.part_path(source.parts, number), part_files.part_path(folder.parts, number))
 

@@ -38,7 +38,7 @@ PURE = {
         "dated_path diff durations notify_sections path_variables pricing run_outcomes schema_checks "
         "score_sections secrets_check sweep sweep_checks"
     ),
-    "storage": "carried_columns parsed_columns record row_mapping substitutes",
+    "storage": "carried_columns parsed_columns record positions substitutes",
     "plan": "planner prefix_order template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost learned_quota model_list pacer price_list queue_metrics "

@@ -73,6 +73,7 @@ def forecast(job: Job) -> dict[str, Any]:
     prices, contexts = model_list_cache.known(job, endpoints)
     plan = Plan(job, default_model(endpoints))
     folder = Folder(job.out)
+    folder.require_format()
     plan.know(folder, remember=False)  # another run may hold it
     unsealed = writer.unsealed(folder)
     done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes)

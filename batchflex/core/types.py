@@ -32,7 +32,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     ``contents`` holds for each prompt variant what the row brings to the request body: ``messages`` and any
     parameters of its own. ``named`` tells whether ``id`` came from the input or is a hash of the row.
     ``fault`` is set, and ``contents`` empty, when no request can be made of the row. ``former`` is set where a version before
-    made another request of the row, under whose key it may have its answer.
+    made another request of the row, under whose key it may have its answer. ``file`` and ``position`` are as in a request.
     """
 
     row: int
@@ -42,6 +42,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     carry: str | None
     fault: str | None = None
     former: Row | None = None
+    file: int | None = None
+    position: int | None = None
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):
@@ -63,7 +65,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     begins with, if that matters for the order of requests. ``before`` is set when the answer that there is did not
     fit, or was cut off, and is to be asked for again. In a retry ``retried_with`` are the parameters it has set, as a JSON
     object, and ``stands`` is the status of the answer that there is already: it is superseded by another, not by a failure.
-    ``model`` is which the body names.
+    ``model`` is which the body names. ``file`` stands for the input file of the row and for what the job makes of its rows, and
+    ``position`` is where in that file the row is, from 0; ``None`` of a frame, and where the file cannot be known
+    again. ``grown`` is how often it was asked again with more tokens.
     """
 
     key: bytes
@@ -81,6 +85,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     stands: Status | None = None
     retried_with: str | None = None
     model: str = ""
+    file: int | None = None
+    position: int | None = None
+    grown: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -172,3 +179,6 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     point: str = "{}"
     carry: str | None = None
     proof: Proof | None = None
+    file: int | None = None
+    position: int | None = None
+    grown: int | None = None

@@ -19,14 +19,13 @@ from ..plan import (
     Plan,
     PlanDiff,
     Prepared,
-    are_at_home,
-    placement,
-    plan_of_last_run,
+    index_of,
+    keep_positions,
     settled,
 )
-from ..protocol import LIMITS, answer_limit
+from ..protocol import LIMITS, Policy, answer_limit
 from ..results import Choice, assemble, choose, is_newest, plan_of
-from ..storage import Again, Folder, Moves, Stretches, results_table, writer
+from ..storage import Again, Folder, Layout, results_table, writer
 from .estimate import Estimate
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -146,7 +145,7 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
     carry_schema = plan.carry_schema()
     plan.know(folder)
     identity = plan.identity()
-    segment = writer.recover(folder, carry_schema, plan_of_last_run(folder))
+    segment = writer.recover(folder, carry_schema)
     if not is_newest(folder):
         results_table.write_results(folder.results, assemble(folder))
     chosen = choose(folder, retry.where)
@@ -155,25 +154,23 @@ def look(retry: Retry, plan: Plan, folder: Folder) -> Sight:
         diff = PlanDiff(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
         prepared = Prepared(segment, chosen.statuses, diff, carry_schema, None, iter(()), complete=True)
         return _sight(retry, chosen, Estimate(Prices(retry.job)), prepared)
-    moves, parts = placement(plan, folder)
-    found = _placed(retry, plan, folder, chosen, moves, parts) if moves else None
-    prepared, seen = found or _surveyed(retry, plan, folder, chosen)
+    done, layout = index_of(plan, folder, 0, Policy())
+    marks = done.mark(chosen.keys)
+    found = _positioned(retry, plan, done, marks, layout) or _surveyed(retry, plan, folder, done, marks, layout)
+    prepared, seen = found
     plan.begin()
     return _sight(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
 
 
-def _placed(
-    retry: Retry, plan: Plan, folder: Folder, choice: Choice, moves: dict[str, Moves], parts: dict[int, Stretches]
+def _positioned(
+    retry: Retry, plan: Plan, done: Done, marks: bytearray, layout: Layout
 ) -> tuple[Prepared, Estimate] | None:
-    """Where the place of all answers is known, only the rows of the chosen ones are planned."""
-    done = Done(folder.parts, 0, plan.labels, moves=parts)
-    plan.answered = done.holds
-    limit = plan.job.input.limit
-    if done.has_unplaced or (limit is not None and done.end > limit):
+    """Where it is known where all answers are in the plan, only the rows of the chosen ones are planned."""
+    finished = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
+    if not finished or done.has_unplaced:
         return None
-    if not are_at_home(done, done.finished(plan.per_item), plan, moves):
+    if done.has_parts_of_rows(finished, plan.per_item) and not plan.is_as_last:
         return None
-    marks = done.mark(choice.keys)
     rows = done.finished(plan.per_item, bytes(marks))
     seen = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry))
     for block in plan.blocks(done.passed(rows, plan.per_item)):
@@ -182,19 +179,20 @@ def _placed(
         return None
     passed = rows.count(1) * plan.per_item
     diff = done.diff()._replace(planned=passed + seen.planned)
-    return _prepared(done, diff, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, moves)
+    return _prepared(done, diff, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, layout)
 
 
-def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple[Prepared, Estimate]:
-    """The whole plan is held against the answers."""
-    done = Done(folder.parts, 0)
-    plan.answered = done.holds
-    marks = done.mark(choice.keys)
+def _surveyed(
+    retry: Retry, plan: Plan, folder: Folder, done: Done, marks: bytearray, layout: Layout
+) -> tuple[Prepared, Estimate]:
+    """The whole plan is compared with the answers."""
+    done.begin_survey()
     seen, finished = _Look(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
     for block in plan.blocks():
         missing = done.sort_out(block, survey=True)
         mine = seen.at(block)
         finished.note(block, {request.row for request in (*missing, *mine)})
+    keep_positions(folder, done, plan.layout())
     diff, kept = done.diff(), 0
     passed: Passed | None = finished.passed()
     on_change = plan.job.job.on_change
@@ -209,7 +207,7 @@ def _surveyed(retry: Retry, plan: Plan, folder: Folder, choice: Choice) -> tuple
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
         passed = None
     before = 0 if passed is None else passed.requests
-    found, estimate = _prepared(done, diff, seen, lambda: plan.blocks(passed), before)
+    found, estimate = _prepared(done, diff, seen, lambda: plan.blocks(passed), before, layout)
     return found._replace(kept=kept), estimate
 
 
@@ -219,11 +217,11 @@ def _prepared(
     seen: _Look,
     begin: Callable[[], Iterator[list[Request]]],
     passed: int,
-    moves: dict[str, Moves] | None = None,
+    layout: Layout,
 ) -> tuple[Prepared, Estimate]:
     planned = diff.planned or 0
     diff = diff._replace(done=planned - seen.count)
-    prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), moves=moves)
+    prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), layout=layout)
     if seen.held.blocks is not None:
         return prepared._replace(blocks=iter(seen.held.blocks), passed=planned - seen.count), seen.estimate
     chosen = seen.sort_out

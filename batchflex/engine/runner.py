@@ -47,9 +47,9 @@ from ..endpoint import (
 from ..plan import Plan, Prepared, Settled, completion_marker, prepare
 from ..protocol import VOIDING, Shapes, answer_limit
 from ..storage import (
-    STAY,
     Attempt,
     Folder,
+    Layout,
     OutcomeWriter,
     RowContext,
     RunState,
@@ -335,7 +335,6 @@ class _Conduct:
             job.journal,
             slots=slots,
             carry_schema=self._prepared.carry_schema,
-            plan=self._plan.identity,
         )
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in self._endpoints)
@@ -651,7 +650,7 @@ class _Conduct:
         except FolderError as error:
             return self._stop("disk", f"the table of results could not be made: {error}")
         try:
-            await anyio.to_thread.run_sync(self._keep_standing)
+            await anyio.to_thread.run_sync(self._keep_snapshot)
         except (StorageError, FolderError) as error:  # nothing depends on it
             self._teller.note(f"the next run will look longer for what is done: {error}", "warning")
 
@@ -659,20 +658,16 @@ class _Conduct:
         prepared, folder, plan = self._prepared, self._folder, self._plan
         variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
         completion_marker.make(
-            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.moves
+            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.layout
         )
 
-    def _keep_standing(self) -> None:
+    def _keep_snapshot(self) -> None:
         from ..plan import snapshot  # brings polars, which the first request does without
 
-        prepared, folder, plan = self._prepared, self._folder, self._plan
-        identity = plan.identity()
-        if identity is None or (prepared.moves is None and prepared.segment > 1):
-            folder.standing.unlink(missing_ok=True)
-            return
-        moves = {**(prepared.moves or {}), identity: STAY}
-        now = snapshot.Now(identity, plan.labels, plan.per_item, moves, plan.job.job.retry_failed)
-        snapshot.keep(folder, now, prepared.standing, prepared.segment)
+        prepared, plan = self._prepared, self._plan
+        layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
+        now = snapshot.Now(plan.labels, plan.per_item, layout, plan.job.job.retry_failed)
+        snapshot.keep(self._folder, now, prepared.snapshot, prepared.segment)
 
     def _settled(self) -> Settled | None:
         """For the next run: what it need not find out if nothing has changed."""

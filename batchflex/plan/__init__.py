@@ -16,9 +16,8 @@ if TYPE_CHECKING:
         Finished as Finished,
         Held as Held,
         Prepared as Prepared,
-        are_at_home as are_at_home,
-        placement as placement,
-        plan_of_last_run as plan_of_last_run,
+        index_of as index_of,
+        keep_positions as keep_positions,
         prepare as prepare,
     )
     from .resume import Done as Done
@@ -31,7 +30,7 @@ __all__, __getattr__, __dir__ = exports(
         "plan": ["Plan"],
         "planner": ["PlanDiff", "Passed", "points"],
         "prefix_order": ["PrefixQueue", "grouped", "name_of"],
-        "preparation": ["Finished", "Held", "Prepared", "are_at_home", "placement", "plan_of_last_run", "prepare"],
+        "preparation": ["Finished", "Held", "Prepared", "index_of", "keep_positions", "prepare"],
         "resume": ["Done"],
         "retention": [],
         "snapshot": [],

@@ -11,7 +11,7 @@ from ..core import malloc
 from ..storage import Folder, part_files, writer
 
 if TYPE_CHECKING:
-    from ..storage import Moves
+    from ..storage import Layout
     from .resume import Done
 
 _SETTLED = b"batchflex.settled"
@@ -78,24 +78,23 @@ def make(
     done: Done | None,
     since: int,
     known: Settled | None,
-    moves: Mapping[str, Moves] | None = None,
+    layout: Layout,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
-    ``declared`` are the fields of structured answers that the job's schema names. ``done`` has the places of answers in parts
-    numbered below ``since``; the others are where they say themselves. Where every place is told by the plan that a part names,
-    ``moves`` says how, in place of ``done``. ``known`` is what to tell the next run.
+    ``declared`` are the fields of structured answers that the job's schema names. ``done`` has found where answers are in parts
+    numbered below ``since``; if that is not elsewhere than is written down, or it is ``None``, they are where ``layout`` has
+    their files. Answers in later parts are where they say themselves. ``known`` is what to tell the next run.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import results_table
+    from ..storage import part_index, results_table
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
-    # Where all parts have the row numbers of the plan, none has to be looked up by its key.
-    planned = results_table.NO_PLAN if done is None or moves is not None else done.planned()
-    since = since if done is not None or moves is not None else 0
-    made = results_table.assemble(folder.parts, variables, labels, planned, since, pending, declared, moves, void)
+    planned = done.planned() if done is not None and done.has_moved else None
+    positions = None if planned is not None else part_index.Positions(layout, part_index.read_found(folder.positions))
+    made = results_table.assemble(folder.parts, variables, labels, planned, since, pending, declared, positions, void)
     told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
     if pending or not results_table.is_current(folder.results, made, told):
         results_table.write_results(folder.results, made, told)

@@ -13,7 +13,7 @@ import msgspec
 
 from ..config import SHAPING, Job
 from ..core import InputError, Item, KeySet, Request
-from ..storage import STAY, Folder, Moves, unknown_before
+from ..storage import Folder, Layout, Span, shaped
 from .dated_outputs import since
 from .manifest import Inputs
 from .planner import Answered, Passed, Planner, SharedId, points
@@ -60,7 +60,8 @@ class Plan:
         self._once = secrets.token_hex(8) if self._is_young else ""
         self._inputs: Inputs | None = None
         self._remembers = True
-        self._numbers: list[int] = []
+        self._ids: list[tuple[Span, ...]] = []
+        self._spans: list[tuple[Span, ...]] = []  # the same, with what this job makes of the rows
         self._counted: dict[int, int] = {}
         self.left: list[str] = []  # names of files whose last line is still being written
         # Which keys have an answer in the folder; None where there are none. To be set before the plan is gone through.
@@ -160,7 +161,9 @@ class Plan:
         self._remembers = remember
         self._inputs = Inputs(folder)
         found = self._inputs.find(self._signature)
-        self._numbers = [each.number for each in found]
+        shape = self._shape()
+        self._ids = [each.spans for each in found]
+        self._spans = [shaped(each.spans, shape) for each in found]
         self._source.known = [each.known for each in found]
         told = zip(found, self._signature, strict=True)
         self.left = [Path(seen.path).name for each, seen in told if each.bytes < seen.size]
@@ -169,9 +172,6 @@ class Plan:
         )
         return [each.told for each in found if each.told is not None]
 
-    def _layout(self) -> list[tuple[int, int | None]]:
-        return [(number, self._rows_of(at)) for at, number in enumerate(self._numbers)]
-
     def _rows_of(self, at: int) -> int | None:
         """How many rows a file of this plan has, if that is known."""
         known, signature = self._source.known[at], self._signature
@@ -179,18 +179,22 @@ class Plan:
             return known.rows
         return self._counted.get(at)
 
-    def moves(self, plans: Collection[str]) -> dict[str, Moves]:
-        """From those of some plans whose rows can be found in this one: how. For a plan that :meth:`know` has told of what is
-        remembered. May read files, to count their rows."""
+    def layout(self, wanted: Collection[int] = ()) -> Layout:
+        """Where the rows of each file are in this plan, as far as that is known. It is known of all files that are among the
+        ``wanted``, for which others may be read, to count their rows. Empty if the files cannot be known again."""
+        if self._signature is None or self.identity() is None:
+            return Layout()
+        mine = [any(span.file in wanted for span in spans) for spans in self._spans]
+        for at in range(max((at for at, is_wanted in enumerate(mine) if is_wanted), default=0)):
+            if self._rows_of(at) is None:
+                self._counted[at] = self._source.rows_of(at, self._signature[at])
+        return Layout([(spans, self._rows_of(at)) for at, spans in enumerate(self._spans)], self.job.input.limit)
+
+    @property
+    def is_as_last(self) -> bool:
+        """Whether the last run in the folder that :meth:`know` was told of had the same plan."""
         identity = self.identity()
-        if not plans or self._inputs is None or identity is None or self._signature is None:
-            return {}
-        if set(plans) <= {identity}:
-            return {identity: STAY}
-        for at in unknown_before(self._layout(), self._inputs.numbers_of(plans)):
-            self._counted[at] = self._source.rows_of(at, self._signature[at])
-        known = self._inputs.moves(identity, self._shape(), self._layout())
-        return {plan: known[plan] for plan in plans if plan in known}
+        return identity is not None and self._inputs is not None and self._inputs.last_plan == identity
 
     def begin(self) -> None:
         """Remember the files of this plan, before it is asked.
@@ -201,7 +205,7 @@ class Plan:
         if self._inputs is not None and identity is not None and self._signature is not None:
             if self._since is not None:
                 self._inputs.begin_at(self._since.text, self._since.at)
-            self._inputs.plan(identity, self._shape(), self._layout(), self._signature, self._made)
+            self._inputs.begin(identity, self._ids, self._signature, self._made)
 
     def _note_end(self, at: int, ended: Ended) -> None:
         if self._rows_of(at) not in (None, ended.known.rows):
@@ -209,7 +213,7 @@ class Plan:
         self._source.known[at] = ended.known
         self._counted[at] = ended.known.rows
         if self._inputs is not None and self._remembers and self._signature is not None:
-            self._inputs.ended(self._numbers[at], self._signature[at], ended, self._made)
+            self._inputs.ended(self._ids[at], self._signature[at], ended, self._made)
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
         """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
@@ -229,7 +233,8 @@ class Plan:
 
         size = max(1, _BLOCK_REQUESTS // self.per_item)
         for block in self._source.blocks(size, rows, self._signature, heed, self._note_end):
-            items = self._itemizer.items(block, former=answered is not None)
+            spans = self._spans[block.number] if self._spans and self._signature is not None else ()
+            items = self._itemizer.items(block, former=answered is not None, spans=spans)
             if limit is not None and items[-1].row >= limit:
                 if within := [item for item in items if item.row < limit]:
                     yield self._planned(planner, within)

@@ -326,7 +326,7 @@ class Planner:
                 found.append(
                     Request(
                         key, slot, item.id, item.row, index, sample, body, limit, item.carry,
-                        fault, prefix if fault is None else None, model=model,
+                        fault, prefix if fault is None else None, model=model, file=item.file, position=item.position,
                     )
                 )  # fmt: skip
         return found

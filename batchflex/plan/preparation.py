@@ -1,18 +1,19 @@
-"""Before anything is sent: what earlier runs left is made whole, and the plan is held against it."""
+"""Before anything is sent: what earlier runs left is made whole, and the plan is compared with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
-from ..core import FolderError, InputError, JobChanged, KeySet, Request
-from ..storage import Folder, Moves, Stretches, part_files, stretches, writer
+from ..core import InputError, JobChanged, KeySet, Request
+from ..storage import Folder, Layout, part_files, writer
 from .completion_marker import Settled, settled
 from .plan import Plan
 from .planner import Passed, PlanDiff
 
 if TYPE_CHECKING:
+    from ..protocol import Policy
     from ..storage import Again
     from .resume import Done
     from .snapshot import Snapshot
@@ -22,6 +23,7 @@ _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then nee
 _OBJECT_BYTES = 600  # of a request, beside its body and what it carries
 _SHOWN_FAULTS = 5
 _SHOWN_CHANGES = 12
+_NO_LAYOUT = Layout()
 
 
 class Prepared(NamedTuple):
@@ -29,8 +31,8 @@ class Prepared(NamedTuple):
 
     ``before`` counts the rows of each status that are done. ``blocks`` are those of the plan in which something may be left
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
-    there are none, or the table of results is there and ``complete``, or ``standing`` tells of them. Where the place of every
-    answer is told by the plan that its part names, ``moves`` says how. ``kept`` are answers to requests that the job would send
+    there are none, or the table of results is there and ``complete``, or ``snapshot`` tells of them. ``layout`` is where the
+    rows of each input file are in the plan. ``kept`` are answers to requests that the job would send
     differently now, which count as done all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of
     a block that are to be asked. ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
     """
@@ -42,8 +44,8 @@ class Prepared(NamedTuple):
     done: Done | None
     blocks: Iterator[list[Request]]
     passed: int = 0
-    moves: Mapping[str, Moves] | None = None
-    standing: Snapshot | None = None
+    layout: Layout = _NO_LAYOUT
+    snapshot: Snapshot | None = None
     complete: bool = False
     kept: int = 0
     empty: bool = False
@@ -69,18 +71,15 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     carry_schema = plan.carry_schema()
     changed = plan.know(folder)
     identity = plan.identity()
-    segment = writer.recover(folder, carry_schema, plan_of_last_run(folder))
+    segment = writer.recover(folder, carry_schema)
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     if known is not None and known.is_complete and not job.reasks.reopens(known.rows):
         diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
     else:
-        found = _standing(job, plan, folder)
-        if found is None:
-            moves, parts = placement(plan, folder)
-            found = _placed(job, plan, folder, known, moves, parts, changed) if moves else None
-        prepared = (found or _surveyed(job, plan, folder, changed))._replace(segment=segment, carry_schema=carry_schema)
+        found = _by_snapshot(job, plan, folder) or _by_index(job, plan, folder, known, changed)
+        prepared = found._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
@@ -116,66 +115,48 @@ def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
         yield f"answers that an earlier, different job got and that are kept: {prepared.kept:,} (on_change is 'keep')"
 
 
-def plan_of_last_run(folder: Folder) -> str | None:
-    """As its state tells, which can be made again and so may be damaged."""
-    try:
-        told = folder.read_state().get("plan")
-    except FolderError:
-        return None
-    return told if isinstance(told, str) else None
-
-
-def _standing(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
+def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
     """What is left, as the last run has written it down; ``None`` if it has not, or some of it is not in this plan."""
-    if job.input.limit is not None or not folder.standing.exists():
+    if not folder.snapshot.exists():
         return None
     from . import snapshot
 
     found = snapshot.read(folder, job.job.retry_failed, plan.per_item, job.reasks)
-    moves = {} if found is None else plan.moves({found.plan, *found.plans})
-    if found is None or not {found.plan, *found.plans} <= moves.keys():
+    if found is None:
         return None
-    passed = found.placed(moves[found.plan], plan.per_item)
+    layout = plan.layout(found.files)
+    passed = found.passed(layout, plan.per_item)
     if passed is None:
         return None
-    blocks = preflight(job, lambda: plan.blocks(found.placed(moves[found.plan], plan.per_item)))
+    blocks = preflight(job, lambda: plan.blocks(found.passed(layout, plan.per_item)))
     planned = passed.requests if blocks is None else None
     diff = PlanDiff(planned, passed.requests, 0, 0, 0, None, 0)
     return Prepared(
-        0, found.statuses, diff, None, None, blocks or iter(()), passed.requests, moves=moves, standing=found
+        0, found.statuses, diff, None, None, blocks or iter(()), passed.requests, layout=layout, snapshot=found
     )
 
 
-def placement(plan: Plan, folder: Folder) -> tuple[dict[str, Moves], dict[int, Stretches]]:
-    """For each plan that parts name, and of which that can be told without going through the input, where its rows are now; and
-    the same by the numbers of the parts."""
-    plans = part_files.plans(folder.parts)
-    moves = plan.moves({named for runs in plans.values() for named, _ in runs if named is not None})
-    return moves, stretches(plans, moves)
-
-
-def _placed(
-    job: Job,
-    plan: Plan,
-    folder: Folder,
-    known: Settled | None,
-    moves: dict[str, Moves],
-    parts: dict[int, Stretches],
-    changed: list[str],
-) -> Prepared | None:
-    """What is left is found without going through the rows that parts tell to have their answers. ``None`` if some are beyond
-    the ``input.limit`` of the plan, or may belong to other rows, or only a whole pass can tell."""
+def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[Done, Layout]:
+    """The answers of a folder, and where the files that they are to are in the plan."""
+    from ..storage import part_index
     from .resume import Done
 
-    done = Done(folder.parts, job.job.retry_failed, plan.labels, reasks=job.reasks, moves=parts)
+    found = part_index.read_found(folder.positions)
+    layout = plan.layout(part_index.files(folder.parts, found))
+    done = Done(folder.parts, retry_failed, plan.labels, positions=part_index.Positions(layout, found), reasks=reasks)
     plan.answered = done.holds
-    if job.input.limit is not None and done.end > job.input.limit:
-        return None
-    rows = done.finished(plan.per_item)
-    if not are_at_home(done, rows, plan, moves):
-        return None
-    if done.has_unplaced:
-        return _held_against(job, plan, folder, done, rows, changed)
+    return done, layout
+
+
+def _by_index(job: Job, plan: Plan, folder: Folder, known: Settled | None, changed: list[str]) -> Prepared:
+    """What is left, by the keys of all answers. Rows that have theirs, as parts tell, are not gone through."""
+    if not part_files.part_numbers(folder.parts):
+        all_blocks = preflight(job, plan.blocks)
+        return Prepared(0, {}, None, None, None, all_blocks or iter(()), empty=all_blocks is None)
+    done, layout = index_of(plan, folder, job.job.retry_failed, job.reasks)
+    rows = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
+    if not rows or done.has_unplaced or (done.has_parts_of_rows(rows, plan.per_item) and not plan.is_as_last):
+        return _surveyed(job, plan, folder, done, layout, rows, changed)
     diff = done.diff()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
     passed = 0
@@ -184,38 +165,33 @@ def _placed(
         blocks = preflight(job, lambda: plan.blocks(done.passed(rows, plan.per_item)), done.sort_out)
         passed = rows.count(1) * plan.per_item
         if plan.is_in_doubt:
-            return None
+            return _surveyed(job, plan, folder, done, layout, b"", changed)
         if blocks is None:
             diff = diff._replace(planned=passed)
     return Prepared(
-        0, done.statuses(), diff, None, done, blocks or iter(()), passed, moves=moves, sort_out=done.sort_out
+        0, done.statuses(), diff, None, done, blocks or iter(()), passed, layout=layout, sort_out=done.sort_out
     )
 
 
-def are_at_home(done: Done, rows: bytes, plan: Plan, moves: Mapping[str, Moves]) -> bool:
-    """Whether all answers belong to the rows that their parts tell. In another plan one to a row that is not finished may turn
-    out to be that of an equal row, which is new and comes before it; only going through the plan can tell then."""
-    is_same = all(each.are_none for each in moves.values())
-    return is_same or sum(done.statuses().values()) == rows.count(1) * plan.per_item
+def keep_positions(folder: Folder, done: Done, layout: Layout) -> None:
+    """Write down where a pass has found answers elsewhere than it was told, so that the next run need not look for them.
+
+    :raises StorageError: if it cannot be written.
+    """
+    if done.has_moved and layout:
+        from ..storage import part_index
+
+        part_index.write_found(folder.positions, done.moved(layout))
 
 
-def _surveyed(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:
-    """Hold the whole plan against the answers, and refuse what must not be begun."""
-    if not part_files.part_numbers(folder.parts):
-        blocks = preflight(job, plan.blocks)
-        return Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
-    from .resume import Done
-
-    done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks)
-    plan.answered = done.holds
-    return _held_against(job, plan, folder, done, None, changed)
-
-
-def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes | None, changed: list[str]) -> Prepared:
-    """Hold the plan against the answers, but for those of its ``rows`` that have theirs, and refuse what must not be begun."""
-    diff, finished, held = survey(job, plan, done, None if rows is None else done.passed(rows, plan.per_item))
-    if rows is not None and plan.is_in_doubt:
-        return _surveyed(job, plan, folder, changed)
+def _surveyed(
+    job: Job, plan: Plan, folder: Folder, done: Done, layout: Layout, rows: bytes, changed: list[str]
+) -> Prepared:
+    """Go through the plan, but for those of its ``rows`` that have their answers, compare it with what is done, and refuse what
+    must not be begun."""
+    diff, finished, held = survey(job, plan, done, done.passed(rows, plan.per_item) if rows.count(1) else None)
+    if finished is None and plan.is_in_doubt:
+        return _surveyed(job, plan, folder, done, layout, b"", changed)
     kept = 0
     if job.job.on_change == "stop" and plan.narrows and diff.orphans:
         raise InputError(
@@ -230,12 +206,15 @@ def _held_against(job: Job, plan: Plan, folder: Folder, done: Done, rows: bytes 
         )
     if job.job.on_change == "stop" and (concerned := _concerned(job, folder, diff)):
         raise JobChanged(_what_changed(job, folder, diff, concerned, changed))
+    keep_positions(folder, done, plan.layout())
     now = done.finished(plan.per_item) if finished is None and held.blocks is None else b""
     if job.job.on_change == "keep" and diff.changed:
         done.keep_changed()
         kept = diff.changed
         diff = diff.keeping()._replace(orphans=diff.orphans - kept)
-    prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), kept=kept, sort_out=done.sort_out)
+    prepared = Prepared(
+        0, done.statuses(), diff, None, done, iter(()), layout=layout, kept=kept, sort_out=done.sort_out
+    )
     if not diff.left:
         return prepared
     if held.blocks is not None:
@@ -276,8 +255,7 @@ def survey(job: Job, plan: Plan, done: Done, passed: Passed | None = None) -> Su
     faulty = _Faults(job)
     finished = Finished() if passed is None else None
     held = Held()
-    if passed is not None:
-        done.after(passed.requests)
+    done.begin_survey(passed)
     for block in plan.blocks(passed):
         left = done.sort_out(block, survey=True)
         faulty.look_at(left, len(block))

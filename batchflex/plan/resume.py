@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ..core import STATUSES, FolderError, KeySet, Outcome, Request, SortedKeys, Status, halves, raw
+from ..core import STATUSES, KeySet, Outcome, Request, SortedKeys, Status, halves, raw
 from ..protocol import MAY_BE_ASKED_AGAIN, Policy
 from ..storage import (
     PENDING,
-    STAY,
-    Moves,
+    Layout,
     Reading,
-    Stretches,
     Unfit,
     Void,
     part_files,
     part_index,
-    placed,
 )
 from .planner import Passed, PlanDiff
 
@@ -45,26 +42,12 @@ _UNFIT = pl.Schema(
         "at": pl.Int64,
     }
 )
-_UNFIT_COLUMNS = ["reasks", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
+_UNFIT_COLUMNS = ["reasks", "grown", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
 def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
     length = 8 * len(data) // kind.bit_width
     return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
-
-
-def _moved(frame: pl.DataFrame, stretches: Stretches) -> pl.DataFrame:
-    """With the rows where they are in the plan."""
-    pieces = [_moved_by(frame.slice(begin, rows), moves) for begin, rows, moves in placed(stretches, frame.height)]
-    return pl.concat(pieces)
-
-
-def _moved_by(frame: pl.DataFrame, moves: Moves | None) -> pl.DataFrame:
-    if moves is None:
-        return frame.with_columns(row=pl.lit(-1, pl.Int64), point=pl.col("point").fill_null(0))
-    if moves.are_none:
-        return frame
-    return frame.with_columns(pl.Series("row", moves.moved(frame["row"].to_numpy())))
 
 
 def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
@@ -74,7 +57,7 @@ def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -
     by_server = pl.col("cut_by").eq_missing("server")
     is_old = (pl.col("status") == "truncated") & pl.col("answer_limit").is_null() & pl.col("cut_by").is_null()
     grows = (pl.col("cut_by").eq_missing("limit") | is_old) & (limit < policy.grow_to)
-    unfit = (pl.col("status") == "invalid") & (pl.col("reasks") < policy.most)
+    unfit = (pl.col("status") == "invalid") & (pl.col("reasks") - pl.col("grown").fill_null(0) < policy.most)
     streams = by_server & pl.col("ttft_s").is_null() & policy.streams
     placed = whole.with_columns(
         again=streams | (~by_server & (grows | unfit)), part=pl.lit(int(number)), at=pl.int_range(pl.len())
@@ -85,49 +68,46 @@ def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -
 class Done:
     """The final outcomes in a folder's parts, found by the block.
 
-    ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are
-    not. About 30 bytes an answer. With ``labels``, the sweep points in their order, parts tell themselves which rows they
-    answer: ``moves`` has for each part by its number where its rows are in the plan, without it they are where they say. Those
-    of which it does not tell are answers without a place, until the plan comes to them. An answer that the policy of
-    ``reasks`` asks for again is still to be asked for. A failure that is void is none; ``void`` are runs whose failures are, as
-    the journal tells. ``pending`` are outcomes that are in the journal only, as a run that goes on or was killed has left them:
-    they count as the last.
+    ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are not: the
+    key decides. About 30 bytes an answer. ``positions`` tell beforehand where answers are in the plan, as far as that can be told
+    without going through it; ``labels`` are its sweep points in order. An answer that the policy of ``reasks`` asks for again is
+    still to be asked for. A failure that is void is none; ``void`` are runs whose failures are, as the journal tells. ``pending``
+    are outcomes that are in the journal only, as a run that goes on or was killed has left them: they count as the last.
     """
 
     def __init__(
         self,
         parts: Path,
         retry_failed: int,
-        labels: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
         *,
+        positions: part_index.Positions | None = None,
         reasks: Policy = _NO_REASKS,
-        moves: Mapping[int, Stretches] | None = None,
         void: Collection[str] = (),
         pending: Sequence[Outcome] = (),
     ) -> None:
         self._parts = parts
         self._pending = part_files.to_table(pending) if pending else None
-        self._is_placed = labels is not None
+        self._positions = positions
+        self._is_gone_through = positions is None
         self._first_label = labels[0] if labels else ""
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
         wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
-        if labels is not None:
+        columns = ["status"]
+        if positions is not None:
             schema |= {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
             order = {label: number for number, label in enumerate(labels)}
             point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
-            wanted += [pl.col("row"), point, pl.col("sample")]
-        columns = [name for name in schema if name not in ("hi", "lo")]
+            at = pl.when(point.is_null()).then(-1).otherwise(pl.col("row"))
+            wanted += [at.alias("row"), point.fill_null(0), pl.col("sample")]
+            columns += ["point", "sample", *positions.columns]
+        columns = [name for name in columns if name != "key"]
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = Reading(parts)
         self._numbers = part_files.part_numbers(parts)
-        if moves is None:
-            moves = {number: [(0, STAY)] for number in self._numbers} if labels is not None else {}
-        self._moves = moves
         void_ones = Void(parts, void)
         for number, part in zip(self._numbers, part_index.read_keys(parts, columns, self._numbers), strict=True):
-            frame = part.select(wanted)
-            if labels is not None:
-                frame = _moved(frame, moves.get(number, []))
+            frame = self._placed(part).select(wanted)
             gone = void_ones.among(number, part["status"])
             frames.append(frame if gone is None else frame.filter(~gone))
             if reasks.asks_again and part["status"].is_in(MAY_BE_ASKED_AGAIN).any():
@@ -135,13 +115,11 @@ class Done:
                 unfit.append(found if gone is None else found.filter(~gone.gather(found["at"])))
         if self._pending is not None:
             last = part_index.head(self._pending.select(["key", *columns]))
-            frames.append(last.select(wanted))
+            frames.append(self._placed(last).select(wanted))
             if reasks.asks_again:
                 unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
-        if labels is not None and index["point"].null_count():
-            raise FolderError(f"a part in {parts} names a sweep point that its plan does not have; move it away")
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
         index = part_index.last_of_each(index)
         self._keys = index.select("hi", "lo")
@@ -154,7 +132,7 @@ class Done:
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
         self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, pending)
-        if labels is None:
+        if positions is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
             self._sample = pl.Series("sample", [], pl.Int32)
@@ -162,11 +140,15 @@ class Done:
             self._sample = index["sample"]
             self._row = array("q", bytes(raw(index["row"])))
             self._point = array("i", bytes(raw(index["point"])))
+        self.has_moved = False  # whether a pass has found answers elsewhere than it was told
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
         self._kept_at: list[int] = []
         self._planned = self._found = self._failed_again = 0
+
+    def _placed(self, part: pl.DataFrame) -> pl.DataFrame:
+        return part if self._positions is None else part.with_columns(pl.Series("row", self._positions.rows(part)))
 
     def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> Unfit:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
@@ -196,16 +178,20 @@ class Done:
         missing: list[Request] = []
         unfit: dict[int, int] = {}
         rows, points, again = self._row, self._point, self._again
+        has_moved = self.has_moved
         for request, at in zip(requests, self._sorted.find(halves([r.key for r in requests])), strict=True):
             if at < 0:
                 missing.append(request)
             else:
-                rows[at] = request.row
+                if rows[at] != request.row:
+                    has_moved = True
+                    rows[at] = request.row
                 points[at] = request.point
                 if not again[at]:
                     continue
                 unfit[at] = len(wanted)
             wanted.append(request)
+        self.has_moved = has_moved
         if len(self._unfit) and not survey:
             for at, before in self._unfit.of(list(unfit)).items():
                 wanted[unfit[at]] = msgspec.structs.replace(wanted[unfit[at]], before=before)
@@ -227,10 +213,18 @@ class Done:
         kept = {request.key for request, at in found if at >= 0}
         return [request for request in wanted if request.key not in kept]
 
-    def after(self, requests: int) -> None:
-        """A survey of a plan begins of which so many requests are passed over, as they are done."""
-        self._planned = self._found = requests
-        self._is_placed = False
+    def begin_survey(self, passed: Passed | None = None) -> None:
+        """A pass over a plan begins that will tell where all answers are, but for those to rows that are ``passed`` over."""
+        self._planned = self._found = 0 if passed is None else passed.requests
+        self._is_gone_through = True
+        rows = np.frombuffer(self._row, np.int64)
+        if passed is None:
+            stay = np.zeros(len(rows), np.bool_)
+        else:
+            mask = np.frombuffer(passed.rows + b"\0", np.uint8)
+            stay = mask[np.where((rows >= 0) & (rows < len(passed.rows)), rows, len(passed.rows))] == 1
+        self.has_moved = self.has_moved or bool((rows[~stay] >= 0).any())
+        self._row = array("q", np.where(stay, rows, -1).astype(np.int64).tobytes())
 
     @property
     def strays(self) -> int:
@@ -272,16 +266,30 @@ class Done:
         """That of the answer at a position."""
         return STATUSES[self._codes[at]]
 
+    def has_parts_of_rows(self, finished: bytes, per_item: int) -> bool:
+        """Whether some requests of a row that is not ``finished`` have their answers."""
+        return sum(self.statuses().values()) != finished.count(1) * per_item
+
+    def clashes(self, per_item: int) -> bool:
+        """Whether two answers are at one place: equal requests are numbered anew as files come and go, and only going through the
+        plan tells whose each is."""
+        there = self._rows() >= 0
+        if per_item == 1:
+            rows = self._rows().filter(there)
+            return rows.n_unique() < len(rows)
+        points = _series("point", self._point.tobytes(), pa.int32())
+        places = pl.DataFrame([self._rows(), points, self._sample]).filter(there)
+        return places.n_unique() < places.height
+
     def finished(self, per_item: int, but: bytes | None = None) -> bytes:
-        """With ``labels``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
+        """With ``positions``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
         and none is marked in ``but``, which are by default those still to be asked."""
         again = _series("again", bytes(self._again if but is None else but), pa.uint8())
         rows = self._rows()
         if per_item > 1:
             points = _series("point", self._point.tobytes(), pa.int32())
             found = pl.DataFrame([rows, points, self._sample, again]).filter(pl.col("row") >= 0)
-            # Two keys may be at one place: equal requests are numbered anew when files come and go.
-            places = found.filter(pl.col("again") == 0).unique(["row", "point", "sample"]).group_by("row").len()
+            places = found.filter(pl.col("again") == 0).group_by("row").len()
             rows = places.filter(pl.col("len") == per_item)["row"]
             rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
         else:
@@ -297,7 +305,7 @@ class Done:
         return Passed(rows, seen, rows.count(1) * per_item)
 
     def keys_of(self, rows: bytes) -> tuple[pl.DataFrame, pl.Series]:
-        """With ``labels``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
+        """With ``positions``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
         keys, slots = [self._keys.clear()], [pl.Series("slot_hi", [], pl.UInt64)]
         for part in self._inside(rows):
             keys.append(part.select("hi", "lo"))
@@ -308,23 +316,35 @@ class Done:
         """The answers to these rows, part by part."""
         mask = np.frombuffer(rows + b"\0", np.uint8)
         known = np.frombuffer(self._row, np.int64)
-        columns = ["slot", "row", "sample", "point"]
-        for number, part in zip(self._numbers, part_index.read_keys(self._parts, columns, self._numbers), strict=True):
-            for begin, length, moves in placed(self._moves.get(number, []), part.height):
-                some = part.slice(begin, length)
-                row = np.full(length, -1, np.int64) if moves is None else moves.moved(some["row"].to_numpy()).copy()
-                if (lost := row < 0).any():  # the plan may have come to them since
-                    at = np.array(self._sorted.find(some.filter(lost)), np.int64)
-                    row[lost] = np.where(at >= 0, known[at], -1)
-                yield some.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+        columns = ["slot", "sample", "point", "file", "position"]
+        for part in part_index.read_keys(self._parts, columns, self._numbers):
+            row = np.full(part.height, -1, np.int64)
+            if self._positions is not None and not self.has_moved:
+                row = self._positions.rows(part).copy()
+            if (lost := row < 0).any():  # the plan may have come to them since
+                at = np.array(self._sorted.find(part.filter(lost)), np.int64)
+                row[lost] = np.where(at >= 0, known[at], -1)
+            yield part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+
+    def moved(self, layout: Layout) -> Iterator[pl.DataFrame]:
+        """The answers that are elsewhere than their parts tell, after a pass over the plan, part by part: ``hi``, ``lo``, and
+        ``file`` and ``position`` where they are, 0 of those that belong to no row."""
+        known = np.frombuffer(self._row, np.int64)
+        for part in part_index.read_keys(self._parts, ["file", "position"], self._numbers):
+            at = np.array(self._sorted.find(part), np.int64)
+            now = np.where(at >= 0, known[at], -1)
+            own = part_index.Positions(layout).rows(part)
+            here = part.select("hi", "lo").filter(now != own)
+            file, position = layout.positions(now[now != own])
+            yield here.with_columns(file=pl.Series(file, dtype=pl.Int64), position=pl.Series(position, dtype=pl.Int64))
 
     def _first(self, part: pl.DataFrame) -> pl.DataFrame:
         """Those to the first request of an item."""
         return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
 
     def diff(self) -> PlanDiff:
-        """After a whole pass with ``survey``: what the plan found. With ``labels`` also before one."""
-        if self._is_placed:
+        """After a whole pass with ``survey``: what the plan found. With ``positions`` also before one."""
+        if not self._is_gone_through:
             placed = self._rows() >= 0
             again = _series("again", bytes(self._again), pa.uint8()) == 1
             return PlanDiff(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
@@ -347,6 +367,7 @@ class Done:
         A slot that several requests would fill, because they share an id, is left to be asked.
         """
         changed = self._changed() if self._changes is None else self._changes
+        self.has_moved = self.has_moved or changed.height > 0
         for at, row, point in changed.select("at", "row", "point").iter_rows():
             self._row[at] = row
             self._point[at] = point

@@ -19,6 +19,7 @@ import msgspec
 from ..config import Job
 from ..core import Item, JobError, Row
 from ..protocol import parameters as parameters
+from ..storage import Span, file_at
 from .formats import Fault
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column
@@ -88,15 +89,18 @@ class Itemizer:
             )
         return mistakes
 
-    def items(self, block: Block, *, former: bool = False) -> list[Item]:
+    def items(self, block: Block, *, former: bool = False, spans: Sequence[Span] = ()) -> list[Item]:
         """One item a row; a row no request can be made of becomes an item with ``fault`` set. With ``former``, each has its
-        request of then, where that was another."""
-        return [self._item(block, i, row, former) for i, row in enumerate(block.rows)]
+        request of then, where that was another. ``spans`` are those of the block's file, if they are known."""
+        return [self._item(block, i, row, former, spans) for i, row in enumerate(block.rows)]
 
-    def _item(self, block: Block, index: int, row: Row | Fault, wants_former: bool) -> Item:
-        position = block.at[index]
+    def _item(self, block: Block, index: int, row: Row | Fault, wants_former: bool, spans: Sequence[Span]) -> Item:
+        at = block.at[index]
+        position = at - block.first if spans else None
+        file = None if position is None else file_at(spans, position)
         if isinstance(row, Fault):
-            return Item(position, _digest(f"{position}:{row.text}".encode()), False, (), None, _told(block, index, row))
+            name = _digest(f"{at}:{row.text}".encode())
+            return Item(at, name, False, (), None, _told(block, index, row), None, file, position)
         identity: str | None = None
         contents: tuple[Row, ...] = ()
         former: Row | None = None
@@ -112,7 +116,7 @@ class Itemizer:
         named = identity is not None
         if identity is None:
             identity = _digest(_encode_sorted(row))
-        return Item(position, identity, named, contents, self._carried(row), fault, former)
+        return Item(at, identity, named, contents, self._carried(row), fault, former, file, position)
 
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:

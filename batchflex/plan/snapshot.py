@@ -8,7 +8,7 @@ for each row, 1 if it is finished. It is derived from the parts and may be delet
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,64 +18,68 @@ import polars as pl
 
 from ..core import KeySet, sorted_keys
 from ..protocol import Policy
-from ..storage import Folder, Moves, Runs, Void, part_files, part_index, replaced, storing, stretches
+from ..storage import Folder, Layout, Void, part_files, part_index, replaced, storing
 from .planner import Passed
 from .resume import Done
 
 WORTH_ROWS = 200_000  # below, all of it is found in half a second
 _PAGE = 4_096
 _AT_ONCE = 1 << 20  # words
-_VERSION = 2  # to be raised when other failures count than before, too
+_VERSION = 3  # to be raised when other failures count than before, too
 
 Words = npt.NDArray[np.uint64]
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """``plan`` is the one whose rows these are, ``parts`` the :func:`store.stamp` of the parts, ``plans`` those that the parts
-    name. ``statuses`` counts the rows of each status that are done."""
+    """``parts`` is the :func:`part_files.stamp` of the parts. ``statuses`` counts the rows of each status that are done.
+    ``spans`` are those whose rows follow: the file, the position of the first and how many they are."""
 
     version: int
-    plan: str
     parts: str
-    plans: list[str]
     retry_failed: int
     per_item: int
     statuses: dict[str, int]
     keys: int
     slots: int
-    rows: int
+    spans: list[tuple[int, int, int]]
 
 
 class Snapshot(NamedTuple):
-    """What a folder's parts come to. All answers belong to rows of ``plan``, and no row that is not finished has one that is
+    """What a folder's parts come to. All answers belong to rows of the ``spans``, and no row that is not finished has one that is
     done."""
 
-    plan: str
-    plans: list[str]
     statuses: dict[str, int]
     hi: Words
     lo: Words
     slots: Words
-    rows: npt.NDArray[np.uint8]  # a byte each
+    spans: list[tuple[int, int, int]]
+    rows: npt.NDArray[np.uint8]  # a byte each, of all spans in turn
 
-    def placed(self, moves: Moves, per_item: int) -> Passed | None:
-        """The finished rows where they are in another plan, to be passed over; ``None`` if some of them are not in it."""
-        end = len(self.rows)
-        begins, ends = np.minimum(moves.begins, end), np.minimum(moves.ends, end)
-        if (ends - begins).sum() != end:
-            return None
-        length = max((int(last + by) for last, by in zip(ends, moves.by, strict=True)), default=0)
-        rows = np.zeros(length, np.uint8)
-        for begin, last, by in zip(begins, ends, moves.by, strict=True):
-            rows[begin + by : last + by] = self.rows[begin:last]
+    @property
+    def files(self) -> set[int]:
+        """What identifies the input files."""
+        return {file for file, _, _ in self.spans}
+
+    def passed(self, layout: Layout, per_item: int) -> Passed | None:
+        """The finished rows where they are in a plan, to be passed over; ``None`` if some of them are not in it."""
+        pieces, at = [], 0
+        for file, first, length in self.spans:
+            ends = layout.rows(np.array([file, file]), np.array([first, first + length - 1]))
+            if ends[0] < 0 or ends[1] < 0:
+                return None
+            pieces.append((int(ends[0]), self.rows[at : at + length]))
+            at += length
+        rows = np.zeros(max((begin + len(some) for begin, some in pieces), default=0), np.uint8)
+        for begin, some in pieces:
+            rows[begin : begin + len(some)] = some
         return Passed(rows.tobytes(), _Seen(self), int(rows.sum()) * per_item)
 
 
 class _Seen:
     """The keys and slots of finished rows, and what is added."""
 
-    def __init__(self, standing: Snapshot) -> None:
-        self._standing = standing
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
         self._more = KeySet()
 
     def add(self, keys: Sequence[bytes]) -> list[bool]:
@@ -83,7 +87,7 @@ class _Seen:
         return [one or other for one, other in zip(self._more.add(keys), there, strict=True)]
 
     def copy(self) -> _Seen:
-        twin = _Seen(self._standing)
+        twin = _Seen(self._snapshot)
         twin._more = self._more.copy()
         return twin
 
@@ -96,8 +100,8 @@ class _Seen:
             return []
         wanted = sorted_keys.halves(keys)
         hi, lo = wanted["hi"].to_numpy(), wanted["lo"].to_numpy()
-        found = _has(self._standing.slots, hi)
-        his, los = self._standing.hi, self._standing.lo
+        found = _has(self._snapshot.slots, hi)
+        his, los = self._snapshot.hi, self._snapshot.lo
         if len(his):
             at = np.minimum(np.searchsorted(his, hi), len(his) - 1)
             found |= (his[at] == hi) & (los[at] == lo)
@@ -115,34 +119,32 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Sn
     """How the folder stands; ``None`` if that is not written down, or not of the parts that are there, or would be otherwise for
     a run of this policy."""
     try:
-        with folder.standing.open("rb") as stream:
+        with folder.snapshot.open("rb") as stream:
             head = msgspec.json.decode(stream.readline(), type=_Head)
             begin = stream.tell()
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
         if reasks.reopens(head.statuses) or head.parts != part_files.stamp(folder.parts):
             return None
-        whole = np.memmap(folder.standing, np.uint8, "r", begin)
+        whole = np.memmap(folder.snapshot, np.uint8, "r", begin)
     except (OSError, ValueError, msgspec.DecodeError):
         return None
-    sizes = [8 * head.keys, 8 * head.keys, 8 * head.slots, (head.rows + 7) // 8]
+    length = sum(rows for _, _, rows in head.spans)
+    sizes = [8 * head.keys, 8 * head.keys, 8 * head.slots, (length + 7) // 8]
     if sum(sizes) != len(whole):
         return None
     hi, lo, slots, bits = np.split(whole, np.cumsum(sizes)[:-1])
-    rows = np.unpackbits(bits, count=head.rows)
-    return Snapshot(
-        head.plan, head.plans, head.statuses, hi.view(np.uint64), lo.view(np.uint64), slots.view(np.uint64), rows
-    )
+    rows = np.unpackbits(bits, count=length)
+    return Snapshot(head.statuses, hi.view(np.uint64), lo.view(np.uint64), slots.view(np.uint64), head.spans, rows)
 
 
 class Now(NamedTuple):
-    """What a run knows when it has ended: the identity and the sweep points of its plan, how many requests an item has, where the
-    rows of each plan that parts name are in it, and how often failed rows are asked again."""
+    """What a run knows when it has ended: the sweep points of its plan, how many requests an item has, where the rows of each
+    file are in it, and how often failed rows are asked again."""
 
-    plan: str
     labels: Sequence[str]
     per_item: int
-    moves: Mapping[str, Moves]
+    layout: Layout
     retry_failed: int
 
 
@@ -153,20 +155,14 @@ def keep(folder: Folder, now: Now, before: Snapshot | None, since: int) -> None:
     :raises StorageError: if it cannot be written.
     :raises FolderError: if a part is damaged.
     """
-    drop = folder.standing.unlink
-    plans = part_files.plans(folder.parts)
-    names = {named for runs in plans.values() for named, _ in runs}
-    if not all(named in now.moves for named in names):
-        return drop(missing_ok=True)
-    if sum(rows for runs in plans.values() for _, rows in runs) < WORTH_ROWS:
-        return drop(missing_ok=True)
-    if before is not None and (found := _with_more(folder, now, before, since)) is not None:
-        _write(folder, now, names, before, found)
-    elif (found := _anew(folder, now, plans)) is not None:
-        _write(folder, now, names, None, found)
-    else:
-        drop(missing_ok=True)
-    return None
+    heights = [sum(part_files.footer(folder.parts, number).groups) for number in part_files.part_numbers(folder.parts)]
+    found = None
+    if now.layout and sum(heights) >= WORTH_ROWS:
+        found = None if before is None else _with_more(folder, now, before, since)
+        if found is None:
+            before, found = None, _anew(folder, now)
+    if found is None or not _write(folder, now, before, found):
+        folder.snapshot.unlink(missing_ok=True)
 
 
 class _Found(NamedTuple):
@@ -178,11 +174,12 @@ class _Found(NamedTuple):
     statuses: dict[str, int]
 
 
-def _anew(folder: Folder, now: Now, plans: Mapping[int, Runs]) -> _Found | None:
+def _anew(folder: Folder, now: Now) -> _Found | None:
     """From all parts; some 100 bytes an answer."""
-    done = Done(folder.parts, now.retry_failed, now.labels, moves=stretches(plans, now.moves))
+    positions = part_index.Positions(now.layout, part_index.read_found(folder.positions))
+    done = Done(folder.parts, now.retry_failed, now.labels, positions=positions)
     rows, statuses = done.finished(now.per_item), done.statuses()
-    if done.strays or sum(statuses.values()) != rows.count(1) * now.per_item:
+    if done.strays or done.clashes(now.per_item) or sum(statuses.values()) != rows.count(1) * now.per_item:
         return None
     keys, slots = done.keys_of(rows)
     return _Found(keys, slots, rows, statuses)
@@ -190,9 +187,8 @@ def _anew(folder: Folder, now: Now, plans: Mapping[int, Runs]) -> _Found | None:
 
 def _with_more(folder: Folder, now: Now, before: Snapshot, since: int) -> _Found | None:
     """From how it stood and the parts that came; ``None`` if that does not tell all."""
-    moves = now.moves.get(before.plan)
-    passed = None if moves is None else before.placed(moves, now.per_item)
-    if moves is None or passed is None:
+    passed = before.passed(now.layout, now.per_item)
+    if passed is None:
         return None
     columns = ["slot", "row", "sample", "point", "status"]
     void, heads = Void(folder.parts), []
@@ -206,7 +202,7 @@ def _with_more(folder: Folder, now: Now, before: Snapshot, since: int) -> _Found
     failed = new.filter(pl.col("status") == "failed")["row"].to_numpy()
     # How often a row has failed tell earlier parts alone.
     if (new["status"] == "invalid").any() or (
-        len(failed) and (not now.retry_failed or _are_old(failed, moves, before))
+        len(failed) and (not now.retry_failed or _are_old(failed, now.layout, before))
     ):
         return None
     answered = new.filter(pl.col("status") != "failed")
@@ -231,24 +227,35 @@ def _from(folder: Folder, since: int) -> list[int]:
     return [number for number in part_files.part_numbers(folder.parts) if number >= since]
 
 
-def _are_old(rows: npt.NDArray[np.int64], moves: Moves, before: Snapshot) -> bool:
-    """Whether one of these was a row of the plan before, too."""
-    end = len(before.rows)
-    old = [(rows >= b + by) & (rows < min(e, end) + by) for b, e, by in zip(*moves, strict=True) if b < end]
+def _are_old(rows: npt.NDArray[np.int64], layout: Layout, before: Snapshot) -> bool:
+    """Whether one of these was a row of the spans before, too."""
+    file, position = layout.positions(rows)
+    old = [(file == f) & (position >= first) & (position < first + length) for f, first, length in before.spans]
     return bool(any(each.any() for each in old))
 
 
-def _write(folder: Folder, now: Now, plans: Collection[str | None], before: Snapshot | None, found: _Found) -> None:
+def _write(folder: Folder, now: Now, before: Snapshot | None, found: _Found) -> bool:
+    """False if some of the rows are of no file that can be known again."""
+    rows = np.frombuffer(found.rows, np.uint8)
+    spans, pieces = [], []
+    for file, begin, end in now.layout.spans():
+        some = rows[begin:end]
+        if len(some):
+            spans.append((file, int(now.layout.positions(np.array([begin]))[1][0]), len(some)))
+            pieces.append(some)
+    bits = np.concatenate(pieces) if pieces else rows[:0]
+    if bits.sum() != rows.sum():
+        return False
     hi, lo, slots = found.keys["hi"].to_numpy(), found.keys["lo"].to_numpy(), found.slots.to_numpy()
     old = (before.hi, before.lo, before.slots) if before is not None else (hi[:0], lo[:0], slots[:0])
     at = np.searchsorted(old[0], hi)
     head = _Head(
-        _VERSION, now.plan, part_files.stamp(folder.parts), sorted({str(named) for named in plans}), now.retry_failed,
-        now.per_item, found.statuses, len(old[0]) + len(hi), len(old[2]) + len(slots), len(found.rows),
+        _VERSION, part_files.stamp(folder.parts), now.retry_failed, now.per_item, found.statuses, len(old[0]) + len(hi),
+        len(old[2]) + len(slots), spans,
     )  # fmt: skip
     told = msgspec.json.encode(head)
     size = -(-(len(told) + 1) // _PAGE) * _PAGE
-    with storing(folder.standing), replaced(folder.standing) as stream:
+    with storing(folder.snapshot), replaced(folder.snapshot) as stream:
         stream.write(told.ljust(size - 1) + b"\n")
         for words, more, places in (
             (old[0], hi, at),
@@ -257,7 +264,8 @@ def _write(folder: Folder, now: Now, plans: Collection[str | None], before: Snap
         ):
             for piece in _merged(words, more, places):
                 stream.write(piece.tobytes())
-        stream.write(np.packbits(np.frombuffer(found.rows, np.uint8)).tobytes())
+        stream.write(np.packbits(bits).tobytes())
+    return True
 
 
 def _merged(words: Words, more: Words, at: npt.NDArray[np.intp]) -> Iterator[Words]:

@@ -98,7 +98,7 @@ class Block(NamedTuple):
     """Rows of one file, in their order. ``at`` are their positions in the whole input, from 0.
 
     ``lines`` are their line numbers, from 1, where the file has lines; ``first`` is the position of the file's first row.
-    ``file`` is empty for a frame.
+    ``file`` is empty for a frame; ``number`` is which of the source's files it is, from 0.
     """
 
     file: str
@@ -106,6 +106,7 @@ class Block(NamedTuple):
     at: Sequence[int]
     lines: list[int] | None
     first: int = 0
+    number: int = 0
 
     def where(self, index: int) -> str:
         """``reviews.jsonl, line 17`` for the row at ``index`` of this block."""
@@ -204,7 +205,7 @@ class Source:
                     end = read.end
                     if read.rows:
                         heed_changes()
-                        yield Block(path.name, read.rows, read.at, read.lines, first)
+                        yield Block(path.name, read.rows, read.at, read.lines, first, number)
                 if on_end is not None and heed_changes():
                     ended = _ended(reading, kind, seen, end - first)
                     is_other = known is not None and not passes and ended is not None and not ended.is_as_signed

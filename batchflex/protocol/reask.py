@@ -87,8 +87,15 @@ def further(request: Request, before: Outcome, policy: Policy) -> Request | None
         body["messages"] = [*body["messages"], *_complaint(before, policy)]
     if limit is not None and limit != planned:
         body |= dict.fromkeys([name for name in LIMITS if body.get(name) is not None] or LIMITS[:1], limit)
+    grown = _grown(before, planned) + (how == "grown")
     return msgspec.structs.replace(
-        request, body=_encode(body), max_tokens=limit, before=before, stands=None, retried_with=retried_with
+        request,
+        body=_encode(body),
+        max_tokens=limit,
+        before=before,
+        stands=None,
+        retried_with=retried_with,
+        grown=grown,
     )
 
 
@@ -104,7 +111,10 @@ def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
 
 
 def _grown(before: Outcome, planned: int | None) -> int:
-    """How often the limit was doubled for this answer: that uses up none of ``max_reasks``."""
+    """How often this was asked again with more tokens, which uses up none of ``max_reasks``. Parts of format 1 do not
+    tell."""
+    if before.grown is not None:
+        return before.grown
     times, limit = 0, planned or 0
     while 0 < limit < (before.answer_limit or 0) and times < before.reasks:
         limit, times = 2 * limit, times + 1

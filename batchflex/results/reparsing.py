@@ -61,14 +61,14 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
                 continue
             fit += made.status == "ok" != outcome.status
             fit_no_more += made.status == "invalid" != outcome.status
-            if source is not None and (source.plan != footer.plan or len(changed) >= _PART_ROWS):
-                part_files.write_part(folder.parts, number, changed, source.types, source.plan)
+            if source is not None and len(changed) >= _PART_ROWS:
+                part_files.write_part(folder.parts, number, changed, source.types)
                 number += 1
                 changed.clear()
             source = footer
             changed.append(made)
         if source is not None:
-            part_files.write_part(folder.parts, number, changed, source.types, source.plan)
+            part_files.write_part(folder.parts, number, changed, source.types)
         folder.write_job(job.resolved())
         if is_whole:
             _tell(folder, fit - fit_no_more)

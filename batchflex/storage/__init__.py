@@ -19,32 +19,22 @@ if TYPE_CHECKING:
         superseded as superseded,
         writer as writer,
     )
-    from .folder import (
-        Folder as Folder,
+    from .files import (
         append as append,
         replaced as replaced,
         replacing as replacing,
         storing as storing,
         sync_folder as sync_folder,
     )
+    from .folder import Folder as Folder
     from .merge import Size as Size
     from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
     from .part_numbers import Number as Number, Reading as Reading
+    from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
     from .results_table import sweep_columns as sweep_columns
-    from .row_mapping import (
-        STAY as STAY,
-        Layout as Layout,
-        Moves as Moves,
-        Runs as Runs,
-        Stretches as Stretches,
-        moves as moves,
-        placed as placed,
-        stretches as stretches,
-        unknown_before as unknown_before,
-    )
     from .run_history import Attempt as Attempt, catch_up as catch_up, line_of_last as line_of_last, run_id as run_id
     from .run_state import (
         Again as Again,
@@ -63,7 +53,8 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "disk_space": [],
-        "folder": ["Folder", "append", "replaced", "replacing", "storing", "sync_folder"],
+        "files": ["append", "replaced", "replacing", "storing", "sync_folder"],
+        "folder": ["Folder"],
         "journal": [],
         "merge": ["Size"],
         "part_numbers": ["Number", "Reading"],
@@ -73,17 +64,7 @@ __all__, __getattr__, __dir__ = exports(
         "record": ["RowContext", "read_anew"],
         "rejected_answers": ["PENDING", "Unfit"],
         "results_table": ["sweep_columns"],
-        "row_mapping": [
-            "Layout",
-            "Moves",
-            "Runs",
-            "STAY",
-            "Stretches",
-            "moves",
-            "placed",
-            "stretches",
-            "unknown_before",
-        ],
+        "positions": ["Layout", "OPEN", "Span", "file_at", "shaped"],
         "run_history": ["Attempt", "catch_up", "line_of_last", "run_id"],
         "run_state": ["Again", "RunState", "Wait", "priced_by", "sent", "timestamp"],
         "substitutes": ["Substitutes", "is_substitute"],

@@ -5,109 +5,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import re
 import socket
-import stat
 import struct
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from ..config import toml
-from ..core import FolderBusy, FolderError, StorageError, json_line
+from ..core import FolderBusy, FolderError, json_line
+from .files import LINKED, NO_LINK, append, replaced, storing, sync_folder
 
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the largest file size allowed is reached",
-}
-_LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
-_OWN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
+# Of what lies in an output folder: raised when a version before could misread it. CONTRACT.md says what each number means.
+FORMAT = 2
 _TEMPORARY = re.compile(r"\..*\.(\d+)-\d+\.tmp")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64 bits
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
 _LATE_BYTES = 256 << 10
-_temporaries = itertools.count()
-
-
-@contextlib.contextmanager
-def storing(what: object) -> Iterator[None]:
-    """Turn a failed write into a :class:`StorageError` that says what could not be written and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise StorageError(
-                f"{FULL[error.errno]}: {what} could not be written. Nothing stored before is damaged; "
-                "free some space and run the same command again"
-            ) from error
-        why = _LINKED if error.errno == errno.ELOOP else error.strerror or error
-        raise StorageError(f"{what} could not be written: {why}") from error
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
-
-    The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
-    the new one.
-    """
-    with replacing() as opened:
-        yield opened(path)
-
-
-@contextlib.contextmanager
-def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
-    """As :func:`replaced` for several files: each call opens one, and none is put in its place before all are on the disk.
-
-    Between the first and the last rename, some are new and some are old.
-    """
-    streams: dict[Path, IO[bytes]] = {}
-    temporaries: dict[Path, Path] = {}
-
-    def opened(path: Path) -> IO[bytes]:
-        if not path.name:  # "." or "/"
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
-        temporaries[path].unlink(missing_ok=True)  # of a process that had this number before; or not ours at all
-        streams[path] = temporaries[path].open("xb")
-        return streams[path]
-
-    try:
-        yield opened
-        for stream in streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
-            stream.close()
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
-        for parent in {path.parent for path in temporaries}:
-            sync_folder(parent)
-    except BaseException:
-        for stream in streams.values():
-            with contextlib.suppress(OSError):  # closing writes what is left, which may have failed already
-                stream.close()
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(path: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _make(path: Path) -> None:
@@ -131,11 +50,13 @@ class Folder:
         self.history = path / "history.jsonl"
         self.telemetry = path / "telemetry.jsonl"
         self.inputs = path / "inputs.jsonl"
-        self.standing = path / "standing.bin"
+        self.snapshot = path / "standing.bin"
+        self.positions = path / "positions.parquet"
         self.scores = path / "scores.parquet"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"
+        self.format = path / "format.json"
         self._lock = path / ".lock"
         self._is_mine = False
 
@@ -153,10 +74,29 @@ class Folder:
 
     def require(self) -> None:
         """:raises FolderError: if there is no run in this folder."""
+        self.require_format()
         if not self.exists():
             inside = sorted(state.parent for state in self.path.glob("*/run.json"))
             hint = f", but holds {len(inside)} of them, such as {inside[-1]}" if inside else ""
             raise FolderError(f"{self.path} is not the output folder of a run{hint}")
+
+    def require_format(self) -> int:
+        """The number of the folder's format: 1 where none is told, as in folders of versions that had none.
+
+        :raises FolderError: if this version does not know that format.
+        """
+        try:
+            told = msgspec.json.decode(self.format.read_bytes())["format"]
+        except (FileNotFoundError, NotADirectoryError):
+            return 1
+        except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+            raise FolderError(f"{self.format} cannot be read: {error}") from None
+        if not isinstance(told, int) or told > FORMAT:
+            raise FolderError(
+                f"{self.path} was written by a newer version of batchflex: its format is {told}, and this version knows those "
+                f"up to {FORMAT}. Update batchflex, or give another output folder"
+            )
+        return told
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -170,13 +110,14 @@ class Folder:
         if self._is_mine:
             yield
             return
+        self.require_format()
         try:
             _make(self.parts)
             _make(self.journal)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         except (OSError, ValueError) as error:  # the latter of a name with a NUL character
             number = getattr(error, "errno", None)
-            why = f"its {self._lock.name}: {_LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
+            why = f"its {self._lock.name}: {LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
             raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
         second = None
         try:
@@ -189,6 +130,9 @@ class Folder:
             for temporary in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
                 if not _is_being_written(temporary):
                     temporary.unlink(missing_ok=True)
+            if self.require_format() < FORMAT:
+                with storing(self.format), replaced(self.format) as stream:
+                    stream.write(b'{"format": %d}\n' % FORMAT)
             self._is_mine = True
             yield
         finally:
@@ -199,7 +143,7 @@ class Folder:
     def held_if_free(self) -> Iterator[bool]:
         """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
         try:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _OWN, 0o644)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         except (OSError, ValueError):
             yield False
             return
@@ -361,7 +305,7 @@ def _is_held_without_taking(lock: Path) -> bool | None:
     if not hasattr(fcntl, "F_OFD_GETLK"):
         return None
     try:
-        descriptor = os.open(lock, os.O_RDONLY | _OWN)
+        descriptor = os.open(lock, os.O_RDONLY | NO_LINK)
     except (OSError, ValueError):
         return None
     try:
@@ -404,27 +348,3 @@ def _is_of(line: bytes, run_id: str) -> bool:
     except ValueError:
         return False
     return isinstance(told, dict) and told.get("run_id") == run_id
-
-
-def _appending(path: Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _OWN, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file")
-    return os.fdopen(descriptor, "a+b", buffering=0)
-
-
-def append(path: Path, *lines: object, sync: bool) -> None:
-    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line. A link is not followed.
-
-    :raises StorageError: if they cannot be written.
-    """
-    with storing(path), _appending(path) as stream:
-        data = b"".join(json_line(line) + b"\n" for line in lines)
-        end = stream.seek(0, os.SEEK_END)
-        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
-            data = b"\n" + data
-        while data:
-            data = data[stream.write(data) or 0 :]
-        if sync:
-            os.fsync(stream.fileno())

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from ..core import FolderError, Outcome, StorageError
-from .folder import FULL, storing, sync_folder
+from .files import FULL, storing, sync_folder
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Outcome).decode

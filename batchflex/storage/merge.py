@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError
 from . import part_files
-from .folder import replaced, storing
+from .files import replaced, storing
 from .part_numbers import Number, merged
 
 _GROUP_BYTES = 16 << 20  # of a row group, in memory
@@ -76,9 +76,8 @@ def size_of(folder: Path, number: Number, left_out: int) -> Size:
         )
 
 
-def together(footers: Sequence[part_files.Footer], kept: Sequence[Sequence[int]]) -> part_files.Footer:
-    """What a part tells that stands for parts with these footers. ``kept`` are for each the rows that are left of each of its
-    ``plans``. Pure.
+def together(footers: Sequence[part_files.Footer]) -> part_files.Footer:
+    """What a part tells that stands for parts with these footers. Pure.
 
     The table of results gets the same columns by it. A column keeps an Arrow type only if all parts with values in it agree,
     for so it is where they stand alone.
@@ -87,25 +86,18 @@ def together(footers: Sequence[part_files.Footer], kept: Sequence[Sequence[int]]
     fields: dict[str, set[str]] = {}
     types: dict[str, set[pa.DataType | None]] = {}
     nulls: dict[str, set[pa.DataType | None]] = {}
-    plans: list[tuple[str | None, int]] = []
-    for footer, rows in zip(footers, kept, strict=True):
+    for footer in footers:
         for name, seen in footer.kinds.items():
             kinds.setdefault(name, set()).update(seen)
             told = footer.types.field(name).type if name in footer.types.names else None
             (nulls if seen == ["null"] else types).setdefault(name, set()).add(told)
         for name, seen in footer.fields.items():
             fields.setdefault(name, set()).update(seen)
-        for (plan, _), count in zip(footer.plans, rows, strict=True):
-            if plans and plans[-1][0] == plan:
-                plans[-1] = (plan, plans[-1][1] + count)
-            elif count:
-                plans.append((plan, count))
     agreed = {name: types.get(name) or nulls[name] for name in kinds}
     schema = pa.schema([(name, next(iter(t))) for name, t in agreed.items() if len(t) == 1 and None not in t])
-    one = plans[0][0] if len({plan for plan, _ in plans}) == 1 else None
     void = list(dict.fromkeys(run for footer in footers for run in footer.void))
     plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
-    return part_files.Footer(plain[0], schema, plain[1], 0, [], one, plans, void)
+    return part_files.Footer(plain[0], schema, plain[1], 0, [], void)
 
 
 def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Number:
@@ -118,7 +110,9 @@ def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Nu
     number = merged(numbers)
     path = part_files.part_path(folder, number)
     footers = [part_files.footer(folder, each) for each in numbers]
-    footer = together(footers, [_kept(f, superseded.get(n)) for f, n in zip(footers, numbers, strict=True)])
+    footer = together(footers)
+    left_out = sum(len(superseded[number]) for number in numbers if number in superseded)
+    rows = sum(sum(each.groups) for each in footers) - left_out
     stands_for = [entry for each in numbers for entry in part_files.entries(folder, each)]
     with storing(path), replaced(path) as stream:
         with pq.ParquetWriter(
@@ -133,25 +127,13 @@ def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Nu
                 size += block.nbytes
                 writer.write_table(block, row_group_size=block.num_rows)
             told = part_files.metadata(footer._replace(size=size))
-            told[part_files.PLANS] = msgspec.json.encode(footer.plans)
             told[part_files.STANDS_FOR] = msgspec.json.encode(stands_for)
             writer.add_key_value_metadata(told)
         stream.flush()
-        _check(Path(stream.name), folder, numbers, superseded, sum(rows for _, rows in footer.plans))
+        _check(Path(stream.name), folder, numbers, superseded, rows)
         changed = max(time for _, _, time in stands_for)
         os.utime(stream.fileno(), ns=(changed, changed))  # a table made of these answers is still as new as they are
     return number
-
-
-def _kept(footer: part_files.Footer, left_out: pl.Series | None) -> list[int]:
-    """The rows that are left of each of its plans."""
-    if left_out is None:
-        return [rows for _, rows in footer.plans]
-    kept, begin = [], 0
-    for _, rows in footer.plans:
-        kept.append(rows - int(left_out.is_between(begin, begin + rows, closed="left").sum()))
-        begin += rows
-    return kept
 
 
 def _rows(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Iterator[pa.Table]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError, Outcome
 from . import carried_columns, parsed_columns
-from .folder import replaced, storing
+from .files import replaced, storing
 from .part_numbers import Number, part_numbers as part_numbers, part_path as part_path
 
 T = TypeVar("T")
@@ -40,13 +40,21 @@ COLUMNS: dict[str, pa.DataType] = {
     "requested_model": _TEXT, "gateway_cost": _SECONDS, "gateway_deployment": _TEXT, "gateway_fallbacks": pa.int32(),
     "answer_limit": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
 }  # fmt: skip
-_INSIDE = {"slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT}
+_INSIDE = {
+    "slot": _TEXT,
+    "point": _TEXT,
+    "carry": _TEXT,
+    "proof": _TEXT,
+    "file": _COUNT,
+    "position": _COUNT,
+    "grown": pa.int32(),
+}
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
 MADE_OF_PARTS = b"batchflex.parts"  # of a results table: the set of parts that it was made of
-_PLAN, _FIELDS, _VOID = b"batchflex.plan", b"batchflex.parsed_kinds", b"batchflex.void"
-PLANS, STANDS_FOR = b"batchflex.plans", b"batchflex.stands_for"
+_FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
+STANDS_FOR = b"batchflex.stands_for"
 _ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
@@ -55,18 +63,14 @@ _AT_ONCE = 200  # rows
 
 class Footer(NamedTuple):
     """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
-    structured answers, its size in memory in bytes, the rows of each of its row groups, and the plan that its row numbers
-    are those of, if that is known (see :meth:`~batchflex.engine.queue.Plan.identity`). Where parts of several plans were merged,
-    ``plan`` is ``None``. ``plans`` has in any case how many rows are of which plan, in their order. ``void`` are the ids of runs
-    whose failures count for nothing, in whichever part they are."""
+    structured answers, its size in memory in bytes, and the rows of each of its row groups. ``void`` are the ids of runs whose
+    failures count for nothing, in whichever part they are."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
     fields: dict[str, list[str]]
     size: int
     groups: list[int]
-    plan: str | None
-    plans: list[tuple[str | None, int]]
     void: list[str]
 
 
@@ -79,14 +83,12 @@ def write_part(
     number: int,
     outcomes: Iterable[Outcome],
     carry_schema: pa.Schema | None = None,
-    plan: str | None = None,
     between: Callable[[], None] = _nothing,
     void: Sequence[str] = (),
 ) -> None:
     """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
-    had any; ``plan`` is the identity of the plan they belong to, if it is known. ``between`` is called every few
-    milliseconds of work. ``void`` are the ids of runs whose failures are void, as the outcomes are gone through; such a part may
-    have no rows.
+    had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void, as the
+    outcomes are gone through; such a part may have no rows.
 
     :raises StorageError: if it cannot be written; then there is no such part.
     """
@@ -104,7 +106,7 @@ def write_part(
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
-    told = metadata(Footer(kinds, types, fields, table.nbytes, [], plan, [], list(dict.fromkeys(void))))
+    told = metadata(Footer(kinds, types, fields, table.nbytes, [], list(dict.fromkeys(void))))
     with storing(path), replaced(path) as stream:
         pq.write_table(
             table.replace_schema_metadata(told),
@@ -117,15 +119,13 @@ def write_part(
 
 
 def metadata(footer: Footer) -> dict[bytes, bytes]:
-    """A footer as it is written, without what belongs to merged parts alone."""
+    """A footer as it is written."""
     told = {
         _KINDS: msgspec.json.encode(footer.kinds),
         _TYPES: base64.b64encode(footer.types.serialize().to_pybytes()),
         _FIELDS: msgspec.json.encode(footer.fields),
         _SIZE: b"%d" % footer.size,
     }
-    if footer.plan is not None:
-        told[_PLAN] = footer.plan.encode()
     if footer.void:
         told[_VOID] = msgspec.json.encode(footer.void)
     return told
@@ -253,19 +253,13 @@ def footer(folder: Path, number: int) -> Footer:
     if not {_KINDS, _TYPES, _SIZE} <= told.keys():
         raise FolderError(f"{path} is no part that batchflex wrote; move it away")
     types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
-    plan = told[_PLAN].decode() if _PLAN in told else None
     groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
-    plans = (
-        msgspec.json.decode(told[PLANS], type=list[tuple[str | None, int]])
-        if PLANS in told
-        else [(plan, sum(groups))] * (sum(groups) > 0)
-    )
     if _FIELDS in told:
         fields = msgspec.json.decode(told[_FIELDS])
     else:  # a part of an older version
         fields = parsed_columns.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
     void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
-    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, plan, plans, void)
+    return Footer(msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, void)
 
 
 def identity(folder: Path) -> bytes:
@@ -315,15 +309,6 @@ def is_readable(path: Path) -> bool:
         return not any(pa.types.is_decimal256(kind) for kind in pq.read_schema(path).types)
     except (OSError, pa.ArrowException):
         return False
-
-
-def plans(folder: Path) -> dict[int, list[tuple[str | None, int]]]:
-    """For each part by its number the plans that its row numbers are those of, as far as they are known, and how many rows in
-    turn are of each.
-
-    :raises FolderError: if a part is damaged.
-    """
-    return {number: footer(folder, number).plans for number in part_numbers(folder)}
 
 
 def void_runs(folder: Path) -> set[str]:

@@ -10,10 +10,16 @@ import binascii
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from ..core import SortedKeys
 from . import part_files
+from .files import replaced, storing
+from .positions import Layout, Rows
+
+_FOUND = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "file": pl.Int64, "position": pl.Int64})
 
 
 def read_keys(folder: Path, columns: Sequence[str], numbers: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
@@ -65,3 +71,57 @@ def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:
     if (same_hi & same_lo).any():
         ordered = ordered.filter(~(same_hi & same_lo).fill_null(False))
     return ordered.with_columns(pl.col("hi").set_sorted())
+
+
+class Positions:
+    """Where answers are in a plan: at the position in an input file that their part tells, or, of those that were ``found``
+    elsewhere by their keys (as :func:`read_found` gives them), there. About 30 bytes for each of these."""
+
+    def __init__(self, layout: Layout, found: pl.DataFrame | None = None) -> None:
+        self._layout = layout
+        self._found = found if found is not None and found.height else None
+        self._keys = None if self._found is None else SortedKeys(self._found)
+        self.columns = ["file", "position"] if self._found is None else ["key", "file", "position"]
+
+    def rows(self, part: pl.DataFrame) -> Rows:
+        """The row of the plan that each answer is to, -1 where it is not in it. ``part`` has these ``columns``, the key as ``hi``
+        and ``lo``."""
+        file, position = (part[name].fill_null(0).to_numpy() for name in ("file", "position"))
+        if self._keys is not None and self._found is not None:
+            at = np.array(self._keys.find(part), np.int64)
+            known = at >= 0
+            there = [self._found[name].gather(at.clip(0)).to_numpy() for name in ("file", "position")]
+            file, position = (np.where(known, found, own) for found, own in zip(there, (file, position), strict=True))
+        return self._layout.rows(file, position)
+
+
+def files(parts: Path, found: pl.DataFrame) -> set[int]:
+    """What identifies the input files that the answers of a folder are to."""
+    each = {int(file) for file in found["file"].unique()}
+    for number in part_files.part_numbers(parts):
+        each.update(part_files.read_part(parts, number, ["file"])["file"].unique().to_pylist())
+    return each - {None, 0}
+
+
+def read_found(path: Path) -> pl.DataFrame:
+    """Where answers are that a run has found by their keys, elsewhere than their parts tell: ``hi``, ``lo``, ``file`` (0 of those
+    that belong to no row) and ``position``. None if the file is not there, or damaged: it can be made again."""
+    try:
+        return pl.read_parquet(path).select(list(_FOUND)).cast(_FOUND)
+    except (OSError, pl.exceptions.PolarsError):
+        return pl.DataFrame(schema=_FOUND)
+
+
+def write_found(path: Path, found: Iterable[pl.DataFrame]) -> None:
+    """Write it down for the next run; nothing if there is none.
+
+    :raises StorageError: if it cannot be written.
+    """
+    whole = last_of_each(
+        pl.concat([pl.DataFrame(schema=_FOUND), *(each.select(list(_FOUND)).cast(_FOUND) for each in found)])
+    )
+    if not whole.height:
+        path.unlink(missing_ok=True)
+        return
+    with storing(path), replaced(path) as stream:
+        whole.write_parquet(stream, compression="zstd")

@@ -153,6 +153,9 @@ def _outcome(frame: RowContext, request: Request, effort: Effort, status: Status
         retried_with=request.retried_with,
         requested_model=(effort.model or None) if effort.attempts else None,
         answer_limit=request.max_tokens,
+        file=request.file,
+        position=request.position,
+        grown=None if request.before is None else request.grown,
         **fields,
     )
 

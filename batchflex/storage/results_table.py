@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import Outcome, SortedKeys, raw
 from . import carried_columns, parsed_columns, part_files, part_index
-from .folder import replaced, storing
+from .files import replaced, storing
 from .part_files import COLUMNS
 from .part_numbers import Reading
-from .row_mapping import Moves, moves as moves_between, placed
 from .void_failures import Void
 
 _WINDOW_ROWS = 4_000
@@ -139,25 +137,25 @@ def assemble(
     since: int = 0,
     pending: Sequence[Outcome] = (),
     declared: Mapping[str, list[str]] | None = None,
-    moves: Mapping[str, Moves] | None = None,
+    positions: part_index.Positions | None = None,
     void: Collection[str] = (),
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
     ``labels`` are the sweep points in order. ``planned`` (``hi``, ``lo``, ``row``, ``point``) says which keys of parts
     numbered below ``since`` belong to the job, and where they are in it; those of later parts are where they say
-    themselves. In place of it, ``moves`` says for each plan that the earlier parts name where its rows are now. Without both all
+    themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
     ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a
     plan 60), twice that while they are sorted, and twice the largest row group.
     """
     tables = _Parts(folder, pending, void)
-    if moves is not None:
-        places = _of_moves(tables, labels, moves, since)
+    if positions is not None:
+        places = _of_positions(tables, labels, positions, since)
     else:
         places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
-    foreign = tables.points.difference(labels) if planned is None and moves is None else ()
+    foreign = tables.points.difference(labels) if planned is None and positions is None else ()
     shape = _layout(tables.footers.values(), variables, foreign, pending, declared or {})
 
     def batches() -> Iterator[pa.Table]:
@@ -350,9 +348,6 @@ class _Places:
         return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
 
 
-_NOWHERE = moves_between([], [])
-# A plan that none of the earlier answers belong to.
-NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
 _PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
 _KEY: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64}
 _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
@@ -391,15 +386,13 @@ def _small(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _of_moves(parts: _Parts, labels: Sequence[str], moves: Mapping[str, Moves], since: int) -> _Places:
+def _of_positions(parts: _Parts, labels: Sequence[str], positions: part_index.Positions, since: int) -> _Places:
     heads = []
-    for number, head in parts.heads(lambda number: ["row", "sample", "point", "status"]):
+    here = ["row", "sample", "point", "status"]
+    for number, head in parts.heads(lambda number: [*here, *positions.columns] if number < since else here):
         frame = pointed(head, labels)
         if number < since:
-            stretches = [(n, moves.get(plan or "", _NOWHERE)) for plan, n in parts.footers[number].plans]
-            row = frame["row"].to_numpy()
-            here = [(by or _NOWHERE).moved(row[at : at + n]) for at, n, by in placed(stretches, len(row))]
-            frame = frame.with_columns(pl.Series("row", np.concatenate(here)))
+            frame = frame.with_columns(pl.Series("row", positions.rows(frame)))
         frame = parts.valid(number, frame, head["status"])
         heads.append(_small(frame.filter(pl.col("row") >= 0) if number < since else frame))
     return _Places(heads)

@@ -13,14 +13,15 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
-from .folder import Folder, storing
+from .files import storing
+from .folder import Folder
 
 
-def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -> int:
+def recover(folder: Folder, carry_schema: Any = None) -> int:
     """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
 
-    A segment whose part is there was sealed before it could be removed. ``plan`` is the identity of the plan that it
-    belongs to, if that is known. Parts that were merged into others, and not removed, are removed.
+    A segment whose part is there was sealed before it could be removed. Parts that were merged into others, and not removed, are
+    removed.
 
     :raises StorageError: if the disk is full.
     """
@@ -29,7 +30,7 @@ def recover(folder: Folder, carry_schema: Any = None, plan: str | None = None) -
     last = max(sealed, default=0)
     for number in journal.segments(folder.journal):
         if not part_numbers.is_sealed(sealed, number):
-            _seal(folder, number, carry_schema, plan, lambda: None)
+            _seal(folder, number, carry_schema, lambda: None)
             last = max(last, number)
         journal.drop(folder.journal, number)
     return last + 1
@@ -65,14 +66,10 @@ def unsealed(folder: Folder) -> Unsealed:
     return Unsealed(found, void)
 
 
-def _seal(folder: Folder, number: int, carry_schema: Any, plan: str | None, between: Callable[[], None]) -> None:
+def _seal(folder: Folder, number: int, carry_schema: Any, between: Callable[[], None]) -> None:
     void: list[str] = []
     outcomes = journal.read(journal.segment_path(folder.journal, number), void)
-    part_files.write_part(folder.parts, number, outcomes, carry_schema, plan, between, void)
-
-
-def _unknown() -> None:
-    return None
+    part_files.write_part(folder.parts, number, outcomes, carry_schema, between, void)
 
 
 _LIKELY_LINE = 8 << 10
@@ -81,7 +78,7 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 class OutcomeWriter:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
-    happens in threads. ``plan`` tells the identity of the plan that they belong to, as far as it is known when it is called.
+    happens in threads.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -94,12 +91,10 @@ class OutcomeWriter:
         *,
         slots: int = 1,
         carry_schema: Any = None,
-        plan: Callable[[], str | None] = _unknown,
     ) -> None:
         self._folder = folder
         self._policy = policy
         self._carry_schema = carry_schema
-        self._plan = plan
         self._courtesy = GilYield()
         self._ending = False
         self._slots = slots
@@ -175,7 +170,7 @@ class OutcomeWriter:
         self._unsealed.add(number)
         self._courtesy.begin()
         try:
-            _seal(self._folder, number, self._carry_schema, self._plan(), self._courtesy)
+            _seal(self._folder, number, self._carry_schema, self._courtesy)
             journal.drop(self._folder.journal, number)
         except StorageError:
             raise

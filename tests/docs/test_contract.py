@@ -58,7 +58,9 @@ def test_a_part_has_the_columns_of_the_results_and_its_own(tmp_path: Path) -> No
     part_files.write_part(tmp_path, 1, [outcome(1)])
     schema = pq.read_schema(part_files.part_path(tmp_path, 1))
     assert schema.names == [*part_files.COLUMNS, *names("Parts", "column")]
-    assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [pa.string()] * 4
+    assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [
+        *[pa.string()] * 4, pa.int64(), pa.int64(), pa.int32()
+    ]  # fmt: skip
 
 
 def test_every_column_of_a_part_is_a_field_of_an_outcome() -> None:
@@ -113,7 +115,8 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         folder.add_history({})
         folder.add_telemetry({})
         folder.inputs.touch()
-        folder.standing.touch()
+        folder.snapshot.touch()
+        folder.positions.touch()
         folder.report.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()

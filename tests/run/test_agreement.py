@@ -132,12 +132,8 @@ def test_what_is_kept_of_rows_with_one_id_is_the_same_on_the_next_run(
     assert plan_text.forecast(case.job("keep"))["left"] == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a part does not tell how many of its reasks were for more tokens: resume counts all of them"
-)
 def test_growing_takes_none_of_the_reasks(tmp_path: Path, endpoint: CountingEndpoint) -> None:
-    """An answer that was cut off, then came whole and did not fit, when the run was killed. The run would have asked on
-    (``reask._grown`` compares with the limit that the plan sets); the next one takes it for final (``resume._unfit_in``)."""
+    """An answer that was cut off, then came whole and did not fit, when the run was killed: it is asked for once more."""
     case = Small(tmp_path, endpoint, 1, max_tokens=8, judges_answers=True, max_reasks=1, grow=16)
     endpoint.knobs(answer=f'{{"label": "{"neither " * 10}"}}', obey_max_tokens=True)
     assert killed(case.job(), endpoint, 2) is None

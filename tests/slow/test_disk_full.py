@@ -163,7 +163,7 @@ def test_what_only_spares_the_next_run_time_stops_none(
 ) -> None:
     monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
     out = Folder(tmp_path / "out")
-    (out.standing / "in its place").mkdir(parents=True)
+    (out.snapshot / "in its place").mkdir(parents=True)
     rows = write_rows(tmp_path / "rows.jsonl", 3)
     run = called("run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", out.path)
     assert (run.code, state(out.path)["stopped_by"], table(out.path).height) == (0, None, 3)

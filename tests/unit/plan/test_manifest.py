@@ -35,42 +35,43 @@ from batchflex.plan.source import Known, Source
 from batchflex.results import compact
 from batchflex.storage import part_files
 from batchflex.storage.folder import Folder
-from batchflex.storage.row_mapping import STAY, moves, unknown_before
+from batchflex.storage.part_index import Positions
+from batchflex.storage.positions import OPEN, Layout, Span, file_at, shaped
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 
 # ---------------------------------------------------------------------------------------------------------- places
 
 
+NIGHTS = [(4, 5), (6, 9)]  # a file of five rows that has grown by four
+
+
 @pytest.mark.parametrize(
-    ("then", "now", "rows", "found"),
+    ("files", "limit", "found"),
     [
-        ([(1, 3), (2, 2)], [(1, 3), (2, 2)], [0, 2, 3, 4, 5], [0, 2, 3, 4, -1]),
-        ([(1, 3), (2, 2)], [(2, 2), (1, 3)], [0, 2, 3, 4], [2, 4, 0, 1]),
-        ([(1, 3), (2, 2)], [(1, 3), (7, 10), (2, 2)], [2, 3, 4], [2, 13, 14]),
-        ([(1, 3), (2, 2)], [(1, 5), (2, 2)], [2, 3, 4], [2, 5, 6]),
-        ([(1, 3), (2, 2)], [(2, 2)], [0, 2, 3, 4], [-1, -1, 0, 1]),
-        ([(1, 3), (2, 2)], [(1, 2)], [1, 2, 3], [1, -1, -1]),
-        ([(1, 3), (2, None)], [(9, 1), (1, 3), (2, None)], [0, 3, 1_000], [1, 4, 1_001]),
-        ([(1, None), (2, 2)], [(1, 3), (2, 2)], [0, 2, 3], [0, 2, -1]),
-        ([(1, 3), (2, 2)], [(8, None), (1, 3), (2, 2)], [0, 3], [-1, -1]),
-        ([], [(1, 3)], [0], [-1]),
+        ([([(1, 3)], 3), ([(2, OPEN)], 2)], None, [0, 2, -1, 3, 4, -1]),
+        ([([(2, 2)], 2), ([(1, 3)], 3)], None, [2, 4, -1, 0, 1, -1]),
+        ([([(1, 3)], 3), ([(7, 10)], 10), ([(2, 2)], 2)], None, [0, 2, -1, 13, 14, -1]),
+        ([([(1, 3)], 3), ([(2, 2)], 2)], 4, [0, 2, -1, 3, -1, -1]),
+        ([([(8, OPEN)], None), ([(1, 3)], 3)], None, [-1, -1, -1, -1, -1, -1]),
+        ([([(1, OPEN)], None)], None, [0, 2, 3, -1, -1, -1]),
+        ([([(1, 2)], 2), ([(2, 2)], 2)], None, [0, -1, -1, 2, 3, -1]),
+        ([], None, [-1] * 6),
     ],
 )
-def test_rows_are_found_by_their_files(then: Any, now: Any, rows: list[int], found: list[int]) -> None:
-    assert moves(then, now).moved(np.array(rows)).tolist() == found
+def test_rows_are_found_by_their_files(files: Any, limit: int | None, found: list[int]) -> None:
+    layout = Layout([(tuple(Span(*span) for span in spans), rows) for spans, rows in files], limit)
+    wanted = [(1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (0, 0)]
+    assert layout.rows(*(np.array(column) for column in zip(*wanted, strict=True))).tolist() == found
 
 
-def test_what_is_the_same_stays() -> None:
-    rows = np.arange(5)
-    assert STAY.are_none and STAY.moved(rows) is rows
-
-
-def test_files_are_counted_only_if_wanted_ones_come_after_them() -> None:
-    layout = [(1, 3), (5, None), (2, 2), (6, None)]
-    assert unknown_before(layout, {2}) == [1]
-    assert unknown_before(layout, {1}) == [] == unknown_before(layout, set())
-    assert unknown_before(layout, {6}) == [1]
+def test_what_was_added_to_a_file_is_identified_apart() -> None:
+    spans = tuple(Span(*span) for span in NIGHTS)
+    assert [file_at(spans, at) for at in (0, 4, 5, 8, 9)] == [4, 4, 6, 6, None]
+    layout = Layout([((Span(1, 3),), 3), (spans, 9)])
+    assert layout.rows(np.array([4, 4, 6, 6]), np.array([4, 5, 4, 5])).tolist() == [7, -1, -1, 8]
+    assert layout.spans() == [(1, 0, 3), (4, 3, 8), (6, 8, 12)]
+    assert {span.file for span in shaped(spans, "one")}.isdisjoint(span.file for span in shaped(spans, "other"))
 
 
 LAYOUT = st.permutations(range(5)).flatmap(
@@ -80,17 +81,18 @@ LAYOUT = st.permutations(range(5)).flatmap(
 )
 
 
-@given(then=LAYOUT, now=LAYOUT, left_out=st.sets(st.integers(0, 4)))
+@given(now=LAYOUT, left_out=st.sets(st.integers(0, 4)))
 @settings(max_examples=200, deadline=None)
-def test_a_row_is_where_its_file_and_its_place_in_it_are(then: Any, now: Any, left_out: set[int]) -> None:
+def test_a_row_is_where_its_file_and_its_position_in_it_are(now: Any, left_out: set[int]) -> None:
     now = [each for each in now if each[0] not in left_out]
-
-    def places(layout: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        return [(number, at) for number, rows in layout for at in range(rows)]
-
-    where = {place: row for row, place in enumerate(places(now))}
-    wanted = [where.get(place, -1) for place in places(then)]
-    assert moves(then, now).moved(np.arange(len(wanted))).tolist() == wanted
+    layout = Layout([((Span(number + 1, OPEN),), rows) for number, rows in now])
+    places = [(number + 1, at) for number, rows in now for at in range(rows)]
+    where = {place: row for row, place in enumerate(places)}
+    wanted = [(number, at) for number in range(1, 7) for at in range(5)]
+    file, position = (np.array(column) for column in zip(*wanted, strict=True))
+    assert layout.rows(file, position).tolist() == [where.get(place, -1) for place in wanted]
+    back = zip(*(column.tolist() for column in layout.positions(np.arange(len(places)))), strict=True)
+    assert list(back) == places
 
 
 # ----------------------------------------------------------------------------------------------- what is remembered
@@ -118,7 +120,7 @@ def answer(plan: Plan, request: Request, status: str = "ok") -> Outcome:
     return Outcome(
         key=request.key.hex(), slot=request.slot.hex(), id=request.id, row=request.row, sample=request.sample,
         status=status, content=hashlib.md5(request.body).hexdigest(), attempts=1, started_at=1, finished_at=2,
-        endpoint="e", run_id="r", point=plan.labels[request.point],
+        endpoint="e", run_id="r", point=plan.labels[request.point], file=request.file, position=request.position,
     )  # type: ignore[arg-type]  # fmt: skip
 
 
@@ -138,17 +140,15 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
         number = found.segment
         statuses = ["failed" if at in fails else "ok" for at in range(len(asked))]
         answers = [answer(plan, request, status) for request, status in zip(asked, statuses, strict=True)]
-        part_files.write_part(folder.parts, number, answers, plan=plan.identity())
-        make(folder, {}, plan.labels, {}, found.done, number, None, found.moves)
+        part_files.write_part(folder.parts, number, answers)
+        make(folder, {}, plan.labels, {}, found.done, number, None, found.layout)
         identity = plan.identity()
         assert identity is not None
         folder.write_state({"plan": identity})
-        if found.moves is None and number > 1:
-            folder.standing.unlink(missing_ok=True)
-        elif part_files.part_numbers(folder.parts):
-            moves = {**(found.moves or {}), identity: STAY}
-            now = snapshot.Now(identity, plan.labels, plan.per_item, moves, job.job.retry_failed)
-            snapshot.keep(folder, now, found.standing, number)
+        layout = Layout() if found.kept else plan.layout(found.layout.files)
+        snapshot.keep(
+            folder, snapshot.Now(plan.labels, plan.per_item, layout, job.job.retry_failed), found.snapshot, number
+        )
     return found, asked
 
 
@@ -344,7 +344,7 @@ def test_a_line_that_is_being_written_is_left_for_the_next_run(tmp_path: Path, t
         path.write_text(rows_of(["a"]) + tail + rest)
         found = prepare(job, plan, folder)
         asked = [request for block in found.blocks for request in block]
-        part_files.write_part(folder.parts, 1, [answer(plan, request) for request in asked], plan=plan.identity())
+        part_files.write_part(folder.parts, 1, [answer(plan, request) for request in asked])
     assert [request.id for request in asked] == ["a"]
     _, asked = night(job_of(tmp_path))
     assert [request.id for request in asked] == ["b", "c"]
@@ -544,7 +544,7 @@ def test_a_file_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     with path.open("a") as stream:
         stream.write(rows_of("b"))
     found, asked = night(job_of(tmp_path))
-    assert [request.id for request in asked] == ["b"] and found.moves is not None
+    assert [request.id for request in asked] == ["b"] and found.passed == 1
 
 
 def test_answers_found_by_their_keys_number_the_same_requests_of_other_rows(
@@ -566,13 +566,18 @@ def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: P
     """As it is where equal requests got other numbers when files came and went."""
     (inbox / "3.jsonl").write_text(rows_of("a"))
     plan = Plan(job_of(tmp_path, sweep={"temperature": [0.0, 1.0]}))
+    plan.know(Folder(tmp_path / "another"), remember=False)
     requests = [request for block in plan.blocks() for request in block][:4]
-    twice = msgspec.structs.replace(answer(plan, requests[0]), key="ff" * 16)
-    outcomes = [answer(plan, requests[0]), twice, *(answer(plan, request) for request in requests[2:4])]
+    outcomes = [answer(plan, request) for request in requests]
     parts = tmp_path / "parts"
     parts.mkdir()
     part_files.write_part(parts, 1, outcomes)
-    assert Done(parts, 0, plan.labels).finished(2) == b"\0\1"
+    positions = Positions(plan.layout())
+    done = Done(parts, 0, plan.labels, positions=positions)
+    assert done.finished(2) == b"\1\1" and not done.clashes(2)
+    twice = msgspec.structs.replace(outcomes[0], key="ff" * 16)
+    part_files.write_part(parts, 2, [twice])
+    assert Done(parts, 0, plan.labels, positions=positions).clashes(2)
 
 
 # --------------------------------------------------------------------------------------------- how the folder stood
@@ -588,13 +593,13 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
     out = Folder(tmp_path / "out")
     for number, new in enumerate(["2", "0", "3"]):
         night(job_of(tmp_path))
-        assert out.standing.exists()
+        assert out.snapshot.exists()
         (folder / f"{new}.jsonl").write_text(rows_of([f"n{new}{i}" for i in range(5)]))
         with monkeypatch.context() as patched:
             patched.setattr(part_files, "read_part", lambda *given: pytest.fail("an old answer was read"))
             found = prepare(job := job_of(tmp_path), Plan(job), out)
             assert [request.id for block in found.blocks for request in block] == [f"n{new}{i}" for i in range(5)]
-        assert (found.standing is not None, found.passed, found.before["ok"]) == (
+        assert (found.snapshot is not None, found.passed, found.before["ok"]) == (
             True,
             50 + 5 * number,
             50 + 5 * number,
@@ -626,17 +631,17 @@ def test_what_is_written_down_is_heeded_only_if_it_fits(
     out = Folder(tmp_path / "out")
     sections: dict[str, Any] = {}
     if what == "cut":
-        out.standing.write_bytes(out.standing.read_bytes()[:-1])
+        out.snapshot.write_bytes(out.snapshot.read_bytes()[:-1])
     elif what == "other parts":
         part_files.part_path(out.parts, 1).touch()
     elif what == "other version":
-        out.standing.write_bytes(out.standing.read_bytes().replace(b'"version":2', b'"version":0'))
+        out.snapshot.write_bytes(out.snapshot.read_bytes().replace(b'"version":3', b'"version":0'))
     else:
         name = {"limit": "input", "retry_failed": "job"}[what]
         sections = {name: {what: 5}}
     (tmp_path / "in" / "2.jsonl").write_text(rows_of(["a"]))
     found, asked = night(job_of(tmp_path, **sections))
-    assert found.standing is None
+    assert found.snapshot is None
     wanted = {"limit": 0}
     assert len(asked) == wanted.get(what, 1)
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.diff import SHAPING
 from batchflex.config.job import Job, build
-from batchflex.core.errors import FolderError, InputError, JobChanged
+from batchflex.core.errors import InputError, JobChanged
 from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.plan import Plan
@@ -27,6 +27,7 @@ from batchflex.plan.preparation import Prepared, prepare, survey
 from batchflex.plan.resume import Done
 from batchflex.storage import journal, part_files, writer
 from batchflex.storage.folder import Folder
+from batchflex.storage.part_index import Positions
 from tests.support.command_line import called, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -56,12 +57,24 @@ def answer(plan: Plan, request: Request, status: str = "ok") -> Outcome:
     return Outcome(
         key=request.key.hex(), slot=request.slot.hex(), id=request.id, row=request.row, sample=request.sample,
         status=status, attempts=1, started_at=1, finished_at=2, endpoint="e", run_id="r",
-        point=plan.labels[request.point],
+        point=plan.labels[request.point], file=request.file, position=request.position,
     )  # type: ignore[arg-type]  # fmt: skip
 
 
 def everything(plan: Plan) -> list[Request]:
     return [request for block in plan.blocks() for request in block]
+
+
+def seal(job: Job, number: int, some: slice, **changes: Any) -> None:
+    """A part with the answers to these requests, as a run leaves it."""
+    folder = Folder(job.out)
+    with folder.held():
+        plan = Plan(job)
+        plan.know(folder)
+        plan.begin()
+        outcomes = [msgspec.structs.replace(answer(plan, r), **changes) for r in everything(plan)[some]]
+        part_files.write_part(folder.parts, number, outcomes)
+        folder.write_job(job.resolved())
 
 
 ROW = st.builds(
@@ -96,6 +109,7 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
         tables["input"]["limit"] = limit
     job = build(tables)
     plan = Plan(job)
+    plan.know(Folder(folder / "out"), remember=False)
     chance = random.Random(seed)
     answers = [
         answer(plan, request, chance.choice(["ok", "ok", "ok", "truncated", "failed"]))
@@ -106,7 +120,11 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     parts.mkdir()
     for number in range(0, len(answers), 7):
         part_files.write_part(parts, number, answers[number : number + 7])
-    whole, surveyed, placed = Done(parts, 1), Done(parts, 1), Done(parts, 1, plan.labels)
+    whole, surveyed, placed = (
+        Done(parts, 1),
+        Done(parts, 1),
+        Done(parts, 1, plan.labels, positions=Positions(plan.layout())),
+    )
     left = [request for block in plan.blocks() for request in whole.sort_out(block)]
     diff, finished, _ = survey(job, plan, surveyed)
     assert finished is not None
@@ -144,16 +162,13 @@ def left(found: Prepared) -> list[str]:
 def half(tmp_path: Path) -> Job:
     """A job of ten rows of which five are answered, as their parts tell."""
     job = job_of(tmp_path, [asked(str(i), id=f"r{i}") for i in range(10)])
-    plan, folder = Plan(job), Folder(job.out)
-    with folder.held():
-        part_files.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
-        folder.write_job(job.resolved())
+    seal(job, 1, slice(5))
     return job
 
 
-def test_answers_to_the_same_plan_are_found_by_their_rows(half: Job) -> None:
+def test_answers_to_the_same_plan_are_found_by_their_positions(half: Job) -> None:
     found = prepared(half)
-    assert found.moves is not None and found.diff is not None
+    assert found.diff is not None
     assert (found.diff.done, found.passed, found.segment) == (5, 5, 2)
     assert left(found) == ["r5", "r6", "r7", "r8", "r9"]
 
@@ -164,7 +179,9 @@ def test_a_limit_is_no_other_plan(half: Job, limit: int) -> None:
     if limit < 5:
         job = job.model_copy(update={"job": job.job.model_copy(update={"on_change": "rerun"})})
     found = prepared(job)
-    assert (found.moves is not None) == (limit >= 5), "answers beyond the limit belong to no row"
+    assert found.diff is not None and found.diff.orphans == max(0, 5 - limit), (
+        "answers beyond the limit belong to no row"
+    )
     assert left(found) == [f"r{i}" for i in range(5, limit)]
 
 
@@ -182,24 +199,21 @@ def test_an_input_that_was_written_to_is_gone_through(half: Job, tmp_path: Path)
     assert path.stat().st_size == before.st_size
     aged(path)
     found = prepared(half)
-    assert not found.moves is not None and left(found) == ["s2", "r5", "r6", "r7", "r8", "r9"]
+    assert found.diff is not None and found.diff.planned == 10 and left(found) == ["s2", "r5", "r6", "r7", "r8", "r9"]
 
 
 def test_a_bad_row_beyond_what_was_answered_is_told_before_anything_is_sent(tmp_path: Path) -> None:
     rows = [asked(str(i), id=f"r{i}") for i in range(6)]
     job = job_of(tmp_path, [*rows[:5], {"id": "bad"}])
-    plan, folder = Plan(job), Folder(job.out)
-    with folder.held():
-        part_files.write_part(folder.parts, 1, [answer(plan, r) for r in everything(plan)[:5]], plan=plan.identity())
+    seal(job, 1, slice(5))
     with pytest.raises(InputError, match=r"in\.jsonl, line 6: has neither 'messages' nor 'body'"):
         prepared(job)
 
 
 def test_when_all_is_answered_and_there_is_no_table_nothing_is_asked(half: Job) -> None:
-    plan, folder = Plan(half), Folder(half.out)
-    part_files.write_part(folder.parts, 2, [answer(plan, r) for r in everything(plan)[5:]], plan=plan.identity())
+    seal(half, 2, slice(5, None))
     found = prepared(half)
-    assert found.moves is not None and found.finished and not found.complete and left(found) == []
+    assert found.finished and not found.complete and left(found) == []
 
 
 def test_requests_that_are_too_large_to_be_held_are_planned_again_alike(
@@ -215,12 +229,11 @@ def test_a_state_that_cannot_be_read_is_no_reason_to_stop(half: Job) -> None:
     assert left(prepared(half)) == ["r5", "r6", "r7", "r8", "r9"]
 
 
-def test_a_part_with_a_sweep_point_that_its_plan_does_not_have_is_damaged(half: Job) -> None:
-    plan, folder = Plan(half), Folder(half.out)
-    odd = msgspec.structs.replace(answer(plan, everything(plan)[5]), point='{"seed":1}')
-    part_files.write_part(folder.parts, 2, [odd], plan=plan.identity())
-    with pytest.raises(FolderError, match="names a sweep point that its plan does not have"):
-        prepared(half)
+def test_an_answer_of_a_sweep_point_that_the_job_does_not_have_belongs_to_no_row(half: Job) -> None:
+    seal(half, 2, slice(5, 6), point='{"seed":1}', key="ff" * 16)
+    found = prepared(half.model_copy(update={"job": half.job.model_copy(update={"on_change": "rerun"})}))
+    assert found.diff is not None and found.diff.orphans == 1
+    assert left(found) == ["r5", "r6", "r7", "r8", "r9"]
 
 
 def test_every_section_of_a_job_shapes_the_requests_or_does_not() -> None:
@@ -240,19 +253,20 @@ def test_every_section_of_a_job_shapes_the_requests_or_does_not() -> None:
     assert set(Job.model_fields) == {*SHAPING, *others}
 
 
-@pytest.mark.parametrize("told", ["the same", "another", None])
-def test_answers_in_a_journal_belong_to_the_plan_that_the_killed_run_told(half: Job, told: str | None) -> None:
-    folder = Folder(half.out)
+@pytest.mark.parametrize("knows", [True, False])
+def test_answers_in_a_journal_of_a_killed_run_are_found_by_their_positions(half: Job, knows: bool) -> None:
+    folder, plan = Folder(half.out), Plan(half)
+    plan.know(folder, remember=False)
     segment = journal.Journal(folder.journal, 2)
-    segment.append(answer(Plan(half), everything(Plan(half))[5]))
+    made = answer(plan, everything(plan)[5])
+    segment.append(made if knows else msgspec.structs.replace(made, file=None, position=None))
     segment.close()
-    folder.write_state({"plan": Plan(half).identity() if told == "the same" else told})
     found = prepared(half)
-    assert (found.moves is not None) == (told == "the same")
+    assert found.diff is not None and found.diff.planned == (None if knows else 10)
     assert left(found) == ["r6", "r7", "r8", "r9"]
 
 
-def test_a_part_tells_no_plan_once_the_input_has_changed(tmp_path: Path) -> None:
+def test_a_plan_has_no_identity_once_the_input_has_changed(tmp_path: Path) -> None:
     job = job_of(tmp_path, [asked("a", id="a")])
     plan = Plan(job)
     identity = plan.identity()
@@ -416,6 +430,6 @@ def test_recovered_answers_are_no_other_plan(run: Any, endpoint: CountingEndpoin
     assert len(writer.unsealed(folder).outcomes) == 20
     endpoint.reset()
     assert (run()["requests_sent"], endpoint.stats()["requests"]) == (20, 20)
-    assert {part_files.footer(folder.parts, n).plan for n in part_files.part_numbers(folder.parts)} == {
-        folder.read_state()["plan"]
-    }
+    parts = [part_files.read_part(folder.parts, number) for number in part_files.part_numbers(folder.parts)]
+    assert len({file for part in parts for file in part["file"].to_pylist()}) == 1
+    assert sorted(at for part in parts for at in part["position"].to_pylist()) == list(range(40))

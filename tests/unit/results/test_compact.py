@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -24,7 +23,8 @@ from batchflex.results import compact
 from batchflex.storage import journal, merge, part_files, part_numbers, results_table, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.merge import Size
-from batchflex.storage.row_mapping import STAY, Moves, stretches
+from batchflex.storage.part_index import Positions
+from batchflex.storage.positions import Layout, Span
 from tests.support.command_line import called, table as results, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import assembled, outcome, request, run_python
@@ -38,7 +38,8 @@ SCHEMAS = [
     pa.schema([("a", pa.int16()), ("b", pa.date32())]),
     pa.schema([("a", pa.float32()), ("c", pa.list_(pa.int8()))]),
 ]
-MOVES = {"A": STAY, "B": Moves(np.array([0, 5]), np.array([3, 9]), np.array([100, 200]))}  # where rows of plans are now
+FILES = (11, 12, None, 99)  # of the input, the last of which is gone
+LAYOUT = Layout([((Span(12, 1 << 62),), 5), ((Span(11, 8),), 8)])
 ANSWERS = ['{"label":"a"}', '{"label":1,"more":[1]}', "[1]", '{"x":null}']
 
 
@@ -50,8 +51,7 @@ def make(out: Path, seed: int, *, parts: int = 8) -> Folder:
         for number in sorted(chance.sample(range(1, 3 * parts), parts)):
             rows = [_outcome(chance) for _ in range(chance.choice([1, 3, 10, 30]))]
             void = chance.choice([[], [], ["run-1"], ["run-2", "run-1"]])
-            plan = chance.choice(["A", "A", "B", None])
-            part_files.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), plan, void=void)
+            part_files.write_part(folder.parts, number, rows, chance.choice(SCHEMAS), void=void)
     return folder
 
 
@@ -69,6 +69,8 @@ def _outcome(chance: random.Random) -> Outcome:
         content="".join(chance.choices("abc ü\0\n", k=chance.randrange(40))),
         finished_at=chance.choice([OLD, NEW]) + chance.randrange(1000),
         cost=chance.choice([None, 0.5]),
+        file=chance.choice(FILES),
+        position=chance.randrange(10),
     )
 
 
@@ -80,13 +82,13 @@ def seen(folder: Folder) -> dict[str, Any]:
         done = Done(folder.parts, retries, reasks=Policy(reasks))
         asked.append([(r.key, r.before) for r in done.sort_out(requests)])
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
-    placed = Done(folder.parts, 1, ["{}"], moves=stretches(part_files.plans(folder.parts), MOVES))
+    placed = Done(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
     asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
     return {"stamp": part_files.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
 
 
 def finished_keys(folder: Folder) -> list[Any]:
-    done = Done(folder.parts, 1, ["{}"], moves=stretches(part_files.plans(folder.parts), MOVES))
+    done = Done(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
     keys, slots = done.keys_of(done.finished(1))
     return [keys.rows(), slots.to_list()]
 
@@ -100,13 +102,10 @@ def check_same(folder: Folder, before: dict[str, Any]) -> None:
     assert pl.DataFrame(after["table"]).equals(pl.DataFrame(before["table"])), "by polars"
 
 
-def rows_of(folder: Folder) -> list[tuple[str | None, dict[str, Any]]]:
-    """Every answer in order, with its plan."""
-    found = []
-    for number in part_files.part_numbers(folder.parts):
-        plans = [plan for plan, rows in part_files.footer(folder.parts, number).plans for _ in range(rows)]
-        found += list(zip(plans, part_files.read_part(folder.parts, number).to_pylist(), strict=True))
-    return found
+def rows_of(folder: Folder) -> list[dict[str, Any]]:
+    """Every answer in order."""
+    numbers = part_files.part_numbers(folder.parts)
+    return [row for number in numbers for row in part_files.read_part(folder.parts, number).to_pylist()]
 
 
 def compacted(folder: Folder, before: datetime.datetime | None = None) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def compacted(folder: Folder, before: datetime.datetime | None = None) -> dict[s
 def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = make(tmp_path_factory.mktemp("out"), seed)
     before, rows, last = seen(folder), rows_of(folder), part_files.part_numbers(folder.parts)[-1]
-    moved: dict[str, Any] = {"planned": results_table.NO_PLAN, "since": 99, "moves": MOVES}
+    moved: dict[str, Any] = {"since": 99, "positions": Positions(LAYOUT)}
     placed, keys = assembled(folder.parts, **moved), finished_keys(folder)
     done = compacted(folder)
     assert assembled(folder.parts, **moved).equals(placed)
@@ -144,14 +143,14 @@ def test_only_what_is_superseded_and_old_goes(tmp_path_factory: pytest.TempPathF
     done = compacted(folder, BETWEEN)
     check_same(folder, before)
     assert part_files.void_runs(folder.parts) == runs
-    last = {row["key"]: at for at, (_, row) in enumerate(rows) if not is_void(row)}
+    last = {row["key"]: at for at, row in enumerate(rows) if not is_void(row)}
     counts = {"failed", "invalid"}
     stay = [
-        (plan, row)
-        for at, (plan, row) in enumerate(rows)
+        row
+        for at, row in enumerate(rows)
         if row["finished_at"] >= BETWEEN
         or (not is_void(row) and at == last[row["key"]])
-        or (not is_void(row) and {row["status"], rows[last[row["key"]]][1]["status"]} <= counts)
+        or (not is_void(row) and {row["status"], rows[last[row["key"]]]["status"]} <= counts)
     ]
     assert rows_of(folder) == stay
     assert done["superseded"] == len(rows) - len(stay)

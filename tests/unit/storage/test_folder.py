@@ -19,7 +19,8 @@ import pytest
 
 from batchflex.core.errors import FolderBusy, FolderError, StorageError
 from batchflex.storage import folder as module
-from batchflex.storage.folder import Folder, append, replaced, storing
+from batchflex.storage.files import append, replaced, storing
+from batchflex.storage.folder import FORMAT, Folder
 from batchflex.storage.journal import Journal
 from tests.support.outcomes import run_python, small_disk
 
@@ -459,3 +460,38 @@ def test_a_folder_in_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
         (folder.state / "x").touch()
         with pytest.raises(StorageError, match="Is a directory"):
             folder.write_state({})
+
+
+# ------------------------------------------------------------------------------------------------ the number of the format
+
+
+def test_a_folder_of_a_newer_format_is_left_alone(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    with folder.held():
+        assert folder.require_format() == FORMAT
+    folder.format.write_text(f'{{"format": {FORMAT + 1}}}')
+    before = sorted(path.name for path in folder.path.iterdir())
+    for open_it in (folder.require, lambda: folder.held().__enter__()):
+        with pytest.raises(
+            FolderError, match=rf"newer version of batchflex: its format is {FORMAT + 1}.*up to {FORMAT}"
+        ):
+            open_it()
+    assert sorted(path.name for path in folder.path.iterdir()) == before
+
+
+@pytest.mark.parametrize("text", ["", "[2]", '{"format": "two"}'])
+def test_a_format_that_cannot_be_read_is_no_format(tmp_path: Path, text: str) -> None:
+    folder = Folder(tmp_path / "out")
+    with folder.held():
+        pass
+    folder.format.write_text(text)
+    with pytest.raises(FolderError, match=r"cannot be read|its format is two"):
+        folder.require()
+
+
+def test_a_folder_that_tells_no_format_gets_the_present_one(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    folder.parts.mkdir(parents=True)
+    assert folder.require_format() == 1
+    with folder.held():
+        assert folder.require_format() == FORMAT

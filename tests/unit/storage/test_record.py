@@ -121,6 +121,7 @@ def test_an_answered_row_has_all_that_is_known() -> None:
         "reasks": 0, "reask_prompt_tokens": None, "reask_completion_tokens": None, "reask_cost": None,
         "retried_with": None, "request_id": None, "requested_model": "m",
         "gateway_cost": None, "gateway_deployment": None, "gateway_fallbacks": None, "proof": None,
+        "file": None, "position": None, "grown": None,
         "answer_limit": None, "cut_by": None, "format_fallback": None,
     }  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
 def test_columns_of_a_part_are_those_of_the_results_and_what_they_are_made_with(tmp_path: Path) -> None:
     part_files.write_part(tmp_path, 1, [outcome(1)])
     schema = pq.read_schema(part_files.part_path(tmp_path, 1))
-    assert schema.names == [*part_files.COLUMNS, "slot", "point", "carry", "proof"]
+    assert schema.names == [*part_files.COLUMNS, "slot", "point", "carry", "proof", "file", "position", "grown"]
     assert schema.remove_metadata().equals(part_files.to_table([]).schema)
 
 

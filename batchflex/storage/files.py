@@ -1,0 +1,121 @@
+"""Files written so that nobody ever sees half of one, and nothing is written through a link. Why a write failed is a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from ..core import StorageError, json_line
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the largest file size allowed is reached",
+}
+LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
+NO_LINK = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
+_temporaries = itertools.count()
+
+
+@contextlib.contextmanager
+def storing(what: object) -> Iterator[None]:
+    """Turn a failed write into a :class:`StorageError` that says what could not be written and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageError(
+                f"{FULL[error.errno]}: {what} could not be written. Nothing stored before is damaged; "
+                "free some space and run the same command again"
+            ) from error
+        why = LINKED if error.errno == errno.ELOOP else error.strerror or error
+        raise StorageError(f"{what} could not be written: {why}") from error
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
+
+    The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
+    the new one.
+    """
+    with replacing() as opened:
+        yield opened(path)
+
+
+@contextlib.contextmanager
+def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
+    """As :func:`replaced` for several files: each call opens one, and none is put in its place before all are on the disk.
+
+    Between the first and the last rename, some are new and some are old.
+    """
+    streams: dict[Path, IO[bytes]] = {}
+    temporaries: dict[Path, Path] = {}
+
+    def opened(path: Path) -> IO[bytes]:
+        if not path.name:  # "." or "/"
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
+        temporaries[path].unlink(missing_ok=True)  # of a process that had this number before; or not ours at all
+        streams[path] = temporaries[path].open("xb")
+        return streams[path]
+
+    try:
+        yield opened
+        for stream in streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+        for parent in {path.parent for path in temporaries}:
+            sync_folder(parent)
+    except BaseException:
+        for stream in streams.values():
+            with contextlib.suppress(OSError):  # closing writes what is left, which may have failed already
+                stream.close()
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _appending(path: Path) -> IO[bytes]:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(descriptor, "a+b", buffering=0)
+
+
+def append(path: Path, *lines: object, sync: bool) -> None:
+    """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line. A link is not followed.
+
+    :raises StorageError: if they cannot be written.
+    """
+    with storing(path), _appending(path) as stream:
+        data = b"".join(json_line(line) + b"\n" for line in lines)
+        end = stream.seek(0, os.SEEK_END)
+        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
+            data = b"\n" + data
+        while data:
+            data = data[stream.write(data) or 0 :]
+        if sync:
+            os.fsync(stream.fileno())

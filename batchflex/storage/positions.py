@@ -1,0 +1,98 @@
+"""Where the answers in a folder belong in a plan, by the input file and the position in it that they carry. Pure.
+
+A file keeps what identifies it while rows are appended to it: those get a span of their own. So an answer is found again wherever
+the plan has its file now, and no row number of one plan has to be translated to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+OPEN = 1 << 62  # the end of a span whose rows are not counted yet
+
+Rows = npt.NDArray[np.int64]
+
+
+class Span(NamedTuple):
+    """Rows of one input file up to the position ``end``, from the end of the span before. ``file`` identifies these rows."""
+
+    file: int
+    end: int
+
+
+def file_at(spans: Sequence[Span], position: int) -> int | None:
+    """What identifies the row at this position; ``None`` if it is beyond all spans."""
+    return next((span.file for span in spans if position < span.end), None)
+
+
+def shaped(spans: Sequence[Span], shape: str) -> tuple[Span, ...]:
+    """The same spans, identified also by what a job of this shape makes of their rows."""
+    return tuple(Span(_digest(shape, span.file), span.end) for span in spans)
+
+
+def _digest(shape: str, file: int) -> int:
+    made = hashlib.blake2b(f"{shape} {file}".encode(), digest_size=8).digest()
+    return int.from_bytes(made, "little") >> 1  # a signed integer of 64 bits
+
+
+class Layout:
+    """The rows of a plan by file. ``files`` are those of the plan in order: the spans of each and its number of rows, ``None`` if
+    that is not known; where the files after it begin is not known then. Rows from ``limit`` on are not of the plan."""
+
+    def __init__(self, files: Sequence[tuple[Sequence[Span], int | None]] = (), limit: int | None = None) -> None:
+        found: list[tuple[int, int, int, int]] = []
+        begin = 0
+        for spans, rows in files:
+            start = 0
+            for span in spans:
+                end = span.end if rows is None else min(span.end, rows)
+                if limit is not None:
+                    end = min(end, limit - begin)
+                if start < end:
+                    found.append((span.file, start, end, begin))
+                start = span.end
+            if rows is None:
+                break
+            begin += rows
+        found.sort()
+        self._file, self._start, self._end, self._begin = (
+            np.array([each[n] for each in found], np.int64) for n in range(4)
+        )
+
+    def __bool__(self) -> bool:
+        return len(self._file) > 0
+
+    def rows(self, file: Rows, position: Rows) -> Rows:
+        """Where these rows are in the plan, by the number of the row; -1 where they are not in it. ``file`` is 0 where it is not
+        known."""
+        if not len(self._file):
+            return np.full(len(file), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._file, file), len(self._file) - 1)
+        inside = (self._file[at] == file) & (position >= self._start[at]) & (position < self._end[at])
+        return np.where(inside, position + self._begin[at], -1)
+
+    def positions(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The reverse: of rows of the plan the file, 0 where that is not known, and the position in it."""
+        order = np.argsort(self._begin + self._start)
+        if not len(order):
+            return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        first = (self._begin + self._start)[order]
+        at = order[np.maximum(np.searchsorted(first, rows, "right") - 1, 0)]
+        position = rows - self._begin[at]
+        inside = (position >= self._start[at]) & (position < self._end[at])
+        return np.where(inside, self._file[at], 0), np.where(inside, position, 0)
+
+    @property
+    def files(self) -> set[int]:
+        """What identifies the files in it."""
+        return {int(file) for file in self._file}
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """For each span in the order of the plan: its file, the number of its first row in the plan and that after its last."""
+        found = zip(self._file, self._begin + self._start, self._begin + self._end, strict=True)
+        return sorted(((int(file), int(begin), int(end)) for file, begin, end in found), key=lambda span: span[1])
