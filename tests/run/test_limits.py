@@ -284,17 +284,21 @@ def test_two_endpoints_share_the_rows(
 def test_endpoints_with_one_key_share_its_quota(
     endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server with a key for two models: what one of them uses of the quota is not there for the other."""
+    """A server with a key for two models: what one of them uses of the quota is not there for the other.
+
+    A few are refused: what a busy machine holds up over the end of a window counts in the next one.
+    """
     monkeypatch.setenv("SHARED_KEY", "sk-shared")
-    rows = write_rows(tmp_path / "rows.jsonl", 600)
-    endpoint.knobs(rpm=200, window_s=2.0, latency_s=0.05, limit_headers=True)
+    monkeypatch.setattr(TIMINGS, "telemetry_every_s", 0.5)
+    rows = write_rows(tmp_path / "rows.jsonl", 130)
+    endpoint.knobs(rpm=50, window_s=2.0, latency_s=0.05, limit_headers=True)
     entries = "".join(
         f'[[endpoints]]\nname = "{n}"\nbase_url = "{endpoint.base_url}"\napi_key_env = "SHARED_KEY"\nmodel = "{n}"\n'
         for n in ("one", "two")
     )
     head = f'[job]\nout = "{tmp_path / "out"}"\n[input]\npath = "{rows}"\n[params]\nmodel = "m"\n'
     ended = run_job(tmp_path / "job.toml", head + entries)
-    assert (ended["code"], ended["ok"]) == (0, 600)
+    assert (ended["code"], ended["ok"]) == (0, 130)
     assert set(table(tmp_path / "out")["endpoint"]) == {"one", "two"}
     assert ended["rate_limited"] <= 6
     rates = [[each["requests_per_minute"] for each in line["endpoints"]] for line in telemetry(tmp_path / "out")]
