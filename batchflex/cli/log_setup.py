@@ -30,8 +30,8 @@ _FACTS_OF_END = (
 class Logs:
     """An observer of the run that shows it and logs it.
 
-    With ``stderr_is_log`` standard error takes lines of the log and nothing else, with ``omits_server_words`` no words of a server.
-    With ``debug`` events say by which rules failures were read.
+    With ``stderr_is_log`` standard error takes lines of the log and nothing else, with ``omits_server_words`` no words of a
+    server. With ``debug`` events say by which rules failures were read.
 
     :raises JobError: if the log file cannot be written.
     """
