@@ -12,7 +12,6 @@ import errno
 import fcntl
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from logging.handlers import RotatingFileHandler
@@ -57,8 +56,10 @@ class SharedFileHandler(RotatingFileHandler):
                     if stream is not None:
                         with contextlib.suppress(OSError):  # emit has reported it
                             stream.close()
-        except OSError:
-            self.handleError(record)
+        except OSError as error:
+            if self._on_error is None:
+                raise
+            self._on_error(error)  # no longer under the lock: it may log
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         if not self._alone or not Path(self.baseFilename).stat().st_size:
@@ -66,10 +67,7 @@ class SharedFileHandler(RotatingFileHandler):
         return bool(super().shouldRollover(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if self._on_error is None or not isinstance(error, OSError):  # a signal's exception may come here, too
-            raise
-        self._on_error(error)
+        raise  # to emit; what a signal raises goes through
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

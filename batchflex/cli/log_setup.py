@@ -30,8 +30,8 @@ _FACTS_OF_END = (
 class Logs:
     """An observer of the run that shows it and logs it.
 
-    Where ``is_log``, standard error takes lines of the log and nothing else. Where ``is_bare``, no words of a server go there.
-    With ``debug`` events say by which rules failures were read.
+    With ``stderr_is_log`` standard error takes lines of the log and nothing else, with ``omits_server_words`` no words of a
+    server. With ``debug`` events say by which rules failures were read.
 
     :raises JobError: if the log file cannot be written.
     """
@@ -49,8 +49,10 @@ class Logs:
         stream = sys.stderr if stream is None else stream
         on_terminal = stream.isatty()
         self._settings, self._job, self._quiet, self.debug = settings, job, quiet, debug
-        self.is_log = settings.format is not None and not on_terminal
-        self.is_bare = not (on_terminal or settings.prompts) and (settings.file is not None or self.is_log)
+        self.stderr_is_log = settings.format is not None and not on_terminal
+        self.omits_server_words = not (on_terminal or settings.prompts) and (
+            settings.file is not None or self.stderr_is_log
+        )
         self._stderr = StreamHandler(stream)
         self._log = RunLog((), form=settings.format or "text", prompts=settings.prompts, attempt=run_id)
         self._observers: list[Bar | RunLog] = [self._log]
@@ -75,7 +77,7 @@ class Logs:
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The summary of a run that has ended, with no more than standard error may have."""
-        return run.unquoted if self.is_bare else run.summary
+        return run.unquoted if self.omits_server_words else run.summary
 
     def warn(self, text: str) -> None:
         self.event(Event("note", f"warning: {text}", text, level="warning", job=self._job))
@@ -103,7 +105,7 @@ class Logs:
             run_id=state["run_id"],
         )
         wanted = not self._quiet or state["message"] or run.unscored
-        self._last_line(event, stderr=self.is_log and bool(wanted))
+        self._last_line(event, stderr=self.stderr_is_log and bool(wanted))
 
     def failed(self, error: BaseException, exit_code: int) -> bool:
         """The last line where an error has ended the command. True if standard error has it, too."""
@@ -122,8 +124,8 @@ class Logs:
             {"exit_code": exit_code, "error": type(error).__name__},
             job=self._job,
         )
-        self._last_line(event, stderr=self.is_log)
-        return self.is_log
+        self._last_line(event, stderr=self.stderr_is_log)
+        return self.stderr_is_log
 
     def _last_line(self, event: Event, *, stderr: bool) -> None:
         if stderr:

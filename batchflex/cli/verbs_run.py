@@ -153,7 +153,7 @@ def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifie
     state = logs.summary(run)
     if options.json:
         _show_summary(run.summary)
-    if logs.is_log:
+    if logs.stderr_is_log:
         pass  # its last line says it
     elif not options.quiet:
         output.say(run_text.summary(state))
@@ -162,11 +162,11 @@ def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifie
         output.say(f"batchflex: {run.unscored}")
     elif state["message"]:
         output.say(f"batchflex: {state['job']} {state['status']}: {state['message']}")
-    say_fault = logs.warn if logs.is_log else _say_fault
+    say_fault = logs.warn if logs.stderr_is_log else _say_fault
     for fault in notifier.ended(run):
         say_fault(fault)
     if job.wants_report and run.exit_code < 128:
-        _write_report(run, say_fault, quiet=options.quiet or logs.is_log)
+        _write_report(run, say_fault, quiet=options.quiet or logs.stderr_is_log)
     logs.ended(run)
     if run.exit_code >= 128:
         sys.stdout.flush()

@@ -125,7 +125,7 @@ def test_on_a_terminal_the_bar_stays(tmp_path: Path) -> None:
     settings = LogSection(file=str(tmp_path / "a.log"), format="json")
     with terminal() as (stream, shown):
         book = log_setup.Logs(settings, "nightly", quiet=False, stream=stream)
-        assert not book.is_log
+        assert not book.stderr_is_log
         book.warn("something")
         book.tick(run_state())
         book.event(Event("row_failed", "row r1 failed", shown=False))
