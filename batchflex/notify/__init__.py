@@ -10,6 +10,4 @@ if TYPE_CHECKING:
     from .addresses import missing_addresses as missing_addresses
     from .notifier import Notifier as Notifier, notify_of_mistakes as notify_of_mistakes, send_test as send_test
 
-__all__, __getattr__, __dir__ = exports(
-    __name__, {"addresses": ["missing_addresses"], "notifier": ["Notifier", "notify_of_mistakes", "send_test"]}
-)
+__all__, __getattr__, __dir__ = exports(__name__)

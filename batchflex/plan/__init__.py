@@ -23,18 +23,4 @@ if TYPE_CHECKING:
     from .resume import Done as Done
     from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "completion_marker": ["Settled", "settled"],
-        "plan": ["Plan"],
-        "planner": ["PlanDiff", "Passed", "points"],
-        "prefix_order": ["PrefixQueue", "grouped", "name_of"],
-        "preparation": ["Finished", "Held", "Prepared", "index_of", "keep_positions", "prepare"],
-        "resume": ["Done"],
-        "retention": [],
-        "snapshot": [],
-        "template": ["Prompt", "WHOLE_ROW", "missing_column"],
-    },
-    modules=["completion_marker", "retention", "snapshot"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)

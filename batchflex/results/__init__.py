@@ -14,16 +14,4 @@ if TYPE_CHECKING:
     from .reparsing import reparse as reparse
     from .row_selection import Choice as Choice, choose as choose
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "assembly": ["assemble", "is_newest", "plan_of"],
-        "row_selection": ["Choice", "choose"],
-        "compact": [],
-        "export": ["Written"],
-        "query": ["selected"],
-        "reparsing": ["reparse"],
-        "view": [],
-    },
-    modules=["compact", "export", "view"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)

@@ -9,4 +9,4 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from .scheduling import ScheduleOptions as ScheduleOptions, schedule as schedule, write as write
 
-__all__, __getattr__, __dir__ = exports(__name__, {"scheduling": ["ScheduleOptions", "schedule", "write"]}, modules=[])
+__all__, __getattr__, __dir__ = exports(__name__)

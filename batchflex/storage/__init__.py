@@ -51,41 +51,4 @@ if TYPE_CHECKING:
     from .void_failures import Void as Void
     from .writer import OutcomeWriter as OutcomeWriter
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "disk_space": [],
-        "files": ["append", "replaced", "replacing", "storing", "sync_folder"],
-        "folder": ["Folder"],
-        "journal": [],
-        "merge": ["Size"],
-        "part_numbers": ["Number", "Reading"],
-        "parsed_columns": ["declared"],
-        "part_index": [],
-        "part_files": ["COLUMNS"],
-        "record": ["RowContext", "read_anew"],
-        "rejected_answers": ["PENDING", "Unfit"],
-        "results_files": ["ResultsFiles"],
-        "results_columns": ["sweep_columns"],
-        "positions": ["Layout", "OPEN", "Span", "file_at", "shaped"],
-        "run_history": ["Attempt", "catch_up", "line_of_last", "run_id"],
-        "run_state": ["Again", "RunState", "Wait", "priced_by", "sent", "timestamp"],
-        "substitutes": ["Substitutes", "is_substitute"],
-        "superseded": ["Answers"],
-        "void_failures": ["Void"],
-        "writer": ["OutcomeWriter"],
-    },
-    modules=[
-        "disk_space",
-        "journal",
-        "merge",
-        "part_numbers",
-        "part_index",
-        "part_files",
-        "record",
-        "results_files",
-        "results_table",
-        "superseded",
-        "writer",
-    ],
-)
+__all__, __getattr__, __dir__ = exports(__name__)
