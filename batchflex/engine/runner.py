@@ -676,7 +676,7 @@ class _Conduct:
         if identity is None or planned is None or self._prepared.kept:
             return None
         rows = {str(status): rows for status, rows in self._run_state.rows.items()}
-        return Settled(identity, self._job.input.limit, planned, part_files.stamp(self._folder.parts), rows)
+        return Settled(identity, self._job.input.limit, planned, part_files.identity(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
         state = self._run_state.state(time.time(), ended=True)

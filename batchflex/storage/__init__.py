@@ -1,4 +1,8 @@
-"""One output folder: its lock, journal, parts, table and manifests."""
+"""One output folder, which has two sides.
+
+The spool is local: the lock (:mod:`.folder`), the journal with its reserve (:mod:`.journal`) and what is appended to. A
+:class:`Store` has whole objects under their final names: the parts, and small files that are replaced; it is a folder today.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from .merge import Size as Size
     from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
-    from .part_numbers import Number as Number, Reading as Reading
+    from .part_numbers import Number as Number
     from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
         sent as sent,
         timestamp as timestamp,
     )
+    from .store import FolderStore as FolderStore, Store as Store
     from .substitutes import Substitutes as Substitutes, is_substitute as is_substitute
     from .superseded import Answers as Answers
     from .void_failures import Void as Void
@@ -57,7 +62,7 @@ __all__, __getattr__, __dir__ = exports(
         "folder": ["Folder"],
         "journal": [],
         "merge": ["Size"],
-        "part_numbers": ["Number", "Reading"],
+        "part_numbers": ["Number"],
         "parsed_columns": ["declared"],
         "part_index": [],
         "part_files": ["COLUMNS"],
@@ -67,6 +72,7 @@ __all__, __getattr__, __dir__ = exports(
         "positions": ["Layout", "OPEN", "Span", "file_at", "shaped"],
         "run_history": ["Attempt", "catch_up", "line_of_last", "run_id"],
         "run_state": ["Again", "RunState", "Wait", "priced_by", "sent", "timestamp"],
+        "store": ["FolderStore", "Store"],
         "substitutes": ["Substitutes", "is_substitute"],
         "superseded": ["Answers"],
         "void_failures": ["Void"],

@@ -21,7 +21,7 @@ from ..core import Outcome, SortedKeys, raw
 from . import carried_columns, parsed_columns, part_files, part_index
 from .files import replaced, storing
 from .part_files import COLUMNS
-from .part_numbers import Reading
+from .store import Store
 from .void_failures import Void
 
 _WINDOW_ROWS = 4_000
@@ -130,7 +130,7 @@ class Assembled(NamedTuple):
 
 
 def assemble(
-    folder: Path,
+    store: Store,
     variables: Mapping[str, list[Any]],
     labels: Sequence[str],
     planned: pl.DataFrame | None = None,
@@ -150,7 +150,7 @@ def assemble(
     ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a
     plan 60), twice that while they are sorted, and twice the largest row group.
     """
-    tables = _Parts(folder, pending, void)
+    tables = _Parts(store, pending, void)
     if positions is not None:
         places = _of_positions(tables, labels, positions, since)
     else:
@@ -167,16 +167,17 @@ def assemble(
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
 
+    identity = part_files.identity(store)
     known = [
         list(COLUMNS),
-        part_files.stamp(folder),
+        identity,
         [o.key for o in pending],
         dict(variables),
         list(labels),
         declared or {},
     ]
     made_of = _digest(known, places.index)
-    return Assembled(shape.schema, places.index.height, batches(), made_of, part_files.identity(folder))
+    return Assembled(shape.schema, places.index.height, batches(), made_of, identity.encode())
 
 
 def write_results(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> None:
@@ -232,13 +233,13 @@ class _Parts:
     ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
     """
 
-    def __init__(self, folder: Path, pending: Sequence[Outcome], void: Collection[str]) -> None:
-        self._folder = folder
-        self._void = Void(folder, void)
-        self._reading = Reading(folder)
-        self.numbers = part_files.part_numbers(folder)
+    def __init__(self, store: Store, pending: Sequence[Outcome], void: Collection[str]) -> None:
+        self._store = store
+        self._void = Void(store, void)
+        self._reading = store.reading()
+        self.numbers = part_files.part_numbers(store)
         self.footers: dict[int, part_files.Footer] = {
-            number: part_files.footer(folder, number) for number in self.numbers
+            number: part_files.footer(store, number) for number in self.numbers
         }
         self.points: set[str] = set()
         self._pending = part_files.to_table(pending)
@@ -258,7 +259,7 @@ class _Parts:
             yield (
                 number,
                 self._head(
-                    number, part_files.read_part(self._folder, number, columns(number)), footer.groups, footer.size
+                    number, part_files.read_part(self._store, number, columns(number)), footer.groups, footer.size
                 ),
             )
         if pending := self._pending.num_rows:
@@ -311,7 +312,7 @@ class _Parts:
             size = footer.size * footer.groups[at] // max(1, sum(footer.groups))
             while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
-            self._cache[group] = part_files.read_group(self._folder, number, at)
+            self._cache[group] = part_files.read_group(self._store, number, at)
         self._cache.move_to_end(group)
         return self._cache[group]
 
