@@ -1,4 +1,4 @@
-"""The output folder: its lock, its small files, and how a file is replaced so that no reader ever sees half of one."""
+"""The output folder: its paths, its lock, its small files and the store of its parts."""
 
 from __future__ import annotations
 

@@ -283,8 +283,9 @@ def _former_identity(store: FolderStore) -> str:
     found: list[tuple[int, ...]] = []
     for number in sort_out(sizes)[0]:
         name, stood_for = part_name(number), _stood_for(store, number)
-        is_so = bool(stood_for) and all(len(e) == 3 for e in stood_for) and times[name] == max(e[2] for e in stood_for)
-        found += stood_for if is_so else [(int(number), sizes[name], times[name])]
+        changed = times.get(name, 0)
+        is_so = changed == max((entry[2] for entry in stood_for if len(entry) == 3), default=None)
+        found += stood_for if is_so else [(int(number), sizes[name], changed)]
     return _digest(found)
 
 

@@ -5,6 +5,7 @@ No object is changed in place, appended to, renamed or known by its time, so tha
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -81,8 +82,13 @@ class FolderStore:
             return {}
 
     def times(self) -> dict[str, int]:
-        """When each file was changed, in ns since the epoch. No :class:`Store` has this: for what versions before wrote."""
-        return {name: (self._path / name).stat().st_mtime_ns for name in self.list()}
+        """When each file was changed, in ns since the epoch; 0 where that cannot be found out. A :class:`Store` need not have
+        this: it is for what versions before wrote."""
+        found = dict.fromkeys(self.list(), 0)
+        for name in found:
+            with contextlib.suppress(OSError):
+                found[name] = (self._path / name).stat().st_mtime_ns
+        return found
 
     def get(self, name: str) -> bytes:
         return (self._path / name).read_bytes()
