@@ -97,16 +97,19 @@ def _add(temporary: Path, path: Path) -> None:
     """Give a file its final name, which no other has."""
     try:
         os.link(temporary, path)
+    except FileExistsError:
+        if not (path.exists() and path.samefile(temporary)):  # NFS sends a request again whose answer got lost
+            raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # Without hard links, as on FAT and some network file systems: what is written here, whoever holds the folder writes.
+        # Without hard links, as on FAT and some network file systems: only whoever holds the output folder writes here.
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         temporary.replace(path)
-    else:
-        with contextlib.suppress(OSError):  # the next run removes it
-            temporary.unlink()
+        return
+    with contextlib.suppress(OSError):  # the next run removes it
+        temporary.unlink()
 
 
 def sync_folder(path: Path) -> None:

@@ -162,6 +162,18 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
 
 
+def test_a_link_that_was_made_though_its_answer_got_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    put_if_absent(FolderStore(tmp_path), "a", b"first")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
 def test_what_else_lies_in_a_folder_is_no_object(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "none" / "yet")
     assert store.list() == {}
