@@ -59,7 +59,10 @@ def halve(whole: Path, half: Path) -> None:
         for each, there in ((source.job, folder.job), (source.inputs, folder.inputs)):
             shutil.copy(each, there)
         for number in numbers[: len(numbers) // 2]:
-            os.link(part_files.part_path(source.parts, number), part_files.part_path(folder.parts, number))
+            os.link(
+                source.path / "parts" / part_files.part_name(number),
+                folder.path / "parts" / part_files.part_name(number),
+            )
 
 
 def table(rows: int, out: Path) -> None:

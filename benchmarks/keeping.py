@@ -78,7 +78,9 @@ async def measure(path: Path, a_second: int, seconds: int) -> dict[str, float]:
         "call_p50_us": 1e6 * ordered[len(ordered) // 2],
         "call_p99_us": 1e6 * ordered[int(0.99 * len(ordered))],
         "call_max_us": 1e6 * ordered[-1],
-        "rows": sum(pq.read_metadata(part_files.part_path(folder.parts, number)).num_rows for number in numbers),
+        "rows": sum(
+            pq.read_metadata(folder.path / "parts" / part_files.part_name(number)).num_rows for number in numbers
+        ),
     }
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from batchflex.core import TIMINGS
+from batchflex.storage import FolderStore, Store
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.memory_store import MemoryStore
 from tests.support.runs import Meanwhile
 
 pytest.register_assert_rewrite("tests.support.agreement_walk")
@@ -35,6 +38,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    return MemoryStore() if request.param == "memory" else FolderStore(tmp_path)
 
 
 @pytest.fixture(scope="session")

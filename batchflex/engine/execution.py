@@ -411,7 +411,7 @@ class Execution:
         if identity is None or planned is None or self._prepared.kept:
             return None
         rows = {str(status): rows for status, rows in self.run_state.rows.items()}
-        return Settled(identity, self._job.input.limit, planned, part_files.stamp(self._folder.parts), rows)
+        return Settled(identity, self._job.input.limit, planned, part_files.identity(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
         state = self.run_state.state(time.time(), ended=True)

@@ -40,7 +40,7 @@ def last_settled(folder: Folder) -> Settled | None:
         found = msgspec.json.decode(told.get(_SETTLED, b""), type=Settled)
     except msgspec.DecodeError:
         return None
-    return found if found.parts == part_files.stamp(folder.parts) else None
+    return found if part_files.is_of(folder.parts, found.parts) else None
 
 
 def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
@@ -48,7 +48,7 @@ def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, b
     if known is None:
         return {}
     counts = {"ok": known.rows.get("ok", 0) + more_ok, "invalid": known.rows.get("invalid", 0) - more_ok}
-    now = msgspec.structs.replace(known, parts=part_files.stamp(folder.parts), rows=known.rows | counts)
+    now = msgspec.structs.replace(known, parts=part_files.identity(folder.parts), rows=known.rows | counts)
     return {_SETTLED: msgspec.json.encode(now)}
 
 
@@ -63,11 +63,8 @@ def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | No
     except msgspec.DecodeError:
         return None
     is_whole = there.rows >= sum(found.rows.values()) and there.is_readable
-    return (
-        found
-        if is_whole and (found.plan, found.limit, found.parts) == (plan, limit, part_files.stamp(folder.parts))
-        else None
-    )
+    is_same = (found.plan, found.limit) == (plan, limit) and part_files.is_of(folder.parts, found.parts)
+    return found if is_whole and is_same else None
 
 
 def make(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from ..protocol import MAY_BE_ASKED_AGAIN, Policy
 from ..storage import (
     PENDING,
     Layout,
-    Reading,
+    Store,
     Unfit,
     Void,
     part_files,
@@ -77,7 +76,7 @@ class Done:
 
     def __init__(
         self,
-        parts: Path,
+        parts: Store,
         retry_failed: int,
         labels: Sequence[str] = (),
         *,
@@ -103,7 +102,7 @@ class Done:
             columns += ["point", "sample", *positions.columns]
         columns = [name for name in columns if name != "key"]
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
-        self._reading = Reading(parts)
+        self._reading = parts.reading()
         self._numbers = part_files.part_numbers(parts)
         void_ones = Void(parts, void)
         for number, part in zip(self._numbers, part_index.read_keys(parts, columns, self._numbers), strict=True):

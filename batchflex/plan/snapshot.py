@@ -31,7 +31,7 @@ Words = npt.NDArray[np.uint64]
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """``parts`` is the :func:`part_files.stamp` of the parts. ``statuses`` counts the rows of each status that are done.
+    """``parts`` is the :func:`part_files.identity` of the parts. ``statuses`` counts the rows of each status that are done.
     ``spans`` are those whose rows follow: the file, the position of the first and how many they are."""
 
     version: int
@@ -124,7 +124,7 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Sn
             begin = stream.tell()
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
-        if reasks.reopens(head.statuses) or head.parts != part_files.stamp(folder.parts):
+        if reasks.reopens(head.statuses) or not part_files.is_of(folder.parts, head.parts):
             return None
         whole = np.memmap(folder.snapshot, np.uint8, "r", begin)
     except (OSError, ValueError, msgspec.DecodeError):
@@ -250,7 +250,7 @@ def _write(folder: Folder, now: Now, before: Snapshot | None, found: _Found) -> 
     old = (before.hi, before.lo, before.slots) if before is not None else (hi[:0], lo[:0], slots[:0])
     at = np.searchsorted(old[0], hi)
     head = _Head(
-        _VERSION, part_files.stamp(folder.parts), now.retry_failed, now.per_item, found.statuses, len(old[0]) + len(hi),
+        _VERSION, part_files.identity(folder.parts), now.retry_failed, now.per_item, found.statuses, len(old[0]) + len(hi),
         len(old[2]) + len(slots), spans,
     )  # fmt: skip
     told = msgspec.json.encode(head)

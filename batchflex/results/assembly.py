@@ -8,7 +8,7 @@ from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve
 from ..plan import Done, Plan, points
-from ..storage import Folder, ResultsFiles, declared, part_files, results_table, writer
+from ..storage import Folder, FolderStore, ResultsFiles, declared, part_files, results_table, writer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,10 +41,11 @@ def is_newest(folder: Folder) -> bool:
         return False
     parts = there.told.get(part_files.MADE_OF_PARTS)
     if parts is not None:
-        return parts == part_files.identity(folder.parts) and not writer.has_unsealed(folder)
-    made = folder.results.stat().st_mtime_ns
-    newer = [*folder.parts.glob("*.parquet"), *folder.journal.glob("*.journal")]
-    return all(path.stat().st_mtime_ns <= made for path in newer)
+        return parts == part_files.identity(folder.parts).encode() and not writer.has_unsealed(folder)
+    if not isinstance(folder.parts, FolderStore):
+        return False
+    changed = [*folder.parts.times().values(), *(path.stat().st_mtime_ns for path in folder.journal.glob("*.journal"))]
+    return max(changed, default=0) <= folder.results.stat().st_mtime_ns
 
 
 def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_table.Assembled:

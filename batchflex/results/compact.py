@@ -22,7 +22,6 @@ from ..storage import (
     disk_space,
     journal,
     merge,
-    part_files,
     part_numbers,
     replaced,
     storing,
@@ -90,12 +89,15 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
     :raises FolderError: if a part is damaged.
     """
     gone: merge.Superseded = {}
-    numbers = part_files.part_numbers(folder.parts)
+    sizes_of = part_numbers.objects(folder.parts)
+    numbers = part_numbers.sort_out(sizes_of)[0]
     if before is not None:
         gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
-    sizes = [merge.size_of(folder.parts, number, len(gone.get(number, ()))) for number in numbers]
+    sizes = [
+        merge.size_of(folder.parts, number, sizes_of[number.name], len(gone.get(number, ()))) for number in numbers
+    ]
     groups = _groups(numbers, sizes, journal.segments(folder.journal))
-    there = disk_space.free(folder.parts)
+    there = disk_space.free(folder.path)
     return Sight(
         folder,
         numbers,
@@ -152,8 +154,9 @@ def carry_out(sight: Sight) -> dict[str, Any]:
             raise FolderError(f"{parts} has other answers than before ({after.statuses}, before {before.statuses})")
     if sight.telemetry:
         _drop_lines(folder.telemetry, sight.telemetry)
-    there = part_files.part_numbers(parts)
-    size = sum(part_files.part_path(parts, number).stat().st_size for number in there)
+    sizes = part_numbers.objects(parts)
+    there = part_numbers.sort_out(sizes)[0]
+    size = sum(sizes[number.name] for number in there)
     return sight.facts | {
         "parts_after": len(there),
         "bytes_after": size,
@@ -164,7 +167,7 @@ def carry_out(sight: Sight) -> dict[str, Any]:
 
 
 def _require_room(sight: Sight, needed: int) -> None:
-    there = disk_space.free(sight.folder.parts)
+    there = disk_space.free(sight.folder.path)
     if there is not None and there[0] < needed:
         raise StorageError(
             f"merging parts of {sight.folder.path} takes {disk_space.words(needed)} of room meanwhile, and "

@@ -1,4 +1,8 @@
-"""One output folder: its lock, journal, parts, table and manifests."""
+"""One output folder, which has two sides.
+
+The spool is local: the lock (:mod:`.folder`), the journal with its reserve (:mod:`.journal`) and what is appended to. A
+:class:`Store` has whole objects under their final names: the parts, and small files that are replaced; it is a folder today.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from .merge import Size as Size
     from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
-    from .part_numbers import Number as Number, Reading as Reading
+    from .part_numbers import Number as Number
     from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, read_anew as read_anew
     from .rejected_answers import PENDING as PENDING, Unfit as Unfit
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
         sent as sent,
         timestamp as timestamp,
     )
+    from .store import FolderStore as FolderStore, Store as Store
     from .substitutes import Substitutes as Substitutes, is_substitute as is_substitute
     from .superseded import Answers as Answers
     from .void_failures import Void as Void

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from . import part_files
+from . import part_files, part_numbers
 from .folder import Folder
 from .results_files import ResultsFiles
 
@@ -80,10 +80,10 @@ def guessed_row(completion_tokens: float, carried: float = 0.0) -> float:
 def needed(folder: Folder, left: int, done: int, guess: float | None, seal_mb: float) -> Need | None:
     """What a run will need, by the rows of the newest parts; else by a ``guess`` of the bytes of one; else ``None``."""
     rows = size = 0
-    for number in part_files.part_numbers(folder.parts)[-_LOOKED_AT:]:
-        path = part_files.part_path(folder.parts, number)
-        rows += part_files.told(path)[1]
-        size += path.stat().st_size
+    sizes = part_numbers.objects(folder.parts)
+    for number in part_numbers.sort_out(sizes)[0][-_LOOKED_AT:]:
+        rows += part_files.key_values(folder.parts, number)[1]
+        size += sizes[number.name]
     row = size / rows if rows else guess
     if row is None:
         return None

@@ -20,6 +20,7 @@ FULL = {
 }
 LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
 NO_LINK = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _temporaries = itertools.count()
 
 
@@ -39,22 +40,25 @@ def storing(what: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
+def replaced(path: Path, *, only_new: bool = False) -> Iterator[IO[bytes]]:
     """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
 
     The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
-    the new one.
+    the new one. With ``only_new`` no file is replaced, and what was written can be read back from the stream.
+
+    :raises FileExistsError: with ``only_new``, when the block ends, if there is a file of this name.
     """
-    with replacing() as opened:
+    with replacing(only_new=only_new) as opened:
         yield opened(path)
 
 
 @contextlib.contextmanager
-def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
+def replacing(*, only_new: bool = False) -> Iterator[Callable[[Path], IO[bytes]]]:
     """As :func:`replaced` for several files: each call opens one, and none is put in its place before all are on the disk.
 
     Between the first and the last rename, some are new and some are old.
     """
+    added: list[Path] = []
     streams: dict[Path, IO[bytes]] = {}
     temporaries: dict[Path, Path] = {}
 
@@ -63,7 +67,7 @@ def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         temporaries[path] = path.with_name(f".{path.name}.{os.getpid()}-{next(_temporaries)}.tmp")
         temporaries[path].unlink(missing_ok=True)  # of a process that had this number before; or not ours at all
-        streams[path] = temporaries[path].open("xb")
+        streams[path] = temporaries[path].open("x+b")
         return streams[path]
 
     try:
@@ -73,16 +77,39 @@ def replacing() -> Iterator[Callable[[Path], IO[bytes]]]:
             os.fsync(stream.fileno())
             stream.close()
         for path, temporary in temporaries.items():
-            temporary.replace(path)
+            if only_new:
+                _add(temporary, path)
+                added.append(path)
+            else:
+                temporary.replace(path)
         for parent in {path.parent for path in temporaries}:
             sync_folder(parent)
     except BaseException:
         for stream in streams.values():
             with contextlib.suppress(OSError):  # closing writes what is left, which may have failed already
                 stream.close()
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+        for path in (*temporaries.values(), *added):
+            path.unlink(missing_ok=True)
         raise
+
+
+def _add(temporary: Path, path: Path) -> None:
+    """Give a file its final name, which no other has."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        if not (path.exists() and path.samefile(temporary)):  # NFS sends a request again whose answer got lost
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Without hard links, as on FAT and some network file systems: only whoever holds the output folder writes here.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+        return
+    with contextlib.suppress(OSError):  # the next run removes it
+        temporary.unlink()
 
 
 def sync_folder(path: Path) -> None:

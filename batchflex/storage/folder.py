@@ -1,4 +1,4 @@
-"""The output folder: its lock, its small files, and how a file is replaced so that no reader ever sees half of one."""
+"""The output folder: its paths, its lock, its small files and the store of its parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import socket
 import struct
 import time
@@ -19,32 +18,26 @@ import msgspec
 
 from ..config import toml
 from ..core import FolderBusy, FolderError, json_line
-from .files import LINKED, NO_LINK, append, replaced, storing, sync_folder
+from .files import LINKED, NO_LINK, append, storing
+from .store import FolderStore, Store, make_folder
 
 # Of what lies in an output folder: raised when a version before could misread it. CONTRACT.md says what each number means.
 FORMAT = 2
-_TEMPORARY = re.compile(r"\..*\.(\d+)-\d+\.tmp")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64 bits
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
 _LATE_BYTES = 256 << 10
 
 
-def _make(path: Path) -> None:
-    """Make a folder and those above it, with durable names."""
-    if not path.is_dir():
-        _make(path.parent)
-        path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
-
-
 class Folder:
-    """Paths and small files of one output folder. Creating it touches nothing."""
+    """Paths and small files of one output folder. Creating it touches nothing. ``parts`` is the store of the sealed answers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._parts = path / "parts"
+        self.store: Store = FolderStore(path)
+        self.parts: Store = FolderStore(self._parts)
         self.results = path / "results.parquet"
         self.results_folder = path / "results"
-        self.parts = path / "parts"
         self.journal = path / "journal"
         self.state = path / "run.json"
         self.job = path / "job.toml"
@@ -63,7 +56,7 @@ class Folder:
 
     def exists(self) -> bool:
         try:
-            return self.state.exists() or self.parts.is_dir() or self.journal.is_dir()
+            return self.state.exists() or self._parts.is_dir() or self.journal.is_dir()
         except OSError:  # a name that is too long, or not to be looked at: whoever needs the folder will say so
             return False
 
@@ -87,7 +80,7 @@ class Folder:
         :raises FolderError: if this version does not know that format.
         """
         try:
-            told = msgspec.json.decode(self.format.read_bytes())["format"]
+            told = msgspec.json.decode(self.store.get(self.format.name))["format"]
         except (FileNotFoundError, NotADirectoryError):
             return 1
         except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
@@ -113,13 +106,10 @@ class Folder:
             return
         self.require_format()
         try:
-            _make(self.parts)
-            _make(self.journal)
+            make_folder(self.journal)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         except (OSError, ValueError) as error:  # the latter of a name with a NUL character
-            number = getattr(error, "errno", None)
-            why = f"its {self._lock.name}: {LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
-            raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
+            raise self._unusable(error) from None
         second = None
         try:
             second = self._take(descriptor)
@@ -128,17 +118,24 @@ class Folder:
                 os.ftruncate(descriptor, 0)
                 who = {"pid": os.getpid(), "host": socket.gethostname(), "asked_without_taking": second_lock}
                 os.pwrite(descriptor, msgspec.json.encode(who), 0)
-            for temporary in (*self.path.glob(".*.*-*.tmp"), *self.parts.glob(".*.parquet.*.tmp")):
-                if not _is_being_written(temporary):
-                    temporary.unlink(missing_ok=True)
+            try:
+                self.store.prepare()
+                self.parts.prepare()
+            except OSError as error:
+                raise self._unusable(error) from None
             if self.require_format() < FORMAT:
-                with storing(self.format), replaced(self.format) as stream:
+                with storing(self.format), self.store.put(self.format.name) as stream:
                     stream.write(b'{"format": %d}\n' % FORMAT)
             self._is_mine = True
             yield
         finally:
             self._is_mine = False
             _close(descriptor, second)
+
+    def _unusable(self, error: Exception) -> FolderError:
+        number = getattr(error, "errno", None)
+        why = f"its {self._lock.name}: {LINKED}" if number == errno.ELOOP else getattr(error, "strerror", error)
+        return FolderError(f"the output folder {self.path} cannot be used: {why}")
 
     @contextlib.contextmanager
     def held_if_free(self) -> Iterator[bool]:
@@ -217,7 +214,7 @@ class Folder:
     def read_state(self) -> dict[str, Any]:
         """What ``run.json`` says; empty if there is none."""
         try:
-            state = msgspec.json.decode(self.state.read_bytes())
+            state = msgspec.json.decode(self.store.get(self.state.name))
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
@@ -225,20 +222,20 @@ class Folder:
         return state if isinstance(state, dict) else {}
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        with storing(self.state), replaced(self.state) as stream:
+        with storing(self.state), self.store.put(self.state.name) as stream:
             stream.write(msgspec.json.format(json_line(state), indent=2) + b"\n")
 
     def read_job(self) -> dict[str, Any] | None:
         """The job that the folder's answers came from, as resolved then."""
         try:
-            return tomllib.loads(self.job.read_text(encoding="utf-8"))
+            return tomllib.loads(self.store.get(self.job.name).decode())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:  # not TOML, or not UTF-8
             raise FolderError(f"{self.job} cannot be read: {error}") from None
 
     def write_job(self, resolved: Mapping[str, Any]) -> None:
-        with storing(self.job), replaced(self.job) as stream:
+        with storing(self.job), self.store.put(self.job.name) as stream:
             stream.write(toml.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
@@ -273,20 +270,6 @@ class Folder:
     def add_telemetry(self, line: Mapping[str, Any]) -> None:
         """As :meth:`add_history`, but it may be lost with the power."""
         append(self.telemetry, line, sync=False)
-
-
-def _is_being_written(temporary: Path) -> bool:
-    """Whether the process that a temporary file is named after is there, as one that writes a report beside a run is."""
-    owner = _TEMPORARY.fullmatch(temporary.name)
-    if owner is None:
-        return False
-    try:
-        os.kill(int(owner[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is somebody else's
-        return True
-    return int(owner[1]) != os.getpid()
 
 
 def _lock_for_who_asks(descriptor: int) -> bool:

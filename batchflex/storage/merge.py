@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 import polars as pl
@@ -14,8 +12,9 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError
 from . import part_files
-from .files import replaced, storing
-from .part_numbers import Number, merged
+from .files import storing
+from .part_numbers import Number, merged, objects
+from .store import Store
 
 _GROUP_BYTES = 16 << 20  # of a row group, in memory
 
@@ -63,17 +62,14 @@ def saved(sizes: Sequence[Size]) -> int:
     return left_out + sum(size.footer for size in sizes) * fewer // max(1, groups)
 
 
-def size_of(folder: Path, number: Number, left_out: int) -> Size:
-    """:raises FolderError: if the part is damaged."""
-    with part_files.reading(path := part_files.part_path(folder, number)):
-        told = pq.read_metadata(path)
-        return Size(
-            told.num_rows,
-            told.num_rows - left_out,
-            path.stat().st_size,
-            told.serialized_size,
-            told.num_row_groups,
-        )
+def size_of(store: Store, number: Number, size: int, left_out: int) -> Size:
+    """Of a part of so many bytes.
+
+    :raises FolderError: if it is damaged.
+    """
+    with part_files.opened(store, number) as file:
+        told = file.metadata
+        return Size(told.num_rows, told.num_rows - left_out, size, told.serialized_size, told.num_row_groups)
 
 
 def together(footers: Sequence[part_files.Footer]) -> part_files.Footer:
@@ -100,21 +96,23 @@ def together(footers: Sequence[part_files.Footer]) -> part_files.Footer:
     return part_files.Footer(plain[0], schema, plain[1], 0, [], void)
 
 
-def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Number:
-    """Write one part of neighbours, without the rows that are superseded, and return its number. It is read back and held
-    against them before it takes their place, which it does at once; they are not removed here.
+def merge(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Number:
+    """Write one part of neighbours, without the rows that are superseded, and return its number. It is read back and compared
+    with them before it takes their place, which it does at once; they are not removed here.
 
     :raises FolderError: if a part is damaged, or what was written is not what it was to be.
     :raises StorageError: if it cannot be written; then all is as it was.
     """
     number = merged(numbers)
-    path = part_files.part_path(folder, number)
-    footers = [part_files.footer(folder, each) for each in numbers]
+    name, sizes = part_files.part_name(number), objects(store)
+    footers = [part_files.footer(store, each) for each in numbers]
     footer = together(footers)
     left_out = sum(len(superseded[number]) for number in numbers if number in superseded)
     rows = sum(sum(each.groups) for each in footers) - left_out
-    stands_for = [entry for each in numbers for entry in part_files.entries(folder, each)]
-    with storing(path), replaced(path) as stream:
+    stands_for = [
+        entry for each in numbers for entry in part_files.entries(store, each, sizes[part_files.part_name(each)])
+    ]
+    with storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
         with pq.ParquetWriter(
             stream,
             part_files.PART_SCHEMA,
@@ -123,24 +121,21 @@ def merge(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Nu
             write_page_checksum=True,
         ) as writer:
             size = 0
-            for block in _blocks(_rows(folder, numbers, superseded)):
+            for block in _blocks(_rows(store, numbers, superseded)):
                 size += block.nbytes
                 writer.write_table(block, row_group_size=block.num_rows)
             told = part_files.metadata(footer._replace(size=size))
             told[part_files.STANDS_FOR] = msgspec.json.encode(stands_for)
             writer.add_key_value_metadata(told)
-        stream.flush()
-        _check(Path(stream.name), folder, numbers, superseded, rows)
-        changed = max(time for _, _, time in stands_for)
-        os.utime(stream.fileno(), ns=(changed, changed))  # a table made of these answers is still as new as they are
+        _check(stream, store, numbers, superseded, rows)
     return number
 
 
-def _rows(folder: Path, numbers: Sequence[Number], superseded: Superseded) -> Iterator[pa.Table]:
+def _rows(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Iterator[pa.Table]:
     """The rows of parts, in their order, without those left out."""
     for number in numbers:
         left_out, begin = superseded.get(number), 0
-        for table in part_files.read_groups(folder, number):
+        for table in part_files.read_groups(store, number):
             end = begin + table.num_rows
             if left_out is not None:
                 here = left_out.filter(left_out.is_between(begin, end, closed="left")) - begin
@@ -171,9 +166,9 @@ def _blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _check(written: Path, folder: Path, numbers: Sequence[Number], superseded: Superseded, rows: int) -> None:
+def _check(written: IO[bytes], store: Store, numbers: Sequence[Number], superseded: Superseded, rows: int) -> None:
     """Compare a part that was written, value by value, with those it is to stand for."""
-    expected = _Stream(_rows(folder, numbers, superseded))
+    expected = _Stream(_rows(store, numbers, superseded))
     with pq.ParquetFile(written, page_checksum_verification=True) as file:
         same = file.metadata.num_rows == rows
         for group in range(file.num_row_groups if same else 0):
@@ -182,7 +177,7 @@ def _check(written: Path, folder: Path, numbers: Sequence[Number], superseded: S
         same = same and expected.take(1).num_rows == 0
     if not same:
         raise FolderError(
-            f"merged parts of {folder} are not the same when read back: nothing was changed. Is the memory or the disk sound?"
+            f"merged parts of {store} are not the same when read back: nothing was changed. Is the memory or the disk sound?"
         )
 
 

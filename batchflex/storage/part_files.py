@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError, Outcome
 from . import carried_columns, parsed_columns
-from .files import replaced, storing
-from .part_numbers import Number, part_numbers as part_numbers, part_path as part_path
+from .files import storing
+from .part_numbers import Number, objects, part_name as part_name, part_numbers as part_numbers, sort_out
+from .store import FolderStore, Store
 
 T = TypeVar("T")
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
@@ -82,7 +83,7 @@ def _nothing() -> None:
 
 
 def write_part(
-    folder: Path,
+    store: Store,
     number: int,
     outcomes: Iterable[Outcome],
     carry_schema: pa.Schema | None = None,
@@ -93,9 +94,9 @@ def write_part(
     had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void, as the
     outcomes are gone through; such a part may have no rows.
 
-    :raises StorageError: if it cannot be written; then there is no such part.
+    :raises StorageError: if it cannot be written, or there is a part of this number; what is there stays as it is.
     """
-    path = part_path(folder, number)
+    name = part_name(number)
     sealed: list[Outcome] = []
     outcomes = iter(outcomes)
     while some := list(itertools.islice(outcomes, _AT_ONCE)):
@@ -110,7 +111,7 @@ def write_part(
         del sealed[-_AT_ONCE:]
         between()
     told = metadata(Footer(kinds, types, fields, table.nbytes, [], list(dict.fromkeys(void))))
-    with storing(path), replaced(path) as stream:
+    with storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
         pq.write_table(
             table.replace_schema_metadata(told),
             stream,
@@ -176,44 +177,43 @@ def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) ->
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn a failed read of a part into a :class:`FolderError` that says what to do."""
+def opened(store: Store, number: int) -> Iterator[pq.ParquetFile]:
+    """A part to read from. A failure becomes a :class:`FolderError` that says what to do."""
+    name = part_name(number)
     try:
-        yield
+        with store.open(name) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+            yield file
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
-            raise FolderError(f"{path} cannot be read: {error.strerror or error}") from None
-        raise FolderError(f"{path} is damaged ({error}); move it away, and its rows are asked again") from None
+            raise FolderError(f"{store}/{name} cannot be read: {error.strerror or error}") from None
+        raise FolderError(f"{store}/{name} is damaged ({error}); move it away, and its rows are asked again") from None
 
 
-def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
+def read_part(store: Store, number: int, columns: list[str] | None = None) -> pa.Table:
     """A part, or some of its columns.
 
     :raises FolderError: if it is damaged.
     """
-    path = part_path(folder, number)
-    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with opened(store, number) as file:
         return _whole(file.read(columns=columns, use_threads=columns is None), columns)  # threads cost more for a few
 
 
-def read_group(folder: Path, number: int, group: int) -> pa.Table:
+def read_group(store: Store, number: int, group: int) -> pa.Table:
     """A row group of a part.
 
     :raises FolderError: if it is damaged.
     """
-    path = part_path(folder, number)
-    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with opened(store, number) as file:
         return _whole(file.read_row_group(group, use_threads=False))
 
 
-def read_rows(folder: Path, number: int, positions: Sequence[int], columns: list[str]) -> pa.Table:
+def read_rows(store: Store, number: int, positions: Sequence[int], columns: list[str]) -> pa.Table:
     """Some columns of the rows at these positions of a part, ascending; of row groups without any nothing is read.
 
     :raises FolderError: if it is damaged.
     """
-    path = part_path(folder, number)
     pieces = [pa.schema([PART_SCHEMA.field(name) for name in columns]).empty_table()]
-    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with opened(store, number) as file:
         begin = at = 0
         for group in range(file.num_row_groups):
             end = begin + int(file.metadata.row_group(group).num_rows)
@@ -226,13 +226,12 @@ def read_rows(folder: Path, number: int, positions: Sequence[int], columns: list
     return pa.concat_tables(pieces)
 
 
-def read_groups(folder: Path, number: int) -> Iterator[pa.Table]:
+def read_groups(store: Store, number: int) -> Iterator[pa.Table]:
     """All row groups of a part, one after the other.
 
     :raises FolderError: if it is damaged.
     """
-    path = part_path(folder, number)
-    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with opened(store, number) as file:
         for group in range(file.num_row_groups):
             yield _whole(file.read_row_group(group, use_threads=False))
 
@@ -248,56 +247,74 @@ def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
     return table if table.column_names == list(columns) else table.select(columns)
 
 
-def footer(folder: Path, number: int) -> Footer:
+def footer(store: Store, number: int) -> Footer:
     """:raises FolderError: if the part is damaged, or none of batchflex's."""
-    path = part_path(folder, number)
-    with reading(path):
-        read = pq.read_metadata(path)
+    with opened(store, number) as file:
+        read = file.metadata
     told: Mapping[bytes, bytes] = read.metadata or {}
     if not {_KINDS, _TYPES, _SIZE} <= told.keys():
-        raise FolderError(f"{path} is no part that batchflex wrote; move it away")
+        raise FolderError(f"{store}/{part_name(number)} is no part that batchflex wrote; move it away")
     types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
     groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
     if _FIELDS in told:
         fields = msgspec.json.decode(told[_FIELDS])
     else:  # a part of an older version
-        fields = parsed_columns.kinds(read_part(folder, number, ["parsed"])["parsed"].to_pylist())
+        fields = parsed_columns.kinds(read_part(store, number, ["parsed"])["parsed"].to_pylist())
     void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
     return Footer(
         msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, void, told.get(_ID, b"").decode()
     )
 
 
-def identity(folder: Path) -> bytes:
+def identity(store: Store) -> str:
     """What tells this set of parts from others, wherever it is copied to: their numbers and sizes, as a digest. Parts are never
-    changed, and merging them does not change it."""
-    sizes = [entry[:2] for number in part_numbers(folder) for entry in entries(folder, number)]
-    return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest().encode()
+    changed, and merging them does not change it. Only the footers of merged ones are read."""
+    sizes = objects(store)
+    return _digest([pair for number in sort_out(sizes)[0] for pair in entries(store, number, sizes[part_name(number)])])
 
 
-def stamp(folder: Path) -> str:
-    """What tells these parts from others: their numbers, sizes and times, as a digest. Merging parts does not change it. Only
-    the footers of merged ones are read."""
-    sizes = [entry for number in part_numbers(folder) for entry in entries(folder, number)]
-    return hashlib.blake2b(msgspec.json.encode(sizes), digest_size=16).hexdigest()
+def entries(store: Store, number: Number, size: int) -> list[tuple[int, ...]]:
+    """Number and size of a part; of a merged one those of the parts that it stands for."""
+    return [entry[:2] for entry in _stood_for(store, number)] or [(int(number), size)]
 
 
-def entries(folder: Path, number: Number) -> list[tuple[int, int, int]]:
-    """Number, size and time of change of a part, in nanoseconds; of a merged one those of the parts that it stands for."""
-    path = part_path(folder, number)
-    stat = path.stat()
-    if number.is_merged:
-        stood_for = _stood_for(told(path)[0].get(STANDS_FOR, b""))
-        if stood_for and stat.st_mtime_ns == max(time for _, _, time in stood_for):
-            return stood_for
-    return [(int(number), stat.st_size, stat.st_mtime_ns)]
+def is_of(store: Store, known: str) -> bool:
+    """Whether a digest that was kept is the :func:`identity` of these parts. Versions before kept another, with the times of
+    files."""
+    return known == identity(store) or (isinstance(store, FolderStore) and known == _former_identity(store))
 
 
-def _stood_for(raw: bytes) -> list[tuple[int, int, int]]:
+def _former_identity(store: FolderStore) -> str:
+    sizes, times = objects(store), store.times()
+    found: list[tuple[int, ...]] = []
+    for number in sort_out(sizes)[0]:
+        name, stood_for = part_name(number), _stood_for(store, number)
+        changed = times.get(name, 0)
+        is_so = changed == max((entry[2] for entry in stood_for if len(entry) == 3), default=None)
+        found += stood_for if is_so else [(int(number), sizes[name], changed)]
+    return _digest(found)
+
+
+def _digest(entries: list[tuple[int, ...]]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(entries), digest_size=16).hexdigest()
+
+
+def _stood_for(store: Store, number: Number) -> list[tuple[int, ...]]:
+    """Number and size of each part that was merged into this one; in parts of earlier versions the time of change, too."""
     try:
-        return msgspec.json.decode(raw, type=list[tuple[int, int, int]])
+        raw = key_values(store, number)[0].get(STANDS_FOR, b"[]") if number.is_merged else b"[]"
+        return msgspec.json.decode(raw, type=list[tuple[int, ...]])
     except msgspec.DecodeError:
         return []
+
+
+def key_values(store: Store, number: int) -> tuple[Mapping[bytes, bytes], int]:
+    """The metadata in the footer of a part, and its number of rows; none if there is no such part, or it is damaged."""
+    try:
+        with opened(store, number) as file:
+            return file.metadata.metadata or {}, int(file.metadata.num_rows)
+    except FolderError:
+        return {}, 0
 
 
 def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
@@ -317,7 +334,7 @@ def is_readable(path: Path) -> bool:
         return False
 
 
-def void_runs(folder: Path) -> set[str]:
+def void_runs(store: Store) -> set[str]:
     """The ids of the runs whose failures count for nothing, as the footers of all parts tell."""
-    raw = (told(part_path(folder, number))[0].get(_VOID) for number in part_numbers(folder))
+    raw = (key_values(store, number)[0].get(_VOID) for number in part_numbers(store))
     return {run for found in raw if found is not None for run in msgspec.json.decode(found, type=list[str])}

@@ -18,18 +18,19 @@ from ..core import SortedKeys
 from . import part_files
 from .files import replaced, storing
 from .positions import Layout, Rows
+from .store import Store
 
 _FOUND = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "file": pl.Int64, "position": pl.Int64})
 
 
-def read_keys(folder: Path, columns: Sequence[str], numbers: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
+def read_keys(store: Store, columns: Sequence[str], numbers: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
     """For each part, or each of these: ``hi`` and ``lo`` of its keys, and the given columns; ``slot`` as ``slot_hi`` and
     ``slot_lo``.
 
     :raises FolderError: if a part is damaged.
     """
-    for number in part_files.part_numbers(folder) if numbers is None else numbers:
-        yield head(part_files.read_part(folder, number, ["key", *columns]))
+    for number in part_files.part_numbers(store) if numbers is None else numbers:
+        yield head(part_files.read_part(store, number, ["key", *columns]))
 
 
 def head(table: pa.Table) -> pl.DataFrame:
@@ -95,7 +96,7 @@ class Positions:
         return self._layout.rows(file, position)
 
 
-def files(parts: Path, found: pl.DataFrame) -> set[int]:
+def files(parts: Store, found: pl.DataFrame) -> set[int]:
     """What identifies the input files that the answers of a folder are to."""
     each = {int(file) for file in found["file"].unique()}
     for number in part_files.part_numbers(parts):

@@ -6,14 +6,11 @@ segments are 1 to 12, and what of these is still there does not count. The last 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import weakref
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from ..core import FolderError
+from .store import Store
 
 _MERGED = re.compile(r"(\d{6,})-(\d{6,})-([1-9]\d*)\.parquet")
 
@@ -39,7 +36,7 @@ class Number(int):
 
     @property
     def name(self) -> str:
-        """That of its file."""
+        """That of its object."""
         return f"{self.first:06d}-{int(self):06d}-{self.times}.parquet" if self.times else f"{int(self):06d}.parquet"
 
     def stands_for(self, segment: int) -> bool:
@@ -47,16 +44,28 @@ class Number(int):
         return self.first <= segment <= self
 
 
-def part_numbers(folder: Path) -> list[Number]:
-    """The numbers of the parts in a folder that count, ascending.
+def part_numbers(store: Store) -> list[Number]:
+    """The numbers of the parts in a store that count, ascending.
 
     :raises FolderError: if it cannot be read.
     """
-    return _sorted_out(folder)[0]
+    return sort_out(objects(store))[0]
 
 
-def part_path(folder: Path, number: int) -> Path:
-    return folder / (number.name if isinstance(number, Number) else f"{number:06d}.parquet")
+def part_name(number: int) -> str:
+    """That of the object which a part is."""
+    return number.name if isinstance(number, Number) else f"{number:06d}.parquet"
+
+
+def objects(store: Store) -> dict[str, int]:
+    """The names and sizes of what is in a store of parts.
+
+    :raises FolderError: if it cannot be read.
+    """
+    try:
+        return store.list()
+    except OSError as error:
+        raise FolderError(f"{store} cannot be read: {error.strerror or error}") from None
 
 
 def merged(numbers: Sequence[Number]) -> Number:
@@ -64,14 +73,8 @@ def merged(numbers: Sequence[Number]) -> Number:
     return Number(int(numbers[-1]), numbers[0].first, 1 + max(number.times for number in numbers))
 
 
-def _sorted_out(folder: Path) -> tuple[list[Number], list[Number]]:
-    """The parts that count, and those that others stand for."""
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
-        return [], []
-    except OSError as error:
-        raise FolderError(f"{folder} cannot be read: {error.strerror or error}") from None
+def sort_out(names: Iterable[str]) -> tuple[list[Number], list[Number]]:
+    """The parts that count, and those that others stand for. Pure."""
     found = [number for name in names if (number := _number_of(name)) is not None]
     there = sorted(found, key=lambda number: (-number, number.first, -number.times))
     counting: list[Number] = []
@@ -97,47 +100,17 @@ def is_sealed(numbers: Iterable[Number], segment: int) -> bool:
     return any(number.stands_for(segment) for number in numbers)
 
 
-class Reading:
-    """While this object lives, no part of the folder is removed by others that merge parts: whoever has listed them can read
-    them. Where the file system has no locks, it says nothing and does nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        if (descriptor := _locked(folder, fcntl.LOCK_SH)) is not None:
-            weakref.finalize(self, os.close, descriptor)
-
-
-def clear(folder: Path) -> int:
+def clear(store: Store) -> int:
     """Remove the parts that others stand for, unless somebody reads them, and return how many are still there. To be called
     by the holder of the output folder."""
-    others = _sorted_out(folder)[1]
-    if not others:
+    if not (others := _superseded(store)):
         return 0
     try:
-        descriptor = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return len(others)
-    try:
-        for number in others:
-            part_path(folder, number).unlink(missing_ok=True)
+        is_done = store.delete(number.name for number in others)
     except OSError:  # they do not count, so that they are no reason to fail
-        return len(_sorted_out(folder)[1])
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-    return 0
+        return len(_superseded(store))
+    return 0 if is_done else len(others)
 
 
-def _locked(folder: Path, how: int) -> int | None:
-    """:raises BlockingIOError: if somebody else has it, and ``how`` is not to wait."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    return descriptor
+def _superseded(store: Store) -> list[Number]:
+    return sort_out(objects(store))[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow as pa
 from ..core import Outcome
 from . import part_files
 from .part_numbers import Number
+from .store import Store
 
 PENDING = -1  # stands for the number of a part that is not written yet
 
@@ -24,7 +24,7 @@ class Unfit:
     """
 
     def __init__(
-        self, parts: Path, found: pl.DataFrame, numbers: Sequence[Number], pending: Sequence[Outcome] = ()
+        self, parts: Store, found: pl.DataFrame, numbers: Sequence[Number], pending: Sequence[Outcome] = ()
     ) -> None:
         self._parts = parts
         self._pending = pending

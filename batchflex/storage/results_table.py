@@ -23,8 +23,8 @@ from ..core import Outcome, SortedKeys, raw
 from . import carried_columns, parsed_columns, part_files, part_index
 from .files import replaced, storing
 from .part_files import COLUMNS
-from .part_numbers import Reading
 from .results_columns import ResultsLayout, layout_of
+from .store import Store
 from .void_failures import Void
 
 _WINDOW_ROWS = 4_000
@@ -62,7 +62,7 @@ class Assembled(NamedTuple):
 
 
 def assemble(
-    folder: Path,
+    store: Store,
     variables: Mapping[str, list[Any]],
     labels: Sequence[str],
     planned: pl.DataFrame | None = None,
@@ -84,7 +84,7 @@ def assemble(
     Memory is bounded by some 80 MB, 12 bytes a row (without a
     plan 60), twice that while they are sorted, and twice the largest row group.
     """
-    tables = _Parts(folder, pending, void, between)
+    tables = _Parts(store, pending, void, between)
     if positions is not None:
         places = _of_positions(tables, labels, positions, since)
     else:
@@ -102,9 +102,10 @@ def assemble(
                 rows, points = places.of(at + begin, min(each, window.height - begin))
                 yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
 
+    identity = part_files.identity(store)
     known = [
         list(COLUMNS),
-        part_files.stamp(folder),
+        identity,
         [o.key for o in pending],
         dict(variables),
         list(labels),
@@ -126,7 +127,7 @@ def assemble(
         return found
 
     whole = batches(0, places.index.height)
-    return Assembled(shape.schema, places.index.height, whole, made_of, part_files.identity(folder), stretches)
+    return Assembled(shape.schema, places.index.height, whole, made_of, identity.encode(), stretches)
 
 
 def write_results(
@@ -203,15 +204,15 @@ class _Parts:
     """
 
     def __init__(
-        self, folder: Path, pending: Sequence[Outcome], void: Collection[str], between: Callable[[], None]
+        self, store: Store, pending: Sequence[Outcome], void: Collection[str], between: Callable[[], None]
     ) -> None:
-        self._folder = folder
+        self._store = store
         self._between = between
-        self._void = Void(folder, void)
-        self._reading = Reading(folder)
-        self.numbers = part_files.part_numbers(folder)
+        self._void = Void(store, void)
+        self._reading = store.reading()
+        self.numbers = part_files.part_numbers(store)
         self.footers: dict[int, part_files.Footer] = {
-            number: part_files.footer(folder, number) for number in self.numbers
+            number: part_files.footer(store, number) for number in self.numbers
         }
         self.points: set[str] = set()
         self._pending = part_files.to_table(pending)
@@ -232,7 +233,7 @@ class _Parts:
             yield (
                 number,
                 self._head(
-                    number, part_files.read_part(self._folder, number, columns(number)), footer.groups, footer.size
+                    number, part_files.read_part(self._store, number, columns(number)), footer.groups, footer.size
                 ),
             )
         if pending := self._pending.num_rows:
@@ -292,7 +293,7 @@ class _Parts:
             size = footer.size * footer.groups[at] // max(1, sum(footer.groups))
             while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
-            self._cache[group] = part_files.read_group(self._folder, number, at)
+            self._cache[group] = part_files.read_group(self._store, number, at)
         self._cache.move_to_end(group)
         return self._cache[group]
 

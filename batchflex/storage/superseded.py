@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..core import STATUSES, raw
 from . import part_files, part_index
+from .store import Store
 from .void_failures import Void
 
 _STATUS = pl.Enum(STATUSES)
@@ -29,18 +30,18 @@ class Known(NamedTuple):
     digest: str
 
 
-def known(folder: Path, left_out: Mapping[int, pl.Series] | None) -> Known:
-    """What the parts of a folder come to: the last answers to each request, without those ``left_out`` (by part, as positions
+def known(store: Store, left_out: Mapping[int, pl.Series] | None) -> Known:
+    """What the parts of a store come to: the last answers to each request, without those ``left_out`` (by part, as positions
     in it). If that is ``None``, all answers count as last ones, and no index is needed, else one as that of :class:`Answers`.
 
     :raises FolderError: if a part is damaged.
     """
-    last = Answers(folder, 0).last if left_out is not None else None
+    last = Answers(store, 0).last if left_out is not None else None
     digests = [hashlib.blake2b(digest_size=16) for _ in range(4)]  # a column each: parts may be cut in other ways
     statuses = dict.fromkeys(STATUSES, 0)
     begin = 0
-    numbers = part_files.part_numbers(folder)
-    for number, frame in zip(numbers, part_index.read_keys(folder, ["status", "finished_at"], numbers), strict=True):
+    numbers = part_files.part_numbers(store)
+    for number, frame in zip(numbers, part_index.read_keys(store, ["status", "finished_at"], numbers), strict=True):
         height = frame.height
         if last is not None and left_out is not None:
             mask = last.slice(begin, height)
@@ -65,12 +66,12 @@ class Answers:
     :raises FolderError: if a part is damaged.
     """
 
-    def __init__(self, folder: Path, before_us: int) -> None:
-        self._folder = folder
-        self._numbers = part_files.part_numbers(folder)
+    def __init__(self, store: Store, before_us: int) -> None:
+        self._store = store
+        self._numbers = part_files.part_numbers(store)
         frames, self._rows = [], []
-        void = Void(folder)
-        kept = part_index.read_keys(folder, ["status", "finished_at"], self._numbers)
+        void = Void(store)
+        kept = part_index.read_keys(store, ["status", "finished_at"], self._numbers)
         for number, frame in zip(self._numbers, kept, strict=True):
             old = pl.col("finished_at").dt.timestamp("us") < before_us
             gone = void.among(number, frame["status"])
@@ -120,14 +121,12 @@ class Answers:
         others = last.join(keys, on=["hi", "lo"], how="anti")
         if not others.height:
             return pl.Series(dtype=pl.UInt32)
-        slots = (
-            pl.concat(part_index.read_keys(self._folder, ["slot"], self._numbers)).select(_SLOT).with_row_index("at")
-        )
+        slots = pl.concat(part_index.read_keys(self._store, ["slot"], self._numbers)).select(_SLOT).with_row_index("at")
         present = last.join(keys, on=["hi", "lo"], how="semi").select("at").join(slots, on="at")
         present = present.group_by(_SLOT).agg(newest=pl.col("at").max())
         earlier = others.select("hi", "lo", "at").join(slots, on="at").join(present, on=_SLOT)
         earlier = earlier.filter(pl.col("at") < pl.col("newest"))
         earlier = earlier.join(
-            part_index.shared_slots(part_index.read_keys(self._folder, part_index.SHARED)), on=_SLOT, how="anti"
+            part_index.shared_slots(part_index.read_keys(self._store, part_index.SHARED)), on=_SLOT, how="anti"
         )
         return self._all.filter("old").join(earlier, on=["hi", "lo"], how="semi")["at"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection
-from pathlib import Path
 
 import polars as pl
 
 from ..protocol import MAY_BE_ASKED_AGAIN, failure_proof
 from . import part_files
+from .store import Store
 
 _BRIEF = ["run_id", "proof", "http_status"]
 _ERROR = ["http_status", "error_type", "error_code", "error_message", "response"]
@@ -22,13 +22,13 @@ class Void:
     ``runs`` are runs whose failures are void as the journal tells; those that the footers of parts tell are added.
     """
 
-    def __init__(self, folder: Path, runs: Collection[str] = ()) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, runs: Collection[str] = ()) -> None:
+        self._store = store
         self._in_journal = runs
 
     @functools.cached_property
     def _runs(self) -> list[str]:
-        return sorted(part_files.void_runs(self._folder).union(self._in_journal))
+        return sorted(part_files.void_runs(self._store).union(self._in_journal))
 
     def among(self, number: int, status: pl.Series) -> pl.Series | None:
         """A mask of the void ones of a part, whose column ``status`` is given; ``None`` if there is none.
@@ -40,7 +40,7 @@ class Void:
         if not asked.any() or not (failed.any() or self._runs):
             return None
         at = (asked if self._runs else failed).arg_true()
-        brief = pl.DataFrame(part_files.read_rows(self._folder, number, at.to_list(), _BRIEF)).with_columns(
+        brief = pl.DataFrame(part_files.read_rows(self._store, number, at.to_list(), _BRIEF)).with_columns(
             at=at, failed=failed.gather(at)
         )
         is_void = pl.col("run_id").is_in(self._runs) & (pl.col("proof") != "input").fill_null(False)
@@ -56,6 +56,6 @@ class Void:
     def _read_anew(self, number: int, at: list[int]) -> list[int]:
         if not at:
             return []
-        errors = part_files.read_rows(self._folder, number, at, _ERROR)
+        errors = part_files.read_rows(self._store, number, at, _ERROR)
         columns = zip(*(column.to_pylist() for column in errors.columns), strict=True)
         return [each for each, error in zip(at, columns, strict=True) if failure_proof.is_of_the_run(*error)]

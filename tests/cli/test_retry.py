@@ -19,7 +19,7 @@ import pytest
 
 import batchflex
 from batchflex.core.errors import FolderBusy, InputError, JobError
-from batchflex.storage import part_files
+from batchflex.storage import FolderStore, part_files
 from batchflex.storage.folder import Folder
 from tests.support.command_line import Ended, called, state, table
 from tests.support.counting_endpoint import CountingEndpoint
@@ -109,7 +109,10 @@ def test_truncated_rows_are_asked_again_with_more_tokens(case: Case) -> None:
     }  # fmt: skip
     for words in ("2 of 6 rows fit", "r2, r4", "max_tokens = 50", "at most 100 of completion", "asked again: 2 of 2"):
         assert words in again.err
-    parts = [part_files.read_part(case.out / "parts", number) for number in part_files.part_numbers(case.out / "parts")]
+    parts = [
+        part_files.read_part(FolderStore(case.out / "parts"), number)
+        for number in part_files.part_numbers(FolderStore(case.out / "parts"))
+    ]
     assert sum(part.num_rows for part in parts) == 8, "the old answers are still there"
     assert len((case.out / "history.jsonl").read_text().splitlines()) == 2
     case.assert_done()
@@ -161,8 +164,8 @@ def test_a_row_that_cannot_be_asked_keeps_its_answer(case: Case) -> None:
     assert "1 could not be asked again" in again.err
     failures = [
         row["id"]
-        for number in part_files.part_numbers(case.out / "parts")
-        for row in part_files.read_part(case.out / "parts", number, ["id", "status"]).to_pylist()
+        for number in part_files.part_numbers(FolderStore(case.out / "parts"))
+        for row in part_files.read_part(FolderStore(case.out / "parts"), number, ["id", "status"]).to_pylist()
         if row["status"] == "failed"
     ]
     assert failures == ["r1", "r1"], "the row that had failed counts for retry_failed; the other has no failure"

@@ -19,7 +19,7 @@ from batchflex.core.message import Message
 from batchflex.core.types import STATUSES, Outcome
 from batchflex.plan import manifest
 from batchflex.scoring import scores_file
-from batchflex.storage import journal, merge, part_files, results_files, results_table as table
+from batchflex.storage import FolderStore, journal, merge, part_files, results_files, results_table as table
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import RunState, Wait
 from tests.support.outcomes import outcome
@@ -56,8 +56,8 @@ def test_columns_that_are_never_null_are_those_an_outcome_needs() -> None:
 
 
 def test_a_part_has_the_columns_of_the_results_and_its_own(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(1)])
-    schema = pq.read_schema(part_files.part_path(tmp_path, 1))
+    part_files.write_part(FolderStore(tmp_path), 1, [outcome(1)])
+    schema = pq.read_schema(tmp_path / part_files.part_name(1))
     assert schema.names == [*part_files.COLUMNS, *names("Parts", "column")]
     assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [
         *[pa.string()] * 4, pa.int64(), pa.int64(), pa.int32()
@@ -103,7 +103,7 @@ def test_reasons_to_stop_are_all_there() -> None:
 
 def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    parts, segments = part_files.part_path(folder.parts, 1), journal.segment_path(folder.journal, 1)
+    parts, segments = folder.path / "parts" / part_files.part_name(1), journal.segment_path(folder.journal, 1)
     with folder.held():
         kept = journal.Journal(folder.journal, 1, reserve_bytes=4096)
         kept.append(outcome(1))
@@ -176,5 +176,5 @@ def test_examples_of_names_that_are_taken(
 ) -> None:
     assert "`model` becomes `sweep_model`" in CONTRACT
     assert "`id` becomes `input_id`" in CONTRACT
-    made = table.assemble(tmp_path, grid, ["{}"], pending=[outcome(1, carry=carry)])
+    made = table.assemble(FolderStore(tmp_path), grid, ["{}"], pending=[outcome(1, carry=carry)])
     assert made.schema.names[len(part_files.COLUMNS) :] == expected

@@ -15,7 +15,7 @@ from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint, Secret
 from batchflex.protocol.response_headers import NO_GATEWAY, glance
-from batchflex.storage import part_files
+from batchflex.storage import FolderStore, part_files
 from tests.support.command_line import called, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import outcome
@@ -85,8 +85,8 @@ def test_answered_and_failed_rows_have_the_id_of_their_last_attempt(endpoint: Co
 
 
 def test_a_part_of_an_older_version_has_none(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(1, request_id="r")])
-    path = part_files.part_path(tmp_path, 1)
+    part_files.write_part(FolderStore(tmp_path), 1, [outcome(1, request_id="r")])
+    path = tmp_path / part_files.part_name(1)
     old = pq.read_table(path)
     pq.write_table(old.drop_columns(["request_id"]), path)
-    assert part_files.read_part(tmp_path, 1)["request_id"].to_pylist() == [None]
+    assert part_files.read_part(FolderStore(tmp_path), 1)["request_id"].to_pylist() == [None]

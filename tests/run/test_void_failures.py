@@ -16,7 +16,7 @@ import pytest
 from batchflex.core.types import Outcome
 from batchflex.plan.resume import Done
 from batchflex.protocol.reask import Policy
-from batchflex.storage import journal, part_files, results_table, writer
+from batchflex.storage import Store, journal, part_files, results_table, writer
 from batchflex.storage.folder import Folder
 from tests.support.command_line import called, state, table as results_of, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
@@ -222,34 +222,32 @@ def failing(name: int, run_id: str = "run-1", **more: Any) -> Outcome:
     return outcome(name, run_id=run_id, **(fields | more))
 
 
-def left(parts: Path, *names: int, **options: Any) -> list[str]:
+def left(parts: Store, *names: int, **options: Any) -> list[str]:
     return [each.id for each in Done(parts, 0, **options).sort_out([request(name) for name in names])]
 
 
-def shown(parts: Path, **options: Any) -> list[tuple[str, str]]:
+def shown(parts: Store, **options: Any) -> list[tuple[str, str]]:
     made = results_table.assemble(parts, {}, ["{}"], **options)
     return [(row["id"], row["status"]) for each in made.batches for row in each.to_pylist()]
 
 
-def test_a_note_in_a_later_part_is_about_all_failures_of_its_run(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [failing(1), outcome(2), failing(3, "run-0"), failing(4, proof="input")])
-    assert left(tmp_path, 1, 2, 3, 4) == []
-    part_files.write_part(tmp_path, 2, [], void=["run-1"])
-    assert part_files.footer(tmp_path, 2).void == ["run-1"]
-    assert left(tmp_path, 1, 2, 3, 4) == ["id-1"]
-    assert shown(tmp_path) == [("id-2", "ok"), ("id-3", "failed"), ("id-4", "failed")]
-    assert len(Done(tmp_path, 0, ["{}"])) == 3
+def test_a_note_in_a_later_part_is_about_all_failures_of_its_run(store: Store) -> None:
+    part_files.write_part(store, 1, [failing(1), outcome(2), failing(3, "run-0"), failing(4, proof="input")])
+    assert left(store, 1, 2, 3, 4) == []
+    part_files.write_part(store, 2, [], void=["run-1"])
+    assert part_files.footer(store, 2).void == ["run-1"]
+    assert left(store, 1, 2, 3, 4) == ["id-1"]
+    assert shown(store) == [("id-2", "ok"), ("id-3", "failed"), ("id-4", "failed")]
+    assert len(Done(store, 0, ["{}"])) == 3
 
 
-def test_an_answer_that_did_not_fit_stays_when_asking_again_failed_in_a_void_run(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(1, status="invalid", content="old")])
-    part_files.write_part(
-        tmp_path, 2, [outcome(1, status="invalid", content="old", proof="answers", run_id="run-2")] * 9
-    )
-    assert left(tmp_path, 1, reasks=Policy(most=1)) == [], "it was tried too often"
-    part_files.write_part(tmp_path, 3, [], void=["run-2"])
-    assert left(tmp_path, 1, reasks=Policy(most=1)) == ["id-1"]
-    assert shown(tmp_path) == [("id-1", "invalid")]
+def test_an_answer_that_did_not_fit_stays_when_asking_again_failed_in_a_void_run(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(1, status="invalid", content="old")])
+    part_files.write_part(store, 2, [outcome(1, status="invalid", content="old", proof="answers", run_id="run-2")] * 9)
+    assert left(store, 1, reasks=Policy(most=1)) == [], "it was tried too often"
+    part_files.write_part(store, 3, [], void=["run-2"])
+    assert left(store, 1, reasks=Policy(most=1)) == ["id-1"]
+    assert shown(store) == [("id-1", "invalid")]
 
 
 @pytest.mark.parametrize("torn", [b"", b'12345678!{"void":"run-2"', b'00000000!{"void":"run-2"}\n'])
@@ -297,7 +295,7 @@ def old(name: int, status: int | None, kind: str | None = None, message: str = "
 
 
 def test_old_failures_that_are_read_as_the_runs_today_are_asked_again_whatever_retry_failed_says(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
     quota = '{"error": {"message": "spent", "type": "x", "code": "insufficient_quota"}}'
     rows = [
@@ -314,16 +312,16 @@ def test_old_failures_that_are_read_as_the_runs_today_are_asked_again_whatever_r
         old(9, 401, proof="answers"),
         old(10, None, "input", attempts=0),
     ]
-    part_files.write_part(tmp_path, 1, [each for each in rows for _ in range(5)])
-    assert left(tmp_path, *range(11)) == [f"id-{name}" for name in range(6)]
-    assert [name for name, _ in shown(tmp_path)] == [f"id-{name}" for name in range(6, 11)]
-    part_files.write_part(tmp_path, 2, [failing(5)])
-    assert left(tmp_path, *range(6)) == [f"id-{name}" for name in range(5)], "what came since counts"
+    part_files.write_part(store, 1, [each for each in rows for _ in range(5)])
+    assert left(store, *range(11)) == [f"id-{name}" for name in range(6)]
+    assert [name for name, _ in shown(store)] == [f"id-{name}" for name in range(6, 11)]
+    part_files.write_part(store, 2, [failing(5)])
+    assert left(store, *range(6)) == [f"id-{name}" for name in range(5)], "what came since counts"
 
 
-def test_of_parts_without_a_failure_only_the_status_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(name) for name in range(10)])
-    part_files.write_part(tmp_path, 2, [], void=["run-1"])
+def test_of_parts_without_a_failure_only_the_status_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    part_files.write_part(store, 1, [outcome(name) for name in range(10)])
+    part_files.write_part(store, 2, [], void=["run-1"])
     read: list[object] = []
     monkeypatch.setattr(part_files, "read_rows", lambda *given: read.append(given))
-    assert left(tmp_path, 0, 11) == ["id-11"] and read == []
+    assert left(store, 0, 11) == ["id-11"] and read == []

@@ -47,7 +47,7 @@ def stored(out: Path) -> int:
         o.key for n in journal.segments(folder.journal) for o in journal.read(journal.segment_path(folder.journal, n))
     }
     for number in part_files.part_numbers(folder.parts):
-        keys |= set(pl.read_parquet(part_files.part_path(folder.parts, number))["key"])
+        keys |= set(pl.read_parquet(folder.path / "parts" / part_files.part_name(number))["key"])
     return len(keys)
 
 

@@ -124,8 +124,8 @@ def test_killed_between_part_and_journal(endpoint: CountingEndpoint, tmp_path: P
         outcomes = list(journal.read(journal.segment_path(folder.journal, number)))
         if outcomes:
             part_files.write_part(folder.parts, number, outcomes)
-    (folder.parts / ".000099.parquet.1.tmp").write_bytes(b"PAR1 half of a part")
+    (folder.path / "parts" / ".000099.parquet.1.tmp").write_bytes(b"PAR1 half of a part")
     assert start(rows, out, endpoint.base_url).wait(timeout=60) == 0
     check(endpoint.log(), pl.read_parquet(out / "results.parquet"), 90)
-    assert list(folder.parts.glob(".*")) == []
+    assert list((folder.path / "parts").glob(".*")) == []
     assert journal.segments(folder.journal) == []

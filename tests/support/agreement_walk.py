@@ -25,7 +25,7 @@ from batchflex.core.errors import JobChanged
 from batchflex.core.types import Outcome
 from batchflex.engine import retry_rows
 from batchflex.results import compact, view
-from batchflex.storage import part_files
+from batchflex.storage import FolderStore, part_files
 from batchflex.storage.folder import Folder
 from tests.support import oracle
 from tests.support.agreement_case import Input, killed
@@ -418,7 +418,7 @@ class Walk:
                     )
                 )
         (self.out / "parts").mkdir(parents=True, exist_ok=True)
-        part_files.write_part(self.out / "parts", 1, outcomes)
+        part_files.write_part(FolderStore(self.out / "parts"), 1, outcomes)
         return f"{len(outcomes)} answers"
 
     # ---------------------------------------------------------------------------------------------------- the checks

@@ -14,7 +14,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from batchflex.core.types import STATUSES, Outcome, Request
-from batchflex.storage import results_table
+from batchflex.storage import Store, results_table
 from tests.support.paths import ROOT
 
 _COUNT = st.none() | st.integers(0, 2**62)
@@ -92,7 +92,7 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
     )
 
 
-def assembled(parts: Path, **options: Any) -> pa.Table:
+def assembled(parts: Store, **options: Any) -> pa.Table:
     """The results made of the parts in a folder."""
     made = results_table.assemble(parts, options.pop("variables", {}), options.pop("labels", ["{}"]), **options)
     found = pa.concat_tables([made.schema.empty_table(), *made.batches])

@@ -34,7 +34,7 @@ from batchflex.plan.preparation import Prepared, prepare
 from batchflex.plan.resume import Done
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
-from batchflex.storage import part_files
+from batchflex.storage import FolderStore, part_files
 from batchflex.storage.folder import Folder
 from batchflex.storage.part_index import Positions
 from batchflex.storage.positions import OPEN, Layout, Span, file_at, shaped
@@ -570,8 +570,8 @@ def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: P
     plan.know(Folder(tmp_path / "another"), remember=False)
     requests = [request for block in plan.blocks() for request in block][:4]
     outcomes = [answer(plan, request) for request in requests]
-    parts = tmp_path / "parts"
-    parts.mkdir()
+    parts = FolderStore(tmp_path / "parts")
+    parts.prepare()
     part_files.write_part(parts, 1, outcomes)
     positions = Positions(plan.layout())
     done = Done(parts, 0, plan.labels, positions=positions)
@@ -634,7 +634,7 @@ def test_what_is_written_down_is_heeded_only_if_it_fits(
     if what == "cut":
         out.snapshot.write_bytes(out.snapshot.read_bytes()[:-1])
     elif what == "other parts":
-        part_files.part_path(out.parts, 1).touch()
+        part_files.write_part(out.parts, 9, [], void=["another run"])
     elif what == "other version":
         out.snapshot.write_bytes(out.snapshot.read_bytes().replace(b'"version":3', b'"version":0'))
     else:

@@ -26,7 +26,7 @@ from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Passed
 from batchflex.plan.preparation import Prepared, prepare, survey
 from batchflex.plan.resume import Done
-from batchflex.storage import journal, part_files, writer
+from batchflex.storage import FolderStore, journal, part_files, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.part_index import Positions
 from tests.support.command_line import called, write_rows
@@ -117,8 +117,8 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
         for request in everything(plan)
         if chance.random() < share
     ]
-    parts = folder / "parts"
-    parts.mkdir()
+    parts = FolderStore(folder / "parts")
+    parts.prepare()
     for number in range(0, len(answers), 7):
         part_files.write_part(parts, number, answers[number : number + 7])
     whole, surveyed, placed = (
@@ -325,7 +325,7 @@ def test_a_finished_job_is_known_by_the_foot_of_its_table(
     assert results.stat().st_mtime_ns == made and endpoint.stats()["requests"] == 40
 
     before = results.read_bytes()
-    part_files.part_path(tmp_path / "out" / "parts", 1).unlink()
+    (tmp_path / "out" / "parts" / part_files.part_name(1)).unlink()
     again = run()
     assert again["requests_sent"] == 40, "its answers are gone, whatever the table says"
     assert results.read_bytes() != before
@@ -420,7 +420,7 @@ def test_recovered_answers_are_no_other_plan(run: Any, endpoint: CountingEndpoin
     run("--limit", 20)
     folder = Folder(tmp_path / "out")
     outcomes = part_files.read_part(folder.parts, 1).to_pylist()
-    part_files.part_path(folder.parts, 1).unlink()
+    (folder.path / "parts" / part_files.part_name(1)).unlink()
     folder.results.unlink()
     segment = journal.Journal(folder.journal, 1)
     fields = Outcome.__struct_fields__

@@ -15,11 +15,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.planner import PlanDiff
 from batchflex.plan.resume import Done
-from batchflex.storage import journal, part_files, part_index, results_table
+from batchflex.storage import FolderStore, Store, journal, part_files, part_index, results_table
 from tests.support.outcomes import digest, outcome, request
 
 
-def surveyed(parts: Path, plan: Sequence[Request], retry_failed: int = 3, block: int = 3) -> tuple[Done, list[Request]]:
+def surveyed(
+    parts: Store, plan: Sequence[Request], retry_failed: int = 3, block: int = 3
+) -> tuple[Done, list[Request]]:
     """A whole pass over the plan, by the block; and what it left to be asked."""
     done = Done(parts, retry_failed)
     return done, passed(done, plan, block, survey=True)
@@ -33,7 +35,7 @@ def names(requests: Sequence[Request]) -> list[str]:
     return [r.id.removeprefix("id-") for r in requests]
 
 
-def results(parts: Path, done: Done, since: int) -> list[dict[str, Any]]:
+def results(parts: Store, done: Done, since: int) -> list[dict[str, Any]]:
     made = results_table.assemble(parts, {}, ["{}"], planned=done.planned(), since=since)
     rows: list[dict[str, Any]] = pa.concat_tables([made.schema.empty_table(), *made.batches]).to_pylist()
     return rows
@@ -42,9 +44,9 @@ def results(parts: Path, done: Done, since: int) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------- nothing changed
 
 
-def test_in_an_empty_folder_everything_is_to_be_asked(tmp_path: Path) -> None:
+def test_in_an_empty_folder_everything_is_to_be_asked(store: Store) -> None:
     plan = [request(i) for i in range(5)]
-    done, asked = surveyed(tmp_path / "parts", plan)
+    done, asked = surveyed(store, plan)
     assert (len(done), asked) == (0, plan)
     assert done.diff() == PlanDiff(5, 0, 0, 0, 0, None, 0)
     assert done.diff().left == 5
@@ -55,10 +57,10 @@ def test_in_an_empty_folder_everything_is_to_be_asked(tmp_path: Path) -> None:
     assert done.sort_out([]) == []
 
 
-def test_what_is_done_is_not_asked_again_whatever_its_status(tmp_path: Path) -> None:
+def test_what_is_done_is_not_asked_again_whatever_its_status(store: Store) -> None:
     statuses = ["ok", "truncated", "filtered", "invalid"]
-    part_files.write_part(tmp_path, 1, [outcome(i, status=s) for i, s in enumerate(statuses)])
-    done, asked = surveyed(tmp_path, [request(i) for i in range(6)])
+    part_files.write_part(store, 1, [outcome(i, status=s) for i, s in enumerate(statuses)])
+    done, asked = surveyed(store, [request(i) for i in range(6)])
     assert names(asked) == ["4", "5"]
     assert done.diff() == PlanDiff(6, 4, 0, 0, 0, None, 0)
     assert done.statuses() == dict.fromkeys(statuses, 1)
@@ -68,8 +70,8 @@ def test_what_is_done_is_not_asked_again_whatever_its_status(tmp_path: Path) -> 
 def test_a_failed_row_is_asked_again_on_each_further_run_up_to_its_limit(tmp_path: Path) -> None:
     plan = [request(0)]
     for limit in (0, 1, 3):
-        parts = tmp_path / str(limit)
-        parts.mkdir()
+        parts = FolderStore(tmp_path / str(limit))
+        parts.prepare()
         for run in range(1, 7):
             done, asked = surveyed(parts, plan, retry_failed=limit)
             assert len(asked) == (run <= limit + 1)
@@ -82,43 +84,43 @@ def test_a_failed_row_is_asked_again_on_each_further_run_up_to_its_limit(tmp_pat
                 part_files.write_part(parts, run, [outcome(0, status="failed")])
 
 
-def test_an_answer_after_failures_is_final(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(0, status="failed"), outcome(1, status="failed")])
-    part_files.write_part(tmp_path, 2, [outcome(0), outcome(1, status="failed")])
-    done, asked = surveyed(tmp_path, [request(0), request(1)])
+def test_an_answer_after_failures_is_final(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(0, status="failed"), outcome(1, status="failed")])
+    part_files.write_part(store, 2, [outcome(0), outcome(1, status="failed")])
+    done, asked = surveyed(store, [request(0), request(1)])
     assert names(asked) == ["1"]
     assert done.statuses() == {"ok": 1}
 
 
-def test_rows_and_sweep_points_are_those_of_the_plan_now(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
+def test_rows_and_sweep_points_are_those_of_the_plan_now(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(i) for i in range(4)])
     moved = [request("new"), *(request(i, row=9 - i, point=i) for i in range(4))]
-    done, asked = surveyed(tmp_path, moved)
+    done, asked = surveyed(store, moved)
     assert names(asked) == ["new"]
     keys = {part_index._halves(pa.chunked_array([[outcome(i).key]]), "").row(0): i for i in range(4)}
     places = {keys[hi, lo]: (row, point) for hi, lo, row, point in done.planned().iter_rows()}
     assert places == {i: (9 - i, i) for i in range(4)}
-    assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == [(f"id-{i}", 9 - i) for i in (3, 2, 1, 0)]
+    assert [(r["id"], r["row"]) for r in results(store, done, since=2)] == [(f"id-{i}", 9 - i) for i in (3, 2, 1, 0)]
 
 
-def test_a_row_that_left_the_input_leaves_the_results_and_is_no_change(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(4)])
-    done, asked = surveyed(tmp_path, [request(2, row=0)])
+def test_a_row_that_left_the_input_leaves_the_results_and_is_no_change(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(i) for i in range(4)])
+    done, asked = surveyed(store, [request(2, row=0)])
     assert asked == []
     assert done.diff() == PlanDiff(1, 1, 0, 0, 0, None, 3)
-    assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == [("id-2", 0)]
+    assert [(r["id"], r["row"]) for r in results(store, done, since=2)] == [("id-2", 0)]
 
 
-def test_a_run_that_stops_early_shows_also_the_done_rows_it_did_not_come_to(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(5, 10)])
-    done, asked = surveyed(tmp_path, [request(i) for i in range(10)])
-    part_files.write_part(tmp_path, 2, [outcome(int(names(asked)[0]))])
-    assert [r["row"] for r in results(tmp_path, done, since=2)] == [0, 5, 6, 7, 8, 9]
+def test_a_run_that_stops_early_shows_also_the_done_rows_it_did_not_come_to(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(i) for i in range(5, 10)])
+    done, asked = surveyed(store, [request(i) for i in range(10)])
+    part_files.write_part(store, 2, [outcome(int(names(asked)[0]))])
+    assert [r["row"] for r in results(store, done, since=2)] == [0, 5, 6, 7, 8, 9]
 
 
 def test_a_crashed_run_is_sealed_and_counts_as_done(tmp_path: Path) -> None:
-    parts, segments = tmp_path / "parts", tmp_path / "journal"
-    parts.mkdir()
+    parts, segments = FolderStore(tmp_path / "parts"), tmp_path / "journal"
+    parts.prepare()
     segments.mkdir()
     crashed = journal.Journal(segments, 1)
     for i in range(3):
@@ -135,81 +137,81 @@ def test_a_crashed_run_is_sealed_and_counts_as_done(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ a changed job
 
 
-def test_a_changed_job_is_counted_and_rerun_shows_none_of_the_old_answers(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(i, 1, total_tokens=10, cost=0.5, content="old") for i in range(4)])
+def test_a_changed_job_is_counted_and_rerun_shows_none_of_the_old_answers(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(i, 1, total_tokens=10, cost=0.5, content="old") for i in range(4)])
     plan = [request(0, 1), *(request(i, 2) for i in range(1, 6))]
-    done, asked = surveyed(tmp_path, plan)
+    done, asked = surveyed(store, plan)
     assert names(asked) == ["1", "2", "3", "4", "5"]
     diff = done.diff()
     assert diff == PlanDiff(
         planned=6, done=1, failed_again=0, changed=3, changed_tokens=30, changed_cost=1.5, orphans=3
     )
     assert (diff.left, diff.keeping().left, diff.keeping().changed) == (5, 2, 0)
-    part_files.write_part(tmp_path, 2, [outcome(i, 2, content="new") for i in (1, 2)])
-    assert [(r["row"], r["content"]) for r in results(tmp_path, done, since=2)] == [(0, "old"), (1, "new"), (2, "new")]
+    part_files.write_part(store, 2, [outcome(i, 2, content="new") for i in (1, 2)])
+    assert [(r["row"], r["content"]) for r in results(store, done, since=2)] == [(0, "old"), (1, "new"), (2, "new")]
 
 
-def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(tmp_path: Path) -> None:
+def test_keep_fills_the_slots_with_the_old_answers_at_their_new_rows(store: Store) -> None:
     old = [outcome(i, 1, total_tokens=None, content="old") for i in range(3)]
-    part_files.write_part(tmp_path, 1, [*old, outcome(3, 1, status="failed")])
+    part_files.write_part(store, 1, [*old, outcome(3, 1, status="failed")])
     plan = [request(i, 2, row=10 - i, point=i % 2) for i in range(5)]
-    done, _ = surveyed(tmp_path, plan)
+    done, _ = surveyed(store, plan)
     diff = done.diff()
     assert diff == PlanDiff(
         planned=5, done=0, failed_again=0, changed=3, changed_tokens=0, changed_cost=None, orphans=3
     )
     done.keep_changed()
     shown = [("id-2", 8), ("id-1", 9), ("id-0", 10)]
-    assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == shown, "also before the second pass"
+    assert [(r["id"], r["row"]) for r in results(store, done, since=2)] == shown, "also before the second pass"
     assert sorted(done.planned().select("row", "point").iter_rows()) == [(8, 0), (9, 1), (10, 0)]
     assert names(passed(done, plan)) == ["3", "4"]
     assert names(passed(done, plan)) == ["3", "4"], "going through the plan again changes nothing"
     assert done.statuses() == {"ok": 3}
-    assert [(r["id"], r["row"]) for r in results(tmp_path, done, since=2)] == shown
-    part_files.write_part(tmp_path, 2, [outcome(i, 2, row=10 - i, content="new") for i in (3, 4)])
-    found = results(tmp_path, done, since=2)
+    assert [(r["id"], r["row"]) for r in results(store, done, since=2)] == shown
+    part_files.write_part(store, 2, [outcome(i, 2, row=10 - i, content="new") for i in (3, 4)])
+    found = results(store, done, since=2)
     assert [r["row"] for r in found] == [6, 7, 8, 9, 10]
     assert [r["content"] for r in found] == ["new", "new", "old", "old", "old"]
 
 
-def test_keep_takes_the_last_answer_of_a_slot_and_none_that_failed_in_the_end(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(0, 1), outcome(1, 1), outcome(2, 1)])
-    part_files.write_part(tmp_path, 2, [outcome(0, 2), outcome(1, 2, status="failed"), outcome(2, 1, status="failed")])
+def test_keep_takes_the_last_answer_of_a_slot_and_none_that_failed_in_the_end(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(0, 1), outcome(1, 1), outcome(2, 1)])
+    part_files.write_part(store, 2, [outcome(0, 2), outcome(1, 2, status="failed"), outcome(2, 1, status="failed")])
     plan = [request(i, 3) for i in range(3)]
-    done, _ = surveyed(tmp_path, plan)
+    done, _ = surveyed(store, plan)
     assert done.diff().changed == 2
     done.keep_changed()
     assert names(passed(done, plan)) == ["2"]
-    keys = {r["row"]: r["key"] for r in results(tmp_path, done, since=3)}
+    keys = {r["row"]: r["key"] for r in results(store, done, since=3)}
     assert keys == {0: outcome(0, 2).key, 1: outcome(1, 1).key}
 
 
-def test_keep_gives_no_answer_to_rows_that_share_an_id(tmp_path: Path) -> None:
+def test_keep_gives_no_answer_to_rows_that_share_an_id(store: Store) -> None:
     """Which of them it was the answer to cannot be told any more."""
     slot = digest("shared")
-    part_files.write_part(tmp_path, 1, [outcome(i, 1, slot=slot.hex(), id="same") for i in range(2)])
+    part_files.write_part(store, 1, [outcome(i, 1, slot=slot.hex(), id="same") for i in range(2)])
     plan = [Request(digest("key", i, 2), slot, "same", i, 0, 0, b"{}", None, None) for i in range(2)]
-    done, _ = surveyed(tmp_path, plan, block=1)
+    done, _ = surveyed(store, plan, block=1)
     assert done.diff().changed == 0
     done.keep_changed()
     assert passed(done, plan) == plan
-    assert results(tmp_path, done, since=2) == []
+    assert results(store, done, since=2) == []
 
 
-def test_new_rows_are_no_change(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(3)])
-    done, asked = surveyed(tmp_path, [request(i) for i in range(6)])
+def test_new_rows_are_no_change(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(i) for i in range(3)])
+    done, asked = surveyed(store, [request(i) for i in range(6)])
     assert names(asked) == ["3", "4", "5"]
     assert done.diff().changed == 0
 
 
-def test_without_a_survey_the_same_requests_are_left(tmp_path: Path) -> None:
+def test_without_a_survey_the_same_requests_are_left(store: Store) -> None:
     rows = random.Random(1)
-    part_files.write_part(tmp_path, 1, [outcome(i) for i in range(0, 300, 2)])
-    part_files.write_part(tmp_path, 2, [outcome(i, status="failed") for i in range(0, 300, 5)])
+    part_files.write_part(store, 1, [outcome(i) for i in range(0, 300, 2)])
+    part_files.write_part(store, 2, [outcome(i, status="failed") for i in range(0, 300, 5)])
     plan = [request(i) for i in rows.sample(range(400), 400)]
-    _, asked = surveyed(tmp_path, plan, block=64)
-    assert passed(Done(tmp_path, 3), plan, block=7) == asked
+    _, asked = surveyed(store, plan, block=64)
+    assert passed(Done(store, 3), plan, block=7) == asked
     assert names(asked) == [
         name for name in names(plan) if not (int(name) < 300 and int(name) % 2 == 0 and int(name) % 5)
     ]
@@ -264,7 +266,7 @@ class Book:
 def test_after_any_runs_one_row_a_planned_request_and_the_last_answer_wins(
     tmp_path_factory: pytest.TempPathFactory, runs: list[Step]
 ) -> None:
-    parts = tmp_path_factory.mktemp("parts")
+    parts = FolderStore(tmp_path_factory.mktemp("parts"))
     book, number = Book(), 1
     for step in runs:
         plan = [request(item, step.version, row=row) for row, item in enumerate(step.items)]

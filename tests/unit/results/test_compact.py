@@ -20,7 +20,7 @@ from batchflex.core.types import Outcome
 from batchflex.plan.resume import Done
 from batchflex.protocol.reask import Policy
 from batchflex.results import compact
-from batchflex.storage import journal, merge, part_files, part_numbers, results_table, writer
+from batchflex.storage import FolderStore, journal, merge, part_files, part_numbers, results_table, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.merge import Size
 from batchflex.storage.part_index import Positions
@@ -84,7 +84,7 @@ def seen(folder: Folder) -> dict[str, Any]:
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
     placed = Done(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
     asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
-    return {"stamp": part_files.stamp(folder.parts), "asked": asked, "table": assembled(folder.parts)}
+    return {"identity": part_files.identity(folder.parts), "asked": asked, "table": assembled(folder.parts)}
 
 
 def finished_keys(folder: Folder) -> list[Any]:
@@ -96,7 +96,7 @@ def finished_keys(folder: Folder) -> list[Any]:
 def check_same(folder: Folder, before: dict[str, Any]) -> None:
     after = seen(folder)
     assert after["asked"] == before["asked"]
-    assert after["stamp"] == before["stamp"]
+    assert after["identity"] == before["identity"]
     assert after["table"].schema.equals(before["table"].schema)
     assert after["table"].equals(before["table"]), "by pyarrow"
     assert pl.DataFrame(after["table"]).equals(pl.DataFrame(before["table"])), "by polars"
@@ -126,7 +126,10 @@ def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactor
     check_same(folder, before)
     assert rows_of(folder) == rows
     assert [int(n) for n in part_files.part_numbers(folder.parts)] == [last]
-    assert (done["parts_after"], done["bytes_after"]) == (1, sum(p.stat().st_size for p in folder.parts.iterdir()))
+    assert (done["parts_after"], done["bytes_after"]) == (
+        1,
+        sum(p.stat().st_size for p in (folder.path / "parts").iterdir()),
+    )
     assert writer.recover(folder) == last + 1
     assert compact.look(folder, None, None).groups == []
 
@@ -185,19 +188,19 @@ def test_who_reads_meanwhile_reads_what_was_there(tmp_path: Path) -> None:
     check_same(folder, before)  # those left do not count
     del made
     assert writer.recover(folder) > 1
-    assert [p.name for p in folder.parts.iterdir()] == [part_numbers.part_numbers(folder.parts)[0].name]
+    assert [p.name for p in (folder.path / "parts").iterdir()] == [part_numbers.part_numbers(folder.parts)[0].name]
     check_same(folder, before)
 
 
 def test_a_merged_part_stands_for_its_segments(tmp_path: Path) -> None:
     for name in ("000001-000003-1", "000001-000003-2", "000002", "000004", "000007", "000007-000007-1", "1-2-3", "x"):
         (tmp_path / f"{name}.parquet").touch()
-    numbers = part_numbers.part_numbers(tmp_path)
+    numbers = part_numbers.part_numbers(FolderStore(tmp_path))
     assert [n.name for n in numbers] == [f"{n}.parquet" for n in ("000001-000003-2", "000004", "000007-000007-1")]
     assert [s for s in range(9) if part_numbers.is_sealed(numbers, s)] == [1, 2, 3, 4, 7]
     assert part_numbers.merged(numbers[:2]).name == "000001-000004-3.parquet"
-    assert part_numbers.clear(tmp_path) == 0
-    assert part_numbers.part_numbers(tmp_path) == numbers
+    assert part_numbers.clear(FolderStore(tmp_path)) == 0
+    assert part_numbers.part_numbers(FolderStore(tmp_path)) == numbers
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -222,23 +225,23 @@ def test_a_segment_that_is_not_sealed_is_not_stood_for(tmp_path: Path) -> None:
 
 def test_what_is_written_wrong_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path / "out", 1)
-    names = sorted(folder.parts.iterdir())
+    names = sorted((folder.path / "parts").iterdir())
     blocks = merge._blocks
     monkeypatch.setattr(
         merge, "_blocks", lambda tables: (block.slice(0, block.num_rows - 1) for block in blocks(tables))
     )
     with pytest.raises(FolderError, match="not the same when read back"):
         compacted(folder)
-    assert sorted(folder.parts.iterdir()) == names
+    assert sorted((folder.path / "parts").iterdir()) == names
 
 
 def test_no_room_for_the_merged_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path / "out", 1)
-    names = sorted(folder.parts.iterdir())
+    names = sorted((folder.path / "parts").iterdir())
     monkeypatch.setattr(compact.disk_space, "free", lambda path: (1 << 20, 1 << 40))
     with pytest.raises(StorageError, match=r"of room meanwhile, and 1\.05 MB are free"):
         compacted(folder)
-    assert sorted(folder.parts.iterdir()) == names
+    assert sorted((folder.path / "parts").iterdir()) == names
 
 
 KILLED = """
@@ -270,19 +273,19 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Before each thing that it does to files, one after the other."""
     folder = make(tmp_path / "whole", 11)
     before = seen(folder)
-    places = [tmp_path / f"out-{after}" for after in range(1, 50, 4)]
+    places = [tmp_path / f"out-{after}" for after in range(1, 60, 4)]
     for place in places:
         shutil.copytree(folder.path, place)
     run_python(KILLED, *places)
     stages = Counter()
     for place in places:
         there = Folder(place)
-        files = list(there.parts.glob("[0-9]*"))
+        files = list((there.path / "parts").glob("[0-9]*"))
         stages["whole" if len(files) == 1 else "half" if any("-" in f.stem for f in files) else "none"] += 1
         check_same(there, before)
         assert writer.recover(there) > 1
         compacted(there, BETWEEN)
-        assert len(list(there.parts.iterdir())) == 1
+        assert len(list((there.path / "parts").iterdir())) == 1
         check_same(there, before)
     assert min(stages["whole"], stages["half"], stages["none"]) > 2, stages
 

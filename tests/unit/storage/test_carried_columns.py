@@ -17,7 +17,7 @@ import batchflex
 from batchflex.core.types import Outcome
 from batchflex.plan.formats import without_ns
 from batchflex.report import report
-from batchflex.storage import part_files, results_table
+from batchflex.storage import FolderStore, Store, part_files, results_table
 from batchflex.storage.folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import assembled, outcome
@@ -27,7 +27,7 @@ def carrying(*rows: dict[str, Any], first: int = 0) -> list[Outcome]:
     return [outcome(first + i, carry=msgspec.json.encode(row).decode()) for i, row in enumerate(rows)]
 
 
-def columns_of(parts: Path, **options: Any) -> dict[str, tuple[pa.DataType, list[Any]]]:
+def columns_of(parts: Store, **options: Any) -> dict[str, tuple[pa.DataType, list[Any]]]:
     found = assembled(parts, **options)
     return {
         n: (found.schema.field(n).type, found[n].to_pylist()) for n in found.column_names[len(part_files.COLUMNS) :]
@@ -51,13 +51,13 @@ def columns_of(parts: Path, **options: Any) -> dict[str, tuple[pa.DataType, list
     ],
 )
 def test_carried_values_without_types_get_the_narrowest_that_holds_them(
-    tmp_path: Path, values: list[Any], kind: pa.DataType, expected: list[Any]
+    tmp_path: Path, store: Store, values: list[Any], kind: pa.DataType, expected: list[Any]
 ) -> None:
     rows = carrying(*({"c": value} for value in values))
     for i, row in enumerate(rows, 1):
-        part_files.write_part(tmp_path, i, [row])
-    assert columns_of(tmp_path) == {"c": (kind, expected)}
-    assert columns_of(tmp_path / "none", pending=rows) == {"c": (kind, expected)}
+        part_files.write_part(store, i, [row])
+    assert columns_of(store) == {"c": (kind, expected)}
+    assert columns_of(FolderStore(tmp_path / "none"), pending=rows) == {"c": (kind, expected)}
 
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250_000)
@@ -86,16 +86,16 @@ TYPED: list[tuple[pa.DataType, list[Any]]] = [
 
 @pytest.mark.parametrize(("kind", "values"), TYPED, ids=[str(kind) for kind, _ in TYPED])
 def test_carried_columns_of_a_typed_input_keep_type_and_values(
-    tmp_path: Path, kind: pa.DataType, values: list[Any]
+    tmp_path: Path, store: Store, kind: pa.DataType, values: list[Any]
 ) -> None:
     before = pa.array(values, kind)
     rows = carrying(*({"c": value} for value in before.cast(without_ns(kind)).to_pylist()))
-    part_files.write_part(tmp_path, 1, rows, pa.schema([("c", kind), ("not carried", pa.int8())]))
-    found = assembled(tmp_path)
+    part_files.write_part(store, 1, rows, pa.schema([("c", kind), ("not carried", pa.int8())]))
+    found = assembled(store)
     assert found["c"].combine_chunks().equals(before)
-    assert columns_of(tmp_path, pending=rows)["c"][0] == kind
+    assert columns_of(store, pending=rows)["c"][0] == kind
     # through a file too, as the other reader sees it
-    results_table.write_results(tmp_path / "r.parquet", results_table.assemble(tmp_path, {}, ["{}"]))
+    results_table.write_results(tmp_path / "r.parquet", results_table.assemble(store, {}, ["{}"]))
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].null_count() == before.null_count
 
 
@@ -110,10 +110,10 @@ def test_carried_columns_of_a_typed_input_keep_type_and_values(
     ],
 )
 def test_carried_columns_of_nested_and_odd_types_become_text(
-    tmp_path: Path, kind: pa.DataType, value: Any, expected: str
+    store: Store, kind: pa.DataType, value: Any, expected: str
 ) -> None:
-    part_files.write_part(tmp_path, 1, carrying({"c": value}), pa.schema([("c", kind)]))
-    assert columns_of(tmp_path) == {"c": (pa.string(), [expected])}
+    part_files.write_part(store, 1, carrying({"c": value}), pa.schema([("c", kind)]))
+    assert columns_of(store) == {"c": (pa.string(), [expected])}
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_carried_columns_of_nested_and_odd_types_become_text(
         (pa.string(), 5),
     ],
 )
-def test_a_type_that_does_not_hold_a_value_is_not_forced_on_it(tmp_path: Path, kind: pa.DataType, value: Any) -> None:
+def test_a_type_that_does_not_hold_a_value_is_not_forced_on_it(store: Store, kind: pa.DataType, value: Any) -> None:
     """The types are those of the first input file; a later one may have others."""
     rows = carrying({"c": value})
-    part_files.write_part(tmp_path, 1, rows, pa.schema([("c", kind)]))
-    part_files.write_part(tmp_path, 2, carrying({"c": None}, first=1), pa.schema([("c", kind)]))
-    found, values = columns_of(tmp_path)["c"]
+    part_files.write_part(store, 1, rows, pa.schema([("c", kind)]))
+    part_files.write_part(store, 2, carrying({"c": None}, first=1), pa.schema([("c", kind)]))
+    found, values = columns_of(store)["c"]
     kept = msgspec.json.decode(rows[0].carry or "")["c"]
     assert found != kind or kind == pa.string()
     assert values in ([kept, None], [msgspec.json.encode(kept).decode(), None])
@@ -150,21 +150,23 @@ WIDE = pa.decimal256(76, 2)
     ("value", "kind"),
     [("-1.50", pa.decimal128(38, 2)), (f"{'7' * 60}.25", pa.string())],
 )
-def test_decimals_of_256_bits_come_back_as_what_all_readers_know(tmp_path: Path, value: str, kind: pa.DataType) -> None:
-    part_files.write_part(tmp_path, 1, carrying({"c": decimal.Decimal(value)}, {"c": None}), pa.schema([("c", WIDE)]))
+def test_decimals_of_256_bits_come_back_as_what_all_readers_know(
+    tmp_path: Path, store: Store, value: str, kind: pa.DataType
+) -> None:
+    part_files.write_part(store, 1, carrying({"c": decimal.Decimal(value)}, {"c": None}), pa.schema([("c", WIDE)]))
     wanted = decimal.Decimal(value) if kind != pa.string() else value
-    assert columns_of(tmp_path) == {"c": (kind, [wanted, None])}
-    results_table.write_results(tmp_path / "r.parquet", results_table.assemble(tmp_path, {}, ["{}"]))
+    assert columns_of(store) == {"c": (kind, [wanted, None])}
+    results_table.write_results(tmp_path / "r.parquet", results_table.assemble(store, {}, ["{}"]))
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == [wanted, None]
 
 
 def test_a_folder_of_a_version_that_kept_256_bits_is_read_and_its_table_made_anew(tmp_path: Path) -> None:
     rows = carrying({"c": decimal.Decimal("1.50")})
-    part_files.write_part(tmp_path, 1, rows, pa.schema([("c", pa.decimal128(38, 2))]))
-    part = part_files.part_path(tmp_path, 1)
-    footer = part_files.footer(tmp_path, 1)._replace(types=pa.schema([("c", WIDE)]))
+    part_files.write_part(FolderStore(tmp_path), 1, rows, pa.schema([("c", pa.decimal128(38, 2))]))
+    part = tmp_path / part_files.part_name(1)
+    footer = part_files.footer(FolderStore(tmp_path), 1)._replace(types=pa.schema([("c", WIDE)]))
     pq.write_table(pq.read_table(part).replace_schema_metadata(part_files.metadata(footer)), part)
-    made = results_table.assemble(tmp_path, {}, ["{}"])
+    made = results_table.assemble(FolderStore(tmp_path), {}, ["{}"])
     results_table.write_results(tmp_path / "r.parquet", made)
     assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == ["1.50"]
     assert results_table.is_current(tmp_path / "r.parquet", made)
@@ -226,36 +228,36 @@ def test_a_run_carries_columns_of_every_kind_and_every_reader_reads_them(
     ],
 )
 def test_parts_that_disagree_get_a_type_that_holds_both(
-    tmp_path: Path, one: tuple[Any, Any], two: tuple[Any, Any], kind: pa.DataType, expected: list[Any]
+    store: Store, one: tuple[Any, Any], two: tuple[Any, Any], kind: pa.DataType, expected: list[Any]
 ) -> None:
     for number, (told, value) in enumerate((one, two), 1):
         schema = None if told is None else pa.schema([("c", told)])
-        part_files.write_part(tmp_path, number, carrying({"c": value}, first=number), schema)
-    assert columns_of(tmp_path) == {"c": (kind, expected)}
+        part_files.write_part(store, number, carrying({"c": value}, first=number), schema)
+    assert columns_of(store) == {"c": (kind, expected)}
 
 
-def test_not_sealed_values_can_widen_a_type_too(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, carrying({"c": 1}), pa.schema([("c", pa.int32())]))
-    found = columns_of(tmp_path, pending=carrying({"c": 2.5, "d": "x"}, first=1))
+def test_not_sealed_values_can_widen_a_type_too(store: Store) -> None:
+    part_files.write_part(store, 1, carrying({"c": 1}), pa.schema([("c", pa.int32())]))
+    found = columns_of(store, pending=carrying({"c": 2.5, "d": "x"}, first=1))
     assert found == {"c": (pa.float64(), [1.0, 2.5]), "d": (pa.string(), [None, "x"])}
 
 
-def test_rows_that_carry_different_columns_have_null_where_they_lack_one(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [*carrying({"a": 1, "b": "x"}), outcome(1)])
-    part_files.write_part(tmp_path, 2, carrying({"b": "y", "c": True}, first=2))
-    assert columns_of(tmp_path) == {
+def test_rows_that_carry_different_columns_have_null_where_they_lack_one(store: Store) -> None:
+    part_files.write_part(store, 1, [*carrying({"a": 1, "b": "x"}), outcome(1)])
+    part_files.write_part(store, 2, carrying({"b": "y", "c": True}, first=2))
+    assert columns_of(store) == {
         "a": (pa.int64(), [1, None, None]),
         "b": (pa.string(), ["x", None, "y"]),
         "c": (pa.bool_(), [None, None, True]),
     }
 
 
-def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> None:
+def test_names_that_are_taken_get_a_prefix_and_none_is_lost(store: Store) -> None:
     carry = {"id": 1, "input_id": 2, "model": 3, "temperature": 4, "sweep_model": 5, "free": 6}
     label = '{"model":"m","temperature":0.5,"sweep_sweep_model":7}'
-    part_files.write_part(tmp_path, 1, [outcome(0, carry=msgspec.json.encode(carry).decode(), point=label)])
+    part_files.write_part(store, 1, [outcome(0, carry=msgspec.json.encode(carry).decode(), point=label)])
     grid = {"model": ["m"], "temperature": [0.5], "sweep_sweep_model": [7]}
-    found = {name: values for name, (_, [values]) in columns_of(tmp_path, variables=grid, labels=[label]).items()}
+    found = {name: values for name, (_, [values]) in columns_of(store, variables=grid, labels=[label]).items()}
     assert found == {
         "sweep_model": "m",
         "temperature": 0.5,
@@ -269,10 +271,10 @@ def test_names_that_are_taken_get_a_prefix_and_none_is_lost(tmp_path: Path) -> N
     }
 
 
-def test_a_name_made_with_a_prefix_can_be_taken_itself(tmp_path: Path) -> None:
+def test_a_name_made_with_a_prefix_can_be_taken_itself(store: Store) -> None:
     carry, label = '{"id":1,"input_id":2}', '{"input_id":3}'
-    part_files.write_part(tmp_path, 1, [outcome(0, carry=carry, point=label)])
-    found = columns_of(tmp_path, variables={"input_id": [3]}, labels=[label])
+    part_files.write_part(store, 1, [outcome(0, carry=carry, point=label)])
+    found = columns_of(store, variables={"input_id": [3]}, labels=[label])
     assert {name: values for name, (_, [values]) in found.items()} == {
         "input_id": 3,
         "input_input_id": 1,
@@ -292,18 +294,16 @@ def test_a_name_made_with_a_prefix_can_be_taken_itself(tmp_path: Path) -> None:
     ],
 )
 def test_sweep_variables_of_mixed_types(
-    tmp_path: Path, values: list[Any], kind: pa.DataType, expected: list[Any]
+    store: Store, values: list[Any], kind: pa.DataType, expected: list[Any]
 ) -> None:
     labels = [msgspec.json.encode({"v": value}).decode() + " " * i for i, value in enumerate(values)]
-    part_files.write_part(tmp_path, 1, [outcome(i, row=0, point=label) for i, label in enumerate(labels)])
-    assert columns_of(tmp_path, variables={"v": values}, labels=labels) == {"v": (kind, expected)}
+    part_files.write_part(store, 1, [outcome(i, row=0, point=label) for i, label in enumerate(labels)])
+    assert columns_of(store, variables={"v": values}, labels=labels) == {"v": (kind, expected)}
 
 
-def test_without_a_plan_points_of_an_earlier_sweep_come_last_and_fit(tmp_path: Path) -> None:
-    part_files.write_part(
-        tmp_path, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")]
-    )
-    part_files.write_part(tmp_path, 2, [outcome("new", row=0, point='{"t":0.5}')])
-    found = assembled(tmp_path, variables={"t": [0.5]}, labels=['{"t":0.5}'])
+def test_without_a_plan_points_of_an_earlier_sweep_come_last_and_fit(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome("old", row=0, point='{"t":"auto"}'), outcome("older", row=1, point="{}")])
+    part_files.write_part(store, 2, [outcome("new", row=0, point='{"t":0.5}')])
+    found = assembled(store, variables={"t": [0.5]}, labels=['{"t":0.5}'])
     assert found["id"].to_pylist() == ["id-new", "id-old", "id-older"]
     assert found["t"].to_pylist() == ["0.5", "auto", None]

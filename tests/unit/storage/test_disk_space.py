@@ -53,7 +53,7 @@ def test_rows_that_are_there_tell_more_than_a_guess(tmp_path: Path) -> None:
         results_table.write_results(folder.results, results_table.assemble(folder.parts, {}, ["{}"]))
     found = disk_space.needed(folder, 50, 50, 600.0, 16)
     assert found is not None and found.is_measured
-    assert found.parts == part_files.part_path(folder.parts, 1).stat().st_size
+    assert found.parts == (folder.path / "parts" / part_files.part_name(1)).stat().st_size
     assert found.results == 2 * folder.results.stat().st_size
 
 

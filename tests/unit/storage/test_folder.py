@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from batchflex.core.errors import FolderBusy, FolderError, StorageError
-from batchflex.storage import folder as module
+from batchflex.storage import store as store_module
 from batchflex.storage.files import append, replaced, storing
 from batchflex.storage.folder import FORMAT, Folder
 from batchflex.storage.journal import Journal
@@ -27,6 +27,7 @@ from tests.support.outcomes import run_python, small_disk
 HOLD = """
 import sys
 from pathlib import Path
+from batchflex.storage import store as store_module
 from batchflex.core.errors import FolderBusy
 from batchflex.storage.folder import Folder
 try:
@@ -178,7 +179,7 @@ def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: 
 
 def test_new_folders_are_made_durable_from_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(module, "sync_folder", synced.append)
+    monkeypatch.setattr(store_module, "sync_folder", synced.append)
     with Folder(tmp_path / "a" / "b").held():
         pass
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b"]
@@ -186,17 +187,17 @@ def test_new_folders_are_made_durable_from_the_top(tmp_path: Path, monkeypatch: 
 
 def test_half_written_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.parts.mkdir()
+    (folder.path / "parts").mkdir()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    leftovers = [tmp_path / f".run.json.{dead.pid}-0.tmp", folder.parts / f".000001.parquet.{dead.pid}-0.tmp"]
+    leftovers = [tmp_path / f".run.json.{dead.pid}-0.tmp", folder.path / "parts" / f".000001.parquet.{dead.pid}-0.tmp"]
     beside = tmp_path / f".report.html.{os.getppid()}-0.tmp"
     for path in (*leftovers, beside):
         path.write_bytes(b"half")
-    (folder.parts / "000001.parquet").write_bytes(b"whole")
+    (folder.path / "parts" / "000001.parquet").write_bytes(b"whole")
     with folder.held():
         assert not any(path.exists() for path in leftovers)
-        assert (folder.parts / "000001.parquet").exists()
+        assert (folder.path / "parts" / "000001.parquet").exists()
         assert beside.exists(), "who writes a report is no run, and goes on"
 
 
@@ -491,7 +492,7 @@ def test_a_format_that_cannot_be_read_is_no_format(tmp_path: Path, text: str) ->
 
 def test_a_folder_that_tells_no_format_gets_the_present_one(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "out")
-    folder.parts.mkdir(parents=True)
+    (folder.path / "parts").mkdir(parents=True)
     assert folder.require_format() == 1
     with folder.held():
         assert folder.require_format() == FORMAT

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchflex.storage import parsed_columns, part_files, results_table
+from batchflex.storage import FolderStore, parsed_columns, part_files, results_table
 from tests.support.outcomes import outcome
 
 
@@ -19,8 +19,8 @@ def results(
     folder: Path, answers: list[Any], declared: dict[str, list[str]] | None = None, **more: Any
 ) -> pl.DataFrame:
     texts = [None if answer is None else msgspec.json.encode(answer).decode() for answer in answers]
-    part_files.write_part(folder, 1, [outcome(n, parsed=text, **more) for n, text in enumerate(texts)])
-    made = results_table.assemble(folder, {}, ["{}"], declared=declared)
+    part_files.write_part(FolderStore(folder), 1, [outcome(n, parsed=text, **more) for n, text in enumerate(texts)])
+    made = results_table.assemble(FolderStore(folder), {}, ["{}"], declared=declared)
     results_table.write_results(folder / "results.parquet", made)
     assert pq.read_table(folder / "results.parquet").schema.equals(made.schema)
     return pl.read_parquet(folder / "results.parquet")
@@ -92,23 +92,23 @@ def test_an_object_keyed_by_anything_does_not_make_endless_columns(tmp_path: Pat
 
 
 def test_a_part_of_an_older_version_has_its_fields_too(tmp_path: Path) -> None:
-    part_files.write_part(tmp_path, 1, [outcome(1, parsed='{"x":1}')])
-    path = part_files.part_path(tmp_path, 1)
+    part_files.write_part(FolderStore(tmp_path), 1, [outcome(1, parsed='{"x":1}')])
+    path = tmp_path / part_files.part_name(1)
     old = pq.read_table(path)
     late = ["reasks", "reask_prompt_tokens", "reask_completion_tokens", "reask_cost", "retried_with", "request_id"]
     late += ["answer_limit", "cut_by", "format_fallback"]
     told = {name: value for name, value in old.schema.metadata.items() if name != b"batchflex.parsed_kinds"}
     pq.write_table(old.drop_columns(late).replace_schema_metadata(told), path)
-    part_files.write_part(tmp_path, 2, [outcome(2, parsed='{"x":2.5}')])
-    made = pa.concat_tables(results_table.assemble(tmp_path, {}, ["{}"]).batches)
+    part_files.write_part(FolderStore(tmp_path), 2, [outcome(2, parsed='{"x":2.5}')])
+    made = pa.concat_tables(results_table.assemble(FolderStore(tmp_path), {}, ["{}"]).batches)
     assert made["x"].to_pylist() == [1.0, 2.5]
     assert made["reasks"].to_pylist() == [0, 0]
 
 
 def test_outcomes_come_back_from_a_part_as_they_went_in(tmp_path: Path) -> None:
     made = [outcome(n, reasks=n, reask_cost=0.5, retried_with='{"a":1}', request_id="req-1") for n in range(3)]
-    part_files.write_part(tmp_path, 1, made)
-    assert part_files.outcomes(part_files.read_part(tmp_path, 1)) == made
+    part_files.write_part(FolderStore(tmp_path), 1, made)
+    assert part_files.outcomes(part_files.read_part(FolderStore(tmp_path), 1)) == made
 
 
 def test_what_is_no_json_has_no_fields() -> None:
