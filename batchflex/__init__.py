@@ -17,10 +17,8 @@ from .core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .api import arun as arun, complete as complete, retry as retry, run as run
+    from .config import loader as _loader
     from .config.job import Job as Job
-    from .config.loader import load
-
-    load_job = load
     from .core.errors import (
         BatchflexError as BatchflexError,
         EndpointError as EndpointError,
@@ -37,19 +35,6 @@ if TYPE_CHECKING:
     from .scoring.comparison import Comparison as Comparison, compare as compare
     from .scoring.data_frames import score as score, summarise as summarise
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "api": ["arun", "complete", "retry", "run"],
-        "config.job": ["Job"],
-        "config.loader": [("load_job", "load")],
-        "core.errors": [
-            "BatchflexError", "EndpointError", "FolderBusy", "FolderError", "InputError", "JobChanged", "JobError",
-            "RunStopped", "StorageError",
-        ],
-        "core.events": ["Event"],
-        "engine.run": ["Observer", "Run"],
-        "scoring.comparison": ["Comparison", "compare"],
-        "scoring.data_frames": ["score", "summarise"],
-    },
-)  # fmt: skip
+    load_job = _loader.load
+
+__all__, __getattr__, __dir__ = exports(__name__, {"load_job": ("config.loader", "load")})

@@ -5,26 +5,19 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
 def exports(
-    package: str, homes: Mapping[str, Sequence[str | tuple[str, str]]] | None = None, modules: Collection[str] = ()
+    package: str, renamed: Mapping[str, tuple[str, str]] | None = None
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """``__all__``, ``__getattr__`` and ``__dir__`` of a package, which offers what it imports ``if TYPE_CHECKING``.
-
-    Otherwise ``homes`` are the names that each of its modules offers to others (where it has another name there: both, the
-    offered one first), ``modules`` those of them that are offered whole.
-    """
-    home: dict[str, tuple[str, str]] = {}
-    if homes is None:
-        home = {name: (module, there) for name, module, there in _imports(package)}
-    for module, names in (homes or {}).items():
-        for name in names:
-            offered_as, there = name if isinstance(name, tuple) else (name, name)
-            home[offered_as] = module, there
-    home |= {module: (module, "") for module in modules}
+    """``__all__``, ``__getattr__`` and ``__dir__`` of a package, which offers what it imports ``if TYPE_CHECKING``; names that begin
+    with an underscore are not offered. ``renamed`` are names that it offers besides, each with its module and its name there."""
+    home = {
+        name: (module, there) for name, module, there in _imports(package) if name[0] != "_" or name == "__version__"
+    }
+    home |= renamed or {}
 
     def get(name: str) -> Any:
         if name not in home:

@@ -41,24 +41,4 @@ if TYPE_CHECKING:
     from .retry_policy import Tries as Tries
     from .transport import proxy_for as proxy_for
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "circuit_breaker": ["CircuitBreaker"],
-        "client": ["Client"],
-        "concurrency_limit": ["ConcurrencyLimit"],
-        "cost": ["Cost"],
-        "local_model": ["serving"],
-        "model_list": ["Catalog", "Contexts", "LongPrompts", "ModelInfo", "TooLong", "others"],
-        "model_list_cache": ["known"],
-        "pacer": ["Allowance", "Pacer"],
-        "price_list": ["Prices"],
-        "provider": ["Endpoint", "LOCAL", "default_model", "resolve", "variables"],
-        "queue_metrics": [],
-        "quota": ["Ceiling", "Spacing", "Window"],
-        "quirks": ["Fallback", "Quirks"],
-        "retry_policy": ["Tries"],
-        "transport": ["proxy_for"],
-    },
-    modules=["model_list", "model_list_cache", "queue_metrics", "retry_policy"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)

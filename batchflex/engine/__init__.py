@@ -13,14 +13,4 @@ if TYPE_CHECKING:
     from .retry_rows import Retry as Retry, missing_input as missing_input, preview as preview, retry_of as retry_of
     from .run import Observer as Observer, Run as Run
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "estimate": ["Estimate"],
-        "evaluate": [],
-        "job_run": ["JobRun", "Preparing"],
-        "retry_rows": ["Retry", "missing_input", "retry_of", "preview"],
-        "run": ["Observer", "Run"],
-    },
-    modules=["evaluate"],
-)
+__all__, __getattr__, __dir__ = exports(__name__)

@@ -43,35 +43,4 @@ if TYPE_CHECKING:
     from .route import Receipt as Receipt, Route as Route, Stream as Stream
     from .routes import ROUTES as ROUTES, conversation as conversation
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "openai_batch": [],
-        "failure_proof": ["BLAMELESS", "VOIDING", "are_alike", "can_be_void"],
-        "chat_route": ["CHAT"],
-        "classify": ["KEY_COMMAND"],
-        "event_stream": ["Events"],
-        "finish_reasons": ["plain_word"],
-        "response_headers": [],
-        "failure_text": [],
-        "json_answers": ["Shapes", "asked_format", "schema_of"],
-        "json_values": ["HALF", "halves_in", "unsayable"],
-        "parameters": ["TRANSPORT", "model_of"],
-        "pydantic_models": ["Model"],
-        "rate_limit_headers": ["Level", "Limited", "RateLimits"],
-        "reask": ["MAY_BE_ASKED_AGAIN", "Policy", "carried_on", "cut_by", "given_up"],
-        "route": ["Receipt", "Route", "Stream"],
-        "routes": ["ROUTES", "conversation"],
-    },
-    modules=[
-        "openai_batch",
-        "failure_proof",
-        "failure_text",
-        "classify",
-        "response_headers",
-        "json_answers",
-        "pydantic_models",
-        "rate_limit_headers",
-        "reask",
-    ],
-)
+__all__, __getattr__, __dir__ = exports(__name__)
