@@ -115,8 +115,7 @@ class Workers:
         self._changed.set()
 
     async def _work(self, queue: RequestQueue, tasks: TaskGroup) -> None:
-        """Work until the queue ends. A worker that takes a request while no other one waits starts the next: a job of a few rows
-        needs no thousand of them."""
+        """Work until the queue ends; with no other worker waiting, start the next: few rows need no thousand of them."""
         while True:
             self._waiting += 1
             request = await queue.take()
