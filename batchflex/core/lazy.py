@@ -13,7 +13,8 @@ def exports(
     package: str, renamed: Mapping[str, tuple[str, str]] | None = None
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """``__all__``, ``__getattr__`` and ``__dir__`` of a package, which offers what it imports ``if TYPE_CHECKING``; names that
-    begin with an underscore are not offered. ``renamed`` are names that it offers besides, each with its module and its name there."""
+    begin with an underscore are not offered. ``renamed`` are names that it offers besides: each with its module, and its name
+    there."""
     home = {
         name: (module, there) for name, module, there in _imports(package) if name[0] != "_" or name == "__version__"
     }
