@@ -140,7 +140,7 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
     if found is None:
         return []
     cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"
-    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.told())}"]
+    return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.used())}"]
 
 
 def _limits(told: RateLimits) -> str:

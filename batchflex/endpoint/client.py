@@ -411,8 +411,8 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 def _report(on_limits: OnLimits, headers: httpx.Headers) -> None:
     """What these headers say of rate limits, if anything."""
-    if told := rate_limit_headers.read(headers, time.time()):
-        on_limits(told)
+    if limits := rate_limit_headers.read(headers, time.time()):
+        on_limits(limits)
 
 
 def _renamed(body: bytes, model: str) -> bytes:

@@ -144,10 +144,10 @@ def expires_at(key: str) -> float | None:
     if len(parts) != 3:
         return None
     try:
-        told = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
     except (ValueError, msgspec.DecodeError):
         return None
-    return told.exp
+    return claims.exp
 
 
 class _Claims(msgspec.Struct):

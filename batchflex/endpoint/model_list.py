@@ -131,7 +131,7 @@ class TooLong(msgspec.Struct, frozen=True):
     context: int
 
     @property
-    def told(self) -> str:
+    def sentence(self) -> str:
         return f"row {self.id} has at least {self.tokens:,} tokens of prompt, and {self.model} takes {self.context:,}"
 
 
@@ -179,7 +179,7 @@ class LongPrompts:
         if found and not self._told:
             self._told = len(found)
             self._tell(
-                f"prompts too long for their model: {len(found):,} so far; {found[0].told}. They are sent all the same"
+                f"prompts too long for their model: {len(found):,} so far; {found[0].sentence}. They are sent all the same"
             )
         self._found += len(found)
 

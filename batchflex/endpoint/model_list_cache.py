@@ -57,8 +57,8 @@ def keep(base_url: str, catalog: Catalog) -> None:
         return
     models = []
     for model in catalog.models:
-        told = model.prices.model_dump() if model.prices is not None else {}
-        models.append(_Kept(model.id, **told, context=model.context, ready=model.ready))
+        prices = model.prices.model_dump() if model.prices is not None else {}
+        models.append(_Kept(model.id, **prices, context=model.context, ready=model.ready))
     with contextlib.suppress(OSError, StorageError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replaced(path) as stream:

@@ -81,7 +81,7 @@ class Prices:
         """Whether no list has to be fetched, whatever models rows name."""
         return self._of_all is not None
 
-    def told(self) -> list[dict[str, Any]]:
+    def used(self) -> list[dict[str, Any]]:
         """The prices that were used so far, and where each came from: ``prices`` of ``run.json``."""
         return [self._entry(endpoint, model) for endpoint, model in self._used]
 
@@ -89,12 +89,12 @@ class Prices:
         found = self._of_all if endpoint is None or model is None else self._find(endpoint, model)
         listed = None if endpoint is None or model is None else self._listed.get((endpoint, model))
         is_typed = listed is None or found is not listed.prices
-        told = {} if found is None else found.model_dump()
+        amounts = {} if found is None else found.model_dump()
         at = None if is_typed or listed is None else datetime.datetime.fromtimestamp(listed.at, datetime.UTC)
         return {
             "endpoint": endpoint,
             "model": model,
-            **told,
+            **amounts,
             "from": "job" if is_typed else "endpoint",
             "at": None if at is None else at.isoformat(timespec="seconds"),
         }

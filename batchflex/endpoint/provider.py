@@ -1,4 +1,4 @@
-"""Named endpoints and their quirks: the hosted API, the embedded model, any other server by its URL."""
+"""Which endpoint a job names, with its address, key and limits: a hosted API, the local model, any other server by its URL."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class Secret:
         return hash(self._value)
 
 
-class _Quirks(NamedTuple):
+class _Hosted(NamedTuple):
     key_env: str
     base_env: str
     unstreamed_max_tokens: int
 
 
 # The hosted API cuts an unstreamed answer at 2,048 tokens, whatever max_tokens says.
-_QUIRKS = {"flexai": _Quirks("FLEXAI_API_KEY", "FLEXAI_API_BASE", 2048)}
+_HOSTED = {"flexai": _Hosted("FLEXAI_API_KEY", "FLEXAI_API_BASE", 2048)}
 # Names that are never those of a public host; there is no DNS query.
 _OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
 
@@ -156,8 +156,8 @@ def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *
         return Endpoint(LOCAL, "", default_model=path.stem, slots=section.n_parallel, **common)
     provider = _provider(section, environ)
     if provider is not None:
-        quirks = _QUIRKS[provider]
-        common |= {"provider": provider, "unstreamed_max_tokens": quirks.unstreamed_max_tokens}
+        hosted = _HOSTED[provider]
+        common |= {"provider": provider, "unstreamed_max_tokens": hosted.unstreamed_max_tokens}
     base_url = section.base_url or (provider and (_base_of(provider, environ) or HOSTED[provider][0]))
     if base_url is None:
         raise EndpointError(f"no endpoint is named {name!r}; known are {LOCAL!r} and {', '.join(map(repr, HOSTED))}")
@@ -172,7 +172,7 @@ def _provider(section: EndpointSection, environ: Mapping[str, str]) -> str | Non
     if provider := hosted_at(section.base_url):
         return provider
     there = _server(section.base_url)
-    bases = {name: environ.get(_QUIRKS[name].base_env, "").strip() for name in HOSTED}
+    bases = {name: environ.get(_HOSTED[name].base_env, "").strip() for name in HOSTED}
     return next((name for name, base in bases.items() if http_url(base) and _server(base) == there), None)
 
 
@@ -186,7 +186,7 @@ def _base_of(provider: str, environ: Mapping[str, str]) -> str | None:
 
     :raises EndpointError: if it is none.
     """
-    variable = _QUIRKS[provider].base_env
+    variable = _HOSTED[provider].base_env
     value = environ.get(variable, "").strip()
     if not value:
         return None
@@ -220,7 +220,7 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
         if key := _key(environ, variable):
             return endpoint._replace(key=key, key_env=variable, key_from=_origin(environ, variable))
     if endpoint.provider is not None:
-        variable = section.api_key_env or _QUIRKS[endpoint.provider].key_env
+        variable = section.api_key_env or _HOSTED[endpoint.provider].key_env
         raise EndpointError(
             f"the endpoint {endpoint.name!r} needs a key: set the environment variable {variable}, or write {variable}=… into a "
             f"file .env beside the job file{_but_empty(environ, variable)}"
@@ -237,18 +237,18 @@ def _candidates(provider: str | None, section: EndpointSection) -> list[str]:
     """The variables that may hold the key, the first that does counts."""
     if section.api_key_env is not None:
         return [section.api_key_env]
-    named = [] if provider is None else [_QUIRKS[provider].key_env]
+    named = [] if provider is None else [_HOSTED[provider].key_env]
     return named if section.base_url is None else [*named, _ANY_KEY]
 
 
 def _check_owners(endpoint: Endpoint, section: EndpointSection) -> None:
     """:raises EndpointError: if the key of a hosted API would go elsewhere, or to it in the clear."""
     used = {section.api_key_env, *section.variables}
-    for provider, quirks in _QUIRKS.items():
-        if quirks.key_env in used and provider != endpoint.provider:
+    for provider, hosted in _HOSTED.items():
+        if hosted.key_env in used and provider != endpoint.provider:
             hosts = " or ".join(map(host_of, HOSTED[provider]))
             raise EndpointError(
-                f"the key in {quirks.key_env} is sent to {hosts} only, or to the address in {quirks.base_env}, and not to "
+                f"the key in {hosted.key_env} is sent to {hosts} only, or to the address in {hosted.base_env}, and not to "
                 f"{host_of(endpoint.base_url)}: put the key of that server into a variable of its own"
             )
     if endpoint.base_url.startswith("http://") and hosted_at(endpoint.base_url):
@@ -291,7 +291,7 @@ def key_variable(section: EndpointSection, environ: Mapping[str, str] = os.envir
 
 def variables(section: EndpointSection, environ: Mapping[str, str] = os.environ) -> list[str]:
     """All environment variables that this endpoint needs or is given, as here."""
-    base = _QUIRKS[section.name].base_env if section.name in HOSTED and section.base_url is None else ""
+    base = _HOSTED[section.name].base_env if section.name in HOSTED and section.base_url is None else ""
     found = [key_variable(section, environ), base if environ.get(base, "").strip() else None, *section.variables]
     return [variable for variable in found if variable]
 

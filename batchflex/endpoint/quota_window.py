@@ -6,7 +6,7 @@ USUAL_S = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
 ASSUMED_S = 60.0
 # What clocks, rounding and the way to the server may cost: a part of the quota that is not used.
 SLACK = 1.005
-ROUNDING_S = 1.0  # resets are often told in whole seconds
+ROUNDING_S = 1.0  # resets are often given in whole seconds
 
 
 def usual(seconds: float) -> float:

@@ -222,8 +222,8 @@ class Execution:
         job, engine, run_state, monitor = self._job, self._engine, self.run_state, self._monitor
         due = None if self._deadline is None else self._deadline.due
         prices = Prices(job)
-        run_state.prices = prices.told
-        budget = Budget(job.limits, due, lambda: priced_by(prices.told()), engine.budget_limit)
+        run_state.prices = prices.used
+        budget = Budget(job.limits, due, lambda: priced_by(prices.used()), engine.budget_limit)
         gate = Gate(engine.admission, budget, max(256, 2 * engine.slots), self.stop, self._weight)
         self._gate = monitor.gate = member.gate = gate
         if self._is_held:

@@ -60,8 +60,8 @@ def content_of(message: dict[str, Any]) -> tuple[str | None, str | None, str | N
     if parts and all(
         part.get("type") in _PARTS for part in parts
     ):  # Mistral has its reasoning here, OpenAI its refusal
-        told = {kind: "".join(_text_of(part) for part in parts if part["type"] == kind) for kind in _PARTS}
-        return told["text"], reasoning or told["thinking"] or None, refusal or told["refusal"] or None
+        texts = {kind: "".join(_text_of(part) for part in parts if part["type"] == kind) for kind in _PARTS}
+        return texts["text"], reasoning or texts["thinking"] or None, refusal or texts["refusal"] or None
     return text_of(content), reasoning, refusal
 
 

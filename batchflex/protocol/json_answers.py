@@ -78,14 +78,14 @@ class Shape:
             return f"a JSON object was asked for, and the answer is {_kind(value)}"
         if self._validator is None or self._validator.is_valid(value):
             return None if self._model is None else _complaint_of(self._model, value)
-        told: list[str] = []
+        faults: list[str] = []
         for fault in self._validator.iter_errors(value):
-            if len(told) == _SHOWN_FAULTS:
-                told.append("…")
+            if len(faults) == _SHOWN_FAULTS:
+                faults.append("…")
                 break
             place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault.instance_path).lstrip(".")
-            told.append(f"{place}: {fault.message}" if place else fault.message)
-        return _shortened("the answer does not fit its schema: " + "; ".join(told))
+            faults.append(f"{place}: {fault.message}" if place else fault.message)
+        return _shortened("the answer does not fit its schema: " + "; ".join(faults))
 
     def _search(self, content: str, complaint: str) -> tuple[Any, str | None]:
         """The first JSON in the text that fits; else the complaint about the longest that there is."""
@@ -189,8 +189,8 @@ def _complaint_of(model: type[BaseModel], value: Any) -> str | None:
     try:
         model.model_validate_json(_encode(value))
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors(include_url=False)]
-        return _shortened(f"the answer does not fit {model.__name__}: " + "; ".join(told[:_SHOWN_FAULTS]))
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors(include_url=False)]
+        return _shortened(f"the answer does not fit {model.__name__}: " + "; ".join(faults[:_SHOWN_FAULTS]))
     except Exception as error:  # a validator's own mistake; the answer was paid for all the same
         return _shortened(
             f"the answer does not fit {model.__name__}: a validator raised {type(error).__name__}: {error}"

@@ -51,12 +51,12 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(values, list) or None not in values:
         return schema
     others = [value for value in values if value is not None]
-    told = {name: inner for name, inner in schema.items() if name not in ("enum", "type")}
+    rest = {name: inner for name, inner in schema.items() if name not in ("enum", "type")}
     kinds = schema.get("type")
     if isinstance(kinds, list):
         kinds = [kind for kind in kinds if kind != "null"]
     value_of = {"enum": others} | ({} if kinds is None else {"type": kinds})
-    return {**told, **({"anyOf": [value_of, {"type": "null"}]} if others else {"type": "null"})}
+    return {**rest, **({"anyOf": [value_of, {"type": "null"}]} if others else {"type": "null"})}
 
 
 def _is_strict(value: Any) -> bool:

@@ -100,14 +100,14 @@ def read(headers: Mapping[str, str], now: float) -> RateLimits | None:
         # "-requests" is said more exactly than nothing.
         if unit or match["part"] not in parts:
             parts[match["part"]] = text
-    told = []
+    limits = []
     for descriptor, kinds in found.items():
         levels = {kind: _level(parts, now, windows.get(descriptor)) for kind, parts in kinds.items()}
         if any(levels.values()):
-            told.append(RateLimits(levels.get("requests"), levels.get("tokens"), levels.get("in_flight"), descriptor))
-    if not told:
+            limits.append(RateLimits(levels.get("requests"), levels.get("tokens"), levels.get("in_flight"), descriptor))
+    if not limits:
         return None
-    first, *others = sorted(told, key=_share_left)
+    first, *others = sorted(limits, key=_share_left)
     return first._replace(further=tuple(others))
 
 
@@ -115,8 +115,8 @@ def _matched(name: str) -> re.Match[str] | None:
     return next((match for pattern in _NAMES if (match := pattern.fullmatch(name.lower()))), None)
 
 
-def _share_left(told: RateLimits) -> float:
-    levels = [level for level in told[:3] if level is not None and level.limit and level.remaining is not None]
+def _share_left(limits: RateLimits) -> float:
+    levels = [level for level in limits[:3] if level is not None and level.limit and level.remaining is not None]
     return min(((level.remaining or 0.0) / (level.limit or 1.0) for level in levels), default=1.0)
 
 
@@ -143,9 +143,9 @@ def refused_by(headers: Mapping[str, str], message: str, kind: str | None, code:
 
 
 def _how_many(headers: Mapping[str, str], message: str) -> int | None:
-    told = read(headers, 0.0)
-    limits = [each.in_flight.limit for each in (told, *told.further) if each.in_flight] if told else []
-    numbers = [int(limit) for limit in limits if limit]
+    limits = read(headers, 0.0)
+    counts = [each.in_flight.limit for each in (limits, *limits.further) if each.in_flight] if limits else []
+    numbers = [int(count) for count in counts if count]
     if not numbers:
         numbers = [int(match[1]) for pattern in _HOW_MANY if (match := pattern.search(message))][:1]
     return min((number for number in numbers if number >= 1), default=None)

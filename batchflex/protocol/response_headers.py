@@ -50,18 +50,18 @@ class Glance(NamedTuple):
 def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
     """One pass over the headers, whose names may be in any case."""
     best, found, tells = len(_IDS), b"", False
-    told: list[bytes | None] | None = None
+    of_gateway: list[bytes | None] | None = None
     for name, value in headers:
         name = name.lower()
         if name in _RANK:
             if _RANK[name] < best and _SANE.fullmatch(value):
                 best, found = _RANK[name], value
         elif name in _GATEWAY:
-            told = told or [None, None, None]
-            told[_GATEWAY[name]] = value
+            of_gateway = of_gateway or [None, None, None]
+            of_gateway[_GATEWAY[name]] = value
         elif b"ratelimit" in name:
             tells = True
-    gateway = NO_GATEWAY if told is None else _gateway(*told)
+    gateway = NO_GATEWAY if of_gateway is None else _gateway(*of_gateway)
     return Glance(found.decode("ascii") if found else None, tells, gateway)
 
 

@@ -161,8 +161,8 @@ def test_what_the_job_says_wins() -> None:
     every = _prices({"input": 4.0, "output": 4.0, "n": {"input": 3.0, "output": 3.0}})
     every.learn("a", listed)
     assert [every.of(_body(model), "a") for model in "mnx"] == [_price(4.0), _price(3.0), _price(4.0)]
-    assert priced_by(every.told()) == "by [prices]"
-    assert priced_by(one.told()) == "by the prices of a on 1970-01-01 and [prices]"
+    assert priced_by(every.used()) == "by [prices]"
+    assert priced_by(one.used()) == "by the prices of a on 1970-01-01 and [prices]"
 
 
 def test_a_run_counts_by_one_price_throughout() -> None:
