@@ -15,7 +15,7 @@ from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.core.types import Outcome
 from batchflex.plan.planner import points
-from batchflex.storage import part_files, results_table
+from batchflex.storage import part_files, results_table, sweep_columns
 from batchflex.storage.folder import Folder
 from tests.support.outcomes import digest, outcome
 
@@ -101,7 +101,7 @@ def score(
 
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {out: values[name] for out, name in results_table.sweep_columns(values).items()}
+    return {out: values[name] for out, name in sweep_columns(values).items()}
 
 
 def _summary(values: Iterable[float | None], is_share: bool, pairs: Sequence[tuple[Any, Any]] | None) -> dict[str, Any]:
