@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from batchflex.core import TIMINGS
@@ -16,6 +17,9 @@ from tests.support.runs import Meanwhile
 
 pytest.register_assert_rewrite("tests.support.agreement_walk")
 
+# How long an example takes is no assertion: the machine may be busy.
+hypothesis.settings.register_profile("batchflex", deadline=None)
+hypothesis.settings.load_profile("batchflex")
 _IN_MEMORY, _ENOUGH_BYTES = "/dev/shm", 4e9
 
 

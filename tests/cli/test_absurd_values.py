@@ -103,7 +103,7 @@ def test_numbers_that_a_run_cannot_go_by_are_refused_before_it(setting: str) -> 
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def commands(word: str) -> Iterator[list[str]]:
+def commands(word: str, base_url: str) -> Iterator[list[str]]:
     for option in ("--rows", "--where", "--columns", "--split-by", "-o", "--format", "--set"):
         yield ["results", "out", option, word]
     yield ["results", "out", "--split-by", word, "-o", "x.csv"]
@@ -123,10 +123,11 @@ def commands(word: str) -> Iterator[list[str]]:
         yield from (["schedule", "job.toml", "--as", kind, option, word] for option in ("--at", "--cron"))
         for option in ("--tz", "--options", "--log-file", "--env-file", "--image"):
             yield ["schedule", "job.toml", "--as", kind, "--at", "06:30", option, word]
+    yield from (
+        [verb, word, "--base-url", base_url] for verb in ("run", "check")
+    )  # "." is an input: not for a model here
     for verb in (
-        "run",
         "plan",
-        "check",
         "status",
         "history",
         "results",
@@ -173,8 +174,10 @@ def work(tmp_path: Path, endpoint: CountingEndpoint, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("word", WORDS, ids=range(len(WORDS)))
-def test_any_word_anywhere_on_the_command_line_is_taken_or_refused_in_a_sentence(word: str) -> None:
-    for arguments in commands(word):
+def test_any_word_anywhere_on_the_command_line_is_taken_or_refused_in_a_sentence(
+    word: str, endpoint: CountingEndpoint
+) -> None:
+    for arguments in commands(word, endpoint.base_url):
         done = called(*arguments)
         assert is_well(done), (arguments, done.code, told(done)[-500:])
 

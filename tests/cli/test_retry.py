@@ -425,6 +425,7 @@ def test_rows_of_a_frame(case: Case) -> None:
     assert case.statuses() == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_killed_half_way(case: Case) -> None:
     """What came before the kill is kept; the same command asks the rest, each row once."""
     rows = 160

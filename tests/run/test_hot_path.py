@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -55,6 +57,7 @@ def _counted(endpoint: CountingEndpoint, folder: Path, rows: int) -> int:
     return int(told["calls"])
 
 
+@pytest.mark.slow
 def test_a_row_takes_so_many_calls_at_most(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     few, many = (_counted(endpoint, tmp_path, rows) for rows in (FIRST, ROWS))
     a_row = (many - few) / (ROWS - FIRST)

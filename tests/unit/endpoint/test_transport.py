@@ -151,7 +151,7 @@ def test_every_fault_is_tested() -> None:
 async def test_a_fault_means(fault: str, stream: bool, via: Via, endpoint: CountingEndpoint) -> None:
     endpoint.knobs(script=[fault], retry_after_s=30.0)
     expected = (STREAMED if stream else EXPECTED)[fault]
-    limits = {"timeout_s": 0.25, "idle_timeout_s": 0.2} if expected is _LATE else {}
+    limits = {"timeout_s": 0.5, "idle_timeout_s": 0.4} if expected is _LATE else {}
     with anyio.fail_after(20):
         async with _client(endpoint.base_url, via, stream=stream, **limits) as client:
             error = await _fault(client)

@@ -269,6 +269,7 @@ for place in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Before each thing that it does to files, one after the other."""
     folder = make(tmp_path / "whole", 11)

@@ -188,6 +188,7 @@ def in_utc(text: str, start: datetime.datetime, rule: ClockRule, count: int = 5)
     return [time.astimezone(UTC) for time in found]
 
 
+@pytest.mark.slow
 def test_next_times_are_those_of_croniter_for_a_thousand_expressions() -> None:
     for text, start in expressions(seed=1, count=1000):
         rules = Rules(text, start)
@@ -270,6 +271,7 @@ def elapses(events: list[str], start: datetime.datetime, count: int = 5) -> list
 
 
 @needs_systemd
+@pytest.mark.slow
 def test_calendar_events_elapse_when_the_expressions_fire() -> None:
     for text, start in expressions(seed=2, count=150):
         events = calendar([parse(text)], str(start.tzinfo))

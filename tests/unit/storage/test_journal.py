@@ -334,6 +334,7 @@ for i in itertools.count():
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_appended_is_lost(tmp_path: Path) -> None:
     for attempt, wait_for in enumerate((1, 37, 50, 51, 160)):
         folder = tmp_path / str(attempt)
