@@ -111,6 +111,8 @@ class Execution:
         self._weight = weight
         run_state = RunState(run_id, job.job.name, str(folder.path), time.time(), prepared.before, prepared.again)
         run_state.plan = plan.identity()
+        if job.job.results == "folder":
+            run_state.results = "results/"
         if prepared.diff is not None:
             run_state.planned = prepared.diff.planned
         self.run_state = run_state

@@ -99,6 +99,7 @@ class RunState:
         self.before = self.done
         self.planned: int | None = None
         self.plan: str | None = None
+        self.results = "results.parquet"
         self.in_flight = 0
         self.backing_off = 0
         self.requests_sent = 0
@@ -251,6 +252,7 @@ class RunState:
             "prices": self.prices(),
             "retry": self._retried(),
             "out": self.out,
+            "results": self.results,
             "version": __version__,
             "pid": os.getpid(),
         }

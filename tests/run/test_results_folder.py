@@ -84,6 +84,7 @@ def test_all_that_reads_a_table_reads_both_kinds_alike(endpoint: CountingEndpoin
         run = batchflex.run(job(endpoint, tmp_path, results, **SCORES))
         assert folder.results.exists() == (results == "file")
         assert folder.results_folder.exists() == (results == "folder")
+        assert (run.out / run.summary["results"]).exists()
         exported = tmp_path / f"{results}.csv"
         assert called("results", run.out, "-o", exported).code == 0
         stored = view.results_of(folder)
