@@ -11,7 +11,7 @@ from ..config import Job, LimitsSection, changes, unbounded
 from ..core import Request, format
 from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve
 from ..engine import Estimate
-from ..plan import Done, Plan
+from ..plan import AnswerIndex, Plan
 from ..storage import Folder, disk_space, priced_by, writer
 from . import run_text
 
@@ -30,7 +30,7 @@ class _Checks(NamedTuple):
 class _Pass:
     """Counts in one pass over a plan what would be sent. With ``survey`` it also finds what has changed since ``done``."""
 
-    def __init__(self, plan: Plan, done: Done, checks: _Checks, *, survey: bool) -> None:
+    def __init__(self, plan: Plan, done: AnswerIndex, checks: _Checks, *, survey: bool) -> None:
         self.requests = self.faults = 0
         self.left = Estimate(checks.prices)
         self.too_long = 0
@@ -76,7 +76,9 @@ def forecast(job: Job) -> dict[str, Any]:
     folder.require_format()
     plan.know(folder, remember=False)  # another run may hold it
     unsealed = writer.unsealed(folder)
-    done = Done(folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes)
+    done = AnswerIndex(
+        folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes
+    )
     plan.answered = done.holds
     checks = _Checks(job.limits, prices, contexts)
     found = _Pass(plan, done, checks, survey=True)

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     )
     from .events import (
         RULE as RULE,
+        Emit as Emit,
+        Emitter as Emitter,
         Event as Event,
         Level as Level,
-        Tell as Tell,
-        Teller as Teller,
         brief as brief,
         guarded as guarded,
         ident as ident,
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
         printable_json as printable_json,
     )
     from .signals import ending as ending, raising as raising
-    from .sorted_keys import SortedKeys as SortedKeys, halves as halves, raw as raw
+    from .sorted_keys import SortedKeys as SortedKeys, key_halves as key_halves, raw as raw
     from .timings import TIMINGS as TIMINGS
     from .types import (
         BAD as BAD,

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from .redact import redacted
 
 Level = Literal["info", "warning", "error"]
-Tell = Callable[["Event"], None]
+Emit = Callable[["Event"], None]
 
 _OURS = {"invalid_answer": "the answer does not fit", "empty_answer": "the answer is empty"}
 RULE = "rule"  # the name of the event that says by which rule a failure was read, once for each rule
@@ -49,13 +49,13 @@ class Watching(Protocol):
     def note(self, text: str) -> None: ...
 
 
-class Teller:
+class Emitter:
     """Passes events on to an observer: as they are, if it has a method ``event``, else as notes of what is to be shown. Only one
     whose ``debug`` is true gets the events that say by which rules failures were read."""
 
     def __init__(self, observer: Watching, job: str, run_id: str) -> None:
         self._note = observer.note
-        self._hear: Tell | None = getattr(observer, "event", None)
+        self._hear: Emit | None = getattr(observer, "event", None)
         self._job, self._run_id = job, run_id
         self._debug = bool(getattr(observer, "debug", False))
 

@@ -45,9 +45,9 @@ class KeySet:
                 here.add(key)
         if len(self._newest) >= self._NEWEST:
             # One that is in a run too is there twice, which does no harm.
-            from .sorted_keys import halves
+            from .sorted_keys import key_halves
 
-            self.add_all(halves(list(self._newest)))
+            self.add_all(key_halves(list(self._newest)))
             self._newest = set()
         return answer
 
@@ -67,9 +67,9 @@ class KeySet:
         newest = self._newest
         answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
         if self._runs and keys:
-            from .sorted_keys import cut, halves
+            from .sorted_keys import cut, key_halves
 
-            wanted = halves(keys)
+            wanted = key_halves(keys)
             hi = wanted["hi"]
             for run in self._runs:
                 his = run["hi"]

@@ -19,7 +19,7 @@ def raw(series: pl.Series) -> memoryview:
     return memoryview(values.buffers()[1])[values.offset * width : (values.offset + len(values)) * width]
 
 
-def halves(keys: Sequence[bytes]) -> pl.DataFrame:
+def key_halves(keys: Sequence[bytes]) -> pl.DataFrame:
     """16-byte keys as a frame of ``hi`` and ``lo``."""
     joined = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(b"".join(keys))])
     flat = pl.Series(joined)

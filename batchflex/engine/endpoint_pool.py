@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from anyio.abc import TaskGroup
 
 from ..config import local
-from ..core import AttemptError, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Tell, Transient
+from ..core import AttemptError, Emit, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify, failure_text
 from .admission import Admission
@@ -37,7 +37,7 @@ class EndpointPool:
         admission: Admission[EndpointState],
         members: Sequence[Member],
         tasks: TaskGroup,
-        tell: Tell,
+        tell: Emit,
         *,
         wait_for_credit: bool = False,
         max_wait_s: float = float("inf"),

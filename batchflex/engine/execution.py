@@ -17,19 +17,19 @@ import anyio.to_thread
 from ..config import Job, local
 from ..core import (
     BatchflexError,
+    Emitter,
     Event,
     FolderError,
     InputError,
     Message,
     StopReason,
     StorageError,
-    Teller,
     __version__,
     guarded,
     signals,
 )
 from ..endpoint import LongPrompts, Prices
-from ..plan import Plan, Prepared, Settled, completion_marker
+from ..plan import CompletionMarker, Plan, Prepared, completion_marker
 from ..protocol import VOIDING, Shapes
 from ..storage import (
     Folder,
@@ -116,7 +116,7 @@ class Execution:
         if prepared.diff is not None:
             run_state.planned = prepared.diff.planned
         self.run_state = run_state
-        self._teller = Teller(observer, job.job.name, run_id)
+        self._teller = Emitter(observer, job.job.name, run_id)
         self._monitor = Monitor(folder, plan, run_state, observer, self._teller, self.stop)
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(self._warn)
@@ -406,14 +406,14 @@ class Execution:
         now = snapshot.Now(plan.labels, plan.per_item, layout, plan.job.job.retry_failed)
         snapshot.keep(self._folder, now, prepared.snapshot, prepared.segment)
 
-    def _settled(self) -> Settled | None:
+    def _settled(self) -> CompletionMarker | None:
         """For the next run: what it need not find out if nothing has changed."""
         identity, diff = self._plan.identity(), self._prepared.diff
         planned = self._queue.planned if self._queue.ended else diff and diff.planned
         if identity is None or planned is None or self._prepared.kept:
             return None
         rows = {str(status): rows for status, rows in self.run_state.rows.items()}
-        return Settled(identity, self._job.input.limit, planned, part_files.identity(self._folder.parts), rows)
+        return CompletionMarker(identity, self._job.input.limit, planned, part_files.identity(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
         state = self.run_state.state(time.time(), ended=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..core import Message, StopReason, Tell
+from ..core import Emit, Message, StopReason
 from ..storage import RunState
 from .endpoint_state import EndpointState
 from .gate import Gate
@@ -28,7 +28,7 @@ class Member:
 
     run_state: RunState
     stop: Stop
-    tell: Tell
+    tell: Emit
     models: frozenset[str] = frozenset()
     gate: Gate[EndpointState] | None = None
     prober: Prober | None = None

@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 
 from ..config import local
-from ..core import TIMINGS, BatchflexError, Event, StopReason, StorageError, Teller
+from ..core import TIMINGS, BatchflexError, Emitter, Event, StopReason, StorageError
 from ..plan import Plan
 from ..storage import Folder, RunState, Wait, disk_space
 from .endpoint_pool import EndpointPool
@@ -44,7 +44,7 @@ class Monitor:
         plan: Plan,
         run_state: RunState,
         observer: Observer,
-        teller: Teller,
+        teller: Emitter,
         stop: Callable[[StopReason, str], None],
     ) -> None:
         self._folder = folder

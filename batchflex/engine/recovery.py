@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import anyio
 
-from ..core import TIMINGS, AttemptError, Event, RateLimited, Request, RunFault, Tell, Transient
+from ..core import TIMINGS, AttemptError, Emit, Event, RateLimited, Request, RunFault, Transient
 from ..protocol import failure_text
 from .admission import Admission
 from .endpoint_state import EndpointState
@@ -37,7 +37,7 @@ class Recovery:
     the ``pool``."""
 
     def __init__(
-        self, pool: EndpointPool, admission: Admission[EndpointState], members: Sequence[Member], tell: Tell
+        self, pool: EndpointPool, admission: Admission[EndpointState], members: Sequence[Member], tell: Emit
     ) -> None:
         self._pool = pool
         self._admission = admission

@@ -12,7 +12,7 @@ from ..config import Job, build, dated_path, environment_of, for_another_server,
 from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve
 from ..plan import (
-    Done,
+    AnswerIndex,
     Finished,
     Held,
     Passed,
@@ -78,7 +78,7 @@ def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) ->
 class _Chosen:
     """The requests of a plan that have a chosen answer, changed as they are to be asked again."""
 
-    def __init__(self, retry: Retry, done: Done, marks: bytes | bytearray) -> None:
+    def __init__(self, retry: Retry, done: AnswerIndex, marks: bytes | bytearray) -> None:
         self._done = done
         self._marks = marks
         self._parameters = retry.parameters
@@ -166,11 +166,11 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
 
 
 def _positioned(
-    retry: Retry, plan: Plan, done: Done, marks: bytearray, layout: Layout
+    retry: Retry, plan: Plan, done: AnswerIndex, marks: bytearray, layout: Layout
 ) -> tuple[Prepared, Estimate] | None:
     """Where it is known where all answers are in the plan, only the rows of the chosen ones are planned."""
     finished = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
-    if not finished or done.has_unplaced:
+    if not finished or done.has_unlocated:
         return None
     if done.has_parts_of_rows(finished, plan.per_item) and not plan.is_as_last:
         return None
@@ -186,7 +186,7 @@ def _positioned(
 
 
 def _surveyed(
-    retry: Retry, plan: Plan, folder: Folder, done: Done, marks: bytearray, layout: Layout
+    retry: Retry, plan: Plan, folder: Folder, done: AnswerIndex, marks: bytearray, layout: Layout
 ) -> tuple[Prepared, Estimate]:
     """The whole plan is compared with the answers."""
     done.begin_survey()
@@ -215,7 +215,7 @@ def _surveyed(
 
 
 def _prepared(
-    done: Done,
+    done: AnswerIndex,
     diff: PlanDiff,
     seen: _Selection,
     begin: Callable[[], Iterator[list[Request]]],

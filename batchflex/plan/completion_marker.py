@@ -12,12 +12,12 @@ from ..storage import Folder, ResultsFiles, part_files, writer
 
 if TYPE_CHECKING:
     from ..storage import Layout
-    from .resume import Done
+    from .resume import AnswerIndex
 
 _SETTLED = b"batchflex.settled"
 
 
-class Settled(msgspec.Struct, frozen=True):
+class CompletionMarker(msgspec.Struct, frozen=True):
     """What the table tells of the run that made it: the plan it was made for and its ``input.limit``, how many requests that
     has, and of which parts the table was made. ``rows`` counts those of each status that were done."""
 
@@ -33,17 +33,17 @@ class Settled(msgspec.Struct, frozen=True):
         return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
 
 
-def last_settled(folder: Folder) -> Settled | None:
+def last_marker(folder: Folder) -> CompletionMarker | None:
     """What the table says, if it was made of the parts that are there now."""
     told = ResultsFiles(folder).told
     try:
-        found = msgspec.json.decode(told.get(_SETTLED, b""), type=Settled)
+        found = msgspec.json.decode(told.get(_SETTLED, b""), type=CompletionMarker)
     except msgspec.DecodeError:
         return None
     return found if part_files.is_of(folder.parts, found.parts) else None
 
 
-def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
+def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
     """The same for the parts as they are now, of which so many more are ``ok`` in place of ``invalid``."""
     if known is None:
         return {}
@@ -52,14 +52,14 @@ def retold(known: Settled | None, folder: Folder, more_ok: int) -> dict[bytes, b
     return {_SETTLED: msgspec.json.encode(now)}
 
 
-def settled(folder: Folder, plan: str | None, limit: int | None) -> Settled | None:
+def settled(folder: Folder, plan: str | None, limit: int | None) -> CompletionMarker | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
     there = ResultsFiles(folder)
     raw = there.told.get(_SETTLED)
     if raw is None or plan is None:
         return None
     try:
-        found = msgspec.json.decode(raw, type=Settled)
+        found = msgspec.json.decode(raw, type=CompletionMarker)
     except msgspec.DecodeError:
         return None
     is_whole = there.rows >= sum(found.rows.values()) and there.is_readable
@@ -72,9 +72,9 @@ def make(
     variables: Mapping[str, list[Any]],
     labels: Sequence[str],
     declared: Mapping[str, list[str]],
-    done: Done | None,
+    done: AnswerIndex | None,
     since: int,
-    known: Settled | None,
+    known: CompletionMarker | None,
     layout: Layout,
     *,
     as_folder: bool = False,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..config import Job, changes, endpoint_of, unbounded
 from ..core import InputError, JobChanged, KeySet, Request
 from ..storage import Folder, Layout, ResultsFiles, part_files, writer
-from .completion_marker import Settled, settled
+from .completion_marker import CompletionMarker, settled
 from .plan import Plan
 from .planner import Passed, PlanDiff
 
 if TYPE_CHECKING:
     from ..protocol import Policy
     from ..storage import Again
-    from .resume import Done
+    from .resume import AnswerIndex
     from .snapshot import Snapshot
 
 _PREFLIGHT_REQUESTS = 10_000
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     before: dict[str, int]
     diff: PlanDiff | None
     carry_schema: Any
-    done: Done | None
+    done: AnswerIndex | None
     blocks: Iterator[list[Request]]
     passed: int = 0
     layout: Layout = _NO_LAYOUT
@@ -137,26 +137,28 @@ def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
     )
 
 
-def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[Done, Layout]:
+def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[AnswerIndex, Layout]:
     """The answers of a folder, and where the files that they are to are in the plan."""
     from ..storage import part_index
-    from .resume import Done
+    from .resume import AnswerIndex
 
     found = part_index.read_found(folder.positions)
     layout = plan.layout(part_index.files(folder.parts, found))
-    done = Done(folder.parts, retry_failed, plan.labels, positions=part_index.Positions(layout, found), reasks=reasks)
+    done = AnswerIndex(
+        folder.parts, retry_failed, plan.labels, positions=part_index.Positions(layout, found), reasks=reasks
+    )
     plan.answered = done.holds
     return done, layout
 
 
-def _by_index(job: Job, plan: Plan, folder: Folder, known: Settled | None, changed: list[str]) -> Prepared:
+def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | None, changed: list[str]) -> Prepared:
     """What is left, by the keys of all answers. Rows that have theirs, as parts tell, are not gone through."""
     if not part_files.part_numbers(folder.parts):
         all_blocks = preflight(job, plan.blocks)
         return Prepared(0, {}, None, None, None, all_blocks or iter(()), empty=all_blocks is None)
     done, layout = index_of(plan, folder, job.job.retry_failed, job.reasks)
     rows = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
-    if not rows or done.has_unplaced or (done.has_parts_of_rows(rows, plan.per_item) and not plan.is_as_last):
+    if not rows or done.has_unlocated or (done.has_parts_of_rows(rows, plan.per_item) and not plan.is_as_last):
         return _surveyed(job, plan, folder, done, layout, rows, changed)
     diff = done.diff()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
@@ -174,7 +176,7 @@ def _by_index(job: Job, plan: Plan, folder: Folder, known: Settled | None, chang
     )
 
 
-def keep_positions(folder: Folder, done: Done, layout: Layout) -> None:
+def keep_positions(folder: Folder, done: AnswerIndex, layout: Layout) -> None:
     """Write down where a pass has found answers elsewhere than it was told, so that the next run need not look for them.
 
     :raises StorageError: if it cannot be written.
@@ -186,7 +188,7 @@ def keep_positions(folder: Folder, done: Done, layout: Layout) -> None:
 
 
 def _surveyed(
-    job: Job, plan: Plan, folder: Folder, done: Done, layout: Layout, rows: bytes, changed: list[str]
+    job: Job, plan: Plan, folder: Folder, done: AnswerIndex, layout: Layout, rows: bytes, changed: list[str]
 ) -> Prepared:
     """Go through the plan, but for those of its ``rows`` that have their answers, compare it with what is done, and refuse what
     must not be begun."""
@@ -248,7 +250,7 @@ class Survey(NamedTuple):
     left: Held
 
 
-def survey(job: Job, plan: Plan, done: Done, passed: Passed | None = None) -> Survey:
+def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None) -> Survey:
     """Hold a plan, or what of it is not ``passed``, against what is done.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.

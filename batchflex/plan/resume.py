@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ..core import STATUSES, KeySet, Outcome, Request, SortedKeys, Status, halves, raw
+from ..core import STATUSES, KeySet, Outcome, Request, SortedKeys, Status, key_halves, raw
 from ..protocol import MAY_BE_ASKED_AGAIN, Policy
 from ..storage import (
     PENDING,
     Layout,
+    RejectedAnswers,
     Store,
-    Unfit,
     Void,
     part_files,
     part_index,
@@ -64,7 +64,7 @@ def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -
     return placed.filter(pl.col("status").is_in(MAY_BE_ASKED_AGAIN)).select(list(_UNFIT)).cast(_UNFIT)
 
 
-class Done:
+class AnswerIndex:
     """The final outcomes in a folder's parts, found by the block.
 
     ``sort_out`` says of each request whether it is still to be asked, and remembers where the plan has those that are not: the
@@ -149,7 +149,7 @@ class Done:
     def _placed(self, part: pl.DataFrame) -> pl.DataFrame:
         return part if self._positions is None else part.with_columns(pl.Series("row", self._positions.rows(part)))
 
-    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> Unfit:
+    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> RejectedAnswers:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
         steps = ["hi", "lo", "reasks", "status"]
         few = unfit.group_by(steps).len("times").filter(pl.col("times") <= 1 + retry_failed)
@@ -158,14 +158,14 @@ class Done:
         found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(MAY_BE_ASKED_AGAIN))
         for at in found["position"]:
             self._again[at] = 1
-        return Unfit(self._parts, found, self._numbers, pending)
+        return RejectedAnswers(self._parts, found, self._numbers, pending)
 
     def __len__(self) -> int:
         return len(self._again)
 
     def holds(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of these keys have an answer, whatever its status is."""
-        return [at >= 0 for at in self._sorted.find(halves(keys))]
+        return [at >= 0 for at in self._sorted.find(key_halves(keys))]
 
     def sort_out(self, requests: Sequence[Request], *, survey: bool = False) -> list[Request]:
         """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`census`."""
@@ -178,7 +178,7 @@ class Done:
         unfit: dict[int, int] = {}
         rows, points, again = self._row, self._point, self._again
         has_moved = self.has_moved
-        for request, at in zip(requests, self._sorted.find(halves([r.key for r in requests])), strict=True):
+        for request, at in zip(requests, self._sorted.find(key_halves([r.key for r in requests])), strict=True):
             if at < 0:
                 missing.append(request)
             else:
@@ -205,10 +205,10 @@ class Done:
                     "named": [hash((r.id, r.point, r.sample)) for r in missing],
                 }
                 schema = {"row": pl.Int64, "point": pl.Int32, "named": pl.Int64}
-                self._missing.append(halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
+                self._missing.append(key_halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
         if self._kept is None or not missing:
             return wanted
-        found = zip(missing, self._kept.find(halves([r.slot for r in missing])), strict=True)
+        found = zip(missing, self._kept.find(key_halves([r.slot for r in missing])), strict=True)
         kept = {request.key for request, at in found if at >= 0}
         return [request for request in wanted if request.key not in kept]
 
@@ -226,12 +226,12 @@ class Done:
         self._row = array("q", np.where(stay, rows, -1).astype(np.int64).tobytes())
 
     @property
-    def strays(self) -> int:
+    def stale_answers(self) -> int:
         """Answers whose place in the plan is not known; failed ones are none."""
         return int(((self._rows() < 0) & (self._status != "failed")).sum())
 
     @property
-    def has_unplaced(self) -> bool:
+    def has_unlocated(self) -> bool:
         """Whether an answer that would not be asked for again has no known place in the plan, be it failed or not."""
         again = _series("again", bytes(self._again), pa.uint8())
         return bool(((self._rows() < 0) & ((self._status != "failed") | (again == 0))).any())
@@ -253,10 +253,12 @@ class Done:
 
     def answers(self, requests: Sequence[Request]) -> list[int]:
         """The position of the answer that each request has, -1 if it has none. Kept ones count, after :meth:`keep_changed`."""
-        found = self._sorted.find(halves([request.key for request in requests]))
+        found = self._sorted.find(key_halves([request.key for request in requests]))
         missing = [number for number, at in enumerate(found) if at < 0]
         if self._kept is not None and missing:
-            for number, kept in zip(missing, self._kept.find(halves([requests[n].slot for n in missing])), strict=True):
+            for number, kept in zip(
+                missing, self._kept.find(key_halves([requests[n].slot for n in missing])), strict=True
+            ):
                 if kept >= 0:
                     found[number] = self._kept_at[kept]
         return found
@@ -357,7 +359,7 @@ class Done:
             changed=changed.height,
             changed_tokens=int(changed["total_tokens"].sum()),
             changed_cost=float(changed["cost"].sum()) if changed["cost"].count() else None,
-            orphans=self.strays,
+            orphans=self.stale_answers,
         )
 
     def keep_changed(self) -> None:

@@ -20,7 +20,7 @@ from ..core import KeySet, sorted_keys
 from ..protocol import Policy
 from ..storage import Folder, Layout, Void, part_files, part_index, replaced, storing
 from .planner import Passed
-from .resume import Done
+from .resume import AnswerIndex
 
 WORTH_ROWS = 200_000  # below, all of it is found in half a second
 _PAGE = 4_096
@@ -98,7 +98,7 @@ class _Seen:
     def _are_there(self, keys: Sequence[bytes]) -> list[bool]:
         if not keys:
             return []
-        wanted = sorted_keys.halves(keys)
+        wanted = sorted_keys.key_halves(keys)
         hi, lo = wanted["hi"].to_numpy(), wanted["lo"].to_numpy()
         found = _has(self._snapshot.slots, hi)
         his, los = self._snapshot.hi, self._snapshot.lo
@@ -177,9 +177,9 @@ class _Found(NamedTuple):
 def _anew(folder: Folder, now: Now) -> _Found | None:
     """From all parts; some 100 bytes an answer."""
     positions = part_index.Positions(now.layout, part_index.read_found(folder.positions))
-    done = Done(folder.parts, now.retry_failed, now.labels, positions=positions)
+    done = AnswerIndex(folder.parts, now.retry_failed, now.labels, positions=positions)
     rows, statuses = done.finished(now.per_item), done.statuses()
-    if done.strays or done.clashes(now.per_item) or sum(statuses.values()) != rows.count(1) * now.per_item:
+    if done.stale_answers or done.clashes(now.per_item) or sum(statuses.values()) != rows.count(1) * now.per_item:
         return None
     keys, slots = done.keys_of(rows)
     return _Found(keys, slots, rows, statuses)
@@ -197,7 +197,7 @@ def _with_more(folder: Folder, now: Now, before: Snapshot, since: int) -> _Found
         gone = void.among(number, head["status"])
         heads.append(head if gone is None else head.filter(~gone))
     if not sum(head.height for head in heads):
-        return _Found(sorted_keys.halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
+        return _Found(sorted_keys.key_halves([]), pl.Series([], dtype=pl.UInt64), passed.rows, before.statuses)
     new = part_index.last_of_each(pl.concat(heads))
     failed = new.filter(pl.col("status") == "failed")["row"].to_numpy()
     # How often a row has failed tell earlier parts alone.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve
-from ..plan import Done, Plan, points
+from ..plan import AnswerIndex, Plan, points
 from ..storage import Folder, FolderStore, ResultsFiles, declared, part_files, results_table, writer
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_tab
 
 def _planned(job: Job, folder: Folder, unsealed: writer.Unsealed) -> pl.DataFrame | None:
     """Which answers belong to the job as it is; ``None`` if its input is not there to tell."""
-    done = Done(folder.parts, job.job.retry_failed, void=unsealed.void, pending=unsealed.outcomes)
+    done = AnswerIndex(folder.parts, job.job.retry_failed, void=unsealed.void, pending=unsealed.outcomes)
     try:
         plan = plan_of(job)
         plan.know(folder, remember=False)

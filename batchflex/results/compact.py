@@ -32,7 +32,7 @@ _MOST_ROWS, _MOST_BYTES = 200_000, 256 << 20  # of a part
 _MARGIN = 16 << 20  # bytes
 
 
-class Sight(NamedTuple):
+class CompactPreview(NamedTuple):
     """What compacting a folder is going to do: the parts that are merged to one each, the answers that go, and the first line of
     telemetry that stays. ``needed`` is the room on the disk that it takes meanwhile, ``freed`` about what is freed, in bytes."""
 
@@ -82,7 +82,7 @@ def folders(out: Path) -> list[Folder]:
     return [whole, *(Folder(path) for path in sorted(whole.judges.glob("*/")) if Folder(path).exists())]
 
 
-def look(folder: Folder, older_than: str | None, before: datetime.datetime | None) -> Sight:
+def look(folder: Folder, older_than: str | None, before: datetime.datetime | None) -> CompactPreview:
     """Find out what there is to do in a folder that is held. Reads only. With ``before``, answers and telemetry of before that
     moment are to go; ``older_than`` says so in words.
 
@@ -98,7 +98,7 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
     ]
     groups = _groups(numbers, sizes, journal.segments(folder.journal))
     there = disk_space.free(folder.path)
-    return Sight(
+    return CompactPreview(
         folder,
         numbers,
         sizes,
@@ -127,12 +127,12 @@ def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence
 
 def _present(folder: Folder) -> list[Path] | None:
     """The table of results, if it tells which answers the last run's job has; else nothing is known of that."""
-    known = completion_marker.last_settled(folder)
+    known = completion_marker.last_marker(folder)
     is_told = known is not None and known.plan == folder.read_state().get("plan")
     return ResultsFiles(folder).paths if is_told and not journal.segments(folder.journal) else None
 
 
-def carry_out(sight: Sight) -> dict[str, Any]:
+def carry_out(sight: CompactPreview) -> dict[str, Any]:
     """Do it, and return what has become of it. Each merge takes effect at once, and what was counted before is counted again:
     when this is killed, what is there reads the same, and what is left is to be done anew.
 
@@ -166,7 +166,7 @@ def carry_out(sight: Sight) -> dict[str, Any]:
     }
 
 
-def _require_room(sight: Sight, needed: int) -> None:
+def _require_room(sight: CompactPreview, needed: int) -> None:
     there = disk_space.free(sight.folder.path)
     if there is not None and there[0] < needed:
         raise StorageError(
@@ -204,12 +204,12 @@ def _drop_lines(path: Path, count: int) -> None:
         shutil.copyfileobj(old, new)
 
 
-def told(sight: Sight) -> str:
+def told(sight: CompactPreview) -> str:
     """For people, what is going to be done."""
     return "\n".join(_lines(sight))
 
 
-def _lines(sight: Sight) -> Iterator[str]:
+def _lines(sight: CompactPreview) -> Iterator[str]:
     facts = sight.facts
     there = f"{_parts(facts['parts_before'])} with {facts['rows']:,} rows, {disk_space.words(facts['bytes_before'])}"
     if sight.groups:

@@ -9,7 +9,7 @@ import msgspec
 import polars as pl
 
 from ..config import Job, build
-from ..core import BAD, JobError, Outcome, SortedKeys, halves
+from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
 from ..plan import completion_marker, points
 from ..protocol import Shapes, asked_format
 from ..storage import Folder, ResultsFiles, part_files, part_index, read_anew, results_files, results_table, writer
@@ -47,7 +47,7 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         job = build(job.resolved(), settings)
         is_whole = is_newest(folder)
         number = writer.recover(folder)
-        known = completion_marker.last_settled(folder)
+        known = completion_marker.last_marker(folder)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
         rows = _rows(folder) if is_whole else None
         formats, where = _formats(job, folder, rows)
@@ -72,7 +72,7 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         folder.write_job(job.resolved())
         if is_whole:
             _tell(folder, fit - fit_no_more)
-        told = completion_marker.retold(known, folder, fit - fit_no_more)
+        told = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
         table = assemble(folder, _placed(job, folder, rows))
         results_files.write(folder, table, told, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
@@ -81,7 +81,7 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
 def _rows(folder: Folder) -> pl.DataFrame:
     """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
     there = pl.read_parquet(ResultsFiles(folder).paths, columns=["key", "row"])
-    return halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
+    return key_halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
 
 
 def _placed(job: Job, folder: Folder, rows: pl.DataFrame | None) -> pl.DataFrame | None:
@@ -130,11 +130,11 @@ def _formats_of_plan(job: Job, folder: Folder) -> tuple[list[bytes | None], Sort
         pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *part_index.read_keys(folder.parts, [])])
     )
     plan = plan_of(job)
-    plan.answered = lambda keys: [at >= 0 for at in there.find(halves(keys))]
+    plan.answered = lambda keys: [at >= 0 for at in there.find(key_halves(keys))]
     known: dict[bytes | None, int] = {None: 0}
     keys, numbers = [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64})], [pl.Series(dtype=pl.Int32)]
     for block in plan.blocks():
-        keys.append(halves([request.key for request in block]))
+        keys.append(key_halves([request.key for request in block]))
         asked = [known.setdefault(asked_format(request.body), len(known)) for request in block]
         numbers.append(pl.Series(asked, dtype=pl.Int32))
     return list(known), SortedKeys(pl.concat(keys)), pl.concat(numbers)

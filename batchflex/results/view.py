@@ -156,7 +156,7 @@ def is_current(folder: Folder) -> bool:
 def are_scored(folder: Folder) -> bool:
     """Whether the scores are those of the very table that is there."""
     there = ResultsFiles(folder)
-    _, scored = part_files.told(folder.scores)
+    _, scored = part_files.read_metadata(folder.scores)
     try:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):

@@ -161,12 +161,12 @@ def _names(score: Score, frame: pl.DataFrame, expected: list[str] | None) -> lis
     if expected is None or answered not in frame.columns:
         return None
     counts = frame.filter(pl.col(score.column).is_not_null())[answered].value_counts(sort=True)
-    strays = [label for label in counts[answered].drop_nulls() if label not in expected]
-    named = [label for label in strays if label != OTHER][:_MOST_STRAYS]
+    stale_answers = [label for label in counts[answered].drop_nulls() if label not in expected]
+    named = [label for label in stale_answers if label != OTHER][:_MOST_STRAYS]
     return [
         *expected,
         *named,
-        *([OTHER] if len(named) < len(strays) else []),
+        *([OTHER] if len(named) < len(stale_answers) else []),
         *([NONE] if counts[answered].null_count() else []),
     ]
 

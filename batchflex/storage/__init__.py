@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .part_numbers import Number as Number
     from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, read_anew as read_anew
-    from .rejected_answers import PENDING as PENDING, Unfit as Unfit
+    from .rejected_answers import PENDING as PENDING, RejectedAnswers as RejectedAnswers
     from .results_columns import sweep_columns as sweep_columns
     from .results_files import ResultsFiles as ResultsFiles
     from .run_history import Attempt as Attempt, catch_up as catch_up, line_of_last as line_of_last, run_id as run_id

@@ -317,7 +317,7 @@ def key_values(store: Store, number: int) -> tuple[Mapping[bytes, bytes], int]:
         return {}, 0
 
 
-def told(path: Path) -> tuple[Mapping[bytes, bytes], int]:
+def read_metadata(path: Path) -> tuple[Mapping[bytes, bytes], int]:
     """What the footer of any Parquet file tells, and its number of rows; nothing if there is no such file, or it is none."""
     try:
         footer = pq.read_metadata(path)

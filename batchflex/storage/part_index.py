@@ -43,7 +43,7 @@ def head(table: pa.Table) -> pl.DataFrame:
 
 
 def _halves(keys: pa.ChunkedArray, prefix: str) -> pl.DataFrame:
-    """Keys written as 32 hexadecimal digits, as :func:`halves` gives them; they lie side by side."""
+    """Keys written as 32 hexadecimal digits, as :func:`key_halves` gives them; they lie side by side."""
     text = b"".join(memoryview(c.buffers()[2])[32 * c.offset : 32 * (c.offset + len(c))] for c in keys.chunks if len(c))
     whole = pa.Array.from_buffers(pa.uint64(), 2 * len(keys), [None, pa.py_buffer(binascii.unhexlify(text))])
     flat = pl.Series(whole)

@@ -16,7 +16,7 @@ from .store import Store
 PENDING = -1  # stands for the number of a part that is not written yet
 
 
-class Unfit:
+class RejectedAnswers:
     """Finds answers by the positions that their keys have in an index.
 
     ``found`` has ``position``, the number of the ``part`` (one of ``numbers``) and the row ``at`` which it is there; 20 bytes

@@ -37,10 +37,10 @@ def layout_of(
     """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
     fields that its schema names."""
     footers = list(footers)
-    strays = [msgspec.json.decode(label) for label in foreign]
+    stale_answers = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
     for out, name in sweep_columns(variables).items():
-        values = [*variables[name], *(point.get(name) for point in strays)]
+        values = [*variables[name], *(point.get(name) for point in stale_answers)]
         sweep[out] = (name, carried_columns.type_of(map(carried_columns.kind_of, values)))
     kinds: dict[str, set[str]] = {}
     types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none

@@ -49,7 +49,7 @@ class ResultsFiles:
             self.told = {name.encode(): value.encode() for name, value in manifest.told.items()}
         elif folder.results.exists():
             self.paths = [folder.results]
-            self.told, self.rows = part_files.told(folder.results)
+            self.told, self.rows = part_files.read_metadata(folder.results)
 
     @property
     def exists(self) -> bool:

@@ -180,7 +180,7 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
-    there, _ = part_files.told(path)
+    there, _ = part_files.read_metadata(path)
     return metadata(assembled, told).items() <= there.items() and part_files.is_readable(path)
 
 

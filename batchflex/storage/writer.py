@@ -95,7 +95,7 @@ class OutcomeWriter:
         self._folder = folder
         self._policy = policy
         self._carry_schema = carry_schema
-        self._courtesy = GilYield()
+        self._gil_yield = GilYield()
         self._ending = False
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
@@ -121,7 +121,7 @@ class OutcomeWriter:
         self._journal.append(outcome)
         if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
             self._large.set()
-            self._courtesy.hurry()  # if one is being sealed still, it takes too long
+            self._gil_yield.hurry()  # if one is being sealed still, it takes too long
 
     def void(self, run_id: str) -> None:
         """Write down that the failures of a run count for nothing. When this returns, killing the process loses it no more.
@@ -162,15 +162,15 @@ class OutcomeWriter:
                     ended = self._journal.rotate(fresh)
                     await anyio.to_thread.run_sync(_sync_and_close, ended)
                 if not self._ending:
-                    self._courtesy.relax()
+                    self._gil_yield.relax()
                 await anyio.to_thread.run_sync(self._seal, number)
 
     def _seal(self, number: int) -> None:
         """:raises StorageError: whatever goes wrong: the segment has everything, and what is in flight is to be kept too."""
         self._unsealed.add(number)
-        self._courtesy.begin()
+        self._gil_yield.begin()
         try:
-            _seal(self._folder, number, self._carry_schema, self._courtesy)
+            _seal(self._folder, number, self._carry_schema, self._gil_yield)
             journal.drop(self._folder.journal, number)
         except StorageError:
             raise
@@ -185,7 +185,7 @@ class OutcomeWriter:
     def _hurry(self) -> None:
         """Nothing more comes: no pauses from now on."""
         self._ending = True
-        self._courtesy.hurry()
+        self._gil_yield.hurry()
 
     async def finish(self) -> None:
         """Seal what is left, also what could not be sealed before.

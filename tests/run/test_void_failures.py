@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from batchflex.core.types import Outcome
-from batchflex.plan.resume import Done
+from batchflex.plan.resume import AnswerIndex
 from batchflex.protocol.reask import Policy
 from batchflex.storage import Store, journal, part_files, results_table, writer
 from batchflex.storage.folder import Folder
@@ -223,7 +223,7 @@ def failing(name: int, run_id: str = "run-1", **more: Any) -> Outcome:
 
 
 def left(parts: Store, *names: int, **options: Any) -> list[str]:
-    return [each.id for each in Done(parts, 0, **options).sort_out([request(name) for name in names])]
+    return [each.id for each in AnswerIndex(parts, 0, **options).sort_out([request(name) for name in names])]
 
 
 def shown(parts: Store, **options: Any) -> list[tuple[str, str]]:
@@ -238,7 +238,7 @@ def test_a_note_in_a_later_part_is_about_all_failures_of_its_run(store: Store) -
     assert part_files.footer(store, 2).void == ["run-1"]
     assert left(store, 1, 2, 3, 4) == ["id-1"]
     assert shown(store) == [("id-2", "ok"), ("id-3", "failed"), ("id-4", "failed")]
-    assert len(Done(store, 0, ["{}"])) == 3
+    assert len(AnswerIndex(store, 0, ["{}"])) == 3
 
 
 def test_an_answer_that_did_not_fit_stays_when_asking_again_failed_in_a_void_run(store: Store) -> None:

@@ -307,7 +307,7 @@ class Judged(NamedTuple):
     shown: dict[str, Answer]
     left: list[Planned]
     changed: dict[str, Answer]
-    strays: int
+    stale_answers: int
     equal: dict[str, set[tuple[int, int]]]
 
     @property
@@ -325,7 +325,7 @@ class Judged(NamedTuple):
 
     def refused(self, *, has_changed: bool) -> bool:
         """Whether ``on_change = "stop"`` refuses the run. ``has_changed`` tells whether the job file has since the last run."""
-        return bool(self.changed) or bool(has_changed and self.strays and self.left)
+        return bool(self.changed) or bool(has_changed and self.stale_answers and self.left)
 
 
 def is_left(history: Sequence[Answer], setting: Setting, planned_limit: int | None) -> bool:

@@ -90,7 +90,7 @@ def score(
                 for name, (is_share, _) in kinds.items()
             },
         })  # fmt: skip
-    stamp = part_files.told(folder.results)[0][b"batchflex.made_of"].decode()
+    stamp = part_files.read_metadata(folder.results)[0][b"batchflex.made_of"].decode()
     (folder.path / "scores.json").write_text(json.dumps({
         "level": 0.95, "results": stamp, "rows": len(rows),
         "scores": [{"name": name, "kind": "exact" if is_share else "length", "is_share": is_share, "expected": expected,

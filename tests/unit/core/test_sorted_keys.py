@@ -8,14 +8,14 @@ import pyarrow as pa
 from hypothesis import given, settings, strategies as st
 
 from batchflex.core.request_keys import KeySet
-from batchflex.core.sorted_keys import SortedKeys, halves
+from batchflex.core.sorted_keys import SortedKeys, key_halves
 from batchflex.storage import part_index
 
 MODERATE = settings(deadline=None, max_examples=60)
 
 
 def halves_of_hex(keys: pl.Series) -> pl.DataFrame:
-    """Keys written as 32 hexadecimal digits, as :func:`halves` gives them."""
+    """Keys written as 32 hexadecimal digits, as :func:`key_halves` gives them."""
     return pl.DataFrame(
         {
             "hi": keys.str.slice(0, 16).str.decode("hex").bin.reinterpret(dtype=pl.UInt64, endianness="little"),
@@ -64,15 +64,15 @@ def test_keys_that_share_their_first_half_are_told_apart():
 @MODERATE
 @given(st.lists(st.integers(0, 1000), unique=True, max_size=60), NUMBERS)
 def test_sorted_keys_find_the_position(members, wanted):
-    index = SortedKeys(halves([key(number) for number in members]))
+    index = SortedKeys(key_halves([key(number) for number in members]))
     assert len(index) == len(members)
     expected = [members.index(number) if number in members else -1 for number in wanted]
-    assert index.find(halves([key(number) for number in wanted])) == expected
+    assert index.find(key_halves([key(number) for number in wanted])) == expected
 
 
 def test_both_ways_of_writing_a_key_are_one():
     keys = [key(number) for number in range(100)]
     written = [k.hex() for k in keys]
-    assert part_index._halves(pa.chunked_array([written[:30], written[30:]]), "").equals(halves(keys))
-    assert halves_of_hex(pl.Series(written)).equals(halves(keys))
-    assert halves([]).equals(halves_of_hex(pl.Series([], dtype=pl.String)))
+    assert part_index._halves(pa.chunked_array([written[:30], written[30:]]), "").equals(key_halves(keys))
+    assert halves_of_hex(pl.Series(written)).equals(key_halves(keys))
+    assert key_halves([]).equals(halves_of_hex(pl.Series([], dtype=pl.String)))

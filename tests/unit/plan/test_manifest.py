@@ -31,7 +31,7 @@ from batchflex.plan.formats import Every
 from batchflex.plan.manifest import Inputs
 from batchflex.plan.plan import Plan
 from batchflex.plan.preparation import Prepared, prepare
-from batchflex.plan.resume import Done
+from batchflex.plan.resume import AnswerIndex
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
 from batchflex.storage import FolderStore, part_files
@@ -574,11 +574,11 @@ def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: P
     parts.prepare()
     part_files.write_part(parts, 1, outcomes)
     positions = Positions(plan.layout())
-    done = Done(parts, 0, plan.labels, positions=positions)
+    done = AnswerIndex(parts, 0, plan.labels, positions=positions)
     assert done.finished(2) == b"\1\1" and not done.clashes(2)
     twice = msgspec.structs.replace(outcomes[0], key="ff" * 16)
     part_files.write_part(parts, 2, [twice])
-    assert Done(parts, 0, plan.labels, positions=positions).clashes(2)
+    assert AnswerIndex(parts, 0, plan.labels, positions=positions).clashes(2)
 
 
 # --------------------------------------------------------------------------------------------- how the folder stood

@@ -25,7 +25,7 @@ from batchflex.core.types import Outcome, Request
 from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Passed
 from batchflex.plan.preparation import Prepared, prepare, survey
-from batchflex.plan.resume import Done
+from batchflex.plan.resume import AnswerIndex
 from batchflex.storage import FolderStore, journal, part_files, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.part_index import Positions
@@ -122,9 +122,9 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     for number in range(0, len(answers), 7):
         part_files.write_part(parts, number, answers[number : number + 7])
     whole, surveyed, placed = (
-        Done(parts, 1),
-        Done(parts, 1),
-        Done(parts, 1, plan.labels, positions=Positions(plan.layout())),
+        AnswerIndex(parts, 1),
+        AnswerIndex(parts, 1),
+        AnswerIndex(parts, 1, plan.labels, positions=Positions(plan.layout())),
     )
     left = [request for block in plan.blocks() for request in whole.sort_out(block)]
     diff, finished, _ = survey(job, plan, surveyed)

@@ -14,20 +14,20 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.planner import PlanDiff
-from batchflex.plan.resume import Done
+from batchflex.plan.resume import AnswerIndex
 from batchflex.storage import FolderStore, Store, journal, part_files, part_index, results_table
 from tests.support.outcomes import digest, outcome, request
 
 
 def surveyed(
     parts: Store, plan: Sequence[Request], retry_failed: int = 3, block: int = 3
-) -> tuple[Done, list[Request]]:
+) -> tuple[AnswerIndex, list[Request]]:
     """A whole pass over the plan, by the block; and what it left to be asked."""
-    done = Done(parts, retry_failed)
+    done = AnswerIndex(parts, retry_failed)
     return done, passed(done, plan, block, survey=True)
 
 
-def passed(done: Done, plan: Sequence[Request], block: int = 3, **options: Any) -> list[Request]:
+def passed(done: AnswerIndex, plan: Sequence[Request], block: int = 3, **options: Any) -> list[Request]:
     return [r for i in range(0, len(plan), block) for r in done.sort_out(plan[i : i + block], **options)]
 
 
@@ -35,7 +35,7 @@ def names(requests: Sequence[Request]) -> list[str]:
     return [r.id.removeprefix("id-") for r in requests]
 
 
-def results(parts: Store, done: Done, since: int) -> list[dict[str, Any]]:
+def results(parts: Store, done: AnswerIndex, since: int) -> list[dict[str, Any]]:
     made = results_table.assemble(parts, {}, ["{}"], planned=done.planned(), since=since)
     rows: list[dict[str, Any]] = pa.concat_tables([made.schema.empty_table(), *made.batches]).to_pylist()
     return rows
@@ -211,7 +211,7 @@ def test_without_a_survey_the_same_requests_are_left(store: Store) -> None:
     part_files.write_part(store, 2, [outcome(i, status="failed") for i in range(0, 300, 5)])
     plan = [request(i) for i in rows.sample(range(400), 400)]
     _, asked = surveyed(store, plan, block=64)
-    assert passed(Done(store, 3), plan, block=7) == asked
+    assert passed(AnswerIndex(store, 3), plan, block=7) == asked
     assert names(asked) == [
         name for name in names(plan) if not (int(name) < 300 and int(name) % 2 == 0 and int(name) % 5)
     ]

@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
-from batchflex.plan.resume import Done
+from batchflex.plan.resume import AnswerIndex
 from batchflex.protocol.reask import Policy
 from batchflex.results import compact
 from batchflex.storage import FolderStore, journal, merge, part_files, part_numbers, results_table, writer
@@ -79,16 +79,16 @@ def seen(folder: Folder) -> dict[str, Any]:
     asked: list[Any] = []
     requests = [request(name, version) for name in range(NAMES) for version in (0, 1)]
     for retries, reasks in [(0, 0), (1, 1), (3, 2)]:
-        done = Done(folder.parts, retries, reasks=Policy(reasks))
+        done = AnswerIndex(folder.parts, retries, reasks=Policy(reasks))
         asked.append([(r.key, r.before) for r in done.sort_out(requests)])
         asked.append((done.statuses(), [at < 0 for at in done.answers(requests)]))
-    placed = Done(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
-    asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.strays))
+    placed = AnswerIndex(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
+    asked.append((placed.finished(1), placed.statuses(), placed.planned().rows(), placed.stale_answers))
     return {"identity": part_files.identity(folder.parts), "asked": asked, "table": assembled(folder.parts)}
 
 
 def finished_keys(folder: Folder) -> list[Any]:
-    done = Done(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
+    done = AnswerIndex(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
     keys, slots = done.keys_of(done.finished(1))
     return [keys.rows(), slots.to_list()]
 
@@ -219,7 +219,7 @@ def test_a_segment_that_is_not_sealed_is_not_stood_for(tmp_path: Path) -> None:
         "000004-000005-1.parquet",
     ]
     assert writer.recover(folder) == 6
-    assert Done(folder.parts, 0).sort_out([request(name) for name in range(1, 6)]) == []
+    assert AnswerIndex(folder.parts, 0).sort_out([request(name) for name in range(1, 6)]) == []
     assert compacted(folder)["parts_after"] == 1
 
 

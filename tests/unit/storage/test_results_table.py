@@ -25,7 +25,7 @@ _settings = settings(max_examples=30, deadline=None, suppress_health_check=[Heal
 
 
 def planned(*places: tuple[Outcome, int, int]) -> pl.DataFrame:
-    """What ``Done.planned`` gives: the answers that belong to the plan, each with its present row and sweep point."""
+    """What ``AnswerIndex.planned`` gives: the answers that belong to the plan, each with its present row and sweep point."""
     keys = [part_index._halves(pa.chunked_array([[o.key]]), "") for o, _, _ in places]
     rows = pl.DataFrame({"row": [p[1] for p in places], "point": [p[2] for p in places]})
     return pl.concat([NO_PLAN, pl.concat(keys).hstack(rows.cast({"point": pl.Int32}))])

@@ -16,7 +16,7 @@ import pytest
 
 import batchflex
 from batchflex.core.errors import FolderError, StorageError
-from batchflex.plan import Done, completion_marker
+from batchflex.plan import AnswerIndex, completion_marker
 from batchflex.results import assembly, compact
 from batchflex.storage import (
     FolderStore,
@@ -216,7 +216,7 @@ def test_parts_are_merged_and_say_what_they_said(store: Store) -> None:
 
     def seen() -> tuple[Any, ...]:
         keys = pl.concat(part_index.read_keys(store, ["slot", "status"]))
-        left = [each.key for each in Done(store, 2).sort_out(plan)]
+        left = [each.key for each in AnswerIndex(store, 2).sort_out(plan)]
         return assembled(store), left, keys.rows(), part_files.identity(store), part_files.void_runs(store)
 
     before, numbers, known = seen(), part_numbers.part_numbers(store), superseded.known(store, {})
@@ -299,6 +299,6 @@ def test_runs_whose_parts_are_in_memory(
         compact.carry_out(compact.look(folder, None, None))
     assert len(part_numbers.part_numbers(parts)) == 1
     assert assembly.is_newest(folder)
-    assert completion_marker.last_settled(folder) is not None, "it is finished still"
+    assert completion_marker.last_marker(folder) is not None, "it is finished still"
     batchflex.run(job)
     assert endpoint.stats()["requests"] == 60
