@@ -83,7 +83,10 @@ class Folder:
             told = msgspec.json.decode(self.store.get(self.format.name))["format"]
         except (FileNotFoundError, NotADirectoryError):
             return 1
-        except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+        except OSError as error:
+            why = f"its {self.format.name} cannot be read: {error.strerror or error}"
+            raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise FolderError(f"{self.format} cannot be read: {error}") from None
         if not isinstance(told, int) or told > FORMAT:
             raise FolderError(
