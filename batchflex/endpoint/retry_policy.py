@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt, how often, and after what wait.
+"""Which failures are worth another attempt, how often, and after what wait (tenacity).
 
 A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and
 :mod:`batchflex.engine.admission` holds back all requests to that endpoint. Everything else transient is tried again after an
@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+import tenacity
 
 from ..config import RetrySection
 from ..core import Deferred, Transient
@@ -50,9 +52,9 @@ def costs(fault: BaseException) -> bool:
     return not isinstance(fault, Deferred)
 
 
-def exhausted(fault: BaseException, tries: Tries, policy: RetrySection) -> bool:
+def exhausted(fault: BaseException | None, tries: Tries, policy: RetrySection) -> bool:
     """Whether this failure was the last one allowed."""
-    if not costs(fault):
+    if fault is not None and not costs(fault):
         return False
     return tries.spent >= policy.attempts or (tries.spent > 1 and tries.seconds >= policy.max_s)
 
@@ -63,7 +65,7 @@ def is_last(tries: Tries, policy: RetrySection) -> bool:
     return tries.spent > 0 and enough
 
 
-def wait_s(fault: BaseException, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
+def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
     """Seconds until the next attempt. ``jitter`` gives numbers from 0 to 1."""
     if isinstance(fault, Deferred):
         return fault.wait_s
@@ -88,13 +90,25 @@ async def persist(
 
     :raises AttemptError: the last failure, or the first that is not :class:`~batchflex.core.errors.Transient`.
     """
-    fault = first
-    while not exhausted(fault, tries, policy):
-        seconds = wait_s(fault, tries, policy, jitter)
+    failed_before: list[Transient] = [first]
+
+    async def once() -> T:
+        if failed_before:
+            raise failed_before.pop()
+        return await attempt()
+
+    async def rest(seconds: float) -> None:
         tries.seconds += seconds
         await sleep(seconds)
-        try:
-            return await attempt()
-        except Transient as error:
-            fault = error
-    raise fault
+
+    def fault(state: tenacity.RetryCallState) -> BaseException | None:
+        return state.outcome.exception() if state.outcome else None
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Transient),
+        stop=lambda state: exhausted(fault(state), tries, policy),
+        wait=lambda state: wait_s(fault(state), tries, policy, jitter),
+        sleep=rest,
+        reraise=True,
+    )
+    return await retrying(once)
