@@ -39,7 +39,7 @@ PURE = {
         "dated_path diff durations endpoint_section fields job_checks job_mistakes notify_sections parameter_tables "
         "path_variables pricing run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
     ),
-    "storage": "carried_columns parsed_columns record positions substitutes",
+    "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "planner prefix_order template",
     "endpoint": (
         "circuit_breaker concurrency_limit content_length cost header_limit key_slots model_list pacer price_list "

@@ -21,7 +21,7 @@ from ..storage import (
     Size,
     disk_space,
     journal,
-    merge,
+    part_merging,
     part_numbers,
     replaced,
     storing,
@@ -40,7 +40,7 @@ class CompactPreview(NamedTuple):
     numbers: list[Number]
     sizes: list[Size]
     groups: list[slice]
-    superseded: merge.Superseded
+    superseded: part_merging.Superseded
     telemetry: int
     older_than: str | None
     needed: int
@@ -88,13 +88,14 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
 
     :raises FolderError: if a part is damaged.
     """
-    gone: merge.Superseded = {}
+    gone: part_merging.Superseded = {}
     sizes_of = part_numbers.objects(folder.parts)
     numbers = part_numbers.sort_out(sizes_of)[0]
     if before is not None:
         gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
     sizes = [
-        merge.size_of(folder.parts, number, sizes_of[number.name], len(gone.get(number, ()))) for number in numbers
+        part_merging.size_of(folder.parts, number, sizes_of[number.name], len(gone.get(number, ())))
+        for number in numbers
     ]
     groups = _groups(numbers, sizes, journal.segments(folder.journal))
     there = disk_space.free(folder.path)
@@ -107,7 +108,7 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
         _old_lines(folder.telemetry, before) if before is not None else 0,
         older_than,
         max((sum(size.bytes for size in sizes[group]) + _MARGIN for group in groups), default=0),
-        sum(merge.saved(sizes[group]) for group in groups),
+        sum(part_merging.saved(sizes[group]) for group in groups),
         None if there is None else there[0],
     )
 
@@ -119,7 +120,7 @@ def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence
     for end in range(1, len(numbers) + 1):
         if end < len(numbers) and not any(numbers[end - 1] < segment < numbers[end].first for segment in segments):
             continue
-        of_these = merge.groups(sizes[begin:end], _MOST_ROWS, _MOST_BYTES)
+        of_these = part_merging.groups(sizes[begin:end], _MOST_ROWS, _MOST_BYTES)
         found += [slice(begin + group.start, begin + group.stop) for group in of_these]
         begin = end
     return found
@@ -146,7 +147,7 @@ def carry_out(sight: CompactPreview) -> dict[str, Any]:
     left = 0
     for group in sight.groups:
         _require_room(sight, sum(size.bytes for size in sight.sizes[group]))
-        merge.merge(parts, sight.numbers[group], sight.superseded)
+        part_merging.merge(parts, sight.numbers[group], sight.superseded)
         left = part_numbers.clear(parts)
     if before is not None:
         after = superseded.known(parts, {} if sight.superseded else None)

@@ -18,7 +18,7 @@ from ..plan import points
 from ..protocol import openai_batch
 from ..storage import Folder, replaced, replacing, storing, sweep_columns
 from . import export_formats, splitting
-from .assembly import job_of
+from .live_table import job_of
 from .query import Selected
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
 from ..plan import completion_marker, points
 from ..protocol import Shapes, asked_format
 from ..storage import Folder, ResultsFiles, part_files, part_index, read_anew, results_files, results_table, writer
-from .assembly import assemble, is_newest, job_of, plan_of
+from .live_table import assemble, is_newest, job_of, plan_of
 
 _PART_ROWS = 10_000
 _WHERE = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "part": pl.Int64, "at": pl.Int64, "format": pl.Int32})

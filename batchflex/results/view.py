@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ..core import FolderError
 from ..storage import Folder, ResultsFiles, part_files, results_table, storing
-from .assembly import assemble, is_newest
+from .live_table import assemble, is_newest
 
 Mask = npt.NDArray[np.bool_]
 _BATCH_ROWS = 10_000

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from . import (
         disk_space as disk_space,
         journal as journal,
-        merge as merge,
         part_files as part_files,
         part_index as part_index,
+        part_merging as part_merging,
         part_numbers as part_numbers,
         record as record,
         results_files as results_files,
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
         sync_folder as sync_folder,
     )
     from .folder import Folder as Folder
-    from .merge import Size as Size
+    from .model_substitutes import Substitutes as Substitutes, is_substitute as is_substitute
     from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
+    from .part_merging import Size as Size
     from .part_numbers import Number as Number
     from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, read_anew as read_anew
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
         timestamp as timestamp,
     )
     from .store import FolderStore as FolderStore, Store as Store
-    from .substitutes import Substitutes as Substitutes, is_substitute as is_substitute
     from .superseded import Answers as Answers
     from .void_failures import Void as Void
     from .writer import OutcomeWriter as OutcomeWriter

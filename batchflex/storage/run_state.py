@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..core import BAD, STATUSES, Message, Outcome, Status, StopReason, Usage, __version__, ident, unquoted
 from ..protocol import can_be_void
-from .substitutes import Substitutes
+from .model_substitutes import Substitutes
 
 
 def timestamp(seconds: float) -> str:

@@ -19,7 +19,7 @@ from batchflex.core.message import Message
 from batchflex.core.types import STATUSES, Outcome
 from batchflex.plan import manifest
 from batchflex.scoring import scores_file
-from batchflex.storage import FolderStore, journal, merge, part_files, results_files, results_table as table
+from batchflex.storage import FolderStore, journal, part_files, part_merging, results_files, results_table as table
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import RunState, Wait
 from tests.support.outcomes import outcome
@@ -108,7 +108,7 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         kept = journal.Journal(folder.journal, 1, reserve_bytes=4096)
         kept.append(outcome(1))
         part_files.write_part(folder.parts, 1, [outcome(1)])
-        merge.merge(folder.parts, part_files.part_numbers(folder.parts), {})
+        part_merging.merge(folder.parts, part_files.part_numbers(folder.parts), {})
         table.write_results(folder.results, table.assemble(folder.parts, {}, ["{}"]))
         scores_file.make(folder, build({}), specs_of({"brief": {"kind": "length", "max": 1}}))
         folder.write_state({})

@@ -25,7 +25,7 @@ from batchflex.protocol import chat
 from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, glance
 from batchflex.protocol.route import Receipt
 from batchflex.storage import part_files
-from batchflex.storage.substitutes import Substitutes, is_same_model
+from batchflex.storage.model_substitutes import Substitutes, is_same_model
 from tests.run.test_secrets import everything_in
 from tests.support.command_line import called, sha1_of_key, state, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint

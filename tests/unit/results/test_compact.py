@@ -20,10 +20,10 @@ from batchflex.core.types import Outcome
 from batchflex.plan.resume import AnswerIndex
 from batchflex.protocol.reask import Policy
 from batchflex.results import compact
-from batchflex.storage import FolderStore, journal, merge, part_files, part_numbers, results_table, writer
+from batchflex.storage import FolderStore, journal, part_files, part_merging, part_numbers, results_table, writer
 from batchflex.storage.folder import Folder
-from batchflex.storage.merge import Size
 from batchflex.storage.part_index import Positions
+from batchflex.storage.part_merging import Size
 from batchflex.storage.positions import Layout, Span
 from tests.support.command_line import called, table as results, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
@@ -175,7 +175,7 @@ def test_answers_of_an_earlier_job_go_once_others_are_in_their_place() -> None:
         ([small._replace(bytes=200 << 20)] * 3, []),
     ]
     for sizes, expected in cases:
-        assert merge.groups(sizes, 200_000, 256 << 20) == expected, sizes
+        assert part_merging.groups(sizes, 200_000, 256 << 20) == expected, sizes
 
 
 def test_who_reads_meanwhile_reads_what_was_there(tmp_path: Path) -> None:
@@ -226,9 +226,9 @@ def test_a_segment_that_is_not_sealed_is_not_stood_for(tmp_path: Path) -> None:
 def test_what_is_written_wrong_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path / "out", 1)
     names = sorted((folder.path / "parts").iterdir())
-    blocks = merge._blocks
+    blocks = part_merging._blocks
     monkeypatch.setattr(
-        merge, "_blocks", lambda tables: (block.slice(0, block.num_rows - 1) for block in blocks(tables))
+        part_merging, "_blocks", lambda tables: (block.slice(0, block.num_rows - 1) for block in blocks(tables))
     )
     with pytest.raises(FolderError, match="not the same when read back"):
         compacted(folder)

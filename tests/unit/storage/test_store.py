@@ -17,15 +17,15 @@ import pytest
 import batchflex
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.plan import AnswerIndex, completion_marker
-from batchflex.results import assembly, compact
+from batchflex.results import compact, live_table
 from batchflex.storage import (
     FolderStore,
     Store,
     files,
     folder as folder_module,
-    merge,
     part_files,
     part_index,
+    part_merging,
     part_numbers,
     superseded,
 )
@@ -221,7 +221,7 @@ def test_parts_are_merged_and_say_what_they_said(store: Store) -> None:
 
     before, numbers, known = seen(), part_numbers.part_numbers(store), superseded.known(store, {})
     reading = store.reading()
-    made = merge.merge(store, numbers, {})
+    made = part_merging.merge(store, numbers, {})
     assert part_numbers.clear(store) == 6, "somebody reads them"
     assert part_numbers.part_numbers(store) == [made] and seen() == before
     del reading
@@ -230,7 +230,7 @@ def test_parts_are_merged_and_say_what_they_said(store: Store) -> None:
     assert superseded.known(store, {}) == known
     gone = superseded.Answers(store, 1 << 62).superseded(None)
     assert gone, "there are old answers that others have taken the place of"
-    merge.merge(store, part_numbers.part_numbers(store), gone)
+    part_merging.merge(store, part_numbers.part_numbers(store), gone)
     assert seen()[0].equals(before[0]) and seen()[3] == before[3]
 
 
@@ -239,10 +239,10 @@ def test_a_merged_part_that_is_not_what_it_should_be_is_not_there(
 ) -> None:
     for number in (1, 2):
         part_files.write_part(store, number, [outcome(number)])
-    blocks = merge._blocks
-    monkeypatch.setattr(merge, "_blocks", lambda tables: (block.slice(1) for block in blocks(tables)))
+    blocks = part_merging._blocks
+    monkeypatch.setattr(part_merging, "_blocks", lambda tables: (block.slice(1) for block in blocks(tables)))
     with pytest.raises(FolderError, match="not the same when read back"):
-        merge.merge(store, part_numbers.part_numbers(store), {})
+        part_merging.merge(store, part_numbers.part_numbers(store), {})
     assert sorted(store.list()) == ["000001.parquet", "000002.parquet"]
 
 
@@ -298,7 +298,7 @@ def test_runs_whose_parts_are_in_memory(
     with folder.held():
         compact.carry_out(compact.look(folder, None, None))
     assert len(part_numbers.part_numbers(parts)) == 1
-    assert assembly.is_newest(folder)
+    assert live_table.is_newest(folder)
     assert completion_marker.last_marker(folder) is not None, "it is finished still"
     batchflex.run(job)
     assert endpoint.stats()["requests"] == 60
