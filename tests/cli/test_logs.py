@@ -473,7 +473,7 @@ def test_processes_that_share_a_file_lose_no_line_and_tear_none(tmp_path: Path) 
     path, number, names = tmp_path / "a.log", 400, ["a", "b", "c"]
     program = (
         "import sys; from pathlib import Path; from batchflex.cli.log_rotation import SharedFileHandler\n"
-        "from tests.test_logs import write\n"
+        "from tests.cli.test_logs import write\n"
         "handler = SharedFileHandler(Path(sys.argv[1]), 3_000, 1_000)\n"
         f"for n in range({number}): write(handler, f'{{sys.argv[2]}} {{n:05d}} {'x' * 40}')"
     )

@@ -24,7 +24,7 @@ from batchflex.plan.plan import Plan
 from batchflex.protocol import chat
 from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, glance
 from batchflex.protocol.route import Receipt
-from batchflex.storage import part_files
+from batchflex.storage import FolderStore, part_files
 from batchflex.storage.model_substitutes import Substitutes, is_same_model
 from tests.run.test_secrets import everything_in
 from tests.support.command_line import called, sha1_of_key, state, table, write_rows
@@ -721,6 +721,7 @@ def test_parts_of_an_older_version_tell_nothing_of_it(tmp_path: Path) -> None:
     new = ("requested_model", "gateway_cost", "gateway_deployment", "gateway_fallbacks")
     old = GOLDEN / "labels" / "out" / "parts"
     assert not {*new} & {*pl.read_parquet(old / "*.parquet").columns}
-    for number in part_files.part_numbers(old):
-        read = part_files.read_part(old, number)
+    store = FolderStore(old)
+    for number in part_files.part_numbers(store):
+        read = part_files.read_part(store, number)
         assert all(read.column(name).null_count == len(read) for name in new)

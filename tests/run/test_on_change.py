@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from batchflex.storage import part_index
+from batchflex.storage.folder import Folder
 from tests.support.command_line import Ended, begun, called, state, table, wait_until
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -118,7 +119,7 @@ def test_rerun_asks_again_what_changed_and_shows_only_that(
     assert (again.code, again.summary["requests_sent"]) == (0, 4)
     assert contents(tmp_path) == answers(TEXTS, "Tag")
     assert not old & set(table(tmp_path / "out")["key"])
-    parts = tmp_path / "out" / "parts"
+    parts = Folder(tmp_path / "out").parts
     assert sum(frame.height for frame in part_index.read_keys(parts, [])) == 8, "the old answers stay in parts/"
     assert (again.summary["planned"], again.summary["ok"]) == (4, 4)
 

@@ -110,11 +110,11 @@ async def test_a_pack_of_rows_is_one_request_and_a_row_for_each(endpoint: Counti
     job = build({"job": {"out": str(tmp_path / "out")}, "params": {"model": "m"}})
     folder = Folder(tmp_path / "out")
     with folder.held():
-        writer = OutcomeWriter(folder, 1, job.journal, slots=4, carry_schema=None, plan=lambda: None)
+        writer = OutcomeWriter(folder, 1, job.journal, slots=4)
         for row, answer in zip(ROWS, answers, strict=True):
             writer.keep(record.answered(context, row, record.Effort(1, 0, 1, "here", "m"), answer))
         await writer.finish()
-    kept = pl.concat([pl.read_parquet(path) for path in sorted(folder.parts.glob("*.parquet"))]).sort("row")
+    kept = pl.concat([pl.read_parquet(path) for path in sorted((folder.path / "parts").glob("*.parquet"))]).sort("row")
     assert kept["id"].to_list() == ["r0", "r1", "r2"]
     assert kept["status"].to_list() == ["ok"] * 3
     assert [json.loads(text) for text in kept["parsed"]] == [vector(text) for text in TEXTS]

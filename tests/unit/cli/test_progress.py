@@ -16,6 +16,7 @@ import pytest
 
 from batchflex.cli import progress, results_text, run_log, run_text
 from batchflex.config.dated_path import local
+from batchflex.core.message import Message
 from batchflex.core.types import Outcome, Usage
 from batchflex.storage.part_files import COLUMNS
 from batchflex.storage.run_state import RunState
@@ -289,7 +290,7 @@ class TestSummary:
     @pytest.mark.parametrize(("stopped_by", "status"), [("budget", "stopped"), ("signal", "interrupted")])
     def test_a_run_that_was_stopped_says_why_and_how_to_go_on(self, stopped_by: Any, status: str) -> None:
         made = run_state()
-        made.stopped_by, made.message = stopped_by, "because"
+        made.stopped_by, made.message = stopped_by, Message.of("because")
         text = run_text.summary(ended(made))
         assert f"502 of 2,000 rows done: 500 ok, 2 failed; {status} after 1:05" in text
         assert f"stopped by {stopped_by}: because" in text
@@ -329,7 +330,7 @@ class TestStatus:
 
     def test_a_stopped_run_says_why(self) -> None:
         made = run_state()
-        made.stopped_by, made.message = "deadline", "the deadline has come"
+        made.stopped_by, made.message = "deadline", Message.of("the deadline has come")
         text = run_text.status(ended(made), held=False)
         assert ": stopped\n" in text
         assert text.endswith("  stopped   by deadline: the deadline has come")
