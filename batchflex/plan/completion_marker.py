@@ -35,9 +35,9 @@ class CompletionMarker(msgspec.Struct, frozen=True):
 
 def last_marker(folder: Folder) -> CompletionMarker | None:
     """What the table says, if it was made of the parts that are there now."""
-    told = ResultsFiles(folder).told
+    metadata = ResultsFiles(folder).metadata
     try:
-        found = msgspec.json.decode(told.get(_SETTLED, b""), type=CompletionMarker)
+        found = msgspec.json.decode(metadata.get(_SETTLED, b""), type=CompletionMarker)
     except msgspec.DecodeError:
         return None
     return found if part_files.is_of(folder.parts, found.parts) else None
@@ -55,7 +55,7 @@ def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more
 def settled(folder: Folder, plan: str | None, limit: int | None) -> CompletionMarker | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
     there = ResultsFiles(folder)
-    raw = there.told.get(_SETTLED)
+    raw = there.metadata.get(_SETTLED)
     if raw is None or plan is None:
         return None
     try:
@@ -98,6 +98,6 @@ def make(
     made = results_table.assemble(
         folder.parts, variables, labels, planned, since, pending, declared, positions, void, between
     )
-    told = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
-    if pending or not results_files.is_current(folder, made, told, as_folder=as_folder):
-        results_files.write(folder, made, told, as_folder=as_folder, between=between)
+    more = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
+    if pending or not results_files.is_current(folder, made, more, as_folder=as_folder):
+        results_files.write(folder, made, more, as_folder=as_folder, between=between)

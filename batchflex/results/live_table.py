@@ -39,7 +39,7 @@ def is_newest(folder: Folder) -> bool:
     there = ResultsFiles(folder)
     if not there.is_readable:
         return False
-    parts = there.told.get(part_files.MADE_OF_PARTS)
+    parts = there.metadata.get(part_files.MADE_OF_PARTS)
     if parts is not None:
         return parts == part_files.identity(folder.parts).encode() and not writer.has_unsealed(folder)
     if not isinstance(folder.parts, FolderStore):

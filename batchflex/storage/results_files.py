@@ -1,6 +1,6 @@
 """The table of results as it lies in an output folder: one file, or a folder with a file for each stretch of the rows.
 
-``results/table.json`` names the files of the second kind, in order, and tells what a footer tells of the first. A file is never
+``results/table.json`` names the files of the second kind, in order, and has what the footer of the first has. A file is never
 changed: its name holds a digest of what it is made of. So a run writes only the stretches in which something is new, and the
 table is another from the moment that ``table.json`` is replaced.
 """
@@ -27,18 +27,18 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """``told`` is what the footer of a table in one file tells, by the same names."""
+    """``metadata`` is that of a table in one file, by the same names."""
 
     files: list[_File]
-    told: dict[str, str]
+    metadata: dict[str, str]
 
 
 class ResultsFiles:
-    """The files of the table that there is, in the order of its rows; none if there is none. What it ``told`` when it was made,
-    and its number of ``rows``, are read here; nothing else is."""
+    """The files of the table that there is, in the order of its rows; none if there is none. Its ``metadata`` and its number of
+    ``rows`` are read here; nothing else is."""
 
     def __init__(self, folder: Folder) -> None:
-        self.told: Mapping[bytes, bytes] = {}
+        self.metadata: Mapping[bytes, bytes] = {}
         self.paths: list[Path] = []
         self.rows = 0
         manifest = _read(folder)
@@ -46,10 +46,10 @@ class ResultsFiles:
         if manifest is not None:
             self.paths = [folder.results_folder / file.name for file in manifest.files]
             self.rows = sum(file.rows for file in manifest.files)
-            self.told = {name.encode(): value.encode() for name, value in manifest.told.items()}
+            self.metadata = {name.encode(): value.encode() for name, value in manifest.metadata.items()}
         elif folder.results.exists():
             self.paths = [folder.results]
-            self.told, self.rows = part_files.read_metadata(folder.results)
+            self.metadata, self.rows = part_files.read_metadata(folder.results)
 
     @property
     def exists(self) -> bool:
@@ -58,7 +58,7 @@ class ResultsFiles:
     @property
     def made_of(self) -> str:
         """What tells this table from others; empty of tables of early versions."""
-        return self.told.get(part_files.MADE_OF, b"").decode("ascii", "replace")
+        return self.metadata.get(part_files.MADE_OF, b"").decode("ascii", "replace")
 
     @property
     def bytes(self) -> int:
@@ -93,28 +93,28 @@ def _read(folder: Folder) -> _Manifest | None:
 def write(
     folder: Folder,
     assembled: results_table.Assembled,
-    told: Mapping[bytes, bytes] | None = None,
+    more: Mapping[bytes, bytes] | None = None,
     *,
     as_folder: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the table, of which nobody ever sees a half. ``told`` is for the next run. One of the other kind is removed then.
-    ``between`` is called between the steps, and may raise to end this.
+    """Write the table, of which nobody ever sees a half. ``more`` is added to its metadata. A table of the other kind is removed
+    then. ``between`` is called between the steps, and may raise to end this.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
     if as_folder:
-        _write_stretches(folder, assembled, told, between)
+        _write_stretches(folder, assembled, more, between)
         folder.results.unlink(missing_ok=True)
     else:
-        results_table.write_results(folder.results, assembled, told, between)
+        results_table.write_results(folder.results, assembled, more, between)
         _remove(folder, keep=())
 
 
 def _write_stretches(
     folder: Folder,
     assembled: results_table.Assembled,
-    told: Mapping[bytes, bytes] | None,
+    more: Mapping[bytes, bytes] | None,
     between: Callable[[], None],
 ) -> None:
     place = folder.results_folder
@@ -127,7 +127,7 @@ def _write_stretches(
         path = place / files[-1].name
         if not path.exists():
             results_table.write_table(path, assembled.schema, stretch.batches(), {}, between)
-    metadata = results_table.metadata(assembled, told)
+    metadata = results_table.metadata(assembled, more)
     manifest = _Manifest(files, {name.decode(): value.decode() for name, value in metadata.items()})
     with storing(place / _MANIFEST), replaced(place / _MANIFEST) as stream:
         stream.write(msgspec.json.encode(manifest) + b"\n")
@@ -151,12 +151,12 @@ def _remove(folder: Folder, keep: Sequence[str]) -> None:
 def is_current(
     folder: Folder,
     assembled: results_table.Assembled,
-    told: Mapping[bytes, bytes] | None = None,
+    more: Mapping[bytes, bytes] | None = None,
     *,
     as_folder: bool = False,
 ) -> bool:
-    """Whether the table that there is is this one already, of this kind, and tells the same."""
+    """Whether the table that there is is this one already, of this kind, with the same metadata."""
     there = ResultsFiles(folder)
     if there.is_folder != as_folder or (as_folder and folder.results.exists()):
         return False
-    return results_table.metadata(assembled, told).items() <= there.told.items() and there.is_readable
+    return results_table.metadata(assembled, more).items() <= there.metadata.items() and there.is_readable

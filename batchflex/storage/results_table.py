@@ -133,14 +133,14 @@ def assemble(
 def write_results(
     path: Path,
     assembled: Assembled,
-    told: Mapping[bytes, bytes] | None = None,
+    more: Mapping[bytes, bytes] | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the table into one file, atomically. ``told`` goes into its footer. ``between`` is as for :func:`assemble`.
+    """Write the table into one file, atomically. ``more`` is added to its metadata. ``between`` is as for :func:`assemble`.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    write_table(path, assembled.schema, assembled.batches, metadata(assembled, told), between)
+    write_table(path, assembled.schema, assembled.batches, metadata(assembled, more), between)
 
 
 def write_table(
@@ -178,15 +178,15 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(group)
 
 
-def is_current(path: Path, assembled: Assembled, told: Mapping[bytes, bytes] | None = None) -> bool:
+def is_current(path: Path, assembled: Assembled, more: Mapping[bytes, bytes] | None = None) -> bool:
     """Whether the table at ``path`` is this one already, and tells the same."""
     there, _ = part_files.read_metadata(path)
-    return metadata(assembled, told).items() <= there.items() and part_files.is_readable(path)
+    return metadata(assembled, more).items() <= there.items() and part_files.is_readable(path)
 
 
-def metadata(assembled: Assembled, told: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
+def metadata(assembled: Assembled, more: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
     """What a table tells of itself."""
-    return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(told or {})}
+    return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(more or {})}
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
