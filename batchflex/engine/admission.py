@@ -59,8 +59,8 @@ class Admission(Generic[S]):
         return sum(gate.waiting for gate in self.gates)
 
     def waiting_models(self) -> set[str]:
-        """The models of the rows that wait to be sent."""
-        return set().union(*(gate.waiting_models() for gate in self.gates))
+        """The models of the rows that wait to be sent, but for those of job runs that are paused."""
+        return set().union(*(gate.waiting_models() for gate in self.gates if not gate.held))
 
     def must_queue(self, gate: Gate[S]) -> bool:
         """Whether rows of another job run wait, which may have to go first."""

@@ -153,12 +153,7 @@ class EndpointPool:
             return
         self._serve(state)
         self._disable_everywhere_what_none_has()
-        at, rest = self._at(state), []
-        for member in list(self._members):
-            if member.models and member.models <= self._disabled_everywhere.keys():
-                member.stop(reason, at + message + BLAMELESS)
-            else:
-                rest.append(member)
+        rest = self._stop_those_without_models(reason, self._at(state) + message + BLAMELESS)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
             message = f"{state.endpoint.name} is not used any more: " + message
         else:
@@ -179,6 +174,16 @@ class EndpointPool:
             if used and all((state, model) in self._disabled for state in used):
                 self._disabled_everywhere[model] = self._disabled[used[-1], model]
                 self._admission.dismiss(model)
+
+    def _stop_those_without_models(self, reason: StopReason, message: Message) -> list[Member]:
+        """Stop the job runs all of whose models are disabled everywhere. Returns the others."""
+        rest = []
+        for member in list(self._members):
+            if member.models and member.models <= self._disabled_everywhere.keys():
+                member.stop(reason, message)
+            else:
+                rest.append(member)
+        return rest
 
     def is_disabled(self, state: EndpointState, model: str) -> bool:
         """Whether nothing more of this model is sent to this endpoint."""
@@ -359,10 +364,11 @@ class EndpointPool:
         if state.closed:
             return self._last is not None
         if self._admission.close_endpoint(state):
-            message = f"{state.endpoint.name} is not used any more: " + message
-            self._note(self._members, message, facts_of(state, reason, fault))
             self._disable_everywhere_what_none_has()
-            return False
+            rest = self._stop_those_without_models(reason, self._at(state) + message + end)
+            message = f"{state.endpoint.name} is not used any more: " + message
+            self._note(rest, message, facts_of(state, reason, fault))
+            return not rest
         self._last = reason, self._at(state) + message + end
         for member in list(self._members):
             member.stop(*self._last)

@@ -12,7 +12,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..config import Job, parse_duration, until_change_s
-from ..core import Event, Message
+from ..core import EndpointError, Event, Message
 from ..endpoint import Ceiling, CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
 from .admission import Admission
 from .budget import BudgetLimit
@@ -54,6 +54,7 @@ class Engine:
         self._paces, self.slots, self.note = paces_of(job, self.endpoints, self._ceiling)
         self.admission: Admission[EndpointState] = Admission([])
         self._members: list[Member] = []
+        self._lease_fault: str | None = None
         self._opening = anyio.Lock()
         self._closing = anyio.Event()
 
@@ -72,8 +73,10 @@ class Engine:
     async def attended(self, member: Member) -> AsyncIterator[EndpointPool]:
         """The endpoints, open, for a job run that is to hear of them meanwhile.
 
-        :raises EndpointError: if one cannot be opened.
+        :raises EndpointError: if one cannot be opened, or a limit that is leased can be leased no more.
         """
+        if self._lease_fault is not None:
+            raise EndpointError(f"{self._lease_fault}. Give the job to a new engine")
         self._members.append(member)
         try:
             async with self._opening:
@@ -145,6 +148,7 @@ class Engine:
             what = f"limits.{limit} is leased, and that fails: {type(error).__name__}"
             for member in list(self._members):
                 member.stop("error", what + Message(f": {error}", ""))
+            self._lease_fault = what
 
     def _tell(self, event: Event) -> None:
         for member in self._members:
@@ -156,7 +160,7 @@ class Engine:
     def _server_is_gone(self, message: Message) -> None:
         """The local model's server cannot be kept up. Where there are other endpoints they go on."""
         if len(self.endpoints) > 1:
-            self._warn(message.text)
+            self._tell(Event("note", message.text, message.unquoted, "warning"))
             return
         for member in list(self._members):
             member.stop("endpoint", message)

@@ -355,7 +355,8 @@ class Execution:
         else:
             what = f"{lost:,} in flight were not waited for; they may be charged for, and will be asked again"
         if lost or self._makes_table:
-            self.run_state.message = Message.of(f"{self.run_state.message}, twice: {what}")
+            again = ", twice: " if self.run_state.stopped_by == "signal" else "; interrupted then: "
+            self.run_state.message = Message.of(self.run_state.message or "") + again + what
         self._scope.cancel()
 
     # ---------------------------------------------------------------------------------------------------- the table

@@ -186,6 +186,8 @@ class Gate(Generic[S]):
 
     def release(self) -> None:
         self.held = False
+        for endpoint in self.endpoints:  # a pause is no time in which it has let nothing through
+            endpoint.pacer.allowance.resumed()
         self.admission.pump()
 
     def dismiss(self, model: str) -> None:

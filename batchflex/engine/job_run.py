@@ -6,11 +6,11 @@ import datetime
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from ..config import EndpointsEntry, Job, deadline_s
+from ..config import Job, deadline_s
 from ..core import JobError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, Prepared, prepare
@@ -33,8 +33,10 @@ def _deadline(job: Job, attempt: Attempt) -> Deadline | None:
     return Deadline(attempt.moment + datetime.timedelta(seconds=left_s), attempt.monotonic_s + left_s)
 
 
-def _address(entry: EndpointsEntry) -> tuple[str | None, str | None, str | None]:
-    return entry.name, entry.base_url, entry.model
+def _access(job: Job) -> list[dict[str, Any]]:
+    """All that decides what is sent to which endpoint, and with which key."""
+    limits = {"concurrency", "rpm", "tpm"}
+    return [{**entry.model_dump(exclude=limits), "fallback": job.answer.fallback} for entry in job.asked]
 
 
 class JobRun:
@@ -108,10 +110,10 @@ class JobRun:
         deadline = _deadline(job, attempt or Attempt())
         if engine is None:
             endpoints = [resolve(entry, job.environment) for entry in job.asked]
-        elif [_address(entry) for entry in job.asked] == [_address(entry) for entry in engine.job.asked]:
+        elif _access(job) == _access(engine.job):
             endpoints = engine.endpoints
         else:
-            raise JobError("the engine has other endpoints than this job names")
+            raise JobError("the engine has other endpoints, keys or answer.fallback than this job")
         for endpoint in endpoints:
             endpoint.require(job.models)
         planned = self._planned

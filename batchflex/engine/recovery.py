@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeGuard
@@ -49,15 +48,18 @@ class Recovery:
         count."""
         while True:
             await anyio.sleep(state.breaker.probe_in_s(time.monotonic()))
+            # Not while others wait for ``probing``: they may be over before this ends.
+            barred_from = time.monotonic()
+            await _while(lambda: HOURS in state.pauses or self._payer() is None)
+            state.breaker.barred(time.monotonic() - barred_from)
             async with state.probing:
-                barred_from = time.monotonic()
-                await _while(lambda: HOURS in state.pauses or self._payer() is None)
-                state.breaker.barred(time.monotonic() - barred_from)
                 state.breaker.probed(time.monotonic())
                 try:
                     fault = await self._ask(state, probe := self._pool.like(state, like))
                 except NotSent:
-                    return
+                    if state.closed:
+                        return
+                    continue
             lasted_s = state.breaker.lasted_s(time.monotonic())
             lasted = f"{lasted_s:,.0f} s"
             if not means_down(fault):
@@ -78,17 +80,14 @@ class Recovery:
                 return
 
     async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token at the cost of one of the job runs that are there; waits for one, if there is none.
+        """Ask for one token at the cost of one of the job runs that are there.
 
-        :raises NotSent: if nothing more is sent there.
+        :raises NotSent: if nothing more is sent there, or none of them sends anything now.
         """
-        while not state.closed:
-            if (prober := self._payer()) is None:
-                await anyio.sleep(_MOMENT_S)
-                continue
-            with contextlib.suppress(NotSent):
-                return await prober.ask(state, like)
-        raise NotSent
+        prober = None if state.closed else self._payer()
+        if prober is None:
+            raise NotSent
+        return await prober.ask(state, like)
 
     def _payer(self) -> Prober | None:
         """That of a job run that is neither paused nor over."""
@@ -101,13 +100,15 @@ class Recovery:
         while True:
             await anyio.sleep(distance)
             distance = min(TIMINGS.longest_credit_probe_s, 2 * distance)
-            await _while(lambda: state.breaker.is_open and not state.closed)
+            await _while(lambda: (state.breaker.is_open or self._payer() is None) and not state.closed)
             like = self._pool.like(state, request)
             async with state.probing:
                 try:
                     fault = await self._ask(state, like)
                 except NotSent:
-                    return
+                    if state.closed:
+                        return
+                    continue
             if means_down(fault):
                 if self._pool.any_answered:
                     self._pool.is_down(state, fault, request)

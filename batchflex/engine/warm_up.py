@@ -91,10 +91,10 @@ async def consult(
     """
     listed = []
     for state in states:
+        tasks.start_soon(_open_late, gate, state)
         if state.catalog.at:  # another job run has asked for it
             on_list(state, state.catalog)
             continue
-        tasks.start_soon(_open_late, gate, state)
         wanted = {state.endpoint.model} if state.endpoint.model else set(models)
         opens = bool(wanted) and state.pacer.concurrency.most > 1 and not state.endpoint.is_hosted
         if opens or (unpriced and state.endpoint.name != LOCAL):

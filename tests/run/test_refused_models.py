@@ -320,3 +320,16 @@ def test_where_credit_is_waited_for_a_refused_model_is_no_reason_to_wait_longer(
     run = batchflex.run(job(endpoint, rows, params={"model": "m"}, limits={"on_no_credit": "wait"}))
     assert (run.exit_code, run.stopped_by, run.summary["failed"]) == (3, "model", 0)
     assert endpoint.stats()["requests"] <= 4
+
+
+@pytest.mark.usefixtures("brisk")
+def test_a_key_that_is_refused_where_alone_the_model_is_left_ends_the_run_by_that(
+    endpoint: CountingEndpoint, other: CountingEndpoint, tmp_path: Path
+) -> None:
+    """One endpoint does not have the model; then the other refuses the key, long before the input has been gone through."""
+    rows = write_rows(tmp_path / "rows.jsonl", 3_000)
+    endpoint.knobs(said=UNKNOWN, fail_after=0, fail_with="said")
+    other.knobs(fail_after=30, fail_with="401", latency_s=0.02)
+    run = batchflex.run(two(endpoint, other, rows, params={"model": "gone"}, limits={"concurrency": 4}))
+    assert (run.exit_code, run.stopped_by, run.summary["failed"]) == (3, "key", 0)
+    assert run.summary["ok"] == other.stats()["good"] > 0
