@@ -81,6 +81,7 @@ class _Chosen:
     def __init__(self, retry: Retry, done: AnswerIndex, marks: bytes | bytearray) -> None:
         self._done = done
         self._marks = marks
+        self.found_elsewhere = False  # an answer is to another row than was known
         self._parameters = retry.parameters
         self._route = retry.job.route
         self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
@@ -90,6 +91,7 @@ class _Chosen:
     def sort_out(self, requests: Sequence[Request]) -> list[Request]:
         """Those that are to be asked again."""
         marks, found = self._marks, self._done.answers(requests)
+        self.found_elsewhere = self.found_elsewhere or self._done.has_elsewhere(requests, found)
         return [
             self._changed(request, at)
             for request, at in zip(requests, found, strict=True)
@@ -175,10 +177,11 @@ def _positioned(
     if done.has_parts_of_rows(finished, plan.per_item) and not plan.is_as_last:
         return None
     rows = done.finished(plan.per_item, bytes(marks))
-    seen = _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
+    chosen = _Chosen(retry, done, marks)
+    seen = _Selection(chosen.sort_out, _prices(retry))
     for block in plan.blocks(done.passed(rows, plan.per_item)):
         seen.at(block)
-    if plan.is_in_doubt:
+    if plan.is_in_doubt or chosen.found_elsewhere:
         return None
     passed = rows.count(1) * plan.per_item
     diff = done.diff()._replace(planned=passed + seen.planned)

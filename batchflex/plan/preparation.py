@@ -74,7 +74,8 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = writer.recover(folder, carry_schema)
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    is_of_kind = ResultsFiles(folder).is_folder == (job.job.results == "folder")
+    in_folder = job.job.results == "folder"
+    is_of_kind = ResultsFiles(folder).is_folder == in_folder and not (in_folder and folder.results.exists())
     if known is not None and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
         diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
@@ -184,6 +185,7 @@ def keep_positions(folder: Folder, done: AnswerIndex, layout: Layout) -> None:
     if done.has_moved and layout:
         from ..storage import part_index
 
+        folder.snapshot.unlink(missing_ok=True)  # it goes by what is written down now
         part_index.write_found(folder.positions, done.moved(layout))
 
 

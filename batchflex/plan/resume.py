@@ -263,6 +263,10 @@ class AnswerIndex:
                     found[number] = self._kept_at[kept]
         return found
 
+    def has_elsewhere(self, requests: Sequence[Request], found: Sequence[int]) -> bool:
+        """Whether one of these answers, as :meth:`answers` found them, is not to the row of its request as far as was known."""
+        return any(at >= 0 and self._row[at] != request.row for request, at in zip(requests, found, strict=True))
+
     def status_of(self, at: int) -> Status:
         """That of the answer at a position."""
         return STATUSES[self._codes[at]]

@@ -25,17 +25,19 @@ from .resume import AnswerIndex
 WORTH_ROWS = 200_000  # below, all of it is found in half a second
 _PAGE = 4_096
 _AT_ONCE = 1 << 20  # words
-_VERSION = 3  # to be raised when other failures count than before, too
+_VERSION = 4  # to be raised when other failures count than before, too
 
 Words = npt.NDArray[np.uint64]
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """``parts`` is the :func:`part_files.identity` of the parts. ``statuses`` counts the rows of each status that are done.
+    """``parts`` is the :func:`part_files.identity` of the parts, ``positions`` the :func:`part_index.found_id` of what
+    tells where answers are besides. ``statuses`` counts the rows of each status that are done.
     ``spans`` are those whose rows follow: the file, the position of the first and how many they are."""
 
     version: int
     parts: str
+    positions: str
     retry_failed: int
     per_item: int
     statuses: dict[str, int]
@@ -63,6 +65,8 @@ class Snapshot(NamedTuple):
     def passed(self, layout: Layout, per_item: int) -> Passed | None:
         """The finished rows where they are in a plan, to be passed over; ``None`` if some of them are not in it."""
         pieces, at = [], 0
+        if len(self.files) < len(self.spans):  # a file that comes twice in the input
+            return None
         for file, first, length in self.spans:
             ends = layout.rows(np.array([file, file]), np.array([first, first + length - 1]))
             if ends[0] < 0 or ends[1] < 0:
@@ -125,6 +129,8 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Sn
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
         if reasks.reopens(head.statuses) or not part_files.is_of(folder.parts, head.parts):
+            return None
+        if head.positions != part_index.found_id(folder.positions):
             return None
         whole = np.memmap(folder.snapshot, np.uint8, "r", begin)
     except (OSError, ValueError, msgspec.DecodeError):
@@ -244,14 +250,14 @@ def _write(folder: Folder, now: Now, before: Snapshot | None, found: _Found) -> 
             spans.append((file, int(now.layout.positions(np.array([begin]))[1][0]), len(some)))
             pieces.append(some)
     bits = np.concatenate(pieces) if pieces else rows[:0]
-    if bits.sum() != rows.sum():
+    if bits.sum() != rows.sum() or len({file for file, _, _ in spans}) < len(spans):
         return False
     hi, lo, slots = found.keys["hi"].to_numpy(), found.keys["lo"].to_numpy(), found.slots.to_numpy()
     old = (before.hi, before.lo, before.slots) if before is not None else (hi[:0], lo[:0], slots[:0])
     at = np.searchsorted(old[0], hi)
     head = _Head(
-        _VERSION, part_files.identity(folder.parts), now.retry_failed, now.per_item, found.statuses, len(old[0]) + len(hi),
-        len(old[2]) + len(slots), spans,
+        _VERSION, part_files.identity(folder.parts), part_index.found_id(folder.positions), now.retry_failed, now.per_item,
+        found.statuses, len(old[0]) + len(hi), len(old[2]) + len(slots), spans,
     )  # fmt: skip
     told = msgspec.json.encode(head)
     size = -(-(len(told) + 1) // _PAGE) * _PAGE

@@ -7,12 +7,14 @@ A key costs 16 bytes here (a Python ``set`` of them: some 110). Ten million fini
 from __future__ import annotations
 
 import binascii
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..core import SortedKeys
 from . import part_files
@@ -20,6 +22,7 @@ from .files import replaced, storing
 from .positions import Layout, Rows
 from .store import Store
 
+_ID = b"batchflex.id"
 _FOUND = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "file": pl.Int64, "position": pl.Int64})
 
 
@@ -113,6 +116,14 @@ def read_found(path: Path) -> pl.DataFrame:
         return pl.DataFrame(schema=_FOUND)
 
 
+def found_id(path: Path) -> str:
+    """What tells what :func:`read_found` gives from what it gave before; empty if there is none."""
+    try:
+        return ((pq.read_metadata(path).metadata or {}).get(_ID) or b"").decode()
+    except (OSError, pa.ArrowException):
+        return ""
+
+
 def write_found(path: Path, found: Iterable[pl.DataFrame]) -> None:
     """Write it down for the next run; nothing if there is none.
 
@@ -124,5 +135,6 @@ def write_found(path: Path, found: Iterable[pl.DataFrame]) -> None:
     if not whole.height:
         path.unlink(missing_ok=True)
         return
+    table = whole.to_arrow().replace_schema_metadata({_ID: secrets.token_hex(8).encode()})
     with storing(path), replaced(path) as stream:
-        whole.write_parquet(stream, compression="zstd")
+        pq.write_table(table, stream, compression="zstd")

@@ -7,6 +7,7 @@ table is another from the moment that ``table.json`` is replaced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..core import StorageError
 from . import part_files, results_table
-from .files import replaced, storing, sync_folder
+from .files import LINKED, replaced, storing, sync_folder
 from .folder import Folder
+from .store import clear_temporaries
 
 _MANIFEST = "table.json"
+_STRETCH = re.compile(r"\d{6,}-[0-9a-f]{16}\.parquet")
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -118,6 +122,8 @@ def _write_stretches(
     between: Callable[[], None],
 ) -> None:
     place = folder.results_folder
+    if place.is_symlink():
+        raise StorageError(f"{place} could not be written: {LINKED}")
     with storing(place):
         place.mkdir(exist_ok=True)
         sync_folder(place.parent)
@@ -137,12 +143,13 @@ def _write_stretches(
 def _remove(folder: Folder, keep: Sequence[str]) -> None:
     """Remove the files of a table of the second kind but for these; all of it, if there are none to keep."""
     place = folder.results_folder
-    if not place.is_dir():
+    if place.is_symlink() or not (place / _MANIFEST).exists():  # not ours
         return
+    clear_temporaries(place)
     if not keep:
-        (place / _MANIFEST).unlink(missing_ok=True)
-    for path in place.glob("*.parquet"):
-        if path.name not in keep:
+        (place / _MANIFEST).unlink()
+    for path in place.iterdir():
+        if _STRETCH.fullmatch(path.name) and path.name not in keep:
             path.unlink(missing_ok=True)
     if not keep and not any(place.iterdir()):
         place.rmdir()

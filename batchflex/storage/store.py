@@ -138,9 +138,14 @@ class FolderStore:
 
     def prepare(self) -> None:
         make_folder(self._path)
-        for temporary in (*self._path.glob(".*.*-*.tmp"), *self._path.glob(".*.parquet.*.tmp")):
-            if not _is_being_written(temporary):
-                temporary.unlink(missing_ok=True)
+        clear_temporaries(self._path)
+
+
+def clear_temporaries(path: Path) -> None:
+    """Remove what writers that were killed have left in a folder."""
+    for temporary in (*path.glob(".*.*-*.tmp"), *path.glob(".*.parquet.*.tmp")):
+        if not _is_being_written(temporary):
+            temporary.unlink(missing_ok=True)
 
 
 class _Reading:

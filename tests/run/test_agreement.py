@@ -154,3 +154,20 @@ def test_results_and_retry_know_nothing_of_a_part_that_was_moved_away(
     assert case.left() == 2
     assert retry_rows.preview(retry_rows.retry_of(case.out, "TRUE")).facts["rows"] == 0
     assert case.results() == {}
+
+
+def test_a_retry_of_equal_rows_that_have_moved_shows_each_key_once(tmp_path: Path, endpoint: CountingEndpoint) -> None:
+    row = '{"messages": [{"role": "user", "content": "again"}]}\n'
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    inbox.mkdir()
+    (inbox / "b.jsonl").write_text(row)
+    job = {
+        "job": {"out": str(out)}, "endpoint": {"base_url": endpoint.base_url}, "params": {"model": "m"},
+        "input": {"path": str(inbox)},
+    }  # fmt: skip
+    batchflex.run(job)
+    (inbox / "a.jsonl").write_text(row)
+    retried = batchflex.retry(out, where="TRUE")
+    assert retried.results()["key"].n_unique() == retried.results().height
+    whole = batchflex.run(job).results()
+    assert (whole.height, whole["key"].n_unique(), endpoint.stats()["requests"]) == (2, 2, 3)

@@ -146,3 +146,27 @@ def test_merged_parts_and_a_table_that_is_gone_leave_the_same_rows(endpoint: Cou
     assert not ResultsFiles(folder).exists
     assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
     assert results_files.ResultsFiles(folder).is_folder and endpoint.stats()["requests"] == 24
+
+
+def test_what_others_keep_in_a_folder_of_that_name_stays(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", 0, 12)
+    mine = tmp_path / "out" / "results" / "mine.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    for results in ("file", "folder", "file"):
+        batchflex.run(job(endpoint, tmp_path, results))
+        assert mine.read_bytes() == b"mine"
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.parquet"]
+
+
+def test_a_table_of_the_other_kind_that_a_crash_left_is_removed(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", 0, 12)
+    run = batchflex.run(job(endpoint, tmp_path))
+    folder = Folder(run.out)
+    folder.results.write_bytes(b"of before")
+    (folder.results_folder / f".000000-{'0' * 16}.parquet.999999999-0.tmp").write_bytes(b"half")
+    assert batchflex.run(job(endpoint, tmp_path)).results().height == 12
+    assert not folder.results.exists() and endpoint.stats()["requests"] == 12
+    write(tmp_path / "in.jsonl", 12, 13)
+    batchflex.run(job(endpoint, tmp_path))
+    assert not list(folder.results_folder.glob(".*"))

@@ -621,6 +621,29 @@ def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
     assert [len(night(job_of(tmp_path, **twice), fails=fails)[1]) for fails in ([1], [0], [0], [0])] == [2, 1, 1, 0]
 
 
+def test_where_answers_are_is_not_taken_from_another_file_than_the_snapshot_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is renamed, so that its answers are found by their keys, and back again."""
+    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(rows_of(range(9)))
+    night(job_of(tmp_path))
+    for old, new in (("a", "b"), ("b", "a")):
+        (folder / f"{old}.jsonl").rename(folder / f"{new}.jsonl")
+        job = job_of(tmp_path)
+        with Folder(job.out).held():  # as a run does that is killed, or the preview of a retry
+            prepare(job, Plan(job), Folder(job.out))
+    (folder / "c.jsonl").write_text(rows_of("x"))
+    assert [request.id for request in night(job_of(tmp_path))[1]] == ["x"]
+    assert table(tmp_path)["id"].to_list() == [*map(str, range(9)), "x"]
+    (tmp_path / "out" / "positions.parquet").unlink(missing_ok=True)
+    (folder / "d.jsonl").write_text(rows_of("y"))
+    assert [request.id for request in night(job_of(tmp_path))[1]] == ["y"]
+    assert table(tmp_path).height == 11
+
+
 @pytest.mark.parametrize("what", ["cut", "other parts", "other version", "limit", "retry_failed"])
 def test_what_is_written_down_is_heeded_only_if_it_fits(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
@@ -636,7 +659,7 @@ def test_what_is_written_down_is_heeded_only_if_it_fits(
     elif what == "other parts":
         part_files.write_part(out.parts, 9, [], void=["another run"])
     elif what == "other version":
-        out.snapshot.write_bytes(out.snapshot.read_bytes().replace(b'"version":3', b'"version":0'))
+        out.snapshot.write_bytes(out.snapshot.read_bytes().replace(b'"version":4', b'"version":0'))
     else:
         name = {"limit": "input", "retry_failed": "job"}[what]
         sections = {name: {what: 5}}
