@@ -182,7 +182,9 @@ def test_a_run_that_gets_it(name: str, endpoint: CountingEndpoint, rows: Path) -
     assert results["status"].to_list() == [detail if kind == "row" else "ok", "ok", "ok", "ok"]
     assert (run.exit_code, run.stopped_by) == (1 if detail in ("empty", "invalid", "failed") else 0, None)
     if kind == "row":
-        assert endpoint.stats()["requests"] == 4, "nothing is asked twice"
+        # On a busy machine the refusal may come before any answer: then a probe finds out whose fault it is.
+        probes = run.summary["probes"]
+        assert (endpoint.stats()["requests"] - probes, probes <= 1) == (4, True), "nothing is asked twice"
         _check_row(case, results)
         # A failed row is asked again; a request for one token then tells whether it is the row's, if its words do not.
         assert batchflex.run(job).summary["requests_sent"] in ({1, 2} if detail == "failed" else {0})
