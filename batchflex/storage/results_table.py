@@ -178,12 +178,6 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(group)
 
 
-def is_current(path: Path, assembled: Assembled, more: Mapping[bytes, bytes] | None = None) -> bool:
-    """Whether the table at ``path`` is this one already, and tells the same."""
-    there, _ = part_files.read_metadata(path)
-    return metadata(assembled, more).items() <= there.items() and part_files.is_readable(path)
-
-
 def metadata(assembled: Assembled, more: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
     """What a table tells of itself."""
     return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(more or {})}

@@ -17,7 +17,7 @@ import batchflex
 from batchflex.core.types import Outcome
 from batchflex.plan.formats import without_ns
 from batchflex.report import report
-from batchflex.storage import FolderStore, Store, part_files, results_table
+from batchflex.storage import FolderStore, Store, part_files, results_files, results_table
 from batchflex.storage.folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import assembled, outcome
@@ -167,14 +167,14 @@ def test_a_folder_of_a_version_that_kept_256_bits_is_read_and_its_table_made_ane
     footer = part_files.footer(FolderStore(tmp_path), 1)._replace(types=pa.schema([("c", WIDE)]))
     pq.write_table(pq.read_table(part).replace_schema_metadata(part_files.metadata(footer)), part)
     made = results_table.assemble(FolderStore(tmp_path), {}, ["{}"])
-    results_table.write_results(tmp_path / "r.parquet", made)
-    assert pl.read_parquet(tmp_path / "r.parquet")["c"].to_list() == ["1.50"]
-    assert results_table.is_current(tmp_path / "r.parquet", made)
+    results_table.write_results(tmp_path / "results.parquet", made)
+    assert pl.read_parquet(tmp_path / "results.parquet")["c"].to_list() == ["1.50"]
+    assert results_files.is_current(Folder(tmp_path), made)
     old = pa.table({"c": pa.array([decimal.Decimal("1.50")], WIDE)}).replace_schema_metadata(
         {part_files.MADE_OF: made.made_of}
     )
-    pq.write_table(old, tmp_path / "r.parquet")
-    assert not results_table.is_current(tmp_path / "r.parquet", made)
+    pq.write_table(old, tmp_path / "results.parquet")
+    assert not results_files.is_current(Folder(tmp_path), made)
 
 
 ODD = pa.table(
