@@ -341,15 +341,15 @@ def test_a_deadline_lets_what_is_in_flight_end(endpoint: CountingEndpoint, tmp_p
 
 def test_telemetry_says_what_binds(endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TIMINGS, "telemetry_every_s", 1.0)
-    rows = write_rows(tmp_path / "rows.jsonl", 60)
-    endpoint.knobs(rpm=20, window_s=1.0)
+    rows = write_rows(tmp_path / "rows.jsonl", 16)
+    endpoint.knobs(rpm=40, window_s=10.0)  # a window that the first answer shows, however late it comes
     ended = run(endpoint, rows)
     assert ended.code == 0
     lines = telemetry(rows.parent / "out")
     assert lines
     assert {line["binding"] for line in lines} <= BINDINGS
     assert lines[-1]["binding"] == "quota"
-    assert lines[-1]["endpoints"][0]["requests_per_minute"] == pytest.approx(1_200, rel=0.05)
+    assert lines[-1]["endpoints"][0]["requests_per_minute"] == pytest.approx(240, rel=0.05)
     assert pl.DataFrame(lines)["run_id"].n_unique() == 1
 
 
