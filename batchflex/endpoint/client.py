@@ -26,12 +26,11 @@ from ..protocol import (
     response_headers,
 )
 from . import http1, model_list, transport
-from .answer_timeout import AnswerTimeout
+from .alarm import StreamDeadline, within
 from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
 from .provider import Endpoint, Secret
-from .transport_faults import fault_of
 
 T = TypeVar("T")
 OnLimits = Callable[[RateLimits], None]
@@ -47,13 +46,6 @@ class Listing(NamedTuple):
 
     catalog: Catalog
     tells_limits: bool = False
-
-
-class _Target(NamedTuple):
-    """``head`` is that of a request, but for its length."""
-
-    url: httpx.URL
-    head: bytes
 
 
 class Client:
@@ -142,17 +134,17 @@ class Client:
             raise self._named(self._redacted(self._fault(error)), error) from None
 
     def _fault(self, error: httpx.RequestError) -> AttemptError:
-        return fault_of(error, self._endpoint, self._url.host, self._proxy)
+        return transport.fault_of(error, self._endpoint, self._url.host, self._proxy)
 
     def _at(self, path: str) -> httpx.URL:
         query = {name: value.reveal() for name, value in self._endpoint.query}
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
         return url.copy_merge_params(query) if query else url
 
-    def _target(self, route: Route) -> _Target:
-        """Where requests of a route go."""
+    def _target(self, route: Route) -> tuple[httpx.URL, bytes]:
+        """Where requests of a route go, and their head, but for the length."""
         url = self._at(route.path)
-        found = self._targets[route] = _Target(url, http1.head_of("POST", url, self._headers))
+        found = self._targets[route] = url, http1.head_of("POST", url, self._headers)
         return found
 
     def _use(self, key: Secret | None) -> None:
@@ -165,7 +157,7 @@ class Client:
         self._redactor = Redactor(self._secrets)
         self._hides = bool(self._redactor)
         self._headers = headers
-        self._targets: dict[Route, _Target] = {}
+        self._targets: dict[Route, tuple[httpx.URL, bytes]] = {}
         self._sent_key = key
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -271,11 +263,9 @@ class Client:
     ) -> list[Answer]:
         began = time.perf_counter()
         if self._direct is None:
-            with AnswerTimeout(self._endpoint.timeout_s, self._endpoint.timeout_s) as timeout:
-                response = await self._send("POST", self._target(route).url, body, on_limits)
+            async with within(self._endpoint.timeout_s):
+                response = await self._send("POST", self._target(route)[0], body, on_limits)
                 raw = await self._body(response)
-            if timeout.is_over:
-                raise TimeoutError
             seen = self._seen(response.headers.raw)
             receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
             return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
@@ -321,10 +311,12 @@ class Client:
         first: float | None = None
         status, seen = 200, response_headers.Glance(None, False)
         stream, events = route.stream(status), Events()
-        timeout = AnswerTimeout(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
+        answer_s = self._endpoint.timeout_s
+        idle_s = min(self._endpoint.idle_timeout_s, answer_s)
         try:
-            with timeout:
-                response = await self._send("POST", self._target(route).url, body, on_limits)
+            async with within(idle_s) as alarm:
+                deadline = StreamDeadline(alarm, idle_s, answer_s)
+                response = await self._send("POST", self._target(route)[0], body, on_limits)
                 seen = self._seen(response.headers.raw)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
@@ -334,26 +326,24 @@ class Client:
                 stream = route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
-                        timeout.received(piece)
+                        deadline.received(piece)
                         for name, event in events.feed(piece):
                             # One that brings nothing of the answer is a sign of life at most, as a comment is.
                             if stream.take(name, self._clean(event)):
-                                timeout.progressed()
+                                deadline.progressed()
                                 first = first or time.perf_counter()
                             if stream.done or stream.finish_reason is not None:
-                                timeout.at_most(_END_S if stream.done else _USAGE_S)
+                                deadline.at_most(_END_S if stream.done else _USAGE_S)
             if not stream.is_complete:
-                raise (
-                    classify.timed_out(f"nothing more of the answer within {timeout.idle_s:g} s")
-                    if timeout.is_over
-                    else classify.cut_short("the stream ended before the answer was complete", status=status)
-                )
-        except (AttemptError, httpx.RequestError) as error:
+                raise classify.cut_short("the stream ended before the answer was complete", status=status)
+        except (AttemptError, httpx.RequestError, TimeoutError) as caught:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
+                late = f"nothing more of the answer within {idle_s:g} s"
+                error = classify.timed_out(late) if isinstance(caught, TimeoutError) else caught
                 vars(error)["request_id"] = seen.request_id
                 vars(error).setdefault("usage", response_headers.spent(stream.usage, seen.gateway))
-                raise
+                raise error from None
         ttft_s = None if first is None else first - began
         receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
         # What a stream costs is not known when its headers are sent: then 0 says nothing.
