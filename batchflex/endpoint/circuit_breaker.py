@@ -45,14 +45,8 @@ class CircuitBreaker:
         self._most_s = most_s
         self._sent = self._latest = self._in_flight = 0
         self._seen_failing, self._seen = _FAIL_FIRST, _OF_FIRST
-        self._in_a_row = 0
-        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
-        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
-        self._first: int | None = None
-        self._known_at = self._newer = self._pending = 0
-        self._confirmed = False
-        self._half_open_at: int | None = None
-        self._older_in_flight = 0
+        self._known_at = self._older_in_flight = 0
+        self._clear()
         self._since: float | None = None
         self._last_probe = 0.0
         self._probes = 0
@@ -202,9 +196,12 @@ class CircuitBreaker:
         self._probes = 0
 
     def _clear(self) -> None:
-        self._first = self._half_open_at = None
+        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
+        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
+        self._first: int | None = None
         self._in_a_row = self._newer = self._pending = 0
         self._confirmed = False
+        self._half_open_at: int | None = None
 
     def _learn(self, failing: int, of: int) -> None:
         self._seen_failing += failing

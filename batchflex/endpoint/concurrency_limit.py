@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 End = Literal["answer", "refusal", "failure"]
@@ -45,29 +46,21 @@ _QUEUING = 0.1
 _UNQUEUED = 1.25
 
 
+@dataclass(slots=True)
 class _Round:
     """What is seen while the window has one size, once ``unsettled`` answers to what was sent before have come."""
 
-    __slots__ = (
-        "answers",
-        "began",
-        "failed",
-        "in_flight",
-        "means",
-        "peak",
-        "refused",
-        "squares",
-        "sum",
-        "unsettled",
-        "window",
-    )
-
-    def __init__(self, now: float, unsettled: int = 0) -> None:
-        self.began = now
-        self.unsettled = unsettled
-        self.answers = self.peak = self.failed = self.refused = self.in_flight = 0
-        self.sum = self.squares = self.window = 0.0
-        self.means: list[float] = []
+    began: float
+    unsettled: int = 0
+    answers: int = 0
+    peak: int = 0
+    failed: int = 0
+    refused: int = 0
+    in_flight: int = 0
+    sum: float = 0.0
+    squares: float = 0.0
+    window: float = 0.0
+    means: list[float] = field(default_factory=list)
 
     def count(self, took_s: float, in_flight: int, size: int) -> None:
         """An answer came. As requests may have been sent in bursts, means are of whole windows of ``size`` answers."""
