@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ..core import Usage
-from . import classify, error_body
+from . import classify
 from .chat_message import calls_of, content_of, dicts, not_read, unknown_text, usage
 from .event_stream import Events
 from .finish_reasons import ending_of
@@ -68,8 +68,7 @@ class Stream:
             return False
         chunk, raw = decode(text)
         if chunk is None:
-            words = f"the answer is not a JSON object: {error_body.describe(raw)[0]}"
-            raise classify.cut_short(words, raw, self.http_status)
+            raise classify.not_json(raw, self.http_status)
         if name == "error" and "error" not in chunk:
             chunk = {"error": chunk}
             raw = _encode(chunk)

@@ -104,6 +104,11 @@ def cut_short(message: str, body: bytes | None = None, status: int | None = None
     return _no_answer(Transient, message, "bad_answer", status, body, "bad_answer")
 
 
+def not_json(body: bytes, status: int) -> Transient:
+    """An answer, or an event of one, that is no JSON object."""
+    return cut_short(f"the answer is not a JSON object: {error_body.read(body).message}", body, status)
+
+
 def timed_out(message: str) -> Transient:
     """No answer within the time that there is for one."""
     return _no_answer(Transient, message, "timeout", rule="timeout")

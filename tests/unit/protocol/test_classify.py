@@ -145,7 +145,7 @@ def test_any_retry_after_is_survived(text: str) -> None:
     ],
 )
 def test_an_error_is_described(body: bytes, told: tuple[str, str | None, str | None]) -> None:
-    assert error_body.describe(body) == told
+    assert error_body.read(body)[:3] == told
 
 
 @pytest.mark.parametrize(
