@@ -193,21 +193,19 @@ class Client:
 
         :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
         """
-        while True:
-            try:
-                response, raw = await self._with_key(self._listed)
-                break
-            except KeyReplaced:
-                continue
-            except AttemptError as error:
-                raise self._redacted(error) from None
+        try:
+            response, raw = await self._with_key(self._listed)
+        except KeyReplaced:
+            return await self.models()
+        except AttemptError as error:
+            raise self._redacted(error) from None
         now = time.time()
         return Listing(model_list.read(raw, now), rate_limit_headers.read(response.headers, now) is not None)
 
     async def _listed(self) -> tuple[httpx.Response, bytes]:
         try:
             with anyio.fail_after(_MODELS_S):
-                response = await self._send("GET", self._at("/models"), b"")
+                response = await self._send("GET", self._at("/models"), self._headers)
                 raw = await self._body(response)
         except TimeoutError:
             where = f"{self._endpoint.base_url}/models"
@@ -222,25 +220,16 @@ class Client:
         """The text of the server's ``/metrics``; ``None`` if it has none. Neither the key nor headers and query of the job are
         sent there."""
         url = self._url.copy_with(path="/metrics", query=None)
-        request = httpx.Request("GET", url, headers=self._common, extensions=self._extensions)
         try:
             with anyio.fail_after(_METRICS_S):
-                response = await self._respond(request)
+                response = await self._send("GET", url, self._common)
                 raw = await self._body(response)
         except (TimeoutError, httpx.RequestError):
             return None
         return raw.decode(errors="replace") if response.status_code == 200 else None
 
-    async def _send(
-        self, method: str, url: httpx.URL, body: bytes, on_limits: OnLimits | None = None
-    ) -> httpx.Response:
-        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
-        response = await self._respond(request)
-        if on_limits is not None and response_headers.glance(response.headers.raw).tells_limits:
-            _report(on_limits, response.headers)
-        return response
-
-    async def _respond(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, method: str, url: httpx.URL, headers: httpx.Headers, body: bytes = b"") -> httpx.Response:
+        request = httpx.Request(method, url, headers=headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         response.request = request
         if response.status_code == 407 and self._proxy is not None:
@@ -265,9 +254,9 @@ class Client:
         began = time.perf_counter()
         if self._direct is None:
             async with within(self._endpoint.timeout_s):
-                response = await self._send("POST", self._target(route)[0], body, on_limits)
+                response = await self._send("POST", self._target(route)[0], self._headers, body)
+                seen = self._seen(response.headers.raw, on_limits)
                 raw = await self._body(response)
-            seen = self._seen(response.headers.raw)
             receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
             return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
         url, head = self._targets.get(route) or self._target(route)
@@ -276,9 +265,7 @@ class Client:
             url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
-        seen = self._seen(headers) if self._hides else response_headers.glance(headers)
-        if seen.tells_limits and on_limits is not None:
-            _report(on_limits, httpx.Headers(headers))
+        seen = self._seen(headers, on_limits)
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
         return self._read(route, self._clean(raw), headers, rows, receipt, seen.gateway)
 
@@ -317,8 +304,8 @@ class Client:
         try:
             async with within(idle_s) as alarm:
                 deadline = StreamDeadline(alarm, idle_s, answer_s)
-                response = await self._send("POST", self._target(route)[0], body, on_limits)
-                seen = self._seen(response.headers.raw)
+                response = await self._send("POST", self._target(route)[0], self._headers, body)
+                seen = self._seen(response.headers.raw, on_limits)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
@@ -355,9 +342,13 @@ class Client:
         """The bytes without the secrets, which a server may repeat."""
         return self._redactor.clean(raw) if self._hides else raw
 
-    def _seen(self, headers: Sequence[Header]) -> response_headers.Glance:
-        """What the headers say, without secrets."""
+    def _seen(self, headers: Sequence[Header], on_limits: OnLimits | None = None) -> response_headers.Glance:
+        """What the headers say, without secrets; ``on_limits`` gets what they say of rate limits."""
         seen = response_headers.glance(headers)
+        if on_limits is not None and seen.tells_limits:
+            limits = rate_limit_headers.read(httpx.Headers(headers), time.time())
+            if limits is not None:
+                on_limits(limits)
         if not self._hides:
             return seen
         gateway = seen.gateway
@@ -398,12 +389,6 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     async for data in response.aiter_bytes():
         yield data
     yield b"\n\n"
-
-
-def _report(on_limits: OnLimits, headers: httpx.Headers) -> None:
-    """What these headers say of rate limits, if anything."""
-    if limits := rate_limit_headers.read(headers, time.time()):
-        on_limits(limits)
 
 
 def _renamed(body: bytes, model: str) -> bytes:
