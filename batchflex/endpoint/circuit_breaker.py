@@ -22,8 +22,8 @@ def _chance(failed: int, of: int, share: float) -> float:
     """An upper bound of the probability that so many fail of so many that are independent, each with the same share."""
     if failed <= 0:
         return 1.0
-    ways = math.lgamma(of + 1) - math.lgamma(failed + 1) - math.lgamma(of - failed + 1)
-    return math.exp(min(0.0, ways + failed * math.log(share)))
+    choices = math.lgamma(of + 1) - math.lgamma(failed + 1) - math.lgamma(of - failed + 1)
+    return math.exp(min(0.0, choices + failed * math.log(share)))
 
 
 class CircuitBreaker:

@@ -297,7 +297,7 @@ class Client:
     ) -> list[Answer]:
         began = time.perf_counter()
         first: float | None = None
-        status, seen = 200, response_headers.Glance(None, False)
+        status, seen = 200, response_headers.Facts(None, False)
         stream, events = route.stream(status), Events()
         answer_s = self._endpoint.timeout_s
         idle_s = min(self._endpoint.idle_timeout_s, answer_s)
@@ -342,9 +342,9 @@ class Client:
         """The bytes without the secrets, which a server may repeat."""
         return self._redactor.clean(raw) if self._hides else raw
 
-    def _seen(self, headers: Sequence[Header], on_limits: OnLimits | None = None) -> response_headers.Glance:
+    def _seen(self, headers: Sequence[Header], on_limits: OnLimits | None = None) -> response_headers.Facts:
         """What the headers say, without secrets; ``on_limits`` gets what they say of rate limits."""
-        seen = response_headers.glance(headers)
+        seen = response_headers.read(headers)
         if on_limits is not None and seen.tells_limits:
             limits = rate_limit_headers.read(httpx.Headers(headers), time.time())
             if limits is not None:

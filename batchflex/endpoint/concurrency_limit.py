@@ -32,7 +32,7 @@ _LONGEST_HOLD = 6
 _FULL, _USED = 0.95, 0.5
 _FAILING = 0.05
 # So many refusals, and such a share of the window, cut it: more where they name a time, as they then may be for the rate.
-_REFUSING, _TOLD_WHEN = (2, 0.15), (3, 0.25)
+_REFUSING, _REFUSING_TIMED = (2, 0.15), (3, 0.25)
 # After a doubling the new requests are spread over this part of the time an answer takes.
 _SPREAD = 0.3
 _CUT = 0.7
@@ -137,9 +137,9 @@ class ConcurrencyLimit:
             self._limit(now, min(self._levels))
         elif end == "refusal" and of_this_round:
             seen.refused += 1
-            fewest, share = _TOLD_WHEN if wait_s else _REFUSING
+            fewest, share = _REFUSING_TIMED if wait_s else _REFUSING
             if seen.refused >= max(fewest, share * self.size):
-                self._cut(now, told_when=bool(wait_s))
+                self._cut(now, timed=bool(wait_s))
         elif end == "failure":
             seen.failed += of_this_round
         elif end == "answer" and self._doubling and of_this_round:
@@ -341,11 +341,11 @@ class ConcurrencyLimit:
         lowest = min(self._levels)
         return len(self._levels) == _SAME_LEVELS and max(self._levels) <= _SAME * lowest
 
-    def _cut(self, now: float, *, told_when: bool) -> None:
+    def _cut(self, now: float, *, timed: bool) -> None:
         """So many are too many: at once, and for a while if that was so not long ago."""
         again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
         self._cut_at, self._cut_size = now, self.size
-        if told_when and not again:
+        if timed and not again:
             self._double(now, math.floor(_CUT * self.size), "refusals")
             return
         self._limit(now, self.size)

@@ -179,27 +179,27 @@ class Contexts:
 class LongPrompts:
     """Warns of requests whose prompts cannot fit, before they are sent: with an example once, and how many in all at the end."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None]) -> None:
         self.contexts = Contexts()
-        self._tell = tell
-        self._found = self._told = 0
+        self._warn = warn
+        self._found = self._announced = 0
 
     def look(self, requests: Iterable[Request]) -> None:
         """At requests that are about to be sent."""
         if not self.contexts:
             return
         found = [long for request in requests if (long := self.contexts.too_long(request)) is not None]
-        if found and not self._told:
-            self._told = len(found)
-            self._tell(
+        if found and not self._announced:
+            self._announced = len(found)
+            self._warn(
                 f"prompts too long for their model: {len(found):,} so far; {found[0].sentence}. They are sent all the same"
             )
         self._found += len(found)
 
     def end(self) -> None:
         """All requests have been seen."""
-        if self._found > self._told:
-            self._tell(f"prompts too long for their model: {self._found:,} in all")
+        if self._found > self._announced:
+            self._warn(f"prompts too long for their model: {self._found:,} in all")
 
 
 def _least_tokens(body: bytes) -> int:

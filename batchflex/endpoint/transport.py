@@ -27,11 +27,11 @@ class Proxy(NamedTuple):
     """A proxy of the environment. ``url`` may have a password in it, quoted as a URL wants it; ``str`` of the proxy has not."""
 
     url: str
-    place: str
+    address: str
     variable: str
 
     def __str__(self) -> str:
-        return f"the proxy {self.place} ({self.variable})"
+        return f"the proxy {self.address} ({self.variable})"
 
 
 def choose(base_url: str, connections: int) -> httpx.AsyncBaseTransport:
@@ -46,7 +46,7 @@ def choose(base_url: str, connections: int) -> httpx.AsyncBaseTransport:
     if proxy := proxy_of(base_url):
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         try:
-            if not proxy.place:
+            if not proxy.address:
                 raise ValueError
             return httpx.AsyncHTTPTransport(verify=context or True, proxy=proxy.url, limits=limits)
         except ImportError:
@@ -79,10 +79,10 @@ def proxy_of(base_url: str) -> Proxy | None:
     names = (f"{url.scheme}_proxy", f"{url.scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
     variable = next((name for name in names if os.environ.get(name) == given), "the settings of this system")
     scheme, separator, rest = given.partition("://") if "://" in given else ("http", "://", given)
-    login, at, place = rest.strip().rpartition("@")
-    place = re.split(r"[/?#\s]", place, maxsplit=1)[0]
+    login, at, address = rest.strip().rpartition("@")
+    address = re.split(r"[/?#\s]", address, maxsplit=1)[0]
     user, colon, password = login.partition(":")
-    return Proxy(f"{scheme}{separator}{_quoted(user)}{colon}{_quoted(password)}{at}{place}", place, variable)
+    return Proxy(f"{scheme}{separator}{_quoted(user)}{colon}{_quoted(password)}{at}{address}", address, variable)
 
 
 def _quoted(text: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from ..core import Answer, AttemptError, Ending, Usage
 from . import classify
 from .chat_message import calls_of, content_of, not_read, unknown_text, usage
-from .chat_stream import Stream, heed_errors
+from .chat_stream import Stream, raise_errors
 from .event_stream import are_events
 from .finish_reasons import NO_WORDS, ended, ending_of
 from .loose_json import decode
@@ -138,7 +138,7 @@ def of_object(data: dict[str, Any] | None, raw: bytes, receipt: Receipt) -> Answ
     status = receipt.http_status
     if data is None:
         raise classify.not_json(raw, status)
-    heed_errors(data, raw, status)
+    raise_errors(data, raw, status)
     found = read(data, raw, receipt)
     if found is None:
         raise classify.empty("the answer has no choices", raw, status)

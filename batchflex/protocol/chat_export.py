@@ -65,8 +65,8 @@ _decode_completion = msgspec.json.Decoder(_Completion).decode
 def documented(response: str, row: Mapping[str, Any]) -> tuple[Any, str]:
     """The completion, with all that it must have, and its id. ``row`` has the columns of the results."""
     try:
-        known_as = _decode_completion(response).id
-        return (msgspec.Raw(response.encode()) if "\n" not in response else _decode(response)), known_as
+        completion_id = _decode_completion(response).id
+        return (msgspec.Raw(response.encode()) if "\n" not in response else _decode(response)), completion_id
     except (msgspec.DecodeError, RecursionError):
         body = _completed(object_of(response), row)
         return body, body["id"]

@@ -72,7 +72,7 @@ class Stream:
         if name == "error" and "error" not in chunk:
             chunk = {"error": chunk}
             raw = _encode(chunk)
-        heed_errors(chunk, raw, self.http_status)
+        raise_errors(chunk, raw, self.http_status)
         return self.feed(chunk)
 
     def take_all(self, raw: bytes) -> None:
@@ -164,7 +164,7 @@ class Stream:
 
         :raises RowFault: if there is text in it, and none where it is looked for.
         """
-        self._heed_whole()
+        self._take_outside_deltas()
         if self._unknown is not None and not (self._text or self._reasoning or self._refusal or self._calls):
             raise classify.unknown_shape(not_read(self._unknown), _encode(self._head), self.http_status)
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text) if self._text else None}
@@ -185,7 +185,7 @@ class Stream:
         """As :meth:`completion`, as JSON."""
         return _encode(self.completion())
 
-    def _heed_whole(self) -> None:
+    def _take_outside_deltas(self) -> None:
         """Take what came outside of deltas, if nothing came in them. Each such text has all before it in front, or none has."""
         if not self._text and self._whole:
             grows = all(two.startswith(one) for one, two in zip(self._whole, self._whole[1:], strict=False))
@@ -197,7 +197,7 @@ class Stream:
             self._calls = self._calls or calls_of(self._message)
 
 
-def heed_errors(data: dict[str, Any], raw: bytes, http_status: int) -> None:
+def raise_errors(data: dict[str, Any], raw: bytes, http_status: int) -> None:
     """:raises AttemptError: if there is an error in place of an answer, or beside it."""
     if fault := classify.error_inside(data, raw, http_status, 0.0):
         raise fault

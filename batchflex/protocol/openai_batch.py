@@ -67,8 +67,8 @@ def _is_refusal(row: Mapping[str, Any]) -> bool:
 
 
 def _answered(row: Mapping[str, Any], route: Route) -> dict[str, Any]:
-    body, known_as = route.documented(row["response"] or "{}", row)
-    return _response(row["http_status"] or 200, row.get(_REQUEST_ID) or known_as, body)
+    body, answer_id = route.documented(row["response"] or "{}", row)
+    return _response(row["http_status"] or 200, row.get(_REQUEST_ID) or answer_id, body)
 
 
 def _refused(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from batchflex.endpoint.key_command import KeyCommand, NoKeyError, expires_at
 from batchflex.endpoint.provider import Endpoint, key_variable, resolve, variables
 from batchflex.plan.plan import Plan
 from batchflex.protocol import chat
-from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, glance
+from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, read
 from batchflex.protocol.route import Receipt
 from batchflex.storage import FolderStore, part_files
 from batchflex.storage.model_substitutes import Substitutes, is_same_model
@@ -552,7 +552,7 @@ async def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_headers_of_a_gateway_tell(headers: dict[str, str], told: Gateway) -> None:
-    assert glance([(name.encode(), value.encode()) for name, value in headers.items()]).gateway == told
+    assert read([(name.encode(), value.encode()) for name, value in headers.items()]).gateway == told
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from batchflex.core.errors import AttemptError
 from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint
-from batchflex.protocol.response_headers import NO_GATEWAY, glance
+from batchflex.protocol.response_headers import NO_GATEWAY, read
 from batchflex.storage import FolderStore, part_files
 from tests.support.command_line import called, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
@@ -44,12 +44,12 @@ HEADERS = [
     ],
 )
 def test_the_id_is_found_among_the_headers(headers: list[tuple[bytes, bytes]], found: str | None) -> None:
-    assert glance([(b"date", b"now"), *headers]).request_id == found
+    assert read([(b"date", b"now"), *headers]).request_id == found
 
 
 def test_what_else_headers_tell_is_seen_in_any_case() -> None:
-    assert glance([(b"X-RateLimit-Limit-Requests", b"1"), (b"Content-Encoding", b"gzip")])[1:2] == (True,)
-    assert glance([(b"content-type", b"x")]) == (None, False, NO_GATEWAY)
+    assert read([(b"X-RateLimit-Limit-Requests", b"1"), (b"Content-Encoding", b"gzip")])[1:2] == (True,)
+    assert read([(b"content-type", b"x")]) == (None, False, NO_GATEWAY)
 
 
 @pytest.mark.anyio
