@@ -28,15 +28,13 @@ def _chance(failed: int, of: int, share: float) -> float:
 
 class CircuitBreaker:
     """The breaker of one endpoint: closed, half-open while it may be down (requests go one at a time), or open (an outage: only
-    probes go).
+    probes go). ``most_s`` is how long an outage may last, ``past_outages`` counts those that are over.
 
     Only first attempts are evidence: that a row fails again may be the row's own fault. One at least must have been sent after
     a failure was known: a machine behind a balancer that dies takes all that it has in flight with it, and what is sent then is
-    answered by another. Two views are taken of the failures
-    since the last answer. Of those in a row, as if whatever is still in flight were to be answered: failures may come sooner
-    than answers. And of those sent since the first of them, whatever becomes of older ones: a server that dies may still finish
-    what it has begun. ``most_s`` is how long an outage may last,
-    ``past_outages`` counts those that are over.
+    answered by another. The failures since the last answer are judged twice: those in a row, as if whatever is still in flight
+    were to be answered, as failures may come sooner than answers; and those sent since the first of them, whatever becomes of
+    older ones, as a server that dies may still finish what it has begun.
 
     Probes come after 3.6 s, then every 5.3 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
     """

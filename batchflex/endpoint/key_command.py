@@ -18,9 +18,7 @@ from .provider import is_key
 
 _WITHIN_S = 60.0  # that the command may take
 _LEAST_S = 1.0  # from one run of it to the next
-_EARLY_LEAST_S = (
-    10.0  # the same, while the key there is still good: some commands print it again until its last minutes
-)
+_EARLY_LEAST_S = 10.0  # the same, while the key is still good: some commands print it again until its last minutes
 _EARLY_S, _EARLY_SHARE = 60.0, 0.1  # before a key's time is over, the sooner of the two
 
 

@@ -19,11 +19,7 @@ from .loose_json import object_of
 
 # A run that stops for one of these was refused as a whole: that its rows failed proves nothing against them.
 VOIDING: frozenset[StopReason] = frozenset({"key", "credit", "model", "url", "endpoint", "failures"})
-
-
 BLAMELESS = ". No row was marked failed for it"
-
-
 _HAS_DIGIT = re.compile(r"\S*\d\S*")
 
 
