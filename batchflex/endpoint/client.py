@@ -371,11 +371,9 @@ class Client:
         """With the kind of request, and the name that the model has here, if the request has one that it has elsewhere."""
         if isinstance(error, RunFault):
             error.what = route.what
-        if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
-            model = model_of(body)
+            model = model_of(body) if self._endpoint.is_hosted and error.reason == "model" else ""
             if "/" in model:
                 error.message += f" (ids are bare here: {model.rpartition('/')[2]!r} in place of {model!r})"
-                error.args = (error.message,)
         return error
 
     def _redacted(self, error: AttemptError) -> AttemptError:

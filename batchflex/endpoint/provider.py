@@ -198,8 +198,12 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
         key_command = command if isinstance(command, str) else tuple(command)
         return endpoint._replace(key_command=key_command, key_from=KEY_COMMAND)
     for variable in _candidates(endpoint.provider, section):
-        if key := _key(environ, variable):
-            return endpoint._replace(key=key, key_env=variable, key_from=_origin(environ, variable))
+        if key := _value(environ, variable):
+            if not is_key(key):
+                raise EndpointError(
+                    f"the key in {variable} has spaces or characters that no key can have; set it again"
+                )
+            return endpoint._replace(key=SecretStr(key), key_env=variable, key_from=_origin(environ, variable))
     if endpoint.provider is not None:
         variable = section.api_key_env or _HOSTED[endpoint.provider].key_env
         raise EndpointError(
@@ -285,15 +289,6 @@ def default_model(endpoints: Sequence[Endpoint]) -> str | None:
 
 def _but_empty(environ: Mapping[str, str], variable: str) -> str:
     return f" ({variable} is there, but empty)" if variable in environ else ""
-
-
-def _key(environ: Mapping[str, str], variable: str) -> SecretStr | None:
-    value = _value(environ, variable)
-    if not value:
-        return None
-    if not is_key(value):
-        raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
-    return SecretStr(value)
 
 
 def is_key(value: str) -> bool:

@@ -70,10 +70,10 @@ class Quirks:
         """A request that was sent so was answered."""
         if (asked := asked_format(request.body)) is None:
             return
+        model = model_of(request.body)
         if fallback is None:
-            self._took_formats.add(model_of(request.body))
+            self._took_formats.add(model)
         else:
-            model = model_of(request.body)
             self._helped |= {(model, asked), (model, None)}
 
     def is_refusal(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> bool:

@@ -38,16 +38,11 @@ class RefusalLimit:
         self._units = 0.0
         self._sent = 0.0
         self._guess: float | None = None
-        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
-        # refusal after something was accepted shows.
-        self._since: float | None = None
-        self._accepted = 0.0
-        self._used_up: float | None = None
+        self._begin_proof(None)
         self._accepted_by_then = 0.0
         self._accepted_since_hold = False
         self._first_refused: float | None = None
         self._ever_accepted = 0.0
-        self._holds = 0
         self._longest_s = 0.0
         self._refused_in_a_row = 0
         self._named: tuple[float | None, float | None] = (None, None)
@@ -146,9 +141,11 @@ class RefusalLimit:
         self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
         self._begin_proof(now)
 
-    def _begin_proof(self, now: float) -> None:
+    def _begin_proof(self, now: float | None) -> None:
+        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
+        # refusal after something was accepted shows.
         self._since, self._accepted, self._holds = now, 0.0, 0
-        self._used_up = None
+        self._used_up: float | None = None
 
     def _look_back(self, now: float) -> None:
         """Many refusals: what was accepted while they came is the rate. If they come all the same, it is something else."""
