@@ -49,12 +49,11 @@ _OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
 class Endpoint(NamedTuple):
     """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
 
-    ``slots`` is how many requests it answers at a time, if known; ``model`` is sent in place of a request's own.
-    ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
-    ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
-    ``secrets`` are what the environment has put into ``headers`` and ``query``.
-    ``finish_reasons`` are words of its own for how an answer ends, each as
-    :func:`batchflex.protocol.finish_reasons.plain_word` has it.
+    ``slots`` is how many requests it answers at a time, if known; ``model`` is sent in place of a request's own. ``provider``
+    is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where ``key_command`` is
+    set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's. ``secrets`` are
+    what the environment has put into ``headers`` and ``query``. ``finish_reasons`` are words of its own for how an answer ends,
+    each as :func:`batchflex.protocol.finish_reasons.plain_word` has it.
     """
 
     name: str

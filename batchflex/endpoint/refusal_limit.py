@@ -14,9 +14,8 @@ class RefusalLimit:
     A refusal that names a time says: until then nothing more. Between two such times the server accepts what its window allows.
     So the first span gives a guess, the second is sent freely but for where the guess says that the limit is, and if that is
     where it was, the limit is known, and everything goes at its constant rate. Where the spans don't agree (a window that
-    slides, a bucket, short waits), what was accepted over several refusals is the rate. A rate that does not
-    make refusals rare was wrong: it is forgotten, and none is learned for a while. A learned rate grows slowly while nothing is
-    refused.
+    slides, a bucket, short waits), what was accepted over several refusals is the rate. A rate that does not make refusals rare
+    was wrong: it is forgotten, and none is learned for a while. A learned rate grows slowly while nothing is refused.
     """
 
     _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends

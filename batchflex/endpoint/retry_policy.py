@@ -1,9 +1,8 @@
 """Which failures are worth another attempt, how often, and after what wait.
 
-A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and
-:mod:`batchflex.engine.admission` holds back all requests to that endpoint. Everything else transient is tried again after an
-exponentially growing wait with full jitter, or the wait the server asked for, until ``retry.attempts`` or ``retry.max_s`` is
-spent.
+A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and :mod:`batchflex.engine.admission`
+holds back all requests to that endpoint. Everything else transient is tried again after an exponentially growing wait with full
+jitter, or the wait the server asked for, until ``retry.attempts`` or ``retry.max_s`` is spent.
 """
 
 from __future__ import annotations
