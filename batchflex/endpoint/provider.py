@@ -59,7 +59,6 @@ class Endpoint(NamedTuple):
     name: str
     base_url: str
     key: SecretStr | None = None
-    key_env: str | None = None
     key_from: str | None = None
     unstreamed_max_tokens: int | None = None
     default_model: str | None = None
@@ -202,7 +201,7 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
                 raise EndpointError(
                     f"the key in {variable} has spaces or characters that no key can have; set it again"
                 )
-            return endpoint._replace(key=SecretStr(key), key_env=variable, key_from=_origin(environ, variable))
+            return endpoint._replace(key=SecretStr(key), key_from=_origin(environ, variable))
     if endpoint.provider is not None:
         variable = section.api_key_env or _HOSTED[endpoint.provider].key_env
         raise EndpointError(

@@ -199,10 +199,10 @@ class Stream:
 
 def raise_errors(data: dict[str, Any], raw: bytes, http_status: int) -> None:
     """:raises AttemptError: if there is an error in place of an answer, or beside it."""
-    if fault := classify.error_inside(data, raw, http_status, 0.0):
+    if fault := classify.error_inside(data, raw, http_status):
         raise fault
     for choice in dicts(data.get("choices"))[:1]:
-        if fault := classify.error_of_choice(choice.get("error"), http_status, 0.0):
+        if fault := classify.error_of_choice(choice.get("error"), http_status):
             raise fault
         native = choice.get("native_finish_reason")
         if isinstance(native, str) and ending_of(native) == "again":  # which a gateway has translated to "stop"

@@ -52,7 +52,7 @@ def is_of_the_run(
     if not body:
         body = msgspec.json.encode({"error": {"message": error_message, "type": error_type, "code": error_code}})
     if http_status < 300:
-        fault = classify.error_inside(object_of(body), body, http_status, 0.0)
+        fault = classify.error_inside(object_of(body), body, http_status)
     else:
         fault = classify.http_fault(http_status, {}, body, 0.0)
     return isinstance(fault, RunFault) or (isinstance(fault, Transient) and fault.blame == "endpoint")

@@ -62,7 +62,7 @@ def test_another_variable_can_hold_the_key() -> None:
     section = EndpointSection(name="flexai", api_key_env="MY_KEY")
     endpoint = resolve(section, {"MY_KEY": "sk-mine", "FLEXAI_API_KEY": "sk-theirs"})
     assert endpoint.key is not None
-    assert (endpoint.key.get_secret_value(), endpoint.key_env) == ("sk-mine", "MY_KEY")
+    assert (endpoint.key.get_secret_value(), endpoint.key_from) == ("sk-mine", "MY_KEY")
     with pytest.raises(EndpointError, match="MY_KEY"):
         resolve(section, {"FLEXAI_API_KEY": "sk-theirs"})
 
@@ -117,7 +117,7 @@ def test_the_key_of_any_other_server(environ: dict[str, str], variable: str | No
     endpoint = resolve(section, environ)
     assert (endpoint.key.get_secret_value() if endpoint.key else None) == key
     assert endpoint.name == "127.0.0.1:8000"
-    assert endpoint.key_env == ((variable or "BATCHFLEX_API_KEY") if key else None)
+    assert endpoint.key_from == ((variable or "BATCHFLEX_API_KEY") if key else None)
 
 
 def test_a_named_variable_must_be_set() -> None:
