@@ -160,7 +160,6 @@ class CircuitBreaker:
             self._last_probe += seconds
 
     def probe_in_s(self, now: float) -> float:
-        """Seconds until the next probe."""
         if self._since is None:
             return float("inf")
         distance = TIMINGS.first_probe_s
@@ -174,7 +173,6 @@ class CircuitBreaker:
         return max(0.0, (min(due, last) if self._last_probe < last else due) - now)
 
     def probed(self, now: float) -> None:
-        """A probe goes."""
         self._probes += 1
         self._last_probe = now
 

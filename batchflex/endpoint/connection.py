@@ -155,7 +155,6 @@ class Connection(asyncio.Protocol):
         return self.body()
 
     def abort(self) -> None:
-        """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 

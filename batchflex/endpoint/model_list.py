@@ -185,7 +185,6 @@ class LongPrompts:
         self._found = self._announced = 0
 
     def look(self, requests: Iterable[Request]) -> None:
-        """At requests that are about to be sent."""
         if not self.contexts:
             return
         found = [long for request in requests if (long := self.contexts.too_long(request)) is not None]
@@ -197,13 +196,11 @@ class LongPrompts:
         self._found += len(found)
 
     def end(self) -> None:
-        """All requests have been seen."""
         if self._found > self._announced:
             self._warn(f"prompts too long for their model: {self._found:,} in all")
 
 
 def _least_tokens(body: bytes) -> int:
-    """Tokens of the text in a request, at the very least."""
     total = 0
     for _, content in conversation(_decode(body)):
         parts = [part.get("text") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []

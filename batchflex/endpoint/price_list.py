@@ -35,7 +35,6 @@ class Prices:
         self._used: dict[tuple[str | None, str | None], None] = {}
 
     def learn(self, endpoint: str, catalog: Catalog) -> None:
-        """What an endpoint lists."""
         for model in catalog.models:
             if (prices := model.prices) is not None:
                 self.are_any = True

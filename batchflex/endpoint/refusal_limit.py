@@ -68,7 +68,6 @@ class RefusalLimit:
         return self._CAREFUL_S if near else 0.0
 
     def took(self, now: float, units: float) -> None:
-        """``units`` are sent now."""
         if self._end is not None and now >= self._end:
             self._sent = 0.0
         self._sent += units

@@ -33,7 +33,6 @@ _encode = msgspec.json.Encoder().encode
 
 
 def columns(ids: Ids, there: Sequence[str]) -> list[str]:
-    """The columns that lines are made of."""
     further = [_REQUEST_ID] if _REQUEST_ID in there else []
     return [*_COLUMNS, *further, *(name for name in ids.sweep if name in there)]
 
