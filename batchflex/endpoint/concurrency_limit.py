@@ -145,7 +145,7 @@ class ConcurrencyLimit:
         elif end == "answer" and self._doubling and of_this_round:
             seen.count(now - sent_at, in_flight + 1, self.size)
             enough = min(_MOST_DOUBLING, seen.variation / _DOUBLING_ERROR**2)
-            if seen.answers >= max(self.size, enough) and not self._says_nothing(now):
+            if seen.answers >= max(self.size, enough) and not self._is_inconclusive(now):
                 self._doubled(now)
         elif end == "answer" and not self._doubling:
             if seen.unsettled:
@@ -199,7 +199,7 @@ class ConcurrencyLimit:
     def _highest(self, now: float) -> int:
         return min(self.allowed, self._ceiling if now < self._ceiling_until else self.most)
 
-    def _says_nothing(self, now: float) -> bool:
+    def _is_inconclusive(self, now: float) -> bool:
         """Whether the round that ends shows nothing; then it is begun again."""
         seen = self._round
         if seen.peak < _FULL * self.size or seen.in_flight < _USED * self.size * seen.answers:
@@ -251,7 +251,7 @@ class ConcurrencyLimit:
 
     def _judge(self, now: float) -> None:
         seen = self._round
-        if self._says_nothing(now):
+        if self._is_inconclusive(now):
             return
         means = [self._last_mean, *seen.means] if self._last_mean is not None else seen.means
         for one, other in itertools.pairwise(means):
