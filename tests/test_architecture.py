@@ -42,7 +42,7 @@ PURE = {
     "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "planner prefix_order template",
     "endpoint": (
-        "circuit_breaker concurrency_limit content_length cost header_limit key_slots model_list pacer price_list "
+        "circuit_breaker concurrency_limit cost header_limit key_slots model_list pacer price_list "
         "queue_metrics quirks quota quota_window refusal_limit retry_policy"
     ),
     "results": "splitting",
@@ -145,7 +145,7 @@ def test_journal_and_parts_do_not_know_of_each_other() -> None:
 
 def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
-    here = ("client", "transport", "transport_faults", "connection", "http1")
+    here = ("client", "transport", "connection", "http1")
     assert users_of("httpx") == {*(f"endpoint.{name}" for name in here), "notify.webhook"}
 
 

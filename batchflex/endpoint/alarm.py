@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-_AWAY_S = 1.0  # a timer that is so late tells that the process was stopped, or had no CPU
+_STOPPED_S = 1.0  # a timer that is so late shows that the process was stopped, or had no CPU
 _CLOCK_S = 0.002  # what a loop's timers may be early by
-_LOOK_S = 1.0  # for what has come meanwhile, before it is given up
+_READ_S = 1.0  # for what has come meanwhile
 
 
 class Alarm:
     """Calls ``ring`` at ``due``, seconds of the event loop's clock, unless it is cancelled or put off before.
 
-    Where the process was stopped meanwhile (Ctrl-Z, a paused container), what
-    has come by then lies in the sockets: it is read first, for a second at most.
+    Where the process was stopped meanwhile (Ctrl-Z, a paused container), what has come by then lies in the sockets: it is read
+    first, for a second at most.
     """
 
     __slots__ = ("_due", "_loop", "_ring", "_timer")
@@ -25,7 +25,7 @@ class Alarm:
         self._loop = asyncio.get_running_loop()
         self._due = due
         self._ring = ring
-        self._timer = self._loop.call_at(due, self._look)
+        self._timer = self._loop.call_at(due, self._check)
 
     def cancel(self) -> None:
         self._timer.cancel()
@@ -35,28 +35,53 @@ class Alarm:
         is_sooner, self._due = due < self._due, due
         if is_sooner:
             self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._check)
 
-    def _look(self, *, again: bool = True) -> None:
+    def _check(self, *, again: bool = True) -> None:
         late_s = self._loop.time() - self._due
         if late_s < -_CLOCK_S:
-            self._timer = self._loop.call_at(self._due, self._look)
-        elif again and late_s > _AWAY_S:
-            self._timer = self._loop.call_later(_LOOK_S, partial(self._look, again=False))
+            self._timer = self._loop.call_at(self._due, self._check)
+        elif again and late_s > _STOPPED_S:
+            self._timer = self._loop.call_later(_READ_S, partial(self._check, again=False))
         else:
             self._ring()
 
 
 @asynccontextmanager
-async def within(seconds: float | None) -> AsyncIterator[None]:
-    """As ``asyncio.timeout``, with an :class:`Alarm`."""
-    if seconds is None:
-        yield
-        return
+async def within(seconds: float) -> AsyncIterator[Alarm]:
+    """As ``asyncio.timeout``, with an :class:`Alarm`, which can be put off."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as limit:
         alarm = Alarm(loop.time() + seconds, lambda: limit.reschedule(loop.time()))
         try:
-            yield
+            yield alarm
         finally:
             alarm.cancel()
+
+
+class StreamDeadline:
+    """Puts an alarm off with what comes of a stream: ``idle_s`` for the next line, ``answer_s`` for something of the answer."""
+
+    def __init__(self, alarm: Alarm, idle_s: float, answer_s: float) -> None:
+        self._alarm = alarm
+        self._idle_s = idle_s
+        self._answer_s = answer_s
+        self.progressed()
+
+    def received(self, data: bytes) -> None:
+        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
+        if b"\n" in data or b"\r" in data:
+            self._extend()
+
+    def progressed(self) -> None:
+        """Something of the answer came."""
+        self._until = asyncio.get_running_loop().time() + self._answer_s
+        self._extend()
+
+    def _extend(self) -> None:
+        self._alarm.put(min(asyncio.get_running_loop().time() + self._idle_s, self._until))
+
+    def at_most(self, seconds: float) -> None:
+        """The answer is there; what may follow has so long, in all."""
+        self._answer_s = min(self._answer_s, seconds)
+        self.progressed()

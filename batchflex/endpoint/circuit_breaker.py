@@ -22,21 +22,19 @@ def _chance(failed: int, of: int, share: float) -> float:
     """An upper bound of the probability that so many fail of so many that are independent, each with the same share."""
     if failed <= 0:
         return 1.0
-    ways = math.lgamma(of + 1) - math.lgamma(failed + 1) - math.lgamma(of - failed + 1)
-    return math.exp(min(0.0, ways + failed * math.log(share)))
+    choices = math.lgamma(of + 1) - math.lgamma(failed + 1) - math.lgamma(of - failed + 1)
+    return math.exp(min(0.0, choices + failed * math.log(share)))
 
 
 class CircuitBreaker:
     """The breaker of one endpoint: closed, half-open while it may be down (requests go one at a time), or open (an outage: only
-    probes go).
+    probes go). ``most_s`` is how long an outage may last, ``past_outages`` counts those that are over.
 
     Only first attempts are evidence: that a row fails again may be the row's own fault. One at least must have been sent after
     a failure was known: a machine behind a balancer that dies takes all that it has in flight with it, and what is sent then is
-    answered by another. Two views are taken of the failures
-    since the last answer. Of those in a row, as if whatever is still in flight were to be answered: failures may come sooner
-    than answers. And of those sent since the first of them, whatever becomes of older ones: a server that dies may still finish
-    what it has begun. ``most_s`` is how long an outage may last,
-    ``past_outages`` counts those that are over.
+    answered by another. The failures since the last answer are judged twice: those in a row, as if whatever is still in flight
+    were to be answered, as failures may come sooner than answers; and those sent since the first of them, whatever becomes of
+    older ones, as a server that dies may still finish what it has begun.
 
     Probes come after 3.6 s, then every 5.3 s, then, from the first minute on, at distances that grow with the outage up to 30 s.
     """
@@ -45,14 +43,8 @@ class CircuitBreaker:
         self._most_s = most_s
         self._sent = self._latest = self._in_flight = 0
         self._seen_failing, self._seen = _FAIL_FIRST, _OF_FIRST
-        self._in_a_row = 0
-        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
-        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
-        self._first: int | None = None
-        self._known_at = self._newer = self._pending = 0
-        self._confirmed = False
-        self._half_open_at: int | None = None
-        self._older_in_flight = 0
+        self._known_at = self._older_in_flight = 0
+        self._clear()
         self._since: float | None = None
         self._last_probe = 0.0
         self._probes = 0
@@ -168,7 +160,6 @@ class CircuitBreaker:
             self._last_probe += seconds
 
     def probe_in_s(self, now: float) -> float:
-        """Seconds until the next probe."""
         if self._since is None:
             return float("inf")
         distance = TIMINGS.first_probe_s
@@ -182,7 +173,6 @@ class CircuitBreaker:
         return max(0.0, (min(due, last) if self._last_probe < last else due) - now)
 
     def probed(self, now: float) -> None:
-        """A probe goes."""
         self._probes += 1
         self._last_probe = now
 
@@ -202,9 +192,12 @@ class CircuitBreaker:
         self._probes = 0
 
     def _clear(self) -> None:
-        self._first = self._half_open_at = None
+        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
+        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
+        self._first: int | None = None
         self._in_a_row = self._newer = self._pending = 0
         self._confirmed = False
+        self._half_open_at: int | None = None
 
     def _learn(self, failing: int, of: int) -> None:
         self._seen_failing += failing

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import anyio
 import httpx
 import msgspec
+from pydantic import SecretStr
 
 from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, __version__
 from ..protocol import (
@@ -26,12 +27,11 @@ from ..protocol import (
     response_headers,
 )
 from . import http1, model_list, transport
-from .answer_timeout import AnswerTimeout
+from .alarm import StreamDeadline, within
 from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
-from .provider import Endpoint, Secret
-from .transport_faults import fault_of
+from .provider import Endpoint
 
 T = TypeVar("T")
 OnLimits = Callable[[RateLimits], None]
@@ -47,13 +47,6 @@ class Listing(NamedTuple):
 
     catalog: Catalog
     tells_limits: bool = False
-
-
-class _Target(NamedTuple):
-    """``head`` is that of a request, but for its length."""
-
-    url: httpx.URL
-    head: bytes
 
 
 class Client:
@@ -82,7 +75,7 @@ class Client:
             "user-agent": f"batchflex/{__version__}",
         })  # fmt: skip
         self._keys = None if endpoint.key_command is None else KeyCommand(endpoint.key_command)
-        self._secrets = {secret.reveal() for secret in endpoint.secrets}
+        self._secrets = {secret.get_secret_value() for secret in endpoint.secrets}
         self._use(endpoint.key)
         self.key_from = endpoint.key_from
         # Time-outs on single reads do not end an answer that drips, so whole attempts are timed instead.
@@ -142,30 +135,30 @@ class Client:
             raise self._named(self._redacted(self._fault(error)), error) from None
 
     def _fault(self, error: httpx.RequestError) -> AttemptError:
-        return fault_of(error, self._endpoint, self._url.host, self._proxy)
+        return transport.fault_of(error, self._endpoint, self._url.host, self._proxy)
 
     def _at(self, path: str) -> httpx.URL:
-        query = {name: value.reveal() for name, value in self._endpoint.query}
+        query = {name: value.get_secret_value() for name, value in self._endpoint.query}
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
         return url.copy_merge_params(query) if query else url
 
-    def _target(self, route: Route) -> _Target:
-        """Where requests of a route go."""
+    def _target(self, route: Route) -> tuple[httpx.URL, bytes]:
+        """Where requests of a route go, and their head, but for the length."""
         url = self._at(route.path)
-        found = self._targets[route] = _Target(url, http1.head_of("POST", url, self._headers))
+        found = self._targets[route] = url, http1.head_of("POST", url, self._headers)
         return found
 
-    def _use(self, key: Secret | None) -> None:
+    def _use(self, key: SecretStr | None) -> None:
         """Send this key from now on."""
         headers = httpx.Headers({**self._common, "content-type": "application/json"})
-        headers.update({name: value.reveal() for name, value in self._endpoint.headers})
+        headers.update({name: value.get_secret_value() for name, value in self._endpoint.headers})
         if key is not None:
-            headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.reveal()}"
-            self._secrets.add(key.reveal())
+            headers[self._endpoint.key_header] = f"{self._endpoint.key_prefix}{key.get_secret_value()}"
+            self._secrets.add(key.get_secret_value())
         self._redactor = Redactor(self._secrets)
         self._hides = bool(self._redactor)
         self._headers = headers
-        self._targets: dict[Route, _Target] = {}
+        self._targets: dict[Route, tuple[httpx.URL, bytes]] = {}
         self._sent_key = key
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -200,21 +193,19 @@ class Client:
 
         :raises AttemptError: if the endpoint cannot be reached, does not work (5xx) or refuses the key.
         """
-        while True:
-            try:
-                response, raw = await self._with_key(self._listed)
-                break
-            except KeyReplaced:
-                continue
-            except AttemptError as error:
-                raise self._redacted(error) from None
+        try:
+            response, raw = await self._with_key(self._listed)
+        except KeyReplaced:
+            return await self.models()
+        except AttemptError as error:
+            raise self._redacted(error) from None
         now = time.time()
         return Listing(model_list.read(raw, now), rate_limit_headers.read(response.headers, now) is not None)
 
     async def _listed(self) -> tuple[httpx.Response, bytes]:
         try:
             with anyio.fail_after(_MODELS_S):
-                response = await self._send("GET", self._at("/models"), b"")
+                response = await self._send("GET", self._at("/models"), self._headers)
                 raw = await self._body(response)
         except TimeoutError:
             where = f"{self._endpoint.base_url}/models"
@@ -229,25 +220,16 @@ class Client:
         """The text of the server's ``/metrics``; ``None`` if it has none. Neither the key nor headers and query of the job are
         sent there."""
         url = self._url.copy_with(path="/metrics", query=None)
-        request = httpx.Request("GET", url, headers=self._common, extensions=self._extensions)
         try:
             with anyio.fail_after(_METRICS_S):
-                response = await self._respond(request)
+                response = await self._send("GET", url, self._common)
                 raw = await self._body(response)
         except (TimeoutError, httpx.RequestError):
             return None
         return raw.decode(errors="replace") if response.status_code == 200 else None
 
-    async def _send(
-        self, method: str, url: httpx.URL, body: bytes, on_limits: OnLimits | None = None
-    ) -> httpx.Response:
-        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
-        response = await self._respond(request)
-        if on_limits is not None and response_headers.glance(response.headers.raw).tells_limits:
-            _report(on_limits, response.headers)
-        return response
-
-    async def _respond(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, method: str, url: httpx.URL, headers: httpx.Headers, body: bytes = b"") -> httpx.Response:
+        request = httpx.Request(method, url, headers=headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         response.request = request
         if response.status_code == 407 and self._proxy is not None:
@@ -271,12 +253,10 @@ class Client:
     ) -> list[Answer]:
         began = time.perf_counter()
         if self._direct is None:
-            with AnswerTimeout(self._endpoint.timeout_s, self._endpoint.timeout_s) as timeout:
-                response = await self._send("POST", self._target(route).url, body, on_limits)
+            async with within(self._endpoint.timeout_s):
+                response = await self._send("POST", self._target(route)[0], self._headers, body)
+                seen = self._seen(response.headers.raw, on_limits)
                 raw = await self._body(response)
-            if timeout.is_over:
-                raise TimeoutError
-            seen = self._seen(response.headers.raw)
             receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
             return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
         url, head = self._targets.get(route) or self._target(route)
@@ -285,9 +265,7 @@ class Client:
             url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
             most_bytes=self._most_bytes,
         )  # fmt: skip
-        seen = self._seen(headers) if self._hides else response_headers.glance(headers)
-        if seen.tells_limits and on_limits is not None:
-            _report(on_limits, httpx.Headers(headers))
+        seen = self._seen(headers, on_limits)
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
         return self._read(route, self._clean(raw), headers, rows, receipt, seen.gateway)
 
@@ -319,13 +297,15 @@ class Client:
     ) -> list[Answer]:
         began = time.perf_counter()
         first: float | None = None
-        status, seen = 200, response_headers.Glance(None, False)
+        status, seen = 200, response_headers.Facts(None, False)
         stream, events = route.stream(status), Events()
-        timeout = AnswerTimeout(self._endpoint.idle_timeout_s, self._endpoint.timeout_s)
+        answer_s = self._endpoint.timeout_s
+        idle_s = min(self._endpoint.idle_timeout_s, answer_s)
         try:
-            with timeout:
-                response = await self._send("POST", self._target(route).url, body, on_limits)
-                seen = self._seen(response.headers.raw)
+            async with within(idle_s) as alarm:
+                deadline = StreamDeadline(alarm, idle_s, answer_s)
+                response = await self._send("POST", self._target(route)[0], self._headers, body)
+                seen = self._seen(response.headers.raw, on_limits)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
@@ -334,26 +314,24 @@ class Client:
                 stream = route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
-                        timeout.received(piece)
+                        deadline.received(piece)
                         for name, event in events.feed(piece):
                             # One that brings nothing of the answer is a sign of life at most, as a comment is.
                             if stream.take(name, self._clean(event)):
-                                timeout.progressed()
+                                deadline.progressed()
                                 first = first or time.perf_counter()
                             if stream.done or stream.finish_reason is not None:
-                                timeout.at_most(_END_S if stream.done else _USAGE_S)
+                                deadline.at_most(_END_S if stream.done else _USAGE_S)
             if not stream.is_complete:
-                raise (
-                    classify.timed_out(f"nothing more of the answer within {timeout.idle_s:g} s")
-                    if timeout.is_over
-                    else classify.cut_short("the stream ended before the answer was complete", status=status)
-                )
-        except (AttemptError, httpx.RequestError) as error:
+                raise classify.cut_short("the stream ended before the answer was complete", status=status)
+        except (AttemptError, httpx.RequestError, TimeoutError) as caught:
             # Servers differ in how they hang up: what is complete is complete.
             if not stream.is_complete:
+                late = f"nothing more of the answer within {idle_s:g} s"
+                error = classify.timed_out(late) if isinstance(caught, TimeoutError) else caught
                 vars(error)["request_id"] = seen.request_id
                 vars(error).setdefault("usage", response_headers.spent(stream.usage, seen.gateway))
-                raise
+                raise error from None
         ttft_s = None if first is None else first - began
         receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
         # What a stream costs is not known when its headers are sent: then 0 says nothing.
@@ -364,9 +342,13 @@ class Client:
         """The bytes without the secrets, which a server may repeat."""
         return self._redactor.clean(raw) if self._hides else raw
 
-    def _seen(self, headers: Sequence[Header]) -> response_headers.Glance:
-        """What the headers say, without secrets."""
-        seen = response_headers.glance(headers)
+    def _seen(self, headers: Sequence[Header], on_limits: OnLimits | None = None) -> response_headers.Facts:
+        """What the headers say, without secrets; ``on_limits`` gets what they say of rate limits."""
+        seen = response_headers.read(headers)
+        if on_limits is not None and seen.tells_limits:
+            limits = rate_limit_headers.read(httpx.Headers(headers), time.time())
+            if limits is not None:
+                on_limits(limits)
         if not self._hides:
             return seen
         gateway = seen.gateway
@@ -389,11 +371,9 @@ class Client:
         """With the kind of request, and the name that the model has here, if the request has one that it has elsewhere."""
         if isinstance(error, RunFault):
             error.what = route.what
-        if self._endpoint.is_hosted and isinstance(error, RunFault) and error.reason == "model":
-            model = model_of(body)
+            model = model_of(body) if self._endpoint.is_hosted and error.reason == "model" else ""
             if "/" in model:
                 error.message += f" (ids are bare here: {model.rpartition('/')[2]!r} in place of {model!r})"
-                error.args = (error.message,)
         return error
 
     def _redacted(self, error: AttemptError) -> AttemptError:
@@ -407,12 +387,6 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     async for data in response.aiter_bytes():
         yield data
     yield b"\n\n"
-
-
-def _report(on_limits: OnLimits, headers: httpx.Headers) -> None:
-    """What these headers say of rate limits, if anything."""
-    if limits := rate_limit_headers.read(headers, time.time()):
-        on_limits(limits)
 
 
 def _renamed(body: bytes, model: str) -> bytes:

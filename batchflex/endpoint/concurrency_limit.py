@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 End = Literal["answer", "refusal", "failure"]
@@ -31,7 +32,7 @@ _LONGEST_HOLD = 6
 _FULL, _USED = 0.95, 0.5
 _FAILING = 0.05
 # So many refusals, and such a share of the window, cut it: more where they name a time, as they then may be for the rate.
-_REFUSING, _TOLD_WHEN = (2, 0.15), (3, 0.25)
+_REFUSING, _REFUSING_TIMED = (2, 0.15), (3, 0.25)
 # After a doubling the new requests are spread over this part of the time an answer takes.
 _SPREAD = 0.3
 _CUT = 0.7
@@ -45,29 +46,21 @@ _QUEUING = 0.1
 _UNQUEUED = 1.25
 
 
+@dataclass(slots=True)
 class _Round:
     """What is seen while the window has one size, once ``unsettled`` answers to what was sent before have come."""
 
-    __slots__ = (
-        "answers",
-        "began",
-        "failed",
-        "in_flight",
-        "means",
-        "peak",
-        "refused",
-        "squares",
-        "sum",
-        "unsettled",
-        "window",
-    )
-
-    def __init__(self, now: float, unsettled: int = 0) -> None:
-        self.began = now
-        self.unsettled = unsettled
-        self.answers = self.peak = self.failed = self.refused = self.in_flight = 0
-        self.sum = self.squares = self.window = 0.0
-        self.means: list[float] = []
+    began: float
+    unsettled: int = 0
+    answers: int = 0
+    peak: int = 0
+    failed: int = 0
+    refused: int = 0
+    in_flight: int = 0
+    sum: float = 0.0
+    squares: float = 0.0
+    window: float = 0.0
+    means: list[float] = field(default_factory=list)
 
     def count(self, took_s: float, in_flight: int, size: int) -> None:
         """An answer came. As requests may have been sent in bursts, means are of whole windows of ``size`` answers."""
@@ -144,15 +137,15 @@ class ConcurrencyLimit:
             self._limit(now, min(self._levels))
         elif end == "refusal" and of_this_round:
             seen.refused += 1
-            fewest, share = _TOLD_WHEN if wait_s else _REFUSING
+            fewest, share = _REFUSING_TIMED if wait_s else _REFUSING
             if seen.refused >= max(fewest, share * self.size):
-                self._cut(now, told_when=bool(wait_s))
+                self._cut(now, timed=bool(wait_s))
         elif end == "failure":
             seen.failed += of_this_round
         elif end == "answer" and self._doubling and of_this_round:
             seen.count(now - sent_at, in_flight + 1, self.size)
             enough = min(_MOST_DOUBLING, seen.variation / _DOUBLING_ERROR**2)
-            if seen.answers >= max(self.size, enough) and not self._says_nothing(now):
+            if seen.answers >= max(self.size, enough) and not self._is_inconclusive(now):
                 self._doubled(now)
         elif end == "answer" and not self._doubling:
             if seen.unsettled:
@@ -206,7 +199,7 @@ class ConcurrencyLimit:
     def _highest(self, now: float) -> int:
         return min(self.allowed, self._ceiling if now < self._ceiling_until else self.most)
 
-    def _says_nothing(self, now: float) -> bool:
+    def _is_inconclusive(self, now: float) -> bool:
         """Whether the round that ends shows nothing; then it is begun again."""
         seen = self._round
         if seen.peak < _FULL * self.size or seen.in_flight < _USED * self.size * seen.answers:
@@ -258,7 +251,7 @@ class ConcurrencyLimit:
 
     def _judge(self, now: float) -> None:
         seen = self._round
-        if self._says_nothing(now):
+        if self._is_inconclusive(now):
             return
         means = [self._last_mean, *seen.means] if self._last_mean is not None else seen.means
         for one, other in itertools.pairwise(means):
@@ -348,11 +341,11 @@ class ConcurrencyLimit:
         lowest = min(self._levels)
         return len(self._levels) == _SAME_LEVELS and max(self._levels) <= _SAME * lowest
 
-    def _cut(self, now: float, *, told_when: bool) -> None:
+    def _cut(self, now: float, *, timed: bool) -> None:
         """So many are too many: at once, and for a while if that was so not long ago."""
         again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
         self._cut_at, self._cut_size = now, self.size
-        if told_when and not again:
+        if timed and not again:
             self._double(now, math.floor(_CUT * self.size), "refusals")
             return
         self._limit(now, self.size)

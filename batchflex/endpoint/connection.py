@@ -6,6 +6,7 @@ Errors are httpx's. Answers are bounded: no body, head or trailer takes more mem
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 import socket
 import ssl
@@ -20,7 +21,6 @@ import httpx
 
 from .alarm import Alarm
 from .content_coding import BodyTooLarge, Unpacker
-from .content_length import with_one_length
 
 ANSWER_BYTES = 64 << 20  # of an answer, unless the request says otherwise
 FIRST_ERROR = 300  # the first status that comes with no answer
@@ -50,9 +50,9 @@ class MetClose(httpx.RemoteProtocolError):
 class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
-    :meth:`ask` returns when the answer is whole, or, where it is an event stream, when its headers are there; then
-    :meth:`more` gives the rest. ``reusable`` is whether another request may follow, ``streamed`` whether the last answer was
-    an event stream. Bodies are unpacked, and ``headers`` are without ``Content-Encoding``.
+    ``is_complete`` is whether the answer was read to its end, ``streamed`` whether it is an event stream, ``reusable`` whether
+    another request may follow. Bodies are unpacked, and ``headers`` are without ``Content-Encoding``. ``when_closed`` is called
+    when the server closes it while it is idle: with whether the answer before was streamed, and the seconds since.
     """
 
     def __init__(self) -> None:
@@ -61,14 +61,14 @@ class Connection(asyncio.Protocol):
         self._watch: select.poll | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
-        self._asked = 0
+        self._requests = 0
         self._alarm: Alarm | None = None
         self._met_close = self._got_eof = False
-        # Since when it is idle, and what is called when it is closed then: whether the answer before was streamed, seconds since.
-        self.idle_since: float | None = None
-        self._idle_as = False
+        self.idle_since = float("-inf")
+        self._was_streamed = False  # the answer before
         self.when_closed: Callable[[bool, float], None] | None = None
         self._most = ANSWER_BYTES
+        self._in_pieces = False
         self._begin()
 
     def _begin(self) -> None:
@@ -78,14 +78,14 @@ class Connection(asyncio.Protocol):
         self._unread = self._size = self._idle_bytes = 0
         self._head = b""
         self._unpacker: Unpacker | None = None
-        self.streamed = self._framed = self._has_headers = self._complete = self._keep = self._paused = False
-        self._is_dubious = self._heard = False
+        self.streamed = self._framed = self._has_headers = self.is_complete = self._keep = self._paused = False
+        self._is_dubious = self._has_data = False
 
     @property
     def reusable(self) -> bool:
         """Whether the answer was read to its end, and the server keeps the connection open."""
         return (
-            self._complete
+            self.is_complete
             and self._keep
             and not self._is_dubious
             and self._lost is None
@@ -98,30 +98,22 @@ class Connection(asyncio.Protocol):
         """Whether the server has closed an idle connection, also where the event loop has not come round to that yet."""
         return self._watch is not None and bool(self._watch.poll(0))
 
-    @property
-    def is_whole(self) -> bool:
-        return self._complete
-
-    async def ask(
-        self,
-        head: bytes,
-        body: bytes,
-        *,
-        due: float | None = None,
-        read_s: float | None = None,
-        most_bytes: int = ANSWER_BYTES,
+    async def request(
+        self, head: bytes, body: bytes, *, due: float | None = None, most_bytes: int = ANSWER_BYTES
     ) -> None:
-        """Send, and wait for the answer.
+        """Send, and wait for the answer; without ``due``, where that is an event stream, for its headers: :meth:`more` gives the
+        rest. An error that is raised has the headers that came by then as ``headers``, and the connection is closed.
 
-        :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock; :meth:`more` likewise.
-        :raises httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: if there is none, or it is broken.
+        :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock.
+        :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
         transport = cast(asyncio.Transport, self._transport)
-        self._idle_as = self.streamed
+        self._was_streamed = self.streamed
         self._begin()
-        self._asked += 1
+        self._requests += 1
         self._most = most_bytes
+        self._in_pieces = due is None
         if due is not None:
             # Put off from request to request: that costs less than a timer for each.
             if self._alarm is None:
@@ -135,17 +127,13 @@ class Connection(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        while not (self._complete or (self.streamed and self._has_headers)):
-            await self._news(read_s)
-
-    async def rest(self) -> bytes:
-        """The whole body.
-
-        :raises httpx.ReadError, httpx.RemoteProtocolError, AnswerTooLarge: if it is broken.
-        """
-        while not self._complete:
-            await self._news(None)
-        return self.body()
+        try:
+            while not (self.is_complete or (self.streamed and self._in_pieces)):
+                await self._news()
+        except BaseException as error:
+            self.abort()
+            vars(error)["headers"] = self.headers
+            raise
 
     def body(self) -> bytes:
         """What has come of the body and was not taken yet."""
@@ -155,34 +143,27 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def more(self, read_s: float | None) -> bytes | None:
+    async def more(self) -> bytes | None:
         """The next of the body; ``None`` at its end.
 
-        :raises httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: if it is broken.
+        :raises httpx.ReadError, httpx.RemoteProtocolError, AnswerTooLarge: if it is broken.
         """
         while not self._chunks:
-            if self._complete:
+            if self.is_complete:
                 return None
-            await self._news(read_s)
+            await self._news()
         return self.body()
 
     def abort(self) -> None:
-        """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 
-    async def _news(self, read_s: float | None) -> None:
+    async def _news(self) -> None:
         if self._lost is not None:
             raise self._lost
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            if read_s is None:
-                await self._waiter
-            else:
-                async with asyncio.timeout(read_s):
-                    await self._waiter
-        except TimeoutError:
-            raise httpx.ReadTimeout("no data in time") from None
+            await self._waiter
         finally:
             self._waiter = None
 
@@ -192,10 +173,10 @@ class Connection(asyncio.Protocol):
 
     def _expire(self) -> None:
         self._alarm = None
-        if not self._complete:
-            self._broke(TimeoutError())
+        if not self.is_complete:
+            self._fail(TimeoutError())
 
-    def _broke(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._lost is None:
             self._lost = error
         self._wake()
@@ -213,24 +194,24 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lost is not None:
             return
-        if not self._asked or self._complete:
-            self._broke(httpx.RemoteProtocolError("the server sent something that was not asked for"))
+        if not self._requests or self.is_complete:
+            self._fail(httpx.RemoteProtocolError("the server sent something that was not asked for"))
             return
-        self._heard = True
+        self._has_data = True
         self._idle_bytes += len(data)  # counted anew with each piece of a body
         if not self._has_headers:
             self._head = self._head + data if self._head else data
         try:
             self._parse(data)
         except httptools.HttpParserUpgrade:
-            self._broke(httpx.RemoteProtocolError("not HTTP: the server wants another protocol"))
+            self._fail(httpx.RemoteProtocolError("not HTTP: the server wants another protocol"))
         except httptools.HttpParserError as error:
-            self._broke(httpx.RemoteProtocolError(f"not HTTP: {str(error).splitlines()[0]}"[:300]))
+            self._fail(httpx.RemoteProtocolError(f"not HTTP: {str(error).splitlines()[0]}"[:300]))
         except ValueError as error:
-            self._broke(httpx.RemoteProtocolError(str(error)))
+            self._fail(httpx.RemoteProtocolError(str(error)))
         if self._has_headers:
             self._head = b""
-        if self._idle_bytes > _HEADERS_BYTES and not self._complete:
+        if self._idle_bytes > _HEADERS_BYTES and not self.is_complete:
             self._too_many_headers()
 
     def _parse(self, data: bytes) -> None:
@@ -250,7 +231,7 @@ class Connection(asyncio.Protocol):
 
         :raises ValueError: if they differ, or are none.
         """
-        if (mended := with_one_length(self._head)) is not None:
+        if (mended := _with_one_length(self._head)) is not None:
             self._parser = httptools.HttpResponseParser(self)
             self.headers.clear()
             self._parser.feed_data(mended)
@@ -259,7 +240,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._got_eof = True
-        if self._asked > 1 and not self._heard and self._transport is not None:
+        if self._requests > 1 and not self._has_data and self._transport is not None:
             unsent = self._transport.get_write_buffer_size() > 0
             self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
 
@@ -279,11 +260,11 @@ class Connection(asyncio.Protocol):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._has_headers and not self._complete and not self._framed and error is None:
-            self._complete = True  # a body without a length ends with its connection
+        if self._has_headers and not self.is_complete and not self._framed and error is None:
+            self.is_complete = True  # a body without a length ends with its connection
         if self._lost is None:
             # With a broken pipe not all of the request went out.
-            if self._met_close or (self._asked > 1 and not self._heard and isinstance(error, BrokenPipeError)):
+            if self._met_close or (self._requests > 1 and not self._has_data and isinstance(error, BrokenPipeError)):
                 self._lost = MetClose("the server closed the connection as the request was sent")
             elif error is not None:
                 self._lost = httpx.ReadError(words(error))
@@ -291,17 +272,17 @@ class Connection(asyncio.Protocol):
                 self._lost = httpx.RemoteProtocolError("the connection broke inside the answer")
             else:
                 self._lost = httpx.RemoteProtocolError("the server closed the connection without an answer")
-        if (self._got_eof or error is not None) and self.when_closed is not None and self.idle_since is not None:
-            is_idle = self._complete
+        if (self._got_eof or error is not None) and self.when_closed is not None:
+            is_idle = self.is_complete
             if is_idle or isinstance(self._lost, MetClose):
                 after_s = asyncio.get_running_loop().time() - self.idle_since
-                self.when_closed(self.streamed if is_idle else self._idle_as, after_s)
+                self.when_closed(self.streamed if is_idle else self._was_streamed, after_s)
         self._wake()
 
     # ---------------------------------------------------------------------------------------------- called by the parser
 
     def on_message_begin(self) -> None:
-        if self._complete:
+        if self.is_complete:
             # An answer without a request: the next request would get this one.
             raise ValueError("the server sent something that was not asked for")
 
@@ -331,13 +312,13 @@ class Connection(asyncio.Protocol):
             try:
                 self._unpacker = Unpacker(codings.decode("latin-1"), self._most)
             except ValueError as error:
-                self._broke(httpx.RemoteProtocolError(str(error)))
+                self._fail(httpx.RemoteProtocolError(str(error)))
         if self.streamed:
             self._wake()
 
     def on_body(self, data: bytes) -> None:
         self._idle_bytes = 0
-        if self._lost is not None or self._complete:
+        if self._lost is not None or self.is_complete:
             return
         if self._unpacker is None and not self.streamed and self._size + len(data) <= self._most:
             self._size += len(data)
@@ -352,20 +333,20 @@ class Connection(asyncio.Protocol):
         except BodyTooLarge:
             self._too_large()
         except ValueError as error:
-            self._broke(httpx.RemoteProtocolError(str(error)))
+            self._fail(httpx.RemoteProtocolError(str(error)))
 
     def _too_many_headers(self) -> None:
-        self._broke(httpx.RemoteProtocolError(f"the answer has more than {_HEADERS_BYTES:,} bytes of headers"))
+        self._fail(httpx.RemoteProtocolError(f"the answer has more than {_HEADERS_BYTES:,} bytes of headers"))
 
     def _too_large(self) -> None:
         if self.status >= FIRST_ERROR:  # it is an error whatever follows
-            self._complete = True
+            self.is_complete = True
             self.abort()
             self._wake()
         else:
             self._chunks.clear()  # the error refers to all this, and is not collected at once
             self._unpacker = None
-            self._broke(AnswerTooLarge(self._most, self.status))
+            self._fail(AnswerTooLarge(self._most, self.status))
 
     def _take(self, data: bytes) -> None:
         self._size += len(data)
@@ -373,7 +354,7 @@ class Connection(asyncio.Protocol):
             self._too_large()
             return
         self._chunks.append(data)
-        if self.streamed:
+        if self.streamed and self._in_pieces:
             self._unread += len(data)
             if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
                 self._paused = True
@@ -384,10 +365,10 @@ class Connection(asyncio.Protocol):
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
             self.headers.clear()
             return
-        if self._complete or self._lost is not None:
+        if self.is_complete or self._lost is not None:
             return
         self._keep = self._parser.should_keep_alive()
-        self._complete = True
+        self.is_complete = True
         self._wake()
 
 
@@ -396,3 +377,26 @@ def words(error: Exception) -> str:
         return f"the certificate is not accepted: {error.verify_message}"
     words = error.strerror if isinstance(error, OSError) else None
     return words or str(error) or type(error).__name__
+
+
+def _with_one_length(data: bytes) -> bytes | None:
+    """What a server sent, with one length where it gave several that agree, and none beside chunks (RFC 9112, 6.3);
+    ``None`` if its head is not whole yet.
+
+    :raises ValueError: if the lengths differ, or are none.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    if not blank:
+        return None
+    if re.match(rb"HTTP/1\.[01] 1\d\d", head):  # nothing that an answer to come depends on
+        return _with_one_length(rest)
+    lines = head.split(b"\r\n")
+    lengths = [line for line in lines if line.lower().startswith(b"content-length:")]
+    given = {each.strip() for line in lengths for each in line.partition(b":")[2].split(b",")}
+    lines = [line for line in lines if line not in lengths]
+    if not any(line.lower().startswith(b"transfer-encoding:") for line in lines):
+        if len(given) != 1 or not min(given).isdigit():
+            said = b", ".join(sorted(given)).decode("latin-1")
+            raise ValueError(f"not HTTP: the answer has several content lengths, {said:.100}")
+        lines.append(b"content-length: " + given.pop())
+    return b"\r\n".join(lines) + blank + rest

@@ -27,9 +27,11 @@ class Unpacker:
     """
 
     def __init__(self, codings: str, most_bytes: int) -> None:
-        names = [name for name in (each.strip().lower() for each in codings.split(",")) if name in _KNOWN]
+        names = [name for each in codings.split(",") if (name := each.strip().lower()) in (*_KNOWN, *_UNREAD)]
         if len(names) > _MOST_CODINGS:
             raise ValueError(f"the answer is packed {len(names)} times")
+        if unread := [name for name in reversed(names) if name in _UNREAD]:
+            raise ValueError(f"the answer is packed as {unread[0]!r}, which is not read here")
         self._name = ", ".join(names)
         self._stages = [_KNOWN[name]() for name in reversed(names)]
         self._sizes = [0] * len(names)
@@ -133,18 +135,11 @@ def _library(coding: str, *modules: str) -> Any:
     )
 
 
-def _unknown(coding: str) -> Callable[[], _Unpack]:
-    def refuse() -> _Unpack:
-        raise ValueError(f"the answer is packed as {coding!r}, which is not read here")
-
-    return refuse
-
-
 _KNOWN: dict[str, Callable[[], _Unpack]] = {
     "gzip": lambda: _zlib(zlib.MAX_WBITS | 16),
     "x-gzip": lambda: _zlib(zlib.MAX_WBITS | 16),
     "deflate": _deflate,
     "br": _brotli,
     "zstd": _zstd,
-    **{name: _unknown(name) for name in ("compress", "x-compress", "dcb", "dcz", "aes128gcm", "exi", "pack200-gzip")},
 }
+_UNREAD = ("compress", "x-compress", "dcb", "dcz", "aes128gcm", "exi", "pack200-gzip")

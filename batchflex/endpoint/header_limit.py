@@ -28,29 +28,32 @@ class HeaderLimit:
 
     def __init__(self) -> None:
         self.limit: float | None = None
-        self.window_s: float | None = None
         self.contradicted = False
-        self._longest_s = 0.0
         self._mark = -1.0
         self._remaining = 0.0
         self._left = 0.0
-        self._reset_at: float | None = None
-        self._heard = 0
-        # A moment at which the bucket was not full, and what had been taken and was left then.
-        self._anchor: tuple[float, float] | None = None
-        self._refill: float | None = None
-        self._fills = False  # a reset tells when the bucket is full
-        self._proportions: list[tuple[float, float]] = []
-        self._in_proportion: float | None = None
-        # Without a reset: since when the window goes on, and how often units came back within it.
-        self._begun: float | None = None
-        self._came_back = 0
         self._ignores_resets = self._confirmed = False
         self._tried: tuple[float, float] | None = None  # nothing was left until then, and a request went all the same
         self._limits: list[float] = []
         self._returns = self._swings = 0
         self._swung_up = False
         self._unmoved, self._unmoved_since = 0.0, float("-inf")
+        self._begin()
+
+    def _begin(self) -> None:
+        self.window_s: float | None = None
+        self._longest_s = 0.0
+        self._reset_at: float | None = None
+        self._reports = 0
+        # A moment at which the bucket was not full, and what had been taken and was left then.
+        self._anchor: tuple[float, float] | None = None
+        self._refill: float | None = None
+        self._fills = False  # a reset is when the bucket is full
+        self._proportions: list[tuple[float, float]] = []
+        self._in_proportion: float | None = None
+        # Without a reset: since when the window goes on, and how often units came back within it.
+        self._begun: float | None = None
+        self._came_back = 0
 
     def reported(self, now: float, mark: float, taken: float, level: Level) -> None:
         """Headers of the answer to what was taken at ``mark``; ``taken`` is all that was taken so far."""
@@ -61,11 +64,11 @@ class HeaderLimit:
             self._another_limit(level.limit)
             renewed = False
         elif self._mark >= 0:
-            self._look_for_contradictions(now, mark, level.limit, level.remaining, level.reset_s)
+            self._check_contradictions(now, mark, level.limit, level.remaining, level.reset_s)
         gone, back = mark - self._mark, level.remaining - (self._remaining - (mark - self._mark))
         before = self._mark >= 0
         self.limit, self._mark, self._remaining = level.limit, mark, level.remaining
-        self._heard += 1
+        self._reports += 1
         self._left = level.remaining - (taken - mark)
         reset_s = None if self._ignores_resets else level.reset_s
         if reset_s is None and not self._is_bucket:
@@ -104,12 +107,9 @@ class HeaderLimit:
         self._returns += limit in self._limits
         self._limits = [*self._limits, limit][-8:]
         self.contradicted = self.contradicted or self._returns >= self._RETURNS
-        self._longest_s, self.window_s, self._heard, self._anchor = 0.0, None, 0, None
-        self._reset_at = self._begun = self._refill = None
-        self._fills = False
-        self._came_back, self._proportions, self._in_proportion = 0, [], None
+        self._begin()
 
-    def _look_for_contradictions(
+    def _check_contradictions(
         self, now: float, mark: float, limit: float, remaining: float, reset_s: float | None
     ) -> None:
         """Whether the amount left does not follow from what was taken, again and again: headers of nobody in particular."""
@@ -144,7 +144,7 @@ class HeaderLimit:
         if self._came_back >= self._CAME_BACK or (self._came_back > 1 and self._remaining < 1):
             # A bucket, or windows that are shorter: what comes back is measured.
             self._came_back, self._begun, self.window_s = 0, None, None
-            self._heard = max(self._heard, self._BUCKET_AFTER)
+            self._reports = max(self._reports, self._BUCKET_AFTER)
 
     def _in_proportion_to_missing(self, missing: float, reset_s: float | None) -> bool:
         """Whether the reset is when all that is missing has come back, and so proportional to it."""
@@ -165,7 +165,7 @@ class HeaderLimit:
         if self._in_proportion:
             self._refill = 1 / self._in_proportion
         self._reset_at, self.window_s, self._longest_s = None, None, 0.0
-        self._heard = max(self._heard, self._BUCKET_AFTER)
+        self._reports = max(self._reports, self._BUCKET_AFTER)
 
     def _measure(self, now: float, ever: float, *, full: bool) -> None:
         """``ever`` is all that the bucket has given or could give now."""
@@ -176,7 +176,7 @@ class HeaderLimit:
 
     @property
     def _is_bucket(self) -> bool:
-        return self.window_s is None and self._longest_s < 0.9 and self._heard >= self._BUCKET_AFTER
+        return self.window_s is None and self._longest_s < 0.9 and self._reports >= self._BUCKET_AFTER
 
     @property
     def comes_back(self) -> float | None:

@@ -21,7 +21,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import aiohappyeyeballs
@@ -30,6 +29,7 @@ import httpx
 from .alarm import within
 from .connection import ANSWER_BYTES, Connection, Header, MetClose, words
 
+_CONNECT_S = 10.0  # unless the request says otherwise
 _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connection
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered
 _OTHER_FAMILY_S = 0.25  # until an address of the other family is tried as well (RFC 8305)
@@ -55,43 +55,79 @@ class Whole(NamedTuple):
     body: bytes
 
 
-class _Habits:
-    """Of a server: until when connections are assumed to close after an answer, unstreamed and streamed."""
+class _Server:
+    """What is known of an origin: its idle connections, the longest idle first, and until when connections are assumed to close
+    after an answer, unstreamed and streamed."""
 
-    __slots__ = ("closes_until", "is_known")
+    __slots__ = ("closes_until", "idle", "is_known")
 
     def __init__(self) -> None:
+        self.idle: deque[Connection] = deque()
         self.closes_until = [0.0, 0.0]
         self.is_known = False  # whether the first stream was watched
+
+    def take(self) -> Connection | None:
+        """The connection that was idle last, if it can be used."""
+        oldest = asyncio.get_running_loop().time() - _IDLE_S
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.reusable and connection.idle_since >= oldest and not connection.has_hung_up():
+                return connection
+            connection.abort()
+        return None
+
+    async def settled(self, connection: Connection) -> Connection | None:
+        """A connection that has had a stream, if it can be used. The first one is watched for a moment before."""
+        if not self.is_known:
+            self.is_known = True
+            self.closes_until[True] = float("inf")  # until that is known
+            try:
+                await asyncio.sleep(_SETTLED_S)
+            except BaseException:
+                connection.abort()
+                raise
+            finally:
+                if self.closes_until[True] == float("inf"):
+                    self.closes_until[True] = 0.0
+            if connection.has_hung_up():
+                self.closed(was_streamed=True, after_s=0.0)
+        now = asyncio.get_running_loop().time()
+        if connection.reusable and now >= self.closes_until[True] and not connection.has_hung_up():
+            return connection
+        connection.abort()
+        return None
+
+    def closed(self, was_streamed: bool, after_s: float) -> None:
+        """The server has closed a connection, so long after an answer."""
+        if after_s < _SOON_S:
+            self.closes_until[was_streamed] = asyncio.get_running_loop().time() + _REMEMBERED_S
+            self.is_known = self.is_known or was_streamed
+
+    def close_idle(self, oldest: float) -> None:
+        """Close what is idle since then or can be used no more."""
+        while self.idle and (self.idle[0].idle_since < oldest or not self.idle[0].reusable):
+            self.idle.popleft().abort()
 
 
 class Connections(httpx.AsyncBaseTransport):
     """A request goes on the connection that was idle last, else on a new one.
 
-    The number of connections is not limited here: the caller bounds the requests in flight. Time-outs are taken from
-    the request's ``timeout`` extension (``connect``, ``read``), as httpx sets it. No cookies, no redirects, no environment.
+    The number of connections is not limited here: the caller bounds the requests in flight. The time to connect is taken from
+    the request's ``timeout`` extension (``connect``), as httpx sets it. No cookies, no redirects, no environment.
     ``sent_anew`` counts the requests that met a close and were sent a second time.
     """
 
     def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
         self._ssl = ssl_context
         self.sent_anew = 0
-        self._habits: dict[_Origin, _Habits] = {}
-        self._idle: dict[_Origin, deque[tuple[float, Connection]]] = {}
+        self._servers: dict[_Origin, _Server] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]]] = {}
         self._looking_up = asyncio.Lock()
         self._connecting = asyncio.Semaphore(_CONNECTING)
 
     async def fetch(
-        self,
-        url: httpx.URL,
-        head: bytes,
-        body: bytes,
-        *,
-        connect_s: float | None,
-        total_s: float,
-        most_bytes: int = ANSWER_BYTES,
+        self, url: httpx.URL, head: bytes, body: bytes, *, connect_s: float, total_s: float, most_bytes: int
     ) -> Whole:
         """As :meth:`handle_async_request`, without objects of httpx: ``head`` is sent as it is, before the body.
 
@@ -100,30 +136,10 @@ class Connections(httpx.AsyncBaseTransport):
         :raises TimeoutError: if the answer is not complete within ``total_s``.
         """
         due = asyncio.get_running_loop().time() + total_s
-        origin = (url.raw_scheme, url.raw_host, url.port)
-        connection = self._take(origin)
-        if connection is not None and connection.streamed:
-            connection = await self._settled(origin, connection)
-        if connection is not None:
-            try:
-                return await self._fetch(origin, connection, head, body, due, most_bytes)
-            except MetClose:
-                self.sent_anew += 1
-        connection = await self._connect(url, connect_s)
-        return await self._fetch(origin, connection, head, body, due, most_bytes)
-
-    async def _fetch(
-        self, origin: _Origin, connection: Connection, head: bytes, body: bytes, due: float, most_bytes: int
-    ) -> Whole:
-        try:
-            await connection.ask(head, body, due=due, most_bytes=most_bytes)
-            content = await connection.rest()
-        except BaseException as error:
-            connection.abort()
-            vars(error)["headers"] = connection.headers
-            raise
-        whole = Whole(connection.status, connection.headers, content)
-        self.give_back(origin, connection)
+        server = self._server(url)
+        connection = await self._request(server, url, head, body, connect_s, most_bytes, due)
+        whole = Whole(connection.status, connection.headers, connection.body())
+        self.give_back(server, connection)
         return whole
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -132,109 +148,74 @@ class Connections(httpx.AsyncBaseTransport):
         The extension ``most_bytes`` of the request bounds the body, unpacked; of an event stream all of its events.
 
         :raises httpx.ConnectError, httpx.ConnectTimeout: if nothing was sent.
-        :raises httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: if it may have been.
+        :raises httpx.ReadError, httpx.RemoteProtocolError: if it may have been.
         :raises AnswerTooLarge: if the body is larger than allowed.
         """
-        url = request.url
-        body = await request.aread()
+        url, body = request.url, await request.aread()
         head = head_of(request.method, url, request.headers) + b"\r\n"
-        origin = (url.raw_scheme, url.raw_host, url.port)
-        connection = self._take(origin)
-        if connection is not None and connection.streamed:
-            connection = await self._settled(origin, connection)
-        if connection is not None:
-            try:
-                return await self._respond(connection, request, head, body)
-            except MetClose:
-                self.sent_anew += 1
-        connect_s = request.extensions.get("timeout", {}).get("connect")
-        return await self._respond(await self._connect(url, connect_s), request, head, body)
-
-    async def _respond(
-        self, connection: Connection, request: httpx.Request, head: bytes, body: bytes
-    ) -> httpx.Response:
-        read_s = request.extensions.get("timeout", {}).get("read")
-        url = request.url
-        origin = (url.raw_scheme, url.raw_host, url.port)
-        try:
-            most_bytes = request.extensions.get("most_bytes", ANSWER_BYTES)
-            await connection.ask(head, body, read_s=read_s, most_bytes=most_bytes)
-            if not connection.is_whole:
-                stream = _Rest(connection, self, origin, read_s)
-                return httpx.Response(connection.status, headers=connection.headers, stream=stream)
-        except BaseException:
-            connection.abort()
-            raise
-        answer = connection.body()
-        response = httpx.Response(connection.status, headers=connection.headers, content=answer)
-        self.give_back(origin, connection)
+        connect_s = request.extensions.get("timeout", {}).get("connect", _CONNECT_S)
+        most_bytes = request.extensions.get("most_bytes", ANSWER_BYTES)
+        server = self._server(url)
+        connection = await self._request(server, url, head, body, connect_s, most_bytes)
+        if not connection.is_complete:
+            stream = _Rest(connection, self, server)
+            return httpx.Response(connection.status, headers=connection.headers, stream=stream)
+        response = httpx.Response(connection.status, headers=connection.headers, content=connection.body())
+        self.give_back(server, connection)
         return response
 
-    def give_back(self, origin: _Origin, connection: Connection) -> None:
+    def _server(self, url: httpx.URL) -> _Server:
+        origin = (url.raw_scheme, url.raw_host, url.port)
+        found = self._servers.get(origin)
+        if found is None:
+            found = self._servers[origin] = _Server()
+        return found
+
+    async def _request(
+        self,
+        server: _Server,
+        url: httpx.URL,
+        head: bytes,
+        body: bytes,
+        connect_s: float,
+        most_bytes: int,
+        due: float | None = None,
+    ) -> Connection:
+        """Send, and return the connection when it has the answer, as :meth:`Connection.request` says."""
+        connection = server.take()
+        if connection is not None and connection.streamed:
+            connection = await server.settled(connection)
+        if connection is not None:
+            try:
+                await connection.request(head, body, due=due, most_bytes=most_bytes)
+                return connection
+            except MetClose:
+                self.sent_anew += 1
+        connection = await self._connect(url, connect_s)
+        connection.when_closed = server.closed
+        await connection.request(head, body, due=due, most_bytes=most_bytes)
+        return connection
+
+    def give_back(self, server: _Server, connection: Connection) -> None:
         """A request is over. Its connection is kept for the next one, if it can be."""
-        loop, streamed = asyncio.get_running_loop(), connection.streamed
+        loop = asyncio.get_running_loop()
         now = loop.time()
-        habits = self._habits.get(origin)
-        if habits is None:
-            habits = self._habits[origin] = _Habits()
-        if not connection.reusable or now < habits.closes_until[streamed]:
+        if not connection.reusable or now < server.closes_until[connection.streamed]:
             connection.abort()
             return
-        if connection.when_closed is None:
-            connection.when_closed = partial(self._closed, habits)
         connection.idle_since = now
-        self._idle.setdefault(origin, deque()).append((now, connection))
+        server.idle.append(connection)
         if self._sweep is None:
             self._sweep = loop.call_later(_IDLE_S, self._close_idle, loop)
 
-    def _take(self, origin: _Origin) -> Connection | None:
-        idle = self._idle.get(origin)
-        oldest = asyncio.get_running_loop().time() - _IDLE_S
-        while idle:
-            since, connection = idle.pop()
-            if connection.reusable and since >= oldest and not connection.has_hung_up():
-                return connection
-            connection.abort()
-        return None
-
-    async def _settled(self, origin: _Origin, connection: Connection) -> Connection | None:
-        """A connection that has had a stream, if it can be used. The first one is watched for a moment before."""
-        habits = self._habits[origin]
-        if not habits.is_known:
-            habits.is_known = True
-            habits.closes_until[True] = float("inf")  # until that is known
-            try:
-                await asyncio.sleep(_SETTLED_S)
-            except BaseException:
-                connection.abort()
-                raise
-            finally:
-                if habits.closes_until[True] == float("inf"):
-                    habits.closes_until[True] = 0.0
-            if connection.has_hung_up():
-                self._closed(habits, was_streamed=True, after_s=0.0)
-        now = asyncio.get_running_loop().time()
-        if connection.reusable and now >= habits.closes_until[True] and not connection.has_hung_up():
-            return connection
-        connection.abort()
-        return None
-
-    def _closed(self, habits: _Habits, was_streamed: bool, after_s: float) -> None:
-        """The server has closed a connection, so long after an answer."""
-        if after_s < _SOON_S:
-            habits.closes_until[was_streamed] = asyncio.get_running_loop().time() + _REMEMBERED_S
-            habits.is_known = habits.is_known or was_streamed
-
     def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
-        oldest = loop.time() - _IDLE_S
         self._sweep = None
-        for idle in self._idle.values():
-            while idle and (idle[0][0] < oldest or not idle[0][1].reusable):
-                idle.popleft()[1].abort()
-        if any(self._idle.values()):
+        for server in self._servers.values():
+            server.close_idle(loop.time() - _IDLE_S)
+        if any(server.idle for server in self._servers.values()):
             self._sweep = loop.call_later(_IDLE_S / 4, self._close_idle, loop)
 
-    async def _connect(self, url: httpx.URL, connect_s: float | None) -> Connection:
+    async def _connect(self, url: httpx.URL, connect_s: float) -> Connection:
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
         loop = asyncio.get_running_loop()
         try:
@@ -277,9 +258,8 @@ class Connections(httpx.AsyncBaseTransport):
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for idle in self._idle.values():
-            while idle:
-                idle.pop()[1].abort()
+        for server in self._servers.values():
+            server.close_idle(float("inf"))
 
 
 def _only_address(found: Sequence[aiohappyeyeballs.AddrInfoType]) -> tuple[str, int] | None:
@@ -293,15 +273,14 @@ def _only_address(found: Sequence[aiohappyeyeballs.AddrInfoType]) -> tuple[str, 
 class _Rest(httpx.AsyncByteStream):
     """The body of an answer that is still coming."""
 
-    def __init__(self, connection: Connection, connections: Connections, origin: _Origin, read_s: float | None) -> None:
+    def __init__(self, connection: Connection, connections: Connections, server: _Server) -> None:
         self._connection = connection
         self._connections = connections
-        self._origin = origin
-        self._read_s = read_s
+        self._server = server
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (data := await self._connection.more(self._read_s)) is not None:
+        while (data := await self._connection.more()) is not None:
             yield data
 
     async def aclose(self) -> None:
-        self._connections.give_back(self._origin, self._connection)
+        self._connections.give_back(self._server, self._connection)

@@ -11,15 +11,14 @@ from functools import partial
 import anyio
 import anyio.to_thread
 import msgspec
+from pydantic import SecretStr
 
 from ..core import shell_command
-from .provider import Secret, is_key
+from .provider import is_key
 
 _WITHIN_S = 60.0  # that the command may take
 _LEAST_S = 1.0  # from one run of it to the next
-_EARLY_LEAST_S = (
-    10.0  # the same, while the key there is still good: some commands print it again until its last minutes
-)
+_EARLY_LEAST_S = 10.0  # the same, while the key is still good: some commands print it again until its last minutes
 _EARLY_S, _EARLY_SHARE = 60.0, 0.1  # before a key's time is over, the sooner of the two
 
 
@@ -44,7 +43,7 @@ class KeyCommand:
         self._within_s = within_s
         self._wall = wall
         self._lock = anyio.Lock()
-        self._key: Secret | None = None
+        self._key: SecretStr | None = None
         self._is_accepted = self._is_refused = False
         self._due = self._expires = float("inf")
         self._ran_at = self._ended_at = float("-inf")
@@ -55,12 +54,12 @@ class KeyCommand:
         """Whether the command has printed a key: if it fails then, it may work again."""
         return self._key is not None
 
-    def accepted(self, key: Secret) -> None:
+    def accepted(self, key: SecretStr) -> None:
         """The server has let a request with this key in."""
         if key is self._key:
             self._is_accepted = True
 
-    async def key(self) -> Secret:
+    async def key(self) -> SecretStr:
         """A key that has not expired, as far as is known.
 
         :raises NoKeyError: if the command fails.
@@ -82,7 +81,7 @@ class KeyCommand:
                         raise
             return self._key
 
-    async def instead_of(self, refused: Secret) -> Secret | None:
+    async def instead_of(self, refused: SecretStr) -> SecretStr | None:
         """Another key after the server has refused this one; ``None`` if there is none, and the refusal counts.
 
         That is so if the command prints the same again, or if the key was refused although it was new.
@@ -102,7 +101,7 @@ class KeyCommand:
                 return None
             return key
 
-    async def _renewed(self, needed_at: float) -> Secret:
+    async def _renewed(self, needed_at: float) -> SecretStr:
         """Run the command, unless it was run since ``needed_at``: all who waited for that run share its result."""
         if self._ended_at < needed_at:
             fault = ""
@@ -129,7 +128,7 @@ class KeyCommand:
             raise NoKeyError(printed.fault.replace(text, "***") if text else printed.fault)
         if not is_key(text):
             raise NoKeyError("it printed " + ("something that is no key alone" if text else "nothing"))
-        key = Secret(text)
+        key = SecretStr(text)
         if key != self._key:
             self._key, self._is_accepted, self._is_refused = key, False, False
         now, self._expires = self._wall(), expires_at(text) or float("inf")

@@ -57,7 +57,6 @@ class KeySlots:
             self._ends.append(now)
 
     def reported(self, now: float, limit: float) -> None:
-        """The server reports how many may be in flight."""
         most = max(1, int(limit))
         if most != self._reported:
             self._reported = most

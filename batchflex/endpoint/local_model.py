@@ -133,7 +133,6 @@ class _Server:
         await process.aclose()
 
     def _last_words(self) -> str:
-        """The end of its log."""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
         return self._log.read().decode("utf-8", "replace")
 

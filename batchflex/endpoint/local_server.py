@@ -1,8 +1,8 @@
 """The embedded model's server: llama.cpp's own, in a child process.
 
-``python -m batchflex.local_server MODEL.gguf SLOTS CONTEXT NAME PORT`` prints one line of JSON with its address and serves
-until its standard input ends; port 0 is any that is free. The parent holds the other end of that, so the child also goes when
-the parent is killed.
+``python -m batchflex.endpoint.local_server MODEL.gguf SLOTS CONTEXT NAME PORT`` prints one line of JSON with its address and
+serves until its standard input ends; port 0 is any that is free. The parent holds the other end of that, so the child also goes
+when the parent is killed.
 """
 
 from __future__ import annotations

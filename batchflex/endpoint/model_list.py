@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,13 +31,25 @@ _SHOWN = 10  # models, in a sentence
 _decode = msgspec.json.Decoder().decode
 
 
+_Dollars = Annotated[float, msgspec.Meta(ge=0)] | None
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model as an endpoint lists it; what it does not say is ``None``. ``context`` is in tokens."""
+    """A model as an endpoint lists it; what it does not say is ``None``. Prices are in dollars for a million tokens, ``context``
+    is in tokens."""
 
     id: str
-    prices: PricesSection | None = None
+    input: _Dollars = None
+    output: _Dollars = None
+    cached_input: _Dollars = None
     context: int | None = None
     ready: bool | None = None
+
+    @property
+    def prices(self) -> PricesSection | None:
+        if self.input is None or self.output is None:
+            return None
+        return PricesSection(input=self.input, output=self.output, cached_input=self.cached_input)
 
 
 class Catalog(msgspec.Struct, frozen=True):
@@ -71,11 +83,12 @@ def _model(name: str, entry: dict[str, Any]) -> ModelInfo:
     pricing: dict[str, Any] = next((each["pricing"] for each in beside if isinstance(each.get("pricing"), dict)), {})
     lengths = [_number(each.get(field)) for each in beside for field in _CONTEXT]
     ready = next((entry[field] for field in ("is_ready", "ready") if isinstance(entry.get(field), bool)), None)
-    return ModelInfo(name, _prices(pricing), min((int(n) for n in lengths if n), default=None), ready)
+    context = min((int(n) for n in lengths if n), default=None)
+    return ModelInfo(name, **_prices(pricing), context=context, ready=ready)
 
 
-def _prices(pricing: dict[str, Any]) -> PricesSection | None:
-    """Dollars for a million tokens."""
+def _prices(pricing: dict[str, Any]) -> dict[str, float]:
+    """Dollars for a million tokens, by the fields of :class:`ModelInfo`; none unless both input and output have a price."""
     plain = [_number(pricing.get(f"{name}_per_mtok")) for name in ("input", "output", "cached_input")]
     factor = 1.0
     if plain[0] is None or plain[1] is None:
@@ -87,9 +100,9 @@ def _prices(pricing: dict[str, Any]) -> PricesSection | None:
         factor = _A_MILLION if known and max(known) < _LARGEST_FOR_ONE else 1.0
     prompt, completion, cached = plain
     if prompt is None or completion is None:
-        return None
-    cached = None if cached is None else round(factor * cached, 9)
-    return PricesSection(input=round(factor * prompt, 9), output=round(factor * completion, 9), cached_input=cached)
+        return {}
+    amounts = {"input": prompt, "output": completion, "cached_input": cached}
+    return {name: round(factor * amount, 9) for name, amount in amounts.items() if amount is not None}
 
 
 def _number(value: Any) -> float | None:
@@ -166,31 +179,28 @@ class Contexts:
 class LongPrompts:
     """Warns of requests whose prompts cannot fit, before they are sent: with an example once, and how many in all at the end."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None]) -> None:
         self.contexts = Contexts()
-        self._tell = tell
-        self._found = self._told = 0
+        self._warn = warn
+        self._found = self._announced = 0
 
     def look(self, requests: Iterable[Request]) -> None:
-        """At requests that are about to be sent."""
         if not self.contexts:
             return
         found = [long for request in requests if (long := self.contexts.too_long(request)) is not None]
-        if found and not self._told:
-            self._told = len(found)
-            self._tell(
+        if found and not self._announced:
+            self._announced = len(found)
+            self._warn(
                 f"prompts too long for their model: {len(found):,} so far; {found[0].sentence}. They are sent all the same"
             )
         self._found += len(found)
 
     def end(self) -> None:
-        """All requests have been seen."""
-        if self._found > self._told:
-            self._tell(f"prompts too long for their model: {self._found:,} in all")
+        if self._found > self._announced:
+            self._warn(f"prompts too long for their model: {self._found:,} in all")
 
 
 def _least_tokens(body: bytes) -> int:
-    """Tokens of the text in a request, at the very least."""
     total = 0
     for _, content in conversation(_decode(body)):
         parts = [part.get("text") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []

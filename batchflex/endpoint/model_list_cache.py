@@ -15,29 +15,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..config import Job, PricesSection
+from ..config import Job
 from ..core import StorageError
 from ..storage import replaced
-from .model_list import Catalog, Contexts, ModelInfo
+from .model_list import Catalog, Contexts
 from .price_list import Prices
 from .provider import Endpoint
-
-
-class _Kept(msgspec.Struct):
-    """A model in a file: prices are dollars for a million tokens."""
-
-    id: str
-    input: float | None = None
-    output: float | None = None
-    cached_input: float | None = None
-    context: int | None = None
-    ready: bool | None = None
-
-
-class _File(msgspec.Struct):
-    host: str
-    at: float
-    models: list[_Kept]
 
 
 def _path(base_url: str) -> Path | None:
@@ -55,32 +38,20 @@ def keep(base_url: str, catalog: Catalog) -> None:
     path = _path(base_url)
     if path is None or not (base_url and catalog.models):
         return
-    models = []
-    for model in catalog.models:
-        prices = model.prices.model_dump() if model.prices is not None else {}
-        models.append(_Kept(model.id, **prices, context=model.context, ready=model.ready))
+    file = {"host": urlsplit(base_url).hostname or "", "at": catalog.at, "models": catalog.models}
     with contextlib.suppress(OSError, StorageError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replaced(path) as stream:
-            stream.write(msgspec.json.encode(_File(urlsplit(base_url).hostname or "", catalog.at, models)))
+            stream.write(msgspec.json.encode(file))
 
 
 def kept(base_url: str) -> Catalog | None:
     """The list that was fetched last from this address; ``None`` if there is none. Blocks."""
     path = _path(base_url)
     try:
-        file = None if path is None else msgspec.json.decode(path.read_bytes(), type=_File)
-        if file is None:
-            return None
-        return Catalog([ModelInfo(m.id, _prices(m), m.context, m.ready) for m in file.models], file.at)
+        return None if path is None else msgspec.json.decode(path.read_bytes(), type=Catalog)
     except (OSError, ValueError):
         return None
-
-
-def _prices(model: _Kept) -> PricesSection | None:
-    if model.input is None or model.output is None:
-        return None
-    return PricesSection(input=model.input, output=model.output, cached_input=model.cached_input)
 
 
 def known(job: Job, endpoints: Sequence[Endpoint]) -> tuple[Prices, Contexts]:

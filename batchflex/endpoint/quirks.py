@@ -21,7 +21,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def asked_in(request: Request, fallback: FormatFallback, route: Route) -> Request:
+def in_fallback_format(request: Request, fallback: FormatFallback, route: Route) -> Request:
     """The request with its schema as an instruction, and with ``json_object`` as its ``response_format``, or without one
     (``prompt``)."""
     body = _decode(request.body)
@@ -53,27 +53,27 @@ class Quirks:
 
     def adapted(self, request: Request, route: Route = CHAT) -> tuple[Request, FormatFallback | None]:
         """The request as it is to be sent, and what replaces its format, if anything does."""
-        if (place := self._place(request)) is None:
+        if (key := self._key(request)) is None:
             return request, None
-        instead = self.instead[place]
-        return asked_in(request, instead, route), instead
+        instead = self.instead[key]
+        return in_fallback_format(request, instead, route), instead
 
-    def _place(self, request: Request) -> tuple[str, bytes | None] | None:
+    def _key(self, request: Request) -> tuple[str, bytes | None] | None:
         """The key in :attr:`instead` that applies to this request, if any."""
         asked = asked_format(request.body)
         if asked is None:
             return None
         model = model_of(request.body)
-        return next((place for place in ((model, asked), (model, None)) if place in self.instead), None)
+        return next((key for key in ((model, asked), (model, None)) if key in self.instead), None)
 
     def answered(self, request: Request, fallback: FormatFallback | None) -> None:
         """A request that was sent so was answered."""
         if (asked := asked_format(request.body)) is None:
             return
+        model = model_of(request.body)
         if fallback is None:
-            self._took_formats.add(model_of(request.body))
+            self._took_formats.add(model)
         else:
-            model = model_of(request.body)
             self._helped |= {(model, asked), (model, None)}
 
     def is_refusal(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> bool:
@@ -91,17 +91,17 @@ class Quirks:
         if sent_as == "json_object" or _decode(asked).get("type") == "json_object":
             instead = "prompt"
         one = model in self._took_formats or _OF_ONE_SCHEMA.search(fault.message) is not None
-        place = (model, asked if one else None)
+        key = (model, asked if one else None)
         if sent_as is not None:  # the replacement is refused, too
-            place = self._place(request) or place
-        if self.instead.get(place) != "prompt":
-            self.instead[place] = instead
+            key = self._key(request) or key
+        if self.instead.get(key) != "prompt":
+            self.instead[key] = instead
         return instead
 
     def refused_otherwise(self, request: Request) -> None:
         """A request with a replaced format was refused for another reason: perhaps the format was not at fault."""
-        if (place := self._place(request)) is not None and place not in self._helped:
-            del self.instead[place]
+        if (key := self._key(request)) is not None and key not in self._helped:
+            del self.instead[key]
 
     def cut_unstreamed(self, made: Outcome) -> bool:
         """An unstreamed answer was cut below its limit; true if the request is to be repeated as a stream."""

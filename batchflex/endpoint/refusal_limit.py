@@ -14,9 +14,8 @@ class RefusalLimit:
     A refusal that names a time says: until then nothing more. Between two such times the server accepts what its window allows.
     So the first span gives a guess, the second is sent freely but for where the guess says that the limit is, and if that is
     where it was, the limit is known, and everything goes at its constant rate. Where the spans don't agree (a window that
-    slides, a bucket, short waits), what was accepted over several refusals is the rate. A rate that does not
-    make refusals rare was wrong: it is forgotten, and none is learned for a while. A learned rate grows slowly while nothing is
-    refused.
+    slides, a bucket, short waits), what was accepted over several refusals is the rate. A rate that does not make refusals rare
+    was wrong: it is forgotten, and none is learned for a while. A learned rate grows slowly while nothing is refused.
     """
 
     _NAMED_S = 0.5  # refusals that name shorter waits don't tell where a window ends
@@ -38,16 +37,11 @@ class RefusalLimit:
         self._units = 0.0
         self._sent = 0.0
         self._guess: float | None = None
-        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
-        # refusal after something was accepted shows.
-        self._since: float | None = None
-        self._accepted = 0.0
-        self._used_up: float | None = None
+        self._begin_proof(None)
         self._accepted_by_then = 0.0
         self._accepted_since_hold = False
         self._first_refused: float | None = None
         self._ever_accepted = 0.0
-        self._holds = 0
         self._longest_s = 0.0
         self._refused_in_a_row = 0
         self._named: tuple[float | None, float | None] = (None, None)
@@ -74,7 +68,6 @@ class RefusalLimit:
         return self._CAREFUL_S if near else 0.0
 
     def took(self, now: float, units: float) -> None:
-        """``units`` are sent now."""
         if self._end is not None and now >= self._end:
             self._sent = 0.0
         self._sent += units
@@ -146,9 +139,11 @@ class RefusalLimit:
         self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
         self._begin_proof(now)
 
-    def _begin_proof(self, now: float) -> None:
+    def _begin_proof(self, now: float | None) -> None:
+        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
+        # refusal after something was accepted shows.
         self._since, self._accepted, self._holds = now, 0.0, 0
-        self._used_up = None
+        self._used_up: float | None = None
 
     def _look_back(self, now: float) -> None:
         """Many refusals: what was accepted while they came is the rate. If they come all the same, it is something else."""

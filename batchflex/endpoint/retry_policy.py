@@ -1,38 +1,34 @@
-"""Which failures are worth another attempt, how often, and after what wait (tenacity).
+"""Which failures are worth another attempt, how often, and after what wait.
 
-A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and
-:mod:`batchflex.engine.admission` holds back all requests to that endpoint. Everything else transient is tried again after an
-exponentially growing wait with full jitter, or the wait the server asked for, until ``retry.attempts`` or ``retry.max_s`` is
-spent.
+A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and :mod:`batchflex.engine.admission`
+holds back all requests to that endpoint. Everything else transient is tried again after an exponentially growing wait with full
+jitter, or the wait the server asked for, until ``retry.attempts`` or ``retry.max_s`` is spent.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
-import tenacity
-
 from ..config import RetrySection
-from ..core import Deferred, Transient
+from ..core import AttemptError, Deferred, Transient
 
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
 class Tries:
     """What one row has used up: ``sent`` requests, ``spent`` attempts that count, ``seconds`` in attempts and waits.
 
     ``latest_s`` is how long the latest attempt took.
     """
 
-    __slots__ = ("latest_s", "seconds", "sent", "spent")
-
-    def __init__(self) -> None:
-        self.latest_s = 0.0
-        self.sent = 0
-        self.spent = 0
-        self.seconds = 0.0
+    sent: int = 0
+    spent: int = 0
+    seconds: float = 0.0
+    latest_s: float = 0.0
 
     def count(self, seconds: float, *, costs: bool) -> None:
         self.sent += 1
@@ -47,14 +43,14 @@ class Tries:
         self.seconds = 0.0
 
 
-def costs(fault: BaseException) -> bool:
+def costs(fault: AttemptError) -> bool:
     """Whether a failure uses up one of the attempts, and of the time, that a row has."""
     return not isinstance(fault, Deferred)
 
 
-def exhausted(fault: BaseException | None, tries: Tries, policy: RetrySection) -> bool:
+def exhausted(fault: AttemptError, tries: Tries, policy: RetrySection) -> bool:
     """Whether this failure was the last one allowed."""
-    if fault is not None and not costs(fault):
+    if not costs(fault):
         return False
     return tries.spent >= policy.attempts or (tries.spent > 1 and tries.seconds >= policy.max_s)
 
@@ -65,7 +61,7 @@ def is_last(tries: Tries, policy: RetrySection) -> bool:
     return tries.spent > 0 and enough
 
 
-def wait_s(fault: BaseException | None, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
+def wait_s(fault: AttemptError, tries: Tries, policy: RetrySection, jitter: Callable[[], float]) -> float:
     """Seconds until the next attempt. ``jitter`` gives numbers from 0 to 1."""
     if isinstance(fault, Deferred):
         return fault.wait_s
@@ -90,25 +86,13 @@ async def persist(
 
     :raises AttemptError: the last failure, or the first that is not :class:`~batchflex.core.errors.Transient`.
     """
-    failed_before: list[Transient] = [first]
-
-    async def once() -> T:
-        if failed_before:
-            raise failed_before.pop()
-        return await attempt()
-
-    async def rest(seconds: float) -> None:
+    fault = first
+    while not exhausted(fault, tries, policy):
+        seconds = wait_s(fault, tries, policy, jitter)
         tries.seconds += seconds
         await sleep(seconds)
-
-    def fault(state: tenacity.RetryCallState) -> BaseException | None:
-        return state.outcome.exception() if state.outcome else None
-
-    retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(Transient),
-        stop=lambda state: exhausted(fault(state), tries, policy),
-        wait=lambda state: wait_s(fault(state), tries, policy, jitter),
-        sleep=rest,
-        reraise=True,
-    )
-    return await retrying(once)
+        try:
+            return await attempt()
+        except Transient as error:
+            fault = error
+    raise fault

@@ -1,4 +1,4 @@
-"""Which transport reaches an endpoint, as httpx users expect of their environment.
+"""Which transport reaches an endpoint, as httpx users expect of their environment, and what its failures mean for an attempt.
 
 httpx's own pool looks at every connection for each request: with 64 of them that costs 9 ms of CPU a request, with 256
 80 ms. So it is used only where a proxy is in between; :mod:`batchflex.endpoint.http1` otherwise.
@@ -15,21 +15,23 @@ from typing import NamedTuple, cast
 
 import httpx
 
-from ..core import EndpointError
+from ..core import AttemptError, EndpointError
+from ..protocol import classify
 from .connection import ERROR_BYTES, FIRST_ERROR, AnswerTooLarge
 from .content_coding import BodyTooLarge, Unpacker
 from .http1 import Connections
+from .provider import Endpoint
 
 
 class Proxy(NamedTuple):
     """A proxy of the environment. ``url`` may have a password in it, quoted as a URL wants it; ``str`` of the proxy has not."""
 
     url: str
-    place: str
+    address: str
     variable: str
 
     def __str__(self) -> str:
-        return f"the proxy {self.place} ({self.variable})"
+        return f"the proxy {self.address} ({self.variable})"
 
 
 def choose(base_url: str, connections: int) -> httpx.AsyncBaseTransport:
@@ -44,7 +46,7 @@ def choose(base_url: str, connections: int) -> httpx.AsyncBaseTransport:
     if proxy := proxy_of(base_url):
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         try:
-            if not proxy.place:
+            if not proxy.address:
                 raise ValueError
             return httpx.AsyncHTTPTransport(verify=context or True, proxy=proxy.url, limits=limits)
         except ImportError:
@@ -77,10 +79,10 @@ def proxy_of(base_url: str) -> Proxy | None:
     names = (f"{url.scheme}_proxy", f"{url.scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
     variable = next((name for name in names if os.environ.get(name) == given), "the settings of this system")
     scheme, separator, rest = given.partition("://") if "://" in given else ("http", "://", given)
-    login, at, place = rest.strip().rpartition("@")
-    place = re.split(r"[/?#\s]", place, maxsplit=1)[0]
+    login, at, address = rest.strip().rpartition("@")
+    address = re.split(r"[/?#\s]", address, maxsplit=1)[0]
     user, colon, password = login.partition(":")
-    return Proxy(f"{scheme}{separator}{_quoted(user)}{colon}{_quoted(password)}{at}{place}", place, variable)
+    return Proxy(f"{scheme}{separator}{_quoted(user)}{colon}{_quoted(password)}{at}{address}", address, variable)
 
 
 def _quoted(text: str) -> str:
@@ -123,3 +125,31 @@ class _Bounded(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def fault_of(error: httpx.RequestError, endpoint: Endpoint, host: str, proxy: Proxy | None) -> AttemptError:
+    """The error of an attempt that failed so. ``proxy`` is that of the environment, if there is one before the ``host``."""
+    words = str(error) or type(error).__name__
+    if isinstance(error, AnswerTooLarge):
+        most = f"the answer has more than {endpoint.max_answer_mb:g} MB (endpoint.max_answer_mb)"
+        return classify.too_large(most, error.status)
+    if isinstance(error, httpx.ConnectTimeout):
+        return classify.unreachable(f"no connection to {host} within {endpoint.connect_timeout_s:g} s")
+    if isinstance(error, httpx.ConnectError):
+        through = "" if proxy is None else f" through {proxy}"
+        return classify.unreachable(f"cannot connect{through}: {words}")
+    if isinstance(error, httpx.ProxyError):
+        return _proxy_fault(words, host, str(proxy or "the proxy"))
+    return classify.cut_short(words)
+
+
+def _proxy_fault(words: str, host: str, proxy: str) -> AttemptError:
+    """A proxy did not connect to the endpoint; ``words`` begin with the status that it gave, if it gave one."""
+    status = int(words[:3]) if words[:3].isdigit() else None
+    if status == 407:
+        return classify.proxy_refuses(f"{proxy} wants another user or password (HTTP 407): correct them there", 407)
+    if status is not None and status < 500 and status not in (408, 425, 429):
+        return classify.proxy_refuses(
+            f"{proxy} does not connect to {host} (HTTP {words}): name another, or the host in NO_PROXY", status
+        )
+    return classify.unreachable(f"{proxy} cannot connect to {host}: {words}")

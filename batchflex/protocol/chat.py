@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import msgspec
 
 from ..core import Answer, AttemptError, Ending, Usage
-from . import classify, error_body
+from . import classify
 from .chat_message import calls_of, content_of, not_read, unknown_text, usage
-from .chat_stream import Stream, heed_errors
+from .chat_stream import Stream, raise_errors
 from .event_stream import are_events
 from .finish_reasons import NO_WORDS, ended, ending_of
 from .loose_json import decode
@@ -37,16 +37,11 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**62)] | None
-
-
 _Dollars = Annotated[float, msgspec.Meta(ge=0, lt=1e9)] | None
 
 
-class _PromptDetails(msgspec.Struct, gc=False):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: _Tokens = None
-
-
-class _CompletionDetails(msgspec.Struct, gc=False):
     reasoning_tokens: _Tokens = None
 
 
@@ -59,8 +54,8 @@ class _Usage(msgspec.Struct, gc=False):
     reasoning_tokens: _Tokens = None
     cost: _Dollars = None
     estimated_cost: _Dollars = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
 
 
 class _Completion(msgspec.Struct, gc=False):
@@ -142,8 +137,8 @@ def of_object(data: dict[str, Any] | None, raw: bytes, receipt: Receipt) -> Answ
     """
     status = receipt.http_status
     if data is None:
-        raise classify.cut_short(f"the answer is not a JSON object: {error_body.describe(raw)[0]}", raw, status)
-    heed_errors(data, raw, status)
+        raise classify.not_json(raw, status)
+    raise_errors(data, raw, status)
     found = read(data, raw, receipt)
     if found is None:
         raise classify.empty("the answer has no choices", raw, status)

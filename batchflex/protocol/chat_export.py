@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from .finish_reasons import ending_of
+from .loose_json import object_of
 
 _FINISH = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 _FINISHES = {"truncated": "length", "filtered": "content_filter"}  # of a row whose server has a word of its own
@@ -64,20 +65,11 @@ _decode_completion = msgspec.json.Decoder(_Completion).decode
 def documented(response: str, row: Mapping[str, Any]) -> tuple[Any, str]:
     """The completion, with all that it must have, and its id. ``row`` has the columns of the results."""
     try:
-        known_as = _decode_completion(response).id
-        return (msgspec.Raw(response.encode()) if "\n" not in response else _decode(response)), known_as
+        completion_id = _decode_completion(response).id
+        return (msgspec.Raw(response.encode()) if "\n" not in response else _decode(response)), completion_id
     except (msgspec.DecodeError, RecursionError):
         body = _completed(object_of(response), row)
         return body, body["id"]
-
-
-def object_of(text: str | None) -> dict[str, Any]:
-    """A JSON object; an empty one if it is none."""
-    try:
-        found = _decode(text or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _completed(body: dict[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:

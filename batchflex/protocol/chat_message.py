@@ -57,19 +57,15 @@ def content_of(message: dict[str, Any]) -> tuple[str | None, str | None, str | N
     refusal = message.get("refusal")
     refusal = refusal if isinstance(refusal, str) else None
     parts = dicts(content)
-    if parts and all(
-        part.get("type") in _PARTS for part in parts
-    ):  # Mistral has its reasoning here, OpenAI its refusal
-        texts = {kind: "".join(_text_of(part) for part in parts if part["type"] == kind) for kind in _PARTS}
+    if parts and all(part.get("type") in _PARTS for part in parts):  # Mistral has reasoning here, OpenAI refusals
+        texts = {
+            kind: "".join(text_of(part.get(kind)) or "" for part in parts if part["type"] == kind) for kind in _PARTS
+        }
         return texts["text"], reasoning or texts["thinking"] or None, refusal or texts["refusal"] or None
     return text_of(content), reasoning, refusal
 
 
 _PARTS = ("text", "thinking", "refusal")
-
-
-def _text_of(part: dict[str, Any]) -> str:
-    return text_of(part.get(part["type"])) or ""
 
 
 def text_of(value: Any) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ..core import Usage
-from . import classify, error_body
+from . import classify
 from .chat_message import calls_of, content_of, dicts, not_read, unknown_text, usage
 from .event_stream import Events
 from .finish_reasons import ending_of
@@ -68,12 +68,11 @@ class Stream:
             return False
         chunk, raw = decode(text)
         if chunk is None:
-            words = f"the answer is not a JSON object: {error_body.describe(raw)[0]}"
-            raise classify.cut_short(words, raw, self.http_status)
+            raise classify.not_json(raw, self.http_status)
         if name == "error" and "error" not in chunk:
             chunk = {"error": chunk}
             raw = _encode(chunk)
-        heed_errors(chunk, raw, self.http_status)
+        raise_errors(chunk, raw, self.http_status)
         return self.feed(chunk)
 
     def take_all(self, raw: bytes) -> None:
@@ -165,7 +164,7 @@ class Stream:
 
         :raises RowFault: if there is text in it, and none where it is looked for.
         """
-        self._heed_whole()
+        self._take_outside_deltas()
         if self._unknown is not None and not (self._text or self._reasoning or self._refusal or self._calls):
             raise classify.unknown_shape(not_read(self._unknown), _encode(self._head), self.http_status)
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text) if self._text else None}
@@ -186,7 +185,7 @@ class Stream:
         """As :meth:`completion`, as JSON."""
         return _encode(self.completion())
 
-    def _heed_whole(self) -> None:
+    def _take_outside_deltas(self) -> None:
         """Take what came outside of deltas, if nothing came in them. Each such text has all before it in front, or none has."""
         if not self._text and self._whole:
             grows = all(two.startswith(one) for one, two in zip(self._whole, self._whole[1:], strict=False))
@@ -198,12 +197,12 @@ class Stream:
             self._calls = self._calls or calls_of(self._message)
 
 
-def heed_errors(data: dict[str, Any], raw: bytes, http_status: int) -> None:
+def raise_errors(data: dict[str, Any], raw: bytes, http_status: int) -> None:
     """:raises AttemptError: if there is an error in place of an answer, or beside it."""
-    if fault := classify.error_inside(data, raw, http_status, 0.0):
+    if fault := classify.error_inside(data, raw, http_status):
         raise fault
     for choice in dicts(data.get("choices"))[:1]:
-        if fault := classify.error_of_choice(choice.get("error"), http_status, 0.0):
+        if fault := classify.error_of_choice(choice.get("error"), http_status):
             raise fault
         native = choice.get("native_finish_reason")
         if isinstance(native, str) and ending_of(native) == "again":  # which a gateway has translated to "stop"

@@ -104,6 +104,11 @@ def cut_short(message: str, body: bytes | None = None, status: int | None = None
     return _no_answer(Transient, message, "bad_answer", status, body, "bad_answer")
 
 
+def not_json(body: bytes, status: int) -> Transient:
+    """An answer, or an event of one, that is no JSON object."""
+    return cut_short(f"the answer is not a JSON object: {error_body.read(body).message}", body, status)
+
+
 def timed_out(message: str) -> Transient:
     """No answer within the time that there is for one."""
     return _no_answer(Transient, message, "timeout", rule="timeout")
@@ -191,7 +196,7 @@ def _facts(fault: AttemptError) -> dict[str, Any]:
     return {name: getattr(fault, name) for name in names}
 
 
-def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> AttemptError | None:
+def error_inside(data: dict[str, Any], raw: bytes, status: int) -> AttemptError | None:
     """The error that a 200, or an event of a stream, carries in its body; ``None`` if it carries none.
 
     It means what the same error means with the status that it names, 500 if it names none; ``http_status`` is the
@@ -204,24 +209,24 @@ def error_inside(data: dict[str, Any], raw: bytes, status: int, now: float) -> A
         error = data if is_error else base if isinstance(base, dict) and base.get("status_code") else None
     if not error or _is_success(error):
         return None
-    return _inside(error, raw, status, now)
+    return _inside(error, raw, status)
 
 
-def error_of_choice(error: Any, status: int, now: float) -> AttemptError | None:
+def error_of_choice(error: Any, status: int) -> AttemptError | None:
     """The same of an error beside the choice in which an answer broke off: never the row's for the status that it names."""
     if not error or _is_success(error):
         return None
     raw = msgspec.json.encode({"error": error})
-    fault = _inside(error, raw, status, now)
+    fault = _inside(error, raw, status)
     if isinstance(fault, RowFault) and (fault.rule or "").startswith("status_"):
         return broke_off(fault.message, raw, status)
     return fault
 
 
-def _inside(error: Any, raw: bytes, status: int, now: float) -> AttemptError:
+def _inside(error: Any, raw: bytes, status: int) -> AttemptError:
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
     means = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
-    fault = http_fault(means, {}, raw, now)
+    fault = http_fault(means, {}, raw, 0.0)  # no header names a time
     fault.http_status = status
     fault.billed = True  # it had begun to answer
     return fault

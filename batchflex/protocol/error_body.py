@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .failure_rules import OVER_LIMIT
+from .loose_json import object_of
 
 # Characters of a message that are searched for words: what it repeats of a request mostly comes later.
 _SEARCHED = 600
@@ -27,12 +28,8 @@ class ErrorBody(NamedTuple):
     again_s: float | None = None
 
 
-def describe(body: bytes) -> tuple[str, str | None, str | None]:
-    """Message, type and code of an error body, however the server words it; the text of an HTML page."""
-    return read(body)[:3]
-
-
 def read(body: bytes) -> ErrorBody:
+    """However the server words it; the text of an HTML page."""
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -155,11 +152,8 @@ def _float(text: str | None) -> float | None:
 
 def fields_named(body: bytes) -> list[str]:
     """The fields of the request that an error names."""
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    error = data.get("error", data) if isinstance(data, dict) else None
+    data = object_of(body)
+    error = data.get("error", data)
     if not isinstance(error, dict):
         return []
     found = [error["param"]] if isinstance(error.get("param"), str) else []

@@ -15,14 +15,11 @@ import msgspec
 
 from ..core import AttemptError, Outcome, RunFault, StopReason, Transient
 from . import classify
+from .loose_json import object_of
 
 # A run that stops for one of these was refused as a whole: that its rows failed proves nothing against them.
 VOIDING: frozenset[StopReason] = frozenset({"key", "credit", "model", "url", "endpoint", "failures"})
-
-
 BLAMELESS = ". No row was marked failed for it"
-
-
 _HAS_DIGIT = re.compile(r"\S*\d\S*")
 
 
@@ -55,11 +52,7 @@ def is_of_the_run(
     if not body:
         body = msgspec.json.encode({"error": {"message": error_message, "type": error_type, "code": error_code}})
     if http_status < 300:
-        try:
-            data = msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        fault = classify.error_inside(data, body, http_status, 0.0) if isinstance(data, dict) else None
+        fault = classify.error_inside(object_of(body), body, http_status)
     else:
         fault = classify.http_fault(http_status, {}, body, 0.0)
     return isinstance(fault, RunFault) or (isinstance(fault, Transient) and fault.blame == "endpoint")

@@ -121,7 +121,6 @@ class Shapes:
         self._of_models = {asked: _shape_of(asked, model) for asked, model in (models or {}).items()}
 
     def judge(self, body: bytes, content: str | None) -> Judged:
-        """Judge the answer to the request of this ``body``."""
         return self.judge_format(asked_format(body), content)
 
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:

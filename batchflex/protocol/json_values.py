@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 _DEEPEST = 64
 HALF = "holds half a character (a lone surrogate)"
+_HALVES = re.compile(r"[\ud800-\udfff]")
 
 
 def unsayable(value: Any, depth: int = 0) -> str | None:
     """Why a value can stand in no job file or no JSON request; ``None`` if it can stand in both."""
     if isinstance(value, str):
-        return None if value.isascii() or _encodes(value) else HALF
+        return HALF if _HALVES.search(value) else None
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -37,22 +39,14 @@ def unsayable(value: Any, depth: int = 0) -> str | None:
 def halves_in(tables: Any, place: str = "") -> Iterator[str]:
     """The places of texts that hold half a character; of such a key that of its table."""
     if isinstance(tables, str):
-        if not _encodes(tables):
+        if _HALVES.search(tables):
             yield place
     elif isinstance(tables, Mapping):
         for key, value in tables.items():
-            if isinstance(key, str) and not _encodes(key):
+            if isinstance(key, str) and _HALVES.search(key):
                 yield place
             else:
                 yield from halves_in(value, f"{place}.{key}" if place else str(key))
     elif isinstance(tables, list):
         for number, value in enumerate(tables):
             yield from halves_in(value, place if isinstance(value, str) else f"{place}.{number}")
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

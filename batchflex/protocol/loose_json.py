@@ -10,6 +10,15 @@ import msgspec
 _decode = msgspec.json.Decoder().decode
 
 
+def object_of(raw: bytes | str) -> dict[str, Any]:
+    """A JSON object; an empty one if it is none."""
+    try:
+        found = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def decode(raw: bytes) -> tuple[dict[str, Any] | None, bytes]:
     """A JSON object and the bytes that say it; ``None`` if it is none.
 

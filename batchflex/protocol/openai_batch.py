@@ -9,8 +9,8 @@ import msgspec
 import pyarrow as pa
 
 from ..core import cell_values, text_of
-from .chat_export import object_of
 from .chat_route import CHAT
+from .loose_json import object_of
 from .route import Route
 
 _COLUMNS = (
@@ -29,29 +29,10 @@ class Ids(NamedTuple):
     route: Route = CHAT
 
 
-class _Response(msgspec.Struct):
-    status_code: int
-    request_id: str | None
-    body: Any
-
-
-class _Error(msgspec.Struct):
-    code: str | None
-    message: str | None
-
-
-class _Line(msgspec.Struct):
-    id: str
-    custom_id: str
-    response: _Response | None
-    error: _Error | None
-
-
 _encode = msgspec.json.Encoder().encode
 
 
 def columns(ids: Ids, there: Sequence[str]) -> list[str]:
-    """The columns that lines are made of."""
     further = [_REQUEST_ID] if _REQUEST_ID in there else []
     return [*_COLUMNS, *further, *(name for name in ids.sweep if name in there)]
 
@@ -67,8 +48,8 @@ def lines(batch: pa.RecordBatch, ids: Ids) -> Iterator[tuple[bytes, bool]]:
     for values in cell_values.rows(batch):
         row = dict(zip(names, values, strict=True))
         is_error = row["status"] == "failed" or (row["status"] == "filtered" and _is_refusal(row))
-        response, error = _refused(row) if is_error else _answered(row, ids.route)
-        line = _Line(f"batch_req_{row['key']}", custom_id(row, ids), response, error)
+        outcome = _refused(row) if is_error else _answered(row, ids.route)
+        line = {"id": f"batch_req_{row['key']}", "custom_id": custom_id(row, ids), **outcome}
         yield _encode(line) + b"\n", is_error
 
 
@@ -84,16 +65,20 @@ def _is_refusal(row: Mapping[str, Any]) -> bool:
     return (row["http_status"] or 200) >= 300 or (row["content"] is None and row["finish_reason"] is None)
 
 
-def _answered(row: Mapping[str, Any], route: Route) -> tuple[_Response, None]:
-    body, known_as = route.documented(row["response"] or "{}", row)
-    return _Response(row["http_status"] or 200, row.get(_REQUEST_ID) or known_as, body), None
+def _answered(row: Mapping[str, Any], route: Route) -> dict[str, Any]:
+    body, answer_id = route.documented(row["response"] or "{}", row)
+    return _response(row["http_status"] or 200, row.get(_REQUEST_ID) or answer_id, body)
 
 
-def _refused(row: Mapping[str, Any]) -> tuple[_Response | None, _Error | None]:
+def _refused(row: Mapping[str, Any]) -> dict[str, Any]:
     code, message, status = row["error_code"] or row["error_type"], row["error_message"], row["http_status"]
     if status is None or 200 <= status < 300:  # nothing came, or something that is no answer
-        return None, _Error(code, message)
-    body = object_of(row["response"])
+        return {"response": None, "error": {"code": code, "message": message}}
+    body = object_of(row["response"] or "")
     if not isinstance(body.get("error"), dict):
         body = {"error": {"message": message, "type": row["error_type"], "param": None, "code": row["error_code"]}}
-    return _Response(status, row.get(_REQUEST_ID), body), None
+    return _response(status, row.get(_REQUEST_ID), body)
+
+
+def _response(status: int, request_id: str | None, body: Any) -> dict[str, Any]:
+    return {"response": {"status_code": status, "request_id": request_id, "body": body}, "error": None}

@@ -90,7 +90,10 @@ def read(headers: Mapping[str, str], now: float) -> RateLimits | None:
     found: dict[str, dict[LimitKind, dict[str, str]]] = {}
     windows: dict[str, float] = {}
     for name, text in headers.items():
-        if "ratelimit" not in name or (match := _matched(name)) is None:
+        if "ratelimit" not in name:
+            continue
+        match = next((match for pattern in _NAMES if (match := pattern.fullmatch(name.lower()))), None)
+        if match is None:
             continue
         unit, whose, period = (match[group] or "" for group in ("unit", "whose", "period"))
         descriptor = whose or period
@@ -109,10 +112,6 @@ def read(headers: Mapping[str, str], now: float) -> RateLimits | None:
         return None
     first, *others = sorted(limits, key=_share_left)
     return first._replace(further=tuple(others))
-
-
-def _matched(name: str) -> re.Match[str] | None:
-    return next((match for pattern in _NAMES if (match := pattern.fullmatch(name.lower()))), None)
 
 
 def _share_left(limits: RateLimits) -> float:

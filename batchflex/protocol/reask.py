@@ -111,8 +111,7 @@ def _how(before: Outcome, policy: Policy, planned: int | None) -> How | None:
 
 
 def _grown(before: Outcome, planned: int | None) -> int:
-    """How often this was asked again with more tokens, which uses up none of ``max_reasks``. Parts of format 1 do not
-    tell."""
+    """How often this was asked again with more tokens, which uses up none of ``max_reasks``. Parts of format 1 do not tell."""
     if before.grown is not None:
         return before.grown
     times, limit = 0, planned or 0

@@ -39,7 +39,7 @@ class Gateway(NamedTuple):
 NO_GATEWAY = Gateway()
 
 
-class Glance(NamedTuple):
+class Facts(NamedTuple):
     """``request_id`` is at most 128 printable characters of ASCII, without spaces; what is no such id is none."""
 
     request_id: str | None
@@ -47,7 +47,7 @@ class Glance(NamedTuple):
     gateway: Gateway = NO_GATEWAY
 
 
-def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
+def read(headers: Sequence[tuple[bytes, bytes]]) -> Facts:
     """One pass over the headers, whose names may be in any case."""
     best, found, tells = len(_IDS), b"", False
     of_gateway: list[bytes | None] | None = None
@@ -62,7 +62,7 @@ def glance(headers: Sequence[tuple[bytes, bytes]]) -> Glance:
         elif b"ratelimit" in name:
             tells = True
     gateway = NO_GATEWAY if of_gateway is None else _gateway(*of_gateway)
-    return Glance(found.decode("ascii") if found else None, tells, gateway)
+    return Facts(found.decode("ascii") if found else None, tells, gateway)
 
 
 def _gateway(cost: bytes | None, deployment: bytes | None, fallbacks: bytes | None) -> Gateway:

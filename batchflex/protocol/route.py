@@ -97,7 +97,7 @@ class Route(ABC):
     def answer_limit(self, body: Mapping[str, Any]) -> int | None:
         """The most tokens that an answer to this body may have; ``None`` if it sets no limit.
 
-        Which of several parameters a server heeds is its own matter: the largest bounds the answer.
+        Which of several parameters a server applies is its own matter: the largest bounds the answer.
         """
         return max((body[name] for name in self.limits if body.get(name) is not None), default=None)
 

@@ -11,6 +11,7 @@ import anyio
 import httpx
 import polars as pl
 import pytest
+from pydantic import SecretStr
 
 import batchflex
 from batchflex.config.endpoint_section import EndpointSection
@@ -19,10 +20,10 @@ from batchflex.core.errors import AttemptError, EndpointError, JobError
 from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.key_command import KeyCommand, NoKeyError, expires_at
-from batchflex.endpoint.provider import Endpoint, Secret, key_variable, resolve, variables
+from batchflex.endpoint.provider import Endpoint, key_variable, resolve, variables
 from batchflex.plan.plan import Plan
 from batchflex.protocol import chat
-from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, glance
+from batchflex.protocol.response_headers import NO_GATEWAY, Gateway, read
 from batchflex.protocol.route import Receipt
 from batchflex.storage import FolderStore, part_files
 from batchflex.storage.model_substitutes import Substitutes, is_same_model
@@ -71,7 +72,7 @@ def test_the_hosted_api_is_one_endpoint_however_it_is_named(
     own = "FLEXAI_API_BASE" in environ and "base_url" in section
     assert endpoint.name == (section["base_url"].split("/")[2] if own else "flexai")
     assert (endpoint.base_url, endpoint.provider, endpoint.unstreamed_max_tokens) == (base_url, "flexai", 2048)
-    assert (endpoint.key and endpoint.key.reveal()) == key
+    assert (endpoint.key and endpoint.key.get_secret_value()) == key
 
 
 def test_its_addresses_share_the_quota_of_a_key() -> None:
@@ -512,14 +513,14 @@ async def test_a_web_token_is_renewed_before_its_time_is_over(tmp_path: Path) ->
     tokens = [web_token(now[0] + 3600), web_token(now[0] + 7200)]
     (tmp_path / "tokens").write_text("".join(f"{token}\n" for token in tokens))
     keys = KeyCommand(counting(tmp_path, f'sed -n "${{n}}p" {tmp_path}/tokens'), wall=lambda: now[0])
-    assert (await keys.key()).reveal() == tokens[0]
+    assert (await keys.key()).get_secret_value() == tokens[0]
     now[0] += 3500
-    assert (await keys.key()).reveal() == tokens[0] and runs(tmp_path) == 1
+    assert (await keys.key()).get_secret_value() == tokens[0] and runs(tmp_path) == 1
     now[0] += 50  # the command has just run by the clock that spaces its runs, and the key is still good
-    assert (await keys.key()).reveal() == tokens[0] and runs(tmp_path) == 1
+    assert (await keys.key()).get_secret_value() == tokens[0] and runs(tmp_path) == 1
     keys._ran_at -= 10
-    assert (await keys.key()).reveal() == tokens[1] and runs(tmp_path) == 2
-    assert (await keys.key()).reveal() == tokens[1] and runs(tmp_path) == 2
+    assert (await keys.key()).get_secret_value() == tokens[1] and runs(tmp_path) == 2
+    assert (await keys.key()).get_secret_value() == tokens[1] and runs(tmp_path) == 2
 
 
 @pytest.mark.anyio
@@ -551,7 +552,7 @@ async def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_headers_of_a_gateway_tell(headers: dict[str, str], told: Gateway) -> None:
-    assert glance([(name.encode(), value.encode()) for name, value in headers.items()]).gateway == told
+    assert read([(name.encode(), value.encode()) for name, value in headers.items()]).gateway == told
 
 
 @pytest.mark.parametrize(
@@ -588,7 +589,7 @@ def test_what_an_answer_says_it_cost(usage: dict[str, Any], cost: float | None) 
 async def test_an_answer_has_what_its_gateway_tells(endpoint: CountingEndpoint, stream: bool, via: Any) -> None:
     told = {"x-litellm-response-cost": "0.5", "x-litellm-model-id": "dep-1", "x-litellm-attempted-fallbacks": "1"}
     endpoint.knobs(answer_headers=told | {"x-litellm-call-id": "call-1"}, more_usage={"cost": 0.25})
-    known = Endpoint("test", endpoint.base_url, Secret(SECRET), stream=stream)
+    known = Endpoint("test", endpoint.base_url, SecretStr(SECRET), stream=stream)
     async with Client(known, via=via()) as client:
         answer = await client.attempt(_request())
         assert (answer.usage.cost, answer.deployment, answer.fallbacks) == (0.5, "dep-1", 1)

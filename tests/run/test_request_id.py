@@ -9,12 +9,13 @@ import httpx
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from pydantic import SecretStr
 
 from batchflex.core.errors import AttemptError
 from batchflex.endpoint import http1
 from batchflex.endpoint.client import Client
-from batchflex.endpoint.provider import Endpoint, Secret
-from batchflex.protocol.response_headers import NO_GATEWAY, glance
+from batchflex.endpoint.provider import Endpoint
+from batchflex.protocol.response_headers import NO_GATEWAY, read
 from batchflex.storage import FolderStore, part_files
 from tests.support.command_line import called, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
@@ -43,12 +44,12 @@ HEADERS = [
     ],
 )
 def test_the_id_is_found_among_the_headers(headers: list[tuple[bytes, bytes]], found: str | None) -> None:
-    assert glance([(b"date", b"now"), *headers]).request_id == found
+    assert read([(b"date", b"now"), *headers]).request_id == found
 
 
 def test_what_else_headers_tell_is_seen_in_any_case() -> None:
-    assert glance([(b"X-RateLimit-Limit-Requests", b"1"), (b"Content-Encoding", b"gzip")])[1:2] == (True,)
-    assert glance([(b"content-type", b"x")]) == (None, False, NO_GATEWAY)
+    assert read([(b"X-RateLimit-Limit-Requests", b"1"), (b"Content-Encoding", b"gzip")])[1:2] == (True,)
+    assert read([(b"content-type", b"x")]) == (None, False, NO_GATEWAY)
 
 
 @pytest.mark.anyio
@@ -57,7 +58,7 @@ def test_what_else_headers_tell_is_seen_in_any_case() -> None:
 async def test_every_attempt_has_its_id(endpoint: CountingEndpoint, stream: bool, via: Any) -> None:
     faults = ["400", "429", "500", "empty_choices", "error_200", "not_json", "reset_inside", "truncated_json"]
     endpoint.knobs(request_ids="X-Request-Id", script=["ok", *faults])
-    known = Endpoint("test", endpoint.base_url, Secret(KEY), stream=stream)
+    known = Endpoint("test", endpoint.base_url, SecretStr(KEY), stream=stream)
     async with Client(known, via=via()) as client:
         assert (await client.attempt(_request())).request_id == "req-0"
         for number, fault in enumerate(faults, 1):
@@ -69,7 +70,7 @@ async def test_every_attempt_has_its_id(endpoint: CountingEndpoint, stream: bool
 @pytest.mark.anyio
 async def test_a_key_is_no_id(endpoint: CountingEndpoint) -> None:
     endpoint.knobs(request_ids=f"x-request-id: a-{KEY}-b\r\nx-number")
-    async with Client(Endpoint("test", endpoint.base_url, Secret(KEY))) as client:
+    async with Client(Endpoint("test", endpoint.base_url, SecretStr(KEY))) as client:
         assert (await client.attempt(_request())).request_id is None
 
 

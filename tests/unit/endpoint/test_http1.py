@@ -300,10 +300,10 @@ def test_a_request_that_met_a_close_is_known_to_be_unread(size: int, uvloop: boo
             loop = asyncio.get_running_loop()
             _, used = await loop.create_connection(Connection, *listener.getsockname())
             head = b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n"
-            await used.ask(head % 2, b"{}")
+            await used.request(head % 2, b"{}")
             closed.wait()
             with pytest.raises(MetClose):
-                await used.ask(head % size, size * b"x")
+                await used.request(head % size, size * b"x")
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

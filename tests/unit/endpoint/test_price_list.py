@@ -41,6 +41,12 @@ def options(endpoint: CountingEndpoint, rows: Path, *more: object) -> list[objec
     return [rows, "--base-url", endpoint.base_url, "--model", "m", "--out", rows.parent / "out", "--json", *more]
 
 
+def info(
+    name: str, prices: PricesSection | None = None, context: int | None = None, ready: bool | None = None
+) -> ModelInfo:
+    return ModelInfo(name, **(prices.model_dump() if prices else {}), context=context, ready=ready)
+
+
 # ------------------------------------------------------------------------------------------------------------- the lists
 
 
@@ -94,7 +100,7 @@ def test_what_lists_look_like(
     said = {"object": "list", "data": [entry]} if form == "data" else [entry]
     (model,) = model_list.read(json.dumps(said).encode(), 5.0).models
     wanted = None if prices is None else PricesSection(input=prices[0], output=prices[1], cached_input=prices[2])
-    assert model == ModelInfo("m", wanted, context, ready)
+    assert model == info("m", wanted, context, ready)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,7 @@ def test_the_nearest_name(name: str, told: str) -> None:
 
 
 def test_a_list_is_kept_for_each_address() -> None:
-    one = Catalog([ModelInfo("m", PricesSection(input=1.0, output=2.0), 5, None), ModelInfo("n")], 7.0)
+    one = Catalog([info("m", PricesSection(input=1.0, output=2.0), 5, None), info("n")], 7.0)
     model_list_cache.keep("http://a/v1", one)
     model_list_cache.keep("http://b/v1", Catalog([], 9.0))
     assert model_list_cache.kept("http://a/v1") == one
@@ -127,10 +133,10 @@ def test_a_list_is_kept_for_each_address() -> None:
 def test_a_cache_that_cannot_be_used_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    model_list_cache.keep("http://a/v1", Catalog([ModelInfo("m")], 7.0))
+    model_list_cache.keep("http://a/v1", Catalog([info("m")], 7.0))
     assert model_list_cache.kept("http://a/v1") is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model_list_cache.keep("http://a/v1", Catalog([ModelInfo("m")], 7.0))
+    model_list_cache.keep("http://a/v1", Catalog([info("m")], 7.0))
     (kept,) = (tmp_path / "batchflex" / "models").iterdir()
     kept.write_text("{")
     assert model_list_cache.kept("http://a/v1") is None
@@ -153,7 +159,7 @@ def _price(dollars: float) -> PricesSection:
 
 
 def test_what_the_job_says_wins() -> None:
-    listed = Catalog([ModelInfo("m", _price(1.0)), ModelInfo("n", _price(2.0))], 0.0)
+    listed = Catalog([info("m", _price(1.0)), info("n", _price(2.0))], 0.0)
     one = _prices({"n": {"input": 3.0, "output": 3.0}})
     one.learn("a", listed)
     assert [one.of(_body(model), "a") for model in "mnx"] == [_price(1.0), _price(3.0), None]
@@ -167,16 +173,16 @@ def test_what_the_job_says_wins() -> None:
 
 def test_a_run_counts_by_one_price_throughout() -> None:
     prices = _prices()
-    prices.learn("a", Catalog([ModelInfo("m", _price(1.0))], 9.0))
-    prices.learn("a", Catalog([ModelInfo("m", _price(5.0)), ModelInfo("n", _price(5.0))], 10.0))
+    prices.learn("a", Catalog([info("m", _price(1.0))], 9.0))
+    prices.learn("a", Catalog([info("m", _price(5.0)), info("n", _price(5.0))], 10.0))
     assert [prices.of(_body(model), "a") for model in "mn"] == [_price(1.0), _price(5.0)]
 
 
 def test_of_several_endpoints_the_dearest_is_reserved() -> None:
     prices = _prices(None, [{"base_url": "http://a/v1"}, {"base_url": "http://b/v1", "model": "other"}])
-    prices.learn("a", Catalog([ModelInfo("m", _price(1.0)), ModelInfo("other", _price(9.0))], 0.0))
+    prices.learn("a", Catalog([info("m", _price(1.0)), info("other", _price(9.0))], 0.0))
     assert prices.dearest(_body()) is None, "what b takes for its own model is not known"
-    prices.learn("b", Catalog([ModelInfo("m", _price(1.0)), ModelInfo("other", _price(2.0))], 0.0))
+    prices.learn("b", Catalog([info("m", _price(1.0)), info("other", _price(2.0))], 0.0))
     assert prices.dearest(_body()) == _price(2.0)
     assert prices.of(_body(), "a") == _price(1.0)
 
@@ -294,7 +300,7 @@ def test_a_plan_is_offline_and_knows_the_prices_fetched_last(endpoint: CountingE
 
 def test_where_the_list_does_not_come_the_last_one_holds(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", 2)
-    model_list_cache.keep(endpoint.base_url, Catalog([ModelInfo("m", _price(7.0))], 86_400.0))
+    model_list_cache.keep(endpoint.base_url, Catalog([info("m", _price(7.0))], 86_400.0))
     endpoint.knobs(models_form="404")
     done = called("run", *options(endpoint, rows))
     assert done.summary["cost"] is None, "a list that is there no more tells no price"
@@ -359,11 +365,11 @@ def _request(text: Any, model: str = "m") -> Request:
 def test_a_prompt_that_surely_does_not_fit(text: Any, tokens: int | None) -> None:
     contexts = Contexts()
     assert contexts.too_long(_request("word " * 10_000)) is None, "nothing is known"
-    contexts.learn(Catalog([ModelInfo("m", None, 100), ModelInfo("n", None, 10_000)]))
+    contexts.learn(Catalog([info("m", None, 100), info("n", None, 10_000)]))
     found = contexts.too_long(_request(text))
     assert (None if found is None else found.tokens) == tokens
     assert contexts.too_long(_request(text, "n")) is None and contexts.too_long(_request(text, "x")) is None
-    contexts.learn(Catalog([ModelInfo("big", None, 1_000)]), "big")
+    contexts.learn(Catalog([info("big", None, 1_000)]), "big")
     assert contexts.too_long(_request(text)) is None, "another endpoint takes it, as its own model"
 
 

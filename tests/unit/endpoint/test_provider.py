@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from batchflex.config.endpoint_section import EndpointSection
 from batchflex.core.errors import AttemptError, EndpointError
@@ -23,7 +24,7 @@ from batchflex.core.types import Request
 from batchflex.endpoint import transport
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.local_model import serving
-from batchflex.endpoint.provider import Endpoint, Secret, default_model, key_variable, resolve
+from batchflex.endpoint.provider import Endpoint, default_model, key_variable, resolve
 from tests.support.counting_endpoint import CountingEndpoint, Totals
 from tests.support.paths import ROOT
 from tests.support.rate_limits import Rate, Slots
@@ -32,10 +33,10 @@ from tests.support.rate_limits import Rate, Slots
 
 
 def test_a_secret_does_not_show_itself() -> None:
-    secret = Secret("sk-hidden")
+    secret = SecretStr("sk-hidden")
     endpoint = Endpoint("a", "http://a/v1", secret)
-    assert "sk-hidden" not in f"{secret} {secret!r} {secret!s} {endpoint} {endpoint!r} {[secret]} {vars(Secret)}"
-    assert secret.reveal() == "sk-hidden"
+    assert "sk-hidden" not in f"{secret} {secret!r} {secret!s} {endpoint} {endpoint!r} {[secret]} {vars(SecretStr)}"
+    assert secret.get_secret_value() == "sk-hidden"
 
 
 def test_a_model_that_is_not_named_is_one_that_every_endpoint_has() -> None:
@@ -52,7 +53,7 @@ def test_the_hosted_api_needs_its_key() -> None:
     endpoint = resolve(EndpointSection(name="flexai"), {"FLEXAI_API_KEY": " sk-a\n"})
     assert endpoint.base_url == "https://api.flex.ai/v1"
     assert endpoint.key is not None
-    assert endpoint.key.reveal() == "sk-a"
+    assert endpoint.key.get_secret_value() == "sk-a"
     planned = resolve(EndpointSection(name="flexai"), {}, with_key=False)
     assert (planned.base_url, planned.key) == (endpoint.base_url, None)
 
@@ -61,7 +62,7 @@ def test_another_variable_can_hold_the_key() -> None:
     section = EndpointSection(name="flexai", api_key_env="MY_KEY")
     endpoint = resolve(section, {"MY_KEY": "sk-mine", "FLEXAI_API_KEY": "sk-theirs"})
     assert endpoint.key is not None
-    assert (endpoint.key.reveal(), endpoint.key_env) == ("sk-mine", "MY_KEY")
+    assert (endpoint.key.get_secret_value(), endpoint.key_from) == ("sk-mine", "MY_KEY")
     with pytest.raises(EndpointError, match="MY_KEY"):
         resolve(section, {"FLEXAI_API_KEY": "sk-theirs"})
 
@@ -74,7 +75,7 @@ def test_a_key_that_systemd_hands_to_a_service(tmp_path: Path) -> None:
     (tmp_path / "FLEXAI_API_KEY").write_text("sk-credential\n")
     for given, key in ((None, "sk-credential"), ("", "sk-credential"), ("sk-variable", "sk-variable")):
         endpoint = resolve(section, environ if given is None else {**environ, "FLEXAI_API_KEY": given})
-        assert endpoint.key == Secret(key)
+        assert endpoint.key == SecretStr(key)
     assert resolve(EndpointSection(base_url="http://127.0.0.1:8000/v1"), environ).key is None
     (tmp_path / "FLEXAI_API_KEY").write_bytes(b"sk-\xff")
     with pytest.raises(EndpointError, match="characters that no key can have"):
@@ -114,9 +115,9 @@ def test_the_variable_whose_key_an_endpoint_is_given(section: EndpointSection, v
 def test_the_key_of_any_other_server(environ: dict[str, str], variable: str | None, key: str | None) -> None:
     section = EndpointSection(base_url="http://127.0.0.1:8000/v1", api_key_env=variable)
     endpoint = resolve(section, environ)
-    assert (endpoint.key.reveal() if endpoint.key else None) == key
+    assert (endpoint.key.get_secret_value() if endpoint.key else None) == key
     assert endpoint.name == "127.0.0.1:8000"
-    assert endpoint.key_env == ((variable or "BATCHFLEX_API_KEY") if key else None)
+    assert endpoint.key_from == ((variable or "BATCHFLEX_API_KEY") if key else None)
 
 
 def test_a_named_variable_must_be_set() -> None:

@@ -19,12 +19,13 @@ import anyio
 import brotli
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Answer, Request, Usage
 from batchflex.endpoint import http1, queue_metrics
 from batchflex.endpoint.client import Client
-from batchflex.endpoint.provider import Endpoint, Secret
+from batchflex.endpoint.provider import Endpoint
 from batchflex.protocol.rate_limit_headers import RateLimits
 from tests.support.counting_endpoint import ANSWERS, FAULTS, CountingEndpoint
 
@@ -65,7 +66,7 @@ def _request(text: str = TEXT, **fields: Any) -> Request:
 
 
 def _client(base_url: str, via: Via | None, **options: Any) -> Client:
-    endpoint = Endpoint("test", base_url, Secret(KEY), **{"timeout_s": 30.0, "idle_timeout_s": 30.0, **options})
+    endpoint = Endpoint("test", base_url, SecretStr(KEY), **{"timeout_s": 30.0, "idle_timeout_s": 30.0, **options})
     return Client(endpoint, via=via() if via else None)
 
 

@@ -145,7 +145,7 @@ def test_any_retry_after_is_survived(text: str) -> None:
     ],
 )
 def test_an_error_is_described(body: bytes, told: tuple[str, str | None, str | None]) -> None:
-    assert error_body.describe(body) == told
+    assert error_body.read(body)[:3] == told
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_an_error_is_described(body: bytes, told: tuple[str, str | None, str | N
 )
 def test_an_error_inside_an_answer_means_what_it_says(error: Any, kind: type[AttemptError]) -> None:
     data = {"error": error}
-    fault = classify.error_inside(data, json.dumps(data).encode(), 200, NOW)
+    fault = classify.error_inside(data, json.dumps(data).encode(), 200)
     assert type(fault) is kind
     assert fault.http_status == 200
 
@@ -183,7 +183,7 @@ def test_an_error_inside_an_answer_means_what_it_says(error: Any, kind: type[Att
     ],
 )
 def test_no_error_inside(data: dict[str, Any]) -> None:
-    assert classify.error_inside(data, b"", 200, NOW) is None
+    assert classify.error_inside(data, b"", 200) is None
 
 
 # ----------------------------------------------------------------------------------------------------- completion
