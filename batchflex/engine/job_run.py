@@ -22,7 +22,9 @@ from .run import Nobody, Observer, Run
 if TYPE_CHECKING:
     import polars as pl
 
-Preparing = Callable[[Job, Plan, Folder], Prepared]
+    from .retry_rows import Retry
+
+Preparing = Callable[[Plan, Folder], Prepared]
 
 
 def _deadline(job: Job, attempt: Attempt) -> Deadline | None:
@@ -42,20 +44,19 @@ def _access(job: Job) -> list[dict[str, Any]]:
 class JobRun:
     """One run of a job, handed to an engine by :meth:`run`; it can be paused, resumed and cancelled from its event loop.
 
-    Rows come from ``frame``, if given, else from ``input.path``. The plan is that of ``planned``, if it is another job than the
-    one that says how to send. ``preparing`` finds what of it is left. ``attempt`` learns when the run has begun, and the deadline
-    counts from when that was made. ``then`` is called with the run that has ended while the folder is still held.
-    ``weight`` is its share of the engine beside other job runs. ``run_state`` has its counts from when it has begun.
+    Rows come from ``frame``, if given, else from ``input.path``. If it is ``retried``, the plan is that of the first run, and the
+    retry finds what to send. ``attempt`` learns when the run has begun, and the deadline counts from when that was made. ``then``
+    is called with the run that has ended while the folder is still held. ``weight`` is its share of the engine beside other job
+    runs. ``run_state`` has its counts from when it has begun.
     """
 
     def __init__(
         self,
         job: Job,
         *,
+        retried: Retry | None = None,
         frame: pl.DataFrame | None = None,
         observer: Observer | None = None,
-        planned: Job | None = None,
-        preparing: Preparing = prepare,
         attempt: Attempt | None = None,
         then: Callable[[Run, Folder], Awaitable[None]] | None = None,
         weight: float = 1.0,
@@ -64,8 +65,7 @@ class JobRun:
         self.run_state: RunState | None = None
         self._frame = frame
         self._observer = observer or Nobody()
-        self._planned = planned
-        self._preparing = preparing
+        self._retried = retried
         self._attempt = attempt
         self._then = then
         self._weight = weight
@@ -116,15 +116,18 @@ class JobRun:
             raise JobError("the engine has other endpoints, keys or answer.fallback than this job")
         for endpoint in endpoints:
             endpoint.require(job.models)
-        planned = self._planned
-        named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
-        new_plan = partial(anyio.to_thread.run_sync, Plan, planned or job, default_model(named), self._frame)
+        retried, planned, named = self._retried, job, endpoints
+        if retried is not None:
+            planned = retried.planned
+            named = [resolve(entry, with_key=False) for entry in planned.asked]
+        new_plan = partial(anyio.to_thread.run_sync, Plan, planned, default_model(named), self._frame)
         folder = Folder(job.out)
         early = None if folder.exists() else await new_plan()
         with folder.held():
             await anyio.to_thread.run_sync(catch_up, folder)
             plan = early or await new_plan()
-            prepared = await anyio.to_thread.run_sync(self._preparing, job, plan, folder)
+            preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
+            prepared = await anyio.to_thread.run_sync(preparing, plan, folder)
             try:
                 execution = self._execution = Execution(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,

@@ -41,7 +41,7 @@ class Retry(NamedTuple):
     where: str
     parameters: dict[str, Any]
 
-    def prepare(self, job: Job, plan: Plan, folder: Folder) -> Prepared:
+    def prepare(self, plan: Plan, folder: Folder) -> Prepared:
         """As :func:`batchflex.plan.preparation.prepare`: seal the journal, and find the chosen rows in the plan. Blocks."""
         return find(self, plan, folder).prepared
 
