@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..config import LimitsSection, PricesSection, price_usd, unbounded
-from ..core import Request, StopReason, Usage
+from ..config import LimitsSection, PricesSection, price_usd
+from ..core import StopReason, Usage
 from ..endpoint import Cost
 
 _SLOW_WEIGHT = 0.05
@@ -148,10 +148,6 @@ class Budget:
                 is_priced = verdict.stop is not None and limit is self._usd
                 return verdict._replace(why=f"{verdict.why} (counted {self._priced_by()})") if is_priced else verdict
         return GO
-
-    def unbounded(self, request: Request) -> str | None:
-        """Why a request cannot be sent under these ceilings; ``None`` if it can."""
-        return unbounded(self._limits, request)
 
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""

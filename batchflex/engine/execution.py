@@ -232,14 +232,14 @@ class Execution:
             gate.hold()
         if run_state.stopped_by is not None:
             gate.close()
-        accounting = Accounting(budget, run_state)
-        prober = member.prober = Prober(job.route, gate, budget, accounting, run_state, prices)
+        accounting = Accounting(budget, prices, run_state)
+        prober = member.prober = Prober(job.route, gate, accounting, run_state)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
         endpoint_name = engine.states[0].endpoint.name
         context = RowContext(
             run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
         )
-        workers = Workers(job, context, pool, member, prober, budget, accounting, writer, prices)
+        workers = Workers(job, context, pool, member, prober, accounting, writer)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
             for advisory in (

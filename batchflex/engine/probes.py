@@ -5,11 +5,9 @@ from __future__ import annotations
 import anyio
 
 from ..core import AttemptError, KeyReplaced, Request
-from ..endpoint import Prices
 from ..protocol import Route, classify
 from ..storage import RunState
 from .accounting import Accounting
-from .budget import Budget
 from .endpoint_state import EndpointState
 from .gate import Gate
 
@@ -29,15 +27,11 @@ class Prober:
         self,
         route: Route,
         gate: Gate[EndpointState],
-        budget: Budget,
         accounting: Accounting,
         run_state: RunState,
-        prices: Prices,
     ) -> None:
         self._route = route
-        self._prices = prices
         self.gate = gate
-        self._budget = budget
         self._accounting = accounting
         self._run_state = run_state
 
@@ -58,8 +52,7 @@ class Prober:
 
     async def _ask_once(self, state: EndpointState, like: Request) -> AttemptError | None:
         request = self._route.probe(like.model, like=like.body)
-        prices = self._prices.of(request.body, state.endpoint.name)
-        cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
+        cost = self._accounting.cost(request, state.endpoint.name)
         while HOURS in state.pauses and not (self.gate.closed or state.closed):
             await self.gate.sleep(_LOOK_S)
         if not await self.gate.enter_as_probe(state, cost):

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from ..config import Job
+from ..config import Job, unbounded
 from ..core import (
     BAD,
     AttemptError,
@@ -25,12 +25,11 @@ from ..core import (
     StorageError,
     Transient,
 )
-from ..endpoint import Prices, retry_policy
+from ..endpoint import retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import row_events
 from .accounting import Accounting
-from .budget import Budget
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
@@ -38,7 +37,7 @@ from .member import Member
 from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
-from .undecided_failures import MOST_FREE_RETRIES, MOST_UNDECIDED, UndecidedFailures, UndecidedRow
+from .undecided_failures import MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
@@ -64,12 +63,11 @@ class Workers:
         pool: EndpointPool,
         member: Member,
         prober: Prober,
-        budget: Budget,
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
-        prices: Prices,
     ) -> None:
         self._policy = job.retry
+        self._limits, self._is_bounded = job.limits, accounting.budget.is_bounded
         self._reasks = job.reasks
         self._failures = Failures(job.limits.max_failures)
         self._context = context
@@ -78,14 +76,18 @@ class Workers:
         self._run_state, self._stop, self._tell = member.run_state, member.stop, member.tell
         self._prober = prober
         self._gate = prober.gate
-        self._budget = budget
         self._accounting = accounting
+        self._prices = accounting.prices
         self._outcome_writer = outcome_writer
-        self._prices = prices
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
         self._undecided = UndecidedFailures(
-            pool, prober, job.models, member.run_state, self._confirm, self._ask_again, self._on_change
+            pool,
+            prober,
+            job.models,
+            confirm=lambda each: self._keep(each.made, each.row.request),
+            resend=self._resend,
+            changed=lambda: self._changed.set(),
         )
         self._retrying = 0
         self._troubled = False
@@ -95,9 +97,9 @@ class Workers:
     async def run(self, queue: RequestQueue, workers: int) -> None:
         """Send all that the queue has, ``workers`` at a time at most, and retry until every row has its outcome."""
         async with anyio.create_task_group() as watching:
-            self._undecided.start_in(watching)
-            async with anyio.create_task_group() as self._again:
-                self._member.on_return = lambda state: self._ask_again(self._undecided.take(state))
+            self._undecided.tasks = watching
+            async with anyio.create_task_group() as self._retries:
+                self._member.on_return = lambda state: self._resend(self._undecided.take(state))
                 async with anyio.create_task_group() as tasks:
                     self._unstarted = workers - 1
                     tasks.start_soon(self._work, queue, tasks)
@@ -110,9 +112,6 @@ class Workers:
             if gone := self._pool.unanswered(self._unanswered):
                 self._stop(*gone)
             watching.cancel_scope.cancel()
-
-    def _on_change(self) -> None:
-        self._changed.set()
 
     async def _work(self, queue: RequestQueue, tasks: TaskGroup) -> None:
         """Work until the queue ends; with no other worker waiting, start the next: few rows need no thousand of them."""
@@ -135,25 +134,18 @@ class Workers:
     def _pending(self, request: Request) -> PendingRow | None:
         """A request of the plan as it is to be sent; ``None`` if its outcome is made without sending anything."""
         fault = request.fault
-        if fault is None and request.max_tokens is None and self._budget.is_bounded:
-            fault = self._budget.unbounded(request)
+        if fault is None and request.max_tokens is None and self._is_bounded:
+            fault = unbounded(self._limits, request)
         if fault is not None:
             self._keep(record.unaskable(self._context, request, fault, now_us()), request)
             return None
-        asked = (
-            request
-            if request.before is None
-            else reask.further(request, request.before, self._reasks, self._context.route)
-        )
-        if asked is None:  # its answer cannot get longer
-            if request.before is not None:
-                self._run_state.add(request.before)
-            return None
-        return self._row(request, asked)
-
-    def _row(self, planned: Request, asked: Request) -> PendingRow:
-        prices = self._prices.dearest(asked.body) if self._prices.are_any else None
-        return PendingRow(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
+        to_send, before = request, request.before
+        if before is not None:
+            if (further := reask.further(request, before, self._reasks, self._context.route)) is None:
+                self._run_state.add(before)  # it cannot get longer
+                return None
+            to_send = further
+        return PendingRow(request, to_send, self._accounting.cost(to_send))
 
     async def _finish(self, row: PendingRow) -> None:
         """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own."""
@@ -172,7 +164,7 @@ class Workers:
 
     def _start_retrying(self, row: PendingRow, first: Transient) -> None:
         self._retrying += 1
-        self._again.start_soon(self._retry, row, first)
+        self._retries.start_soon(self._retry, row, first)
 
     async def _retry(self, row: PendingRow, first: Transient) -> None:
         """Retries of a row; its worker has gone on to the next one."""
@@ -206,15 +198,10 @@ class Workers:
             and state.of(model).proof_at <= row.failed_at
         ):
             if self._pool.others_than(state, model):
-                self._retry_for_free(row)
+                row.forgive()
             elif self._pool.any_answered:
                 await self._pool.find_proof(self._prober, state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
-
-    def _retry_for_free(self, row: PendingRow) -> None:
-        if row.free_retries < MOST_FREE_RETRIES:
-            row.free_retries += 1
-            row.tries.forgive()
 
     async def _attempt(self, row: PendingRow) -> PendingRow | None:
         """Send the row once, and store its answer before the slot is free. If that does not fit: what to send next.
@@ -222,18 +209,18 @@ class Workers:
         :raises AttemptError: if no answer came.
         :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
         """
-        if self._pool.any_disabled and self._pool.is_disabled_everywhere(row.request.model):
-            raise self._halted(row)
-        state = await self._gate.enter(row.cost, again=row.waiting)
-        while state is not None and self._pool.any_disabled and self._pool.is_disabled(state, row.request.model):
-            self._gate.give_back(state, row.cost)  # it was disabled between the two
-            if self._pool.is_disabled_everywhere(row.request.model):
+        model = row.request.model
+        while True:
+            if self._pool.any_disabled and self._pool.is_disabled_everywhere(model):
                 raise self._halted(row)
             state = await self._gate.enter(row.cost, again=row.waiting)
-        if state is None:
-            raise self._halted(row)
+            if state is None:
+                raise self._halted(row)
+            if not (self._pool.any_disabled and self._pool.is_disabled(state, model)):
+                break
+            self._gate.give_back(state, row.cost)  # it was disabled between the two
         if row.state is not None and row.outages != row.state.breaker.past_outages:
-            self._retry_for_free(row)
+            row.forgive()
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
@@ -265,7 +252,7 @@ class Workers:
             self._accounting.answered(state, row.cost, answer.usage)
             self._pool.answered(state, number, row.request, began, first=not row.waiting)
             if self._undecided.rows:
-                self._undecided.answered(state, row.request.model, began)
+                self._undecided.answered(state, model, began)
             return further
         except AttemptError as fault:
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
@@ -306,7 +293,7 @@ class Workers:
 
     def _next(self, row: PendingRow, asked: Request) -> PendingRow:
         """The row again, with another request."""
-        further = self._row(row.planned, asked)
+        further = PendingRow(row.planned, asked, self._accounting.cost(asked))
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
@@ -366,7 +353,7 @@ class Workers:
             self._pool.responded(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             means = self._pool.failed(state, fault, row.number, row.request, first=first)
-            fault = means if row.free_retries < MOST_FREE_RETRIES else fault
+            fault = means if row.may_be_forgiven else fault
         self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
         if isinstance(fault, RateLimited) and row.is_too_large:
@@ -409,14 +396,10 @@ class Workers:
             return
         self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
 
-    def _confirm(self, held: UndecidedRow) -> None:
-        self._keep(held.made, held.row.request)
-
-    def _ask_again(self, held: Sequence[UndecidedRow]) -> None:
+    def _resend(self, undecided: Sequence[UndecidedRow]) -> None:
         """They failed where nothing was answered, and are not to blame."""
-        for each in held:
-            each.row.free_retries += 1
-            each.row.tries.forgive()
+        for each in undecided:
+            each.row.forgive(always=True)
             self._send_again(each.row, each.fault)
 
     def _send_again(self, row: PendingRow, fault: AttemptError) -> None:
