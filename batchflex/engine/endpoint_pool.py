@@ -17,7 +17,7 @@ from .member import Member
 from .probes import NotSent, Prober
 from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down
 
-_MOMENT_S = 0.2
+_POLL_S = 0.2
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
@@ -37,7 +37,7 @@ class EndpointPool:
         admission: Admission[EndpointState],
         members: Sequence[Member],
         tasks: TaskGroup,
-        tell: Emit,
+        emit: Emit,
         *,
         wait_for_credit: bool = False,
         max_wait_s: float = float("inf"),
@@ -52,8 +52,8 @@ class EndpointPool:
         self._admission = admission
         self._members = members
         self._tasks = tasks
-        self._recovery = Recovery(self, admission, members, tell)
-        self._tell = tell
+        self._recovery = Recovery(self, admission, members, emit)
+        self._emit = emit
         self._wait_for_credit = wait_for_credit
         self._max_wait_s = max_wait_s
         self._max_outage_s = max_outage_s
@@ -127,8 +127,8 @@ class EndpointPool:
             if CREDIT not in state.pauses and not state.closed:
                 words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
                 self._admission.pause(state, CREDIT, "the credit is spent: " + failure_text.why(fault))
-                self._tell(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
-                self._tasks.start_soon(self._recovery.credit, state, request)
+                self._emit(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
+                self._tasks.start_soon(self._recovery.await_credit, state, request)
             return classify.deferred(fault)
         message = failure_text.advice(fault, key_from=state.client.key_from)
         if fault.reason == "model":
@@ -203,33 +203,33 @@ class EndpointPool:
 
         If so, no further row of it is sent there. Also true if the run stops or pauses, or this endpoint is closed.
         """
+        of_model = state.of(request.model)
+
+        def is_decided() -> bool:
+            return self.is_disabled(state, request.model) or of_model.found_at > failed_at
+
         try:
-            return await self._lacks_model(prober, state, request, failed_at)
+            while not (prober.is_over or is_decided()):
+                if state.pauses:
+                    await prober.gate.sleep(_POLL_S)
+                    continue
+                async with state.probing:
+                    if is_decided():
+                        break
+                    sent_at = time.monotonic()
+                    found = await prober.send(state, request)
+                    if isinstance(found, RunFault):
+                        self.refused_all(state, found, request)
+                    elif means_down(found):
+                        self.is_down(state, found, request)
+                    elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
+                        of_model.found_at = sent_at
+        except NotSent:
+            pass
         finally:
             self._suspended.discard((state, request.model))
             self._serve(state)
-
-    async def _lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
-        of_model = state.of(request.model)
-        while not (prober.is_over or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
-            if state.pauses:
-                await prober.gate.sleep(_MOMENT_S)
-                continue
-            async with state.probing:
-                if self.is_disabled(state, request.model) or of_model.had_at > failed_at:
-                    break
-                asked_at = time.monotonic()
-                try:
-                    found = await prober.ask(state, request)
-                except NotSent:
-                    break
-                if isinstance(found, RunFault):
-                    self.refused_all(state, found, request)
-                elif means_down(found):
-                    self.is_down(state, found, request)
-                elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
-                    of_model.had_at = asked_at
-        return of_model.had_at <= failed_at
+        return of_model.found_at <= failed_at
 
     def unanswered(self, models: Collection[str]) -> tuple[StopReason, Message] | None:
         """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop."""
@@ -263,9 +263,9 @@ class EndpointPool:
             while state.is_open and not prober.is_over and not self.is_disabled(state, request.model):
                 if refused is None and of_model.proof_at > since:
                     return of_model.proof_at
-                asked_at = time.monotonic()
+                sent_at = time.monotonic()
                 try:
-                    fault = await prober.ask(state, request)
+                    fault = await prober.send(state, request)
                     if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                         continue
                     if isinstance(fault, RunFault):
@@ -273,11 +273,11 @@ class EndpointPool:
                     elif refused is not None and fault is not None and are_alike(fault, refused):
                         return None
                     elif not means_down(fault):  # it works, if not for this row
-                        state.prove(request.model, asked_at)
+                        state.prove(request.model, sent_at)
                         state.breaker.probe_answered()
                         self.follow_breaker(state)
                         self._admission.prove(state)
-                        return asked_at
+                        return sent_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         message = failure_text.silence(fault, tried)
                         self.close(state, fault, "endpoint", message, end=f"; {_TRY}{BLAMELESS}")
@@ -298,7 +298,7 @@ class EndpointPool:
         other = state.answered({model, *self._disabled_at(state)})
         if other is None:
             return False
-        while isinstance(fault := await prober.ask(state, other), RateLimited):
+        while isinstance(fault := await prober.send(state, other), RateLimited):
             pass
         return fault is None
 
@@ -349,8 +349,8 @@ class EndpointPool:
         why = failure_text.why(fault)
         self._admission.pause(state, OUTAGE, f"it {what}: " + why, self._max_outage_s)
         message = f"{state.endpoint.name} {what} (" + why + "); waiting for it"
-        self._tell(Event("paused", message.text, message.unquoted, "warning", facts_of(state, OUTAGE, fault)))
-        self._tasks.start_soon(self._recovery.answers, state, like)
+        self._emit(Event("paused", message.text, message.unquoted, "warning", facts_of(state, OUTAGE, fault)))
+        self._tasks.start_soon(self._recovery.await_answer, state, like)
 
     def close(
         self,
@@ -378,7 +378,7 @@ class EndpointPool:
         self._notes.append(message)
         for member in members:
             member.run_state.given_up.append(message)
-            member.tell(Event("given_up", message.text, message.unquoted, "warning", facts))
+            member.emit(Event("given_up", message.text, message.unquoted, "warning", facts))
 
     def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""

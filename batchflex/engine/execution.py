@@ -227,7 +227,7 @@ class Execution:
         run_state.prices = prices.used
         budget = Budget(job.limits, due, lambda: priced_by(prices.used()), engine.budget_limit)
         gate = Gate(engine.admission, budget, max(256, 2 * engine.slots), self.stop, self._weight)
-        self._gate = monitor.gate = member.gate = gate
+        self._gate = monitor.gate = gate
         if self._is_held:
             gate.hold()
         if run_state.stopped_by is not None:

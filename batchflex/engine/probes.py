@@ -40,17 +40,17 @@ class Prober:
         """Whether the job run sends nothing now: it has stopped, or is paused."""
         return self.gate.closed or self.gate.held
 
-    async def ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
+    async def send(self, state: EndpointState, like: Request) -> AttemptError | None:
+        """Request one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
         ``state.probing`` held.
 
         :raises NotSent: if nothing more is sent.
         """
-        while isinstance(fault := await self._ask_once(state, like), KeyReplaced):
+        while isinstance(fault := await self._send_once(state, like), KeyReplaced):
             pass
         return fault
 
-    async def _ask_once(self, state: EndpointState, like: Request) -> AttemptError | None:
+    async def _send_once(self, state: EndpointState, like: Request) -> AttemptError | None:
         request = self._route.probe(like.model, like=like.body)
         cost = self._accounting.cost(request, state.endpoint.name)
         while HOURS in state.pauses and not (self.gate.closed or state.closed):

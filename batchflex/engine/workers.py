@@ -73,7 +73,7 @@ class Workers:
         self._context = context
         self._pool = pool
         self._member = member
-        self._run_state, self._stop, self._tell = member.run_state, member.stop, member.tell
+        self._run_state, self._stop, self._emit = member.run_state, member.stop, member.emit
         self._prober = prober
         self._gate = prober.gate
         self._accounting = accounting
@@ -319,7 +319,7 @@ class Workers:
         return self._next(row, row.request)
 
     def _note(self, words: str) -> None:
-        self._tell(Event("note", words, level="warning"))
+        self._emit(Event("note", words, level="warning"))
 
     def _failed_once(
         self, row: PendingRow, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
@@ -329,7 +329,7 @@ class Workers:
         now = row.failed_at = time.monotonic()
         if fault.rule is not None and fault.rule not in self._rules:
             self._rules.add(fault.rule)
-            self._tell(row_events.rule_applied(fault))
+            self._emit(row_events.rule_applied(fault))
         first = not row.waiting
         of_row = classify.is_of_row(fault)
         alone = False
@@ -362,7 +362,7 @@ class Workers:
             if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
                 is_first, self._troubled = not self._troubled, True
                 sent = row.tries.sent
-                self._tell(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
+                self._emit(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
             if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
                 self._gate.try_rows(MOST_UNDECIDED)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
@@ -428,6 +428,6 @@ class Workers:
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:
-                self._tell(row_events.row_failed(made, request))
+                self._emit(row_events.row_failed(made, request))
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")
