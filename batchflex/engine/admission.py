@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import anyio
 
 from ..core import Message
-from .endpoint_state import EndpointSlots, Reason
+from .endpoint_state import EndpointSlots, Pause
 
 if TYPE_CHECKING:
     from .gate import Gate
@@ -98,15 +98,13 @@ class Admission(Generic[S]):
         """Admit nothing to this endpoint until :meth:`resume` with the same reason, which ``message`` explains; in ``for_s``
         seconds, if that is known."""
         now = self.clock()
-        endpoint.pauses.add(why)
-        endpoint.reasons[why] = Reason(Message.of(message), now, None if for_s is None else now + for_s)
+        endpoint.pauses[why] = Pause(Message.of(message), now, None if for_s is None else now + for_s)
 
     def resume(self, endpoint: S, why: str) -> None:
         """That reason is gone; with the last one the endpoint is asked again."""
         if why not in endpoint.pauses:
             return
-        endpoint.pauses.discard(why)
-        endpoint.reasons.pop(why, None)
+        del endpoint.pauses[why]
         if not endpoint.pauses:
             endpoint.pacer.allowance.resumed()
             endpoint.pacer.concurrency.reset(self.clock())

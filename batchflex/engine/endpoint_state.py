@@ -12,7 +12,7 @@ from ..core import Message, Request
 from ..endpoint import Catalog, CircuitBreaker, Client, Endpoint, Fallback, Pacer, Quirks
 
 
-class Reason(NamedTuple):
+class Pause(NamedTuple):
     """Why nothing goes to an endpoint, since when and, if that is known, until when, in seconds of the clock."""
 
     message: Message
@@ -26,8 +26,8 @@ class EndpointSlots:
     ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
     ``most_half_open`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
     failed go before those that have: they tell more. Rows get no slot here while a probe waits for one (``probe_waits``), or
-    gates want to know first whether the endpoint or rows are to blame (``awaiting_verdict``). ``pauses`` are the reasons why
-    nothing goes now, in ``reasons`` with their words. One that is ``closed`` is used no more; models ``without`` are asked
+    gates want to know first whether the endpoint or rows are to blame (``awaiting_verdict``). ``pauses`` are why nothing
+    goes now, by a word for the reason. One that is ``closed`` is used no more; models ``without`` are asked
     elsewhere. ``sent_at`` is when something went there last.
     """
 
@@ -43,8 +43,7 @@ class EndpointSlots:
         self.awaiting_verdict: set[object] = set()
         self.closed = False
         self.without: frozenset[str] = frozenset()
-        self.pauses: set[str] = set()
-        self.reasons: dict[str, Reason] = {}
+        self.pauses: dict[str, Pause] = {}
         self.sent_at = float("-inf")
 
     @property

@@ -47,48 +47,35 @@ class Waits:
 
     def _found(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
         models = gate.waiting_models()
-        found = [
-            wait for endpoint in gate.endpoints if not endpoint.closed for wait in self._of(endpoint, models, now, wall)
-        ]
+        used = [endpoint for endpoint in gate.endpoints if not endpoint.closed]
+        found = [wait for endpoint in used for wait in self._of(endpoint, models, now, wall)]
         if not found and gate.bound == "budget":
             found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
         elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
-            found = [
-                _wait(
-                    None, "quota", "rpm, tpm or a limit that was learned lets nothing go until then", wall, wall + due_s
-                )
-            ]
+            words = "rpm, tpm or a limit that was learned lets nothing go until then"
+            found = [_wait(None, "quota", words, wall, wall + due_s)]
         return found
 
     def _of(self, endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
-        allowance = endpoint.pacer.allowance
-        for why in sorted(endpoint.pauses):
-            if (told := endpoint.reasons.get(why)) is not None:
-                until = None if told.until is None else wall + told.until - now
-                yield Wait(endpoint.name, why, told.message, wall + told.since - now, until)
+        allowance, name = endpoint.pacer.allowance, endpoint.name
+        for why, reason in sorted(endpoint.pauses.items()):
+            until = None if reason.until is None else wall + reason.until - now
+            yield Wait(name, why, reason.message, wall + reason.since - now, until)
         if endpoint.pauses:
             return
-        slots, demanded_s, head, said = (
-            allowance.slots,
-            allowance.demanded_s(now),
-            "the endpoint asks to wait",
-            allowance.said,
-        )
+        slots, demanded_s = allowance.slots, allowance.demanded_s(now)
+        head, said = "the endpoint asks to wait", allowance.said
         if demanded_s <= _SOME_S and (models := models - endpoint.without):
             demanded_s, model = max((endpoint.pacer.demanded_s(now, model), model) for model in models)
             head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
         if demanded_s > _SOME_S:
             words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
-            yield Wait(endpoint.name, "quota", words, wall, wall + demanded_s)
+            yield Wait(name, "quota", words, wall, wall + demanded_s)
         elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
-            yield _wait(
-                endpoint.name,
-                "endpoint",
-                "its first answer is awaited before more is sent",
-                wall + endpoint.sent_at - now,
-            )
+            since = wall + endpoint.sent_at - now
+            yield _wait(name, "endpoint", "its first answer is awaited before more is sent", since)
         elif slots.most is not None and slots.in_flight >= slots.most:
-            yield _wait(endpoint.name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
+            yield _wait(name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
 
 
 def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
