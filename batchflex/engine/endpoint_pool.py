@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from anyio.abc import TaskGroup
 
-from ..config import local
+from ..config import LimitsSection, local, parse_duration
 from ..core import AttemptError, Emit, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify, failure_text
@@ -27,8 +27,7 @@ class EndpointPool:
     A model that one does not have, or not for this key, is sent elsewhere; what none has is disabled everywhere, and other models
     go on. When all models that a job names are disabled, its run stops at once, else when nothing else is left to send.
 
-    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. The ``tasks``
-    that wait for an endpoint to come back run until they are cancelled.
+    The ``tasks`` that wait for an endpoint to come back run until they are cancelled.
     """
 
     def __init__(
@@ -38,10 +37,7 @@ class EndpointPool:
         members: Sequence[Member],
         tasks: TaskGroup,
         emit: Emit,
-        *,
-        wait_for_credit: bool = False,
-        max_wait_s: float = float("inf"),
-        max_outage_s: float | None = None,
+        limits: LimitsSection,
     ) -> None:
         # Why a model is disabled at an endpoint, and everywhere.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, Message]] = {}
@@ -54,9 +50,8 @@ class EndpointPool:
         self._tasks = tasks
         self._recovery = Recovery(self, admission, members, emit)
         self._emit = emit
-        self._wait_for_credit = wait_for_credit
-        self._max_wait_s = max_wait_s
-        self._max_outage_s = max_outage_s
+        self._limits = limits
+        self._max_wait_s = parse_duration(limits.max_wait)
         self.any_answered = False
         self._notes: list[Message] = []
         self._last: tuple[StopReason, Message] | None = None
@@ -123,7 +118,7 @@ class EndpointPool:
 
     def refused_all(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
         """The endpoint refuses everything, whatever the row; returns what that means for the row."""
-        if fault.reason == "credit" and self._wait_for_credit:
+        if fault.reason == "credit" and self._limits.on_no_credit == "wait":
             if CREDIT not in state.pauses and not state.closed:
                 words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
                 self._admission.pause(state, CREDIT, "the credit is spent: " + failure_text.why(fault))
@@ -347,7 +342,7 @@ class EndpointPool:
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
         why = failure_text.why(fault)
-        self._admission.pause(state, OUTAGE, f"it {what}: " + why, self._max_outage_s)
+        self._admission.pause(state, OUTAGE, f"it {what}: " + why, parse_duration(self._limits.max_outage))
         message = f"{state.endpoint.name} {what} (" + why + "); waiting for it"
         self._emit(Event("paused", message.text, message.unquoted, "warning", facts_of(state, OUTAGE, fault)))
         self._tasks.start_soon(self._recovery.await_answer, state, like)

@@ -21,7 +21,7 @@ from .endpoint_state import EndpointState
 from .leases import Leased, LeasedBudget, Lessor
 from .member import Member
 from .monitor import unless_it_fails
-from .pacer_setup import paces_of
+from .pacer_setup import pacers_of
 from .probes import HOURS
 
 _HOURS_EVERY_S = 30.0
@@ -51,7 +51,7 @@ class Engine:
         self._leased: dict[tuple[str, str | None], Leased] = {}
         self.endpoints = [resolve(entry, job.environment) for entry in job.asked] if endpoints is None else [*endpoints]
         self.states: list[EndpointState] = []
-        self._paces, self.slots, self.note = paces_of(job, self.endpoints, self._ceiling)
+        self._pacers, self.slots, self.note = pacers_of(job, self.endpoints, self._ceiling)
         self.admission: Admission[EndpointState] = Admission([])
         self._members: list[Member] = []
         self._lease_fault: str | None = None
@@ -91,15 +91,12 @@ class Engine:
     async def _hold_open(self, *, task_status: TaskStatus[None]) -> None:
         """Open the endpoints, and see to them until the engine is closed. They are closed by the task that opened them."""
         async with AsyncExitStack() as opened:
-            pairs = enumerate(self._paces)
+            pairs = enumerate(self._pacers)
             states = [await opened.enter_async_context(self._opened(number, pacer)) for number, pacer in pairs]
             limits = self.job.limits
             self.admission = Admission(states)
             async with anyio.create_task_group() as tasks:
-                self.pool = EndpointPool(
-                    states, self.admission, self._members, tasks, self._emit, wait_for_credit=limits.on_no_credit == "wait",
-                    max_wait_s=parse_duration(limits.max_wait), max_outage_s=parse_duration(limits.max_outage),
-                )  # fmt: skip
+                self.pool = EndpointPool(states, self.admission, self._members, tasks, self._emit, limits)
                 self._keeping = tasks
                 for name, leased in self._leased.items():
                     tasks.start_soon(self._keep_leased, name[0], leased)
