@@ -18,7 +18,7 @@ from .endpoint_state import EndpointSlots, Pause
 if TYPE_CHECKING:
     from .gate import Gate
 
-# What keeps more requests from being sent, as far as a gate can tell.
+# What keeps more requests from being sent, as far as a gate knows.
 Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
 S = TypeVar("S", bound=EndpointSlots)
@@ -46,7 +46,7 @@ class Admission(Generic[S]):
         self.is_shared = len(self.gates) > 1
 
     def part(self, gate: Gate[S]) -> None:
-        """This job run asks nothing more."""
+        """This job run sends nothing more."""
         self.gates.remove(gate)
         self.is_shared = len(self.gates) > 1
         for endpoint in self.endpoints:
@@ -60,7 +60,7 @@ class Admission(Generic[S]):
 
     def waiting_models(self) -> set[str]:
         """The models of the rows that wait to be sent, but for those of job runs that are paused."""
-        return set().union(*(gate.waiting_models() for gate in self.gates if not gate.held))
+        return set().union(*(gate.waiting_models() for gate in self.gates if not gate.is_paused))
 
     def must_queue(self, gate: Gate[S]) -> bool:
         """Whether rows of another job run wait, which may have to go first."""
@@ -101,7 +101,7 @@ class Admission(Generic[S]):
         endpoint.pauses[why] = Pause(Message.of(message), now, None if for_s is None else now + for_s)
 
     def resume(self, endpoint: S, why: str) -> None:
-        """That reason is gone; with the last one the endpoint is asked again."""
+        """That reason is gone; with the last one requests go to the endpoint again."""
         if why not in endpoint.pauses:
             return
         del endpoint.pauses[why]
@@ -139,7 +139,7 @@ class Admission(Generic[S]):
                 self.pump()
 
     def wake_at(self, moment: float) -> None:
-        """Look then at the latest whether something may go."""
+        """Pump then at the latest."""
         if moment < self.due:
             self.due = moment
             self._nudge.set()

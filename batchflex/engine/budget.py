@@ -101,7 +101,7 @@ class Deadline:
 
 
 class Budget:
-    """Every ceiling on a run, asked together. A budget is for one run, whatever number of endpoints it asks.
+    """Every ceiling on a run. A budget is for one run, whatever number of endpoints that has.
 
     The most a request can cost takes one token for each byte of its body, and ``max_tokens`` for the answer; an image that
     is given by its URL alone can cost more than that. So much is reserved. An attempt that was lost on its way back, and may have
@@ -185,7 +185,7 @@ class Budget:
         self._usd.settle(cost.most_usd, usd)
 
     def _most(self, cost: Cost) -> tuple[float, float]:
-        """Tokens and dollars that an attempt can have cost of which nothing was told."""
+        """Tokens and dollars that an attempt can have cost whose usage is not known."""
         if self._counted < _COUNTED:
             return float(cost.most_tokens), cost.most_usd
         prompt = min(float(cost.body_bytes), 2 * self._densest * cost.body_bytes)

@@ -57,7 +57,7 @@ class EndpointPool:
         self._last: tuple[StopReason, Message] | None = None
 
     def welcome(self, member: Member) -> None:
-        """Tell a new job run what has been found out already."""
+        """Apply to a new job run what has been found out already."""
         if self._last is not None:
             member.stop(*self._last)
         elif gone := member.models <= self._disabled_everywhere.keys() and self.unanswered(member.models):

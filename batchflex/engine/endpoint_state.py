@@ -23,9 +23,9 @@ class Pause(NamedTuple):
 class EndpointSlots:
     """How many requests are in flight at one endpoint, and whether more may go.
 
-    ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
+    ``proven`` is that it has answered as one that works; until then ``on_trial`` requests go at a time.
     ``most_half_open`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
-    failed go before those that have: they tell more. Rows get no slot here while a probe waits for one (``probe_waits``), or
+    failed go before those that have: they show more. Rows get no slot here while a probe waits for one (``probe_waits``), or
     gates want to know first whether the endpoint or rows are to blame (``awaiting_verdict``). ``pauses`` are why nothing
     goes now, by a word for the reason. One that is ``closed`` is used no more; models ``without`` are asked
     elsewhere. ``sent_at`` is when something went there last.
@@ -100,16 +100,11 @@ class EndpointState(EndpointSlots):
 
     def streams(self, request: Request) -> bool:
         """Whether this request is streamed: as the job says, else where it is known or was found that this gets more."""
-        found = self.quirks.unstreamed_tokens is not None or request.before is not None
-        if (
-            found
-            and self.endpoint.stream == "auto"
-            and (
-                self.quirks.streams(request.max_tokens)
-                or (request.before is not None and request.before.cut_by == "server" and self.quirks.streams_help)
-            )
-        ):
-            return True
+        quirks, before = self.quirks, request.before
+        if (quirks.unstreamed_tokens is not None or before is not None) and self.endpoint.stream == "auto":
+            after_cut = before is not None and before.cut_by == "server" and quirks.streams_help
+            if after_cut or quirks.streams(request.max_tokens):
+                return True
         return self.endpoint.streams(request.max_tokens)
 
     def of(self, model: str) -> ModelState:

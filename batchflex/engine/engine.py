@@ -70,7 +70,7 @@ class Engine:
 
     @asynccontextmanager
     async def attended(self, member: Member) -> AsyncIterator[EndpointPool]:
-        """The endpoints, open, for a job run that is to hear of them meanwhile.
+        """The endpoints, open, for a job run that gets their events meanwhile.
 
         :raises EndpointError: if one cannot be opened, or a limit that is leased can be leased no more.
         """
@@ -162,16 +162,16 @@ class Engine:
             member.stop("endpoint", message)
 
     async def _watch_queue(self, state: EndpointState) -> None:
-        """Where a server of one's own tells how many requests wait in it, that bounds how many it gets."""
+        """Where a server of one's own reports how many requests wait in it, that bounds how many it gets."""
         if state.pacer.concurrency.fixed or not state.endpoint.asks_metrics:
             return
-        has_told = False
+        has_reported = False
         while True:
             text = await state.client.metrics()
             waiting = None if text is None else queue_metrics.waiting(text)
-            if waiting is None and not has_told:
+            if waiting is None and not has_reported:
                 return
-            has_told = True
+            has_reported = True
             state.pacer.concurrency.queue(waiting)
             await anyio.sleep(_QUEUE_EVERY_S)
 

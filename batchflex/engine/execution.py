@@ -1,4 +1,4 @@
-"""What a job run does in the folder it holds: asks what is left, stores the outcomes, makes the table."""
+"""What a job run does in the folder it holds: sends what is left, stores the outcomes, makes the table."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def sole_fault(error: BaseException) -> BatchflexError | None:
 class Execution:
     """One run of ``job`` in a folder that is held. ``engine`` is one that is open, or, if ``is_own``, one to open while it asks.
 
-    While :meth:`conduct` goes on it can be held, released and stopped.
+    While :meth:`conduct` goes on it can be paused, resumed and stopped.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Execution:
         self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
         self._gate: Gate[EndpointState] | None = None
         self._outcome_writer: OutcomeWriter | None = None
-        self._is_held = self._makes_table = self._at_once = False
+        self._is_paused = self._makes_table = self._at_once = False
 
     async def conduct(self, heed_signals: bool) -> Run:
         self._emit_start()
@@ -230,8 +230,8 @@ class Execution:
         budget = Budget(job.limits, due, lambda: priced_by(prices.used()), engine.budget_limit)
         gate = Gate(engine.admission, budget, max(256, 2 * engine.slots), self.stop, self._weight)
         self._gate = monitor.gate = gate
-        if self._is_held:
-            gate.hold()
+        if self._is_paused:
+            gate.pause()
         if run_state.stopped_by is not None:
             gate.close()
         accounting = Accounting(budget, prices, run_state)
@@ -284,18 +284,18 @@ class Execution:
         except InputError as error:
             self.stop("input", str(error))
 
-    # ------------------------------------------------------------------------------------------- held, stopped, ended
+    # ----------------------------------------------------------------------------------------- paused, stopped, ended
 
-    def hold(self) -> None:
-        """Send nothing more until :meth:`release`."""
-        self._is_held = True
+    def pause(self) -> None:
+        """Send nothing more until :meth:`resume`."""
+        self._is_paused = True
         if self._gate is not None:
-            self._gate.hold()
+            self._gate.pause()
 
-    def release(self) -> None:
-        self._is_held = False
+    def resume(self) -> None:
+        self._is_paused = False
         if self._gate is not None:
-            self._gate.release()
+            self._gate.resume()
 
     def stop(self, reason: StopReason, message: Message | str) -> None:
         """Admit nothing more, and let what is in flight finish within the grace."""

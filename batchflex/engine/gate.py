@@ -18,10 +18,10 @@ from .admission import Admission, Bound, S
 from .budget import GO, Budget
 from .fair_share import FairShare
 
-_LOOK_S = 0.05  # a probe looks so often whether it may go
+_POLL_S = 0.05  # a probe checks so often whether it may go
 _REFUSED = 2  # what a limit has refused so often lets others go first
-# So many of those that wait are looked at for one that may go before the first, which is not passed for longer than this.
-_LOOK_PAST, _PATIENCE_S = 64, 60.0
+# So many of those that wait are tried for one that may go before the first, which is not passed for longer than this.
+_MOST_PASSED, _PATIENCE_S = 64, 60.0
 
 
 class _Waiter(Generic[S]):
@@ -40,7 +40,7 @@ class Gate(Generic[S]):
     Until :meth:`try_rows` no other row begins, before an endpoint has proven itself, while the first one has to be tried again:
     one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait for another attempt;
     beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end, with a reason and a
-    sentence. ``weight`` is its share of what is free, beside other job runs. ``held`` is a run that is paused.
+    sentence. ``weight`` is its share of what is free, beside other job runs.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Gate(Generic[S]):
         self.in_flight = 0
         self.backing_off = 0
         self.closed = False
-        self.held = False
+        self.is_paused = False
         self._budget = budget
         self._most_backing_off = most_backing_off
         self._on_stop = on_stop
@@ -80,7 +80,7 @@ class Gate(Generic[S]):
     @property
     def bound(self) -> Bound | None:
         """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
-        if self.held:
+        if self.is_paused:
             return "waiting"
         if self._again or self._fresh:
             return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
@@ -93,7 +93,7 @@ class Gate(Generic[S]):
             return None
         queue = self._again if again else self._fresh
         admission = self.admission
-        must_queue = queue or self.held or (admission.is_shared and admission.must_queue(self))
+        must_queue = queue or self.is_paused or (admission.is_shared and admission.must_queue(self))
         if not must_queue and self._may_begin(again=again) and (endpoint := self._admit(cost)) is not None:
             return endpoint
         if self.closed:
@@ -117,13 +117,13 @@ class Gate(Generic[S]):
         endpoint.probe_waits = True
         self._backing_off[cost.model] += 1  # rows wait for what it finds out
         try:
-            while not (self.closed or self.held or endpoint.closed):
+            while not (self.closed or self.is_paused or endpoint.closed):
                 now = self._clock()
                 wait_s = endpoint.pacer.wait_s(now, cost)
                 if wait_s <= 0 and endpoint.in_flight < endpoint.window and self._affordable(now, cost):
                     self._take(endpoint, cost, now)
                     return True
-                await self.sleep(min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S)
+                await self.sleep(min(_POLL_S, wait_s) if wait_s > 0 else _POLL_S)
             return False
         finally:
             endpoint.probe_waits = False
@@ -177,15 +177,15 @@ class Gate(Generic[S]):
         (endpoint.awaiting_verdict.add if doubted else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
 
-    def hold(self) -> None:
-        """Admit nothing until :meth:`release`; what is in flight goes on."""
-        self.held = True
-        for endpoint in self.endpoints:  # others need not wait for what this run does not ask now
+    def pause(self) -> None:
+        """Admit nothing until :meth:`resume`; what is in flight goes on."""
+        self.is_paused = True
+        for endpoint in self.endpoints:  # others need not wait for what this run does not send now
             endpoint.awaiting_verdict.discard(self)
         self.admission.pump()
 
-    def release(self) -> None:
-        self.held = False
+    def resume(self) -> None:
+        self.is_paused = False
         for endpoint in self.endpoints:  # a pause is no time in which it has let nothing through
             endpoint.pacer.allowance.resumed()
         self.admission.pump()
@@ -239,7 +239,7 @@ class Gate(Generic[S]):
         model. Nobody is passed for long."""
         blocked: dict[str, float] = {}
         for queue in (self._again, self._fresh) if self._room_for_fresh else (self._again,):
-            for at, waiter in enumerate(itertools.islice(queue, _LOOK_PAST)):
+            for at, waiter in enumerate(itertools.islice(queue, _MOST_PASSED)):
                 cost = waiter.cost
                 size = cost.body_bytes + (cost.max_tokens or 0)
                 if size >= blocked.get(cost.model, float("inf")):
@@ -294,7 +294,7 @@ class Gate(Generic[S]):
 
     def admit_next(self) -> bool:
         """Admit the next of those that wait, if one may go. False: none may."""
-        if self.closed or self.held or (queue := self._next()) is None:
+        if self.closed or self.is_paused or (queue := self._next()) is None:
             return False
         at = 0
         if (endpoint := self._admit(queue[0].cost)) is None:

@@ -76,12 +76,12 @@ class JobRun:
         """Send nothing more until :meth:`resume`. What is in flight is answered and kept; the deadline goes on."""
         self._is_paused = True
         if self._execution is not None:
-            self._execution.hold()
+            self._execution.pause()
 
     def resume(self) -> None:
         self._is_paused = False
         if self._execution is not None:
-            self._execution.release()
+            self._execution.resume()
 
     def cancel(self) -> None:
         """End the run: nothing more is sent, and what is in flight may finish within ``limits.grace_s``. The next run goes on."""
@@ -136,7 +136,7 @@ class JobRun:
                 )  # fmt: skip
                 self.run_state = execution.run_state
                 if self._is_paused:
-                    execution.hold()
+                    execution.pause()
                 if attempt is not None:
                     attempt.begun()
                 if self._is_cancelled:

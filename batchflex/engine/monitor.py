@@ -102,15 +102,15 @@ class Monitor:
     def _emit_waits(self, before: list[Wait], waiting: list[Wait]) -> None:
         """Log the waits for limits and for first answers; others are logged where they begin."""
         was, now = ({wait[:2]: wait for wait in waits if wait.reason in _LOGGED_WAITS} for waits in (before, waiting))
-        for place, wait in now.items():
-            if place not in was:
+        for key, wait in now.items():
+            if key not in was:
                 until = "" if wait.until is None else f", until {local(wait.until)}"
                 at = "" if wait.endpoint is None else f"{wait.endpoint}: "
                 facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
                 message = at + wait.message + until
                 self._emitter.tell(Event("paused", message.text, message.unquoted, "warning", facts))
-        for place, wait in was.items():
-            if place not in now:
+        for key, wait in was.items():
+            if key not in now:
                 lasted_s = round(time.time() - wait.since, 1)
                 facts = {"endpoint": wait.endpoint, "reason": wait.reason, "lasted_s": lasted_s}
                 words = f"{wait.endpoint or 'the run'} goes on after {lasted_s:,} s"
@@ -132,7 +132,7 @@ class Monitor:
         return watch.doubt(None if planned is None else planned - done, done)
 
     async def count(self) -> None:
-        """How many requests the plan has, where nothing tells that sooner."""
+        """Count the requests of the plan, where nothing else gives their number sooner."""
         if self._run_state.planned is None:
             counted = await anyio.to_thread.run_sync(self._plan.count, abandon_on_cancel=True)
             if self._run_state.planned is None:

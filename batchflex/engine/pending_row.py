@@ -1,4 +1,4 @@
-"""A row that has no final outcome yet: what it is asked, and what its attempts have shown."""
+"""A row that has no final outcome yet: what is sent for it, and what its attempts have shown."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class PendingRow:
         return alone
 
     def effort(self, fallback: FormatFallback | None = None) -> record.Effort:
-        """What its outcome tells of how it came about, by now."""
+        """How its outcome came about, by now."""
         name, model = (self.state.endpoint.name, self.state.endpoint.model) if self.state else (None, None)
         sent = self.sent_before + self.tries.sent
         model = model or self.request.model

@@ -13,7 +13,7 @@ from .gate import Gate
 
 HOURS = "hours"  # the pause of an endpoint outside of limits.active_hours
 _ANSWER_S = 60.0
-_LOOK_S = 1.0
+_POLL_S = 1.0
 
 
 class NotSent(Exception):
@@ -38,7 +38,7 @@ class Prober:
     @property
     def is_over(self) -> bool:
         """Whether the job run sends nothing now: it has stopped, or is paused."""
-        return self.gate.closed or self.gate.held
+        return self.gate.closed or self.gate.is_paused
 
     async def send(self, state: EndpointState, like: Request) -> AttemptError | None:
         """Request one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
@@ -54,7 +54,7 @@ class Prober:
         request = self._route.probe(like.model, like=like.body)
         cost = self._accounting.cost(request, state.endpoint.name)
         while HOURS in state.pauses and not (self.gate.closed or state.closed):
-            await self.gate.sleep(_LOOK_S)
+            await self.gate.sleep(_POLL_S)
         if not await self.gate.enter_as_probe(state, cost):
             raise NotSent
         self._run_state.requests_sent += 1

@@ -112,7 +112,7 @@ class _Selection:
         return prepared._replace(blocks=begin(), passed=passed, sort_out=self.sort_out)
 
     def sort_out(self, requests: Sequence[Request]) -> list[Request]:
-        """Those that are to be asked again."""
+        """Those that are to be sent again."""
         marks, found = self._marks, self._done.answers(requests)
         self.found_elsewhere = self.found_elsewhere or self._done.has_elsewhere(requests, found)
         return [
@@ -139,7 +139,7 @@ class _Selection:
 
 
 def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
-    """Find what a retry asks, in a folder that is held. Seals the journal of a run that was killed; sends nothing. Blocks.
+    """Find what a retry sends, in a folder that is held. Seals the journal of a run that was killed; sends nothing. Blocks.
 
     :raises JobError: if the condition is none.
     :raises InputError: if the input is damaged.

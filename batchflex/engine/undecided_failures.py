@@ -22,7 +22,7 @@ MOST_UNDECIDED = 5
 # The same for refusals in a row by a model that has answered.
 _MOST_IN_A_ROW = 20
 # Where the endpoint asked to wait longer, the rows go to another one, if there is one, in place of a probe.
-_LONG_S, _MOMENT_S = 5.0, 0.2
+_LONG_S, _POLL_S = 5.0, 0.2
 _ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
 _MEND = "see to what these words say, and run the same command again"
 
@@ -149,9 +149,9 @@ class UndecidedFailures:
                     self._resend(self.rows.pop((state, model)))
                 elif elsewhere and (movable := self._take((state, model), refusals=True)):
                     self._resend(movable)
-                elif state.pauses or self._gate.held:
+                elif state.pauses or self._gate.is_paused:
                     self._gate.await_verdict(state, False)
-                    await self._gate.sleep(_MOMENT_S)
+                    await self._gate.sleep(_POLL_S)
                 elif proof := await self._pool.find_proof(
                     self._prober, state, last.row.request, last.at, last.row.tries.sent, refusal
                 ):

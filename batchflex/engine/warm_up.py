@@ -28,7 +28,7 @@ _MOMENT_S = 0.01
 _PRICES_S, _LIST_S = 2.0, 30.0  # that a list is waited for: for prices, and where nothing goes without them
 _LEAST_S = 0.02
 _AS_LONG = 3.0
-_LOOK_S = 0.005
+_POLL_S = 0.005
 _FIRST_WITHIN_S = 1.0
 _FEW = 5
 
@@ -110,10 +110,10 @@ async def _consult(
 
 async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: float) -> None:
     refusal_s = max(_LEAST_S, _AS_LONG * list_took_s)
-    for _ in range(int(_FIRST_WITHIN_S / _LOOK_S)):
+    for _ in range(int(_FIRST_WITHIN_S / _POLL_S)):
         if state.in_flight:
             break
-        await gate.sleep(_LOOK_S)
+        await gate.sleep(_POLL_S)
     await gate.sleep(refusal_s)
     for _ in range(3):  # so that what has come by now is read
         await anyio.lowlevel.checkpoint()

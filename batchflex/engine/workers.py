@@ -288,12 +288,12 @@ class Workers:
                     f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
                     "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
                 )
-        asked = reask.further(row.planned, made, self._reasks, self._context.route)
-        return None if asked is None else self._next(row, asked)
+        request = reask.further(row.planned, made, self._reasks, self._context.route)
+        return None if request is None else self._next(row, request)
 
-    def _next(self, row: PendingRow, asked: Request) -> PendingRow:
+    def _next(self, row: PendingRow, request: Request) -> PendingRow:
         """The row again, with another request."""
-        further = PendingRow(row.planned, asked, self._accounting.cost(asked))
+        further = PendingRow(row.planned, request, self._accounting.cost(request))
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
@@ -363,7 +363,7 @@ class Workers:
                 is_first, self._troubled = not self._troubled, True
                 sent = row.tries.sent
                 self._emit(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
-            if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
+            if of_row or row.tries.sent > 1:  # twice is no chance: others may show more
                 self._gate.try_rows(MOST_UNDECIDED)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
