@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 
 from ..core import Message
-from .endpoint_state import EndpointSlots, Pause
+from .endpoint_state import EndpointState, Pause
 
 if TYPE_CHECKING:
     from .gate import Gate
@@ -21,19 +21,17 @@ if TYPE_CHECKING:
 # What keeps more requests from being sent, as far as a gate knows.
 Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
-S = TypeVar("S", bound=EndpointSlots)
 
-
-class Admission(Generic[S]):
+class Admission:
     """Bounds the attempts in flight at the ``endpoints``, those of all job runs together.
 
     Until an endpoint is proven one request goes there at a time, or as many as :meth:`try_out` says. ``clock`` gives seconds and
     never goes back.
     """
 
-    def __init__(self, endpoints: Sequence[S], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, endpoints: Sequence[EndpointState], clock: Callable[[], float] = time.monotonic) -> None:
         self.endpoints = list(endpoints)
-        self.gates: list[Gate[S]] = []
+        self.gates: list[Gate] = []
         self.clock = clock
         self.proven = False
         self.is_shared = False
@@ -41,11 +39,11 @@ class Admission(Generic[S]):
         self._nudge = anyio.Event()
         self._now = 0.0
 
-    def join(self, gate: Gate[S]) -> None:
+    def join(self, gate: Gate) -> None:
         self.gates.append(gate)
         self.is_shared = len(self.gates) > 1
 
-    def part(self, gate: Gate[S]) -> None:
+    def part(self, gate: Gate) -> None:
         """This job run sends nothing more."""
         self.gates.remove(gate)
         self.is_shared = len(self.gates) > 1
@@ -62,11 +60,11 @@ class Admission(Generic[S]):
         """The models of the rows that wait to be sent, but for those of job runs that are paused."""
         return set().union(*(gate.waiting_models() for gate in self.gates if not gate.is_paused))
 
-    def must_queue(self, gate: Gate[S]) -> bool:
+    def must_queue(self, gate: Gate) -> bool:
         """Whether rows of another job run wait, which may have to go first."""
         return any(other.waiting for other in self.gates if other is not gate)
 
-    def went(self, gate: Gate[S]) -> None:
+    def went(self, gate: Gate) -> None:
         """A request of this job run was admitted."""
         self._now = gate.share.went(self._now)
 
@@ -80,27 +78,27 @@ class Admission(Generic[S]):
         while any(gate.admit_next() for gate in self._in_turn()):
             pass
 
-    def _in_turn(self) -> list[Gate[S]]:
+    def _in_turn(self) -> list[Gate]:
         return sorted((gate for gate in self.gates if gate.waiting), key=lambda gate: gate.share.due(self._now))
 
-    def prove(self, endpoint: S) -> None:
+    def prove(self, endpoint: EndpointState) -> None:
         """The endpoint answered as one that works does: open to its window."""
         if not endpoint.proven:
             endpoint.proven = self.proven = True
             self.pump()
 
-    def try_out(self, endpoint: S, requests: int) -> None:
+    def try_out(self, endpoint: EndpointState, requests: int) -> None:
         """Let so many requests go at a time to an endpoint that is not proven yet."""
         endpoint.on_trial = requests
         self.pump()
 
-    def pause(self, endpoint: S, why: str, message: Message | str = "", for_s: float | None = None) -> None:
+    def pause(self, endpoint: EndpointState, why: str, message: Message | str = "", for_s: float | None = None) -> None:
         """Admit nothing to this endpoint until :meth:`resume` with the same reason, which ``message`` explains; in ``for_s``
         seconds, if that is known."""
         now = self.clock()
         endpoint.pauses[why] = Pause(Message.of(message), now, None if for_s is None else now + for_s)
 
-    def resume(self, endpoint: S, why: str) -> None:
+    def resume(self, endpoint: EndpointState, why: str) -> None:
         """That reason is gone; with the last one requests go to the endpoint again."""
         if why not in endpoint.pauses:
             return
@@ -110,14 +108,14 @@ class Admission(Generic[S]):
             endpoint.pacer.concurrency.reset(self.clock())
             self.pump()
 
-    def close_endpoint(self, endpoint: S) -> bool:
+    def close_endpoint(self, endpoint: EndpointState) -> bool:
         """Use this endpoint no more. False: it was the last one."""
         endpoint.closed = True
         endpoint.pauses.clear()
         self.pump()
         return any(not other.closed for other in self.endpoints)
 
-    def serve_without(self, endpoint: S, models: Iterable[str]) -> None:
+    def serve_without(self, endpoint: EndpointState, models: Iterable[str]) -> None:
         """Send nothing of these models to this endpoint."""
         endpoint.without = frozenset(models)
         self.pump()
@@ -153,7 +151,7 @@ class Admission(Generic[S]):
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
         return any(endpoint.pacer.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
 
-    def has_room(self, endpoint: S) -> bool:
+    def has_room(self, endpoint: EndpointState) -> bool:
         return (
             endpoint.in_flight < endpoint.window
             and endpoint.is_open

@@ -33,7 +33,7 @@ class EndpointPool:
     def __init__(
         self,
         states: Sequence[EndpointState],
-        admission: Admission[EndpointState],
+        admission: Admission,
         members: Sequence[Member],
         tasks: TaskGroup,
         emit: Emit,

@@ -52,7 +52,7 @@ class Engine:
         self.endpoints = [resolve(entry, job.environment) for entry in job.asked] if endpoints is None else [*endpoints]
         self.states: list[EndpointState] = []
         self._pacers, self.slots, self.note = pacers_of(job, self.endpoints, self._ceiling)
-        self.admission: Admission[EndpointState] = Admission([])
+        self.admission: Admission = Admission([])
         self._members: list[Member] = []
         self._lease_fault: str | None = None
         self._opening = anyio.Lock()

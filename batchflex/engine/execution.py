@@ -45,7 +45,6 @@ from ..storage import (
 from .accounting import Accounting
 from .budget import Budget
 from .endpoint_pool import EndpointPool
-from .endpoint_state import EndpointState
 from .engine import Engine
 from .gate import Gate
 from .member import Member
@@ -121,7 +120,7 @@ class Execution:
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(self._warn)
         self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
-        self._gate: Gate[EndpointState] | None = None
+        self._gate: Gate | None = None
         self._outcome_writer: OutcomeWriter | None = None
         self._is_paused = self._makes_table = self._at_once = False
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Generic
+from dataclasses import dataclass, field
 
 import anyio
 
 from ..core import StopReason
 from ..endpoint import Cost
-from .admission import Admission, Bound, S
+from .admission import Admission, Bound
 from .budget import GO, Budget
+from .endpoint_state import EndpointState
 from .fair_share import FairShare
 
 _POLL_S = 0.05  # a probe checks so often whether it may go
@@ -24,17 +25,17 @@ _REFUSED = 2  # what a limit has refused so often lets others go first
 _MOST_PASSED, _PATIENCE_S = 64, 60.0
 
 
-class _Waiter(Generic[S]):
-    __slots__ = ("cost", "decided", "endpoint", "passed_at")
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """``passed_at`` is when another went before it."""
 
-    def __init__(self, cost: Cost) -> None:
-        self.cost = cost
-        self.passed_at: float | None = None  # when another went before it
-        self.decided = anyio.Event()
-        self.endpoint: S | None = None
+    cost: Cost
+    decided: anyio.Event = field(default_factory=anyio.Event)
+    endpoint: EndpointState | None = None
+    passed_at: float | None = None
 
 
-class Gate(Generic[S]):
+class Gate:
     """Admits the attempts of one job run; sends each where there is room.
 
     Until :meth:`try_rows` no other row begins, before an endpoint has proven itself, while the first one has to be tried again:
@@ -45,7 +46,7 @@ class Gate(Generic[S]):
 
     def __init__(
         self,
-        admission: Admission[S],
+        admission: Admission,
         budget: Budget,
         most_backing_off: int,
         on_stop: Callable[[StopReason, str], None],
@@ -63,8 +64,8 @@ class Gate(Generic[S]):
         self._on_stop = on_stop
         self._clock = admission.clock
         self._rows_on_trial = 1
-        self._fresh: deque[_Waiter[S]] = deque()
-        self._again: deque[_Waiter[S]] = deque()
+        self._fresh: deque[_Waiter] = deque()
+        self._again: deque[_Waiter] = deque()
         self._closing = anyio.Event()
         self._bound: Bound = "concurrency"
         self._others_may_go = False  # though the latest that was looked at had to wait
@@ -87,7 +88,7 @@ class Gate(Generic[S]):
         admission = self.admission
         return None if any(map(admission.has_room, self.endpoints)) else admission.bound_by_slots()
 
-    async def enter(self, cost: Cost, *, again: bool = False) -> S | None:
+    async def enter(self, cost: Cost, *, again: bool = False) -> EndpointState | None:
         """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
         if self.closed:
             return None
@@ -98,7 +99,7 @@ class Gate(Generic[S]):
             return endpoint
         if self.closed:
             return None
-        waiter: _Waiter[S] = _Waiter(cost)
+        waiter = _Waiter(cost)
         queue.append(waiter)
         if admission.is_shared or admission.is_choosy:
             admission.pump()
@@ -112,7 +113,7 @@ class Gate(Generic[S]):
             raise
         return waiter.endpoint
 
-    async def enter_as_probe(self, endpoint: S, cost: Cost) -> bool:
+    async def enter_as_probe(self, endpoint: EndpointState, cost: Cost) -> bool:
         """Take the next slot of an endpoint, be it paused, when every limit allows it. False: nothing is admitted now."""
         endpoint.probe_waits = True
         self._backing_off[cost.model] += 1  # rows wait for what it finds out
@@ -130,7 +131,7 @@ class Gate(Generic[S]):
             self._backing_off[cost.model] -= 1
             self.admission.pump()
 
-    def _take(self, endpoint: S, cost: Cost, now: float) -> None:
+    def _take(self, endpoint: EndpointState, cost: Cost, now: float) -> None:
         self._budget.sent(cost)
         self.in_flight += 1
         endpoint.in_flight += 1
@@ -139,13 +140,13 @@ class Gate(Generic[S]):
         if self.admission.is_shared:
             self.admission.went(self)
 
-    def give_back(self, endpoint: S, cost: Cost) -> None:
+    def give_back(self, endpoint: EndpointState, cost: Cost) -> None:
         """Give back a slot in which nothing was sent."""
         self._budget.settled(cost, None, billed=False, sent=False)
         endpoint.pacer.unsent(self._clock(), cost, endpoint.in_flight - 1)
         self.leave(endpoint)
 
-    def leave(self, endpoint: S) -> None:
+    def leave(self, endpoint: EndpointState) -> None:
         """Give the slot back."""
         self.in_flight -= 1
         endpoint.in_flight -= 1
@@ -172,7 +173,7 @@ class Gate(Generic[S]):
         self._rows_on_trial = rows
         self.admission.pump()
 
-    def await_verdict(self, endpoint: S, doubted: bool) -> None:
+    def await_verdict(self, endpoint: EndpointState, doubted: bool) -> None:
         """Whether rows have to wait there until it is known who is to blame for failures."""
         (endpoint.awaiting_verdict.add if doubted else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
@@ -221,7 +222,7 @@ class Gate(Generic[S]):
         most = self._most_backing_off if self.admission.proven else self._rows_on_trial
         return self.backing_off < most and (not self._again or self.admission.failing)
 
-    def _next(self) -> deque[_Waiter[S]] | None:
+    def _next(self) -> deque[_Waiter] | None:
         """Those of whom the first may begin."""
         if self._fresh and self._may_begin(again=False):
             return self._fresh
@@ -234,7 +235,7 @@ class Gate(Generic[S]):
     def _room_for_fresh(self) -> bool:
         return self.admission.proven and self.backing_off < self._most_backing_off
 
-    def _past_the_first(self, now: float) -> tuple[deque[_Waiter[S]], int, S] | None:
+    def _past_the_first(self, now: float) -> tuple[deque[_Waiter], int, EndpointState] | None:
         """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
         model. Nobody is passed for long."""
         blocked: dict[str, float] = {}
@@ -252,10 +253,10 @@ class Gate(Generic[S]):
                 blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
         return None
 
-    def _admit(self, cost: Cost) -> S | None:
+    def _admit(self, cost: Cost) -> EndpointState | None:
         """The endpoint on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
         now = self._clock()
-        best: S | None = None
+        best: EndpointState | None = None
         least, soonest, roomy = float("inf"), float("inf"), False
         self._others_may_go = False
         for endpoint in self.endpoints:

@@ -13,7 +13,6 @@ from ..core import TIMINGS, BatchflexError, Emitter, Event, StopReason, StorageE
 from ..plan import Plan
 from ..storage import Folder, RunState, Wait, disk_space
 from .endpoint_pool import EndpointPool
-from .endpoint_state import EndpointState
 from .gate import Gate
 from .queue import RequestQueue
 from .run import Observer
@@ -53,7 +52,7 @@ class Monitor:
         self._observer = observer
         self._emitter = emitter
         self._stop = stop
-        self.gate: Gate[EndpointState] | None = None
+        self.gate: Gate | None = None
 
     async def report(self) -> None:
         """Tick, and write ``run.json`` now and then. Runs until cancelled."""
@@ -75,7 +74,7 @@ class Monitor:
         self._run_state.plan = self._plan.identity()
         self._folder.write_state(self._run_state.state(time.time()))
 
-    async def measure(self, gate: Gate[EndpointState], queue: RequestQueue, pool: EndpointPool) -> None:
+    async def measure(self, gate: Gate, queue: RequestQueue, pool: EndpointPool) -> None:
         """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
         telemetry = Telemetry(time.monotonic())
         due = time.monotonic() + TIMINGS.telemetry_every_s

@@ -26,7 +26,7 @@ class Prober:
     def __init__(
         self,
         route: Route,
-        gate: Gate[EndpointState],
+        gate: Gate,
         accounting: Accounting,
         run_state: RunState,
     ) -> None:

@@ -35,9 +35,7 @@ class Recovery:
     """Probes endpoints that are paused, each in a task of its own, and resumes them. What else a probe finds out it reports to
     the ``pool``."""
 
-    def __init__(
-        self, pool: EndpointPool, admission: Admission[EndpointState], members: Sequence[Member], emit: Emit
-    ) -> None:
+    def __init__(self, pool: EndpointPool, admission: Admission, members: Sequence[Member], emit: Emit) -> None:
         self._pool = pool
         self._admission = admission
         self._members = members

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..core import Message
 from ..storage import RunState, Wait, timestamp
 from .admission import Bound
-from .endpoint_state import EndpointSlots, EndpointState
+from .endpoint_state import EndpointSlots
 from .gate import Gate
 
 Binding = Literal[Bound, "input", "client"]
@@ -32,7 +32,7 @@ def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
     return bound
 
 
-def waits_of(gate: Gate[EndpointState], now: float, wall: float, before: Iterable[Wait] = ()) -> list[Wait]:
+def waits_of(gate: Gate, now: float, wall: float, before: Iterable[Wait] = ()) -> list[Wait]:
     """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock. What was waited for ``before``
     began then."""
     found = [_wait(None, "paused", "the run is paused", wall)] if gate.is_paused else _found(gate, now, wall)
@@ -40,7 +40,7 @@ def waits_of(gate: Gate[EndpointState], now: float, wall: float, before: Iterabl
     return [wait._replace(since=since.get((wait.endpoint, wait.reason), wait.since)) for wait in found]
 
 
-def _found(gate: Gate[EndpointState], now: float, wall: float) -> list[Wait]:
+def _found(gate: Gate, now: float, wall: float) -> list[Wait]:
     models = gate.waiting_models()
     used = [endpoint for endpoint in gate.endpoints if not endpoint.closed]
     found = [wait for endpoint in used for wait in _of(endpoint, models, now, wall)]
@@ -86,7 +86,7 @@ class Telemetry:
         self._then = now
         self._before = (0, 0, 0, 0)
 
-    def sample(self, now: float, wall: float, run_state: RunState, gate: Gate[EndpointState]) -> dict[str, Any]:
+    def sample(self, now: float, wall: float, run_state: RunState, gate: Gate) -> dict[str, Any]:
         """A line of ``telemetry.jsonl``. CONTRACT.md gives the fields' meaning. ``wall`` is in seconds since the epoch."""
         counts = (run_state.answered, run_state.requests_sent, run_state.rate_limited, run_state.retries)
         answered, sent, refused, retries = (new - old for new, old in zip(counts, self._before, strict=True))

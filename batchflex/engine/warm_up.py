@@ -35,7 +35,7 @@ _FEW = 5
 
 async def learn(
     tasks: TaskGroup,
-    gate: Gate[EndpointState],
+    gate: Gate,
     states: Sequence[EndpointState],
     job: Job,
     prices: Prices,
@@ -89,7 +89,7 @@ async def learn(
 
 
 async def _consult(
-    gate: Gate[EndpointState],
+    gate: Gate,
     state: EndpointState,
     wanted: Collection[str] | None,
     listed: anyio.Event,
@@ -108,7 +108,7 @@ async def _consult(
         await _open(gate, state, took_s)
 
 
-async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: float) -> None:
+async def _open(gate: Gate, state: EndpointState, list_took_s: float) -> None:
     refusal_s = max(_LEAST_S, _AS_LONG * list_took_s)
     for _ in range(int(_FIRST_WITHIN_S / _POLL_S)):
         if state.in_flight:
@@ -121,7 +121,7 @@ async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: fl
         gate.admission.try_out(state, state.pacer.concurrency.most)
 
 
-async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:
+async def _open_late(gate: Gate, state: EndpointState) -> None:
     began = time.monotonic()
     while not (state.proven or state.closed or gate.closed):
         await gate.sleep(TIMINGS.alone_s / 10)
