@@ -47,8 +47,7 @@ class Admission:
         """This job run sends nothing more."""
         self.gates.remove(gate)
         self.is_shared = len(self.gates) > 1
-        for endpoint in self.endpoints:
-            endpoint.awaiting_verdict.discard(gate)
+        gate.close()
         self.pump()
 
     @property

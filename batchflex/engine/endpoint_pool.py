@@ -17,7 +17,6 @@ from .member import Member
 from .probes import NotSent, Prober
 from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down
 
-_POLL_S = 0.2
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
@@ -43,7 +42,6 @@ class EndpointPool:
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, Message]] = {}
         self._disabled_everywhere: dict[str, tuple[StopReason, Message]] = {}
         self.any_disabled = False
-        self._suspended: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
         self._admission = admission
         self._members = members
@@ -146,7 +144,7 @@ class EndpointPool:
         if state.endpoint.model is not None:
             self.close(state, fault, reason, message)
             return
-        self._serve(state)
+        self._admission.serve_without(state, self._disabled_at(state))
         self._disable_everywhere_what_none_has()
         rest = self._stop_those_without_models(reason, self._at(state) + message + BLAMELESS)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
@@ -155,12 +153,6 @@ class EndpointPool:
             where = f" at {state.endpoint.name}" if len(self._states) > 1 else ""
             message = _not_asked(model, message, where)
         self._note(rest, message, facts_of(state, reason, fault))
-
-    def _serve(self, state: EndpointState) -> None:
-        """Send nothing there of models that are disabled or suspended."""
-        self._admission.serve_without(
-            state, self._disabled_at(state) | {model for where, model in self._suspended if where is state}
-        )
 
     def _disable_everywhere_what_none_has(self) -> None:
         """Disable models that no endpoint is left for."""
@@ -187,44 +179,6 @@ class EndpointPool:
     def is_disabled_everywhere(self, model: str) -> bool:
         """Whether nothing more is sent to this model, anywhere."""
         return model in self._disabled_everywhere
-
-    def suspend_model(self, state: EndpointState, model: str) -> None:
-        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` knows."""
-        self._suspended.add((state, model))
-        self._serve(state)
-
-    async def lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
-        """Whether it is the model that was refused, and not this row: found with a probe, unless there was one since.
-
-        If so, no further row of it is sent there. Also true if the run stops or pauses, or this endpoint is closed.
-        """
-        of_model = state.of(request.model)
-
-        def is_decided() -> bool:
-            return self.is_disabled(state, request.model) or of_model.found_at > failed_at
-
-        try:
-            while not (prober.is_over or is_decided()):
-                if state.pauses:
-                    await prober.gate.sleep(_POLL_S)
-                    continue
-                async with state.probing:
-                    if is_decided():
-                        break
-                    sent_at = time.monotonic()
-                    found = await prober.send(state, request)
-                    if isinstance(found, RunFault):
-                        self.refused_all(state, found, request)
-                    elif means_down(found):
-                        self.is_down(state, found, request)
-                    elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
-                        of_model.found_at = sent_at
-        except NotSent:
-            pass
-        finally:
-            self._suspended.discard((state, request.model))
-            self._serve(state)
-        return of_model.found_at <= failed_at
 
     def unanswered(self, models: Collection[str]) -> tuple[StopReason, Message] | None:
         """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop."""

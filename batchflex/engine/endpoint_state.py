@@ -64,14 +64,13 @@ class ModelState:
     """What one endpoint has shown of one model.
 
     ``proof_at`` is when the latest request was sent that was answered as by a model that works: with a completion, or with
-    words about the request. ``completions`` counts the former, ``answered`` is the latest of them. ``found_at`` is when the model
-    was asked for one token after it was refused as one that is not there, and answered. Seconds of the monotonic clock.
+    words about the request, in seconds of the monotonic clock. ``completions`` counts the former, ``answered`` is the latest of
+    them.
     """
 
     proof_at: float = float("-inf")
     completions: int = 0
     answered: Request | None = None
-    found_at: float = float("-inf")
 
 
 class EndpointState(EndpointSlots):

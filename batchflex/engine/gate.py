@@ -175,14 +175,13 @@ class Gate:
 
     def await_verdict(self, endpoint: EndpointState, doubted: bool) -> None:
         """Whether rows have to wait there until it is known who is to blame for failures."""
-        (endpoint.awaiting_verdict.add if doubted else endpoint.awaiting_verdict.discard)(self)
+        (endpoint.awaiting_verdict.add if doubted and not self.closed else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
 
     def pause(self) -> None:
         """Admit nothing until :meth:`resume`; what is in flight goes on."""
         self.is_paused = True
-        for endpoint in self.endpoints:  # others need not wait for what this run does not send now
-            endpoint.awaiting_verdict.discard(self)
+        self._await_no_verdict()
         self.admission.pump()
 
     def resume(self) -> None:
@@ -202,9 +201,15 @@ class Gate:
         """Admit nothing more, also of those that wait."""
         self.closed = True
         self._closing.set()
+        self._await_no_verdict()
         for queue in (self._again, self._fresh):
             while queue:
                 queue.popleft().decided.set()
+
+    def _await_no_verdict(self) -> None:
+        """Other job runs need not wait for what this one does not send now."""
+        for endpoint in self.endpoints:
+            endpoint.awaiting_verdict.discard(self)
 
     def due_s(self, now: float) -> float | None:
         """Seconds until the next of those that wait for a moment may go; ``None`` if none does."""

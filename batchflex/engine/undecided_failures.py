@@ -29,7 +29,8 @@ _MEND = "see to what these words say, and run the same command again"
 
 class UndecidedRow(NamedTuple):
     """A row without further attempts, since ``at``, and the endpoint that it was sent to last. ``made`` is its outcome if it is
-    to blame. With ``is_refusal`` the server's words may be about the account; without, it failed as if the endpoint were down."""
+    to blame. With ``is_refusal`` the server's words may be about the account or the model; without, it failed as if the endpoint
+    were down."""
 
     made: Outcome
     fault: AttemptError
@@ -73,6 +74,7 @@ class UndecidedFailures:
         """A row got no answer. With too many of them, or before anything was answered, a probe is sent."""
         state, model = key = each.state, each.row.request.model
         if self._pool.is_disabled_everywhere(model):
+            self._gate.await_verdict(state, False)
             return
         self.rows.setdefault(key, deque()).append(each)
         if each.is_refusal:
@@ -113,12 +115,13 @@ class UndecidedFailures:
             del self.rows[key]
 
     def _are_due(self, key: tuple[EndpointState, str]) -> bool:
-        """Whether there are so many of one model that a probe is due."""
+        """Whether there are so many of one model that a probe is due; one that is said not to be there is enough."""
         state, model = key
         rows = self.rows.get(key, ())
         refusals = sum(each.is_refusal for each in rows)
         most = _MOST_IN_A_ROW if state.of(model).completions else MOST_UNDECIDED
-        return refusals >= most or len(rows) - refusals >= MOST_UNDECIDED
+        of_model = any(each.is_refusal and isinstance(each.fault, RunFault) for each in rows)
+        return of_model or refusals >= most or len(rows) - refusals >= MOST_UNDECIDED
 
     def answered(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
         """What was sent then was answered: rows that had failed before are to blame; without ``refusals`` only those whose

@@ -160,7 +160,7 @@ class Workers:
             if isinstance(fault, Transient) and row.waiting:
                 self._start_retrying(row, fault)
             else:
-                await self._give_up(row, fault)
+                self._give_up(row, fault)
 
     def _start_retrying(self, row: PendingRow, first: Transient) -> None:
         self._retrying += 1
@@ -177,7 +177,7 @@ class Workers:
             except _Halted:
                 pass
             except AttemptError as fault:
-                await self._give_up(row, fault)
+                self._give_up(row, fault)
             finally:
                 self._gate.end_backing_off(row.request.model)
             if further is not None:
@@ -342,7 +342,7 @@ class Workers:
             # Before the slot is free for the next to fail likewise.
             fault = self._pool.refused_all(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
-            self._pool.suspend_model(state, row.request.model)
+            self._gate.await_verdict(state, True)
         elif isinstance(fault, RowFault):
             self._pool.responded(state, row.number, first=first)
             if classify.is_about_request(fault):
@@ -370,31 +370,23 @@ class Workers:
                 self._gate.begin_backing_off(row.request.model)
         return fault
 
-    async def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
+    def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Where the server's words do not say, it awaits a verdict: it is marked failed once another row, sent later, is answered.
-        With too many that wait, or when no other is left, a probe decides. If the endpoint was down, the row is sent again.
+        With too many that wait, or when no other is left, a probe decides; at once, where the model is said not to be there. If
+        the endpoint was down, or lacks the model, the row is sent again.
         """
         self._unanswered.add(row.request.model)
-        if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
-            if await self._pool.lacks_model(self._prober, row.state, row.request, row.failed_at):
-                if self._run_state.stopped_by is None and not self._pool.is_disabled_everywhere(row.request.model):
-                    self._send_again(row, fault)  # another endpoint may have it
-                return
-            # A probe of the model was answered since.
-            fault = classify.of_row(fault)
-            self._keep(record.failed(self._context, row.request, row.effort(), fault), row.request)
-            return
-        is_refusal = isinstance(fault, RowFault) and not row.is_too_large
-        proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
-        made = record.failed(self._context, row.request, row.effort(), fault, proof)
+        is_of_model = isinstance(fault, RunFault) and fault.reason == "model"
+        is_refusal = is_of_model or (isinstance(fault, RowFault) and not row.is_too_large)
+        proof: Proof = "words" if is_refusal and not is_of_model and classify.is_about_request(fault) else "answers"
+        of_row = classify.of_row(fault) if is_of_model else fault
+        made = record.failed(self._context, row.request, row.effort(), of_row, proof)
         if proof == "words":
             self._keep(made, row.request)
-            return
-        if self._run_state.stopped_by is not None or row.state is None:
-            return
-        self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
+        elif self._run_state.stopped_by is None and row.state is not None:
+            self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
 
     def _resend(self, undecided: Sequence[UndecidedRow]) -> None:
         """They failed where nothing was answered, and are not to blame."""
