@@ -170,33 +170,27 @@ class Workers:
         """Retries of a row; its worker has gone on to the next one."""
         further = None
         try:
-            try:
-                further = await retry_policy.persist(
-                    lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
-                )
-            except _Halted:
-                pass
-            except AttemptError as fault:
-                self._give_up(row, fault)
-            finally:
-                self._gate.end_backing_off(row.request.model)
-            if further is not None:
-                await self._finish(further)
+            further = await retry_policy.persist(
+                lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
+            )
+        except _Halted:
+            pass
+        except AttemptError as fault:
+            self._give_up(row, fault)
         finally:
-            self._retrying -= 1
-            if not self._retrying:
-                self._changed.set()
+            self._gate.end_backing_off(row.request.model)
+        if further is not None:
+            await self._finish(further)
+        self._retrying -= 1
+        if not self._retrying:
+            self._changed.set()
 
     async def _attempt_again(self, row: PendingRow) -> PendingRow | None:
         """As :meth:`_attempt`. Before the last one the endpoint must have answered something since the latest failure, so that an
         outage does not use up a row's attempts."""
-        state = row.state
-        model = row.request.model
-        if (
-            state is not None
-            and retry_policy.is_last(row.tries, self._policy)
-            and state.of(model).proof_at <= row.failed_at
-        ):
+        state, model = row.state, row.request.model
+        is_last = retry_policy.is_last(row.tries, self._policy)
+        if state is not None and is_last and state.of(model).proof_at <= row.failed_at:
             if self._pool.others_than(state, model):
                 row.forgive()
             elif self._pool.any_answered:
@@ -389,16 +383,12 @@ class Workers:
             self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
 
     def _resend(self, undecided: Sequence[UndecidedRow]) -> None:
-        """They failed where nothing was answered, and are not to blame."""
+        """They failed where nothing was answered, and are not to blame: each waits for another attempt."""
         for each in undecided:
             each.row.forgive(always=True)
-            self._send_again(each.row, each.fault)
-
-    def _send_again(self, row: PendingRow, fault: AttemptError) -> None:
-        """A row that is not to blame waits for another attempt."""
-        row.waiting = True
-        self._gate.begin_backing_off(row.request.model)
-        self._start_retrying(row, classify.deferred(fault))
+            each.row.waiting = True
+            self._gate.begin_backing_off(each.row.request.model)
+            self._start_retrying(each.row, classify.deferred(each.fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Store an outcome. One that is not ``final`` is sent again, by the next run if this one ends before. A failure does not
