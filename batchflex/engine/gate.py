@@ -14,10 +14,9 @@ import anyio
 
 from ..core import StopReason
 from ..endpoint import Cost
-from .admission import Admission, Bound
+from .admission import Admission, Bound, FairShare
 from .budget import GO, Budget
 from .endpoint_state import EndpointState
-from .fair_share import FairShare
 
 _POLL_S = 0.05  # a probe checks so often whether it may go
 _REFUSED = 2  # what a limit has refused so often lets others go first
