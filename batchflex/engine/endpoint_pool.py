@@ -93,10 +93,8 @@ class EndpointPool:
         Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for, unless it
         says itself that it is starting.
         """
-        if isinstance(fault, NotReady) and not state.breaker.is_open:
-            state.breaker.open(time.monotonic())
-            self._begin_outage(state, fault, request)
-        if state.breaker.is_open and isinstance(fault, NotReady):
+        if isinstance(fault, NotReady):
+            self.is_down(state, fault, request)
             return classify.deferred(fault)
         if not self.any_answered:
             return fault
