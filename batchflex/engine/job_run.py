@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ..config import Job, deadline_s
 from ..core import JobError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, Prepared, prepare
-from ..storage import Attempt, Folder, RunState, catch_up, run_id
+from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
 from .execution import Deadline, Execution, sole_fault
 from .run import Nobody, Observer, Run
@@ -106,8 +105,8 @@ class JobRun:
         :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
         :raises StorageError: if the output folder takes nothing from the start.
         """
-        job, attempt = self.job, self._attempt
-        deadline = _deadline(job, attempt or Attempt())
+        job, attempt = self.job, self._attempt or Attempt()
+        deadline = _deadline(job, attempt)
         if engine is None:
             endpoints = [resolve(entry, job.environment) for entry in job.asked]
         elif _access(job) == _access(engine.job):
@@ -131,14 +130,12 @@ class JobRun:
             try:
                 execution = self._execution = Execution(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,
-                    run_id(time.time()) if attempt is None else attempt.run_id, deadline, is_own=engine is None,
-                    weight=self._weight,
+                    attempt.run_id, deadline, is_own=engine is None, weight=self._weight,
                 )  # fmt: skip
                 self.run_state = execution.run_state
                 if self._is_paused:
                     execution.pause()
-                if attempt is not None:
-                    attempt.begun()
+                attempt.begun()
                 if self._is_cancelled:
                     self.cancel()
                 run = await execution.conduct(heed_signals)
