@@ -54,7 +54,7 @@ class EndpointPool:
         self._notes: list[Message] = []
         self._last: tuple[StopReason, Message] | None = None
 
-    def welcome(self, member: Member) -> None:
+    def brief(self, member: Member) -> None:
         """Apply to a new job run what has been found out already."""
         if self._last is not None:
             member.stop(*self._last)

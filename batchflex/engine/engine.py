@@ -81,7 +81,7 @@ class Engine:
             async with self._opening:
                 if not self.states:
                     await self._tasks.start(self._hold_open)
-            self.pool.welcome(member)
+            self.pool.brief(member)
             yield self.pool
         finally:
             self._members.remove(member)

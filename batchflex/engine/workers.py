@@ -160,7 +160,7 @@ class Workers:
             if isinstance(fault, Transient) and row.waiting:
                 self._start_retrying(row, fault)
             else:
-                self._give_up(row, fault)
+                self._settle_failure(row, fault)
 
     def _start_retrying(self, row: PendingRow, first: Transient) -> None:
         self._retrying += 1
@@ -176,7 +176,7 @@ class Workers:
         except _Halted:
             pass
         except AttemptError as fault:
-            self._give_up(row, fault)
+            self._settle_failure(row, fault)
         finally:
             self._gate.end_backing_off(row.request.model)
         if further is not None:
@@ -364,7 +364,7 @@ class Workers:
                 self._gate.begin_backing_off(row.request.model)
         return fault
 
-    def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
+    def _settle_failure(self, row: PendingRow, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Where the server's words do not say, it awaits a verdict: it is marked failed once another row, sent later, is answered.
