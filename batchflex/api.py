@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import importlib.util
 import tempfile
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
 from .config import Job, build, environment_of, read
 from .core import InputError, JobError, RunStopped
-from .engine import JobRun, Observer, Preparing, Run
+from .engine import JobRun, Nobody, Observer, Run
 from .notify import Notifier
-from .plan import prepare
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
@@ -88,39 +88,18 @@ def retry(
         retried = retry_of(Path(out), where, places)
         _warn(retried.job, observer)
         with Notifier(retried.job) as notifier:
-            ended = ask_again(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
+            ended = execute(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
     ended.untold = notifier.ended(ended)
     return ended
-
-
-def ask_again(
-    retried: Retry,
-    *,
-    frame: pl.DataFrame | None = None,
-    observer: Observer | None = None,
-    heed_signals: bool = False,
-    attempt: Attempt | None = None,
-) -> Run:
-    """A retry and its scores on an event loop of its own."""
-    from .engine import missing_input
-
-    if frame is not None:
-        frame = _asked(frame, retried.planned)
-    whole = partial(_whole, retried.job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt)
-    try:
-        return on_a_loop(partial(whole, planned=retried.planned, preparing=retried.prepare))
-    except InputError as error:
-        raise missing_input(retried, error) from None
 
 
 async def _whole(
     job: Job,
     *,
+    retried: Retry | None = None,
     frame: pl.DataFrame | None = None,
     observer: Observer | None = None,
     heed_signals: bool = False,
-    planned: Job | None = None,
-    preparing: Preparing = prepare,
     attempt: Attempt | None = None,
 ) -> Run:
     """The run, and then its scores."""
@@ -130,14 +109,14 @@ async def _whole(
 
         evaluate.require(job)
         then = partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals)
-    run = JobRun(job, frame=frame, observer=observer, planned=planned, preparing=preparing, attempt=attempt, then=then)
+    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then)
     if job.dated is None:
         return await run.run(heed_signals=heed_signals)
     from .plan import retention
 
-    note = observer.note if observer is not None else _unheard
-    if told := await anyio.to_thread.run_sync(retention.left_behind, job):
-        note(told)
+    note = (observer or Nobody()).note
+    if left := await anyio.to_thread.run_sync(retention.left_behind, job):
+        note(left)
     ended = await run.run(heed_signals=heed_signals)
     if ended.stopped_by is None:
         await anyio.to_thread.run_sync(retention.remove_old, job, note)
@@ -145,14 +124,10 @@ async def _whole(
 
 
 def _warn(job: Job, observer: Observer | None) -> None:
-    """Tell what is probably a slip in a job."""
+    """Report what is probably a slip in a job."""
     if observer is not None:
         for warning in job.warnings():
             observer.note(f"warning: {warning}")
-
-
-def _unheard(text: str) -> None:
-    pass
 
 
 def complete(
@@ -242,24 +217,37 @@ def _job(job: JobLike) -> Job:
 
 
 def execute(
-    job: Job,
+    job: Job | Retry,
     *,
     frame: pl.DataFrame | None = None,
     observer: Observer | None = None,
     heed_signals: bool = False,
     attempt: Attempt | None = None,
 ) -> Run:
-    """A run and its scores on an event loop of its own: uvloop's where it is installed."""
-    return on_a_loop(partial(_whole, job, frame=frame, observer=observer, heed_signals=heed_signals, attempt=attempt))
+    """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed."""
+    whole = partial(_whole, observer=observer, heed_signals=heed_signals, attempt=attempt)
+    if isinstance(job, Job):
+        return on_a_loop(partial(whole, job, frame=frame))
+    from .engine import missing_input
+
+    if frame is not None:
+        frame = _asked(frame, job.planned)
+    try:
+        return on_a_loop(partial(whole, job.job, retried=job, frame=frame))
+    except InputError as error:
+        raise missing_input(job, error) from None
 
 
 def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work on an event loop of its own, also where one is running already."""
-    return _beside_a_loop(work) if _loop_is_running() else _on_its_loop(work)
-
-
-def _on_its_loop(work: Callable[[], Awaitable[T]]) -> T:
-    return anyio.run(work, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None})
+    """Do the work on an event loop of its own, also where one is running already. An interrupt cancels the work first."""
+    options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    if not _loop_is_running():
+        return anyio.run(work, backend_options=options)
+    with anyio.from_thread.start_blocking_portal(backend_options=options) as portal:
+        ended = portal.start_task_soon(work)
+        while not ended.done():  # polars handles SIGINT in a way that does not wake a thread that waits for ever
+            concurrent.futures.wait([ended], _INTERRUPT_NOTICED_S)
+        return ended.result()
 
 
 def _loop_is_running() -> bool:
@@ -268,47 +256,3 @@ def _loop_is_running() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _beside_a_loop(work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work in a thread, and wait for it. If the wait is interrupted, the work is cancelled first."""
-    ended: list[T] = []
-    failed: list[BaseException] = []
-    loops: list[asyncio.AbstractEventLoop] = []
-    scope = anyio.CancelScope()
-    interrupted, over = threading.Event(), threading.Event()
-
-    async def cancellable() -> None:
-        loops.append(asyncio.get_running_loop())
-        if interrupted.is_set():
-            return
-        with scope:
-            ended.append(await work())
-
-    def body() -> None:
-        try:
-            _on_its_loop(cancellable)
-        except BaseException as error:  # raised again by the caller's thread
-            failed.append(error)
-        finally:
-            over.set()
-
-    threading.Thread(target=body, name="batchflex").start()
-    try:
-        _wait(over)
-    except BaseException:
-        interrupted.set()
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            for loop in loops:
-                loop.call_soon_threadsafe(scope.cancel)
-        _wait(over)
-        raise
-    if failed:
-        raise failed[0]
-    return ended[0]
-
-
-def _wait(event: threading.Event) -> None:
-    """Wait, yet notice an interrupt: polars handles SIGINT in a way that does not wake a thread that waits for ever."""
-    while not event.wait(_INTERRUPT_NOTICED_S):
-        pass

@@ -47,7 +47,7 @@ PURE = {
     ),
     "results": "splitting",
     "scoring": "comparison extract ledger spending stats summary",
-    "engine": "budget estimate failure_limit fair_share telemetry",
+    "engine": "budget estimate failure_limit telemetry",
     "report": "canvas charts sections speed timeline headline",
     "notify": "messages",
     "schedule": "cron_expression crontab kubernetes launch next_times systemd",

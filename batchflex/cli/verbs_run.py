@@ -75,7 +75,7 @@ def _retry(
     options: argparse.Namespace, changed: Sequence[tuple[str, Any]], observer: Observer | None, attempt: Attempt
 ) -> Run | None:
     """Retry the job as its folder has it by now. ``None`` if that was only to be shown, or was not confirmed."""
-    from ..api import ask_again
+    from ..api import execute
     from ..engine import preview, retry_of
 
     retried = retry_of(options.out, options.where, changed)
@@ -93,7 +93,7 @@ def _retry(
             if not _is_confirmed():
                 output.say("nothing was sent")
                 return None
-    return ask_again(retried, observer=observer, heed_signals=True, attempt=attempt)
+    return execute(retried, observer=observer, heed_signals=True, attempt=attempt)
 
 
 def _is_confirmed() -> bool:

@@ -9,8 +9,8 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import evaluate as evaluate
     from .estimate import Estimate as Estimate
-    from .job_run import JobRun as JobRun, Preparing as Preparing
+    from .job_run import JobRun as JobRun
     from .retry_rows import Retry as Retry, missing_input as missing_input, preview as preview, retry_of as retry_of
-    from .run import Observer as Observer, Run as Run
+    from .run import Nobody as Nobody, Observer as Observer, Run as Run
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from ..config import price_usd
-from ..core import AttemptError, KeyReplaced, RateLimited, Usage
-from ..endpoint import Cost
+from ..core import AttemptError, KeyReplaced, RateLimited, Request, Usage
+from ..endpoint import Cost, Prices
 from ..protocol import Limited, classify, failure_text
 from ..storage import RunState
 from .budget import Budget
@@ -14,20 +14,29 @@ from .endpoint_state import EndpointSlots
 
 
 class Accounting:
-    """Settles attempts, each while its slot is still taken.
+    """Estimates attempts, and settles them while their slots are still taken.
 
     A ``probe`` costs like any other request, but its duration and length say nothing about rows.
     """
 
-    def __init__(self, budget: Budget, run_state: RunState) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, prices: Prices, run_state: RunState) -> None:
+        self.prices = prices
+        self.budget = budget
         self._run_state = run_state
+
+    def cost(self, request: Request, endpoint: str | None = None) -> Cost:
+        """What a request may use at most: at the prices of that endpoint, else at the highest."""
+        prices = None
+        if self.prices.are_any:
+            body = request.body
+            prices = self.prices.dearest(body) if endpoint is None else self.prices.of(body, endpoint)
+        return self.budget.cost(len(request.body), request.max_tokens, prices, request.model)
 
     def answered(self, endpoint: EndpointSlots, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
         """An attempt was answered."""
         now = time.monotonic()
         self._run_state.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
-        self._budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
+        self.budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
         if probe:
             endpoint.pacer.probed(now, cost, usage)
         else:
@@ -43,7 +52,7 @@ class Accounting:
         if not fault.sent:
             self._run_state.requests_sent -= 1
             self._run_state.probes -= probe
-        self._budget.settled(cost, fault.usage, billed=fault.billed, sent=fault.sent)
+        self.budget.settled(cost, fault.usage, billed=fault.billed, sent=fault.sent)
         if isinstance(fault, RateLimited):
             self._run_state.rate_limited += not probe
             limited, said = Limited(fault.limit_kind, fault.limit), failure_text.why(fault)

@@ -8,32 +8,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 
 from ..core import Message
-from .endpoint_state import EndpointSlots, Reason
+from .endpoint_state import EndpointState, Pause
 
 if TYPE_CHECKING:
     from .gate import Gate
 
-# What keeps more requests from being sent, as far as a gate can tell.
+# What keeps more requests from being sent, as far as a gate knows.
 Bound = Literal["waiting", "quota", "budget", "endpoint", "concurrency"]
 
-S = TypeVar("S", bound=EndpointSlots)
+
+class FairShare:
+    """Whose turn it is among job runs that share an engine: start-time fair queueing (Goyal, Vin, Cheng 1996). What one
+    ``had`` is requests, divided by its ``weight``."""
+
+    __slots__ = ("had", "weight")
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+        self.had = 0.0
+
+    def due(self, now: float) -> tuple[float, float]:
+        """Whose is least goes next. ``now`` is where the one that went last began: who did not want anything until then has
+        saved nothing up."""
+        return max(now, self.had), self.had
+
+    def went(self, now: float) -> float:
+        """One request of it goes; returns what ``now`` is from then on."""
+        begins = max(now, self.had)
+        self.had = begins + 1.0 / self.weight
+        return begins
 
 
-class Admission(Generic[S]):
+class Admission:
     """Bounds the attempts in flight at the ``endpoints``, those of all job runs together.
 
     Until an endpoint is proven one request goes there at a time, or as many as :meth:`try_out` says. ``clock`` gives seconds and
     never goes back.
     """
 
-    def __init__(self, endpoints: Sequence[S], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, endpoints: Sequence[EndpointState], clock: Callable[[], float] = time.monotonic) -> None:
         self.endpoints = list(endpoints)
-        self.gates: list[Gate[S]] = []
+        self.gates: list[Gate] = []
         self.clock = clock
         self.proven = False
         self.is_shared = False
@@ -41,16 +61,15 @@ class Admission(Generic[S]):
         self._nudge = anyio.Event()
         self._now = 0.0
 
-    def join(self, gate: Gate[S]) -> None:
+    def join(self, gate: Gate) -> None:
         self.gates.append(gate)
         self.is_shared = len(self.gates) > 1
 
-    def part(self, gate: Gate[S]) -> None:
-        """This job run asks nothing more."""
+    def part(self, gate: Gate) -> None:
+        """This job run sends nothing more."""
         self.gates.remove(gate)
         self.is_shared = len(self.gates) > 1
-        for endpoint in self.endpoints:
-            endpoint.awaiting_verdict.discard(gate)
+        gate.close()
         self.pump()
 
     @property
@@ -60,13 +79,13 @@ class Admission(Generic[S]):
 
     def waiting_models(self) -> set[str]:
         """The models of the rows that wait to be sent, but for those of job runs that are paused."""
-        return set().union(*(gate.waiting_models() for gate in self.gates if not gate.held))
+        return set().union(*(gate.waiting_models() for gate in self.gates if not gate.is_paused))
 
-    def must_queue(self, gate: Gate[S]) -> bool:
+    def must_queue(self, gate: Gate) -> bool:
         """Whether rows of another job run wait, which may have to go first."""
         return any(other.waiting for other in self.gates if other is not gate)
 
-    def went(self, gate: Gate[S]) -> None:
+    def went(self, gate: Gate) -> None:
         """A request of this job run was admitted."""
         self._now = gate.share.went(self._now)
 
@@ -80,46 +99,44 @@ class Admission(Generic[S]):
         while any(gate.admit_next() for gate in self._in_turn()):
             pass
 
-    def _in_turn(self) -> list[Gate[S]]:
+    def _in_turn(self) -> list[Gate]:
         return sorted((gate for gate in self.gates if gate.waiting), key=lambda gate: gate.share.due(self._now))
 
-    def prove(self, endpoint: S) -> None:
+    def prove(self, endpoint: EndpointState) -> None:
         """The endpoint answered as one that works does: open to its window."""
         if not endpoint.proven:
             endpoint.proven = self.proven = True
             self.pump()
 
-    def try_out(self, endpoint: S, requests: int) -> None:
+    def try_out(self, endpoint: EndpointState, requests: int) -> None:
         """Let so many requests go at a time to an endpoint that is not proven yet."""
         endpoint.on_trial = requests
         self.pump()
 
-    def pause(self, endpoint: S, why: str, message: Message | str = "", for_s: float | None = None) -> None:
+    def pause(self, endpoint: EndpointState, why: str, message: Message | str = "", for_s: float | None = None) -> None:
         """Admit nothing to this endpoint until :meth:`resume` with the same reason, which ``message`` explains; in ``for_s``
         seconds, if that is known."""
         now = self.clock()
-        endpoint.pauses.add(why)
-        endpoint.reasons[why] = Reason(Message.of(message), now, None if for_s is None else now + for_s)
+        endpoint.pauses[why] = Pause(Message.of(message), now, None if for_s is None else now + for_s)
 
-    def resume(self, endpoint: S, why: str) -> None:
-        """That reason is gone; with the last one the endpoint is asked again."""
+    def resume(self, endpoint: EndpointState, why: str) -> None:
+        """That reason is gone; with the last one requests go to the endpoint again."""
         if why not in endpoint.pauses:
             return
-        endpoint.pauses.discard(why)
-        endpoint.reasons.pop(why, None)
+        del endpoint.pauses[why]
         if not endpoint.pauses:
             endpoint.pacer.allowance.resumed()
             endpoint.pacer.concurrency.reset(self.clock())
             self.pump()
 
-    def close_endpoint(self, endpoint: S) -> bool:
+    def close_endpoint(self, endpoint: EndpointState) -> bool:
         """Use this endpoint no more. False: it was the last one."""
         endpoint.closed = True
         endpoint.pauses.clear()
         self.pump()
         return any(not other.closed for other in self.endpoints)
 
-    def serve_without(self, endpoint: S, models: Iterable[str]) -> None:
+    def serve_without(self, endpoint: EndpointState, models: Iterable[str]) -> None:
         """Send nothing of these models to this endpoint."""
         endpoint.without = frozenset(models)
         self.pump()
@@ -141,7 +158,7 @@ class Admission(Generic[S]):
                 self.pump()
 
     def wake_at(self, moment: float) -> None:
-        """Look then at the latest whether something may go."""
+        """Pump then at the latest."""
         if moment < self.due:
             self.due = moment
             self._nudge.set()
@@ -155,7 +172,7 @@ class Admission(Generic[S]):
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
         return any(endpoint.pacer.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
 
-    def has_room(self, endpoint: S) -> bool:
+    def has_room(self, endpoint: EndpointState) -> bool:
         return (
             endpoint.in_flight < endpoint.window
             and endpoint.is_open

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..config import LimitsSection, PricesSection, price_usd, unbounded
-from ..core import Request, StopReason, Usage
+from ..config import LimitsSection, PricesSection, price_usd
+from ..core import StopReason, Usage
 from ..endpoint import Cost
 
 _SLOW_WEIGHT = 0.05
@@ -101,7 +101,7 @@ class Deadline:
 
 
 class Budget:
-    """Every ceiling on a run, asked together. A budget is for one run, whatever number of endpoints it asks.
+    """Every ceiling on a run. A budget is for one run, whatever number of endpoints that has.
 
     The most a request can cost takes one token for each byte of its body, and ``max_tokens`` for the answer; an image that
     is given by its URL alone can cost more than that. So much is reserved. An attempt that was lost on its way back, and may have
@@ -149,10 +149,6 @@ class Budget:
                 return verdict._replace(why=f"{verdict.why} (counted {self._priced_by()})") if is_priced else verdict
         return GO
 
-    def unbounded(self, request: Request) -> str | None:
-        """Why a request cannot be sent under these ceilings; ``None`` if it can."""
-        return unbounded(self._limits, request)
-
     def left_s(self, now: float) -> float:
         """Seconds until the deadline lets nothing more go; infinite without one."""
         return self._deadline.left_s(now)
@@ -189,7 +185,7 @@ class Budget:
         self._usd.settle(cost.most_usd, usd)
 
     def _most(self, cost: Cost) -> tuple[float, float]:
-        """Tokens and dollars that an attempt can have cost of which nothing was told."""
+        """Tokens and dollars that an attempt can have cost whose usage is not known."""
         if self._counted < _COUNTED:
             return float(cost.most_tokens), cost.most_usd
         prompt = min(float(cost.body_bytes), 2 * self._densest * cost.body_bytes)

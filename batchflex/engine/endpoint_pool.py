@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from anyio.abc import TaskGroup
 
-from ..config import local
+from ..config import LimitsSection, local, parse_duration
 from ..core import AttemptError, Emit, Event, Message, NotReady, RateLimited, Request, RunFault, StopReason, Transient
 from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify, failure_text
@@ -17,7 +17,6 @@ from .member import Member
 from .probes import NotSent, Prober
 from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down
 
-_MOMENT_S = 0.2
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 
 
@@ -27,42 +26,36 @@ class EndpointPool:
     A model that one does not have, or not for this key, is sent elsewhere; what none has is disabled everywhere, and other models
     go on. When all models that a job names are disabled, its run stops at once, else when nothing else is left to send.
 
-    ``wait_for_credit`` is ``on_no_credit = "wait"``, ``max_wait_s`` and ``max_outage_s`` are those of ``[limits]``. The ``tasks``
-    that wait for an endpoint to come back run until they are cancelled.
+    The ``tasks`` that wait for an endpoint to come back run until they are cancelled.
     """
 
     def __init__(
         self,
         states: Sequence[EndpointState],
-        admission: Admission[EndpointState],
+        admission: Admission,
         members: Sequence[Member],
         tasks: TaskGroup,
-        tell: Emit,
-        *,
-        wait_for_credit: bool = False,
-        max_wait_s: float = float("inf"),
-        max_outage_s: float | None = None,
+        emit: Emit,
+        limits: LimitsSection,
     ) -> None:
         # Why a model is disabled at an endpoint, and everywhere.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, Message]] = {}
         self._disabled_everywhere: dict[str, tuple[StopReason, Message]] = {}
         self.any_disabled = False
-        self._suspended: set[tuple[EndpointState, str]] = set()
         self._states = list(states)
         self._admission = admission
         self._members = members
         self._tasks = tasks
-        self._recovery = Recovery(self, admission, members, tell)
-        self._tell = tell
-        self._wait_for_credit = wait_for_credit
-        self._max_wait_s = max_wait_s
-        self._max_outage_s = max_outage_s
+        self._recovery = Recovery(self, admission, members, emit)
+        self._emit = emit
+        self._limits = limits
+        self._max_wait_s = parse_duration(limits.max_wait)
         self.any_answered = False
         self._notes: list[Message] = []
         self._last: tuple[StopReason, Message] | None = None
 
-    def welcome(self, member: Member) -> None:
-        """Tell a new job run what has been found out already."""
+    def brief(self, member: Member) -> None:
+        """Apply to a new job run what has been found out already."""
         if self._last is not None:
             member.stop(*self._last)
         elif gone := member.models <= self._disabled_everywhere.keys() and self.unanswered(member.models):
@@ -100,10 +93,8 @@ class EndpointPool:
         Before anything was answered the row's own attempts decide: an endpoint that never worked is none to wait for, unless it
         says itself that it is starting.
         """
-        if isinstance(fault, NotReady) and not state.breaker.is_open:
-            state.breaker.open(time.monotonic())
-            self._begin_outage(state, fault, request)
-        if state.breaker.is_open and isinstance(fault, NotReady):
+        if isinstance(fault, NotReady):
+            self.is_down(state, fault, request)
             return classify.deferred(fault)
         if not self.any_answered:
             return fault
@@ -123,12 +114,12 @@ class EndpointPool:
 
     def refused_all(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
         """The endpoint refuses everything, whatever the row; returns what that means for the row."""
-        if fault.reason == "credit" and self._wait_for_credit:
+        if fault.reason == "credit" and self._limits.on_no_credit == "wait":
             if CREDIT not in state.pauses and not state.closed:
                 words = f"{state.endpoint.name}: the credit is spent; waiting for a top-up"
                 self._admission.pause(state, CREDIT, "the credit is spent: " + failure_text.why(fault))
-                self._tell(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
-                self._tasks.start_soon(self._recovery.credit, state, request)
+                self._emit(Event("paused", words, level="warning", facts=facts_of(state, CREDIT, fault)))
+                self._tasks.start_soon(self._recovery.await_credit, state, request)
             return classify.deferred(fault)
         message = failure_text.advice(fault, key_from=state.client.key_from)
         if fault.reason == "model":
@@ -151,7 +142,7 @@ class EndpointPool:
         if state.endpoint.model is not None:
             self.close(state, fault, reason, message)
             return
-        self._serve(state)
+        self._admission.serve_without(state, self._disabled_at(state))
         self._disable_everywhere_what_none_has()
         rest = self._stop_those_without_models(reason, self._at(state) + message + BLAMELESS)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
@@ -160,12 +151,6 @@ class EndpointPool:
             where = f" at {state.endpoint.name}" if len(self._states) > 1 else ""
             message = _not_asked(model, message, where)
         self._note(rest, message, facts_of(state, reason, fault))
-
-    def _serve(self, state: EndpointState) -> None:
-        """Send nothing there of models that are disabled or suspended."""
-        self._admission.serve_without(
-            state, self._disabled_at(state) | {model for where, model in self._suspended if where is state}
-        )
 
     def _disable_everywhere_what_none_has(self) -> None:
         """Disable models that no endpoint is left for."""
@@ -192,44 +177,6 @@ class EndpointPool:
     def is_disabled_everywhere(self, model: str) -> bool:
         """Whether nothing more is sent to this model, anywhere."""
         return model in self._disabled_everywhere
-
-    def suspend_model(self, state: EndpointState, model: str) -> None:
-        """Send nothing more of a model there that was refused where others were answered, until :meth:`lacks_model` knows."""
-        self._suspended.add((state, model))
-        self._serve(state)
-
-    async def lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
-        """Whether it is the model that was refused, and not this row: found with a probe, unless there was one since.
-
-        If so, no further row of it is sent there. Also true if the run stops or pauses, or this endpoint is closed.
-        """
-        try:
-            return await self._lacks_model(prober, state, request, failed_at)
-        finally:
-            self._suspended.discard((state, request.model))
-            self._serve(state)
-
-    async def _lacks_model(self, prober: Prober, state: EndpointState, request: Request, failed_at: float) -> bool:
-        of_model = state.of(request.model)
-        while not (prober.is_over or self.is_disabled(state, request.model) or of_model.had_at > failed_at):
-            if state.pauses:
-                await prober.gate.sleep(_MOMENT_S)
-                continue
-            async with state.probing:
-                if self.is_disabled(state, request.model) or of_model.had_at > failed_at:
-                    break
-                asked_at = time.monotonic()
-                try:
-                    found = await prober.ask(state, request)
-                except NotSent:
-                    break
-                if isinstance(found, RunFault):
-                    self.refused_all(state, found, request)
-                elif means_down(found):
-                    self.is_down(state, found, request)
-                elif not isinstance(found, RateLimited):  # the pace makes the next probe wait
-                    of_model.had_at = asked_at
-        return of_model.had_at <= failed_at
 
     def unanswered(self, models: Collection[str]) -> tuple[StopReason, Message] | None:
         """Why rows of these models were not sent, if any of these is disabled everywhere: a reason to stop."""
@@ -263,9 +210,9 @@ class EndpointPool:
             while state.is_open and not prober.is_over and not self.is_disabled(state, request.model):
                 if refused is None and of_model.proof_at > since:
                     return of_model.proof_at
-                asked_at = time.monotonic()
+                sent_at = time.monotonic()
                 try:
-                    fault = await prober.ask(state, request)
+                    fault = await prober.send(state, request)
                     if isinstance(fault, RateLimited):  # says nothing; the pace makes the next probe wait
                         continue
                     if isinstance(fault, RunFault):
@@ -273,11 +220,11 @@ class EndpointPool:
                     elif refused is not None and fault is not None and are_alike(fault, refused):
                         return None
                     elif not means_down(fault):  # it works, if not for this row
-                        state.prove(request.model, asked_at)
+                        state.prove(request.model, sent_at)
                         state.breaker.probe_answered()
                         self.follow_breaker(state)
                         self._admission.prove(state)
-                        return asked_at
+                        return sent_at
                     elif not self.any_answered and not isinstance(fault, NotReady):
                         message = failure_text.silence(fault, tried)
                         self.close(state, fault, "endpoint", message, end=f"; {_TRY}{BLAMELESS}")
@@ -298,7 +245,7 @@ class EndpointPool:
         other = state.answered({model, *self._disabled_at(state)})
         if other is None:
             return False
-        while isinstance(fault := await prober.ask(state, other), RateLimited):
+        while isinstance(fault := await prober.send(state, other), RateLimited):
             pass
         return fault is None
 
@@ -347,10 +294,10 @@ class EndpointPool:
     def _begin_outage(self, state: EndpointState, fault: Transient, like: Request) -> None:
         what = "is starting" if isinstance(fault, NotReady) else "does not answer"
         why = failure_text.why(fault)
-        self._admission.pause(state, OUTAGE, f"it {what}: " + why, self._max_outage_s)
+        self._admission.pause(state, OUTAGE, f"it {what}: " + why, parse_duration(self._limits.max_outage))
         message = f"{state.endpoint.name} {what} (" + why + "); waiting for it"
-        self._tell(Event("paused", message.text, message.unquoted, "warning", facts_of(state, OUTAGE, fault)))
-        self._tasks.start_soon(self._recovery.answers, state, like)
+        self._emit(Event("paused", message.text, message.unquoted, "warning", facts_of(state, OUTAGE, fault)))
+        self._tasks.start_soon(self._recovery.await_answer, state, like)
 
     def close(
         self,
@@ -378,7 +325,7 @@ class EndpointPool:
         self._notes.append(message)
         for member in members:
             member.run_state.given_up.append(message)
-            member.tell(Event("given_up", message.text, message.unquoted, "warning", facts))
+            member.emit(Event("given_up", message.text, message.unquoted, "warning", facts))
 
     def _at(self, state: EndpointState) -> str:
         """Which of several endpoints it is, at the start of a sentence."""

@@ -12,7 +12,7 @@ from ..core import Message, Request
 from ..endpoint import Catalog, CircuitBreaker, Client, Endpoint, Fallback, Pacer, Quirks
 
 
-class Reason(NamedTuple):
+class Pause(NamedTuple):
     """Why nothing goes to an endpoint, since when and, if that is known, until when, in seconds of the clock."""
 
     message: Message
@@ -23,11 +23,11 @@ class Reason(NamedTuple):
 class EndpointSlots:
     """How many requests are in flight at one endpoint, and whether more may go.
 
-    ``proven`` tells that it answered as an endpoint does that works; until then ``on_trial`` requests go at a time.
+    ``proven`` is that it has answered as one that works; until then ``on_trial`` requests go at a time.
     ``most_half_open`` is how many may be in flight while it is doubted again. While it is ``failing``, rows that have not
-    failed go before those that have: they tell more. Rows get no slot here while a probe waits for one (``probe_waits``), or
-    gates want to know first whether the endpoint or rows are to blame (``awaiting_verdict``). ``pauses`` are the reasons why
-    nothing goes now, in ``reasons`` with their words. One that is ``closed`` is used no more; models ``without`` are asked
+    failed go before those that have: they show more. Rows get no slot here while a probe waits for one (``probe_waits``), or
+    gates want to know first whether the endpoint or rows are to blame (``awaiting_verdict``). ``pauses`` are why nothing
+    goes now, by a word for the reason. One that is ``closed`` is used no more; models ``without`` are asked
     elsewhere. ``sent_at`` is when something went there last.
     """
 
@@ -43,8 +43,7 @@ class EndpointSlots:
         self.awaiting_verdict: set[object] = set()
         self.closed = False
         self.without: frozenset[str] = frozenset()
-        self.pauses: set[str] = set()
-        self.reasons: dict[str, Reason] = {}
+        self.pauses: dict[str, Pause] = {}
         self.sent_at = float("-inf")
 
     @property
@@ -65,14 +64,13 @@ class ModelState:
     """What one endpoint has shown of one model.
 
     ``proof_at`` is when the latest request was sent that was answered as by a model that works: with a completion, or with
-    words about the request. ``completions`` counts the former, ``answered`` is the latest of them. ``had_at`` is when the model
-    was asked for one token after it was refused as one that is not there, and answered. Seconds of the monotonic clock.
+    words about the request, in seconds of the monotonic clock. ``completions`` counts the former, ``answered`` is the latest of
+    them.
     """
 
     proof_at: float = float("-inf")
     completions: int = 0
     answered: Request | None = None
-    had_at: float = float("-inf")
 
 
 class EndpointState(EndpointSlots):
@@ -101,16 +99,11 @@ class EndpointState(EndpointSlots):
 
     def streams(self, request: Request) -> bool:
         """Whether this request is streamed: as the job says, else where it is known or was found that this gets more."""
-        found = self.quirks.unstreamed_tokens is not None or request.before is not None
-        if (
-            found
-            and self.endpoint.stream == "auto"
-            and (
-                self.quirks.streams(request.max_tokens)
-                or (request.before is not None and request.before.cut_by == "server" and self.quirks.streams_help)
-            )
-        ):
-            return True
+        quirks, before = self.quirks, request.before
+        if (quirks.unstreamed_tokens is not None or before is not None) and self.endpoint.stream == "auto":
+            after_cut = before is not None and before.cut_by == "server" and quirks.streams_help
+            if after_cut or quirks.streams(request.max_tokens):
+                return True
         return self.endpoint.streams(request.max_tokens)
 
     def of(self, model: str) -> ModelState:

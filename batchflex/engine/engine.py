@@ -21,7 +21,7 @@ from .endpoint_state import EndpointState
 from .leases import Leased, LeasedBudget, Lessor
 from .member import Member
 from .monitor import unless_it_fails
-from .pacer_setup import paces_of
+from .pacer_setup import pacers_of
 from .probes import HOURS
 
 _HOURS_EVERY_S = 30.0
@@ -51,27 +51,26 @@ class Engine:
         self._leased: dict[tuple[str, str | None], Leased] = {}
         self.endpoints = [resolve(entry, job.environment) for entry in job.asked] if endpoints is None else [*endpoints]
         self.states: list[EndpointState] = []
-        self._paces, self.slots, self.note = paces_of(job, self.endpoints, self._ceiling)
-        self.admission: Admission[EndpointState] = Admission([])
+        self._pacers, self.slots, self.note = pacers_of(job, self.endpoints, self._ceiling)
+        self.admission: Admission = Admission([])
         self._members: list[Member] = []
         self._lease_fault: str | None = None
         self._opening = anyio.Lock()
         self._closing = anyio.Event()
 
     async def __aenter__(self) -> Engine:
-        self._stack = AsyncExitStack()
-        self._tasks: TaskGroup = await self._stack.enter_async_context(anyio.create_task_group())
+        self._tasks: TaskGroup = await anyio.create_task_group().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool | None:
         self._closing.set()
-        return await self._stack.__aexit__(kind, error, at)
+        return await self._tasks.__aexit__(kind, error, at)
 
     @asynccontextmanager
     async def attended(self, member: Member) -> AsyncIterator[EndpointPool]:
-        """The endpoints, open, for a job run that is to hear of them meanwhile.
+        """The endpoints, open, for a job run that gets their events meanwhile.
 
         :raises EndpointError: if one cannot be opened, or a limit that is leased can be leased no more.
         """
@@ -82,25 +81,22 @@ class Engine:
             async with self._opening:
                 if not self.states:
                     await self._tasks.start(self._hold_open)
-            self.pool.welcome(member)
+            self.pool.brief(member)
             yield self.pool
         finally:
             self._members.remove(member)
-            if member.gate is not None:
-                self.admission.part(member.gate)
+            if member.prober is not None:
+                self.admission.part(member.prober.gate)
 
     async def _hold_open(self, *, task_status: TaskStatus[None]) -> None:
         """Open the endpoints, and see to them until the engine is closed. They are closed by the task that opened them."""
         async with AsyncExitStack() as opened:
-            pairs = enumerate(self._paces)
+            pairs = enumerate(self._pacers)
             states = [await opened.enter_async_context(self._opened(number, pacer)) for number, pacer in pairs]
             limits = self.job.limits
             self.admission = Admission(states)
             async with anyio.create_task_group() as tasks:
-                self.pool = EndpointPool(
-                    states, self.admission, self._members, tasks, self._tell, wait_for_credit=limits.on_no_credit == "wait",
-                    max_wait_s=parse_duration(limits.max_wait), max_outage_s=parse_duration(limits.max_outage),
-                )  # fmt: skip
+                self.pool = EndpointPool(states, self.admission, self._members, tasks, self._emit, limits)
                 self._keeping = tasks
                 for name, leased in self._leased.items():
                     tasks.start_soon(self._keep_leased, name[0], leased)
@@ -150,32 +146,32 @@ class Engine:
                 member.stop("error", what + Message(f": {error}", ""))
             self._lease_fault = what
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         for member in self._members:
-            member.tell(event)
+            member.emit(event)
 
     def _warn(self, words: str) -> None:
-        self._tell(Event("note", words, level="warning"))
+        self._emit(Event("note", words, level="warning"))
 
     def _server_is_gone(self, message: Message) -> None:
         """The local model's server cannot be kept up. Where there are other endpoints they go on."""
         if len(self.endpoints) > 1:
-            self._tell(Event("note", message.text, message.unquoted, "warning"))
+            self._emit(Event("note", message.text, message.unquoted, "warning"))
             return
         for member in list(self._members):
             member.stop("endpoint", message)
 
     async def _watch_queue(self, state: EndpointState) -> None:
-        """Where a server of one's own tells how many requests wait in it, that bounds how many it gets."""
+        """Where a server of one's own reports how many requests wait in it, that bounds how many it gets."""
         if state.pacer.concurrency.fixed or not state.endpoint.asks_metrics:
             return
-        has_told = False
+        has_reported = False
         while True:
             text = await state.client.metrics()
             waiting = None if text is None else queue_metrics.waiting(text)
-            if waiting is None and not has_told:
+            if waiting is None and not has_reported:
                 return
-            has_told = True
+            has_reported = True
             state.pacer.concurrency.queue(waiting)
             await anyio.sleep(_QUEUE_EVERY_S)
 
@@ -186,22 +182,14 @@ class Engine:
             active, change_s = until_change_s(hours, datetime.datetime.now())
             if paused == active:
                 paused = not active
+                words = f"it is {'not ' if paused else ''}within limits.active_hours ({hours})"
                 for state in self.admission.endpoints:
                     if paused:
-                        words = f"it is not within limits.active_hours ({hours})"
                         self.admission.pause(state, HOURS, words, for_s=change_s)
                     else:
                         self.admission.resume(state, HOURS)
-                self._tell_of_hours(hours, paused=paused)
+                name, end = ("paused", ": nothing is sent until then") if paused else ("resumed", " again")
+                self._emit(Event(name, words + end, facts={"reason": HOURS}, shown=paused))
             task_status.started()
             task_status = TASK_STATUS_IGNORED
             await anyio.sleep(min(change_s, _HOURS_EVERY_S))
-
-    def _tell_of_hours(self, hours: str, *, paused: bool) -> None:
-        facts = {"reason": HOURS}
-        if paused:
-            words = f"it is not within limits.active_hours ({hours}): nothing is sent until then"
-            self._tell(Event("paused", words, facts=facts))
-        else:
-            words = f"it is within limits.active_hours ({hours}) again"
-            self._tell(Event("resumed", words, facts=facts, shown=False))

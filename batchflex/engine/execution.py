@@ -1,4 +1,4 @@
-"""What a job run does in the folder it holds: asks what is left, stores the outcomes, makes the table."""
+"""What a job run does in the folder it holds: sends what is left, stores the outcomes, makes the table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ from ..storage import (
 from .accounting import Accounting
 from .budget import Budget
 from .endpoint_pool import EndpointPool
-from .endpoint_state import EndpointState
 from .engine import Engine
 from .gate import Gate
 from .member import Member
@@ -83,7 +82,7 @@ def sole_fault(error: BaseException) -> BatchflexError | None:
 class Execution:
     """One run of ``job`` in a folder that is held. ``engine`` is one that is open, or, if ``is_own``, one to open while it asks.
 
-    While :meth:`conduct` goes on it can be held, released and stopped.
+    While :meth:`conduct` goes on it can be paused, resumed and stopped.
     """
 
     def __init__(
@@ -116,29 +115,27 @@ class Execution:
         if prepared.diff is not None:
             run_state.planned = prepared.diff.planned
         self.run_state = run_state
-        self._teller = Emitter(observer, job.job.name, run_id)
-        self._monitor = Monitor(folder, plan, run_state, observer, self._teller, self.stop)
+        self._emitter = Emitter(observer, job.job.name, run_id)
+        self._monitor = Monitor(folder, plan, run_state, observer, self._emitter, self.stop)
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(self._warn)
         self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
-        self._gate: Gate[EndpointState] | None = None
+        self._gate: Gate | None = None
         self._outcome_writer: OutcomeWriter | None = None
-        self._is_held = self._makes_table = self._at_once = False
-
-    # -------------------------------------------------------------------------------------------- from start to end
+        self._is_paused = self._makes_table = self._at_once = False
 
     async def conduct(self, heed_signals: bool) -> Run:
-        self._tell_of_start()
+        self._emit_start()
         for note in self._prepared.notes:
-            self._teller.note(note)
+            self._emitter.note(note)
         async with anyio.create_task_group() as beside:
             if heed_signals:
-                beside.start_soon(self._heed_signals)
+                beside.start_soon(self._handle_signals)
             beside.start_soon(self._monitor.report)
             try:
                 self._folder.write_state(self.run_state.state(time.time()))
                 if not self._prepared.finished:
-                    await self._ask_all()
+                    await self._send_all()
             except StorageError as error:
                 self.stop("disk", str(error))
             except anyio.get_cancelled_exc_class():
@@ -153,14 +150,14 @@ class Execution:
                 self.stop("error", Message(f"{kind}: {error}", kind) if fault is None else str(fault))
                 self._conclude()
                 raise
-            self._tell_of_substitutes()
+            self._emit_substitutes()
             await self._finish()
             beside.cancel_scope.cancel()
         self._observer.tick(self.run_state)
         state = self._conclude()
         return Run(self._folder.path, state, state | self.run_state.unquoted())
 
-    def _tell_of_start(self) -> None:
+    def _emit_start(self) -> None:
         run_state = self.run_state
         facts = {
             "planned": run_state.planned,
@@ -171,19 +168,19 @@ class Execution:
             "version": __version__,
             "pid": os.getpid(),
         }
-        self._teller.tell(Event("started", f"started; output in {run_state.out}", facts=facts, shown=False))
+        self._emitter.tell(Event("started", f"started; output in {run_state.out}", facts=facts, shown=False))
 
-    def _tell_of_substitutes(self) -> None:
-        """An evaluation must not mix models unseen."""
+    def _emit_substitutes(self) -> None:
+        """An evaluation must not mix models unnoticed."""
         found = self.run_state.substitutes
         if words := found.words():
             facts = {"substituted": found.rows}
-            self._teller.tell(Event("substituted", words, found.words(named=False), "warning", facts))
+            self._emitter.tell(Event("substituted", words, found.words(named=False), "warning", facts))
 
     def _warn(self, words: str) -> None:
-        self._teller.note(words, "warning")
+        self._emitter.note(words, "warning")
 
-    async def _ask_all(self) -> None:
+    async def _send_all(self) -> None:
         job, engine = self._job, self._engine
         bound = job.route.answer_limit(job.params | job.override)
         guess = None if bound is None else disk_space.guessed_row(bound)
@@ -204,15 +201,17 @@ class Execution:
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)
             until = "" if self._deadline is None else f", until {local(self._deadline.at.timestamp())}"
-            self._teller.note(f"asking {where}, {engine.slots} at a time at most{until}; output in {self._folder.path}")
+            self._emitter.note(
+                f"asking {where}, {engine.slots} at a time at most{until}; output in {self._folder.path}"
+            )
             with self._scope:
                 async with AsyncExitStack() as opened:
                     if self._has_own_engine:
                         await opened.enter_async_context(engine)
                     models = frozenset(job.models if job.names_every_model else ())
-                    member = Member(self.run_state, self.stop, self._teller.tell, models)
+                    member = Member(self.run_state, self.stop, self._emitter.tell, models)
                     pool = await opened.enter_async_context(engine.attended(member))
-                    await self._ask(pool, member, writer, watch)
+                    await self._send_rows(pool, member, writer, watch)
         finally:
             if self._at_once:
                 writer.abandon()
@@ -220,33 +219,35 @@ class Execution:
                 with anyio.CancelScope(shield=True):
                     await writer.finish()
 
-    async def _ask(self, pool: EndpointPool, member: Member, writer: OutcomeWriter, watch: disk_space.Watch) -> None:
+    async def _send_rows(
+        self, pool: EndpointPool, member: Member, writer: OutcomeWriter, watch: disk_space.Watch
+    ) -> None:
         job, engine, run_state, monitor = self._job, self._engine, self.run_state, self._monitor
         due = None if self._deadline is None else self._deadline.due
         prices = Prices(job)
         run_state.prices = prices.used
         budget = Budget(job.limits, due, lambda: priced_by(prices.used()), engine.budget_limit)
         gate = Gate(engine.admission, budget, max(256, 2 * engine.slots), self.stop, self._weight)
-        self._gate = monitor.gate = member.gate = gate
-        if self._is_held:
-            gate.hold()
+        self._gate = monitor.gate = gate
+        if self._is_paused:
+            gate.pause()
         if run_state.stopped_by is not None:
             gate.close()
-        accounting = Accounting(budget, run_state)
-        prober = member.prober = Prober(job.route, gate, budget, accounting, run_state, prices)
+        accounting = Accounting(budget, prices, run_state)
+        prober = member.prober = Prober(job.route, gate, accounting, run_state)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient, models=job.models_by_format)
         endpoint_name = engine.states[0].endpoint.name
         context = RowContext(
             run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
         )
-        workers = Workers(job, context, pool, member, prober, budget, accounting, writer, prices)
+        workers = Workers(job, context, pool, member, prober, accounting, writer)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
             for advisory in (
                 monitor.count,
                 partial(monitor.watch_disk, watch),
                 partial(monitor.measure, gate, self._queue, pool),
-                self._get_table_ready,
+                self._import_table,
             ):
                 beside.start_soon(unless_it_fails, self._warn, advisory)
             if due is not None:
@@ -260,7 +261,7 @@ class Execution:
         await anyio.sleep(max(0.0, due - time.monotonic()))
         self.stop("deadline", "the deadline has come")
 
-    async def _get_table_ready(self) -> None:
+    async def _import_table(self) -> None:
         """Import what makes the table of results while answers are awaited, once the first requests have gone."""
         await anyio.sleep(_TABLE_IMPORT_S)
         await anyio.to_thread.run_sync(importlib.import_module, "batchflex.storage.results_table")
@@ -276,24 +277,24 @@ class Execution:
             await self._queue.fill()
             self._long_prompts.end()
             for note in self._plan.notes():
-                self._teller.note(note)
+                self._emitter.note(note)
             if self._queue.ended:
                 self.run_state.planned = self._queue.planned  # exact, whatever was counted before
         except InputError as error:
             self.stop("input", str(error))
 
-    # ------------------------------------------------------------------------------------------- held, stopped, ended
+    # ----------------------------------------------------------------------------------------- paused, stopped, ended
 
-    def hold(self) -> None:
-        """Send nothing more until :meth:`release`."""
-        self._is_held = True
+    def pause(self) -> None:
+        """Send nothing more until :meth:`resume`."""
+        self._is_paused = True
         if self._gate is not None:
-            self._gate.hold()
+            self._gate.pause()
 
-    def release(self) -> None:
-        self._is_held = False
+    def resume(self) -> None:
+        self._is_paused = False
         if self._gate is not None:
-            self._gate.release()
+            self._gate.resume()
 
     def stop(self, reason: StopReason, message: Message | str) -> None:
         """Admit nothing more, and let what is in flight finish within the grace."""
@@ -326,7 +327,7 @@ class Execution:
                 )
             )
         facts = {"stopped_by": reason, "in_flight": in_flight}
-        self._teller.tell(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
+        self._emitter.tell(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
 
     def _void_failures(self) -> None:
         """What has failed in this run proves nothing against the rows."""
@@ -338,7 +339,7 @@ class Execution:
             return
         self.run_state.void()
 
-    async def _heed_signals(self) -> None:
+    async def _handle_signals(self) -> None:
         with anyio.open_signal_receiver(*signals.ending()) as received:
             async for number in received:
                 if self.run_state.signal is None:
@@ -386,7 +387,7 @@ class Execution:
         except (StorageError, FolderError) as error:  # nothing depends on it
             self._warn(f"the next run will look longer for what is done: {error}")
 
-    def _go_on(self) -> None:
+    def _unless_ended(self) -> None:
         """Called between the steps of making the table, in its thread."""
         if self._at_once:
             raise _NoTable
@@ -395,8 +396,8 @@ class Execution:
         prepared, folder, plan = self._prepared, self._folder, self._plan
         variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
         completion_marker.make(
-            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.layout,
-            as_folder=self._job.job.results == "folder", between=self._go_on,
+            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._completion(), prepared.layout,
+            as_folder=self._job.job.results == "folder", between=self._unless_ended,
         )  # fmt: skip
 
     def _keep_snapshot(self) -> None:
@@ -407,7 +408,7 @@ class Execution:
         now = snapshot.Now(plan.labels, plan.per_item, layout, plan.job.job.retry_failed)
         snapshot.keep(self._folder, now, prepared.snapshot, prepared.segment)
 
-    def _settled(self) -> CompletionMarker | None:
+    def _completion(self) -> CompletionMarker | None:
         """For the next run: what it need not find out if nothing has changed."""
         identity, diff = self._plan.identity(), self._prepared.diff
         planned = self._queue.planned if self._queue.ended else diff and diff.planned
@@ -422,5 +423,5 @@ class Execution:
             self._folder.write_state(state)
             self._folder.add_history(state)
         except StorageError as error:
-            self._teller.note(str(error), "error")
+            self._emitter.note(str(error), "error")
         return state

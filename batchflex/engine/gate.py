@@ -8,44 +8,44 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Generic
+from dataclasses import dataclass, field
 
 import anyio
 
 from ..core import StopReason
 from ..endpoint import Cost
-from .admission import Admission, Bound, S
+from .admission import Admission, Bound, FairShare
 from .budget import GO, Budget
-from .fair_share import FairShare
+from .endpoint_state import EndpointState
 
-_LOOK_S = 0.05  # a probe looks so often whether it may go
+_POLL_S = 0.05  # a probe checks so often whether it may go
 _REFUSED = 2  # what a limit has refused so often lets others go first
-# So many of those that wait are looked at for one that may go before the first, which is not passed for longer than this.
-_LOOK_PAST, _PATIENCE_S = 64, 60.0
+# So many of those that wait are tried for one that may go before the first, which is not passed for longer than this.
+_MOST_PASSED, _PATIENCE_S = 64, 60.0
 
 
-class _Waiter(Generic[S]):
-    __slots__ = ("cost", "decided", "endpoint", "passed_at")
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """``passed_at`` is when another went before it."""
 
-    def __init__(self, cost: Cost) -> None:
-        self.cost = cost
-        self.passed_at: float | None = None  # when another went before it
-        self.decided = anyio.Event()
-        self.endpoint: S | None = None
+    cost: Cost
+    decided: anyio.Event = field(default_factory=anyio.Event)
+    endpoint: EndpointState | None = None
+    passed_at: float | None = None
 
 
-class Gate(Generic[S]):
+class Gate:
     """Admits the attempts of one job run; sends each where there is room.
 
     Until :meth:`try_rows` no other row begins, before an endpoint has proven itself, while the first one has to be tried again:
     one request is enough to learn that a key is wrong. ``most_backing_off`` bounds the rows that wait for another attempt;
     beyond it no new row begins. ``on_stop`` is called once, when the budget says that the run must end, with a reason and a
-    sentence. ``weight`` is its share of what is free, beside other job runs. ``held`` is a run that is paused.
+    sentence. ``weight`` is its share of what is free, beside other job runs.
     """
 
     def __init__(
         self,
-        admission: Admission[S],
+        admission: Admission,
         budget: Budget,
         most_backing_off: int,
         on_stop: Callable[[StopReason, str], None],
@@ -57,14 +57,14 @@ class Gate(Generic[S]):
         self.in_flight = 0
         self.backing_off = 0
         self.closed = False
-        self.held = False
+        self.is_paused = False
         self._budget = budget
         self._most_backing_off = most_backing_off
         self._on_stop = on_stop
         self._clock = admission.clock
         self._rows_on_trial = 1
-        self._fresh: deque[_Waiter[S]] = deque()
-        self._again: deque[_Waiter[S]] = deque()
+        self._fresh: deque[_Waiter] = deque()
+        self._again: deque[_Waiter] = deque()
         self._closing = anyio.Event()
         self._bound: Bound = "concurrency"
         self._others_may_go = False  # though the latest that was looked at had to wait
@@ -80,25 +80,25 @@ class Gate(Generic[S]):
     @property
     def bound(self) -> Bound | None:
         """What keeps more from being sent; ``None`` if there is room and nothing that waits for it."""
-        if self.held:
+        if self.is_paused:
             return "waiting"
         if self._again or self._fresh:
             return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
         admission = self.admission
         return None if any(map(admission.has_room, self.endpoints)) else admission.bound_by_slots()
 
-    async def enter(self, cost: Cost, *, again: bool = False) -> S | None:
+    async def enter(self, cost: Cost, *, again: bool = False) -> EndpointState | None:
         """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
         if self.closed:
             return None
         queue = self._again if again else self._fresh
         admission = self.admission
-        must_queue = queue or self.held or (admission.is_shared and admission.must_queue(self))
+        must_queue = queue or self.is_paused or (admission.is_shared and admission.must_queue(self))
         if not must_queue and self._may_begin(again=again) and (endpoint := self._admit(cost)) is not None:
             return endpoint
         if self.closed:
             return None
-        waiter: _Waiter[S] = _Waiter(cost)
+        waiter = _Waiter(cost)
         queue.append(waiter)
         if admission.is_shared or admission.is_choosy:
             admission.pump()
@@ -112,25 +112,25 @@ class Gate(Generic[S]):
             raise
         return waiter.endpoint
 
-    async def enter_as_probe(self, endpoint: S, cost: Cost) -> bool:
+    async def enter_as_probe(self, endpoint: EndpointState, cost: Cost) -> bool:
         """Take the next slot of an endpoint, be it paused, when every limit allows it. False: nothing is admitted now."""
         endpoint.probe_waits = True
         self._backing_off[cost.model] += 1  # rows wait for what it finds out
         try:
-            while not (self.closed or self.held or endpoint.closed):
+            while not (self.closed or self.is_paused or endpoint.closed):
                 now = self._clock()
                 wait_s = endpoint.pacer.wait_s(now, cost)
                 if wait_s <= 0 and endpoint.in_flight < endpoint.window and self._affordable(now, cost):
                     self._take(endpoint, cost, now)
                     return True
-                await self.sleep(min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S)
+                await self.sleep(min(_POLL_S, wait_s) if wait_s > 0 else _POLL_S)
             return False
         finally:
             endpoint.probe_waits = False
             self._backing_off[cost.model] -= 1
             self.admission.pump()
 
-    def _take(self, endpoint: S, cost: Cost, now: float) -> None:
+    def _take(self, endpoint: EndpointState, cost: Cost, now: float) -> None:
         self._budget.sent(cost)
         self.in_flight += 1
         endpoint.in_flight += 1
@@ -139,13 +139,13 @@ class Gate(Generic[S]):
         if self.admission.is_shared:
             self.admission.went(self)
 
-    def give_back(self, endpoint: S, cost: Cost) -> None:
+    def give_back(self, endpoint: EndpointState, cost: Cost) -> None:
         """Give back a slot in which nothing was sent."""
         self._budget.settled(cost, None, billed=False, sent=False)
         endpoint.pacer.unsent(self._clock(), cost, endpoint.in_flight - 1)
         self.leave(endpoint)
 
-    def leave(self, endpoint: S) -> None:
+    def leave(self, endpoint: EndpointState) -> None:
         """Give the slot back."""
         self.in_flight -= 1
         endpoint.in_flight -= 1
@@ -172,20 +172,19 @@ class Gate(Generic[S]):
         self._rows_on_trial = rows
         self.admission.pump()
 
-    def await_verdict(self, endpoint: S, doubted: bool) -> None:
+    def await_verdict(self, endpoint: EndpointState, doubted: bool) -> None:
         """Whether rows have to wait there until it is known who is to blame for failures."""
-        (endpoint.awaiting_verdict.add if doubted else endpoint.awaiting_verdict.discard)(self)
+        (endpoint.awaiting_verdict.add if doubted and not self.closed else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
 
-    def hold(self) -> None:
-        """Admit nothing until :meth:`release`; what is in flight goes on."""
-        self.held = True
-        for endpoint in self.endpoints:  # others need not wait for what this run does not ask now
-            endpoint.awaiting_verdict.discard(self)
+    def pause(self) -> None:
+        """Admit nothing until :meth:`resume`; what is in flight goes on."""
+        self.is_paused = True
+        self._await_no_verdict()
         self.admission.pump()
 
-    def release(self) -> None:
-        self.held = False
+    def resume(self) -> None:
+        self.is_paused = False
         for endpoint in self.endpoints:  # a pause is no time in which it has let nothing through
             endpoint.pacer.allowance.resumed()
         self.admission.pump()
@@ -201,9 +200,15 @@ class Gate(Generic[S]):
         """Admit nothing more, also of those that wait."""
         self.closed = True
         self._closing.set()
+        self._await_no_verdict()
         for queue in (self._again, self._fresh):
             while queue:
                 queue.popleft().decided.set()
+
+    def _await_no_verdict(self) -> None:
+        """Other job runs need not wait for what this one does not send now."""
+        for endpoint in self.endpoints:
+            endpoint.awaiting_verdict.discard(self)
 
     def due_s(self, now: float) -> float | None:
         """Seconds until the next of those that wait for a moment may go; ``None`` if none does."""
@@ -221,7 +226,7 @@ class Gate(Generic[S]):
         most = self._most_backing_off if self.admission.proven else self._rows_on_trial
         return self.backing_off < most and (not self._again or self.admission.failing)
 
-    def _next(self) -> deque[_Waiter[S]] | None:
+    def _next(self) -> deque[_Waiter] | None:
         """Those of whom the first may begin."""
         if self._fresh and self._may_begin(again=False):
             return self._fresh
@@ -234,12 +239,12 @@ class Gate(Generic[S]):
     def _room_for_fresh(self) -> bool:
         return self.admission.proven and self.backing_off < self._most_backing_off
 
-    def _past_the_first(self, now: float) -> tuple[deque[_Waiter[S]], int, S] | None:
+    def _past_the_first(self, now: float) -> tuple[deque[_Waiter], int, EndpointState] | None:
         """One that may go while the first has to wait for a limit of its model, or of tokens, or for an endpoint that has its
         model. Nobody is passed for long."""
         blocked: dict[str, float] = {}
         for queue in (self._again, self._fresh) if self._room_for_fresh else (self._again,):
-            for at, waiter in enumerate(itertools.islice(queue, _LOOK_PAST)):
+            for at, waiter in enumerate(itertools.islice(queue, _MOST_PASSED)):
                 cost = waiter.cost
                 size = cost.body_bytes + (cost.max_tokens or 0)
                 if size >= blocked.get(cost.model, float("inf")):
@@ -252,10 +257,10 @@ class Gate(Generic[S]):
                 blocked[cost.model] = 0.0 if now - waiter.passed_at > _PATIENCE_S else size
         return None
 
-    def _admit(self, cost: Cost) -> S | None:
+    def _admit(self, cost: Cost) -> EndpointState | None:
         """The endpoint on which the attempt goes now, taken; ``None`` if it has to wait, for what :attr:`bound` says."""
         now = self._clock()
-        best: S | None = None
+        best: EndpointState | None = None
         least, soonest, roomy = float("inf"), float("inf"), False
         self._others_may_go = False
         for endpoint in self.endpoints:
@@ -294,7 +299,7 @@ class Gate(Generic[S]):
 
     def admit_next(self) -> bool:
         """Admit the next of those that wait, if one may go. False: none may."""
-        if self.closed or self.held or (queue := self._next()) is None:
+        if self.closed or self.is_paused or (queue := self._next()) is None:
             return False
         at = 0
         if (endpoint := self._admit(queue[0].cost)) is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ..config import Job, deadline_s
 from ..core import JobError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, Prepared, prepare
-from ..storage import Attempt, Folder, RunState, catch_up, run_id
+from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
 from .execution import Deadline, Execution, sole_fault
 from .run import Nobody, Observer, Run
@@ -22,7 +21,9 @@ from .run import Nobody, Observer, Run
 if TYPE_CHECKING:
     import polars as pl
 
-Preparing = Callable[[Job, Plan, Folder], Prepared]
+    from .retry_rows import Retry
+
+Preparing = Callable[[Plan, Folder], Prepared]
 
 
 def _deadline(job: Job, attempt: Attempt) -> Deadline | None:
@@ -42,20 +43,19 @@ def _access(job: Job) -> list[dict[str, Any]]:
 class JobRun:
     """One run of a job, handed to an engine by :meth:`run`; it can be paused, resumed and cancelled from its event loop.
 
-    Rows come from ``frame``, if given, else from ``input.path``. The plan is that of ``planned``, if it is another job than the
-    one that says how to send. ``preparing`` finds what of it is left. ``attempt`` learns when the run has begun, and the deadline
-    counts from when that was made. ``then`` is called with the run that has ended while the folder is still held.
-    ``weight`` is its share of the engine beside other job runs. ``run_state`` has its counts from when it has begun.
+    Rows come from ``frame``, if given, else from ``input.path``. If it is ``retried``, the plan is that of the first run, and the
+    retry finds what to send. ``attempt`` learns when the run has begun, and the deadline counts from when that was made. ``then``
+    is called with the run that has ended while the folder is still held. ``weight`` is its share of the engine beside other job
+    runs. ``run_state`` has its counts from when it has begun.
     """
 
     def __init__(
         self,
         job: Job,
         *,
+        retried: Retry | None = None,
         frame: pl.DataFrame | None = None,
         observer: Observer | None = None,
-        planned: Job | None = None,
-        preparing: Preparing = prepare,
         attempt: Attempt | None = None,
         then: Callable[[Run, Folder], Awaitable[None]] | None = None,
         weight: float = 1.0,
@@ -64,8 +64,7 @@ class JobRun:
         self.run_state: RunState | None = None
         self._frame = frame
         self._observer = observer or Nobody()
-        self._planned = planned
-        self._preparing = preparing
+        self._retried = retried
         self._attempt = attempt
         self._then = then
         self._weight = weight
@@ -76,12 +75,12 @@ class JobRun:
         """Send nothing more until :meth:`resume`. What is in flight is answered and kept; the deadline goes on."""
         self._is_paused = True
         if self._execution is not None:
-            self._execution.hold()
+            self._execution.pause()
 
     def resume(self) -> None:
         self._is_paused = False
         if self._execution is not None:
-            self._execution.release()
+            self._execution.resume()
 
     def cancel(self) -> None:
         """End the run: nothing more is sent, and what is in flight may finish within ``limits.grace_s``. The next run goes on."""
@@ -106,8 +105,8 @@ class JobRun:
         :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
         :raises StorageError: if the output folder takes nothing from the start.
         """
-        job, attempt = self.job, self._attempt
-        deadline = _deadline(job, attempt or Attempt())
+        job, attempt = self.job, self._attempt or Attempt()
+        deadline = _deadline(job, attempt)
         if engine is None:
             endpoints = [resolve(entry, job.environment) for entry in job.asked]
         elif _access(job) == _access(engine.job):
@@ -116,26 +115,27 @@ class JobRun:
             raise JobError("the engine has other endpoints, keys or answer.fallback than this job")
         for endpoint in endpoints:
             endpoint.require(job.models)
-        planned = self._planned
-        named = endpoints if planned is None else [resolve(entry, with_key=False) for entry in planned.asked]
-        new_plan = partial(anyio.to_thread.run_sync, Plan, planned or job, default_model(named), self._frame)
+        retried, planned, named = self._retried, job, endpoints
+        if retried is not None:
+            planned = retried.planned
+            named = [resolve(entry, with_key=False) for entry in planned.asked]
+        new_plan = partial(anyio.to_thread.run_sync, Plan, planned, default_model(named), self._frame)
         folder = Folder(job.out)
         early = None if folder.exists() else await new_plan()
         with folder.held():
             await anyio.to_thread.run_sync(catch_up, folder)
             plan = early or await new_plan()
-            prepared = await anyio.to_thread.run_sync(self._preparing, job, plan, folder)
+            preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
+            prepared = await anyio.to_thread.run_sync(preparing, plan, folder)
             try:
                 execution = self._execution = Execution(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,
-                    run_id(time.time()) if attempt is None else attempt.run_id, deadline, is_own=engine is None,
-                    weight=self._weight,
+                    attempt.run_id, deadline, is_own=engine is None, weight=self._weight,
                 )  # fmt: skip
                 self.run_state = execution.run_state
                 if self._is_paused:
-                    execution.hold()
-                if attempt is not None:
-                    attempt.begun()
+                    execution.pause()
+                attempt.begun()
                 if self._is_cancelled:
                     self.cancel()
                 run = await execution.conduct(heed_signals)

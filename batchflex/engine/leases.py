@@ -16,7 +16,7 @@ import anyio
 from ..endpoint import Spacing, Window
 from .budget import GO, WAIT, BudgetLimit, Verdict
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
 
 class Lease(NamedTuple):
@@ -72,7 +72,7 @@ class LocalLessor:
             granted = self.grant(self._clock(), least, units)
             if not isinstance(granted, float):
                 return granted
-            await anyio.sleep(min(granted, _LOOK_S))
+            await anyio.sleep(min(granted, _POLL_S))
 
     async def settle(self, lease: Lease, used: float) -> None:
         if isinstance(self._limit, BudgetLimit):

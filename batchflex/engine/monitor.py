@@ -13,11 +13,10 @@ from ..core import TIMINGS, BatchflexError, Emitter, Event, StopReason, StorageE
 from ..plan import Plan
 from ..storage import Folder, RunState, Wait, disk_space
 from .endpoint_pool import EndpointPool
-from .endpoint_state import EndpointState
 from .gate import Gate
 from .queue import RequestQueue
 from .run import Observer
-from .telemetry import Telemetry, Waits, binding
+from .telemetry import Telemetry, binding, waits_of
 
 _TICK_S = 0.5
 _STATE_EVERY_S = 1.0
@@ -35,8 +34,8 @@ async def unless_it_fails(warn: Callable[[str], None], task: Callable[..., Await
 
 
 class Monitor:
-    """Tells ``observer`` and ``teller`` how a job run goes. ``stop`` takes a reason and a sentence. ``gate`` is there once the
-    run asks."""
+    """Reports to ``observer`` and ``emitter`` how a job run goes. ``stop`` takes a reason and a sentence. ``gate`` is there once
+    requests are sent."""
 
     def __init__(
         self,
@@ -44,16 +43,16 @@ class Monitor:
         plan: Plan,
         run_state: RunState,
         observer: Observer,
-        teller: Emitter,
+        emitter: Emitter,
         stop: Callable[[StopReason, str], None],
     ) -> None:
         self._folder = folder
         self._plan = plan
         self._run_state = run_state
         self._observer = observer
-        self._teller = teller
+        self._emitter = emitter
         self._stop = stop
-        self.gate: Gate[EndpointState] | None = None
+        self.gate: Gate | None = None
 
     async def report(self) -> None:
         """Tick, and write ``run.json`` now and then. Runs until cancelled."""
@@ -75,9 +74,9 @@ class Monitor:
         self._run_state.plan = self._plan.identity()
         self._folder.write_state(self._run_state.state(time.time()))
 
-    async def measure(self, gate: Gate[EndpointState], queue: RequestQueue, pool: EndpointPool) -> None:
+    async def measure(self, gate: Gate, queue: RequestQueue, pool: EndpointPool) -> None:
         """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
-        telemetry, waits = Telemetry(time.monotonic()), Waits()
+        telemetry = Telemetry(time.monotonic())
         due = time.monotonic() + TIMINGS.telemetry_every_s
         wall, cpu = time.monotonic(), time.thread_time()
         run_state = self._run_state
@@ -87,8 +86,8 @@ class Monitor:
             starved = queue.starving > 0 and not queue.ended
             run_state.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
             wall, cpu = now, spent
-            before, run_state.waiting = run_state.waiting, waits.now(now, time.time(), gate)
-            self._tell_of_waits(before, run_state.waiting)
+            before, run_state.waiting = run_state.waiting, waits_of(gate, now, time.time(), run_state.waiting)
+            self._emit_waits(before, run_state.waiting)
             pool.check_waits(now)
             if now >= due:
                 due = now + TIMINGS.telemetry_every_s
@@ -96,26 +95,25 @@ class Monitor:
                 try:
                     await anyio.to_thread.run_sync(self._folder.add_telemetry, line)
                 except StorageError as error:  # nothing depends on it
-                    self._teller.note(f"no more telemetry: {error}", "warning")
+                    self._emitter.note(f"no more telemetry: {error}", "warning")
                     due = float("inf")
 
-    def _tell_of_waits(self, before: list[Wait], waiting: list[Wait]) -> None:
+    def _emit_waits(self, before: list[Wait], waiting: list[Wait]) -> None:
         """Log the waits for limits and for first answers; others are logged where they begin."""
-        keys = {(wait.endpoint, wait.reason) for wait in before}
-        still = {(wait.endpoint, wait.reason) for wait in waiting}
-        for wait in waiting:
-            if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in keys:
+        was, now = ({wait[:2]: wait for wait in waits if wait.reason in _LOGGED_WAITS} for waits in (before, waiting))
+        for key, wait in now.items():
+            if key not in was:
                 until = "" if wait.until is None else f", until {local(wait.until)}"
                 at = "" if wait.endpoint is None else f"{wait.endpoint}: "
                 facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
                 message = at + wait.message + until
-                self._teller.tell(Event("paused", message.text, message.unquoted, "warning", facts))
-        for wait in before:
-            if wait.reason in _LOGGED_WAITS and (wait.endpoint, wait.reason) not in still:
+                self._emitter.tell(Event("paused", message.text, message.unquoted, "warning", facts))
+        for key, wait in was.items():
+            if key not in now:
                 lasted_s = round(time.time() - wait.since, 1)
                 facts = {"endpoint": wait.endpoint, "reason": wait.reason, "lasted_s": lasted_s}
                 words = f"{wait.endpoint or 'the run'} goes on after {lasted_s:,} s"
-                self._teller.tell(Event("resumed", words, facts=facts, shown=False))
+                self._emitter.tell(Event("resumed", words, facts=facts, shown=False))
 
     async def watch_disk(self, watch: disk_space.Watch) -> None:
         """Stop before the disk is full, and say early that it may become so."""
@@ -125,7 +123,7 @@ class Monitor:
                 self._stop("disk", short)
                 return
             if doubt := await anyio.to_thread.run_sync(self.disk_warning, watch):
-                self._teller.note(doubt, "warning")
+                self._emitter.note(doubt, "warning")
 
     def disk_warning(self, watch: disk_space.Watch) -> str | None:
         """A sentence if the rows that are left may not fit. Blocks."""
@@ -133,7 +131,7 @@ class Monitor:
         return watch.doubt(None if planned is None else planned - done, done)
 
     async def count(self) -> None:
-        """How many requests the plan has, where nothing tells that sooner."""
+        """Count the requests of the plan, where nothing else gives their number sooner."""
         if self._run_state.planned is None:
             counted = await anyio.to_thread.run_sync(self._plan.count, abandon_on_cancel=True)
             if self._run_state.planned is None:

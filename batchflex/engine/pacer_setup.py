@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from ..config import EndpointsEntry, Job
 from ..endpoint import Allowance, Ceiling, ConcurrencyLimit, Endpoint, Pacer
@@ -15,21 +14,9 @@ _FIRST_WINDOW = 8
 CeilingOf = Callable[[str, str | None, float | None], float | Ceiling | None]
 
 
-def _own(limit: str, endpoint: str | None, per_minute: float | None) -> float | None:
-    return per_minute
-
-
-class Paces(NamedTuple):
-    """One for each endpoint. ``slots`` is how many requests all may have in flight; ``note`` says why it is fewer than the
-    job asks for, if it is."""
-
-    paces: list[Pacer]
-    slots: int
-    note: str | None
-
-
-def paces_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf = _own) -> Paces:
-    """Make them, for no more requests than this process may have connections."""
+def pacers_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf) -> tuple[list[Pacer], int, str | None]:
+    """One for each endpoint, how many requests all may have in flight, and why that is fewer than the job says, if it is: a
+    process may have so many connections."""
     pairs = list(zip(job.asked, endpoints, strict=True))
     windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
     wanted = sum(window.most for window in windows)
@@ -37,11 +24,11 @@ def paces_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf = _own)
     for window in windows if slots < wanted else ():
         window.at_most(max(1, window.most * slots // wanted))
     allowances = _allowances(job.asked, endpoints, ceiling)
-    paces = [
+    pacers = [
         Pacer(window, allowance, endpoint.model)
         for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)
     ]
-    return Paces(paces, slots, note)
+    return pacers, slots, note
 
 
 def _window(entry: EndpointsEntry, most: int, slots: int | None) -> ConcurrencyLimit:

@@ -1,4 +1,4 @@
-"""A row that has no final outcome yet: what it is asked, and what its attempts have shown."""
+"""A row that has no final outcome yet: what is sent for it, and what its attempts have shown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..endpoint import Cost, Tries
 from ..storage import record
 from .endpoint_state import EndpointState, ModelState
 
+# Outages that do not count against a row that was in flight. A row that meets more may be what brings the server down.
+_MOST_FREE_RETRIES = 10
 # After so many refusals by a rate limit that let others pass in between, the row is too large for it. From the second on it waits
 # by itself, and no other waits for it.
 _MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
@@ -44,6 +46,17 @@ class PendingRow:
     tries: Tries = field(default_factory=Tries)
 
     @property
+    def may_be_forgiven(self) -> bool:
+        """Whether further failures may be taken for the endpoint's."""
+        return self.free_retries < _MOST_FREE_RETRIES
+
+    def forgive(self, *, always: bool = False) -> None:
+        """The endpoint was to blame: what was used up of the row's attempts does not count."""
+        if always or self.may_be_forgiven:
+            self.free_retries += 1
+            self.tries.forgive()
+
+    @property
     def is_too_large(self) -> bool:
         """Whether rate limits have refused it so often, and let others of its model pass, that it will never be let through."""
         return self.passed >= _MOST_REFUSALS
@@ -69,7 +82,7 @@ class PendingRow:
         return alone
 
     def effort(self, fallback: FormatFallback | None = None) -> record.Effort:
-        """What its outcome tells of how it came about, by now."""
+        """How its outcome came about, by now."""
         name, model = (self.state.endpoint.name, self.state.endpoint.model) if self.state else (None, None)
         sent = self.sent_before + self.tries.sent
         model = model or self.request.model

@@ -5,17 +5,15 @@ from __future__ import annotations
 import anyio
 
 from ..core import AttemptError, KeyReplaced, Request
-from ..endpoint import Prices
 from ..protocol import Route, classify
 from ..storage import RunState
 from .accounting import Accounting
-from .budget import Budget
 from .endpoint_state import EndpointState
 from .gate import Gate
 
 HOURS = "hours"  # the pause of an endpoint outside of limits.active_hours
 _ANSWER_S = 60.0
-_LOOK_S = 1.0
+_POLL_S = 1.0
 
 
 class NotSent(Exception):
@@ -28,40 +26,35 @@ class Prober:
     def __init__(
         self,
         route: Route,
-        gate: Gate[EndpointState],
-        budget: Budget,
+        gate: Gate,
         accounting: Accounting,
         run_state: RunState,
-        prices: Prices,
     ) -> None:
         self._route = route
-        self._prices = prices
         self.gate = gate
-        self._budget = budget
         self._accounting = accounting
         self._run_state = run_state
 
     @property
     def is_over(self) -> bool:
         """Whether the job run sends nothing now: it has stopped, or is paused."""
-        return self.gate.closed or self.gate.held
+        return self.gate.closed or self.gate.is_paused
 
-    async def ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
+    async def send(self, state: EndpointState, like: Request) -> AttemptError | None:
+        """Request one token of the model that ``like`` names; ``None`` if it came, else what failed. To be called with
         ``state.probing`` held.
 
         :raises NotSent: if nothing more is sent.
         """
-        while isinstance(fault := await self._ask_once(state, like), KeyReplaced):
+        while isinstance(fault := await self._send_once(state, like), KeyReplaced):
             pass
         return fault
 
-    async def _ask_once(self, state: EndpointState, like: Request) -> AttemptError | None:
+    async def _send_once(self, state: EndpointState, like: Request) -> AttemptError | None:
         request = self._route.probe(like.model, like=like.body)
-        prices = self._prices.of(request.body, state.endpoint.name)
-        cost = self._budget.cost(len(request.body), request.max_tokens, prices, like.model)
+        cost = self._accounting.cost(request, state.endpoint.name)
         while HOURS in state.pauses and not (self.gate.closed or state.closed):
-            await self.gate.sleep(_LOOK_S)
+            await self.gate.sleep(_POLL_S)
         if not await self.gate.enter_as_probe(state, cost):
             raise NotSent
         self._run_state.requests_sent += 1

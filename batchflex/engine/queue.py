@@ -110,15 +110,15 @@ class RequestQueue:
     async def take(self) -> Request | None:
         """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be called with it."""
         while (request := self._prefixes.take()) is None:
-            held = self._prefixes.size > 0
-            if self._closed and not held:
+            is_waiting = self._prefixes.size > 0
+            if self._closed and not is_waiting:
                 return None
-            self.starving += not held
+            self.starving += not is_waiting
             try:
                 with anyio.move_on_after(self._prefixes.wait_s()):
                     await self._more.wait()
             finally:
-                self.starving -= not held
+                self.starving -= not is_waiting
         if self._prefixes.size <= _READ_AHEAD // 2:
             self._is_low.set()
         return request

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .endpoint_pool import EndpointPool
 
 OUTAGE, CREDIT = "outage", "credit"
-_MOMENT_S = 0.2
+_POLL_S = 0.2
 
 
 def means_down(fault: AttemptError | None) -> TypeGuard[Transient]:
@@ -35,18 +35,16 @@ class Recovery:
     """Probes endpoints that are paused, each in a task of its own, and resumes them. What else a probe finds out it reports to
     the ``pool``."""
 
-    def __init__(
-        self, pool: EndpointPool, admission: Admission[EndpointState], members: Sequence[Member], tell: Emit
-    ) -> None:
+    def __init__(self, pool: EndpointPool, admission: Admission, members: Sequence[Member], emit: Emit) -> None:
         self._pool = pool
         self._admission = admission
         self._members = members
-        self._tell = tell
+        self._emit = emit
 
-    async def answers(self, state: EndpointState, like: Request) -> None:
-        """Resume an endpoint that was down once it answers, or give it up after ``limits.max_outage``; hours and pauses do not
+    async def await_answer(self, state: EndpointState, like: Request) -> None:
+        """Resume an endpoint that was down once it answers, or close it after ``limits.max_outage``; hours and pauses do not
         count."""
-        while True:
+        while not state.closed:
             await anyio.sleep(state.breaker.probe_in_s(time.monotonic()))
             # Not while others wait for ``probing``: they may be over before this ends.
             barred_from = time.monotonic()
@@ -55,10 +53,8 @@ class Recovery:
             async with state.probing:
                 state.breaker.probed(time.monotonic())
                 try:
-                    fault = await self._ask(state, probe := self._pool.like(state, like))
+                    fault = await self._send(state, probe := self._pool.like(state, like))
                 except NotSent:
-                    if state.closed:
-                        return
                     continue
             lasted_s = state.breaker.lasted_s(time.monotonic())
             lasted = f"{lasted_s:,.0f} s"
@@ -66,7 +62,7 @@ class Recovery:
                 state.breaker.close()
                 self._pool.follow_breaker(state)
                 facts = {**facts_of(state, OUTAGE), "lasted_s": round(lasted_s, 1)}
-                self._tell(Event("resumed", f"{state.endpoint.name} answers again, after {lasted}", facts=facts))
+                self._emit(Event("resumed", f"{state.endpoint.name} answers again, after {lasted}", facts=facts))
                 if isinstance(fault, RunFault):
                     self._pool.refused_all(state, fault, probe)
                 for member in list(self._members):
@@ -79,35 +75,33 @@ class Recovery:
                 self._pool.close(state, fault, "endpoint", head + failure_text.why(fault))
                 return
 
-    async def _ask(self, state: EndpointState, like: Request) -> AttemptError | None:
-        """Ask for one token at the cost of one of the job runs that are there.
+    async def _send(self, state: EndpointState, like: Request) -> AttemptError | None:
+        """Request one token at the cost of one of the job runs that are there.
 
         :raises NotSent: if nothing more is sent there, or none of them sends anything now.
         """
         prober = None if state.closed else self._payer()
         if prober is None:
             raise NotSent
-        return await prober.ask(state, like)
+        return await prober.send(state, like)
 
     def _payer(self) -> Prober | None:
         """That of a job run that is neither paused nor over."""
         probers = (member.prober for member in self._members)
         return next((prober for prober in probers if prober is not None and not prober.is_over), None)
 
-    async def credit(self, state: EndpointState, request: Request) -> None:
+    async def await_credit(self, state: EndpointState, request: Request) -> None:
         """Resume an endpoint once there is credit again."""
         distance = TIMINGS.credit_probe_s
-        while True:
+        while not state.closed:
             await anyio.sleep(distance)
             distance = min(TIMINGS.longest_credit_probe_s, 2 * distance)
             await _while(lambda: (state.breaker.is_open or self._payer() is None) and not state.closed)
             like = self._pool.like(state, request)
             async with state.probing:
                 try:
-                    fault = await self._ask(state, like)
+                    fault = await self._send(state, like)
                 except NotSent:
-                    if state.closed:
-                        return
                     continue
             if means_down(fault):
                 if self._pool.any_answered:
@@ -117,7 +111,7 @@ class Recovery:
                 return
             elif not isinstance(fault, RateLimited) and not (isinstance(fault, RunFault) and fault.reason == "credit"):
                 words = f"{state.endpoint.name}: there is credit again"
-                self._tell(Event("resumed", words, facts=facts_of(state, CREDIT)))
+                self._emit(Event("resumed", words, facts=facts_of(state, CREDIT)))
                 self._admission.resume(state, CREDIT)
                 if isinstance(fault, RunFault):
                     self._pool.refused_all(state, fault, like)
@@ -126,7 +120,5 @@ class Recovery:
 
 async def _while(holds: Callable[[], bool]) -> None:
     """Wait as long as that holds."""
-    while True:
-        if not holds():
-            return
-        await anyio.sleep(_MOMENT_S)
+    while holds():  # noqa: ASYNC110  nothing says when
+        await anyio.sleep(_POLL_S)

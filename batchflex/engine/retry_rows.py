@@ -41,7 +41,7 @@ class Retry(NamedTuple):
     where: str
     parameters: dict[str, Any]
 
-    def prepare(self, job: Job, plan: Plan, folder: Folder) -> Prepared:
+    def prepare(self, plan: Plan, folder: Folder) -> Prepared:
         """As :func:`batchflex.plan.preparation.prepare`: seal the journal, and find the chosen rows in the plan. Blocks."""
         return find(self, plan, folder).prepared
 
@@ -75,8 +75,9 @@ def retry_of(out: Path, where: str, settings: Sequence[tuple[str, Any]] = ()) ->
     return Retry(planned, job, where, {name: job.override[name] for name in names})
 
 
-class _Chosen:
-    """The requests of a plan that have a chosen answer, changed as they are to be asked again."""
+class _Selection:
+    """The requests of a plan that have a chosen answer, changed as they are to be sent again. What :meth:`add` finds is counted,
+    and kept in memory as long as it is little."""
 
     def __init__(self, retry: Retry, done: AnswerIndex, marks: bytes | bytearray) -> None:
         self._done = done
@@ -87,9 +88,31 @@ class _Chosen:
         self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
         self._set_with = _encode(retry.parameters).decode()
         self._numbers_seeds = "seed" in retry.parameters and retry.planned.sweep.samples > 1
+        self.estimate = Estimate(known(retry.job, [resolve(entry, with_key=False) for entry in retry.job.asked])[0])
+        self.planned = 0
+        self._held = Held()
+
+    def add(self, block: list[Request]) -> list[Request]:
+        mine = self.sort_out(block)
+        self.planned += len(block)
+        for request in mine:
+            self.estimate.add(request)
+        self._held.add(mine)
+        return mine
+
+    def prepared(
+        self, diff: PlanDiff, begin: Callable[[], Iterator[list[Request]]], passed: int, layout: Layout
+    ) -> Prepared:
+        """What was found. If that was too much to keep, ``begin`` plans it again, without the ``passed`` requests."""
+        others = (diff.planned or 0) - self.estimate.requests
+        diff = diff._replace(done=others)
+        prepared = Prepared(0, self._done.statuses(), diff, None, self._done, iter(()), layout=layout)
+        if self._held.blocks is not None:
+            return prepared._replace(blocks=iter(self._held.blocks), passed=others)
+        return prepared._replace(blocks=begin(), passed=passed, sort_out=self.sort_out)
 
     def sort_out(self, requests: Sequence[Request]) -> list[Request]:
-        """Those that are to be asked again."""
+        """Those that are to be sent again."""
         marks, found = self._marks, self._done.answers(requests)
         self.found_elsewhere = self.found_elsewhere or self._done.has_elsewhere(requests, found)
         return [
@@ -115,34 +138,8 @@ class _Chosen:
         )
 
 
-def _prices(retry: Retry) -> Prices:
-    return known(retry.job, [resolve(entry, with_key=False) for entry in retry.job.asked])[0]
-
-
-class _Selection:
-    """The chosen requests, counted in one pass; they are kept in memory as long as they are few."""
-
-    def __init__(self, sort_out: Callable[[Sequence[Request]], list[Request]], prices: Prices) -> None:
-        self.sort_out = sort_out
-        self.estimate = Estimate(prices)
-        self.planned = 0
-        self.held = Held()
-
-    def at(self, block: list[Request]) -> list[Request]:
-        mine = self.sort_out(block)
-        self.planned += len(block)
-        for request in mine:
-            self.estimate.add(request)
-        self.held.add(mine)
-        return mine
-
-    @property
-    def count(self) -> int:
-        return self.estimate.requests
-
-
 def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
-    """Find what a retry asks, in a folder that is held. Seals the journal of a run that was killed; sends nothing. Blocks.
+    """Find what a retry sends, in a folder that is held. Seals the journal of a run that was killed; sends nothing. Blocks.
 
     :raises JobError: if the condition is none.
     :raises InputError: if the input is damaged.
@@ -162,9 +159,9 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
     done, layout = index_of(plan, folder, 0, Policy())
     marks = done.mark(chosen.keys)
     found = _positioned(retry, plan, done, marks, layout) or _surveyed(retry, plan, folder, done, marks, layout)
-    prepared, seen = found
+    prepared, estimate = found
     plan.begin()
-    return _preview(retry, chosen, seen, prepared._replace(segment=segment, carry_schema=carry_schema))
+    return _preview(retry, chosen, estimate, prepared._replace(segment=segment, carry_schema=carry_schema))
 
 
 def _positioned(
@@ -177,15 +174,18 @@ def _positioned(
     if done.has_parts_of_rows(finished, plan.per_item) and not plan.is_as_last:
         return None
     rows = done.finished(plan.per_item, bytes(marks))
-    chosen = _Chosen(retry, done, marks)
-    seen = _Selection(chosen.sort_out, _prices(retry))
-    for block in plan.blocks(done.passed(rows, plan.per_item)):
-        seen.at(block)
-    if plan.is_in_doubt or chosen.found_elsewhere:
+
+    def blocks() -> Iterator[list[Request]]:
+        return plan.blocks(done.passed(rows, plan.per_item))
+
+    selection = _Selection(retry, done, marks)
+    for block in blocks():
+        selection.add(block)
+    if plan.is_in_doubt or selection.found_elsewhere:
         return None
     passed = rows.count(1) * plan.per_item
-    diff = done.diff()._replace(planned=passed + seen.planned)
-    return _prepared(done, diff, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, layout)
+    diff = done.diff()._replace(planned=passed + selection.planned)
+    return selection.prepared(diff, blocks, passed, layout), selection.estimate
 
 
 def _surveyed(
@@ -193,10 +193,10 @@ def _surveyed(
 ) -> tuple[Prepared, Estimate]:
     """The whole plan is compared with the answers."""
     done.begin_survey()
-    seen, finished = _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
+    selection, finished = _Selection(retry, done, marks), Finished()
     for block in plan.blocks():
         missing = done.sort_out(block, survey=True)
-        mine = seen.at(block)
+        mine = selection.add(block)
         finished.note(block, {request.row for request in (*missing, *mine)})
     keep_positions(folder, done, plan.layout())
     diff, kept = done.diff(), 0
@@ -207,31 +207,14 @@ def _surveyed(
         kept = diff.changed
         diff = diff.keeping()._replace(orphans=diff.orphans - kept)
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            passed, seen = None, _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
+            passed, selection = None, _Selection(retry, done, marks)
             for block in plan.blocks():
-                seen.at(block)
+                selection.add(block)
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
         passed = None
     before = 0 if passed is None else passed.requests
-    found, estimate = _prepared(done, diff, seen, lambda: plan.blocks(passed), before, layout)
-    return found._replace(kept=kept), estimate
-
-
-def _prepared(
-    done: AnswerIndex,
-    diff: PlanDiff,
-    seen: _Selection,
-    begin: Callable[[], Iterator[list[Request]]],
-    passed: int,
-    layout: Layout,
-) -> tuple[Prepared, Estimate]:
-    planned = diff.planned or 0
-    diff = diff._replace(done=planned - seen.count)
-    prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), layout=layout)
-    if seen.held.blocks is not None:
-        return prepared._replace(blocks=iter(seen.held.blocks), passed=planned - seen.count), seen.estimate
-    chosen = seen.sort_out
-    return prepared._replace(blocks=begin(), passed=passed, sort_out=chosen), seen.estimate
+    found = selection.prepared(diff, lambda: plan.blocks(passed), before, layout)
+    return found._replace(kept=kept), selection.estimate
 
 
 def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) -> RetryPreview:

@@ -9,7 +9,7 @@ _HEADS = {"failed": "row {0} failed", "empty": "the answer of row {0} is empty"}
 
 
 def rule_applied(fault: AttemptError) -> Event:
-    """By which rule a failure was read: for whoever looks into how they are read."""
+    """By which rule a failure was read: for finding out why it was read so."""
     words = f"read by the rule {fault.rule}: {failure_text.unquoted(fault)}"
     said = "" if fault.http_status is None else f": {fault.message}"
     return Event(RULE, words + said, words, facts=failure_text.facts(fault))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, Literal
 
 from ..core import Message
 from ..storage import RunState, Wait, timestamp
 from .admission import Bound
-from .endpoint_state import EndpointSlots, EndpointState
+from .endpoint_state import EndpointSlots
 from .gate import Gate
 
 Binding = Literal[Bound, "input", "client"]
@@ -32,63 +32,46 @@ def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
     return bound
 
 
-class Waits:
-    """What a run waits for, with the moment at which each wait began."""
+def waits_of(gate: Gate, now: float, wall: float, before: Iterable[Wait] = ()) -> list[Wait]:
+    """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock. What was waited for ``before``
+    began then."""
+    found = [_wait(None, "paused", "the run is paused", wall)] if gate.is_paused else _found(gate, now, wall)
+    since = {(wait.endpoint, wait.reason): wait.since for wait in before}
+    return [wait._replace(since=since.get((wait.endpoint, wait.reason), wait.since)) for wait in found]
 
-    def __init__(self) -> None:
-        self._since: dict[tuple[str | None, str], float] = {}
 
-    def now(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
-        """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock."""
-        found = [_wait(None, "paused", "the run is paused", wall)] if gate.held else self._found(now, wall, gate)
-        keys = [(wait.endpoint, wait.reason) for wait in found]
-        self._since = {key: self._since.get(key, wait.since) for key, wait in zip(keys, found, strict=True)}
-        return [wait._replace(since=self._since[key]) for key, wait in zip(keys, found, strict=True)]
+def _found(gate: Gate, now: float, wall: float) -> list[Wait]:
+    models = gate.waiting_models()
+    used = [endpoint for endpoint in gate.endpoints if not endpoint.closed]
+    found = [wait for endpoint in used for wait in _of(endpoint, models, now, wall)]
+    if not found and gate.bound == "budget":
+        found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
+    elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
+        words = "rpm, tpm or a limit that was learned lets nothing go until then"
+        found = [_wait(None, "quota", words, wall, wall + due_s)]
+    return found
 
-    def _found(self, now: float, wall: float, gate: Gate[EndpointState]) -> list[Wait]:
-        models = gate.waiting_models()
-        found = [
-            wait for endpoint in gate.endpoints if not endpoint.closed for wait in self._of(endpoint, models, now, wall)
-        ]
-        if not found and gate.bound == "budget":
-            found = [_wait(None, "budget", "what is left of the budget is reserved for what is in flight", wall)]
-        elif not found and gate.bound == "quota" and (due_s := gate.due_s(now) or 0.0) > _SOME_S:
-            found = [
-                _wait(
-                    None, "quota", "rpm, tpm or a limit that was learned lets nothing go until then", wall, wall + due_s
-                )
-            ]
-        return found
 
-    def _of(self, endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
-        allowance = endpoint.pacer.allowance
-        for why in sorted(endpoint.pauses):
-            if (told := endpoint.reasons.get(why)) is not None:
-                until = None if told.until is None else wall + told.until - now
-                yield Wait(endpoint.name, why, told.message, wall + told.since - now, until)
-        if endpoint.pauses:
-            return
-        slots, demanded_s, head, said = (
-            allowance.slots,
-            allowance.demanded_s(now),
-            "the endpoint asks to wait",
-            allowance.said,
-        )
-        if demanded_s <= _SOME_S and (models := models - endpoint.without):
-            demanded_s, model = max((endpoint.pacer.demanded_s(now, model), model) for model in models)
-            head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
-        if demanded_s > _SOME_S:
-            words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
-            yield Wait(endpoint.name, "quota", words, wall, wall + demanded_s)
-        elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
-            yield _wait(
-                endpoint.name,
-                "endpoint",
-                "its first answer is awaited before more is sent",
-                wall + endpoint.sent_at - now,
-            )
-        elif slots.most is not None and slots.in_flight >= slots.most:
-            yield _wait(endpoint.name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
+def _of(endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> Iterator[Wait]:
+    allowance, name = endpoint.pacer.allowance, endpoint.name
+    for why, reason in sorted(endpoint.pauses.items()):
+        until = None if reason.until is None else wall + reason.until - now
+        yield Wait(name, why, reason.message, wall + reason.since - now, until)
+    if endpoint.pauses:
+        return
+    slots, demanded_s = allowance.slots, allowance.demanded_s(now)
+    head, said = "the endpoint asks to wait", allowance.said
+    if demanded_s <= _SOME_S and (models := models - endpoint.without):
+        demanded_s, model = max((endpoint.pacer.demanded_s(now, model), model) for model in models)
+        head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
+    if demanded_s > _SOME_S:
+        words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
+        yield Wait(name, "quota", words, wall, wall + demanded_s)
+    elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
+        since = wall + endpoint.sent_at - now
+        yield _wait(name, "endpoint", "its first answer is awaited before more is sent", since)
+    elif slots.most is not None and slots.in_flight >= slots.most:
+        yield _wait(name, "concurrency", f"the key may have {slots.most:,} in flight", wall)
 
 
 def _wait(endpoint: str | None, reason: str, message: str, since: float, until: float | None = None) -> Wait:
@@ -103,7 +86,7 @@ class Telemetry:
         self._then = now
         self._before = (0, 0, 0, 0)
 
-    def sample(self, now: float, wall: float, run_state: RunState, gate: Gate[EndpointState]) -> dict[str, Any]:
+    def sample(self, now: float, wall: float, run_state: RunState, gate: Gate) -> dict[str, Any]:
         """A line of ``telemetry.jsonl``. CONTRACT.md gives the fields' meaning. ``wall`` is in seconds since the epoch."""
         counts = (run_state.answered, run_state.requests_sent, run_state.rate_limited, run_state.retries)
         answered, sent, refused, retries = (new - old for new, old in zip(counts, self._before, strict=True))

@@ -11,7 +11,6 @@ from anyio.abc import TaskGroup
 
 from ..core import AttemptError, Outcome, RunFault, Transient
 from ..protocol import failure_text
-from ..storage import RunState
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .pending_row import PendingRow
@@ -20,19 +19,18 @@ from .probes import Prober
 # With so many rows failed and no other answered, or refused before that model has answered anything, a probe finds out who is to
 # blame.
 MOST_UNDECIDED = 5
-# Outages that do not count against a row that was in flight. A row that meets more may be what brings the server down.
-MOST_FREE_RETRIES = 10
 # The same for refusals in a row by a model that has answered.
 _MOST_IN_A_ROW = 20
 # Where the endpoint asked to wait longer, the rows go to another one, if there is one, in place of a probe.
-_LONG_S, _MOMENT_S = 5.0, 0.2
+_LONG_S, _POLL_S = 5.0, 0.2
 _ALIKE = "the endpoint refuses the smallest request with the same words as the rows"
 _MEND = "see to what these words say, and run the same command again"
 
 
 class UndecidedRow(NamedTuple):
     """A row without further attempts, since ``at``, and the endpoint that it was sent to last. ``made`` is its outcome if it is
-    to blame. With ``is_refusal`` the server's words may be about the account; without, it failed as if the endpoint were down."""
+    to blame. With ``is_refusal`` the server's words may be about the account or the model; without, it failed as if the endpoint
+    were down."""
 
     made: Outcome
     fault: AttemptError
@@ -47,7 +45,8 @@ class UndecidedFailures:
     row, or a probe. So memory is bounded by what fails between two answers.
 
     ``models`` are those that the job names. ``rows`` are by endpoint and model, in the order of time. ``confirm`` is called with
-    each row that is to blame, ``ask_again`` with those to send again or elsewhere, ``changed`` when some may have gone.
+    each row that is to blame, ``resend`` with those to send again or elsewhere, ``changed`` when some may have gone. Probes go
+    in ``tasks``, one for each model at an endpoint: it may have to wait for long.
     """
 
     def __init__(
@@ -55,30 +54,27 @@ class UndecidedFailures:
         pool: EndpointPool,
         prober: Prober,
         models: Collection[str],
-        run_state: RunState,
+        *,
         confirm: Callable[[UndecidedRow], None],
-        ask_again: Callable[[Sequence[UndecidedRow]], None],
+        resend: Callable[[Sequence[UndecidedRow]], None],
         changed: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._prober = prober
         self._gate = prober.gate
         self._models = frozenset(models)
-        self._run_state = run_state
         self._confirm = confirm
-        self._ask_again = ask_again
+        self._resend = resend
         self._changed = changed
         self._deciding: set[tuple[EndpointState, str]] = set()
         self.rows: dict[tuple[EndpointState, str], deque[UndecidedRow]] = {}
-
-    def start_in(self, tasks: TaskGroup) -> None:
-        """Where the probing tasks run, one for each model at an endpoint: a probe may have to wait for long."""
-        self._tasks = tasks
+        self.tasks: TaskGroup
 
     def add(self, each: UndecidedRow) -> None:
         """A row got no answer. With too many of them, or before anything was answered, a probe is sent."""
         state, model = key = each.state, each.row.request.model
         if self._pool.is_disabled_everywhere(model):
+            self._gate.await_verdict(state, False)
             return
         self.rows.setdefault(key, deque()).append(each)
         if each.is_refusal:
@@ -101,10 +97,6 @@ class UndecidedFailures:
             if refusals or not all(each.is_refusal for each in rows):
                 self._begin(key)
 
-    def answered(self, state: EndpointState, model: str, sent_at: float) -> None:
-        """What was sent then was answered: rows that had failed before are to blame."""
-        self._clear(state, model, sent_at)
-
     def take(self, state: EndpointState) -> list[UndecidedRow]:
         """Remove and return those that failed while this endpoint was down, but for rows that met too many outages."""
         keys = [key for key in self.rows if key[0] is state]
@@ -113,9 +105,7 @@ class UndecidedFailures:
     def _take(self, key: tuple[EndpointState, str], *, refusals: bool) -> list[UndecidedRow]:
         """Remove and return those that may be sent again."""
         rows = self.rows[key]
-        found = [
-            each for each in rows if each.row.free_retries < MOST_FREE_RETRIES and (refusals or not each.is_refusal)
-        ]
+        found = [each for each in rows if each.row.may_be_forgiven and (refusals or not each.is_refusal)]
         self._keep(key, [each for each in rows if each not in found])
         return found
 
@@ -125,15 +115,17 @@ class UndecidedFailures:
             del self.rows[key]
 
     def _are_due(self, key: tuple[EndpointState, str]) -> bool:
-        """Whether there are so many of one model that a probe is due."""
+        """Whether there are so many of one model that a probe is due; one that is said not to be there is enough."""
         state, model = key
         rows = self.rows.get(key, ())
         refusals = sum(each.is_refusal for each in rows)
         most = _MOST_IN_A_ROW if state.of(model).completions else MOST_UNDECIDED
-        return refusals >= most or len(rows) - refusals >= MOST_UNDECIDED
+        of_model = any(each.is_refusal and isinstance(each.fault, RunFault) for each in rows)
+        return of_model or refusals >= most or len(rows) - refusals >= MOST_UNDECIDED
 
-    def _clear(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
-        """Confirm what failed before that; without ``refusals`` only what is none."""
+    def answered(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
+        """What was sent then was answered: rows that had failed before are to blame; without ``refusals`` only those whose
+        failure is none."""
         rows = self.rows.get((state, model), ())
         clear = [each for each in rows if each.at <= sent_at and (refusals or not each.is_refusal)]
         if clear:
@@ -144,12 +136,12 @@ class UndecidedFailures:
     def _begin(self, key: tuple[EndpointState, str]) -> None:
         if key not in self._deciding:
             self._deciding.add(key)
-            self._tasks.start_soon(self._decide, *key)
+            self.tasks.start_soon(self._decide, *key)
 
     async def _decide(self, state: EndpointState, model: str) -> None:
         """Probe that model: an answer means that the rows are to blame; the same refusal means that they are not."""
         try:
-            while self._run_state.stopped_by is None and (rows := self.rows.get((state, model))):
+            while not self._gate.closed and (rows := self.rows.get((state, model))):
                 last = rows[-1]
                 refusal = next((each.fault for each in reversed(rows) if each.is_refusal), None)
                 waits = state.pauses or state.pacer.held_s(time.monotonic(), model) > _LONG_S
@@ -157,30 +149,28 @@ class UndecidedFailures:
                 if self._pool.is_disabled_everywhere(model):
                     del self.rows[state, model]
                 elif self._pool.is_disabled(state, model):
-                    self._ask_again(self.rows.pop((state, model)))
+                    self._resend(self.rows.pop((state, model)))
                 elif elsewhere and (movable := self._take((state, model), refusals=True)):
-                    self._ask_again(movable)
-                elif state.pauses or self._gate.held:
+                    self._resend(movable)
+                elif state.pauses or self._gate.is_paused:
                     self._gate.await_verdict(state, False)
-                    await self._gate.sleep(_MOMENT_S)
-                elif proof := await self._find_proof(state, last, refusal):
-                    self._clear(state, model, proof, refusals=refusal is not None)
+                    await self._gate.sleep(_POLL_S)
+                elif proof := await self._pool.find_proof(
+                    self._prober, state, last.row.request, last.at, last.row.tries.sent, refusal
+                ):
+                    self.answered(state, model, proof, refusals=refusal is not None)
                     if not self._are_due((state, model)):  # those that came since: more may be answered
                         return
                 elif self._prober.is_over or refusal is None or not state.is_open:
                     continue
                 elif last in self.rows.get((state, model), ()):
-                    self._give_up(state, model, refusal)
+                    self._disable(state, model, refusal)
         finally:
             self._deciding.discard((state, model))
             self._gate.await_verdict(state, False)
             self._changed()
 
-    async def _find_proof(self, state: EndpointState, last: UndecidedRow, refusal: AttemptError | None) -> float | None:
-        row = last.row
-        return await self._pool.find_proof(self._prober, state, row.request, last.at, row.tries.sent, refusal)
-
-    def _give_up(self, state: EndpointState, model: str, fault: AttemptError) -> None:
+    def _disable(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Everything sent to this model is refused there: send it elsewhere, or other models, or stop."""
         which = f", sent to the model {model}" if len(self._models) != 1 else ""
         message = f"{_ALIKE}{which}: " + failure_text.why(fault) + f" (HTTP {fault.http_status}); {_MEND}"

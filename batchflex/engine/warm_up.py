@@ -1,4 +1,4 @@
-"""Warm-up: how many requests go to an endpoint before it has answered a row, and what its list of models tells.
+"""Warm-up: how many requests go to an endpoint before it has answered a row, and what its list of models says.
 
 The first request goes alone: it is enough to learn that a key, an address or a model is wrong. Where answers take long that would
 delay a run as long, so an endpoint that lists the job's models is opened sooner: its address and the model are right. A wrong key
@@ -28,21 +28,24 @@ _MOMENT_S = 0.01
 _PRICES_S, _LIST_S = 2.0, 30.0  # that a list is waited for: for prices, and where nothing goes without them
 _LEAST_S = 0.02
 _AS_LONG = 3.0
-_LOOK_S = 0.005
+_POLL_S = 0.005
 _FIRST_WITHIN_S = 1.0
 _FEW = 5
 
 
 async def learn(
     tasks: TaskGroup,
-    gate: Gate[EndpointState],
+    gate: Gate,
     states: Sequence[EndpointState],
     job: Job,
     prices: Prices,
     contexts: Contexts,
 ) -> None:
-    """Learn prices and the longest prompts from the endpoints' lists of models, else from those that were fetched last; and
-    begin to open endpoints, as :func:`consult` does.
+    """Learn prices and the longest prompts from the endpoints' lists of models, else from those that were fetched last, and begin
+    to open endpoints that list the job's models. A list that cannot open its endpoint is fetched only if prices are wanted.
+
+    Returns when the lists have come, or after some patience: nothing else is sent meanwhile, so that the time they take is
+    theirs.
 
     :raises JobError: if the budget is in dollars, and a price of the job's models is not known.
     """
@@ -50,52 +53,26 @@ async def learn(
     unpriced = bool(missing) or not (prices.are_all_typed or job.models)
     must = bool(missing) and job.limits.budget_usd is not None
     kept = await anyio.to_thread.run_sync(lambda: [model_list_cache.kept(state.endpoint.base_url) for state in states])
-    tells = [catalog is None or any(model.prices for model in catalog.models) for catalog in kept]
-    patience_s = _LIST_S if must else _PRICES_S if unpriced and any(tells) else _MOMENT_S
-    came: set[int] = set()
+    has_prices = [catalog is None or any(model.prices for model in catalog.models) for catalog in kept]
+    patience_s = _LIST_S if must else _PRICES_S if unpriced and any(has_prices) else _MOMENT_S
 
-    def on_list(state: EndpointState, catalog: Catalog) -> None:
-        came.add(id(state))
+    def use(state: EndpointState, catalog: Catalog) -> None:
         prices.learn(state.endpoint.name, catalog)
         contexts.learn(catalog, state.endpoint.model)
+
+    def on_list(state: EndpointState, catalog: Catalog) -> None:
+        use(state, catalog)
         state.catalog = catalog
         if state.endpoint.name != LOCAL:
             tasks.start_soon(anyio.to_thread.run_sync, model_list_cache.keep, state.endpoint.base_url, catalog)
 
-    await consult(tasks, gate, states, job.models, on_list, unpriced=unpriced, patience_s=patience_s)
-    for state, catalog in zip(states, kept, strict=True):
-        if id(state) not in came and catalog is not None:
-            prices.learn(state.endpoint.name, catalog)
-            contexts.learn(catalog, state.endpoint.model)
-    if must and (missing := prices.missing(job.models)):
-        which = ", ".join(dict.fromkeys(f"{model} at {endpoint}" for endpoint, model in missing))
-        raise JobError(f"limits.budget_usd: {NO_PRICES}; no list of models tells the price of {which}. No row was sent")
-
-
-async def consult(
-    tasks: TaskGroup,
-    gate: Gate[EndpointState],
-    states: Sequence[EndpointState],
-    models: Collection[str],
-    on_list: Callable[[EndpointState, Catalog], None],
-    *,
-    unpriced: bool,
-    patience_s: float,
-) -> None:
-    """Fetch the endpoints' lists, and begin to open those that list ``models``; the others stay as they are until they have
-    answered a row. ``on_list`` is called with each list. Where a list cannot open an endpoint, it is fetched only if prices are
-    wanted (``unpriced``).
-
-    Returns when the lists have come, or after ``patience_s``: nothing else is sent meanwhile, so that the time they take is
-    theirs.
-    """
     listed = []
     for state in states:
         tasks.start_soon(_open_late, gate, state)
-        if state.catalog.at:  # another job run has asked for it
+        if state.catalog.at:  # another job run has fetched it
             on_list(state, state.catalog)
             continue
-        wanted = {state.endpoint.model} if state.endpoint.model else set(models)
+        wanted = {state.endpoint.model} if state.endpoint.model else set(job.models)
         opens = bool(wanted) and state.pacer.concurrency.most > 1 and not state.endpoint.is_hosted
         if opens or (unpriced and state.endpoint.name != LOCAL):
             listed.append(anyio.Event())
@@ -103,10 +80,16 @@ async def consult(
     with anyio.move_on_after(patience_s):
         for event in listed:
             await event.wait()
+    for state, catalog in zip(states, kept, strict=True):
+        if (latest := state.catalog if state.catalog.at else catalog) is not None:
+            use(state, latest)
+    if must and (missing := prices.missing(job.models)):
+        which = ", ".join(dict.fromkeys(f"{model} at {endpoint}" for endpoint, model in missing))
+        raise JobError(f"limits.budget_usd: {NO_PRICES}; no list of models tells the price of {which}. No row was sent")
 
 
 async def _consult(
-    gate: Gate[EndpointState],
+    gate: Gate,
     state: EndpointState,
     wanted: Collection[str] | None,
     listed: anyio.Event,
@@ -125,12 +108,12 @@ async def _consult(
         await _open(gate, state, took_s)
 
 
-async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: float) -> None:
+async def _open(gate: Gate, state: EndpointState, list_took_s: float) -> None:
     refusal_s = max(_LEAST_S, _AS_LONG * list_took_s)
-    for _ in range(int(_FIRST_WITHIN_S / _LOOK_S)):
+    for _ in range(int(_FIRST_WITHIN_S / _POLL_S)):
         if state.in_flight:
             break
-        await gate.sleep(_LOOK_S)
+        await gate.sleep(_POLL_S)
     await gate.sleep(refusal_s)
     for _ in range(3):  # so that what has come by now is read
         await anyio.lowlevel.checkpoint()
@@ -138,7 +121,7 @@ async def _open(gate: Gate[EndpointState], state: EndpointState, list_took_s: fl
         gate.admission.try_out(state, state.pacer.concurrency.most)
 
 
-async def _open_late(gate: Gate[EndpointState], state: EndpointState) -> None:
+async def _open_late(gate: Gate, state: EndpointState) -> None:
     began = time.monotonic()
     while not (state.proven or state.closed or gate.closed):
         await gate.sleep(TIMINGS.alone_s / 10)

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from ..config import Job
+from ..config import Job, unbounded
 from ..core import (
     BAD,
     AttemptError,
@@ -25,12 +25,11 @@ from ..core import (
     StorageError,
     Transient,
 )
-from ..endpoint import Prices, retry_policy
+from ..endpoint import retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import row_events
 from .accounting import Accounting
-from .budget import Budget
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .failure_limit import Failures
@@ -38,7 +37,7 @@ from .member import Member
 from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
-from .undecided_failures import MOST_FREE_RETRIES, MOST_UNDECIDED, UndecidedFailures, UndecidedRow
+from .undecided_failures import MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
@@ -64,28 +63,31 @@ class Workers:
         pool: EndpointPool,
         member: Member,
         prober: Prober,
-        budget: Budget,
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
-        prices: Prices,
     ) -> None:
         self._policy = job.retry
+        self._limits, self._is_bounded = job.limits, accounting.budget.is_bounded
         self._reasks = job.reasks
         self._failures = Failures(job.limits.max_failures)
         self._context = context
         self._pool = pool
         self._member = member
-        self._run_state, self._stop, self._tell = member.run_state, member.stop, member.tell
+        self._run_state, self._stop, self._emit = member.run_state, member.stop, member.emit
         self._prober = prober
         self._gate = prober.gate
-        self._budget = budget
         self._accounting = accounting
+        self._prices = accounting.prices
         self._outcome_writer = outcome_writer
-        self._prices = prices
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
         self._undecided = UndecidedFailures(
-            pool, prober, job.models, member.run_state, self._confirm, self._ask_again, self._on_change
+            pool,
+            prober,
+            job.models,
+            confirm=lambda each: self._keep(each.made, each.row.request),
+            resend=self._resend,
+            changed=lambda: self._changed.set(),
         )
         self._retrying = 0
         self._troubled = False
@@ -95,9 +97,9 @@ class Workers:
     async def run(self, queue: RequestQueue, workers: int) -> None:
         """Send all that the queue has, ``workers`` at a time at most, and retry until every row has its outcome."""
         async with anyio.create_task_group() as watching:
-            self._undecided.start_in(watching)
-            async with anyio.create_task_group() as self._again:
-                self._member.on_return = lambda state: self._ask_again(self._undecided.take(state))
+            self._undecided.tasks = watching
+            async with anyio.create_task_group() as self._retries:
+                self._member.on_return = lambda state: self._resend(self._undecided.take(state))
                 async with anyio.create_task_group() as tasks:
                     self._unstarted = workers - 1
                     tasks.start_soon(self._work, queue, tasks)
@@ -110,9 +112,6 @@ class Workers:
             if gone := self._pool.unanswered(self._unanswered):
                 self._stop(*gone)
             watching.cancel_scope.cancel()
-
-    def _on_change(self) -> None:
-        self._changed.set()
 
     async def _work(self, queue: RequestQueue, tasks: TaskGroup) -> None:
         """Work until the queue ends; with no other worker waiting, start the next: few rows need no thousand of them."""
@@ -135,25 +134,18 @@ class Workers:
     def _pending(self, request: Request) -> PendingRow | None:
         """A request of the plan as it is to be sent; ``None`` if its outcome is made without sending anything."""
         fault = request.fault
-        if fault is None and request.max_tokens is None and self._budget.is_bounded:
-            fault = self._budget.unbounded(request)
+        if fault is None and request.max_tokens is None and self._is_bounded:
+            fault = unbounded(self._limits, request)
         if fault is not None:
             self._keep(record.unaskable(self._context, request, fault, now_us()), request)
             return None
-        asked = (
-            request
-            if request.before is None
-            else reask.further(request, request.before, self._reasks, self._context.route)
-        )
-        if asked is None:  # its answer cannot get longer
-            if request.before is not None:
-                self._run_state.add(request.before)
-            return None
-        return self._row(request, asked)
-
-    def _row(self, planned: Request, asked: Request) -> PendingRow:
-        prices = self._prices.dearest(asked.body) if self._prices.are_any else None
-        return PendingRow(planned, asked, self._budget.cost(len(asked.body), asked.max_tokens, prices, asked.model))
+        to_send, before = request, request.before
+        if before is not None:
+            if (further := reask.further(request, before, self._reasks, self._context.route)) is None:
+                self._run_state.add(before)  # it cannot get longer
+                return None
+            to_send = further
+        return PendingRow(request, to_send, self._accounting.cost(to_send))
 
     async def _finish(self, row: PendingRow) -> None:
         """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own."""
@@ -168,53 +160,42 @@ class Workers:
             if isinstance(fault, Transient) and row.waiting:
                 self._start_retrying(row, fault)
             else:
-                await self._give_up(row, fault)
+                self._settle_failure(row, fault)
 
     def _start_retrying(self, row: PendingRow, first: Transient) -> None:
         self._retrying += 1
-        self._again.start_soon(self._retry, row, first)
+        self._retries.start_soon(self._retry, row, first)
 
     async def _retry(self, row: PendingRow, first: Transient) -> None:
         """Retries of a row; its worker has gone on to the next one."""
         further = None
         try:
-            try:
-                further = await retry_policy.persist(
-                    lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
-                )
-            except _Halted:
-                pass
-            except AttemptError as fault:
-                await self._give_up(row, fault)
-            finally:
-                self._gate.end_backing_off(row.request.model)
-            if further is not None:
-                await self._finish(further)
+            further = await retry_policy.persist(
+                lambda: self._attempt_again(row), first, row.tries, self._policy, self._gate.sleep
+            )
+        except _Halted:
+            pass
+        except AttemptError as fault:
+            self._settle_failure(row, fault)
         finally:
-            self._retrying -= 1
-            if not self._retrying:
-                self._changed.set()
+            self._gate.end_backing_off(row.request.model)
+        if further is not None:
+            await self._finish(further)
+        self._retrying -= 1
+        if not self._retrying:
+            self._changed.set()
 
     async def _attempt_again(self, row: PendingRow) -> PendingRow | None:
         """As :meth:`_attempt`. Before the last one the endpoint must have answered something since the latest failure, so that an
         outage does not use up a row's attempts."""
-        state = row.state
-        model = row.request.model
-        if (
-            state is not None
-            and retry_policy.is_last(row.tries, self._policy)
-            and state.of(model).proof_at <= row.failed_at
-        ):
+        state, model = row.state, row.request.model
+        is_last = retry_policy.is_last(row.tries, self._policy)
+        if state is not None and is_last and state.of(model).proof_at <= row.failed_at:
             if self._pool.others_than(state, model):
-                self._retry_for_free(row)
+                row.forgive()
             elif self._pool.any_answered:
                 await self._pool.find_proof(self._prober, state, row.request, row.failed_at, row.tries.sent)
         return await self._attempt(row)
-
-    def _retry_for_free(self, row: PendingRow) -> None:
-        if row.free_retries < MOST_FREE_RETRIES:
-            row.free_retries += 1
-            row.tries.forgive()
 
     async def _attempt(self, row: PendingRow) -> PendingRow | None:
         """Send the row once, and store its answer before the slot is free. If that does not fit: what to send next.
@@ -222,18 +203,18 @@ class Workers:
         :raises AttemptError: if no answer came.
         :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
         """
-        if self._pool.any_disabled and self._pool.is_disabled_everywhere(row.request.model):
-            raise self._halted(row)
-        state = await self._gate.enter(row.cost, again=row.waiting)
-        while state is not None and self._pool.any_disabled and self._pool.is_disabled(state, row.request.model):
-            self._gate.give_back(state, row.cost)  # it was disabled between the two
-            if self._pool.is_disabled_everywhere(row.request.model):
+        model = row.request.model
+        while True:
+            if self._pool.any_disabled and self._pool.is_disabled_everywhere(model):
                 raise self._halted(row)
             state = await self._gate.enter(row.cost, again=row.waiting)
-        if state is None:
-            raise self._halted(row)
+            if state is None:
+                raise self._halted(row)
+            if not (self._pool.any_disabled and self._pool.is_disabled(state, model)):
+                break
+            self._gate.give_back(state, row.cost)  # it was disabled between the two
         if row.state is not None and row.outages != row.state.breaker.past_outages:
-            self._retry_for_free(row)
+            row.forgive()
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
@@ -265,7 +246,7 @@ class Workers:
             self._accounting.answered(state, row.cost, answer.usage)
             self._pool.answered(state, number, row.request, began, first=not row.waiting)
             if self._undecided.rows:
-                self._undecided.answered(state, row.request.model, began)
+                self._undecided.answered(state, model, began)
             return further
         except AttemptError as fault:
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
@@ -301,12 +282,12 @@ class Workers:
                     f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
                     "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
                 )
-        asked = reask.further(row.planned, made, self._reasks, self._context.route)
-        return None if asked is None else self._next(row, asked)
+        request = reask.further(row.planned, made, self._reasks, self._context.route)
+        return None if request is None else self._next(row, request)
 
-    def _next(self, row: PendingRow, asked: Request) -> PendingRow:
+    def _next(self, row: PendingRow, request: Request) -> PendingRow:
         """The row again, with another request."""
-        further = self._row(row.planned, asked)
+        further = PendingRow(row.planned, request, self._accounting.cost(request))
         further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
         return further
 
@@ -332,7 +313,7 @@ class Workers:
         return self._next(row, row.request)
 
     def _note(self, words: str) -> None:
-        self._tell(Event("note", words, level="warning"))
+        self._emit(Event("note", words, level="warning"))
 
     def _failed_once(
         self, row: PendingRow, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
@@ -342,7 +323,7 @@ class Workers:
         now = row.failed_at = time.monotonic()
         if fault.rule is not None and fault.rule not in self._rules:
             self._rules.add(fault.rule)
-            self._tell(row_events.rule_applied(fault))
+            self._emit(row_events.rule_applied(fault))
         first = not row.waiting
         of_row = classify.is_of_row(fault)
         alone = False
@@ -355,7 +336,7 @@ class Workers:
             # Before the slot is free for the next to fail likewise.
             fault = self._pool.refused_all(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
-            self._pool.suspend_model(state, row.request.model)
+            self._gate.await_verdict(state, True)
         elif isinstance(fault, RowFault):
             self._pool.responded(state, row.number, first=first)
             if classify.is_about_request(fault):
@@ -366,7 +347,7 @@ class Workers:
             self._pool.responded(state, row.number, first=first)
         elif isinstance(fault, Transient) and not isinstance(fault, RateLimited):
             means = self._pool.failed(state, fault, row.number, row.request, first=first)
-            fault = means if row.free_retries < MOST_FREE_RETRIES else fault
+            fault = means if row.may_be_forgiven else fault
         self._run_state.retries -= not fault.sent and row.tries.sent > 0
         row.tries.count(now - began, costs=retry_policy.costs(fault))
         if isinstance(fault, RateLimited) and row.is_too_large:
@@ -375,55 +356,39 @@ class Workers:
             if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
                 is_first, self._troubled = not self._troubled, True
                 sent = row.tries.sent
-                self._tell(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
-            if of_row or row.tries.sent > 1:  # twice is no chance: others may tell more
+                self._emit(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
+            if of_row or row.tries.sent > 1:  # twice is no chance: others may show more
                 self._gate.try_rows(MOST_UNDECIDED)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
                 row.waiting = True
                 self._gate.begin_backing_off(row.request.model)
         return fault
 
-    async def _give_up(self, row: PendingRow, fault: AttemptError) -> None:
+    def _settle_failure(self, row: PendingRow, fault: AttemptError) -> None:
         """A row gets no further attempt: is it to blame, or the endpoint?
 
         Where the server's words do not say, it awaits a verdict: it is marked failed once another row, sent later, is answered.
-        With too many that wait, or when no other is left, a probe decides. If the endpoint was down, the row is sent again.
+        With too many that wait, or when no other is left, a probe decides; at once, where the model is said not to be there. If
+        the endpoint was down, or lacks the model, the row is sent again.
         """
         self._unanswered.add(row.request.model)
-        if isinstance(fault, RunFault) and fault.reason == "model" and row.state is not None:
-            if await self._pool.lacks_model(self._prober, row.state, row.request, row.failed_at):
-                if self._run_state.stopped_by is None and not self._pool.is_disabled_everywhere(row.request.model):
-                    self._send_again(row, fault)  # another endpoint may have it
-                return
-            # A probe of the model was answered since.
-            fault = classify.of_row(fault)
-            self._keep(record.failed(self._context, row.request, row.effort(), fault), row.request)
-            return
-        is_refusal = isinstance(fault, RowFault) and not row.is_too_large
-        proof: Proof = "words" if is_refusal and classify.is_about_request(fault) else "answers"
-        made = record.failed(self._context, row.request, row.effort(), fault, proof)
+        is_of_model = isinstance(fault, RunFault) and fault.reason == "model"
+        is_refusal = is_of_model or (isinstance(fault, RowFault) and not row.is_too_large)
+        proof: Proof = "words" if is_refusal and not is_of_model and classify.is_about_request(fault) else "answers"
+        of_row = classify.of_row(fault) if is_of_model else fault
+        made = record.failed(self._context, row.request, row.effort(), of_row, proof)
         if proof == "words":
             self._keep(made, row.request)
-            return
-        if self._run_state.stopped_by is not None or row.state is None:
-            return
-        self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
+        elif self._run_state.stopped_by is None and row.state is not None:
+            self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
 
-    def _confirm(self, held: UndecidedRow) -> None:
-        self._keep(held.made, held.row.request)
-
-    def _ask_again(self, held: Sequence[UndecidedRow]) -> None:
-        """They failed where nothing was answered, and are not to blame."""
-        for each in held:
-            each.row.free_retries += 1
-            each.row.tries.forgive()
-            self._send_again(each.row, each.fault)
-
-    def _send_again(self, row: PendingRow, fault: AttemptError) -> None:
-        """A row that is not to blame waits for another attempt."""
-        row.waiting = True
-        self._gate.begin_backing_off(row.request.model)
-        self._start_retrying(row, classify.deferred(fault))
+    def _resend(self, undecided: Sequence[UndecidedRow]) -> None:
+        """They failed where nothing was answered, and are not to blame: each waits for another attempt."""
+        for each in undecided:
+            each.row.forgive(always=True)
+            each.row.waiting = True
+            self._gate.begin_backing_off(each.row.request.model)
+            self._start_retrying(each.row, classify.deferred(each.fault))
 
     def _keep(self, made: Outcome, request: Request, *, final: bool = True) -> None:
         """Store an outcome. One that is not ``final`` is sent again, by the next run if this one ends before. A failure does not
@@ -445,6 +410,6 @@ class Workers:
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:
-                self._tell(row_events.row_failed(made, request))
+                self._emit(row_events.row_failed(made, request))
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from ..config import Address, End, Job, Occasion, Pings, end_of, event_of, is_news, job_of_section, last_end, pings
 from ..core import BatchflexError, JobError, redacted
-from ..engine import Observer, Run
+from ..engine import Nobody, Observer, Run
 from ..storage import Folder, RunState
 from .addresses import address_of
 
@@ -75,7 +75,7 @@ class Notifier:
 
     def watching(self, observer: Observer | None) -> Observer | None:
         """An observer that passes everything on to ``observer`` and notices when the run begins."""
-        return _Watcher(observer, self._on_tick) if self._section.delivers else observer
+        return _Watcher(observer or Nobody(), self._on_tick) if self._section.delivers else observer
 
     def _on_tick(self, run_state: RunState) -> None:
         """The first state is that of the run, later ones may be of its judges."""
@@ -93,9 +93,7 @@ class Notifier:
     def _write_metrics_repeatedly(self, run_state: RunState) -> None:
         before = self._past(run_state.run_id)
         while not self._over.is_set():
-            with self._writing:
-                if not self._over.is_set():  # or it would replace what the end has written
-                    self._write_metrics(run_state.state(time.time()), before)
+            self._write_metrics(run_state.state(time.time()), before)
             self._over.wait(_METRICS_EVERY_S)
 
     def ended(self, run: Run) -> list[str]:
@@ -146,7 +144,8 @@ class Notifier:
     def _for_every_end(self, end: End, summary: Mapping[str, Any], within_s: float) -> dict[str, Delivery]:
         due: dict[str, Delivery] = {}
         if self._section.metrics_file is not None:
-            due["the metrics file"] = lambda _: self._write_last_metrics(summary)
+            own = summary["run_id"]
+            due["the metrics file"] = lambda _: self._write_metrics(summary, self._past(own), has_ended=True)
         if self._ping is not None:
             due[f"the ping{self._ping.shown}"] = functools.partial(self._ping_end, self._ping, end, summary, within_s)
         return due
@@ -187,21 +186,19 @@ class Notifier:
         url = self._pings.success if end == "success" else self._pings.failure
         return _send_ping(self._pings, url, messages.as_text(end, summary), due - time.monotonic(), cancelled)
 
-    # -------------------------------------------------------------------------------------------- the metrics file
-
-    def _write_last_metrics(self, summary: Mapping[str, Any]) -> str | None:
-        with self._writing:
-            return self._write_metrics(summary, self._past(summary["run_id"]))
-
-    def _write_metrics(self, state: Mapping[str, Any], before: Past) -> str | None:
+    def _write_metrics(self, state: Mapping[str, Any], before: Past, *, has_ended: bool = False) -> str | None:
+        """Write the metrics file, unless it has those of the end already."""
         from . import prometheus
 
         path = Path(str(self._section.metrics_file))
-        rows = state if state["run_id"] else _known_state(self._folder)
-        try:
-            prometheus.write(path, state, rows, before)
-        except OSError as error:
-            return f"{path} cannot be written: {error.strerror or error}"
+        with self._writing:
+            if self._over.is_set() and not has_ended:
+                return None
+            rows = state if state["run_id"] else _known_state(self._folder)
+            try:
+                prometheus.write(path, state, rows, before)
+            except OSError as error:
+                return f"{path} cannot be written: {error.strerror or error}"
         return None
 
     def _past(self, own: str | None) -> Past:
@@ -221,9 +218,9 @@ class Notifier:
 
 
 class _Watcher:
-    """Has whatever else the other observer has, if there is one."""
+    """Has whatever else the other observer has."""
 
-    def __init__(self, inner: Observer | None, on_tick: Callable[[RunState], None]) -> None:
+    def __init__(self, inner: Observer, on_tick: Callable[[RunState], None]) -> None:
         self._inner = inner
         self._on_tick = on_tick
 
@@ -232,12 +229,10 @@ class _Watcher:
 
     def tick(self, run_state: RunState) -> None:
         self._on_tick(run_state)
-        if self._inner is not None:
-            self._inner.tick(run_state)
+        self._inner.tick(run_state)
 
     def note(self, text: str) -> None:
-        if self._inner is not None:
-            self._inner.note(text)
+        self._inner.note(text)
 
 
 def _in_thread(work: Callable[..., None], *given: Any) -> threading.Thread:

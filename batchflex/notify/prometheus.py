@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -24,6 +25,7 @@ _HELP = {
     "rate_limited": "Requests that the endpoint turned away to wait",
 }
 _Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
+_Value = float | None | Mapping[Any, float]  # by a label's value, or by those of several
 _SUMMED = (*_SUMS, "prompt_tokens", "completion_tokens", "cost")
 
 
@@ -90,24 +92,16 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> l
         {kind: of.get(f"{kind}_tokens", 0) for kind in ("prompt", "completion")} for of in (last, sums)
     )
 
-    def gauge(name: str, about: str, value: float | None, **labels: str) -> Metric:
-        return family(GaugeMetricFamily, name, about, {tuple(labels.values()): value}, *labels)
-
-    def counter(name: str, about: str, value: float | None) -> Metric:
-        return family(CounterMetricFamily, name, about, {(): value})
-
-    def by(label: str, kind: _Kind, name: str, about: str, values: Mapping[Any, float]) -> Metric:
-        return family(kind, name, about, {(of,): value for of, value in values.items()}, label)
-
-    def family(
-        kind: _Kind, name: str, about: str, values: Mapping[tuple[str, ...], float | None], *labels: str
-    ) -> Metric:
+    def family(kind: _Kind, name: str, about: str, value: _Value, *labels: str) -> Metric:
         made = kind(f"batchflex_{name}", about, labels=["job_name", *labels])
-        for of, value in values.items():
-            if value is not None:
-                made.add_metric([last["job"], *of], value)
+        values: Mapping[Any, float | None] = value if isinstance(value, Mapping) else {(): value}
+        for of, each in values.items():
+            if each is not None:
+                made.add_metric([last["job"], *((of,) if isinstance(of, str) else of)], each)
         return made
 
+    gauge, counter = partial(family, GaugeMetricFamily), partial(family, CounterMetricFamily)
+    status = {(last["status"], last["stopped_by"] or ""): 1}
     found = [
         gauge("running", "Whether the last run was going on when this was written", running),
         gauge("updated_timestamp_seconds", "When this was written", _seconds(last["updated_at"])),
@@ -116,20 +110,17 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> l
         gauge("last_run_duration_seconds", "How long the last run took", took_s),
         gauge("last_run_exit_code", "What the last run exited with", last["exit_code"]),
         gauge("last_success_timestamp_seconds", "When a run last ended with exit code 0", success),
-        gauge(
-            "last_run_info", "Status of the last run, and why it stopped early", 1,
-            status=last["status"], stopped_by=last["stopped_by"] or "",
-        ),
-        by("status", GaugeMetricFamily, "rows", "Rows of the whole job that have their outcome", counts),
+        gauge("last_run_info", "Status of the last run, and why it stopped early", status, "status", "stopped_by"),
+        gauge("rows", "Rows of the whole job that have their outcome", counts, "status"),
         gauge("rows_planned", "Requests of the whole job", rows.get("planned") if counts else None),
         *(gauge(f"last_run_{name}", f"{_HELP[name]}, by the last run", last[field]) for field, name in _SUMS.items()),
-        by("kind", GaugeMetricFamily, "last_run_tokens", "Tokens of the last run's answers", tokens),
+        gauge("last_run_tokens", "Tokens of the last run's answers", tokens, "kind"),
         gauge("last_run_cost_dollars", "What the last run's answers cost, as far as is known", last["cost"]),
         *(counter(name, f"{_HELP[name]}, by all runs", sums.get(field, 0)) for field, name in _SUMS.items()),
-        by("kind", CounterMetricFamily, "tokens", "Tokens of all runs' answers", all_tokens),
+        counter("tokens", "Tokens of all runs' answers", all_tokens, "kind"),
         counter("cost_dollars", "What the answers of all runs cost, as far as is known", sums.get("cost")),
-        by("result", CounterMetricFamily, "runs", "Runs that have ended", ends),
-    ]  # fmt: skip
+        counter("runs", "Runs that have ended", ends, "result"),
+    ]
     return [made for made in found if made.samples]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ..core import JobError
 
@@ -99,13 +99,13 @@ def at(text: str) -> tuple[Cron, ...]:
     :raises JobError: if they are none.
     """
     *days, times = text.split() or [""]
-    if len(days) > 1:
-        _no_times(text)
+    matches = [re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", time) for time in times.split(",")]
+    if len(days) > 1 or None in matches:
+        raise JobError(
+            f"{text!r:.80} is no time of the day; write for example '02:00', '02:00,14:30' or 'mon-fri 02:00'"
+        )
     by_minute: dict[int, set[int]] = {}
-    for time in times.split(","):
-        match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", time)
-        if match is None:
-            _no_times(text)
+    for match in filter(None, matches):
         by_minute.setdefault(int(match[2]), set()).add(int(match[1]))
     weekday = days[0] if days else "*"
     return tuple(parse(f"{minute} {listed(hours)} * * {weekday}") for minute, hours in sorted(by_minute.items()))
@@ -149,26 +149,26 @@ def _numbers(word: str, field: Field) -> frozenset[int]:
 def _term(term: str, word: str, field: Field) -> range:
     match = re.fullmatch(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/([0-9]+))?", term, re.ASCII)
     if match is None or (match[2] and re.fullmatch(r"(?i)l|lw|[0-9]+[lw]|[a-z]{3}l", match[2])):
-        _no_field(term, word, field)
+        raise _no_field(term, word, field)
     star, low, high, step = match.groups()
     if step is not None and int(step) == 0:
-        raise JobError(f"{word!r:.80} is no {field.name}: a step of 0 goes nowhere")
+        raise _wrong(word, field, "a step of 0 goes nowhere")
     if star:
         return range(field.first, field.last + 1, int(step or 1))
     first = _number(low, word, field)
     if high is None:
         if step is not None:
-            raise JobError(f"{word!r:.80} is no {field.name}: a step follows a range; write {low}-{field.last}/{step}")
+            raise _wrong(word, field, f"a step follows a range; write {low}-{field.last}/{step}")
         return range(first, first + 1)
     last = _number(high, word, field)
     if last < first and (field.last, last) == (7, 0):
-        raise JobError(f"{word!r:.80} is no {field.name}: Sunday is 0 and begins the week; write {low}-7")
+        raise _wrong(word, field, f"Sunday is 0 and begins the week; write {low}-7")
     if last < first:
         end = 6 if field.names is WEEKDAYS else field.last
         forwards = f"{low}-{end},{field.first}-{high}" if first < end else f"{first},{field.first}-{high}"
-        raise JobError(f"{word!r:.80} is no {field.name}: {low}-{high} runs backwards; write {forwards}")
+        raise _wrong(word, field, f"{low}-{high} runs backwards; write {forwards}")
     if first == last and step is not None:  # cronsim would go on to the end
-        raise JobError(f"{word!r:.80} is no {field.name}: a step within {low}-{high} goes nowhere; write {low}")
+        raise _wrong(word, field, f"a step within {low}-{high} goes nowhere; write {low}")
     return range(first, last + 1, int(step or 1))
 
 
@@ -177,25 +177,21 @@ def _number(text: str, word: str, field: Field) -> int:
         return field.names.index(text.lower()) + (field.first if field.names is _MONTHS else 0)
     if not text.isdigit():
         known = f" or {field.names[0]} to {field.names[-1]}" if field.names else ""
-        raise JobError(
-            f"{word!r:.80} is no {field.name}: {text!r:.40} is no number from {field.first} to {field.last}{known}"
-        )
+        raise _wrong(word, field, f"{text!r:.40} is no number from {field.first} to {field.last}{known}")
     if not field.first <= int(text) <= field.last:
-        raise JobError(f"{word!r:.80} is no {field.name}: {text:.40} is not from {field.first} to {field.last}")
+        raise _wrong(word, field, f"{text:.40} is not from {field.first} to {field.last}")
     return int(text)
 
 
-def _no_field(term: str, word: str, field: Field) -> NoReturn:
+def _no_field(term: str, word: str, field: Field) -> JobError:
     if "?" in term:
-        raise JobError(f"{word!r:.80} is no {field.name}: cron has no '?'; write * for any")
+        return _wrong(word, field, "cron has no '?'; write * for any")
     if re.search(r"(?i)#|(?<![a-z])[lw]|l$", term):
-        raise JobError(
-            f"{word!r:.80} is no {field.name}: cron has no 'L', 'W' and '#' (last day, working day, n-th weekday); name the days"
-        )
-    raise JobError(
+        return _wrong(word, field, "cron has no 'L', 'W' and '#' (last day, working day, n-th weekday); name the days")
+    return JobError(
         f"{word!r:.80} is no {field.name}; write a number, a list (1,15), a range (1-5), or steps (*/10, 0-30/5)"
     )
 
 
-def _no_times(text: str) -> NoReturn:
-    raise JobError(f"{text!r:.80} is no time of the day; write for example '02:00', '02:00,14:30' or 'mon-fri 02:00'")
+def _wrong(word: str, field: Field, why: str) -> JobError:
+    return JobError(f"{word!r:.80} is no {field.name}: {why}")

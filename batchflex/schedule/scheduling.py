@@ -124,13 +124,7 @@ def _launch(options: ScheduleOptions, job: Job) -> Launch:
     if options.env_file or options.keys_in or options.secret:  # which are to hold the keys
         in_file = []
     name = safe_name(job.job.name)
-    log = (
-        str(_absolute(options.log))
-        if options.log
-        else str(folder / f"{name}.log")
-        if options.kind == "crontab"
-        else None
-    )
+    log = options.log or (str(folder / f"{name}.log") if options.kind == "crontab" else None)
     # In a file nobody watches the progress, and it would grow; the journal of systemd limits itself.
     quiet = ["--quiet"] if log is not None and not {"-q", "--quiet"} & set(options.run) else []
     return Launch(
@@ -143,7 +137,7 @@ def _launch(options: ScheduleOptions, job: Job) -> Launch:
         keys=tuple(key for key in keys if key not in in_file),
         own_file=str(job.environment.file) if in_file else None,
         env_file=str(_absolute(options.env_file)) if options.env_file else None,
-        log=log,
+        log=str(_absolute(log)) if log else None,
         grace_s=job.limits.grace_s,
     )
 

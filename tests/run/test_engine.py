@@ -16,8 +16,8 @@ import pytest
 from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.core.errors import JobError
+from batchflex.engine.admission import FairShare
 from batchflex.engine.engine import Engine
-from batchflex.engine.fair_share import FairShare
 from batchflex.engine.job_run import JobRun
 from batchflex.engine.run import Run
 from tests.support.command_line import state, table, write_rows

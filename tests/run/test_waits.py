@@ -20,8 +20,9 @@ from batchflex.engine.admission import Admission
 from batchflex.engine.budget import Budget
 from batchflex.engine.endpoint_state import EndpointSlots
 from batchflex.engine.gate import Gate
-from batchflex.engine.telemetry import Waits
+from batchflex.engine.telemetry import waits_of
 from batchflex.protocol.rate_limit_headers import Level, RateLimits
+from batchflex.storage.run_state import Wait
 from tests.support.command_line import begun, called, ended as ending, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.runs import options, run, run_job
@@ -156,9 +157,11 @@ def test_a_row_that_is_refused_alone_lets_the_others_pass(endpoint: CountingEndp
 
 
 def waited_for(
-    gate: Gate, now: float, waits: Waits | None = None
+    gate: Gate, now: float, before: list[Wait] | None = None
 ) -> list[tuple[str | None, str, str, float, float | None]]:
-    found = (waits or Waits()).now(now, 1_000_000 + now, gate)
+    found = waits_of(gate, now, 1_000_000 + now, before or ())
+    if before is not None:
+        before[:] = found
     at = [(wait.since - 1_000_000, None if wait.until is None else wait.until - 1_000_000) for wait in found]
     return [(wait.endpoint, wait.reason, wait.message.text, *times) for wait, times in zip(found, at, strict=True)]
 
@@ -191,14 +194,14 @@ class TestWhatIsWaitedFor:
         assert waited_for(gate, 130.0) == []
 
     def test_what_a_refusal_asks_for_since_it_came(self) -> None:
-        gate, waits = self.gate(), Waits()
+        gate, before = self.gate(), list[Wait]()
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
         gate.endpoints[0].pacer.refused(100.0, attempt, 60.0, 0, said=Message("slow down", "HTTP 429"))
         for now in (100.0, 140.0):
-            assert waited_for(gate, now, waits) == [
+            assert waited_for(gate, now, before) == [
                 ("here", "quota", "the endpoint asks to wait: slow down", 100.0, 160.0)
             ]
-        assert waited_for(gate, 158.0, waits) == [], "which is over in a moment"
+        assert waited_for(gate, 158.0, before) == [], "which is over in a moment"
 
     def test_a_window_that_its_headers_call_empty(self) -> None:
         gate = self.gate()
