@@ -89,13 +89,12 @@ def look(folder: Folder, older_than: str | None, before: datetime.datetime | Non
     :raises FolderError: if a part is damaged.
     """
     gone: part_merging.Superseded = {}
-    sizes_of = part_numbers.objects(folder.parts)
-    numbers = part_numbers.sort_out(sizes_of)[0]
+    sizes_of = part_numbers.part_sizes(folder.parts)
+    numbers = list(sizes_of)
     if before is not None:
         gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
     sizes = [
-        part_merging.size_of(folder.parts, number, sizes_of[number.name], len(gone.get(number, ())))
-        for number in numbers
+        part_merging.size_of(folder.parts, number, size, len(gone.get(number, ()))) for number, size in sizes_of.items()
     ]
     groups = _groups(numbers, sizes, journal.segments(folder.journal))
     there = disk_space.free(folder.path)
@@ -155,11 +154,10 @@ def carry_out(sight: CompactPreview) -> dict[str, Any]:
             raise FolderError(f"{parts} has other answers than before ({after.statuses}, before {before.statuses})")
     if sight.telemetry:
         _drop_lines(folder.telemetry, sight.telemetry)
-    sizes = part_numbers.objects(parts)
-    there = part_numbers.sort_out(sizes)[0]
-    size = sum(sizes[number.name] for number in there)
+    sizes = part_numbers.part_sizes(parts)
+    size = sum(sizes.values())
     return sight.facts | {
-        "parts_after": len(there),
+        "parts_after": len(sizes),
         "bytes_after": size,
         "bytes_freed": sight.facts["bytes_before"] - size,
         "statuses": before.statuses if before is not None else None,

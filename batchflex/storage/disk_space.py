@@ -80,10 +80,9 @@ def guessed_row(completion_tokens: float, carried: float = 0.0) -> float:
 def needed(folder: Folder, left: int, done: int, guess: float | None, seal_mb: float) -> Need | None:
     """What a run will need, by the rows of the newest parts; else by a ``guess`` of the bytes of one; else ``None``."""
     rows = size = 0
-    sizes = part_numbers.objects(folder.parts)
-    for number in part_numbers.sort_out(sizes)[0][-_LOOKED_AT:]:
+    for number, of_part in list(part_numbers.part_sizes(folder.parts).items())[-_LOOKED_AT:]:
         rows += part_files.key_values(folder.parts, number)[1]
-        size += sizes[number.name]
+        size += of_part
     row = size / rows if rows else guess
     if row is None:
         return None

@@ -6,7 +6,6 @@ Of several outcomes with one key the last counts. CONTRACT.md is the reference o
 from __future__ import annotations
 
 import base64
-import bisect
 import contextlib
 import hashlib
 import itertools
@@ -17,13 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError, Outcome
 from . import carried_columns, parsed_columns
 from .files import storing
-from .part_numbers import Number, objects, part_name as part_name, part_numbers as part_numbers, sort_out
+from .part_numbers import Number, part_name as part_name, part_numbers as part_numbers, part_sizes
 from .store import FolderStore, Store
 
 T = TypeVar("T")
@@ -60,22 +61,49 @@ STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # where it is not told, it is 0
 _LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
+WRITING: dict[str, Any] = {
+    "compression": "zstd", "write_statistics": ["key", "id", "row"], "write_page_checksum": True,
+}  # fmt: skip
 _AT_ONCE = 200  # rows
 
 
 class Footer(NamedTuple):
-    """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
-    structured answers, its size in memory in bytes, and the rows of each of its row groups. ``void`` are the ids of runs whose
-    failures count for nothing, in whichever part they are. ``id`` tells it from others of its number, as there are when the
-    last part is moved away; empty of parts of format 1."""
+    """The metadata of a part: the kinds and Arrow types of its carried columns, the kinds of the fields of its structured
+    answers, its size in memory in bytes, and the rows of each of its row groups. ``void`` are the ids of runs whose failures
+    count for nothing, in whichever part they are. ``id`` distinguishes it from others of its number, as there are when the last
+    part is moved away; empty of parts of format 1."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
     fields: dict[str, list[str]]
-    size: int
-    groups: list[int]
-    void: list[str]
+    size: int = 0
+    groups: Sequence[int] = ()
+    void: Sequence[str] = ()
     id: str = ""
+
+
+def together(footers: Iterable[Footer]) -> Footer:
+    """The metadata of all rows of these parts, as one that stands for them has it. Pure.
+
+    A column keeps an Arrow type only if all parts with values in it agree.
+    """
+    kinds: dict[str, set[str]] = {}
+    fields: dict[str, set[str]] = {}
+    types: dict[str, set[pa.DataType | None]] = {}
+    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
+    void: dict[str, None] = {}
+    for footer in footers:
+        for name, seen in footer.kinds.items():
+            kinds.setdefault(name, set()).update(seen)
+            kind = footer.types.field(name).type if name in footer.types.names else None
+            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
+        for name, seen in footer.fields.items():
+            fields.setdefault(name, set()).update(seen)
+        void |= dict.fromkeys(footer.void)
+    agreed = {name: types.get(name) or nulls[name] for name in kinds}
+    schema = pa.schema([(name, next(iter(t))) for name, t in agreed.items() if len(t) == 1 and None not in t])
+    plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
+    return Footer(plain[0], schema, plain[1], void=list(void))
 
 
 def _nothing() -> None:
@@ -110,30 +138,21 @@ def write_part(
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
-    told = metadata(Footer(kinds, types, fields, table.nbytes, [], list(dict.fromkeys(void))))
+    own = metadata(Footer(kinds, types, fields, table.nbytes, void=list(dict.fromkeys(void))))
     with storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
-        pq.write_table(
-            table.replace_schema_metadata(told),
-            stream,
-            compression="zstd",
-            write_statistics=["key", "id", "row"],
-            write_page_checksum=True,
-            row_group_size=GROUP_ROWS,
-        )
+        pq.write_table(table.replace_schema_metadata(own), stream, row_group_size=GROUP_ROWS, **WRITING)
 
 
 def metadata(footer: Footer) -> dict[bytes, bytes]:
     """A footer as it is written."""
-    told = {
+    return {
         _KINDS: msgspec.json.encode(footer.kinds),
         _TYPES: base64.b64encode(footer.types.serialize().to_pybytes()),
         _FIELDS: msgspec.json.encode(footer.fields),
         _SIZE: b"%d" % footer.size,
+        _ID: secrets.token_hex(8).encode(),
+        **({_VOID: msgspec.json.encode(footer.void)} if footer.void else {}),
     }
-    told[_ID] = secrets.token_hex(8).encode()
-    if footer.void:
-        told[_VOID] = msgspec.json.encode(footer.void)
-    return told
 
 
 def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
@@ -207,33 +226,25 @@ def read_group(store: Store, number: int, group: int) -> pa.Table:
         return _whole(file.read_row_group(group, use_threads=False))
 
 
-def read_rows(store: Store, number: int, positions: Sequence[int], columns: list[str]) -> pa.Table:
-    """Some columns of the rows at these positions of a part, ascending; of row groups without any nothing is read.
+def read_rows(
+    store: Store, number: int, positions: npt.ArrayLike | None = None, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a part, or those at these positions in it (ascending), a table for each row group that has any. Of the others
+    nothing is read.
 
     :raises FolderError: if it is damaged.
     """
-    pieces = [pa.schema([PART_SCHEMA.field(name) for name in columns]).empty_table()]
+    wanted = None if positions is None else np.asarray(positions, np.int64)
     with opened(store, number) as file:
-        begin = at = 0
+        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        begin = 0
         for group in range(file.num_row_groups):
             end = begin + int(file.metadata.row_group(group).num_rows)
-            here = positions[at : bisect.bisect_left(positions, end, at)]
-            if here:
-                there = [name for name in columns if name in file.schema_arrow.names]
-                rows = file.read_row_group(group, columns=there, use_threads=False)
-                pieces.append(_whole(rows, columns).take(pa.array([each - begin for each in here], pa.int64())))
-            at, begin = at + len(here), end
-    return pa.concat_tables(pieces)
-
-
-def read_groups(store: Store, number: int) -> Iterator[pa.Table]:
-    """All row groups of a part, one after the other.
-
-    :raises FolderError: if it is damaged.
-    """
-    with opened(store, number) as file:
-        for group in range(file.num_row_groups):
-            yield _whole(file.read_row_group(group, use_threads=False))
+            here = None if wanted is None else wanted[slice(*np.searchsorted(wanted, [begin, end]))] - begin
+            if here is None or len(here):
+                rows = _whole(file.read_row_group(group, columns=there, use_threads=False), columns)
+                yield rows if here is None else rows.take(pa.array(here))
+            begin = end
 
 
 def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
@@ -255,6 +266,9 @@ def footer(store: Store, number: int) -> Footer:
     if not {_KINDS, _TYPES, _SIZE} <= told.keys():
         raise FolderError(f"{store}/{part_name(number)} is no part that batchflex wrote; move it away")
     types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
+    types = pa.schema(
+        [field for field in types if not pa.types.is_decimal256(field.type)]
+    )  # of versions before: now text
     groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
     if _FIELDS in told:
         fields = msgspec.json.decode(told[_FIELDS])
@@ -267,10 +281,9 @@ def footer(store: Store, number: int) -> Footer:
 
 
 def identity(store: Store) -> str:
-    """What tells this set of parts from others, wherever it is copied to: their numbers and sizes, as a digest. Parts are never
-    changed, and merging them does not change it. Only the footers of merged ones are read."""
-    sizes = objects(store)
-    return _digest([pair for number in sort_out(sizes)[0] for pair in entries(store, number, sizes[part_name(number)])])
+    """A digest of which parts these are, by their numbers and sizes, wherever they are copied to. Parts are never changed, and
+    merging them does not change it. Only the footers of merged ones are read."""
+    return _digest([pair for number, size in part_sizes(store).items() for pair in entries(store, number, size)])
 
 
 def entries(store: Store, number: Number, size: int) -> list[tuple[int, ...]]:
@@ -285,13 +298,12 @@ def is_of(store: Store, known: str) -> bool:
 
 
 def _former_identity(store: FolderStore) -> str:
-    sizes, times = objects(store), store.times()
+    times = store.times()
     found: list[tuple[int, ...]] = []
-    for number in sort_out(sizes)[0]:
-        name, stood_for = part_name(number), _stood_for(store, number)
-        changed = times.get(name, 0)
+    for number, size in part_sizes(store).items():
+        stood_for, changed = _stood_for(store, number), times.get(number.name, 0)
         is_so = changed == max((entry[2] for entry in stood_for if len(entry) == 3), default=None)
-        found += stood_for if is_so else [(int(number), sizes[name], changed)]
+        found += stood_for if is_so else [(int(number), size, changed)]
     return _digest(found)
 
 
