@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
-from .files import storing
 from .folder import Folder
 
 
@@ -119,7 +117,8 @@ class OutcomeWriter:
         :raises StorageError: if it could not be written.
         """
         self._journal.append(outcome)
-        if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
+        segment = self._journal.segment
+        if segment.rows >= self._policy.seal_rows or segment.bytes >= self._seal_bytes:
             self._large.set()
             self._gil_yield.hurry()  # if one is being sealed still, it takes too long
 
@@ -157,10 +156,11 @@ class OutcomeWriter:
             # Not to be left half-way by a cancellation: nobody else would write the ended segment.
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
-                    number = self._journal.number
-                    fresh = await anyio.to_thread.run_sync(self._journal.prepare, number + 1)
-                    ended = self._journal.rotate(fresh)
-                    await anyio.to_thread.run_sync(_sync_and_close, ended)
+                    number = self._journal.segment.number
+                    self._journal.rotate(
+                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1)
+                    )
+                    await anyio.to_thread.run_sync(self._journal.sync)
                 if not self._ending:
                     self._gil_yield.relax()
                 await anyio.to_thread.run_sync(self._seal, number)
@@ -193,7 +193,8 @@ class OutcomeWriter:
         :raises StorageError: if the disk is full, or a segment cannot be read back; then it is still in the journal.
         """
         self._hurry()
-        left = {*self._unsealed, self._journal.number} if self._journal.rows else self._unsealed
+        segment = self._journal.segment
+        left = {*self._unsealed, segment.number} if segment.rows else self._unsealed
         await anyio.to_thread.run_sync(self._journal.close)
         faults = []
         for number in sorted(left):
@@ -207,11 +208,3 @@ class OutcomeWriter:
     def abandon(self) -> None:
         """Sync and leave the journal as it is, for the next run to seal."""
         self._journal.close()
-
-
-def _sync_and_close(descriptor: int) -> None:
-    try:
-        with storing("the journal"):
-            os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
