@@ -110,12 +110,9 @@ class Folder:
         self.require_format()
         try:
             make_folder(self.journal)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         except (OSError, ValueError) as error:  # the latter of a name with a NUL character
             raise self._unusable(error) from None
-        second = None
-        try:
-            second = self._take(descriptor)
+        with self._locked() as descriptor:
             second_lock = _lock_for_who_asks(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
@@ -130,10 +127,10 @@ class Folder:
                 with storing(self.format), self.store.put(self.format.name) as stream:
                     stream.write(b'{"format": %d}\n' % FORMAT)
             self._is_mine = True
-            yield
-        finally:
-            self._is_mine = False
-            _close(descriptor, second)
+            try:
+                yield
+            finally:
+                self._is_mine = False
 
     def _unusable(self, error: Exception) -> FolderError:
         number = getattr(error, "errno", None)
@@ -143,39 +140,36 @@ class Folder:
     @contextlib.contextmanager
     def held_if_free(self) -> Iterator[bool]:
         """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
-        try:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
-        except (OSError, ValueError):
-            yield False
-            return
-        second = None
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                second = self._take(descriptor)
+                stack.enter_context(self._locked())
             except FolderError:
-                yield False
+                is_mine = False
             else:
-                yield True
-        finally:
-            _close(descriptor, second)
+                is_mine = True
+            yield is_mine
 
-    def _take(self, descriptor: int) -> int | None:
-        """Lock it, and what is left when somebody removes it while a run goes on: ``journal`` itself. Returns the descriptor of
-        that; ``None`` where there are no locks of folders, as on some network file systems."""
-        self._lock_now(descriptor)
-        self._is_still_there(descriptor)
-        try:
-            second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            self._lock_now(second)
-        except FolderError as error:
-            os.close(second)
-            if isinstance(error, FolderBusy):
-                raise
-            return None
-        return second
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Lock ``.lock``, whose descriptor this gives, and ``journal`` itself, which is left if somebody removes the first."""
+        with contextlib.ExitStack() as opened:
+            try:
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
+            except (OSError, ValueError) as error:
+                raise self._unusable(error) from None
+            opened.callback(os.close, descriptor)
+            self._lock_now(descriptor)
+            self._require_still_there(descriptor)
+            with contextlib.suppress(OSError):
+                second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.callback(os.close, second)
+                try:
+                    self._lock_now(second)
+                except FolderBusy:
+                    raise
+                except FolderError:  # there are no locks of folders, as on some network file systems
+                    pass
+            yield descriptor
 
     def _lock_now(self, descriptor: int) -> None:
         for wait_s in (*_LOCK_WAITS_S, None):
@@ -192,7 +186,7 @@ class Folder:
             except OSError as error:
                 raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
 
-    def _is_still_there(self, descriptor: int) -> None:
+    def _require_still_there(self, descriptor: int) -> None:
         """:raises FolderBusy: if the folder whose lock this is was removed meanwhile, as job.keep_runs does."""
         try:
             if os.path.samestat(self._lock.stat(), os.fstat(descriptor)):
@@ -321,12 +315,6 @@ def _is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _close(*descriptors: int | None) -> None:
-    for descriptor in descriptors:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _is_of(line: bytes, run_id: str) -> bool:
