@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,11 +14,12 @@ import pyarrow as pa
 
 from ..config import choice
 from ..core import FolderError, JobError
-from ..storage import Folder
+from ..storage import Folder, part_index
 from . import sql_filter
-from .view import Made, Mask, Stored, keeping, results_of
+from .view import Made, Mask, Stored, keeping, results_of, stored
 
 _WILD = "*?["
+_EXAMPLES = 3
 
 
 class Selected:
@@ -92,6 +94,35 @@ def selected(
     with keeping(results, [name for name in there if name in looked_at] or there[:1]) as kept:
         wanted = None if asked is None else _wanted(kept, asked, there, folder)
         yield Selected(kept, names, wanted)
+
+
+class Choice(NamedTuple):
+    """The keys of the rows (``hi``, ``lo``) that were chosen of so many ``rows``, the ids of the first few, and the statuses of
+    all rows, counted."""
+
+    keys: pl.DataFrame
+    rows: int
+    examples: list[str]
+    statuses: dict[str, int]
+
+
+def choose(folder: Folder, where: str) -> Choice:
+    """The rows of the table that there is for which the condition is true.
+
+    :raises JobError: if it is no condition over its columns.
+    :raises FolderError: if the table cannot be read.
+    """
+    asked = sql_filter.read(where)
+    results = stored(folder)
+    fitting = Selected(results, ["key", "id"], _wanted(results, asked, results.schema.names, folder))
+    keys = [part_index.head(pa.Table.from_batches([batch])) for batch in fitting.batches(["key"])]
+    statuses = results.scan(["status"]).group_by("status").len().collect()
+    return Choice(
+        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *keys]),
+        results.rows,
+        fitting.head(_EXAMPLES)["id"].to_pylist(),
+        dict(statuses.iter_rows()),
+    )
 
 
 def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> list[str]:
