@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
@@ -71,17 +73,17 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
             part_files.write_part(folder.parts, number, changed, source.types)
         folder.write_job(job.resolved())
         if is_whole:
-            _tell(folder, fit - fit_no_more)
-        told = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
+            _count(folder, fit - fit_no_more)
+        marker = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
         table = assemble(folder, _placed(job, folder, rows))
-        results_files.write(folder, table, told, as_folder=job.job.results == "folder")
+        results_files.write(folder, table, marker, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
 
 
 def _rows(folder: Folder) -> pl.DataFrame:
     """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
-    there = pl.read_parquet(ResultsFiles(folder).paths, columns=["key", "row"])
-    return key_halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
+    tables = (pq.read_table(path, columns=["key", "row"]) for path in ResultsFiles(folder).paths)
+    return part_index.head(pa.concat_tables(tables))
 
 
 def _placed(job: Job, folder: Folder, rows: pl.DataFrame | None) -> pl.DataFrame | None:
@@ -146,19 +148,15 @@ def _answers(folder: Folder, where: pl.DataFrame) -> Iterator[tuple[part_files.F
     for rows in where.partition_by("part", maintain_order=True):
         part = numbers[rows["part"][0]]
         footer = part_files.footer(folder.parts, part)
-        begin = 0
-        for group, length in enumerate(footer.groups):
-            inside = rows.filter(pl.col("at").is_between(begin, begin + length, closed="left"))
-            if inside.height:
-                table_ = part_files.read_group(folder.parts, part, group).take((inside["at"] - begin).to_arrow())
-                for outcome, asked in zip(part_files.outcomes(table_), inside["format"], strict=True):
-                    if outcome.status in ("ok", "invalid") and not outcome.tool_calls:
-                        yield footer, outcome, asked
-            begin += length
+        formats = iter(rows["format"])
+        for table in part_files.read_rows(folder.parts, part, rows["at"].to_numpy()):
+            for outcome, asked in zip(part_files.outcomes(table), formats, strict=False):
+                if outcome.status in ("ok", "invalid") and not outcome.tool_calls:
+                    yield footer, outcome, asked
 
 
-def _tell(folder: Folder, more_ok: int) -> None:
-    """What ``run.json`` counts of the rows, as they are now."""
+def _count(folder: Folder, more_ok: int) -> None:
+    """Let ``run.json`` count the rows as they are now."""
     state = folder.read_state()
     if not state or not more_ok:
         return
