@@ -82,10 +82,13 @@ def holds(kind: pa.DataType | None, values: list[Any]) -> bool:
 
 
 def typed(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """The values as a column of a type that :func:`holds` them or that :func:`type_of` gave for their kinds.
+    """The values as a column of a type that :func:`holds` them or that :func:`type_of` gave for their kinds, here or of
+    :mod:`.parsed_columns`.
 
     In a column of strings what is no string becomes its JSON.
     """
+    if pa.types.is_list(kind) and pa.types.is_float64(kind.value_type):
+        values = [v if v is None else [e if e is None else float(e) for e in v] for v in values]
     if pa.types.is_float64(kind):
         return pa.array([v if v is None else float(v) for v in values], kind)
     if pa.types.is_string(kind):

@@ -92,12 +92,3 @@ def type_of(seen: Iterable[str], told: Sequence[str] = ()) -> pa.DataType:
         kind = carried_columns.type_of(inside or {"str"})
         return pa.list_(kind) if len(inside) <= 1 or kind == pa.float64() else pa.string()
     return carried_columns.type_of(kinds)
-
-
-def typed(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """The values as a column of a type that :func:`type_of` gave for their kinds."""
-    if pa.types.is_list(kind):
-        if pa.types.is_float64(kind.value_type):
-            values = [v if v is None else [e if e is None else float(e) for e in v] for v in values]
-        return pa.array(values, kind)
-    return carried_columns.typed(values, kind)

@@ -98,6 +98,10 @@ class Positions:
             file, position = (np.where(known, found, own) for found, own in zip(there, (file, position), strict=True))
         return self._layout.rows(file, position)
 
+    def place(self, part: pl.DataFrame) -> pl.DataFrame:
+        """The answers that are in the plan, with the ``row`` that they are to."""
+        return part.with_columns(pl.Series("row", self.rows(part))).filter(pl.col("row") >= 0)
+
 
 def files(parts: Store, found: pl.DataFrame) -> set[int]:
     """What identifies the input files that the answers of a folder are to."""

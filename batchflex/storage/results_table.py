@@ -45,10 +45,6 @@ class Stretch(NamedTuple):
     batches: Callable[[], Iterator[pa.Table]]
 
 
-def _no_stretches() -> list[Stretch]:
-    return []
-
-
 class Assembled(NamedTuple):
     """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on; ``parts`` is
     the set of parts that it is made of. The ``stretches`` are all of it, piece by piece."""
@@ -58,7 +54,7 @@ class Assembled(NamedTuple):
     batches: Iterator[pa.Table]
     made_of: bytes
     parts: bytes
-    stretches: Callable[[], list[Stretch]] = _no_stretches
+    stretches: Callable[[], list[Stretch]]
 
 
 def assemble(
@@ -86,9 +82,11 @@ def assemble(
     """
     tables = _Parts(store, pending, void, between)
     if positions is not None:
-        places = _of_positions(tables, labels, positions, since)
+        places = _of_plan(tables, labels, positions.columns, positions.place, since)
+    elif planned is not None:
+        places = _of_plan(tables, labels, ["key"], _by_keys(planned), since)
     else:
-        places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
+        places = _of_history(tables, labels)
     foreign = tables.points.difference(labels) if planned is None and positions is None else ()
     shape = layout_of(tables.footers.values(), variables, foreign, pending, declared or {})
 
@@ -217,39 +215,33 @@ class _Parts:
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """For each part: its number and some of its columns, as :func:`keyindex.head` gives them, with ``where`` each row is.
+        """For each part: its number and some of its columns, as :func:`part_index.head` gives them, with ``where`` each row is.
 
         To be called once.
         """
         for number in self.numbers:
             self._between()
-            footer = self.footers[number]
-            yield (
-                number,
-                self._head(
-                    number, part_files.read_part(self._store, number, columns(number)), footer.groups, footer.size
-                ),
-            )
+            footer, table = self.footers[number], part_files.read_part(self._store, number, columns(number))
+            yield number, self._head(number, table, footer.groups, footer.size)
         if pending := self._pending.num_rows:
             table = self._pending.select(columns(_PENDING))
             yield _PENDING, self._head(_PENDING, table, [pending], self._pending.nbytes)
 
     def _head(self, number: int, table: pa.Table, groups: Sequence[int], size: int) -> pl.DataFrame:
-        end = first = self._end
+        first = self._end
         for group, rows in enumerate(groups):
             self._groups.append((number, group))
-            self._begins.append(end)
+            self._begins.append(self._end)
             self._row_bytes.append(size // max(1, len(table)))
-            end += rows
-        self._end = end
-        frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+            self._end += rows
+        frame = part_index.head(table).with_columns(where=pl.int_range(first, self._end, dtype=pl.UInt32))
         self.points.update(frame["point"].unique())
         return frame
 
-    def valid(self, number: int, frame: pl.DataFrame, status: pl.Series) -> pl.DataFrame:
-        """A frame of all rows of a part, without those of failures that are void."""
-        gone = None if number == _PENDING else self._void.among(number, status)
-        return frame if gone is None else frame.filter(~gone)
+    def valid(self, number: int, head: pl.DataFrame) -> pl.DataFrame:
+        """The rows of a part, without those of failures that are void."""
+        gone = None if number == _PENDING else self._void.among(number, head["status"])
+        return head if gone is None else head.filter(~gone)
 
     def located(self, where: pl.Series) -> pl.DataFrame:
         """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
@@ -337,46 +329,39 @@ _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
 def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
     columns = ["key", "slot", "row", "sample", "point", "status"]
-    heads = [
-        pointed(parts.valid(number, head, head["status"]), labels)
-        for number, head in parts.heads(lambda number: columns)
-    ]
+    heads = [pointed(parts.valid(number, head), labels) for number, head in parts.heads(lambda number: columns)]
     whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
     whole = part_index.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
 
 
-def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since: int) -> _Places:
-    plan = SortedKeys(planned)
+def _of_plan(
+    parts: _Parts,
+    labels: Sequence[str],
+    columns: Sequence[str],
+    place: Callable[[pl.DataFrame], pl.DataFrame],
+    since: int,
+) -> _Places:
+    """Answers in parts numbered below ``since`` are where ``place`` puts them, by these ``columns``; it leaves out those that
+    are not in the plan. Others are where they say themselves."""
     heads = []
-    columns = ["row", "sample", "point", "status"]
-    for number, head in parts.heads(lambda number: ["key", *columns] if number < since else columns):
-        frame = pointed(parts.valid(number, head, head["status"]), labels)
-        if number < since:
-            at = pl.Series(plan.find(frame), dtype=pl.Int64)
-            now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
-            frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
-        heads.append(_small(frame))
+    own = ["row", "sample", "point", "status"]
+    for number, head in parts.heads(lambda number: [*own, *columns] if number < since else own):
+        frame = pointed(parts.valid(number, head), labels)
+        frame = place(frame) if number < since else frame
+        failed = (frame["status"] == "failed").alias("failed")
+        heads.append(pl.DataFrame([*(frame[name].shrink_dtype() for name in _PLACE), failed]))  # a third of the memory
     return _Places(heads)
 
 
-def _small(frame: pl.DataFrame) -> pl.DataFrame:
-    """What places are made of, in a third of the memory."""
-    return pl.DataFrame(
-        [*(frame[name].shrink_dtype() for name in _PLACE), (frame["status"] == "failed").alias("failed")]
-    )
+def _by_keys(planned: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    keys, places = SortedKeys(planned), planned.select("row", pl.col("point").cast(pl.Int32))
 
+    def place(frame: pl.DataFrame) -> pl.DataFrame:
+        at = pl.Series(keys.find(frame), dtype=pl.Int64)
+        return frame.filter(at >= 0).with_columns(places[at.filter(at >= 0)].get_columns())
 
-def _of_positions(parts: _Parts, labels: Sequence[str], positions: part_index.Positions, since: int) -> _Places:
-    heads = []
-    here = ["row", "sample", "point", "status"]
-    for number, head in parts.heads(lambda number: [*here, *positions.columns] if number < since else here):
-        frame = pointed(head, labels)
-        if number < since:
-            frame = frame.with_columns(pl.Series("row", positions.rows(frame)))
-        frame = parts.valid(number, frame, head["status"])
-        heads.append(_small(frame.filter(pl.col("row") >= 0) if number < since else frame))
-    return _Places(heads)
+    return place
 
 
 def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
@@ -403,21 +388,13 @@ def _finish(
 ) -> pa.Table:
     """The columns of the results, with these row numbers and sweep points."""
     arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
-    if shape.sweep:
-        known = dict(enumerate(labels))
-        pairs = zip(points.to_list(), table.column("point").to_pylist(), strict=True)
-        values = [msgspec.json.decode(known.get(point, stored)) for point, stored in pairs]
-        arrays += [
-            carried_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.sweep.values()
-        ]
-    if shape.carry:
-        values = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
-        arrays += [
-            carried_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()
-        ]
-    if shape.fields:
-        values = list(parsed_columns.objects(table.column("parsed").to_pylist()))
-        arrays += [
-            parsed_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.fields.values()
-        ]
+    known = dict(enumerate(labels))
+    objects: dict[str, Callable[[list[Any]], Iterable[dict[str, Any]]]] = {
+        "point": lambda stored: map(msgspec.json.decode, map(known.get, points, stored)),
+        "carry": lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),
+        "parsed": parsed_columns.objects,
+    }
+    for (column, decoded), side in zip(objects.items(), shape, strict=True):
+        values = list(decoded(table.column(column).to_pylist())) if side else []
+        arrays += [carried_columns.typed([value.get(name) for value in values], kind) for name, kind in side.values()]
     return pa.Table.from_arrays(arrays, schema=shape.schema)
