@@ -202,46 +202,39 @@ class _Parts:
         self._between = between
         self._void = Void(store, void)
         self._reading = store.reading()
-        self.numbers = part_files.part_numbers(store)
         self.footers: dict[int, part_files.Footer] = {
-            number: part_files.footer(store, number) for number in self.numbers
+            number: part_files.footer(store, number) for number in part_files.part_numbers(store)
         }
-        self.points: set[str] = set()
         self._pending = part_files.to_table(pending)
+        if rows := self._pending.num_rows:
+            self.footers[_PENDING] = part_files.Footer({}, pa.schema([]), {}, self._pending.nbytes, [rows])
+        self.points: set[str] = set()
         self._groups: list[tuple[int, int]] = []  # part and row group
         self._begins: list[int] = []
-        self._end = 0
         self._row_bytes: list[int] = []
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
         """For each part: its number and some of its columns, as :func:`part_index.head` gives them, with ``where`` each row is.
-
-        To be called once.
+        Failures that are void are left out. To be called once.
         """
-        for number in self.numbers:
+        end = 0
+        for number, footer in self.footers.items():
             self._between()
-            footer, table = self.footers[number], part_files.read_part(self._store, number, columns(number))
-            yield number, self._head(number, table, footer.groups, footer.size)
-        if pending := self._pending.num_rows:
-            table = self._pending.select(columns(_PENDING))
-            yield _PENDING, self._head(_PENDING, table, [pending], self._pending.nbytes)
-
-    def _head(self, number: int, table: pa.Table, groups: Sequence[int], size: int) -> pl.DataFrame:
-        first = self._end
-        for group, rows in enumerate(groups):
-            self._groups.append((number, group))
-            self._begins.append(self._end)
-            self._row_bytes.append(size // max(1, len(table)))
-            self._end += rows
-        frame = part_index.head(table).with_columns(where=pl.int_range(first, self._end, dtype=pl.UInt32))
-        self.points.update(frame["point"].unique())
-        return frame
-
-    def valid(self, number: int, head: pl.DataFrame) -> pl.DataFrame:
-        """The rows of a part, without those of failures that are void."""
-        gone = None if number == _PENDING else self._void.among(number, head["status"])
-        return head if gone is None else head.filter(~gone)
+            if is_pending := number == _PENDING:
+                table = self._pending.select(columns(number))
+            else:
+                table = part_files.read_part(self._store, number, columns(number))
+            first = end
+            for group, rows in enumerate(footer.groups):
+                self._groups.append((number, group))
+                self._begins.append(end)
+                self._row_bytes.append(footer.size // max(1, len(table)))
+                end += rows
+            frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+            self.points.update(frame["point"].unique())
+            gone = None if is_pending else self._void.among(number, frame["status"])
+            yield number, frame if gone is None else frame.filter(~gone)
 
     def located(self, where: pl.Series) -> pl.DataFrame:
         """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
@@ -250,7 +243,7 @@ class _Parts:
         return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
 
     def sources(self, where: pl.Series) -> list[tuple[int, int, str]]:
-        """The parts that rows are in: their numbers, their sizes in memory, and what tells them from others."""
+        """The parts that rows are in: their numbers, sizes in memory and ids."""
         groups = self.located(where)["group"].unique()
         numbers = sorted({self._groups[group][0] for group in groups})
         footers = [(number, self.footers[number]) for number in numbers if number != _PENDING]
@@ -329,7 +322,7 @@ _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
 def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
     columns = ["key", "slot", "row", "sample", "point", "status"]
-    heads = [pointed(parts.valid(number, head), labels) for number, head in parts.heads(lambda number: columns)]
+    heads = [pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
     whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
     whole = part_index.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
@@ -347,7 +340,7 @@ def _of_plan(
     heads = []
     own = ["row", "sample", "point", "status"]
     for number, head in parts.heads(lambda number: [*own, *columns] if number < since else own):
-        frame = pointed(parts.valid(number, head), labels)
+        frame = pointed(head, labels)
         frame = place(frame) if number < since else frame
         failed = (frame["status"] == "failed").alias("failed")
         heads.append(pl.DataFrame([*(frame[name].shrink_dtype() for name in _PLACE), failed]))  # a third of the memory
