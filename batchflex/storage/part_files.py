@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import itertools
 import operator
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,22 +43,15 @@ COLUMNS: dict[str, pa.DataType] = {
     "answer_limit": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
 }  # fmt: skip
 _INSIDE = {
-    "slot": _TEXT,
-    "point": _TEXT,
-    "carry": _TEXT,
-    "proof": _TEXT,
-    "file": _COUNT,
-    "position": _COUNT,
-    "grown": pa.int32(),
-}
+    "slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT, "file": _COUNT, "position": _COUNT, "grown": pa.int32(),
+}  # fmt: skip
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
-MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
-MADE_OF_PARTS = b"batchflex.parts"  # of a results table: the set of parts that it was made of
+MADE_OF, MADE_OF_PARTS = b"batchflex.made_of", b"batchflex.parts"  # of a results table; see results_table.Assembled
 _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
-_ZERO = {"reasks"}  # where it is not told, it is 0
-_LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
+_ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it
+_LARGEST_ARRAY = 1 << 31  # bytes: offsets of strings have 32 bits
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
 WRITING: dict[str, Any] = {
     "compression": "zstd", "write_statistics": ["key", "id", "row"], "write_page_checksum": True,
@@ -119,22 +111,18 @@ def write_part(
     void: Sequence[str] = (),
 ) -> None:
     """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
-    had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void, as the
-    outcomes are gone through; such a part may have no rows.
+    had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void; it may
+    be filled while the outcomes are read. Such a part may have no rows.
 
     :raises StorageError: if it cannot be written, or there is a part of this number; what is there stays as it is.
     """
     name = part_name(number)
-    sealed: list[Outcome] = []
-    outcomes = iter(outcomes)
-    while some := list(itertools.islice(outcomes, _AT_ONCE)):
-        sealed += some
-        between()
+    sealed = list(_paced(outcomes, between))
     if not sealed and not void:
         return
     table = to_table(sealed, between)
     kinds, types = carried_columns.describe([outcome.carry for outcome in sealed], carry_schema)
-    fields = parsed_columns.kinds(_by_the_way((outcome.parsed for outcome in sealed), between))
+    fields = parsed_columns.kinds(_paced((outcome.parsed for outcome in sealed), between))
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
@@ -155,7 +143,7 @@ def metadata(footer: Footer) -> dict[bytes, bytes]:
     }
 
 
-def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
+def _paced(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
     for number, value in enumerate(values):
         if number % _AT_ONCE == 0:
             between()
@@ -184,8 +172,7 @@ def outcomes(table: pa.Table) -> list[Outcome]:
 
 
 def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
-    """A column in one block of memory, which goes back to the system when it is freed; made piece by piece, as that holds
-    the interpreter lock."""
+    """A column in one block of memory, which the system gets back when it is freed; made in pieces, as that holds the GIL."""
     pieces = []
     for begin in range(0, len(column), _AT_ONCE):
         pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
@@ -262,21 +249,24 @@ def footer(store: Store, number: int) -> Footer:
     """:raises FolderError: if the part is damaged, or none of batchflex's."""
     with opened(store, number) as file:
         read = file.metadata
-    told: Mapping[bytes, bytes] = read.metadata or {}
-    if not {_KINDS, _TYPES, _SIZE} <= told.keys():
+    own: Mapping[bytes, bytes] = read.metadata or {}
+    if not {_KINDS, _TYPES, _SIZE} <= own.keys():
         raise FolderError(f"{store}/{part_name(number)} is no part that batchflex wrote; move it away")
-    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
-    types = pa.schema(
-        [field for field in types if not pa.types.is_decimal256(field.type)]
-    )  # of versions before: now text
-    groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
-    if _FIELDS in told:
-        fields = msgspec.json.decode(told[_FIELDS])
+    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(own[_TYPES])))
+    # Versions before kept decimals of 256 bits; such columns are text now.
+    types = pa.schema([field for field in types if not pa.types.is_decimal256(field.type)])
+    if _FIELDS in own:
+        fields = msgspec.json.decode(own[_FIELDS])
     else:  # a part of an older version
         fields = parsed_columns.kinds(read_part(store, number, ["parsed"])["parsed"].to_pylist())
-    void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
     return Footer(
-        msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, void, told.get(_ID, b"").decode()
+        msgspec.json.decode(own[_KINDS]),
+        types,
+        fields,
+        int(own[_SIZE]),
+        [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)],
+        msgspec.json.decode(own.get(_VOID, b"[]"), type=list[str]),
+        own.get(_ID, b"").decode(),
     )
 
 
