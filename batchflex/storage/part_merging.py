@@ -100,7 +100,7 @@ def merge(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Nu
             stood_for = {part_files.STANDS_FOR: msgspec.json.encode(stands_for)}
             writer.add_key_value_metadata(part_files.metadata(footer) | stood_for)
         rows = sum(len(kept.get(each, range(height))) for each, height in heights.items())
-        if not _is_same(stream, rows, _Stream(_rows(store, numbers, kept))):
+        if not _is_same(stream, rows, RowStream(_rows(store, numbers, kept))):
             raise FolderError(
                 f"merged parts of {store} are not the same when read back: nothing was changed. Is the memory or the disk sound?"
             )
@@ -133,7 +133,7 @@ def _blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _is_same(written: IO[bytes], rows: int, expected: _Stream) -> bool:
+def _is_same(written: IO[bytes], rows: int, expected: RowStream) -> bool:
     """Whether a part that was written has so many rows, and value by value those that are expected."""
     with pq.ParquetFile(written, page_checksum_verification=True) as file:
         if file.metadata.num_rows != rows:
@@ -145,12 +145,12 @@ def _is_same(written: IO[bytes], rows: int, expected: _Stream) -> bool:
         return expected.take(1).num_rows == 0
 
 
-class _Stream:
+class RowStream:
     """Rows by any number."""
 
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
+    def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema = part_files.PART_SCHEMA) -> None:
         self._tables = tables
-        self._rest = part_files.PART_SCHEMA.empty_table()
+        self._rest = schema.empty_table()
 
     def take(self, rows: int) -> pa.Table:
         while self._rest.num_rows < rows and (table := next(self._tables, None)) is not None:
