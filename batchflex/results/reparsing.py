@@ -75,8 +75,8 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         if is_whole:
             _count(folder, fit - fit_no_more)
         marker = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
-        table = assemble(folder, _placed(job, folder, rows))
-        results_files.write(folder, table, marker, as_folder=job.job.results == "folder")
+        table = assemble(folder, _placed(job, folder, rows)).with_metadata(marker)
+        results_files.write(folder, table, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
 
 

@@ -46,15 +46,19 @@ class Stretch(NamedTuple):
 
 
 class Assembled(NamedTuple):
-    """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on; ``parts`` is
-    the set of parts that it is made of. The ``stretches`` are all of it, piece by piece."""
+    """A results table, to be made window by window. Its ``metadata`` has a digest of all that it depends on, and the identity of
+    the parts that it is made of. The ``stretches`` are all of it, piece by piece. ``between`` is called between the steps of
+    making it, and may raise to end this."""
 
     schema: pa.Schema
     rows: int
     batches: Iterator[pa.Table]
-    made_of: bytes
-    parts: bytes
+    metadata: dict[bytes, bytes]
     stretches: Callable[[], list[Stretch]]
+    between: Callable[[], None]
+
+    def with_metadata(self, more: Mapping[bytes, bytes]) -> Assembled:
+        return self._replace(metadata=self.metadata | dict(more))
 
 
 def assemble(
@@ -76,9 +80,8 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside what parts tell. ``between`` is called between the steps, and may raise to end this.
-    Memory is bounded by some 80 MB, 12 bytes a row (without a
-    plan 60), twice that while they are sorted, and twice the largest row group.
+    ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while
+    they are sorted, and twice the largest row group.
     """
     tables = _Parts(store, pending, void, between)
     if positions is not None:
@@ -109,7 +112,7 @@ def assemble(
         list(labels),
         declared or {},
     ]
-    made_of = _digest(known, places.index)
+    made_of = {part_files.MADE_OF: _digest(known, places.index), part_files.MADE_OF_PARTS: identity.encode()}
 
     def stretches() -> list[Stretch]:
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
@@ -125,43 +128,24 @@ def assemble(
         return found
 
     whole = batches(0, places.index.height)
-    return Assembled(shape.schema, places.index.height, whole, made_of, identity.encode(), stretches)
+    return Assembled(shape.schema, places.index.height, whole, made_of, stretches, between)
 
 
-def write_results(
-    path: Path,
-    assembled: Assembled,
-    more: Mapping[bytes, bytes] | None = None,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the table into one file, atomically. ``more`` is added to its metadata. ``between`` is as for :func:`assemble`.
+def write_results(path: Path, assembled: Assembled) -> None:
+    """Write the table into one file, atomically.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    write_table(path, assembled.schema, assembled.batches, metadata(assembled, more), between)
-
-
-def write_table(
-    path: Path,
-    schema: pa.Schema,
-    batches: Iterable[pa.Table],
-    footer: Mapping[bytes, bytes],
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Write rows of the results into a file, atomically.
-
-    :raises StorageError: if it cannot be written; an older one stays as it is.
-    """
-    schema = schema.with_metadata(dict(footer))
+    schema = assembled.schema.with_metadata(assembled.metadata)
     statistics = ["id", "row", "key", "status"]
     with (
         storing(path),
         replaced(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
     ):
-        for group in grouped(batches):
-            writer.write_table(group.replace_schema_metadata(dict(footer)))
-            between()
+        for group in grouped(assembled.batches):
+            writer.write_table(group.replace_schema_metadata(assembled.metadata))
+            assembled.between()
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -174,11 +158,6 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             group = []
     if group:
         yield pa.concat_tables(group)
-
-
-def metadata(assembled: Assembled, more: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
-    """What a table tells of itself."""
-    return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(more or {})}
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
