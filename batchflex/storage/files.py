@@ -43,8 +43,8 @@ def storing(what: object) -> Iterator[None]:
 def replaced(path: Path, *, only_new: bool = False) -> Iterator[IO[bytes]]:
     """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
 
-    The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
-    the new one. With ``only_new`` no file is replaced, and what was written can be read back from the stream.
+    In this order: write, fsync the file, rename, fsync the folder. After a power cut there is the old file or the new one. With
+    ``only_new`` no file is replaced. What was written can be read back from the stream.
 
     :raises FileExistsError: with ``only_new``, when the block ends, if there is a file of this name.
     """

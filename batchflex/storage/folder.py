@@ -75,12 +75,12 @@ class Folder:
             raise FolderError(f"{self.path} is not the output folder of a run{hint}")
 
     def require_format(self) -> int:
-        """The number of the folder's format: 1 where none is told, as in folders of versions that had none.
+        """The number of the folder's format; 1 in folders of versions that had none.
 
         :raises FolderError: if this version does not know that format.
         """
         try:
-            told = msgspec.json.decode(self.store.get(self.format.name))["format"]
+            number = msgspec.json.decode(self.store.get(self.format.name))["format"]
         except (FileNotFoundError, NotADirectoryError):
             return 1
         except OSError as error:
@@ -88,18 +88,17 @@ class Folder:
             raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise FolderError(f"{self.format} cannot be read: {error}") from None
-        if not isinstance(told, int) or told > FORMAT:
+        if not isinstance(number, int) or number > FORMAT:
             raise FolderError(
-                f"{self.path} was written by a newer version of batchflex: its format is {told}, and this version knows those "
+                f"{self.path} was written by a newer version of batchflex: its format is {number}, and this version knows those "
                 f"up to {FORMAT}. Update batchflex, or give another output folder"
             )
-        return told
+        return number
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
-
-        It is this object's: within the block, holding it by the same object once more does nothing.
+        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends. Within the
+        block, holding it by the same object once more does nothing.
 
         :raises FolderBusy: if another run holds it.
         :raises FolderError: if it cannot be made.
@@ -236,9 +235,7 @@ class Folder:
             stream.write(toml.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
-        """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone
-        on its line; where others write at the same time, an empty line may come between.
-        """
+        """Append a line, which needs no holding of the folder: see :func:`append`."""
         append(self.history, line, sync=True)
 
     def past_runs(self) -> Iterator[dict[str, Any]]:
@@ -270,8 +267,8 @@ class Folder:
 
 
 def _lock_for_who_asks(descriptor: int) -> bool:
-    """Put a lock of the open file description (fcntl(2), Linux) on a file that is locked already (flock(2), which all systems and
-    all versions have): whether there is such a lock can be asked without taking one. Says whether there is now."""
+    """Put a lock of the open file description (fcntl(2), Linux) on a file that has one of flock(2), as all systems and versions
+    take: only of the first can be asked whether there is one without taking it. Says whether there is now."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False
     try:
@@ -293,8 +290,8 @@ def _is_held_without_taking(lock: Path) -> bool | None:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         if _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
             return True
-        told = msgspec.json.decode(os.pread(descriptor, 4_096, 0))
-        return False if told["asked_without_taking"] else None
+        can_ask = msgspec.json.decode(os.pread(descriptor, 4_096, 0))["asked_without_taking"]
+        return False if can_ask else None
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None
     finally:
@@ -319,7 +316,7 @@ def _is_locked(path: Path) -> bool:
 
 def _is_of(line: bytes, run_id: str) -> bool:
     try:
-        told = msgspec.json.decode(line)
+        read = msgspec.json.decode(line)
     except ValueError:
         return False
-    return isinstance(told, dict) and told.get("run_id") == run_id
+    return isinstance(read, dict) and read.get("run_id") == run_id

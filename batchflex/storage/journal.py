@@ -6,8 +6,8 @@ makes what was written so far survive a power cut, and is called for many lines 
 appended to by the run that began it, so a torn tail needs no repair: its bad line is not counted, and the next run
 begins another segment. Nothing here knows what becomes of a segment that was read.
 
-A line with ``!`` in place of the space is no outcome but a note: ``{"void": RUN_ID}`` says that the failures of that run count
-for nothing. Versions that know no notes take such a line for a damaged one, and pass over it.
+A line with ``!`` in place of the space is a note: ``{"void": RUN_ID}`` says that the failures of that run count for nothing.
+Versions that know no notes take such a line for a damaged one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from .files import FULL, storing, sync_folder
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Outcome).decode
 _SUFFIX = ".journal"
-_Line = bytes
 _OUTCOME, _NOTE = ord(" "), ord("!")
 
 
@@ -71,8 +70,8 @@ def _whole(value: object) -> object:
 def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
     """The outcomes of a segment, also of one that is being written or was torn: what is not a whole line is left out.
 
-    A segment that is gone, because its run has sealed it meanwhile, has none. The ids of runs that it says the failures of are
-    void are added to ``void``.
+    A segment that is gone, because its run has sealed it meanwhile, has none. The ids of runs whose failures are void are added
+    to ``void``.
 
     :raises FolderError: if it cannot be read, or a whole line of it is no outcome: another version wrote it.
     """
@@ -215,14 +214,11 @@ class Journal:
         self._write(encode(outcome))
 
     def void(self, run_id: str) -> None:
-        """Write down that the failures of a run count for nothing. As :meth:`append`.
-
-        :raises StorageError: if it could not be written; the segment is as before.
-        """
+        """Note that the failures of a run count for nothing. As :meth:`append`."""
         data = _encode(_Note(run_id))
         self._write(b"%08x!%b\n" % (zlib.crc32(data), data))
 
-    def _write(self, line: _Line) -> None:
+    def _write(self, line: bytes) -> None:
         self.longest = max(self.longest, len(line))
         try:
             self.segment.write(line)

@@ -71,8 +71,8 @@ def size_of(store: Store, number: Number, size: int, left_out: int) -> Size:
     :raises FolderError: if it is damaged.
     """
     with part_files.opened(store, number) as file:
-        told = file.metadata
-        return Size(told.num_rows, told.num_rows - left_out, size, told.serialized_size, told.num_row_groups)
+        read = file.metadata
+        return Size(read.num_rows, read.num_rows - left_out, size, read.serialized_size, read.num_row_groups)
 
 
 def merge(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Number:

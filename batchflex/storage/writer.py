@@ -16,10 +16,8 @@ from .folder import Folder
 
 
 def recover(folder: Folder, carry_schema: Any = None) -> int:
-    """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
-
-    A segment whose part is there was sealed before it could be removed. Parts that were merged into others, and not removed, are
-    removed.
+    """Seal what earlier runs left in the journal, remove what is left of parts that were merged and of segments that were sealed,
+    and return the number of the first segment of this run.
 
     :raises StorageError: if the disk is full.
     """
@@ -35,15 +33,14 @@ def recover(folder: Folder, carry_schema: Any = None) -> int:
 
 
 class Unsealed(NamedTuple):
-    """What is in the journal only: ``outcomes`` without failures that are void, and the ids of runs whose failures are
-    ``void``, wherever they are."""
+    """What is only in the journal: ``outcomes`` without void failures, and the ids of runs whose failures are ``void``, wherever
+    they are."""
 
     outcomes: list[Outcome]
     void: list[str]
 
 
 def has_unsealed(folder: Folder) -> bool:
-    """Whether there are segments of the journal that are in no part yet."""
     sealed = part_files.part_numbers(folder.parts)
     return any(not part_numbers.is_sealed(sealed, number) for number in journal.segments(folder.journal))
 
@@ -53,11 +50,11 @@ def unsealed(folder: Folder) -> Unsealed:
     found: list[Outcome] = []
     void: list[str] = []
     for number in journal.segments(folder.journal):
-        told: list[str] = []
-        outcomes = list(journal.read(journal.segment_path(folder.journal, number), told))
-        if not part_numbers.is_sealed(part_files.part_numbers(folder.parts), number):
+        void_here: list[str] = []
+        outcomes = list(journal.read(journal.segment_path(folder.journal, number), void_here))
+        if not part_numbers.is_sealed(part_files.part_numbers(folder.parts), number):  # nor has been meanwhile
             found += outcomes
-            void += told
+            void += void_here
     if any(map(can_be_void, found)):
         runs = part_files.void_runs(folder.parts).union(void)
         found = [outcome for outcome in found if not (can_be_void(outcome) and outcome.run_id in runs)]
@@ -75,8 +72,8 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 
 class OutcomeWriter:
-    """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
-    happens in threads.
+    """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop; what is slow happens in
+    threads.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -123,10 +120,7 @@ class OutcomeWriter:
             self._gil_yield.hurry()  # if one is being sealed still, it takes too long
 
     def void(self, run_id: str) -> None:
-        """Write down that the failures of a run count for nothing. When this returns, killing the process loses it no more.
-
-        :raises StorageError: if it could not be written.
-        """
+        """Note that the failures of a run count for nothing. As :meth:`keep`."""
         self._journal.void(run_id)
 
     async def run(self) -> None:
