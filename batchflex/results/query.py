@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ..config import choice
 from ..core import FolderError, JobError
 from ..storage import Folder, part_index
 from . import sql_filter
@@ -83,7 +82,7 @@ def selected(
     if columns is None and isinstance(results, Stored):
         names = results.own
     if missing := [name for name in beside if name not in there]:
-        raise JobError(no_column("--split-by", missing[0], there, folder.path))
+        raise JobError(sql_filter.no_column("--split-by", missing[0], there, folder.path))
     if asked is None and not again:
         yield Selected(results, names)
         return
@@ -137,13 +136,9 @@ def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> l
             continue
         fits = fnmatch.filter(columns, pattern) if any(sign in pattern for sign in _WILD) else []
         if not fits:
-            raise JobError(no_column("--columns", pattern, columns, folder))
+            raise JobError(sql_filter.no_column("--columns", pattern, columns, folder))
         found.update(dict.fromkeys(fits))
     return list(found)
-
-
-def no_column(option: str, name: str, columns: Sequence[str], folder: Path) -> str:
-    return f"{option}: the results have no column {name!r}; {choice(name, columns)}{sql_filter.no_scores(name, columns, folder)}"
 
 
 def _wanted(results: Stored, asked: sql_filter.Condition, there: Sequence[str], folder: Folder) -> Mask:
