@@ -51,7 +51,7 @@ def is_newest(folder: Folder) -> bool:
 def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_table.Assembled:
     """The table as it is now, also of a run that has not ended or was killed.
 
-    ``planned`` says which answers belong to it, as :func:`table.assemble` takes it; without it that is found out.
+    ``planned`` says which answers belong to it, as for :func:`results_table.assemble`; without it that is found out.
 
     :raises FolderError: if there is no job in the folder, or a part is damaged.
     """

@@ -49,13 +49,8 @@ class Stored:
         long as no single row is larger."""
         own = [name for name in columns if name in self.own]
         beside = self._beside([name for name in columns if name not in self.own])
-        position = 0
-        for batch in self._groups(own or self.own[:1], wanted if own == list(columns) else None):
-            if isinstance(batch, int):
-                position += batch
-                continue
-            keep = None if wanted is None else wanted[position : position + len(batch)]
-            position += len(batch)
+        for begin, batch in self._groups(own or self.own[:1], wanted if own == list(columns) else None):
+            keep = None if wanted is None else wanted[begin : begin + len(batch)]
             made = beside(batch).select(list(columns))
             yield made if keep is None or keep.all() else made.filter(pa.array(keep))
 
@@ -74,18 +69,18 @@ class Stored:
 
         return beside
 
-    def _groups(self, columns: list[str], wanted: Mask | None) -> Iterator[pa.RecordBatch | int]:
-        """The batches of these columns; in place of those that hold nothing wanted, how many rows they have."""
-        position = 0
+    def _groups(self, columns: list[str], wanted: Mask | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The batches of these columns, each with the number of its first row; none of row groups that hold nothing wanted."""
+        end = 0
         for file, number in [(each, at) for each in self._files for at in range(each.metadata.num_row_groups)]:
             group = file.metadata.row_group(number)
-            rows = int(group.num_rows)
-            if wanted is not None and not wanted[position : position + rows].any():
-                yield rows
-            elif rows:
-                at_once = max(1, min(_BATCH_ROWS, rows * _BATCH_BYTES // max(1, int(group.total_byte_size))))
-                yield from file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns)
-            position += rows
+            begin, end = end, end + int(group.num_rows)
+            if begin < end and (wanted is None or wanted[begin:end].any()):
+                at_once = (end - begin) * _BATCH_BYTES // max(1, int(group.total_byte_size))
+                at_once = max(1, min(_BATCH_ROWS, at_once))
+                for batch in file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns):
+                    yield begin, batch
+                    begin += len(batch)
 
     def scan(self, columns: Collection[str]) -> pl.LazyFrame:
         """The table as polars sees it, with the scores if one of these columns is among them.
