@@ -65,17 +65,17 @@ def selected(
     again: bool = False,
 ) -> Iterator[Selected]:
     """The rows of a folder's results for which ``where`` is true, of a run in progress too, and the ``columns`` that names and
-    patterns such as ``parsed_*`` give, in their order; all without them. ``beside`` are columns that are looked at, too;
-    ``again`` says that they are looked at more than once.
+    patterns such as ``parsed_*`` give, in their order; all without them. ``beside`` are columns that are read, too; ``again``
+    says that they are read more than once.
 
-    Memory: 5 bytes a row of the whole table for a condition. One that holds rows against an aggregate of all of them takes
-    the columns that it names as well.
+    Memory: 5 bytes a row of the whole table for a condition. One that compares rows with an aggregate of all of them
+    takes the columns that it names as well.
 
     :raises JobError: if the condition is none over these columns, or there is no such column.
     :raises FolderError: if there is no run in the folder, or its files cannot be read.
-    :raises StorageError: if a table that is not made yet is to be looked at twice, and there is no room for it.
+    :raises StorageError: if a table that is not made yet is to be read twice, and there is no room for it.
     """
-    asked = None if where is None else sql_filter.read(where)
+    condition = None if where is None else sql_filter.read(where)
     results = results_of(folder)
     there = results.schema.names
     names = there if columns is None else matching(columns, there, folder.path)
@@ -83,15 +83,15 @@ def selected(
         names = results.own
     if missing := [name for name in beside if name not in there]:
         raise JobError(sql_filter.no_column("--split-by", missing[0], there, folder.path))
-    if asked is None and not again:
+    if condition is None and not again:
         yield Selected(results, names)
         return
-    if asked is not None:  # before anything takes time
-        with sql_filter.explained(asked, there, folder.path):
-            sql_filter.fitting(asked, pl.DataFrame(results.schema.empty_table()).lazy())
-    looked_at = {*names, *beside, *(asked.named if asked else ())}
-    with keeping(results, [name for name in there if name in looked_at] or there[:1]) as kept:
-        wanted = None if asked is None else _wanted(kept, asked, there, folder)
+    if condition is not None:  # before anything takes time
+        with sql_filter.explained(condition, there, folder.path):
+            sql_filter.fitting(condition, pl.DataFrame(results.schema.empty_table()).lazy())
+    needed = {*names, *beside, *(condition.named if condition else ())}
+    with keeping(results, [name for name in there if name in needed] or there[:1]) as kept:
+        wanted = None if condition is None else _wanted(kept, condition, there, folder)
         yield Selected(kept, names, wanted)
 
 
@@ -111,16 +111,16 @@ def choose(folder: Folder, where: str) -> Choice:
     :raises JobError: if it is no condition over its columns.
     :raises FolderError: if the table cannot be read.
     """
-    asked = sql_filter.read(where)
+    condition = sql_filter.read(where)
     results = stored(folder)
-    fitting = Selected(results, ["key", "id"], _wanted(results, asked, results.schema.names, folder))
+    fitting = Selected(results, ["key", "id"], _wanted(results, condition, results.schema.names, folder))
     keys = [part_index.head(pa.Table.from_batches([batch])) for batch in fitting.batches(["key"])]
     statuses = results.scan(["status"]).group_by("status").len().collect()
     return Choice(
         pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *keys]),
         results.rows,
         fitting.head(_EXAMPLES)["id"].to_pylist(),
-        dict(statuses.iter_rows()),
+        dict(zip(statuses["status"], statuses["len"], strict=True)),
     )
 
 
@@ -141,14 +141,14 @@ def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> l
     return list(found)
 
 
-def _wanted(results: Stored, asked: sql_filter.Condition, there: Sequence[str], folder: Folder) -> Mask:
+def _wanted(results: Stored, condition: sql_filter.Condition, there: Sequence[str], folder: Folder) -> Mask:
     number = "row number"
     while number in there:
         number += "_"
     try:
-        with sql_filter.explained(asked, there, folder.path):
-            frame = results.scan(asked.named)
-            found = sql_filter.fitting(asked, frame.with_row_index(number))
+        with sql_filter.explained(condition, there, folder.path):
+            frame = results.scan(condition.named)
+            found = sql_filter.fitting(condition, frame.with_row_index(number))
             at = found.select(pl.col(number)).collect(engine="streaming")[number]
         results.require_unchanged()
     except OSError as error:

@@ -87,11 +87,9 @@ class Answers:
         as_next = ((pl.col("hi") == pl.col("hi").shift(-1)) & (pl.col("lo") == pl.col("lo").shift(-1))).fill_null(False)
         twice = ordered.select("at", as_next=as_next)
         twice = twice.with_columns(several=pl.col("as_next") | pl.col("as_next").shift(1, fill_value=False))
-        self.last = self._mask(twice["at"].filter(~twice["as_next"]))
+        none = pl.repeat(False, self._all.height, dtype=pl.Boolean, eager=True)
+        self.last = none.scatter(twice["at"].filter(~twice["as_next"]), True)
         self._several = twice.filter("several")["at"].sort()
-
-    def _mask(self, at: pl.Series) -> pl.Series:
-        return pl.repeat(False, self._all.height, dtype=pl.Boolean, eager=True).scatter(at, True)
 
     def superseded(self, results: Sequence[Path] | None) -> dict[int, pl.Series]:
         """The old answers that may go, by part, as positions in it. ``results`` are the files of the table of the present
