@@ -124,25 +124,21 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _appending(path: Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file")
-    return os.fdopen(descriptor, "a+b", buffering=0)
-
-
 def append(path: Path, *lines: object, sync: bool) -> None:
     """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line. A link is not followed.
 
     :raises StorageError: if they cannot be written.
     """
-    with storing(path), _appending(path) as stream:
-        data = b"".join(json_line(line) + b"\n" for line in lines)
-        end = stream.seek(0, os.SEEK_END)
-        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
-            data = b"\n" + data
-        while data:
-            data = data[stream.write(data) or 0 :]
-        if sync:
-            os.fsync(stream.fileno())
+    with storing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
+        with os.fdopen(descriptor, "a+b", buffering=0) as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
+            data = b"".join(json_line(line) + b"\n" for line in lines)
+            end = stream.seek(0, os.SEEK_END)
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+                data = b"\n" + data
+            while data:
+                data = data[stream.write(data) or 0 :]
+            if sync:
+                os.fsync(descriptor)
