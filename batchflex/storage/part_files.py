@@ -304,7 +304,7 @@ def _digest(entries: list[tuple[int, ...]]) -> str:
 def _stood_for(store: Store, number: Number) -> list[tuple[int, ...]]:
     """Number and size of each part that was merged into this one; in parts of earlier versions the time of change, too."""
     try:
-        raw = key_values(store, number)[0].get(STANDS_FOR, b"[]") if number.is_merged else b"[]"
+        raw = key_values(store, number)[0].get(STANDS_FOR, b"[]") if number.times else b"[]"
         return msgspec.json.decode(raw, type=list[tuple[int, ...]])
     except msgspec.DecodeError:
         return []

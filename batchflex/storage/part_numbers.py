@@ -32,17 +32,9 @@ class Number(int):
         return made
 
     @property
-    def is_merged(self) -> bool:
-        return self.times > 0
-
-    @property
     def name(self) -> str:
         """That of its object."""
         return f"{self.first:06d}-{int(self):06d}-{self.times}.parquet" if self.times else f"{int(self):06d}.parquet"
-
-    def stands_for(self, segment: int) -> bool:
-        """Whether the answers of a journal segment are in it."""
-        return self.first <= segment <= self
 
 
 def part_sizes(store: Store) -> dict[Number, int]:
@@ -100,7 +92,7 @@ def _number_of(name: str) -> Number | None:
 
 def is_sealed(numbers: Iterable[Number], segment: int) -> bool:
     """Whether one of these parts has the answers of a journal segment."""
-    return any(number.stands_for(segment) for number in numbers)
+    return any(number.first <= segment <= number for number in numbers)
 
 
 def clear(store: Store) -> int:
