@@ -129,7 +129,7 @@ def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence
 
 
 def _present(folder: Folder) -> list[Path] | None:
-    """The table of results, if it tells which answers the last run's job has; else nothing is known of that."""
+    """The table of results, if it is that of the last run's job; else nothing is known of which answers that has."""
     known = completion_marker.last_marker(folder)
     is_told = known is not None and known.plan == folder.read_state().get("plan")
     return ResultsFiles(folder).paths if is_told and not journal.segments(folder.journal) else None

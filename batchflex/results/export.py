@@ -141,7 +141,7 @@ def _ids(folder: Folder) -> openai_batch.Ids:
 
 
 def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
-    """Write a file for each value of a column: ``answers-VALUE.csv`` for ``answers.csv``. ``rows`` are gone through twice.
+    """Write a file for each value of a column: ``answers-VALUE.csv`` for ``answers.csv``. ``rows`` are read twice.
 
     :raises JobError: if there are more than 1,000 values, or the target is no file.
     :raises FolderError: if this process may not open so many files, or one is a file that the folder's runs keep.
@@ -223,7 +223,7 @@ def _file(
 
 @contextlib.contextmanager
 def _streaming(path: Path | None, stdout: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Standard output, or a pipe or device. Nobody listening any more is told as :class:`BrokenPipeError`."""
+    """Standard output, or a pipe or device. :class:`BrokenPipeError` if nobody listens any more."""
     try:
         with contextlib.nullcontext(stdout) if path is None else path.open("wb") as stream:
             yield stream

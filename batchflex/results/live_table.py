@@ -35,7 +35,7 @@ def plan_of(job: Job) -> Plan:
 
 def is_newest(folder: Folder) -> bool:
     """Whether the table of results can be read, and is made of the parts that are there and of nothing else: no answer waits in
-    the journal to be sealed. Tables of earlier versions do not tell of what they are made; of them nothing may be newer."""
+    the journal to be sealed. Tables of earlier versions do not have that; of them nothing may be newer."""
     there = ResultsFiles(folder)
     if not there.is_readable:
         return False

@@ -38,7 +38,7 @@ class Selected:
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in input order, at most 10,000 at a time; of these columns in place of those that were asked for.
 
-        More than once only if :func:`selected` was told so.
+        More than once only if :func:`selected` was called with ``again``.
         """
         for batch in self._results.batches(columns or self.columns, self._wanted):
             if len(batch):

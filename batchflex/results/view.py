@@ -111,7 +111,7 @@ class Made:
     def batches(self, columns: Sequence[str], wanted: Mask | None = None) -> Iterator[pa.RecordBatch]:
         """These columns, in this order. To choose rows, it must be kept first: see :func:`keeping`."""
         if wanted is not None:
-            raise ValueError("rows are chosen of a table that can be gone through twice")
+            raise ValueError("rows are chosen of a table that can be read twice")
         for each in self._tables:
             yield from each.select(list(columns)).to_batches(max_chunksize=_BATCH_ROWS)
 

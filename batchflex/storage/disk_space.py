@@ -21,7 +21,7 @@ _DOUBT_EVERY_S = 10.0
 
 def free(folder: Path) -> tuple[int, int] | None:
     """Bytes that may be written to the disk that a folder is on, or will be on, and the size of that disk. ``None`` if that
-    cannot be told."""
+    is not known."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent

@@ -320,7 +320,7 @@ def key_values(store: Store, number: int) -> tuple[Mapping[bytes, bytes], int]:
 
 
 def read_metadata(path: Path) -> tuple[Mapping[bytes, bytes], int]:
-    """What the footer of any Parquet file tells, and its number of rows; nothing if there is no such file, or it is none."""
+    """The metadata of any Parquet file, and its number of rows; nothing if there is no such file, or it is none."""
     try:
         footer = pq.read_metadata(path)
     except (OSError, pa.ArrowException):
@@ -337,6 +337,6 @@ def is_readable(path: Path) -> bool:
 
 
 def void_runs(store: Store) -> set[str]:
-    """The ids of the runs whose failures count for nothing, as the footers of all parts tell."""
+    """The ids of the runs whose failures count for nothing, by the footers of all parts."""
     raw = (key_values(store, number)[0].get(_VOID) for number in part_numbers(store))
     return {run for found in raw if found is not None for run in msgspec.json.decode(found, type=list[str])}

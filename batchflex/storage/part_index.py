@@ -53,7 +53,7 @@ SHARED = ["slot", "id", "point", "sample"]
 
 
 def shared_slots(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The slots of rows that had their id in common: which of them an answer belonged to cannot be told. ``parts`` have the
+    """The slots of rows that had their id in common: which of them an answer belonged to is not known. ``parts`` have the
     columns ``SHARED``, as :func:`read_keys` gives them."""
     place = pl.struct("id", "point", "sample").hash().alias("place")
     slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()

@@ -27,7 +27,7 @@ Superseded = Mapping[int, pl.Series]
 
 class Size(NamedTuple):
     """``kept`` are the ``rows`` of a part without those that are left out. ``bytes`` are those of its file, ``footer`` those
-    of it that tell of its ``groups`` of rows and their columns."""
+    of its metadata, which grows with its ``groups`` of rows."""
 
     rows: int
     kept: int
@@ -57,7 +57,7 @@ def groups(sizes: Sequence[Size], most_rows: int, most_bytes: int) -> list[slice
 
 
 def saved(sizes: Sequence[Size]) -> int:
-    """About how many bytes are saved by merging these parts: rows that are left out, and what is told of row groups. Pure."""
+    """About how many bytes are saved by merging these parts: rows that are left out, and metadata of row groups. Pure."""
     kept = sum(size.kept for size in sizes)
     left_out = sum(size.bytes * (size.rows - size.kept) // max(1, size.rows) for size in sizes)
     groups = sum(size.groups for size in sizes)

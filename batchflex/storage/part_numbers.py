@@ -1,7 +1,7 @@
 """Which parts there are. A part that others were merged into stands for them from the moment it has its name.
 
 ``000012.parquet`` is the part of journal segment 12. ``000001-000012-1.parquet`` is merged: it stands for all parts whose
-segments are 1 to 12, and what of these is still there does not count. The last number tells how often this was merged.
+segments are 1 to 12, and what of these is still there does not count. The last number is how often this was merged.
 """
 
 from __future__ import annotations

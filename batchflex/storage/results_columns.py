@@ -1,4 +1,4 @@
-"""Which columns a table of results has, by what its parts tell of theirs: their names and types. Pure."""
+"""Which columns a table of results has, by the footers of its parts: their names and types. Pure."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class ResultsFiles:
 
     @property
     def made_of(self) -> str:
-        """What tells this table from others; empty of tables of early versions."""
+        """A digest of what this table is made of; empty of tables of early versions."""
         return self.metadata.get(part_files.MADE_OF, b"").decode("ascii", "replace")
 
     @property

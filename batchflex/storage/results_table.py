@@ -38,7 +38,7 @@ STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the ta
 
 
 class Stretch(NamedTuple):
-    """Some rows of a table that follow each other. ``name`` tells which, and has a digest of what they are made of."""
+    """Some rows of a table that follow each other. ``name`` is their number, and a digest of what they are made of."""
 
     name: str
     rows: int
@@ -80,7 +80,7 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside what parts tell. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while
+    ``void`` are, beside those that parts name. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while
     they are sorted, and twice the largest row group.
     """
     tables = _Parts(store, pending, void, between)

@@ -20,7 +20,7 @@ _ERROR = ["http_status", "error_type", "error_code", "error_message", "response"
 class Void:
     """Finds the void failures of parts. Where no request failed, nothing is read but the column that was passed in.
 
-    ``runs`` are runs whose failures are void as the journal tells; those that the footers of parts tell are added.
+    ``runs`` are those whose failures are void by the journal; those by the footers of parts are added.
     """
 
     def __init__(self, store: Store, runs: Collection[str] = ()) -> None:
