@@ -195,8 +195,8 @@ class Folder:
         raise FolderBusy(f"{self.path} was removed just now; run the same command again")
 
     def is_held(self) -> bool:
-        """Whether a run holds the folder now. Where the system can be asked, no lock is taken to find out: a run that begins at this
-        very moment must not find the folder taken."""
+        """Whether a run holds the folder now. Where the system can be asked, no lock is taken to find out: a run that begins at
+        this very moment must not find the folder taken."""
         held = _is_held_without_taking(self._lock)
         return held if held is not None else any(map(_is_locked, (self._lock, self.journal)))
 
@@ -279,7 +279,7 @@ def _lock_for_who_asks(descriptor: int) -> bool:
 
 
 def _is_held_without_taking(lock: Path) -> bool | None:
-    """Whether the lock is taken; ``None`` where that cannot be asked, or its last holder was of a version that did not support it."""
+    """Whether the lock is taken; ``None`` where that cannot be asked, or its last holder was of a version without that."""
     if not hasattr(fcntl, "F_OFD_GETLK"):
         return None
     try:

@@ -80,8 +80,8 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside those that parts name. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while
-    they are sorted, and twice the largest row group.
+    ``void`` are, beside those that parts name. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that
+    while they are sorted, and twice the largest row group.
     """
     tables = _Parts(store, pending, void, between)
     if positions is not None:
