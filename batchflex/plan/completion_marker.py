@@ -99,5 +99,6 @@ def make(
         folder.parts, variables, labels, planned, since, pending, declared, positions, void, between
     )
     more = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
-    if pending or not results_files.is_current(folder, made, more, as_folder=as_folder):
-        results_files.write(folder, made, more, as_folder=as_folder, between=between)
+    made = made.with_metadata(more)
+    if pending or not results_files.is_current(folder, made, as_folder=as_folder):
+        results_files.write(folder, made, as_folder=as_folder)

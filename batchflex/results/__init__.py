@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from . import compact as compact, export as export, view as view
     from .export import Written as Written
     from .live_table import assemble as assemble, is_newest as is_newest, plan_of as plan_of
-    from .query import selected as selected
+    from .query import Choice as Choice, choose as choose, selected as selected
     from .reparsing import reparse as reparse
-    from .row_selection import Choice as Choice, choose as choose
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import shutil
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..core import FolderError, StorageError
+from ..core import FolderError, StorageError, format
 from ..plan import completion_marker
 from ..storage import (
     Answers,
@@ -30,11 +31,13 @@ from ..storage import (
 
 _MOST_ROWS, _MOST_BYTES = 200_000, 256 << 20  # of a part
 _MARGIN = 16 << 20  # bytes
+_words = disk_space.words
 
 
 class CompactPreview(NamedTuple):
-    """What compacting a folder is going to do: the parts that are merged to one each, the answers that go, and the first line of
-    telemetry that stays. ``needed`` is the room on the disk that it takes meanwhile, ``freed`` about what is freed, in bytes."""
+    """What compacting a folder is going to do: the parts that are merged to one each (``groups``), the answers and the number of
+    lines of telemetry that go. ``needed`` is the room on the disk that it takes meanwhile, ``freed`` about what it frees, in
+    bytes."""
 
     folder: Folder
     numbers: list[Number]
@@ -83,19 +86,18 @@ def folders(out: Path) -> list[Folder]:
 
 
 def look(folder: Folder, older_than: str | None, before: datetime.datetime | None) -> CompactPreview:
-    """Find out what there is to do in a folder that is held. Reads only. With ``before``, answers and telemetry of before that
+    """What there is to do in a folder that is held. Only reads. With ``before``, superseded answers and telemetry of before that
     moment are to go; ``older_than`` says so in words.
 
     :raises FolderError: if a part is damaged.
     """
     gone: part_merging.Superseded = {}
-    sizes_of = part_numbers.objects(folder.parts)
-    numbers = part_numbers.sort_out(sizes_of)[0]
+    sizes_of = part_numbers.part_sizes(folder.parts)
+    numbers = list(sizes_of)
     if before is not None:
         gone = Answers(folder.parts, int(before.timestamp() * 1e6)).superseded(_present(folder))
     sizes = [
-        part_merging.size_of(folder.parts, number, sizes_of[number.name], len(gone.get(number, ())))
-        for number in numbers
+        part_merging.size_of(folder.parts, number, size, len(gone.get(number, ()))) for number, size in sizes_of.items()
     ]
     groups = _groups(numbers, sizes, journal.segments(folder.journal))
     there = disk_space.free(folder.path)
@@ -127,75 +129,66 @@ def _groups(numbers: Sequence[Number], sizes: Sequence[Size], segments: Sequence
 
 
 def _present(folder: Folder) -> list[Path] | None:
-    """The table of results, if it tells which answers the last run's job has; else nothing is known of that."""
+    """The table of results, if it is that of the last run's job; else nothing is known of which answers that has."""
     known = completion_marker.last_marker(folder)
     is_told = known is not None and known.plan == folder.read_state().get("plan")
     return ResultsFiles(folder).paths if is_told and not journal.segments(folder.journal) else None
 
 
-def carry_out(sight: CompactPreview) -> dict[str, Any]:
-    """Do it, and return what has become of it. Each merge takes effect at once, and what was counted before is counted again:
-    when this is killed, what is there reads the same, and what is left is to be done anew.
+def carry_out(preview: CompactPreview) -> dict[str, Any]:
+    """Do it, and return the facts. Each merge takes effect at once: when this is killed, what is there reads the same, and the
+    rest can be done later. What was counted before is counted again.
 
     :raises StorageError: if there is no room for it, or the disk takes no more.
     :raises FolderError: if a part is damaged.
     """
-    folder, parts = sight.folder, sight.folder.parts
-    _require_room(sight, sight.needed)
+    folder, parts = preview.folder, preview.folder.parts
+    _require_room(preview, preview.needed)
     part_numbers.clear(parts)
-    before = superseded.known(parts, sight.superseded or None) if sight.groups else None
+    before = superseded.known(parts, preview.superseded or None) if preview.groups else None
     left = 0
-    for group in sight.groups:
-        _require_room(sight, sum(size.bytes for size in sight.sizes[group]))
-        part_merging.merge(parts, sight.numbers[group], sight.superseded)
+    for group in preview.groups:
+        _require_room(preview, sum(size.bytes for size in preview.sizes[group]))
+        part_merging.merge(parts, preview.numbers[group], preview.superseded)
         left = part_numbers.clear(parts)
     if before is not None:
-        after = superseded.known(parts, {} if sight.superseded else None)
-        if after != before._replace(rows=before.rows - sight.dropped):
+        after = superseded.known(parts, {} if preview.superseded else None)
+        if after != before._replace(rows=before.rows - preview.dropped):
             raise FolderError(f"{parts} has other answers than before ({after.statuses}, before {before.statuses})")
-    if sight.telemetry:
-        _drop_lines(folder.telemetry, sight.telemetry)
-    sizes = part_numbers.objects(parts)
-    there = part_numbers.sort_out(sizes)[0]
-    size = sum(sizes[number.name] for number in there)
-    return sight.facts | {
-        "parts_after": len(there),
+    if preview.telemetry:
+        _drop_lines(folder.telemetry, preview.telemetry)
+    sizes = part_numbers.part_sizes(parts)
+    size = sum(sizes.values())
+    return preview.facts | {
+        "parts_after": len(sizes),
         "bytes_after": size,
-        "bytes_freed": sight.facts["bytes_before"] - size,
+        "bytes_freed": preview.facts["bytes_before"] - size,
         "statuses": before.statuses if before is not None else None,
         "parts_left": left,
     }
 
 
-def _require_room(sight: CompactPreview, needed: int) -> None:
-    there = disk_space.free(sight.folder.path)
+def _require_room(preview: CompactPreview, needed: int) -> None:
+    there = disk_space.free(preview.folder.path)
     if there is not None and there[0] < needed:
         raise StorageError(
-            f"merging parts of {sight.folder.path} takes {disk_space.words(needed)} of room meanwhile, and "
-            f"{disk_space.words(there[0])} are free. What there is stays as it is; free some space and run the same command again"
+            f"merging parts of {preview.folder.path} takes {_words(needed)} of room meanwhile, and "
+            f"{_words(there[0])} are free. What there is stays as it is; free some space and run the same command again"
         )
 
 
 def _old_lines(path: Path, before: datetime.datetime) -> int:
     """How many lines the file begins with that are of before that moment."""
-    try:
-        with path.open("rb") as stream:
-            count = 0
-            for number, line in enumerate(stream, 1):
-                at = _moment(line)
-                if at is not None and at >= before:
-                    return count
-                count = number
-            return count
-    except OSError:
-        return 0
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return sum(1 for _ in itertools.takewhile(lambda line: _is_old(line, before), stream))
+    return 0
 
 
-def _moment(line: bytes) -> datetime.datetime | None:
+def _is_old(line: bytes, before: datetime.datetime) -> bool:
     try:
-        return datetime.datetime.fromisoformat(msgspec.json.decode(line)["at"])
+        return datetime.datetime.fromisoformat(msgspec.json.decode(line)["at"]) < before
     except (ValueError, TypeError, KeyError, msgspec.DecodeError):  # torn, or of another version
-        return None
+        return True
 
 
 def _drop_lines(path: Path, count: int) -> None:
@@ -205,46 +198,38 @@ def _drop_lines(path: Path, count: int) -> None:
         shutil.copyfileobj(old, new)
 
 
-def told(sight: CompactPreview) -> str:
+def told(preview: CompactPreview) -> str:
     """For people, what is going to be done."""
-    return "\n".join(_lines(sight))
+    return "\n".join(_lines(preview))
 
 
-def _lines(sight: CompactPreview) -> Iterator[str]:
-    facts = sight.facts
-    there = f"{_parts(facts['parts_before'])} with {facts['rows']:,} rows, {disk_space.words(facts['bytes_before'])}"
-    if sight.groups:
-        free = f", of {disk_space.words(sight.free)} that are free" if sight.free is not None else ""
-        yield f"{sight.folder.path}: {there}, become {_parts(facts['parts_after'])}"
-        yield f"  frees       about {disk_space.words(sight.freed)}; takes {disk_space.words(sight.needed)} meanwhile{free}"
+def _lines(preview: CompactPreview) -> Iterator[str]:
+    path, facts = preview.folder.path, preview.facts
+    before, after = (format.count(facts[name], "part") for name in ("parts_before", "parts_after"))
+    there = f"{before} with {facts['rows']:,} rows, {_words(facts['bytes_before'])}"
+    if preview.groups:
+        free = f", of {_words(preview.free)} that are free" if preview.free is not None else ""
+        yield f"{path}: {there}, become {after}"
+        yield f"  frees       about {_words(preview.freed)}; takes {_words(preview.needed)} meanwhile{free}"
     else:
-        yield f"{sight.folder.path}: {there}; nothing to merge"
-    if sight.older_than is None:
+        yield f"{path}: {there}; nothing to merge"
+    if preview.older_than is None:
         return
-    yield f"  superseded  {_answers(sight.dropped)} older than {sight.older_than} to drop"
-    if sight.telemetry:
-        yield f"  telemetry   {sight.telemetry:,} lines older than {sight.older_than} to drop"
+    yield f"  superseded  {format.count(preview.dropped, 'answer')} older than {preview.older_than} to drop"
+    if preview.telemetry:
+        yield f"  telemetry   {preview.telemetry:,} lines older than {preview.older_than} to drop"
 
 
 def told_after(done: Mapping[str, Any]) -> str:
     """For people, what was done."""
-    rows = ", ".join(f"{count:,} {status}" for status, count in (done["statuses"] or {}).items() if count)
-    lines = [
-        f"  done        {_parts(done['parts_after'])}, {disk_space.words(done['bytes_after'])}: "
-        f"{disk_space.words(max(0, done['bytes_freed']))} freed"
-    ]
-    if rows:
-        lines.append(f"  checked     the same answers as before: {rows}")
+    return "\n".join(_lines_after(done))
+
+
+def _lines_after(done: Mapping[str, Any]) -> Iterator[str]:
+    freed = _words(max(0, done["bytes_freed"]))
+    yield f"  done        {format.count(done['parts_after'], 'part')}, {_words(done['bytes_after'])}: {freed} freed"
+    if rows := ", ".join(f"{count:,} {status}" for status, count in (done["statuses"] or {}).items() if count):
+        yield f"  checked     the same answers as before: {rows}"
     if done["parts_left"]:
-        lines.append(
-            f"  left        {_parts(done['parts_left'])} that somebody reads now; the next run, or compact again, removes them"
-        )
-    return "\n".join(lines)
-
-
-def _parts(count: int) -> str:
-    return f"{count:,} part{'' if count == 1 else 's'}"
-
-
-def _answers(count: int) -> str:
-    return f"{count:,} answer{'' if count == 1 else 's'}"
+        left = format.count(done["parts_left"], "part")
+        yield f"  left        {left} that somebody reads now; the next run, or compact again, removes them"

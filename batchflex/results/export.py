@@ -105,7 +105,7 @@ def write(rows: Selected, to: Target, folder: Folder, stdout: IO[bytes]) -> list
     """
     if to.is_stream:
         with _streaming(to.path, stdout) as stream:
-            return [Written(to.path, sum(_write(rows, [stream, stream], to, folder)))]
+            return [Written(to.path, sum(_write(rows, [stream], to, folder)))]
     paths = [path for path in (to.path, to.errors) if path is not None]
     with storing(paths[0]), replacing() as opened:
         counts = _write(rows, [opened(path.resolve()) for path in paths], to, folder)
@@ -124,13 +124,10 @@ def _write(rows: Selected, streams: Sequence[IO[bytes]], to: Target, folder: Fol
 def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: openai_batch.Ids) -> list[int]:
     counts = [0, 0]
     with contextlib.ExitStack() as stack:
-        good = stack.enter_context(contextlib.closing(export_formats.packed(streams[0], packing)))
-        bad = good
-        if streams[1] is not streams[0]:
-            bad = stack.enter_context(contextlib.closing(export_formats.packed(streams[1], packing)))
+        packed = [stack.enter_context(contextlib.closing(export_formats.packed(stream, packing))) for stream in streams]
         for batch in rows.batches(openai_batch.columns(ids, rows.whole.names)):
             for line, is_error in openai_batch.lines(batch, ids):
-                (bad if is_error else good).write(line)
+                packed[-1 if is_error else 0].write(line)
                 counts[is_error] += 1
     return counts
 
@@ -144,7 +141,7 @@ def _ids(folder: Folder) -> openai_batch.Ids:
 
 
 def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
-    """Write a file for each value of a column: ``answers-VALUE.csv`` for ``answers.csv``. ``rows`` are gone through twice.
+    """Write a file for each value of a column: ``answers-VALUE.csv`` for ``answers.csv``. ``rows`` are read twice.
 
     :raises JobError: if there are more than 1,000 values, or the target is no file.
     :raises FolderError: if this process may not open so many files, or one is a file that the folder's runs keep.
@@ -226,14 +223,11 @@ def _file(
 
 @contextlib.contextmanager
 def _streaming(path: Path | None, stdout: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Standard output, or a pipe or device. Nobody listening any more is told as :class:`BrokenPipeError`."""
+    """Standard output, or a pipe or device. :class:`BrokenPipeError` if nobody listens any more."""
     try:
-        if path is None:
-            yield stdout
-            stdout.flush()
-        else:
-            with path.open("wb") as stream:
-                yield stream
+        with contextlib.nullcontext(stdout) if path is None else path.open("wb") as stream:
+            yield stream
+            stream.flush()
     except BrokenPipeError:
         raise
     except OSError:

@@ -7,7 +7,7 @@ import gzip
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -46,16 +46,23 @@ def naming(path: Path) -> Naming:
     return Naming(stem, path.name[len(stem) :], kind if kind in FORMATS else None, packing)
 
 
-class Writer(Protocol):
+class Writer:
     """Takes rows by the batch, all with the schema it was made for. ``held`` are the bytes that wait in memory; they go with
     :meth:`flush`. Either :meth:`close` ends it, or :meth:`drop`, when what it has written is not wanted."""
 
-    held: int
+    held = 0
 
-    def write(self, batch: pa.RecordBatch) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
-    def drop(self) -> None: ...
+    def write(self, batch: pa.RecordBatch) -> None:
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def drop(self) -> None:
+        pass
 
 
 def writer(kind: str, stream: IO[bytes], schema: pa.Schema, spill: Path | None = None) -> Writer:
@@ -109,54 +116,52 @@ class _Onward:
         return False
 
 
-class _Parquet:
-    def __init__(self, stream: Any, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._writer = pq.ParquetWriter(stream, schema, compression="zstd")
+class _Gathering(Writer):
+    """Batches wait in memory until they are written as one table."""
+
+    def __init__(self, schema: pa.Schema, writer: Any) -> None:
+        self._schema, self._writer = schema, writer
         self._waiting: list[pa.RecordBatch] = []
-        self._rows = self.held = 0
+        self._rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._waiting.append(batch)
         self._rows += len(batch)
         self.held += batch.nbytes
-        if self._rows >= _GROUP_ROWS or self.held >= _GROUP_BYTES:
-            self.flush()
 
     def flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
+            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema).combine_chunks())
         self._waiting, self._rows, self.held = [], 0, 0
 
     def close(self) -> None:
         self.flush()
         self._writer.close()
 
+
+class _Parquet(_Gathering):
+    def __init__(self, stream: Any, schema: pa.Schema) -> None:
+        super().__init__(schema, pq.ParquetWriter(stream, schema, compression="zstd"))
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        super().write(batch)
+        if self._rows >= _GROUP_ROWS or self.held >= _GROUP_BYTES:
+            self.flush()
+
     def drop(self) -> None:
         with contextlib.suppress(OSError, pa.ArrowException):  # as on a full disk
             self._writer.close()
 
 
-class _Spilled:
+class _Spilled(_Gathering):
     def __init__(self, stream: Any, schema: pa.Schema, folder: Path) -> None:
-        self._stream, self._schema = stream, schema
+        self._stream = stream
         self._spill = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close and drop
-        self._writer = pa.ipc.new_stream(self._spill, schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-        self._waiting: list[pa.RecordBatch] = []
-        self.held = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._waiting.append(batch)
-        self.held += batch.nbytes
-
-    def flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema).combine_chunks())
-        self._waiting, self.held = [], 0
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        super().__init__(schema, pa.ipc.new_stream(self._spill, schema, options=options))
 
     def close(self) -> None:
-        self.flush()
-        self._writer.close()
+        super().close()
         self._spill.seek(0)
         with self._spill, contextlib.closing(_Parquet(self._stream, self._schema)) as into:
             for batch in pa.ipc.open_stream(self._spill):
@@ -166,22 +171,7 @@ class _Spilled:
         self._spill.close()
 
 
-class _Direct:
-    """Keeps nothing back."""
-
-    held = 0
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def drop(self) -> None:
-        pass
-
-
-class _Csv(_Direct):
+class _Csv(Writer):
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
         self._stream = stream
         self._schema = pa.schema([(field.name, cell_values.csv_type(field.type)) for field in schema])
@@ -194,7 +184,7 @@ class _Csv(_Direct):
         pyarrow.csv.write_csv(made, self._stream, pyarrow.csv.WriteOptions(include_header=False))
 
 
-class _Jsonl(_Direct):
+class _Jsonl(Writer):
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
         self._stream, self._names = stream, schema.names
 

@@ -35,7 +35,7 @@ def plan_of(job: Job) -> Plan:
 
 def is_newest(folder: Folder) -> bool:
     """Whether the table of results can be read, and is made of the parts that are there and of nothing else: no answer waits in
-    the journal to be sealed. Tables of earlier versions do not tell of what they are made; of them nothing may be newer."""
+    the journal to be sealed. Tables of earlier versions do not have that; of them nothing may be newer."""
     there = ResultsFiles(folder)
     if not there.is_readable:
         return False
@@ -51,7 +51,7 @@ def is_newest(folder: Folder) -> bool:
 def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_table.Assembled:
     """The table as it is now, also of a run that has not ended or was killed.
 
-    ``planned`` says which answers belong to it, as :func:`table.assemble` takes it; without it that is found out.
+    ``planned`` says which answers belong to it, as for :func:`results_table.assemble`; without it that is found out.
 
     :raises FolderError: if there is no job in the folder, or a part is damaged.
     """

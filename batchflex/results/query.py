@@ -6,18 +6,19 @@ import contextlib
 import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ..config import choice
 from ..core import FolderError, JobError
-from ..storage import Folder
+from ..storage import Folder, part_index
 from . import sql_filter
-from .view import Made, Mask, Stored, keeping, results_of
+from .view import Made, Mask, Stored, keeping, results_of, stored
 
 _WILD = "*?["
+_EXAMPLES = 3
 
 
 class Selected:
@@ -37,7 +38,7 @@ class Selected:
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in input order, at most 10,000 at a time; of these columns in place of those that were asked for.
 
-        More than once only if :func:`selected` was told so.
+        More than once only if :func:`selected` was called with ``again``.
         """
         for batch in self._results.batches(columns or self.columns, self._wanted):
             if len(batch):
@@ -64,34 +65,63 @@ def selected(
     again: bool = False,
 ) -> Iterator[Selected]:
     """The rows of a folder's results for which ``where`` is true, of a run in progress too, and the ``columns`` that names and
-    patterns such as ``parsed_*`` give, in their order; all without them. ``beside`` are columns that are looked at, too;
-    ``again`` says that they are looked at more than once.
+    patterns such as ``parsed_*`` give, in their order; all without them. ``beside`` are columns that are read, too; ``again``
+    says that they are read more than once.
 
-    Memory: 5 bytes a row of the whole table for a condition. One that holds rows against an aggregate of all of them takes
-    the columns that it names as well.
+    Memory: 5 bytes a row of the whole table for a condition. One that compares rows with an aggregate of all of them
+    takes the columns that it names as well.
 
     :raises JobError: if the condition is none over these columns, or there is no such column.
     :raises FolderError: if there is no run in the folder, or its files cannot be read.
-    :raises StorageError: if a table that is not made yet is to be looked at twice, and there is no room for it.
+    :raises StorageError: if a table that is not made yet is to be read twice, and there is no room for it.
     """
-    asked = None if where is None else sql_filter.read(where)
+    condition = None if where is None else sql_filter.read(where)
     results = results_of(folder)
     there = results.schema.names
     names = there if columns is None else matching(columns, there, folder.path)
     if columns is None and isinstance(results, Stored):
         names = results.own
     if missing := [name for name in beside if name not in there]:
-        raise JobError(no_column("--split-by", missing[0], there, folder.path))
-    if asked is None and not again:
+        raise JobError(sql_filter.no_column("--split-by", missing[0], there, folder.path))
+    if condition is None and not again:
         yield Selected(results, names)
         return
-    if asked is not None:  # before anything takes time
-        with sql_filter.explained(asked, there, folder.path):
-            sql_filter.fitting(asked, pl.DataFrame(results.schema.empty_table()).lazy())
-    looked_at = {*names, *beside, *(asked.named if asked else ())}
-    with keeping(results, [name for name in there if name in looked_at] or there[:1]) as kept:
-        wanted = None if asked is None else _wanted(kept, asked, there, folder)
+    if condition is not None:  # before anything takes time
+        with sql_filter.explained(condition, there, folder.path):
+            sql_filter.fitting(condition, pl.DataFrame(results.schema.empty_table()).lazy())
+    needed = {*names, *beside, *(condition.named if condition else ())}
+    with keeping(results, [name for name in there if name in needed] or there[:1]) as kept:
+        wanted = None if condition is None else _wanted(kept, condition, there, folder)
         yield Selected(kept, names, wanted)
+
+
+class Choice(NamedTuple):
+    """The keys of the rows (``hi``, ``lo``) that were chosen of so many ``rows``, the ids of the first few, and the statuses of
+    all rows, counted."""
+
+    keys: pl.DataFrame
+    rows: int
+    examples: list[str]
+    statuses: dict[str, int]
+
+
+def choose(folder: Folder, where: str) -> Choice:
+    """The rows of the table that there is for which the condition is true.
+
+    :raises JobError: if it is no condition over its columns.
+    :raises FolderError: if the table cannot be read.
+    """
+    condition = sql_filter.read(where)
+    results = stored(folder)
+    fitting = Selected(results, ["key", "id"], _wanted(results, condition, results.schema.names, folder))
+    keys = [part_index.head(pa.Table.from_batches([batch])) for batch in fitting.batches(["key"])]
+    statuses = results.scan(["status"]).group_by("status").len().collect()
+    return Choice(
+        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *keys]),
+        results.rows,
+        fitting.head(_EXAMPLES)["id"].to_pylist(),
+        dict(zip(statuses["status"], statuses["len"], strict=True)),
+    )
 
 
 def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> list[str]:
@@ -106,23 +136,19 @@ def matching(patterns: Iterable[str], columns: Sequence[str], folder: Path) -> l
             continue
         fits = fnmatch.filter(columns, pattern) if any(sign in pattern for sign in _WILD) else []
         if not fits:
-            raise JobError(no_column("--columns", pattern, columns, folder))
+            raise JobError(sql_filter.no_column("--columns", pattern, columns, folder))
         found.update(dict.fromkeys(fits))
     return list(found)
 
 
-def no_column(option: str, name: str, columns: Sequence[str], folder: Path) -> str:
-    return f"{option}: the results have no column {name!r}; {choice(name, columns)}{sql_filter.no_scores(name, columns, folder)}"
-
-
-def _wanted(results: Stored, asked: sql_filter.Condition, there: Sequence[str], folder: Folder) -> Mask:
+def _wanted(results: Stored, condition: sql_filter.Condition, there: Sequence[str], folder: Folder) -> Mask:
     number = "row number"
     while number in there:
         number += "_"
     try:
-        with sql_filter.explained(asked, there, folder.path):
-            frame = results.scan(asked.named)
-            found = sql_filter.fitting(asked, frame.with_row_index(number))
+        with sql_filter.explained(condition, there, folder.path):
+            frame = results.scan(condition.named)
+            found = sql_filter.fitting(condition, frame.with_row_index(number))
             at = found.select(pl.col(number)).collect(engine="streaming")[number]
         results.require_unchanged()
     except OSError as error:

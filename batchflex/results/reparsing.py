@@ -1,4 +1,4 @@
-"""Answers that are there already, read anew: held against the job's schema as it is now. Sends nothing."""
+"""Answers that are there already, parsed again and compared with the job's schema as it is now. Sends nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
@@ -16,8 +18,7 @@ from ..storage import Folder, ResultsFiles, part_files, part_index, read_anew, r
 from .live_table import assemble, is_newest, job_of, plan_of
 
 _PART_ROWS = 10_000
-_WHERE = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "part": pl.Int64, "at": pl.Int64, "format": pl.Int32})
-_POINT = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32})
+_LAST = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32, "part": pl.Int64, "at": pl.Int64})
 _SECTION = "answer."
 
 
@@ -30,9 +31,9 @@ class Reparsed(NamedTuple):
 
 
 def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparsed:
-    """Read the answers of a folder anew, with ``settings`` of ``answer`` in place of its job's, and make the table of results.
+    """Parse the answers of a folder again, with ``settings`` of ``answer`` in place of its job's, and make the table of results.
 
-    An answer that is judged differently is sealed again, into a part of its own; of two with one key the last counts.
+    An answer with another verdict is sealed again, into a part of its own; of two with one key the last counts.
 
     :raises FolderBusy: if a run is going on.
     :raises JobError: if a setting is none of ``answer``.
@@ -50,7 +51,10 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         known = completion_marker.last_marker(folder)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
         rows = _rows(folder) if is_whole else None
-        formats, where = _formats(job, folder, rows)
+        last = _last_answers(folder, [point.label for point in points(job)])
+        formats, where = _formats(job, last)
+        if rows is not None:
+            where = where.join(rows, on=["hi", "lo"], how="semi")
         read = fit = fit_no_more = 0
         changed: list[Outcome] = []
         source: part_files.Footer | None = None
@@ -71,94 +75,72 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
             part_files.write_part(folder.parts, number, changed, source.types)
         folder.write_job(job.resolved())
         if is_whole:
-            _tell(folder, fit - fit_no_more)
-        told = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
-        table = assemble(folder, _placed(job, folder, rows))
-        results_files.write(folder, table, told, as_folder=job.job.results == "folder")
+            _count(folder, fit - fit_no_more)
+        marker = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
+        placed = None if rows is None else rows.join(last, on=["hi", "lo"], how="inner", maintain_order="left")
+        table = assemble(folder, placed).with_metadata(marker)
+        results_files.write(folder, table, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
 
 
 def _rows(folder: Folder) -> pl.DataFrame:
     """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
-    there = pl.read_parquet(ResultsFiles(folder).paths, columns=["key", "row"])
-    return key_halves([bytes.fromhex(key) for key in there["key"]]).hstack(there.select("row"))
+    tables = (pq.read_table(path, columns=["key", "row"]) for path in ResultsFiles(folder).paths)
+    return part_index.head(pa.concat_tables(tables))
 
 
-def _placed(job: Job, folder: Folder, rows: pl.DataFrame | None) -> pl.DataFrame | None:
-    """The same rows with their sweep points, as a plan of the table; ``None`` if there are none to go by."""
-    if rows is None:
-        return None
-    order = [point.label for point in points(job)]
-    pointed = [results_table.pointed(frame, order) for frame in part_index.read_keys(folder.parts, ["point"])]
-    last = part_index.last_of_each(pl.concat([pl.DataFrame(schema=_POINT), *pointed]))
-    return rows.join(last, on=["hi", "lo"], how="inner", maintain_order="left")
-
-
-def _formats(job: Job, folder: Folder, rows: pl.DataFrame | None) -> tuple[list[bytes | None], pl.DataFrame]:
-    """The formats that were asked for, and for the last outcome of each key where it is and the number of its format. Answers
-    that are not among the ``rows``, or of a sweep point that the job does not have, are left as they are."""
-    frames = [pl.DataFrame(schema=_WHERE)]
-    of_points = job.answer.json_schema is not None or bool(job.templates)
-    labels: list[str] = []
-    if of_points:
-        found = points(job)
-        over = [dict(point.values) | job.override for point in found]
-        asked = [(job.params | values).get("response_format") for values in over]
-        formats = [None if each is None else msgspec.json.encode(each) for each in asked]
-        labels = [point.label for point in found]
-    else:
-        formats, keys, numbers = _formats_of_plan(job, folder)
+def _last_answers(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
+    """For the last answer to each request the number of its sweep point among ``labels``, of its part, and where it is there."""
+    frames = [pl.DataFrame(schema=_LAST)]
     for part, frame in zip(
         part_files.part_numbers(folder.parts), part_index.read_keys(folder.parts, ["point"]), strict=True
     ):
-        placed = frame.with_columns(part=pl.lit(int(part), dtype=pl.Int64), at=pl.int_range(pl.len(), dtype=pl.Int64))
-        if of_points:
-            placed = results_table.pointed(placed, labels).rename({"point": "format"})
-        else:
-            at = pl.Series(keys.find(frame), dtype=pl.Int64)
-            placed = placed.with_columns(format=numbers.gather(at.clip(0))).filter(at >= 0)
-        frames.append(placed.select(list(_WHERE)))
-    where = part_index.last_of_each(pl.concat(frames)).filter(pl.col("format") < len(formats))
-    if rows is not None:
-        where = where.join(rows.select("hi", "lo"), on=["hi", "lo"], how="semi")
-    return formats, where.sort("part", "at")
+        place = {"part": pl.lit(int(part), dtype=pl.Int64), "at": pl.int_range(pl.len(), dtype=pl.Int64)}
+        frames.append(results_table.pointed(frame, labels).with_columns(**place))
+    return part_index.last_of_each(pl.concat(frames))
 
 
-def _formats_of_plan(job: Job, folder: Folder) -> tuple[list[bytes | None], SortedKeys, pl.Series]:
+def _formats(job: Job, last: pl.DataFrame) -> tuple[list[bytes | None], pl.DataFrame]:
+    """The formats that were asked for, and the ``last`` answers, with the number of the ``format`` of each. Those to requests, or
+    of a sweep point, that the job does not have are left out."""
+    if job.answer.json_schema is None and not job.templates:
+        return _formats_of_plan(job, last)
+    over = [dict(point.values) | job.override for point in points(job)]
+    asked = [(job.params | values).get("response_format") for values in over]
+    formats = [None if each is None else msgspec.json.encode(each) for each in asked]
+    return formats, last.with_columns(format="point").filter(pl.col("format") < len(formats))
+
+
+def _formats_of_plan(job: Job, last: pl.DataFrame) -> tuple[list[bytes | None], pl.DataFrame]:
     """The same of rows that bring their own: from going through the input."""
-    there = SortedKeys(
-        pl.concat([pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64}), *part_index.read_keys(folder.parts, [])])
-    )
+    there = SortedKeys(last)
     plan = plan_of(job)
     plan.answered = lambda keys: [at >= 0 for at in there.find(key_halves(keys))]
-    known: dict[bytes | None, int] = {None: 0}
-    keys, numbers = [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64})], [pl.Series(dtype=pl.Int32)]
+    formats: dict[bytes | None, int] = {None: 0}
+    asked = [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "format": pl.Int32})]
     for block in plan.blocks():
-        keys.append(key_halves([request.key for request in block]))
-        asked = [known.setdefault(asked_format(request.body), len(known)) for request in block]
-        numbers.append(pl.Series(asked, dtype=pl.Int32))
-    return list(known), SortedKeys(pl.concat(keys)), pl.concat(numbers)
+        numbers = [formats.setdefault(asked_format(request.body), len(formats)) for request in block]
+        asked.append(
+            key_halves([request.key for request in block]).with_columns(pl.Series("format", numbers, dtype=pl.Int32))
+        )
+    return list(formats), last.join(pl.concat(asked).unique(["hi", "lo"]), on=["hi", "lo"])
 
 
 def _answers(folder: Folder, where: pl.DataFrame) -> Iterator[tuple[part_files.Footer, Outcome, int]]:
     """The answers that were read as JSON, or as none, with the number of the format that was asked for."""
     numbers = {int(number): number for number in part_files.part_numbers(folder.parts)}
-    for rows in where.partition_by("part", maintain_order=True):
+    for rows in where.sort("part", "at").partition_by("part", maintain_order=True):
         part = numbers[rows["part"][0]]
         footer = part_files.footer(folder.parts, part)
-        begin = 0
-        for group, length in enumerate(footer.groups):
-            inside = rows.filter(pl.col("at").is_between(begin, begin + length, closed="left"))
-            if inside.height:
-                table_ = part_files.read_group(folder.parts, part, group).take((inside["at"] - begin).to_arrow())
-                for outcome, asked in zip(part_files.outcomes(table_), inside["format"], strict=True):
-                    if outcome.status in ("ok", "invalid") and not outcome.tool_calls:
-                        yield footer, outcome, asked
-            begin += length
+        formats = iter(rows["format"])
+        for table in part_files.read_rows(folder.parts, part, rows["at"].to_numpy()):
+            for outcome, asked in zip(part_files.outcomes(table), formats, strict=False):
+                if outcome.status in ("ok", "invalid") and not outcome.tool_calls:
+                    yield footer, outcome, asked
 
 
-def _tell(folder: Folder, more_ok: int) -> None:
-    """What ``run.json`` counts of the rows, as they are now."""
+def _count(folder: Folder, more_ok: int) -> None:
+    """Let ``run.json`` count the rows as they are now."""
     state = folder.read_state()
     if not state or not more_ok:
         return

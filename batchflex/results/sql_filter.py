@@ -129,9 +129,9 @@ def fitting(condition: Condition, frame: pl.LazyFrame) -> pl.LazyFrame:
 
     :raises JobError: if it gives something else than true or false.
     """
-    told = frame.select(condition.expression.alias("fits")).collect_schema()["fits"]
-    if told != pl.Boolean:
-        raise JobError(f"--where {condition.text!r:.300} is no condition: it gives {_kind(told)}, not true or false")
+    kind = frame.select(condition.expression.alias("fits")).collect_schema()["fits"]
+    if kind != pl.Boolean:
+        raise JobError(f"--where {condition.text!r:.300} is no condition: it gives {_kind(kind)}, not true or false")
     return frame.filter(condition.expression)
 
 
@@ -141,25 +141,21 @@ def explained(condition: Condition, columns: Sequence[str], folder: Path) -> Ite
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        if missing := condition.named.difference(columns):  # polars tells which in other words with each version
-            raise JobError(_no_column(condition.text, min(missing), columns, folder)) from None
+        if missing := condition.named.difference(columns):  # polars says which in other words with each version
+            name, option = min(missing), f"--where {condition.text!r:.300}"
+            hint = f". Text stands in single quotes: '{name}'" if f'"{name}"' in condition.text else ""
+            raise JobError(no_column(option, name, columns, folder, hint)) from None
         raise JobError(
             f"--where {condition.text!r:.300} cannot be held against the results: {_first_line(error)}"
         ) from None
 
 
-def no_scores(name: str, columns: Sequence[str], folder: Path) -> str:
-    """What to add where a column is missing that may be a score's, if there is none of a score."""
-    if not name.startswith("score_") or any(each.startswith("score_") for each in columns):
-        return ""
-    return f". The scores are missing or older than the results: batchflex score {folder} makes them"
-
-
-def _no_column(where: str, name: str, columns: Sequence[str], folder: Path) -> str:
-    text = f"--where {where!r:.300}: the results have no column {name!r}; {choice(name, columns)}"
-    if f'"{name}"' in where:
-        text += f". Text stands in single quotes: '{name}'"
-    return text + no_scores(name, columns, folder)
+def no_column(option: str, name: str, columns: Sequence[str], folder: Path, hint: str = "") -> str:
+    """What is said where a column is missing."""
+    text = f"{option}: the results have no column {name!r}; {choice(name, columns)}{hint}"
+    if name.startswith("score_") and not any(each.startswith("score_") for each in columns):
+        text += f". The scores are missing or older than the results: batchflex score {folder} makes them"
+    return text
 
 
 def _kind(dtype: pl.DataType) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError
-from ..storage import Folder, ResultsFiles, part_files, results_table, storing
+from ..storage import Folder, ResultsFiles, part_files, part_merging, results_table, storing
 from .live_table import assemble, is_newest
 
 Mask = npt.NDArray[np.bool_]
@@ -48,29 +48,39 @@ class Stored:
         """These columns, in this order, of all rows or of the ``wanted``; at most 10,000 rows and some 16 MB at a time, as
         long as no single row is larger."""
         own = [name for name in columns if name in self.own]
-        further = _Steps(self._scores, [name for name in columns if name not in self.own])
-        position = 0
-        for batch in self._groups(own or self.own[:1], wanted if own == list(columns) else None):
-            if isinstance(batch, int):
-                position += batch
-                continue
-            keep = None if wanted is None else wanted[position : position + len(batch)]
-            position += len(batch)
-            made = further.beside(batch).select(list(columns))
+        beside = self._beside([name for name in columns if name not in self.own])
+        for begin, batch in self._groups(own or self.own[:1], wanted if own == list(columns) else None):
+            keep = None if wanted is None else wanted[begin : begin + len(batch)]
+            made = beside(batch).select(list(columns))
             yield made if keep is None or keep.all() else made.filter(pa.array(keep))
 
-    def _groups(self, columns: list[str], wanted: Mask | None) -> Iterator[pa.RecordBatch | int]:
-        """The batches of these columns; in place of those that hold nothing wanted, how many rows they have."""
-        position = 0
+    def _beside(self, columns: list[str]) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+        """What puts these columns of the second table beside the batches of the first, one after the other."""
+        if not columns or self._scores is None:
+            return lambda batch: batch
+        batches = pq.ParquetFile(self._scores).iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        fields = [self.schema.field(name) for name in columns]
+        rows = part_merging.RowStream(_tables(batch.select(columns) for batch in batches), pa.schema(fields))
+
+        def beside(batch: pa.RecordBatch) -> pa.RecordBatch:
+            taken = rows.take(len(batch))
+            arrays = [taken.column(name).combine_chunks() for name in columns]
+            return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *fields]))
+
+        return beside
+
+    def _groups(self, columns: list[str], wanted: Mask | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The batches of these columns, each with the number of its first row; none of row groups that hold nothing wanted."""
+        end = 0
         for file, number in [(each, at) for each in self._files for at in range(each.metadata.num_row_groups)]:
             group = file.metadata.row_group(number)
-            rows = int(group.num_rows)
-            if wanted is not None and not wanted[position : position + rows].any():
-                yield rows
-            elif rows:
-                at_once = max(1, min(_BATCH_ROWS, rows * _BATCH_BYTES // max(1, int(group.total_byte_size))))
-                yield from file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns)
-            position += rows
+            begin, end = end, end + int(group.num_rows)
+            if begin < end and (wanted is None or wanted[begin:end].any()):
+                at_once = (end - begin) * _BATCH_BYTES // max(1, int(group.total_byte_size))
+                at_once = max(1, min(_BATCH_ROWS, at_once))
+                for batch in file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns):
+                    yield begin, batch
+                    begin += len(batch)
 
     def scan(self, columns: Collection[str]) -> pl.LazyFrame:
         """The table as polars sees it, with the scores if one of these columns is among them.
@@ -101,31 +111,9 @@ class Made:
     def batches(self, columns: Sequence[str], wanted: Mask | None = None) -> Iterator[pa.RecordBatch]:
         """These columns, in this order. To choose rows, it must be kept first: see :func:`keeping`."""
         if wanted is not None:
-            raise ValueError("rows are chosen of a table that can be gone through twice")
+            raise ValueError("rows are chosen of a table that can be read twice")
         for each in self._tables:
             yield from each.select(list(columns)).to_batches(max_chunksize=_BATCH_ROWS)
-
-
-class _Steps:
-    """Columns of a second table, taken by as many rows as the first one gives."""
-
-    def __init__(self, path: Path | None, columns: list[str]) -> None:
-        self._columns = columns
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-        if columns and path is not None:
-            self._batches = pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS, columns=columns)
-        self._left: pa.Table | None = None
-
-    def beside(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if not self._columns:
-            return batch
-        while self._left is None or len(self._left) < len(batch):
-            more = pa.Table.from_batches([next(self._batches)])
-            self._left = more if self._left is None else pa.concat_tables([self._left, more])
-        taken, self._left = self._left.slice(0, len(batch)), self._left.slice(len(batch))
-        arrays = [taken.column(name).combine_chunks() for name in self._columns]
-        fields = [taken.schema.field(name) for name in self._columns]
-        return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *fields]))
 
 
 def results_of(folder: Folder) -> Stored | Made:

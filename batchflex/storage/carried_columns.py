@@ -14,6 +14,16 @@ import pyarrow as pa
 
 _encode = msgspec.json.Encoder().encode
 _DIGITS = 38  # of a decimal
+_from_base64 = functools.partial(base64.b64decode, validate=True)
+_READERS: list[tuple[Callable[[pa.DataType], bool], Callable[[str], Any]]] = [
+    (pa.types.is_timestamp, datetime.datetime.fromisoformat),
+    (pa.types.is_date, datetime.date.fromisoformat),
+    (pa.types.is_time, datetime.time.fromisoformat),
+    (pa.types.is_decimal, decimal.Decimal),
+    (pa.types.is_binary, _from_base64),
+    (pa.types.is_large_binary, _from_base64),
+    (pa.types.is_fixed_size_binary, _from_base64),
+]
 
 
 def describe(carries: Iterable[str | None], schema: pa.Schema | None) -> tuple[dict[str, list[str]], pa.Schema]:
@@ -56,23 +66,22 @@ def kind_of(value: Any) -> str:
 
 def type_of(kinds: Iterable[str]) -> pa.DataType:
     """The type of a column of which no Arrow type is known: the narrowest of int64, double, bool and string."""
-    told = set(kinds) - {"null"}
-    if told == {"int"}:
-        return pa.int64()
-    if told and told <= {"int", "float"}:
-        return pa.float64()
-    if told == {"bool"}:
-        return pa.bool_()
+    match sorted(set(kinds) - {"null"}):
+        case ["int"]:
+            return pa.int64()
+        case ["float"] | ["float", "int"]:
+            return pa.float64()
+        case ["bool"]:
+            return pa.bool_()
     return pa.string()
 
 
-def holds(kind: pa.DataType | None, values: list[Any]) -> bool:
+def holds(kind: pa.DataType, values: list[Any]) -> bool:
     """Whether a column of this type gives all values back as they are."""
-    if (
-        kind is None
-        or pa.types.is_decimal256(kind)
-        or not (_is_plain(kind.value_type if _is_list(kind) else kind) or _reader(kind))
-    ):
+    if pa.types.is_decimal256(kind):
+        return False
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not (_is_plain(kind.value_type if is_list else kind) or _reader(kind)):
         return False
     try:
         read = _read(values, kind)
@@ -82,10 +91,13 @@ def holds(kind: pa.DataType | None, values: list[Any]) -> bool:
 
 
 def typed(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """The values as a column of a type that :func:`holds` them or that :func:`type_of` gave for their kinds.
+    """The values as a column of a type that :func:`holds` them or that :func:`type_of` gave for their kinds, here or of
+    :mod:`.parsed_columns`.
 
     In a column of strings what is no string becomes its JSON.
     """
+    if pa.types.is_list(kind) and pa.types.is_float64(kind.value_type):
+        values = [v if v is None else [e if e is None else float(e) for e in v] for v in values]
     if pa.types.is_float64(kind):
         return pa.array([v if v is None else float(v) for v in values], kind)
     if pa.types.is_string(kind):
@@ -100,24 +112,9 @@ def _read(values: list[Any], kind: pa.DataType) -> list[Any]:
 
 def _reader(kind: pa.DataType) -> Callable[[str], Any] | None:
     """How to read a value back of which JSON has made a string."""
-    t = pa.types
-    if t.is_timestamp(kind):
-        return datetime.datetime.fromisoformat
-    if t.is_date(kind):
-        return datetime.date.fromisoformat
-    if t.is_time(kind):
-        return datetime.time.fromisoformat
-    if t.is_decimal(kind):
-        return decimal.Decimal
-    if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
-        return functools.partial(base64.b64decode, validate=True)
-    return None
+    return next((reader for is_it, reader in _READERS if is_it(kind)), None)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
     t = pa.types
     return any(is_it(kind) for is_it in (t.is_integer, t.is_floating, t.is_boolean, t.is_string, t.is_large_string))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

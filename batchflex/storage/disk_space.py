@@ -13,7 +13,7 @@ from .results_files import ResultsFiles
 
 MB = 1_000_000
 _LEFT_ALONE, _SHARE = 200 * MB, 20
-_LOOKED_AT = 3  # parts that tell how large a row is
+_MEASURED_PARTS = 3  # for the size of a row
 _ENVELOPE, _TOKEN = 1_200, 8  # bytes of a row beside its text, and of a token, which is in `content` and in `response`
 _ZSTD = 3  # what that is divided by when it is compressed
 _DOUBT_EVERY_S = 10.0
@@ -21,17 +21,17 @@ _DOUBT_EVERY_S = 10.0
 
 def free(folder: Path) -> tuple[int, int] | None:
     """Bytes that may be written to the disk that a folder is on, or will be on, and the size of that disk. ``None`` if that
-    cannot be told."""
+    is not known."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
     try:
-        told = os.statvfs(there)
+        disk = os.statvfs(there)
     except OSError:
         return None
-    if not told.f_blocks:  # some file systems do not say
+    if not disk.f_blocks:  # some file systems do not say
         return None
-    return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
+    return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
 
 def left_alone(wanted_mb: float | None, disk: int) -> int:
@@ -51,7 +51,7 @@ def words(size: float) -> str:
 
 class Need(NamedTuple):
     """Bytes that a run will take: for the ``parts`` and the ``journal`` of the rows that are left, and for the table of
-    ``results`` of all rows, which is made beside an older one. ``is_measured`` tells that this is by rows that are there."""
+    ``results`` of all rows, which is made beside an older one. ``is_measured`` says that this is by rows that are there."""
 
     parts: int
     journal: int
@@ -80,10 +80,9 @@ def guessed_row(completion_tokens: float, carried: float = 0.0) -> float:
 def needed(folder: Folder, left: int, done: int, guess: float | None, seal_mb: float) -> Need | None:
     """What a run will need, by the rows of the newest parts; else by a ``guess`` of the bytes of one; else ``None``."""
     rows = size = 0
-    sizes = part_numbers.objects(folder.parts)
-    for number in part_numbers.sort_out(sizes)[0][-_LOOKED_AT:]:
+    for number, of_part in list(part_numbers.part_sizes(folder.parts).items())[-_MEASURED_PARTS:]:
         rows += part_files.key_values(folder.parts, number)[1]
-        size += sizes[number.name]
+        size += of_part
     row = size / rows if rows else guess
     if row is None:
         return None

@@ -43,8 +43,8 @@ def storing(what: object) -> Iterator[None]:
 def replaced(path: Path, *, only_new: bool = False) -> Iterator[IO[bytes]]:
     """Write a file beside ``path`` and put it in its place when all of it is on the disk; drop it on any failure.
 
-    The order is: write, fsync the file, rename, fsync the folder. After a power cut either the old file is there or
-    the new one. With ``only_new`` no file is replaced, and what was written can be read back from the stream.
+    In this order: write, fsync the file, rename, fsync the folder. After a power cut there is the old file or the new one. With
+    ``only_new`` no file is replaced. What was written can be read back from the stream.
 
     :raises FileExistsError: with ``only_new``, when the block ends, if there is a file of this name.
     """
@@ -124,25 +124,21 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _appending(path: Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file")
-    return os.fdopen(descriptor, "a+b", buffering=0)
-
-
 def append(path: Path, *lines: object, sync: bool) -> None:
     """Append JSON lines at once. What a full disk or a power cut leaves torn stays alone on its line. A link is not followed.
 
     :raises StorageError: if they cannot be written.
     """
-    with storing(path), _appending(path) as stream:
-        data = b"".join(json_line(line) + b"\n" for line in lines)
-        end = stream.seek(0, os.SEEK_END)
-        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
-            data = b"\n" + data
-        while data:
-            data = data[stream.write(data) or 0 :]
-        if sync:
-            os.fsync(stream.fileno())
+    with storing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
+        with os.fdopen(descriptor, "a+b", buffering=0) as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
+            data = b"".join(json_line(line) + b"\n" for line in lines)
+            end = stream.seek(0, os.SEEK_END)
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+                data = b"\n" + data
+            while data:
+                data = data[stream.write(data) or 0 :]
+            if sync:
+                os.fsync(descriptor)

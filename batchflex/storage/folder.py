@@ -57,7 +57,7 @@ class Folder:
     def exists(self) -> bool:
         try:
             return self.state.exists() or self._parts.is_dir() or self.journal.is_dir()
-        except OSError:  # a name that is too long, or not to be looked at: whoever needs the folder will say so
+        except OSError:  # a name that is too long, or may not be read: whoever needs the folder will say so
             return False
 
     def owns(self, path: Path) -> bool:
@@ -75,12 +75,12 @@ class Folder:
             raise FolderError(f"{self.path} is not the output folder of a run{hint}")
 
     def require_format(self) -> int:
-        """The number of the folder's format: 1 where none is told, as in folders of versions that had none.
+        """The number of the folder's format; 1 in folders of versions that had none.
 
         :raises FolderError: if this version does not know that format.
         """
         try:
-            told = msgspec.json.decode(self.store.get(self.format.name))["format"]
+            number = msgspec.json.decode(self.store.get(self.format.name))["format"]
         except (FileNotFoundError, NotADirectoryError):
             return 1
         except OSError as error:
@@ -88,18 +88,17 @@ class Folder:
             raise FolderError(f"the output folder {self.path} cannot be used: {why}") from None
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise FolderError(f"{self.format} cannot be read: {error}") from None
-        if not isinstance(told, int) or told > FORMAT:
+        if not isinstance(number, int) or number > FORMAT:
             raise FolderError(
-                f"{self.path} was written by a newer version of batchflex: its format is {told}, and this version knows those "
+                f"{self.path} was written by a newer version of batchflex: its format is {number}, and this version knows those "
                 f"up to {FORMAT}. Update batchflex, or give another output folder"
             )
-        return told
+        return number
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends.
-
-        It is this object's: within the block, holding it by the same object once more does nothing.
+        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends. Within the
+        block, holding it by the same object once more does nothing.
 
         :raises FolderBusy: if another run holds it.
         :raises FolderError: if it cannot be made.
@@ -110,12 +109,9 @@ class Folder:
         self.require_format()
         try:
             make_folder(self.journal)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         except (OSError, ValueError) as error:  # the latter of a name with a NUL character
             raise self._unusable(error) from None
-        second = None
-        try:
-            second = self._take(descriptor)
+        with self._locked() as descriptor:
             second_lock = _lock_for_who_asks(descriptor)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
@@ -130,10 +126,10 @@ class Folder:
                 with storing(self.format), self.store.put(self.format.name) as stream:
                     stream.write(b'{"format": %d}\n' % FORMAT)
             self._is_mine = True
-            yield
-        finally:
-            self._is_mine = False
-            _close(descriptor, second)
+            try:
+                yield
+            finally:
+                self._is_mine = False
 
     def _unusable(self, error: Exception) -> FolderError:
         number = getattr(error, "errno", None)
@@ -143,39 +139,36 @@ class Folder:
     @contextlib.contextmanager
     def held_if_free(self) -> Iterator[bool]:
         """Hold the folder alone, if it is there and nobody does; says whether. Makes nothing but the lock."""
-        try:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
-        except (OSError, ValueError):
-            yield False
-            return
-        second = None
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                second = self._take(descriptor)
+                stack.enter_context(self._locked())
             except FolderError:
-                yield False
+                is_mine = False
             else:
-                yield True
-        finally:
-            _close(descriptor, second)
+                is_mine = True
+            yield is_mine
 
-    def _take(self, descriptor: int) -> int | None:
-        """Lock it, and what is left when somebody removes it while a run goes on: ``journal`` itself. Returns the descriptor of
-        that; ``None`` where there are no locks of folders, as on some network file systems."""
-        self._lock_now(descriptor)
-        self._is_still_there(descriptor)
-        try:
-            second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            self._lock_now(second)
-        except FolderError as error:
-            os.close(second)
-            if isinstance(error, FolderBusy):
-                raise
-            return None
-        return second
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Lock ``.lock``, whose descriptor this gives, and ``journal`` itself, which is left if somebody removes the first."""
+        with contextlib.ExitStack() as opened:
+            try:
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
+            except (OSError, ValueError) as error:
+                raise self._unusable(error) from None
+            opened.callback(os.close, descriptor)
+            self._lock_now(descriptor)
+            self._require_still_there(descriptor)
+            with contextlib.suppress(OSError):
+                second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.callback(os.close, second)
+                try:
+                    self._lock_now(second)
+                except FolderBusy:
+                    raise
+                except FolderError:  # there are no locks of folders, as on some network file systems
+                    pass
+            yield descriptor
 
     def _lock_now(self, descriptor: int) -> None:
         for wait_s in (*_LOCK_WAITS_S, None):
@@ -192,7 +185,7 @@ class Folder:
             except OSError as error:
                 raise FolderError(f"{self.path} cannot be locked: {error.strerror or error}") from None
 
-    def _is_still_there(self, descriptor: int) -> None:
+    def _require_still_there(self, descriptor: int) -> None:
         """:raises FolderBusy: if the folder whose lock this is was removed meanwhile, as job.keep_runs does."""
         try:
             if os.path.samestat(self._lock.stat(), os.fstat(descriptor)):
@@ -202,8 +195,8 @@ class Folder:
         raise FolderBusy(f"{self.path} was removed just now; run the same command again")
 
     def is_held(self) -> bool:
-        """Whether a run holds the folder now. Where the system can tell, nothing is taken to find out: a run that begins at this
-        very moment must not find the folder taken."""
+        """Whether a run holds the folder now. Where the system can be asked, no lock is taken to find out: a run that begins at
+        this very moment must not find the folder taken."""
         held = _is_held_without_taking(self._lock)
         return held if held is not None else any(map(_is_locked, (self._lock, self.journal)))
 
@@ -242,9 +235,7 @@ class Folder:
             stream.write(toml.dumps(resolved).encode())
 
     def add_history(self, line: Mapping[str, Any]) -> None:
-        """Append a line, which may be done without holding the folder. One that a full disk or a power cut left torn stays alone
-        on its line; where others write at the same time, an empty line may come between.
-        """
+        """Append a line, which needs no holding of the folder: see :func:`append`."""
         append(self.history, line, sync=True)
 
     def past_runs(self) -> Iterator[dict[str, Any]]:
@@ -276,8 +267,8 @@ class Folder:
 
 
 def _lock_for_who_asks(descriptor: int) -> bool:
-    """Put a lock of the open file description (fcntl(2), Linux) on a file that is locked already (flock(2), which all systems and
-    all versions have): whether there is such a lock can be asked without taking one. Says whether there is now."""
+    """Put a lock of the open file description (fcntl(2), Linux) on a file that has one of flock(2), as all systems and versions
+    take: only of the first can be asked whether there is one without taking it. Says whether there is now."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False
     try:
@@ -288,7 +279,7 @@ def _lock_for_who_asks(descriptor: int) -> bool:
 
 
 def _is_held_without_taking(lock: Path) -> bool | None:
-    """Whether the lock is taken; ``None`` where that cannot be asked, or its last holder was of a version that did not tell."""
+    """Whether the lock is taken; ``None`` where that cannot be asked, or its last holder was of a version without that."""
     if not hasattr(fcntl, "F_OFD_GETLK"):
         return None
     try:
@@ -299,8 +290,8 @@ def _is_held_without_taking(lock: Path) -> bool | None:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         if _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
             return True
-        told = msgspec.json.decode(os.pread(descriptor, 4_096, 0))
-        return False if told["asked_without_taking"] else None
+        can_ask = msgspec.json.decode(os.pread(descriptor, 4_096, 0))["asked_without_taking"]
+        return False if can_ask else None
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None
     finally:
@@ -323,15 +314,9 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _close(*descriptors: int | None) -> None:
-    for descriptor in descriptors:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
 def _is_of(line: bytes, run_id: str) -> bool:
     try:
-        told = msgspec.json.decode(line)
+        read = msgspec.json.decode(line)
     except ValueError:
         return False
-    return isinstance(told, dict) and told.get("run_id") == run_id
+    return isinstance(read, dict) and read.get("run_id") == run_id

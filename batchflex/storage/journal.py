@@ -6,8 +6,8 @@ makes what was written so far survive a power cut, and is called for many lines 
 appended to by the run that began it, so a torn tail needs no repair: its bad line is not counted, and the next run
 begins another segment. Nothing here knows what becomes of a segment that was read.
 
-A line with ``!`` in place of the space is no outcome but a note: ``{"void": RUN_ID}`` says that the failures of that run count
-for nothing. Versions that know no notes take such a line for a damaged one, and pass over it.
+A line with ``!`` in place of the space is a note: ``{"void": RUN_ID}`` says that the failures of that run count for nothing.
+Versions that know no notes take such a line for a damaged one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from .files import FULL, storing, sync_folder
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Outcome).decode
 _SUFFIX = ".journal"
-_Line = bytes
 _OUTCOME, _NOTE = ord(" "), ord("!")
 
 
@@ -71,8 +70,8 @@ def _whole(value: object) -> object:
 def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
     """The outcomes of a segment, also of one that is being written or was torn: what is not a whole line is left out.
 
-    A segment that is gone, because its run has sealed it meanwhile, has none. The ids of runs that it says the failures of are
-    void are added to ``void``.
+    A segment that is gone, because its run has sealed it meanwhile, has none. The ids of runs whose failures are void are added
+    to ``void``.
 
     :raises FolderError: if it cannot be read, or a whole line of it is no outcome: another version wrote it.
     """
@@ -97,7 +96,10 @@ def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
 
 
 class Segment:
-    """One file being appended to. Its length is kept here, so that a line half written can be cut off again."""
+    """One file being appended to. Its length is kept here, so that a line half written can be cut off again. Making one blocks.
+
+    :raises StorageError: if the file cannot be made, or is there.
+    """
 
     __slots__ = ("_torn", "bytes", "descriptor", "number", "path", "rows", "synced")
 
@@ -150,18 +152,17 @@ class Segment:
 
 
 class Journal:
-    """Appends to one segment at a time. ``append`` and ``rotate`` are for the event loop; ``prepare``, ``sync`` and
-    ``close`` block and are for a thread, any thread.
+    """Appends to one ``segment`` at a time. ``append`` and ``rotate`` are for the event loop; ``hold``, ``sync`` and ``close``
+    block and are for a thread, any thread.
 
-    A reserve of ``reserve_bytes`` lies on the disk from the start. When the disk fills up it is given back, so that the
-    answers still on their way can be written; ``full`` then tells that the run must end. ``longest`` is the longest line
-    so far, in bytes.
+    A reserve of ``reserve_bytes`` lies on the disk from the start. When the disk fills up it is freed, so that the
+    answers still in flight can be written; ``full`` then says that the run must end. ``longest`` is the longest line so far, in
+    bytes.
 
     :raises StorageError: if not even the reserve fits.
     """
 
     def __init__(self, folder: Path, number: int, reserve_bytes: int = 0) -> None:
-        self._folder = folder
         self._reserve = folder / "reserve"
         self._syncing = threading.Lock()
         self._ended: deque[Segment] = deque()
@@ -172,25 +173,10 @@ class Journal:
             with storing(self._reserve):
                 self._keep(reserve_bytes)
         try:
-            self._segment = Segment(folder, number)
+            self.segment = Segment(folder, number)
         except BaseException:
             self._reserve.unlink(missing_ok=True)
             raise
-
-    @property
-    def number(self) -> int:
-        """Of the present segment."""
-        return self._segment.number
-
-    @property
-    def rows(self) -> int:
-        """Lines in the present segment."""
-        return self._segment.rows
-
-    @property
-    def bytes(self) -> int:
-        """In the present segment."""
-        return self._segment.bytes
 
     def _keep(self, size: int) -> None:
         descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -228,24 +214,21 @@ class Journal:
         self._write(encode(outcome))
 
     def void(self, run_id: str) -> None:
-        """Write down that the failures of a run count for nothing. As :meth:`append`.
-
-        :raises StorageError: if it could not be written; the segment is as before.
-        """
+        """Note that the failures of a run count for nothing. As :meth:`append`."""
         data = _encode(_Note(run_id))
         self._write(b"%08x!%b\n" % (zlib.crc32(data), data))
 
-    def _write(self, line: _Line) -> None:
+    def _write(self, line: bytes) -> None:
         self.longest = max(self.longest, len(line))
         try:
-            self._segment.write(line)
+            self.segment.write(line)
         except OSError as error:
-            with storing(self._segment.path):
+            with storing(self.segment.path):
                 if error.errno not in FULL or self.full:
                     raise
                 self.full = True
                 self._reserve.unlink(missing_ok=True)
-                self._segment.write(line)
+                self.segment.write(line)
 
     def sync(self) -> None:
         """Make everything appended before this call survive a power cut.
@@ -259,34 +242,17 @@ class Journal:
         while self._ended:
             self._ended[0].sync()
             self._ended.popleft().end()
-        self._segment.sync()
+        self.segment.sync()
 
-    def prepare(self, number: int) -> Segment:
-        """Begin another segment, for :meth:`rotate`. Blocks.
-
-        :raises StorageError: if it cannot be begun.
-        """
-        return Segment(self._folder, number)
-
-    def rotate(self, fresh: Segment) -> int:
-        """Go on in a fresh segment, and return a descriptor of the ended one, for the caller to sync and close.
-
-        :raises StorageError: if there are too many descriptors; then the present one goes on.
-        """
-        try:
-            with storing(self._segment.path):
-                descriptor = os.dup(self._segment.descriptor)
-        except BaseException:
-            fresh.end()
-            raise
-        self._ended.append(self._segment)  # a sync may be under way in it: the next one closes it
-        self._segment = fresh
-        return descriptor
+    def rotate(self, fresh: Segment) -> None:
+        """Continue in a fresh segment. The one before is closed by the next :meth:`sync`, for one may be under way in it."""
+        self._ended.append(self.segment)
+        self.segment = fresh
 
     def close(self) -> None:
         """Sync and end the segment; remove it if nothing was appended, and the reserve. Closing again does nothing.
 
-        :raises StorageError: if the last answers cannot be synced, unless ``full`` told so already.
+        :raises StorageError: if the last answers cannot be synced, unless the disk was ``full`` already.
         """
         with self._syncing:
             try:
@@ -295,7 +261,7 @@ class Journal:
                 if not self.full:
                     raise
             finally:
-                for segment in (*self._ended, self._segment):
+                for segment in (*self._ended, self.segment):
                     segment.end()
                 self._ended.clear()
                 self._reserve.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ class Substitutes:
             self._counts[(None, None) if by_fallback else (requested, answered)] += rows
 
     def words(self, *, named: bool = True) -> str | None:
-        """A sentence, if there is something to tell. Unless ``named``, without names of models."""
+        """A sentence, if there are any. Unless ``named``, without names of models."""
         if not self.rows:
             return None
         said = (

@@ -21,25 +21,25 @@ _OF_SCHEMA = {"integer": "int", "number": "float", "boolean": "bool", "string": 
 
 
 def declared(schemas: Iterable[Any]) -> dict[str, list[str]]:
-    """The fields that JSON Schemas of an object name, in their order, each with the kinds of values they tell of."""
+    """The fields that JSON Schemas of an object name, in their order, each with the kinds of values that it may have."""
     found: dict[str, list[str]] = {}
     for schema in schemas:
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if isinstance(properties, Mapping):
             for name, inside in properties.items():
-                found.setdefault(name, []).extend(_kinds_told(inside))
+                found.setdefault(name, []).extend(_kinds_of_schema(inside))
     return found
 
 
-def _kinds_told(schema: Any) -> list[str]:
+def _kinds_of_schema(schema: Any) -> list[str]:
     if not isinstance(schema, Mapping):
         return []
-    told = schema.get("type")
+    types = schema.get("type")
     kinds = []
-    for each in [told] if isinstance(told, str) else told if isinstance(told, list) else []:
+    for each in [types] if isinstance(types, str) else types if isinstance(types, list) else []:
         if each == "array":
             items = schema.get("items")
-            inside = _kinds_told(items) if isinstance(items, Mapping) else []
+            inside = _kinds_of_schema(items) if isinstance(items, Mapping) else []
             kinds.append(f"list[{inside[0]}]" if len(inside) == 1 and inside[0] in _SCALARS else "other")
         else:
             kinds.append(_OF_SCHEMA.get(each, "other"))
@@ -68,7 +68,7 @@ def objects(answers: Iterable[str | None]) -> Iterator[dict[str, Any]]:
 
 
 def kind_of(value: Any) -> str:
-    """As :func:`carried.kind_of`; a list of values of one of these kinds is ``list[int]`` and so on."""
+    """As :func:`carried_columns.kind_of`; a list of values of one of these kinds is ``list[int]`` and so on."""
     if isinstance(value, list):
         inside = {carried_columns.kind_of(each) for each in value} - {"null"}
         if not inside:
@@ -79,25 +79,16 @@ def kind_of(value: Any) -> str:
     return carried_columns.kind_of(value)
 
 
-def type_of(seen: Iterable[str], told: Sequence[str] = ()) -> pa.DataType:
-    """The type of a column with values of these kinds; if there are none, of those that the schema tells of.
+def type_of(seen: Iterable[str], declared: Sequence[str] = ()) -> pa.DataType:
+    """The type of a column with values of these kinds; if there are none, of those that the schema names.
 
     The narrowest of int64, double, bool, string and lists of these that holds all of them; else string, for JSON.
     """
-    kinds = set(seen) - {"null"} or set(told) - {"null"}
-    if told and "float" in told and kinds == {"int"}:
+    kinds = set(seen) - {"null"} or set(declared) - {"null"}
+    if "float" in declared and kinds == {"int"}:
         kinds = {"float"}  # a number, whether or not one of these has a fraction
     if kinds and all(kind.startswith("list[") for kind in kinds):
         inside = {kind[5:-1] for kind in kinds} - {"null"}
         kind = carried_columns.type_of(inside or {"str"})
         return pa.list_(kind) if len(inside) <= 1 or kind == pa.float64() else pa.string()
     return carried_columns.type_of(kinds)
-
-
-def typed(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """The values as a column of a type that :func:`type_of` gave for their kinds."""
-    if pa.types.is_list(kind):
-        if pa.types.is_float64(kind.value_type):
-            values = [v if v is None else [e if e is None else float(e) for e in v] for v in values]
-        return pa.array(values, kind)
-    return carried_columns.typed(values, kind)

@@ -6,10 +6,8 @@ Of several outcomes with one key the last counts. CONTRACT.md is the reference o
 from __future__ import annotations
 
 import base64
-import bisect
 import contextlib
 import hashlib
-import itertools
 import operator
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError, Outcome
 from . import carried_columns, parsed_columns
 from .files import storing
-from .part_numbers import Number, objects, part_name as part_name, part_numbers as part_numbers, sort_out
+from .part_numbers import Number, part_name as part_name, part_numbers as part_numbers, part_sizes
 from .store import FolderStore, Store
 
 T = TypeVar("T")
@@ -43,39 +43,59 @@ COLUMNS: dict[str, pa.DataType] = {
     "answer_limit": _COUNT, "cut_by": _TEXT, "format_fallback": _TEXT,
 }  # fmt: skip
 _INSIDE = {
-    "slot": _TEXT,
-    "point": _TEXT,
-    "carry": _TEXT,
-    "proof": _TEXT,
-    "file": _COUNT,
-    "position": _COUNT,
-    "grown": pa.int32(),
-}
+    "slot": _TEXT, "point": _TEXT, "carry": _TEXT, "proof": _TEXT, "file": _COUNT, "position": _COUNT, "grown": pa.int32(),
+}  # fmt: skip
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
-MADE_OF = b"batchflex.made_of"  # of a results table: what tells it from others
-MADE_OF_PARTS = b"batchflex.parts"  # of a results table: the set of parts that it was made of
+MADE_OF, MADE_OF_PARTS = b"batchflex.made_of", b"batchflex.parts"  # of a results table; see results_table.Assembled
 _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
-_ZERO = {"reasks"}  # where it is not told, it is 0
-_LARGEST_ARRAY = 1 << 31  # bytes: a string's place in one is told by 32 bits
+_ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it
+_LARGEST_ARRAY = 1 << 31  # bytes: offsets of strings have 32 bits
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
+WRITING: dict[str, Any] = {
+    "compression": "zstd", "write_statistics": ["key", "id", "row"], "write_page_checksum": True,
+}  # fmt: skip
 _AT_ONCE = 200  # rows
 
 
 class Footer(NamedTuple):
-    """What a part tells of itself: the kinds and Arrow types of its carried columns, the kinds of the fields of its
-    structured answers, its size in memory in bytes, and the rows of each of its row groups. ``void`` are the ids of runs whose
-    failures count for nothing, in whichever part they are. ``id`` tells it from others of its number, as there are when the
-    last part is moved away; empty of parts of format 1."""
+    """The metadata of a part: the kinds and Arrow types of its carried columns, the kinds of the fields of its structured
+    answers, its size in memory in bytes, and the rows of each of its row groups. ``void`` are the ids of runs whose failures
+    count for nothing, in whichever part they are. ``id`` distinguishes it from others of its number, as there are when the last
+    part is moved away; empty of parts of format 1."""
 
     kinds: dict[str, list[str]]
     types: pa.Schema
     fields: dict[str, list[str]]
-    size: int
-    groups: list[int]
-    void: list[str]
+    size: int = 0
+    groups: Sequence[int] = ()
+    void: Sequence[str] = ()
     id: str = ""
+
+
+def together(footers: Iterable[Footer]) -> Footer:
+    """The metadata of all rows of these parts, as one that stands for them has it. Pure.
+
+    A column keeps an Arrow type only if all parts with values in it agree.
+    """
+    kinds: dict[str, set[str]] = {}
+    fields: dict[str, set[str]] = {}
+    types: dict[str, set[pa.DataType | None]] = {}
+    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
+    void: dict[str, None] = {}
+    for footer in footers:
+        for name, seen in footer.kinds.items():
+            kinds.setdefault(name, set()).update(seen)
+            kind = footer.types.field(name).type if name in footer.types.names else None
+            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
+        for name, seen in footer.fields.items():
+            fields.setdefault(name, set()).update(seen)
+        void |= dict.fromkeys(footer.void)
+    agreed = {name: types.get(name) or nulls[name] for name in kinds}
+    schema = pa.schema([(name, next(iter(t))) for name, t in agreed.items() if len(t) == 1 and None not in t])
+    plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
+    return Footer(plain[0], schema, plain[1], void=list(void))
 
 
 def _nothing() -> None:
@@ -91,52 +111,39 @@ def write_part(
     void: Sequence[str] = (),
 ) -> None:
     """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
-    had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void, as the
-    outcomes are gone through; such a part may have no rows.
+    had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void; it may
+    be filled while the outcomes are read. Such a part may have no rows.
 
     :raises StorageError: if it cannot be written, or there is a part of this number; what is there stays as it is.
     """
     name = part_name(number)
-    sealed: list[Outcome] = []
-    outcomes = iter(outcomes)
-    while some := list(itertools.islice(outcomes, _AT_ONCE)):
-        sealed += some
-        between()
+    sealed = list(_paced(outcomes, between))
     if not sealed and not void:
         return
     table = to_table(sealed, between)
     kinds, types = carried_columns.describe([outcome.carry for outcome in sealed], carry_schema)
-    fields = parsed_columns.kinds(_by_the_way((outcome.parsed for outcome in sealed), between))
+    fields = parsed_columns.kinds(_paced((outcome.parsed for outcome in sealed), between))
     while sealed:
         del sealed[-_AT_ONCE:]
         between()
-    told = metadata(Footer(kinds, types, fields, table.nbytes, [], list(dict.fromkeys(void))))
+    own = metadata(Footer(kinds, types, fields, table.nbytes, void=list(dict.fromkeys(void))))
     with storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
-        pq.write_table(
-            table.replace_schema_metadata(told),
-            stream,
-            compression="zstd",
-            write_statistics=["key", "id", "row"],
-            write_page_checksum=True,
-            row_group_size=GROUP_ROWS,
-        )
+        pq.write_table(table.replace_schema_metadata(own), stream, row_group_size=GROUP_ROWS, **WRITING)
 
 
 def metadata(footer: Footer) -> dict[bytes, bytes]:
     """A footer as it is written."""
-    told = {
+    return {
         _KINDS: msgspec.json.encode(footer.kinds),
         _TYPES: base64.b64encode(footer.types.serialize().to_pybytes()),
         _FIELDS: msgspec.json.encode(footer.fields),
         _SIZE: b"%d" % footer.size,
+        _ID: secrets.token_hex(8).encode(),
+        **({_VOID: msgspec.json.encode(footer.void)} if footer.void else {}),
     }
-    told[_ID] = secrets.token_hex(8).encode()
-    if footer.void:
-        told[_VOID] = msgspec.json.encode(footer.void)
-    return told
 
 
-def _by_the_way(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
+def _paced(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
     for number, value in enumerate(values):
         if number % _AT_ONCE == 0:
             between()
@@ -165,8 +172,7 @@ def outcomes(table: pa.Table) -> list[Outcome]:
 
 
 def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
-    """A column in one block of memory, which goes back to the system when it is freed; made piece by piece, as that holds
-    the interpreter lock."""
+    """A column in one block of memory, which the system gets back when it is freed; made in pieces, as that holds the GIL."""
     pieces = []
     for begin in range(0, len(column), _AT_ONCE):
         pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
@@ -207,33 +213,25 @@ def read_group(store: Store, number: int, group: int) -> pa.Table:
         return _whole(file.read_row_group(group, use_threads=False))
 
 
-def read_rows(store: Store, number: int, positions: Sequence[int], columns: list[str]) -> pa.Table:
-    """Some columns of the rows at these positions of a part, ascending; of row groups without any nothing is read.
+def read_rows(
+    store: Store, number: int, positions: npt.ArrayLike | None = None, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a part, or those at these positions in it (ascending), a table for each row group that has any. Of the others
+    nothing is read.
 
     :raises FolderError: if it is damaged.
     """
-    pieces = [pa.schema([PART_SCHEMA.field(name) for name in columns]).empty_table()]
+    wanted = None if positions is None else np.asarray(positions, np.int64)
     with opened(store, number) as file:
-        begin = at = 0
+        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        begin = 0
         for group in range(file.num_row_groups):
             end = begin + int(file.metadata.row_group(group).num_rows)
-            here = positions[at : bisect.bisect_left(positions, end, at)]
-            if here:
-                there = [name for name in columns if name in file.schema_arrow.names]
-                rows = file.read_row_group(group, columns=there, use_threads=False)
-                pieces.append(_whole(rows, columns).take(pa.array([each - begin for each in here], pa.int64())))
-            at, begin = at + len(here), end
-    return pa.concat_tables(pieces)
-
-
-def read_groups(store: Store, number: int) -> Iterator[pa.Table]:
-    """All row groups of a part, one after the other.
-
-    :raises FolderError: if it is damaged.
-    """
-    with opened(store, number) as file:
-        for group in range(file.num_row_groups):
-            yield _whole(file.read_row_group(group, use_threads=False))
+            here = None if wanted is None else wanted[slice(*np.searchsorted(wanted, [begin, end]))] - begin
+            if here is None or len(here):
+                rows = _whole(file.read_row_group(group, columns=there, use_threads=False), columns)
+                yield rows if here is None else rows.take(pa.array(here))
+            begin = end
 
 
 def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
@@ -251,26 +249,31 @@ def footer(store: Store, number: int) -> Footer:
     """:raises FolderError: if the part is damaged, or none of batchflex's."""
     with opened(store, number) as file:
         read = file.metadata
-    told: Mapping[bytes, bytes] = read.metadata or {}
-    if not {_KINDS, _TYPES, _SIZE} <= told.keys():
+    own: Mapping[bytes, bytes] = read.metadata or {}
+    if not {_KINDS, _TYPES, _SIZE} <= own.keys():
         raise FolderError(f"{store}/{part_name(number)} is no part that batchflex wrote; move it away")
-    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told[_TYPES])))
-    groups = [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)]
-    if _FIELDS in told:
-        fields = msgspec.json.decode(told[_FIELDS])
+    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(own[_TYPES])))
+    # Versions before kept decimals of 256 bits; such columns are text now.
+    types = pa.schema([field for field in types if not pa.types.is_decimal256(field.type)])
+    if _FIELDS in own:
+        fields = msgspec.json.decode(own[_FIELDS])
     else:  # a part of an older version
         fields = parsed_columns.kinds(read_part(store, number, ["parsed"])["parsed"].to_pylist())
-    void = msgspec.json.decode(told.get(_VOID, b"[]"), type=list[str])
     return Footer(
-        msgspec.json.decode(told[_KINDS]), types, fields, int(told[_SIZE]), groups, void, told.get(_ID, b"").decode()
+        msgspec.json.decode(own[_KINDS]),
+        types,
+        fields,
+        int(own[_SIZE]),
+        [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)],
+        msgspec.json.decode(own.get(_VOID, b"[]"), type=list[str]),
+        own.get(_ID, b"").decode(),
     )
 
 
 def identity(store: Store) -> str:
-    """What tells this set of parts from others, wherever it is copied to: their numbers and sizes, as a digest. Parts are never
-    changed, and merging them does not change it. Only the footers of merged ones are read."""
-    sizes = objects(store)
-    return _digest([pair for number in sort_out(sizes)[0] for pair in entries(store, number, sizes[part_name(number)])])
+    """A digest of which parts these are, by their numbers and sizes, wherever they are copied to. Parts are never changed, and
+    merging them does not change it. Only the footers of merged ones are read."""
+    return _digest([pair for number, size in part_sizes(store).items() for pair in entries(store, number, size)])
 
 
 def entries(store: Store, number: Number, size: int) -> list[tuple[int, ...]]:
@@ -285,13 +288,12 @@ def is_of(store: Store, known: str) -> bool:
 
 
 def _former_identity(store: FolderStore) -> str:
-    sizes, times = objects(store), store.times()
+    times = store.times()
     found: list[tuple[int, ...]] = []
-    for number in sort_out(sizes)[0]:
-        name, stood_for = part_name(number), _stood_for(store, number)
-        changed = times.get(name, 0)
+    for number, size in part_sizes(store).items():
+        stood_for, changed = _stood_for(store, number), times.get(number.name, 0)
         is_so = changed == max((entry[2] for entry in stood_for if len(entry) == 3), default=None)
-        found += stood_for if is_so else [(int(number), sizes[name], changed)]
+        found += stood_for if is_so else [(int(number), size, changed)]
     return _digest(found)
 
 
@@ -302,7 +304,7 @@ def _digest(entries: list[tuple[int, ...]]) -> str:
 def _stood_for(store: Store, number: Number) -> list[tuple[int, ...]]:
     """Number and size of each part that was merged into this one; in parts of earlier versions the time of change, too."""
     try:
-        raw = key_values(store, number)[0].get(STANDS_FOR, b"[]") if number.is_merged else b"[]"
+        raw = key_values(store, number)[0].get(STANDS_FOR, b"[]") if number.times else b"[]"
         return msgspec.json.decode(raw, type=list[tuple[int, ...]])
     except msgspec.DecodeError:
         return []
@@ -318,7 +320,7 @@ def key_values(store: Store, number: int) -> tuple[Mapping[bytes, bytes], int]:
 
 
 def read_metadata(path: Path) -> tuple[Mapping[bytes, bytes], int]:
-    """What the footer of any Parquet file tells, and its number of rows; nothing if there is no such file, or it is none."""
+    """The metadata of any Parquet file, and its number of rows; nothing if there is no such file, or it is none."""
     try:
         footer = pq.read_metadata(path)
     except (OSError, pa.ArrowException):
@@ -335,6 +337,6 @@ def is_readable(path: Path) -> bool:
 
 
 def void_runs(store: Store) -> set[str]:
-    """The ids of the runs whose failures count for nothing, as the footers of all parts tell."""
+    """The ids of the runs whose failures count for nothing, by the footers of all parts."""
     raw = (key_values(store, number)[0].get(_VOID) for number in part_numbers(store))
     return {run for found in raw if found is not None for run in msgspec.json.decode(found, type=list[str])}

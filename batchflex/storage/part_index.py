@@ -1,8 +1,4 @@
-"""128-bit keys as columns, looked up by the block: those of parts, and sets of them that do not change.
-
-A key costs 16 bytes here (a Python ``set`` of them: some 110). Ten million finished rows are 160 MB; a block of
-4,096 keys is looked up in a few milliseconds. Keys are held as two unsigned 64-bit columns, sorted by the first.
-"""
+"""The 128-bit keys of parts as columns, two halves of 64 bits, and where the answers with these keys are in a plan."""
 
 from __future__ import annotations
 
@@ -57,7 +53,7 @@ SHARED = ["slot", "id", "point", "sample"]
 
 
 def shared_slots(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The slots of rows that had their id in common: which of them an answer belonged to cannot be told. ``parts`` have the
+    """The slots of rows that had their id in common: which of them an answer belonged to is not known. ``parts`` have the
     columns ``SHARED``, as :func:`read_keys` gives them."""
     place = pl.struct("id", "point", "sample").hash().alias("place")
     slots = pl.concat(part.select(place, "slot_hi", "slot_lo") for part in parts).unique()
@@ -78,7 +74,7 @@ def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 class Positions:
-    """Where answers are in a plan: at the position in an input file that their part tells, or, of those that were ``found``
+    """Where answers are in a plan: at the position in an input file that their part says, or, of those that were ``found``
     elsewhere by their keys (as :func:`read_found` gives them), there. About 30 bytes for each of these."""
 
     def __init__(self, layout: Layout, found: pl.DataFrame | None = None) -> None:
@@ -98,9 +94,13 @@ class Positions:
             file, position = (np.where(known, found, own) for found, own in zip(there, (file, position), strict=True))
         return self._layout.rows(file, position)
 
+    def place(self, part: pl.DataFrame) -> pl.DataFrame:
+        """The answers that are in the plan, with the ``row`` that they are to."""
+        return part.with_columns(pl.Series("row", self.rows(part))).filter(pl.col("row") >= 0)
+
 
 def files(parts: Store, found: pl.DataFrame) -> set[int]:
-    """What identifies the input files that the answers of a folder are to."""
+    """The ids of the input files that the answers of a folder are to."""
     each = {int(file) for file in found["file"].unique()}
     for number in part_files.part_numbers(parts):
         each.update(part_files.read_part(parts, number, ["file"])["file"].unique().to_pylist())
@@ -108,8 +108,8 @@ def files(parts: Store, found: pl.DataFrame) -> set[int]:
 
 
 def read_found(path: Path) -> pl.DataFrame:
-    """Where answers are that a run has found by their keys, elsewhere than their parts tell: ``hi``, ``lo``, ``file`` (0 of those
-    that belong to no row) and ``position``. None if the file is not there, or damaged: it can be made again."""
+    """Where answers are that a run has found by their keys, elsewhere than their parts say: ``hi``, ``lo``, ``file`` (0 of those
+    that belong to no row) and ``position``. No rows if the file is not there, or damaged: it can be made again."""
     try:
         return pl.read_parquet(path).select(list(_FOUND)).cast(_FOUND)
     except (OSError, pl.exceptions.PolarsError):
@@ -117,11 +117,8 @@ def read_found(path: Path) -> pl.DataFrame:
 
 
 def found_id(path: Path) -> str:
-    """What tells what :func:`read_found` gives from what it gave before; empty if there is none."""
-    try:
-        return ((pq.read_metadata(path).metadata or {}).get(_ID) or b"").decode()
-    except (OSError, pa.ArrowException):
-        return ""
+    """Another each time that :func:`read_found` gives something else; empty if it gives nothing."""
+    return part_files.read_metadata(path)[0].get(_ID, b"").decode()
 
 
 def write_found(path: Path, found: Iterable[pl.DataFrame]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,10 +15,11 @@ import pyarrow.parquet as pq
 from ..core import FolderError
 from . import part_files
 from .files import storing
-from .part_numbers import Number, merged, objects
+from .part_numbers import Number, merged, part_sizes
 from .store import Store
 
 _GROUP_BYTES = 16 << 20  # of a row group, in memory
+Positions = npt.NDArray[np.int64]
 
 Superseded = Mapping[int, pl.Series]
 """By the number of a part, which of its rows are left out: their positions there, ascending."""
@@ -24,7 +27,7 @@ Superseded = Mapping[int, pl.Series]
 
 class Size(NamedTuple):
     """``kept`` are the ``rows`` of a part without those that are left out. ``bytes`` are those of its file, ``footer`` those
-    of it that tell of its ``groups`` of rows and their columns."""
+    of its metadata, which grows with its ``groups`` of rows."""
 
     rows: int
     kept: int
@@ -54,7 +57,7 @@ def groups(sizes: Sequence[Size], most_rows: int, most_bytes: int) -> list[slice
 
 
 def saved(sizes: Sequence[Size]) -> int:
-    """About how many bytes are saved by merging these parts: rows that are left out, and what is told of row groups. Pure."""
+    """About how many bytes are saved by merging these parts: rows that are left out, and metadata of row groups. Pure."""
     kept = sum(size.kept for size in sizes)
     left_out = sum(size.bytes * (size.rows - size.kept) // max(1, size.rows) for size in sizes)
     groups = sum(size.groups for size in sizes)
@@ -68,32 +71,8 @@ def size_of(store: Store, number: Number, size: int, left_out: int) -> Size:
     :raises FolderError: if it is damaged.
     """
     with part_files.opened(store, number) as file:
-        told = file.metadata
-        return Size(told.num_rows, told.num_rows - left_out, size, told.serialized_size, told.num_row_groups)
-
-
-def together(footers: Sequence[part_files.Footer]) -> part_files.Footer:
-    """What a part tells that stands for parts with these footers. Pure.
-
-    The table of results gets the same columns by it. A column keeps an Arrow type only if all parts with values in it agree,
-    for so it is where they stand alone.
-    """
-    kinds: dict[str, set[str]] = {}
-    fields: dict[str, set[str]] = {}
-    types: dict[str, set[pa.DataType | None]] = {}
-    nulls: dict[str, set[pa.DataType | None]] = {}
-    for footer in footers:
-        for name, seen in footer.kinds.items():
-            kinds.setdefault(name, set()).update(seen)
-            told = footer.types.field(name).type if name in footer.types.names else None
-            (nulls if seen == ["null"] else types).setdefault(name, set()).add(told)
-        for name, seen in footer.fields.items():
-            fields.setdefault(name, set()).update(seen)
-    agreed = {name: types.get(name) or nulls[name] for name in kinds}
-    schema = pa.schema([(name, next(iter(t))) for name, t in agreed.items() if len(t) == 1 and None not in t])
-    void = list(dict.fromkeys(run for footer in footers for run in footer.void))
-    plain = [{name: sorted(seen) for name, seen in side.items()} for side in (kinds, fields)]
-    return part_files.Footer(plain[0], schema, plain[1], 0, [], void)
+        read = file.metadata
+        return Size(read.num_rows, read.num_rows - left_out, size, read.serialized_size, read.num_row_groups)
 
 
 def merge(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Number:
@@ -104,46 +83,34 @@ def merge(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Nu
     :raises StorageError: if it cannot be written; then all is as it was.
     """
     number = merged(numbers)
-    name, sizes = part_files.part_name(number), objects(store)
-    footers = [part_files.footer(store, each) for each in numbers]
-    footer = together(footers)
-    left_out = sum(len(superseded[number]) for number in numbers if number in superseded)
-    rows = sum(sum(each.groups) for each in footers) - left_out
-    stands_for = [
-        entry for each in numbers for entry in part_files.entries(store, each, sizes[part_files.part_name(each)])
-    ]
-    with storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
-        with pq.ParquetWriter(
-            stream,
-            part_files.PART_SCHEMA,
-            compression="zstd",
-            write_statistics=["key", "id", "row"],
-            write_page_checksum=True,
-        ) as writer:
+    sizes = part_sizes(store)
+    footers = {each: part_files.footer(store, each) for each in numbers}
+    heights = {each: sum(footer.groups) for each, footer in footers.items()}
+    kept = {
+        each: np.delete(np.arange(heights[each]), superseded[each].to_numpy()) for each in numbers if each in superseded
+    }
+    stands_for = [entry for each in numbers for entry in part_files.entries(store, each, sizes[each])]
+    with storing(f"{store}/{number.name}"), store.put_if_absent(number.name) as stream:
+        with pq.ParquetWriter(stream, part_files.PART_SCHEMA, **part_files.WRITING) as writer:
             size = 0
-            for block in _blocks(_rows(store, numbers, superseded)):
+            for block in _blocks(_rows(store, numbers, kept)):
                 size += block.nbytes
                 writer.write_table(block, row_group_size=block.num_rows)
-            told = part_files.metadata(footer._replace(size=size))
-            told[part_files.STANDS_FOR] = msgspec.json.encode(stands_for)
-            writer.add_key_value_metadata(told)
-        _check(stream, store, numbers, superseded, rows)
+            footer = part_files.together(footers.values())._replace(size=size)
+            stood_for = {part_files.STANDS_FOR: msgspec.json.encode(stands_for)}
+            writer.add_key_value_metadata(part_files.metadata(footer) | stood_for)
+        rows = sum(len(kept.get(each, range(height))) for each, height in heights.items())
+        if not _is_same(stream, rows, RowStream(_rows(store, numbers, kept))):
+            raise FolderError(
+                f"merged parts of {store} are not the same when read back: nothing was changed. Is the memory or the disk sound?"
+            )
     return number
 
 
-def _rows(store: Store, numbers: Sequence[Number], superseded: Superseded) -> Iterator[pa.Table]:
-    """The rows of parts, in their order, without those left out."""
+def _rows(store: Store, numbers: Sequence[Number], kept: Mapping[Number, Positions]) -> Iterator[pa.Table]:
+    """The rows of parts, in their order: those at the positions that are ``kept``, all of the other parts."""
     for number in numbers:
-        left_out, begin = superseded.get(number), 0
-        for table in part_files.read_groups(store, number):
-            end = begin + table.num_rows
-            if left_out is not None:
-                here = left_out.filter(left_out.is_between(begin, end, closed="left")) - begin
-                mask = pl.repeat(True, table.num_rows, dtype=pl.Boolean, eager=True).scatter(here, False)
-                table = table.filter(mask.to_arrow())
-            begin = end
-            if table.num_rows:
-                yield table
+        yield from part_files.read_rows(store, number, kept.get(number))
 
 
 def _blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -166,27 +133,24 @@ def _blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _check(written: IO[bytes], store: Store, numbers: Sequence[Number], superseded: Superseded, rows: int) -> None:
-    """Compare a part that was written, value by value, with those it is to stand for."""
-    expected = _Stream(_rows(store, numbers, superseded))
+def _is_same(written: IO[bytes], rows: int, expected: RowStream) -> bool:
+    """Whether a part that was written has so many rows, and value by value those that are expected."""
     with pq.ParquetFile(written, page_checksum_verification=True) as file:
-        same = file.metadata.num_rows == rows
-        for group in range(file.num_row_groups if same else 0):
+        if file.metadata.num_rows != rows:
+            return False
+        for group in range(file.num_row_groups):
             found = file.read_row_group(group, use_threads=False)
-            same = same and found.equals(expected.take(found.num_rows))
-        same = same and expected.take(1).num_rows == 0
-    if not same:
-        raise FolderError(
-            f"merged parts of {store} are not the same when read back: nothing was changed. Is the memory or the disk sound?"
-        )
+            if not found.equals(expected.take(found.num_rows)):
+                return False
+        return expected.take(1).num_rows == 0
 
 
-class _Stream:
+class RowStream:
     """Rows by any number."""
 
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
+    def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema = part_files.PART_SCHEMA) -> None:
         self._tables = tables
-        self._rest = part_files.PART_SCHEMA.empty_table()
+        self._rest = schema.empty_table()
 
     def take(self, rows: int) -> pa.Table:
         while self._rest.num_rows < rows and (table := next(self._tables, None)) is not None:

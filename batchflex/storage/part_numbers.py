@@ -1,11 +1,12 @@
 """Which parts there are. A part that others were merged into stands for them from the moment it has its name.
 
 ``000012.parquet`` is the part of journal segment 12. ``000001-000012-1.parquet`` is merged: it stands for all parts whose
-segments are 1 to 12, and what of these is still there does not count. The last number tells how often this was merged.
+segments are 1 to 12, and what of these is still there does not count. The last number is how often this was merged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -31,25 +32,23 @@ class Number(int):
         return made
 
     @property
-    def is_merged(self) -> bool:
-        return self.times > 0
-
-    @property
     def name(self) -> str:
         """That of its object."""
         return f"{self.first:06d}-{int(self):06d}-{self.times}.parquet" if self.times else f"{int(self):06d}.parquet"
 
-    def stands_for(self, segment: int) -> bool:
-        """Whether the answers of a journal segment are in it."""
-        return self.first <= segment <= self
 
-
-def part_numbers(store: Store) -> list[Number]:
-    """The numbers of the parts in a store that count, ascending.
+def part_sizes(store: Store) -> dict[Number, int]:
+    """The parts in a store that count, ascending, and their sizes in bytes.
 
     :raises FolderError: if it cannot be read.
     """
-    return sort_out(objects(store))[0]
+    sizes = _objects(store)
+    return {number: sizes.get(number.name, 0) for number in _sort_out(sizes)[0]}
+
+
+def part_numbers(store: Store) -> list[Number]:
+    """As :func:`part_sizes`, without the sizes."""
+    return list(part_sizes(store))
 
 
 def part_name(number: int) -> str:
@@ -57,11 +56,7 @@ def part_name(number: int) -> str:
     return number.name if isinstance(number, Number) else f"{number:06d}.parquet"
 
 
-def objects(store: Store) -> dict[str, int]:
-    """The names and sizes of what is in a store of parts.
-
-    :raises FolderError: if it cannot be read.
-    """
+def _objects(store: Store) -> dict[str, int]:
     try:
         return store.list()
     except OSError as error:
@@ -73,7 +68,7 @@ def merged(numbers: Sequence[Number]) -> Number:
     return Number(int(numbers[-1]), numbers[0].first, 1 + max(number.times for number in numbers))
 
 
-def sort_out(names: Iterable[str]) -> tuple[list[Number], list[Number]]:
+def _sort_out(names: Iterable[str]) -> tuple[list[Number], list[Number]]:
     """The parts that count, and those that others stand for. Pure."""
     found = [number for name in names if (number := _number_of(name)) is not None]
     there = sorted(found, key=lambda number: (-number, number.first, -number.times))
@@ -97,20 +92,14 @@ def _number_of(name: str) -> Number | None:
 
 def is_sealed(numbers: Iterable[Number], segment: int) -> bool:
     """Whether one of these parts has the answers of a journal segment."""
-    return any(number.stands_for(segment) for number in numbers)
+    return any(number.first <= segment <= number for number in numbers)
 
 
 def clear(store: Store) -> int:
     """Remove the parts that others stand for, unless somebody reads them, and return how many are still there. To be called
     by the holder of the output folder."""
-    if not (others := _superseded(store)):
-        return 0
-    try:
-        is_done = store.delete(number.name for number in others)
-    except OSError:  # they do not count, so that they are no reason to fail
-        return len(_superseded(store))
-    return 0 if is_done else len(others)
-
-
-def _superseded(store: Store) -> list[Number]:
-    return sort_out(objects(store))[1]
+    if others := _sort_out(_objects(store))[1]:
+        with contextlib.suppress(OSError):  # they do not count, so that they are no reason to fail
+            store.delete(number.name for number in others)
+        others = _sort_out(_objects(store))[1]
+    return len(others)

@@ -14,11 +14,9 @@ _NOT_ASKED = Shapes()
 
 
 class RowContext(NamedTuple):
-    """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number.
-
-    ``endpoint`` is for rows that were never sent anywhere, ``shapes`` what structured answers are held against. With
-    ``allow_empty`` an answer without text is one.
-    """
+    """What all rows of a run have in common. ``labels`` are the sweep points as JSON objects, by number. ``endpoint`` is for rows
+    that were never sent anywhere, ``shapes`` are the schemas of structured answers. With ``allow_empty`` an answer may have no
+    text."""
 
     run_id: str
     endpoint: str
@@ -29,11 +27,9 @@ class RowContext(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), and where.
-
-    ``model`` is which it asked. ``format_fallback`` is how JSON was
-    asked for in place of a format that the model refused, ``prices`` are those of the model where it was asked.
-    """
+    """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), to which
+    ``endpoint`` and ``model``, at which ``prices``. ``format_fallback`` is how JSON was asked for in place of a format that the
+    model refused."""
 
     attempts: int
     started_at: int
@@ -84,7 +80,7 @@ def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer
 
 
 def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Outcome:
-    """The row of an answer that is there, judged anew."""
+    """The row of an answer that is there, with another verdict."""
     return msgspec.structs.replace(
         outcome,
         status="ok" if complaint is None else "invalid",

@@ -1,4 +1,4 @@
-"""Which columns a table of results has, by what its parts tell of theirs: their names and types. Pure."""
+"""Which columns a table of results has, by the footers of its parts: their names and types. Pure."""
 
 from __future__ import annotations
 
@@ -36,46 +36,27 @@ def layout_of(
 ) -> ResultsLayout:
     """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
     fields that its schema names."""
-    footers = list(footers)
+    whole = part_files.together(footers)
+    if pending:
+        kinds, types = carried_columns.describe((o.carry for o in pending), whole.types)
+        fields = parsed_columns.kinds(o.parsed for o in pending)
+        whole = part_files.together([whole, part_files.Footer(kinds, types, fields)])
     stale_answers = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
     for out, name in sweep_columns(variables).items():
         values = [*variables[name], *(point.get(name) for point in stale_answers)]
         sweep[out] = (name, carried_columns.type_of(map(carried_columns.kind_of, values)))
-    kinds: dict[str, set[str]] = {}
-    types: dict[str, set[pa.DataType | None]] = {}  # those that the parts tell of; None where one tells of none
-    nulls: dict[str, set[pa.DataType | None]] = {}  # those of parts without a value in the column
-    for footer in footers:
-        for name, seen in footer.kinds.items():
-            kinds.setdefault(name, set()).update(seen)
-            kind = footer.types.field(name).type if name in footer.types.names else None
-            if kind is not None and pa.types.is_decimal256(kind):  # of an older version; such a column is text
-                kind = None
-            (nulls if seen == ["null"] else types).setdefault(name, set()).add(kind)
-    for name, values in carried_columns.columns(o.carry for o in pending).items():
-        kinds.setdefault(name, set()).update(map(carried_columns.kind_of, values))
-        if not all(carried_columns.holds(kind, values) for kind in types.get(name, ())):
-            types[name] = {None}
-    carry = {}
-    for out, name in _named(kinds, {*COLUMNS, *sweep}, "input_").items():
-        agreed = types.get(name) or nulls.get(name, set())
-        carry[out] = (name, (agreed.pop() if len(agreed) == 1 else None) or carried_columns.type_of(kinds[name]))
-    return ResultsLayout(sweep, carry, _fields(footers, pending, declared, {*COLUMNS, *sweep, *carry}))
-
-
-def _fields(
-    footers: Iterable[part_files.Footer],
-    pending: Sequence[Outcome],
-    declared: Mapping[str, list[str]],
-    taken: Collection[str],
-) -> dict[str, tuple[str, pa.DataType]]:
-    seen: dict[str, set[str]] = {name: set() for name in declared}
-    for found in [*(footer.fields for footer in footers), parsed_columns.kinds(o.parsed for o in pending)]:
-        for name, kinds in found.items():
-            if name in seen or len(seen) < len(declared) + parsed_columns.MOST_FIELDS:
-                seen.setdefault(name, set()).update(kinds)
-    names = _named(seen, taken, "parsed_")
-    return {out: (name, parsed_columns.type_of(seen[name], declared.get(name, ()))) for out, name in names.items()}
+    known = dict(zip(whole.types.names, whole.types.types, strict=True))
+    carry = {
+        out: (name, known.get(name) or carried_columns.type_of(whole.kinds[name]))
+        for out, name in _named(whole.kinds, {*COLUMNS, *sweep}, "input_").items()
+    }
+    others = [name for name in whole.fields if name not in declared][: parsed_columns.MOST_FIELDS]
+    of_answers = {
+        out: (name, parsed_columns.type_of(whole.fields.get(name, ()), declared.get(name, ())))
+        for out, name in _named([*declared, *others], {*COLUMNS, *sweep, *carry}, "parsed_").items()
+    }
+    return ResultsLayout(sweep, carry, of_answers)
 
 
 def sweep_columns(variables: Iterable[str]) -> dict[str, str]:

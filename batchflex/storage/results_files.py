@@ -8,7 +8,7 @@ table is another from the moment that ``table.json`` is replaced.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -61,7 +61,7 @@ class ResultsFiles:
 
     @property
     def made_of(self) -> str:
-        """What tells this table from others; empty of tables of early versions."""
+        """A digest of what this table is made of; empty of tables of early versions."""
         return self.metadata.get(part_files.MADE_OF, b"").decode("ascii", "replace")
 
     @property
@@ -94,33 +94,20 @@ def _read(folder: Folder) -> _Manifest | None:
         return None
 
 
-def write(
-    folder: Folder,
-    assembled: results_table.Assembled,
-    more: Mapping[bytes, bytes] | None = None,
-    *,
-    as_folder: bool = False,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the table, of which nobody ever sees a half. ``more`` is added to its metadata. A table of the other kind is removed
-    then. ``between`` is called between the steps, and may raise to end this.
+def write(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> None:
+    """Write the table, of which nobody ever sees a half, and remove one of the other kind.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
     if as_folder:
-        _write_stretches(folder, assembled, more, between)
+        _write_stretches(folder, assembled)
         folder.results.unlink(missing_ok=True)
     else:
-        results_table.write_results(folder.results, assembled, more, between)
+        results_table.write_results(folder.results, assembled)
         _remove(folder, keep=())
 
 
-def _write_stretches(
-    folder: Folder,
-    assembled: results_table.Assembled,
-    more: Mapping[bytes, bytes] | None,
-    between: Callable[[], None],
-) -> None:
+def _write_stretches(folder: Folder, assembled: results_table.Assembled) -> None:
     place = folder.results_folder
     if place.is_symlink():
         raise StorageError(f"{place} could not be written: {LINKED}")
@@ -132,9 +119,8 @@ def _write_stretches(
         files.append(_File(f"{stretch.name}.parquet", stretch.rows))
         path = place / files[-1].name
         if not path.exists():
-            results_table.write_table(path, assembled.schema, stretch.batches(), {}, between)
-    metadata = results_table.metadata(assembled, more)
-    manifest = _Manifest(files, {name.decode(): value.decode() for name, value in metadata.items()})
+            results_table.write_results(path, assembled._replace(batches=stretch.batches(), metadata={}))
+    manifest = _Manifest(files, {name.decode(): value.decode() for name, value in assembled.metadata.items()})
     with storing(place / _MANIFEST), replaced(place / _MANIFEST) as stream:
         stream.write(msgspec.json.encode(manifest) + b"\n")
     _remove(folder, keep=[file.name for file in files])
@@ -155,15 +141,9 @@ def _remove(folder: Folder, keep: Sequence[str]) -> None:
         place.rmdir()
 
 
-def is_current(
-    folder: Folder,
-    assembled: results_table.Assembled,
-    more: Mapping[bytes, bytes] | None = None,
-    *,
-    as_folder: bool = False,
-) -> bool:
+def is_current(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> bool:
     """Whether the table that there is is this one already, of this kind, with the same metadata."""
     there = ResultsFiles(folder)
     if there.is_folder != as_folder or (as_folder and folder.results.exists()):
         return False
-    return results_table.metadata(assembled, more).items() <= there.metadata.items() and there.is_readable
+    return assembled.metadata.items() <= there.metadata.items() and there.is_readable

@@ -38,27 +38,27 @@ STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the ta
 
 
 class Stretch(NamedTuple):
-    """Some rows of a table that follow each other. ``name`` tells which, and has a digest of what they are made of."""
+    """Some rows of a table that follow each other. ``name`` is their number, and a digest of what they are made of."""
 
     name: str
     rows: int
     batches: Callable[[], Iterator[pa.Table]]
 
 
-def _no_stretches() -> list[Stretch]:
-    return []
-
-
 class Assembled(NamedTuple):
-    """A results table, to be made window by window. ``made_of`` tells it from others: a digest of all it depends on; ``parts`` is
-    the set of parts that it is made of. The ``stretches`` are all of it, piece by piece."""
+    """A results table, to be made window by window. Its ``metadata`` has a digest of all that it depends on, and the identity of
+    the parts that it is made of. The ``stretches`` are all of it, piece by piece. ``between`` is called between the steps of
+    making it, and may raise to end this."""
 
     schema: pa.Schema
     rows: int
     batches: Iterator[pa.Table]
-    made_of: bytes
-    parts: bytes
-    stretches: Callable[[], list[Stretch]] = _no_stretches
+    metadata: dict[bytes, bytes]
+    stretches: Callable[[], list[Stretch]]
+    between: Callable[[], None]
+
+    def with_metadata(self, more: Mapping[bytes, bytes]) -> Assembled:
+        return self._replace(metadata=self.metadata | dict(more))
 
 
 def assemble(
@@ -80,15 +80,16 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside what parts tell. ``between`` is called between the steps, and may raise to end this.
-    Memory is bounded by some 80 MB, 12 bytes a row (without a
-    plan 60), twice that while they are sorted, and twice the largest row group.
+    ``void`` are, beside those that parts name. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that
+    while they are sorted, and twice the largest row group.
     """
     tables = _Parts(store, pending, void, between)
     if positions is not None:
-        places = _of_positions(tables, labels, positions, since)
+        places = _of_plan(tables, labels, positions.columns, positions.place, since)
+    elif planned is not None:
+        places = _of_plan(tables, labels, ["key"], _by_keys(planned), since)
     else:
-        places = _of_history(tables, labels) if planned is None else _of_plan(tables, labels, planned, since)
+        places = _of_history(tables, labels)
     foreign = tables.points.difference(labels) if planned is None and positions is None else ()
     shape = layout_of(tables.footers.values(), variables, foreign, pending, declared or {})
 
@@ -111,7 +112,7 @@ def assemble(
         list(labels),
         declared or {},
     ]
-    made_of = _digest(known, places.index)
+    made_of = {part_files.MADE_OF: _digest(known, places.index), part_files.MADE_OF_PARTS: identity.encode()}
 
     def stretches() -> list[Stretch]:
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
@@ -127,43 +128,24 @@ def assemble(
         return found
 
     whole = batches(0, places.index.height)
-    return Assembled(shape.schema, places.index.height, whole, made_of, identity.encode(), stretches)
+    return Assembled(shape.schema, places.index.height, whole, made_of, stretches, between)
 
 
-def write_results(
-    path: Path,
-    assembled: Assembled,
-    more: Mapping[bytes, bytes] | None = None,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the table into one file, atomically. ``more`` is added to its metadata. ``between`` is as for :func:`assemble`.
+def write_results(path: Path, assembled: Assembled) -> None:
+    """Write the table into one file, atomically.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
-    write_table(path, assembled.schema, assembled.batches, metadata(assembled, more), between)
-
-
-def write_table(
-    path: Path,
-    schema: pa.Schema,
-    batches: Iterable[pa.Table],
-    footer: Mapping[bytes, bytes],
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Write rows of the results into a file, atomically.
-
-    :raises StorageError: if it cannot be written; an older one stays as it is.
-    """
-    schema = schema.with_metadata(dict(footer))
+    schema = assembled.schema.with_metadata(assembled.metadata)
     statistics = ["id", "row", "key", "status"]
     with (
         storing(path),
         replaced(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
     ):
-        for group in grouped(batches):
-            writer.write_table(group.replace_schema_metadata(dict(footer)))
-            between()
+        for group in grouped(assembled.batches):
+            writer.write_table(group.replace_schema_metadata(assembled.metadata))
+            assembled.between()
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -176,11 +158,6 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             group = []
     if group:
         yield pa.concat_tables(group)
-
-
-def metadata(assembled: Assembled, more: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
-    """What a table tells of itself."""
-    return {part_files.MADE_OF: assembled.made_of, part_files.MADE_OF_PARTS: assembled.parts, **(more or {})}
 
 
 def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
@@ -204,52 +181,39 @@ class _Parts:
         self._between = between
         self._void = Void(store, void)
         self._reading = store.reading()
-        self.numbers = part_files.part_numbers(store)
         self.footers: dict[int, part_files.Footer] = {
-            number: part_files.footer(store, number) for number in self.numbers
+            number: part_files.footer(store, number) for number in part_files.part_numbers(store)
         }
-        self.points: set[str] = set()
         self._pending = part_files.to_table(pending)
+        if rows := self._pending.num_rows:
+            self.footers[_PENDING] = part_files.Footer({}, pa.schema([]), {}, self._pending.nbytes, [rows])
+        self.points: set[str] = set()
         self._groups: list[tuple[int, int]] = []  # part and row group
         self._begins: list[int] = []
-        self._end = 0
         self._row_bytes: list[int] = []
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """For each part: its number and some of its columns, as :func:`keyindex.head` gives them, with ``where`` each row is.
-
-        To be called once.
+        """For each part: its number and some of its columns, as :func:`part_index.head` gives them, with ``where`` each row is.
+        Failures that are void are left out. To be called once.
         """
-        for number in self.numbers:
+        end = 0
+        for number, footer in self.footers.items():
             self._between()
-            footer = self.footers[number]
-            yield (
-                number,
-                self._head(
-                    number, part_files.read_part(self._store, number, columns(number)), footer.groups, footer.size
-                ),
-            )
-        if pending := self._pending.num_rows:
-            table = self._pending.select(columns(_PENDING))
-            yield _PENDING, self._head(_PENDING, table, [pending], self._pending.nbytes)
-
-    def _head(self, number: int, table: pa.Table, groups: Sequence[int], size: int) -> pl.DataFrame:
-        end = first = self._end
-        for group, rows in enumerate(groups):
-            self._groups.append((number, group))
-            self._begins.append(end)
-            self._row_bytes.append(size // max(1, len(table)))
-            end += rows
-        self._end = end
-        frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
-        self.points.update(frame["point"].unique())
-        return frame
-
-    def valid(self, number: int, frame: pl.DataFrame, status: pl.Series) -> pl.DataFrame:
-        """A frame of all rows of a part, without those of failures that are void."""
-        gone = None if number == _PENDING else self._void.among(number, status)
-        return frame if gone is None else frame.filter(~gone)
+            if is_pending := number == _PENDING:
+                table = self._pending.select(columns(number))
+            else:
+                table = part_files.read_part(self._store, number, columns(number))
+            first = end
+            for group, rows in enumerate(footer.groups):
+                self._groups.append((number, group))
+                self._begins.append(end)
+                self._row_bytes.append(footer.size // max(1, len(table)))
+                end += rows
+            frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+            self.points.update(frame["point"].unique())
+            gone = None if is_pending else self._void.among(number, frame["status"])
+            yield number, frame if gone is None else frame.filter(~gone)
 
     def located(self, where: pl.Series) -> pl.DataFrame:
         """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
@@ -258,7 +222,7 @@ class _Parts:
         return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
 
     def sources(self, where: pl.Series) -> list[tuple[int, int, str]]:
-        """The parts that rows are in: their numbers, their sizes in memory, and what tells them from others."""
+        """The parts that rows are in: their numbers, sizes in memory and ids."""
         groups = self.located(where)["group"].unique()
         numbers = sorted({self._groups[group][0] for group in groups})
         footers = [(number, self.footers[number]) for number in numbers if number != _PENDING]
@@ -337,46 +301,39 @@ _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
 def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
     columns = ["key", "slot", "row", "sample", "point", "status"]
-    heads = [
-        pointed(parts.valid(number, head, head["status"]), labels)
-        for number, head in parts.heads(lambda number: columns)
-    ]
+    heads = [pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
     whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
     whole = part_index.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
     return _Places([whole.sort("where")], all=True)
 
 
-def _of_plan(parts: _Parts, labels: Sequence[str], planned: pl.DataFrame, since: int) -> _Places:
-    plan = SortedKeys(planned)
+def _of_plan(
+    parts: _Parts,
+    labels: Sequence[str],
+    columns: Sequence[str],
+    place: Callable[[pl.DataFrame], pl.DataFrame],
+    since: int,
+) -> _Places:
+    """Answers in parts numbered below ``since`` are where ``place`` puts them, by these ``columns``; it leaves out those that
+    are not in the plan. Others are where they say themselves."""
     heads = []
-    columns = ["row", "sample", "point", "status"]
-    for number, head in parts.heads(lambda number: ["key", *columns] if number < since else columns):
-        frame = pointed(parts.valid(number, head, head["status"]), labels)
-        if number < since:
-            at = pl.Series(plan.find(frame), dtype=pl.Int64)
-            now = planned.select("row", pl.col("point").cast(pl.Int32))[at.filter(at >= 0)]
-            frame = frame.filter(at >= 0).with_columns(now["row"], now["point"])
-        heads.append(_small(frame))
-    return _Places(heads)
-
-
-def _small(frame: pl.DataFrame) -> pl.DataFrame:
-    """What places are made of, in a third of the memory."""
-    return pl.DataFrame(
-        [*(frame[name].shrink_dtype() for name in _PLACE), (frame["status"] == "failed").alias("failed")]
-    )
-
-
-def _of_positions(parts: _Parts, labels: Sequence[str], positions: part_index.Positions, since: int) -> _Places:
-    heads = []
-    here = ["row", "sample", "point", "status"]
-    for number, head in parts.heads(lambda number: [*here, *positions.columns] if number < since else here):
+    own = ["row", "sample", "point", "status"]
+    for number, head in parts.heads(lambda number: [*own, *columns] if number < since else own):
         frame = pointed(head, labels)
-        if number < since:
-            frame = frame.with_columns(pl.Series("row", positions.rows(frame)))
-        frame = parts.valid(number, frame, head["status"])
-        heads.append(_small(frame.filter(pl.col("row") >= 0) if number < since else frame))
+        frame = place(frame) if number < since else frame
+        failed = (frame["status"] == "failed").alias("failed")
+        heads.append(pl.DataFrame([*(frame[name].shrink_dtype() for name in _PLACE), failed]))  # a third of the memory
     return _Places(heads)
+
+
+def _by_keys(planned: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    keys, places = SortedKeys(planned), planned.select("row", pl.col("point").cast(pl.Int32))
+
+    def place(frame: pl.DataFrame) -> pl.DataFrame:
+        at = pl.Series(keys.find(frame), dtype=pl.Int64)
+        return frame.filter(at >= 0).with_columns(places[at.filter(at >= 0)].get_columns())
+
+    return place
 
 
 def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
@@ -403,21 +360,13 @@ def _finish(
 ) -> pa.Table:
     """The columns of the results, with these row numbers and sweep points."""
     arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
-    if shape.sweep:
-        known = dict(enumerate(labels))
-        pairs = zip(points.to_list(), table.column("point").to_pylist(), strict=True)
-        values = [msgspec.json.decode(known.get(point, stored)) for point, stored in pairs]
-        arrays += [
-            carried_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.sweep.values()
-        ]
-    if shape.carry:
-        values = [msgspec.json.decode(text) if text else {} for text in table.column("carry").to_pylist()]
-        arrays += [
-            carried_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.carry.values()
-        ]
-    if shape.fields:
-        values = list(parsed_columns.objects(table.column("parsed").to_pylist()))
-        arrays += [
-            parsed_columns.typed([value.get(name) for value in values], kind) for name, kind in shape.fields.values()
-        ]
+    known = dict(enumerate(labels))
+    objects: dict[str, Callable[[list[Any]], Iterable[dict[str, Any]]]] = {
+        "point": lambda stored: map(msgspec.json.decode, map(known.get, points, stored)),
+        "carry": lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),
+        "parsed": parsed_columns.objects,
+    }
+    for (column, decoded), side in zip(objects.items(), shape, strict=True):
+        values = list(decoded(table.column(column).to_pylist())) if side else []
+        arrays += [carried_columns.typed([value.get(name) for value in values], kind) for name, kind in side.values()]
     return pa.Table.from_arrays(arrays, schema=shape.schema)

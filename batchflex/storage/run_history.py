@@ -35,7 +35,7 @@ def line_of_last(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def catch_up(folder: Folder) -> None:
     """Add the line of the last run if it could not: it was killed, or the disk was full. The folder must be held. Blocks."""
-    with contextlib.suppress(BatchflexError):  # such damage is for those to tell who need the file
+    with contextlib.suppress(BatchflexError):  # such damage is reported by those who need the file
         state = folder.read_state()
         of = state.get("run_id")
         if isinstance(of, str) and of and not folder.is_in_history(of):

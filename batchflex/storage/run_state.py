@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import signal
@@ -11,6 +12,11 @@ from typing import Any, NamedTuple
 from ..core import BAD, STATUSES, Message, Outcome, Status, StopReason, Usage, __version__, ident, unquoted
 from ..protocol import can_be_void
 from .model_substitutes import Substitutes
+
+_COUNTS = (
+    "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "reasks",
+    "reask_prompt_tokens", "reask_completion_tokens", "cost",
+)  # fmt: skip
 
 
 def timestamp(seconds: float) -> str:
@@ -68,67 +74,65 @@ class Wait(NamedTuple):
         }
 
 
+@dataclasses.dataclass(eq=False)
 class RunState:
     """Counts of one run.
 
-    ``rows`` are final rows of the whole job by status, those of earlier runs included; everything else is of this run alone.
-    ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written, ``prices`` tells
-    by what answers cost, ``binding`` the word for what bounds the run now, ``waiting`` what it waits for, ``given_up`` a sentence
-    for each endpoint that is not used any more while others are. ``probes`` of the ``requests_sent`` are the run's own. In a
-    retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that could not be asked
-    and keep it.
+    ``rows`` are final rows of the whole job by status, those of earlier runs (``done_before``) included; everything else is of
+    this run alone. ``planned`` is ``None`` until it is known. ``unstored`` are the answers that came and could not be written,
+    ``prices`` gives what answers are priced by, ``binding`` the word for what bounds the run now, ``waiting`` what it waits for,
+    ``given_up`` a sentence for each endpoint that is not used any more while others are. ``probes`` of the ``requests_sent`` are
+    the run's own. In a retry (``again``) ``outstanding`` rows have an old answer and none of this run; ``stayed`` are those that
+    could not be asked and keep it.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        job: str,
-        out: str,
-        started_at: float,
-        before: Mapping[str, int],
-        again: Again | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.job = job
-        self.out = out
-        self.started_at = started_at
-        self.rows = {status: before.get(status, 0) for status in STATUSES}
-        self.again = again
-        self.outstanding = again.asked if again is not None else 0
-        self.stayed = 0
+    run_id: str
+    job: str
+    out: str
+    started_at: float
+    done_before: dataclasses.InitVar[Mapping[str, int]]
+    again: Again | None = None
+    rows: dict[str, int] = dataclasses.field(init=False)
+    before: int = dataclasses.field(init=False)
+    outstanding: int = 0
+    stayed: int = 0
+    planned: int | None = None
+    plan: str | None = None
+    results: str = "results.parquet"
+    in_flight: int = 0
+    backing_off: int = 0
+    requests_sent: int = 0
+    probes: int = 0
+    answered: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    reasks: int = 0
+    reask_prompt_tokens: int = 0
+    reask_completion_tokens: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    prices: Callable[[], list[dict[str, Any]]] = list
+    stopped_by: StopReason | None = None
+    signal: int | None = None
+    message: Message | None = None
+    first_failure: str | None = None
+    unstored: int = 0
+    refused_with: int | None = None
+    is_void: bool = False
+    binding: str | None = None
+    waiting: list[Wait] = dataclasses.field(default_factory=list)
+    given_up: list[Message] = dataclasses.field(default_factory=list)
+    substitutes: Substitutes = dataclasses.field(default_factory=Substitutes)
+    _cost_from: set[str] = dataclasses.field(default_factory=set)
+    _first_unquoted: str | None = None
+    _first_can_be_void: bool = False
+    _refused: list[tuple[Status, Status | None]] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self, done_before: Mapping[str, int]) -> None:
+        self.rows = {status: done_before.get(status, 0) for status in STATUSES}
+        self.outstanding = self.again.asked if self.again is not None else 0
         self.before = self.done
-        self.planned: int | None = None
-        self.plan: str | None = None
-        self.results = "results.parquet"
-        self.in_flight = 0
-        self.backing_off = 0
-        self.requests_sent = 0
-        self.probes = 0
-        self.answered = 0
-        self.retries = 0
-        self.rate_limited = 0
-        self.reasks = 0
-        self.reask_prompt_tokens = 0
-        self.reask_completion_tokens = 0
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.cost: float | None = None
-        self._cost_from: set[str] = set()
-        self.prices: Callable[[], list[dict[str, Any]]] = list
-        self.stopped_by: StopReason | None = None
-        self.signal: int | None = None
-        self.message: Message | None = None
-        self.first_failure: str | None = None
-        self._first_unquoted: str | None = None
-        self.unstored = 0
-        self.refused_with: int | None = None
-        self.is_void = False
-        self._refused: list[tuple[Status, Status | None]] = []
-        self._first_can_be_void = False
-        self.binding: str | None = None
-        self.waiting: list[Wait] = []
-        self.given_up: list[Message] = []
-        self.substitutes = Substitutes()
 
     @property
     def done(self) -> int:
@@ -237,16 +241,7 @@ class RunState:
             "waiting": [] if ended else self.waits(quoting=True),
             "resume_at": self._resume_at() if ended else None,
             "given_up": [message.text for message in self.given_up],
-            "requests_sent": self.requests_sent,
-            "probes": self.probes,
-            "retries": self.retries,
-            "rate_limited": self.rate_limited,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "reasks": self.reasks,
-            "reask_prompt_tokens": self.reask_prompt_tokens,
-            "reask_completion_tokens": self.reask_completion_tokens,
-            "cost": self.cost,
+            **{name: getattr(self, name) for name in _COUNTS},
             "cost_from": " and ".join(sorted(self._cost_from, reverse=True)) or None,
             "substituted": self.substitutes.rows,
             "prices": self.prices(),

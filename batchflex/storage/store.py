@@ -47,8 +47,8 @@ class Store(Protocol):
     def put_if_absent(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """As :meth:`put`, but never in place of another: of several who write one name at the same time one succeeds.
 
-        A store that is not told whether its write arrived has to find out: whoever writes the same after a failure must not
-        meet their own object.
+        A store that does not know whether its write arrived has to find out: whoever writes the same after a failure must not
+        find their own object.
 
         :raises FileExistsError: when the block ends, if there is such an object.
         """

@@ -1,4 +1,4 @@
-"""Answers that others have taken the place of, and what is sure to stay of the others."""
+"""Answers that others have superseded, and what is sure to stay of the others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .store import Store
 from .void_failures import Void
 
 _STATUS = pl.Enum(STATUSES)
-_AGAIN = ("failed", "invalid")  # how often a request has ended so tells whether it is asked again
+_AGAIN = ("failed", "invalid")  # whether such a request is asked again depends on how often it has ended so
 _SLOT = ["slot_hi", "slot_lo"]
 
 
 class Known(NamedTuple):
-    """``rows`` are those of all parts, ``statuses`` how many of the last answers to each request have which status, ``digest``
-    tells these from others: their keys, statuses and times, in their order."""
+    """``rows`` are those of all parts, ``statuses`` counts the last answers to each request, ``digest`` is of their keys,
+    statuses and times, in their order."""
 
     rows: int
     statuses: dict[str, int]
@@ -54,8 +54,8 @@ def known(store: Store, left_out: Mapping[int, pl.Series] | None) -> Known:
         columns = frame.select("hi", "lo", pl.col("status").cast(_STATUS), "finished_at")
         for digest, column in zip(digests, columns, strict=True):
             digest.update(raw(column.to_physical()) if frame.height else b"")
-    told = {str(status): count for status, count in statuses.items()}
-    return Known(begin, told, "".join(digest.hexdigest() for digest in digests))
+    counts = {str(status): count for status, count in statuses.items()}
+    return Known(begin, counts, "".join(digest.hexdigest() for digest in digests))
 
 
 class Answers:
@@ -87,11 +87,9 @@ class Answers:
         as_next = ((pl.col("hi") == pl.col("hi").shift(-1)) & (pl.col("lo") == pl.col("lo").shift(-1))).fill_null(False)
         twice = ordered.select("at", as_next=as_next)
         twice = twice.with_columns(several=pl.col("as_next") | pl.col("as_next").shift(1, fill_value=False))
-        self.last = self._mask(twice["at"].filter(~twice["as_next"]))
+        none = pl.repeat(False, self._all.height, dtype=pl.Boolean, eager=True)
+        self.last = none.scatter(twice["at"].filter(~twice["as_next"]), True)
         self._several = twice.filter("several")["at"].sort()
-
-    def _mask(self, at: pl.Series) -> pl.Series:
-        return pl.repeat(False, self._all.height, dtype=pl.Boolean, eager=True).scatter(at, True)
 
     def superseded(self, results: Sequence[Path] | None) -> dict[int, pl.Series]:
         """The old answers that may go, by part, as positions in it. ``results`` are the files of the table of the present
@@ -101,8 +99,8 @@ class Answers:
         """
         here = self._all[self._several].with_columns(last=self.last.gather(self._several))
         status = pl.col("status").cast(pl.String)
-        stands = status.last().over("hi", "lo", order_by="at")
-        may_go = ~pl.col("last") & pl.col("old") & ~(stands.is_in(_AGAIN) & status.is_in(_AGAIN))
+        present = status.last().over("hi", "lo", order_by="at")
+        may_go = ~pl.col("last") & pl.col("old") & ~(present.is_in(_AGAIN) & status.is_in(_AGAIN))
         gone = pl.concat([here.filter(may_go)["at"], self._all.filter("old", ~pl.col("counts"))["at"]])
         if results is not None:
             gone = pl.concat([gone, self._of_earlier_jobs(results)])
@@ -116,6 +114,7 @@ class Answers:
         return found
 
     def _of_earlier_jobs(self, results: Sequence[Path]) -> pl.Series:
+        """Those to requests that the table does not have, in whose slot one that it has was answered later."""
         keys = part_index.head(pa.concat_tables(pq.read_table(path, columns=["key"]) for path in results))
         last = self._all.filter(self.last)
         others = last.join(keys, on=["hi", "lo"], how="anti")

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Collection
 
 import polars as pl
+import pyarrow as pa
 
 from ..protocol import MAY_BE_ASKED_AGAIN, failure_proof
 from . import part_files
@@ -19,7 +20,7 @@ _ERROR = ["http_status", "error_type", "error_code", "error_message", "response"
 class Void:
     """Finds the void failures of parts. Where no request failed, nothing is read but the column that was passed in.
 
-    ``runs`` are runs whose failures are void as the journal tells; those that the footers of parts tell are added.
+    ``runs`` are those whose failures are void by the journal; those by the footers of parts are added.
     """
 
     def __init__(self, store: Store, runs: Collection[str] = ()) -> None:
@@ -40,22 +41,20 @@ class Void:
         if not asked.any() or not (failed.any() or self._runs):
             return None
         at = (asked if self._runs else failed).arg_true()
-        brief = pl.DataFrame(part_files.read_rows(self._store, number, at.to_list(), _BRIEF)).with_columns(
-            at=at, failed=failed.gather(at)
-        )
+        brief = pl.DataFrame(self._rows(number, at, _BRIEF)).with_columns(at=at, failed=failed.gather(at))
         is_void = pl.col("run_id").is_in(self._runs) & (pl.col("proof") != "input").fill_null(False)
         of_runs = brief.filter(is_void)["at"]
         unproven = brief.filter(
             ~is_void & pl.col("failed") & pl.col("proof").is_null() & pl.col("http_status").is_not_null()
         )
-        gone = of_runs.to_list() + self._read_anew(number, unproven["at"].to_list())
+        gone = of_runs.to_list()
+        if unproven.height:
+            columns = (column.to_pylist() for column in self._rows(number, unproven["at"], _ERROR).columns)
+            errors = zip(unproven["at"], *columns, strict=True)
+            gone += [at for at, *error in errors if failure_proof.is_of_the_run(*error)]
         if not gone:
             return None
         return pl.repeat(False, len(status), dtype=pl.Boolean, eager=True).scatter(gone, True)
 
-    def _read_anew(self, number: int, at: list[int]) -> list[int]:
-        if not at:
-            return []
-        errors = part_files.read_rows(self._store, number, at, _ERROR)
-        columns = zip(*(column.to_pylist() for column in errors.columns), strict=True)
-        return [each for each, error in zip(at, columns, strict=True) if failure_proof.is_of_the_run(*error)]
+    def _rows(self, number: int, at: pl.Series, columns: list[str]) -> pa.Table:
+        return pa.concat_tables(part_files.read_rows(self._store, number, at.to_numpy(), columns))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,15 +12,12 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
-from .files import storing
 from .folder import Folder
 
 
 def recover(folder: Folder, carry_schema: Any = None) -> int:
-    """Seal what earlier runs left in the journal, and return the number of the first segment of this run.
-
-    A segment whose part is there was sealed before it could be removed. Parts that were merged into others, and not removed, are
-    removed.
+    """Seal what earlier runs left in the journal, remove what is left of parts that were merged and of segments that were sealed,
+    and return the number of the first segment of this run.
 
     :raises StorageError: if the disk is full.
     """
@@ -37,15 +33,14 @@ def recover(folder: Folder, carry_schema: Any = None) -> int:
 
 
 class Unsealed(NamedTuple):
-    """What is in the journal only: ``outcomes`` without failures that are void, and the ids of runs whose failures are
-    ``void``, wherever they are."""
+    """What is only in the journal: ``outcomes`` without void failures, and the ids of runs whose failures are ``void``, wherever
+    they are."""
 
     outcomes: list[Outcome]
     void: list[str]
 
 
 def has_unsealed(folder: Folder) -> bool:
-    """Whether there are segments of the journal that are in no part yet."""
     sealed = part_files.part_numbers(folder.parts)
     return any(not part_numbers.is_sealed(sealed, number) for number in journal.segments(folder.journal))
 
@@ -55,11 +50,11 @@ def unsealed(folder: Folder) -> Unsealed:
     found: list[Outcome] = []
     void: list[str] = []
     for number in journal.segments(folder.journal):
-        told: list[str] = []
-        outcomes = list(journal.read(journal.segment_path(folder.journal, number), told))
-        if not part_numbers.is_sealed(part_files.part_numbers(folder.parts), number):
+        void_here: list[str] = []
+        outcomes = list(journal.read(journal.segment_path(folder.journal, number), void_here))
+        if not part_numbers.is_sealed(part_files.part_numbers(folder.parts), number):  # nor has been meanwhile
             found += outcomes
-            void += told
+            void += void_here
     if any(map(can_be_void, found)):
         runs = part_files.void_runs(folder.parts).union(void)
         found = [outcome for outcome in found if not (can_be_void(outcome) and outcome.run_id in runs)]
@@ -77,8 +72,8 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 
 class OutcomeWriter:
-    """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop, everything slow
-    happens in threads.
+    """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop; what is slow happens in
+    threads.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -119,15 +114,13 @@ class OutcomeWriter:
         :raises StorageError: if it could not be written.
         """
         self._journal.append(outcome)
-        if self._journal.rows >= self._policy.seal_rows or self._journal.bytes >= self._seal_bytes:
+        segment = self._journal.segment
+        if segment.rows >= self._policy.seal_rows or segment.bytes >= self._seal_bytes:
             self._large.set()
             self._gil_yield.hurry()  # if one is being sealed still, it takes too long
 
     def void(self, run_id: str) -> None:
-        """Write down that the failures of a run count for nothing. When this returns, killing the process loses it no more.
-
-        :raises StorageError: if it could not be written.
-        """
+        """Note that the failures of a run count for nothing. As :meth:`keep`."""
         self._journal.void(run_id)
 
     async def run(self) -> None:
@@ -157,10 +150,11 @@ class OutcomeWriter:
             # Not to be left half-way by a cancellation: nobody else would write the ended segment.
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
-                    number = self._journal.number
-                    fresh = await anyio.to_thread.run_sync(self._journal.prepare, number + 1)
-                    ended = self._journal.rotate(fresh)
-                    await anyio.to_thread.run_sync(_sync_and_close, ended)
+                    number = self._journal.segment.number
+                    self._journal.rotate(
+                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1)
+                    )
+                    await anyio.to_thread.run_sync(self._journal.sync)
                 if not self._ending:
                     self._gil_yield.relax()
                 await anyio.to_thread.run_sync(self._seal, number)
@@ -193,7 +187,8 @@ class OutcomeWriter:
         :raises StorageError: if the disk is full, or a segment cannot be read back; then it is still in the journal.
         """
         self._hurry()
-        left = {*self._unsealed, self._journal.number} if self._journal.rows else self._unsealed
+        segment = self._journal.segment
+        left = {*self._unsealed, segment.number} if segment.rows else self._unsealed
         await anyio.to_thread.run_sync(self._journal.close)
         faults = []
         for number in sorted(left):
@@ -207,11 +202,3 @@ class OutcomeWriter:
     def abandon(self) -> None:
         """Sync and leave the journal as it is, for the next run to seal."""
         self._journal.close()
-
-
-def _sync_and_close(descriptor: int) -> None:
-    try:
-        with storing("the journal"):
-            os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)

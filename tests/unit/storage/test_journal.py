@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
 from batchflex.storage import journal
-from batchflex.storage.journal import Journal
+from batchflex.storage.journal import Journal, Segment
 from tests.support.outcomes import any_outcomes, outcome, run_python, small_disk
 
 _settings = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,8 +56,8 @@ def test_every_outcome_comes_back_as_it_was(tmp_path: Path, outcomes: list[Outco
     try:
         for one in outcomes:
             kept.append(one)
-        assert (kept.number, kept.rows) == (1, len(outcomes))
-        assert kept.bytes == journal.segment_path(tmp_path, 1).stat().st_size
+        assert (kept.segment.number, kept.segment.rows) == (1, len(outcomes))
+        assert kept.segment.bytes == journal.segment_path(tmp_path, 1).stat().st_size
         assert list(journal.read(journal.segment_path(tmp_path, 1))) == outcomes
     finally:
         kept.close()
@@ -170,10 +170,10 @@ def test_a_segment_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
 def test_segments_are_numbered_and_end_where_the_next_begins(tmp_path: Path) -> None:
     kept = Journal(tmp_path, 7)
     kept.append(outcome(1))
-    os.close(kept.rotate(kept.prepare(8)))
-    assert (kept.number, kept.rows, kept.bytes) == (8, 0, 0)
+    kept.rotate(Segment(tmp_path, 8))
+    assert (kept.segment.number, kept.segment.rows, kept.segment.bytes) == (8, 0, 0)
     kept.append(outcome(2))
-    os.close(kept.rotate(kept.prepare(1_000_000)))
+    kept.rotate(Segment(tmp_path, 1_000_000))
     kept.append(outcome(3))
     kept.close()
     (tmp_path / "notes.journal").write_text("")
@@ -209,9 +209,9 @@ def test_a_rotation_that_fails_goes_on_with_the_segment_there_is(tmp_path: Path)
     kept = Journal(tmp_path, 1)
     kept.append(outcome(0))
     with pytest.raises(StorageError):
-        kept.rotate(kept.prepare(2))
+        kept.rotate(Segment(tmp_path, 2))
     kept.append(outcome(1))
-    assert (kept.number, kept.rows) == (1, 2)
+    assert (kept.segment.number, kept.segment.rows) == (1, 2)
     kept.close()
     assert [o.id for o in journal.read(journal.segment_path(tmp_path, 1))] == ["id-0", "id-1"]
 
@@ -243,7 +243,7 @@ def test_sync_covers_what_was_appended_and_costs_nothing_without(
     kept.append(outcome(1))
     kept.sync()
     kept.sync()
-    assert synced.sizes == {"000001.journal": kept.bytes}
+    assert synced.sizes == {"000001.journal": kept.segment.bytes}
     assert synced.calls == 1
     kept.close()
 
@@ -255,11 +255,11 @@ def test_after_a_rotation_both_segments_are_synced_however_long_the_first_was(
     kept = Journal(tmp_path, 1)
     for i in range(10):
         kept.append(outcome(i))
-    first = kept.bytes
-    os.close(kept.rotate(kept.prepare(2)))
+    first = kept.segment.bytes
+    kept.rotate(Segment(tmp_path, 2))
     kept.append(outcome(10))
     kept.sync()
-    assert synced.sizes == {"000001.journal": first, "000002.journal": kept.bytes}
+    assert synced.sizes == {"000001.journal": first, "000002.journal": kept.segment.bytes}
     kept.close()
 
 
@@ -280,13 +280,13 @@ def test_a_sync_under_way_while_the_segment_ends_does_no_harm(tmp_path: Path, mo
     thread.start()
     assert inside.wait(10)
     kept.append(outcome(10))
-    first = kept.bytes
-    os.close(kept.rotate(kept.prepare(2)))
+    first = kept.segment.bytes
+    kept.rotate(Segment(tmp_path, 2))
     kept.append(outcome(11))
     go_on.set()
     thread.join()
     kept.sync()
-    assert sizes == {"000001.journal": first, "000002.journal": kept.bytes}
+    assert sizes == {"000001.journal": first, "000002.journal": kept.segment.bytes}
     kept.close()
 
 
@@ -309,7 +309,7 @@ def test_threads_sync_while_the_loop_appends_and_rotates(tmp_path: Path) -> None
     for i in range(600):
         kept.append(outcome(i))
         if i % 20 == 19:
-            os.close(kept.rotate(kept.prepare(kept.number + 1)))
+            kept.rotate(Segment(tmp_path, kept.segment.number + 1))
     stop.set()
     for thread in threads:
         thread.join()
@@ -323,14 +323,14 @@ def test_threads_sync_while_the_loop_appends_and_rotates(tmp_path: Path) -> None
 KEEP_APPENDING = """
 import itertools, os, sys
 from pathlib import Path
-from batchflex.storage.journal import Journal
+from batchflex.storage.journal import Journal, Segment
 from tests.support.outcomes import outcome
 journal = Journal(Path(sys.argv[1]), 1, reserve_bytes=4096)
 for i in itertools.count():
     journal.append(outcome(i, content="x" * (i % 5000)))
     os.write(1, b"%d\\n" % i)
     if i % 50 == 49:
-        os.close(journal.rotate(journal.prepare(journal.number + 1)))
+        journal.rotate(Segment(Path(sys.argv[1]), journal.segment.number + 1))
 """
 
 
@@ -448,7 +448,7 @@ except StorageError as error:
     message = str(error)
 assert kept.full
 size = journal.segment_path(folder, 1).stat().st_size
-assert size == kept.bytes and kept.rows == done, (size, kept.bytes)
+assert size == kept.segment.bytes and kept.segment.rows == done, (size, kept.segment.bytes)
 kept.close()
 ids = [o.id for o in journal.read(journal.segment_path(folder, 1))]
 assert ids == [f"id-{i}" for i in range(done)]
