@@ -21,17 +21,11 @@ from .rows import Itemizer
 from .source import FINE_S, Ended, Signature, Source, is_young, sayable
 
 _BLOCK_REQUESTS = 400
-
-
+_PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
-
-
 _CHANGED = (
     "was changed while it was being asked, so which of its rows are done cannot be told; run the same command again"
 )
-
-
-_WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 
 
 class Plan:
@@ -84,7 +78,7 @@ class Plan:
         shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name not in _WHICH_ROWS}
         shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
-        return _digest([_WAY_OF_PLANNING, shaping, self._default_model])
+        return _digest([_PLANNING_VERSION, shaping, self._default_model])
 
     def identity(self) -> str | None:
         """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
@@ -226,13 +220,13 @@ class Plan:
         planner = Planner(self.job, seen, self._default_model, partial=passed is not None, answered=answered)
         limit = self.job.input.limit
 
-        def heed(path: Path) -> None:
+        def on_change(path: Path) -> None:
             if passed is not None:
                 raise InputError(f"{path} {_CHANGED}")
             self._signature = None
 
         size = max(1, _BLOCK_REQUESTS // self.per_item)
-        for block in self._source.blocks(size, rows, self._signature, heed, self._note_end):
+        for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
             items = self._itemizer.items(block, former=answered is not None, spans=spans)
             if limit is not None and items[-1].row >= limit:

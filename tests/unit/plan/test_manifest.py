@@ -444,7 +444,7 @@ def test_how_far_a_file_is_read_is_what_it_had(tmp_path: Path) -> None:
     path.write_text(rows_of(range(5)))
     aged(path)
     source = Source(str(path))
-    seen = source.signature()
+    seen = source.seen()
     assert seen is not None
     with path.open("a") as stream:
         stream.write(rows_of(range(5, 9)))
