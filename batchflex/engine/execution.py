@@ -404,8 +404,7 @@ class Execution:
 
         prepared, plan = self._prepared, self._plan
         layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
-        now = snapshot.Now(plan.labels, plan.per_item, layout, plan.job.job.retry_failed)
-        snapshot.keep(self._folder, now, prepared.snapshot, prepared.segment)
+        snapshot.keep(self._folder, plan, layout, prepared.snapshot, prepared.segment)
 
     def _settled(self) -> CompletionMarker | None:
         """For the next run: what it need not find out if nothing has changed."""

@@ -13,9 +13,7 @@ from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve
 from ..plan import (
     AnswerIndex,
-    Finished,
     Held,
-    Passed,
     Plan,
     PlanDiff,
     Prepared,
@@ -171,10 +169,8 @@ def _positioned(
     retry: Retry, plan: Plan, done: AnswerIndex, marks: bytearray, layout: Layout
 ) -> tuple[Prepared, Estimate] | None:
     """Where it is known where all answers are in the plan, only the rows of the chosen ones are planned."""
-    finished = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
-    if not finished or done.has_unlocated:
-        return None
-    if done.has_parts_of_rows(finished, plan.per_item) and not plan.is_as_last:
+    finished = done.finished(plan.per_item)
+    if not finished or not done.is_located(finished, plan.per_item, is_as_last=plan.is_as_last):
         return None
     rows = done.finished(plan.per_item, bytes(marks))
     chosen = _Chosen(retry, done, marks)
@@ -183,9 +179,8 @@ def _positioned(
         seen.at(block)
     if plan.is_in_doubt or chosen.found_elsewhere:
         return None
-    passed = rows.count(1) * plan.per_item
-    diff = done.diff()._replace(planned=passed + seen.planned)
-    return _prepared(done, diff, seen, lambda: plan.blocks(done.passed(rows, plan.per_item)), passed, layout)
+    diff = done.diff()._replace(planned=rows.count(1) * plan.per_item + seen.planned)
+    return _prepared(plan, done, diff, seen, rows, layout)
 
 
 def _surveyed(
@@ -193,45 +188,42 @@ def _surveyed(
 ) -> tuple[Prepared, Estimate]:
     """The whole plan is compared with the answers."""
     done.begin_survey()
-    seen, finished = _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry)), Finished()
+    seen = _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
     for block in plan.blocks():
-        missing = done.sort_out(block, survey=True)
-        mine = seen.at(block)
-        finished.note(block, {request.row for request in (*missing, *mine)})
+        done.sort_out(block, survey=True)
+        seen.at(block)
     keep_positions(folder, done, plan.layout())
     diff, kept = done.diff(), 0
-    passed: Passed | None = finished.passed()
+    rows: bytes | None = done.finished(plan.per_item, bytes(marks))
     on_change = plan.job.job.on_change
     if diff.changed and on_change != "rerun":  # nobody has said that these answers are to go
         done.keep_changed()
         kept = diff.changed
         diff = diff.keeping()._replace(orphans=diff.orphans - kept)
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            passed, seen = None, _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
+            rows, seen = None, _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
             for block in plan.blocks():
                 seen.at(block)
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
-        passed = None
-    before = 0 if passed is None else passed.requests
-    found, estimate = _prepared(done, diff, seen, lambda: plan.blocks(passed), before, layout)
+        rows = None
+    found, estimate = _prepared(plan, done, diff, seen, rows, layout)
     return found._replace(kept=kept), estimate
 
 
 def _prepared(
-    done: AnswerIndex,
-    diff: PlanDiff,
-    seen: _Selection,
-    begin: Callable[[], Iterator[list[Request]]],
-    passed: int,
-    layout: Layout,
+    plan: Plan, done: AnswerIndex, diff: PlanDiff, seen: _Selection, rows: bytes | None, layout: Layout
 ) -> tuple[Prepared, Estimate]:
+    """``rows`` need not be gone through if the chosen requests are too many to be held; ``None`` if all have to be."""
     planned = diff.planned or 0
     diff = diff._replace(done=planned - seen.count)
     prepared = Prepared(0, done.statuses(), diff, None, done, iter(()), layout=layout)
     if seen.held.blocks is not None:
         return prepared._replace(blocks=iter(seen.held.blocks), passed=planned - seen.count), seen.estimate
-    chosen = seen.sort_out
-    return prepared._replace(blocks=begin(), passed=passed, sort_out=chosen), seen.estimate
+    prepared = prepared._replace(sort_out=seen.sort_out)
+    if rows is None:
+        return prepared._replace(blocks=plan.blocks()), seen.estimate
+    passed = done.passed(rows, plan.per_item)
+    return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests), seen.estimate
 
 
 def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) -> RetryPreview:

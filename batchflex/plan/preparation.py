@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
-from ..core import InputError, JobChanged, KeySet, Request
+from ..core import InputError, JobChanged, Request
 from ..storage import Folder, Layout, ResultsFiles, part_files, writer
 from .completion_marker import CompletionMarker, settled
 from .plan import Plan
@@ -127,15 +127,13 @@ def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
     if found is None:
         return None
     layout = plan.layout(found.files)
-    passed = found.passed(layout, plan.per_item)
-    if passed is None:
+    rows = found.finished(layout)
+    if rows is None:
         return None
-    blocks = preflight(job, lambda: plan.blocks(found.passed(layout, plan.per_item)))
-    planned = passed.requests if blocks is None else None
-    diff = PlanDiff(planned, passed.requests, 0, 0, 0, None, 0)
-    return Prepared(
-        0, found.statuses, diff, None, None, blocks or iter(()), passed.requests, layout=layout, snapshot=found
-    )
+    blocks = preflight(job, lambda: plan.blocks(found.passed(rows, plan.per_item)))
+    passed = rows.count(1) * plan.per_item
+    diff = PlanDiff(passed if blocks is None else None, passed, 0, 0, 0, None, 0)
+    return Prepared(0, found.statuses, diff, None, None, blocks or iter(()), passed, layout=layout, snapshot=found)
 
 
 def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[AnswerIndex, Layout]:
@@ -158,8 +156,8 @@ def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | No
         all_blocks = preflight(job, plan.blocks)
         return Prepared(0, {}, None, None, None, all_blocks or iter(()), empty=all_blocks is None)
     done, layout = index_of(plan, folder, job.job.retry_failed, job.reasks)
-    rows = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
-    if not rows or done.has_unlocated or (done.has_parts_of_rows(rows, plan.per_item) and not plan.is_as_last):
+    rows = done.finished(plan.per_item)
+    if not rows or not done.is_located(rows, plan.per_item, is_as_last=plan.is_as_last):
         return _surveyed(job, plan, folder, done, layout, rows, changed)
     diff = done.diff()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
@@ -194,8 +192,9 @@ def _surveyed(
 ) -> Prepared:
     """Go through the plan, but for those of its ``rows`` that have their answers, compare it with what is done, and refuse what
     must not be begun."""
-    diff, finished, held = survey(job, plan, done, done.passed(rows, plan.per_item) if rows.count(1) else None)
-    if finished is None and plan.is_in_doubt:
+    before = done.passed(rows, plan.per_item) if rows.count(1) else None
+    diff, held = survey(job, plan, done, before)
+    if before is not None and plan.is_in_doubt:
         return _surveyed(job, plan, folder, done, layout, b"", changed)
     kept = 0
     if job.job.on_change == "stop" and plan.narrows and diff.orphans:
@@ -212,7 +211,7 @@ def _surveyed(
     if job.job.on_change == "stop" and (concerned := _concerned(job, folder, diff)):
         raise JobChanged(_what_changed(job, folder, diff, concerned, changed))
     keep_positions(folder, done, plan.layout())
-    now = done.finished(plan.per_item) if finished is None and held.blocks is None else b""
+    now = done.finished(plan.per_item) if held.blocks is None else b""
     if job.job.on_change == "keep" and diff.changed:
         done.keep_changed()
         kept = diff.changed
@@ -227,7 +226,7 @@ def _surveyed(
     # The input might be changed before it is read again; or rows of which some answers are there need all rows to be found.
     if plan.identity() is None or (plan.has_former and plan.per_item > 1):
         return prepared._replace(blocks=plan.blocks())
-    passed = done.passed(now, plan.per_item) if finished is None else finished.passed()
+    passed = done.passed(now, plan.per_item)
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
@@ -243,32 +242,19 @@ def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> int:
     return min(diff.orphans, diff.left or 0) if old and changes(old, job.resolved()) else 0
 
 
-class Survey(NamedTuple):
-    """What a pass over a plan found: which rows are ``finished``, if it was a whole one, and what is left to be asked, as long as
-    that is little."""
-
-    diff: PlanDiff
-    finished: Finished | None
-    left: Held
-
-
-def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None) -> Survey:
-    """Hold a plan, or what of it is not ``passed``, against what is done.
+def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None) -> tuple[PlanDiff, Held]:
+    """Compare a plan, or what of it is not ``passed``, with what is done. Returns also what is left to be asked.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """
-    faulty = _Faults(job)
-    finished = Finished() if passed is None else None
-    held = Held()
+    faulty, held = _Faults(job), Held()
     done.begin_survey(passed)
     for block in plan.blocks(passed):
         left = done.sort_out(block, survey=True)
         faulty.look_at(left, len(block))
         held.add(left)
-        if finished is not None:
-            finished.note(block, {request.row for request in left})
     faulty.check()
-    return Survey(done.diff(), finished, held)
+    return done.diff(), held
 
 
 class Held:
@@ -288,28 +274,6 @@ class Held:
         self.blocks.append(requests)
         if self._bytes > _HELD_BYTES:
             self.blocks = None
-
-
-class Finished:
-    """Collects the rows of a plan that are passed over."""
-
-    def __init__(self) -> None:
-        self._rows, self._seen, self._requests = bytearray(), KeySet(), 0
-
-    def note(self, block: list[Request], unfinished: set[int]) -> None:
-        """A block of the plan, and which of its rows are not to be passed over."""
-        rows = self._rows
-        finished = [request for request in block if request.row not in unfinished]
-        if finished:
-            rows.extend(bytes(finished[-1].row + 1 - len(rows)))
-            self._requests += len(finished)
-            for request in finished:
-                rows[request.row] = 1
-            self._seen.add([request.key for request in finished])
-            self._seen.add([request.slot for request in finished if request.point == request.sample == 0])
-
-    def passed(self) -> Passed:
-        return Passed(bytes(self._rows), self._seen, self._requests)
 
 
 def preflight(

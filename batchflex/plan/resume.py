@@ -44,11 +44,6 @@ _UNFIT = pl.Schema(
 _UNFIT_COLUMNS = ["reasks", "grown", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
-def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
-    length = 8 * len(data) // kind.bit_width
-    return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
-
-
 def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
     """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
     whole = pl.concat([part.select("hi", "lo", "status"), pl.DataFrame(more.select(_UNFIT_COLUMNS))], how="horizontal")
@@ -230,11 +225,14 @@ class AnswerIndex:
         """Answers whose place in the plan is not known; failed ones are none."""
         return int(((self._rows() < 0) & (self._status != "failed")).sum())
 
-    @property
-    def has_unlocated(self) -> bool:
-        """Whether an answer that would not be asked for again has no known place in the plan, be it failed or not."""
-        again = _series("again", bytes(self._again), pa.uint8())
-        return bool(((self._rows() < 0) & ((self._status != "failed") | (again == 0))).any())
+    def is_located(self, finished: bytes, per_item: int, *, is_as_last: bool) -> bool:
+        """Whether it is known where all answers are, so that only rows that are not :meth:`finished` need be gone through: those
+        that would not be asked for again, failed or not, have a row, and, unless the plan ``is_as_last``, no row has only some of
+        its answers."""
+        is_final = (self._status != "failed") | (self._asked_again() == 0)
+        if ((self._rows() < 0) & is_final).any():
+            return False
+        return is_as_last or sum(self.statuses().values()) == finished.count(1) * per_item
 
     @property
     def end(self) -> int:
@@ -271,54 +269,38 @@ class AnswerIndex:
         """That of the answer at a position."""
         return STATUSES[self._codes[at]]
 
-    def has_parts_of_rows(self, finished: bytes, per_item: int) -> bool:
-        """Whether some requests of a row that is not ``finished`` have their answers."""
-        return sum(self.statuses().values()) != finished.count(1) * per_item
-
-    def clashes(self, per_item: int) -> bool:
-        """Whether two answers are at one place: equal requests are numbered anew as files come and go, and only going through the
-        plan tells whose each is."""
-        there = self._rows() >= 0
-        if per_item == 1:
-            rows = self._rows().filter(there)
-            return rows.n_unique() < len(rows)
-        points = _series("point", self._point.tobytes(), pa.int32())
-        places = pl.DataFrame([self._rows(), points, self._sample]).filter(there)
-        return places.n_unique() < places.height
-
     def finished(self, per_item: int, but: bytes | None = None) -> bytes:
         """With ``positions``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
-        and none is marked in ``but``, which are by default those still to be asked."""
-        again = _series("again", bytes(self._again if but is None else but), pa.uint8())
-        rows = self._rows()
-        if per_item > 1:
-            points = _series("point", self._point.tobytes(), pa.int32())
-            found = pl.DataFrame([rows, points, self._sample, again]).filter(pl.col("row") >= 0)
+        and none is marked in ``but``, which are by default those still to be asked. Empty if two answers are at one place: equal
+        requests are numbered anew as files come and go, and only going through the plan tells whose each is."""
+        again = self._asked_again(but)
+        if per_item == 1:
+            found = pl.DataFrame([self._rows(), again]).filter(pl.col("row") >= 0)
+            has_clash = found["row"].n_unique() < found.height
+            rows = found.filter(pl.col("again") == 0)["row"]
+        else:
+            found = pl.DataFrame([self._rows(), self._points(), self._sample, again]).filter(pl.col("row") >= 0)
+            has_clash = found.select("row", "point", "sample").n_unique() < found.height
             places = found.filter(pl.col("again") == 0).group_by("row").len()
             rows = places.filter(pl.col("len") == per_item)["row"]
             rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
-        else:
-            rows = rows.filter((again == 0) & (rows >= 0))
-        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
+        if has_clash or not self.end:
+            return b""
+        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
 
     def passed(self, rows: bytes, per_item: int) -> Passed:
         """The :meth:`finished` rows, for a pass over the others."""
         seen = KeySet()
-        for part in self._inside(rows):
-            seen.add_all(part)
-            seen.add_all(self._first(part).select(hi="slot_hi", lo="slot_lo"))
+        for keys in self._seen(rows):
+            seen.add_all(keys)
         return Passed(rows, seen, rows.count(1) * per_item)
 
-    def keys_of(self, rows: bytes) -> tuple[pl.DataFrame, pl.Series]:
-        """With ``positions``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
-        keys, slots = [self._keys.clear()], [pl.Series("slot_hi", [], pl.UInt64)]
-        for part in self._inside(rows):
-            keys.append(part.select("hi", "lo"))
-            slots.append(self._first(part)["slot_hi"])
-        return part_index.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
+    def keys_of(self, rows: bytes) -> pl.DataFrame:
+        """With ``positions``: the keys of the :meth:`finished` rows and the first slot of each, in order."""
+        return part_index.last_of_each(pl.concat([self._keys.clear(), *self._seen(rows)]))
 
-    def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
-        """The answers to these rows, part by part."""
+    def _seen(self, rows: bytes) -> Iterator[pl.DataFrame]:
+        """The keys of the answers to these rows and the first slot of each, part by part."""
         mask = np.frombuffer(rows + b"\0", np.uint8)
         known = np.frombuffer(self._row, np.int64)
         columns = ["slot", "sample", "point", "file", "position"]
@@ -329,7 +311,9 @@ class AnswerIndex:
             if (lost := row < 0).any():  # the plan may have come to them since
                 at = np.array(self._sorted.find(part.filter(lost)), np.int64)
                 row[lost] = np.where(at >= 0, known[at], -1)
-            yield part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+            part = part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+            first = part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
+            yield pl.concat([part.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")])
 
     def moved(self, layout: Layout) -> Iterator[pl.DataFrame]:
         """The answers that are elsewhere than their parts tell, after a pass over the plan, part by part: ``hi``, ``lo``, and
@@ -343,15 +327,10 @@ class AnswerIndex:
             file, position = layout.positions(now[now != own])
             yield here.with_columns(file=pl.Series(file, dtype=pl.Int64), position=pl.Series(position, dtype=pl.Int64))
 
-    def _first(self, part: pl.DataFrame) -> pl.DataFrame:
-        """Those to the first request of an item."""
-        return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
-
     def diff(self) -> PlanDiff:
         """After a whole pass with ``survey``: what the plan found. With ``positions`` also before one."""
         if not self._is_gone_through:
-            placed = self._rows() >= 0
-            again = _series("again", bytes(self._again), pa.uint8()) == 1
+            placed, again = self._rows() >= 0, self._asked_again() == 1
             return PlanDiff(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
         changed = self._changes = self._changed()
         if not changed.height:
@@ -381,17 +360,21 @@ class AnswerIndex:
 
     def statuses(self) -> dict[str, int]:
         """After a whole pass: how many answers of each status count as done for the plan."""
-        again = _series("again", bytes(self._again), pa.uint8())
-        counts = self._status.filter((self._rows() >= 0) & (again == 0)).value_counts()
+        counts = self._status.filter((self._rows() >= 0) & (self._asked_again() == 0)).value_counts()
         return dict(zip(counts["status"].to_list(), counts["count"].to_list(), strict=True))
 
     def planned(self) -> pl.DataFrame:
         """``hi``, ``lo`` and the present ``row`` and sweep ``point`` of every answer that belongs to the plan."""
-        points = _series("point", self._point.tobytes(), pa.int32())
-        return self._keys.with_columns(self._rows(), points).filter(pl.col("row") >= 0)
+        return self._keys.with_columns(self._rows(), self._points()).filter(pl.col("row") >= 0)
 
     def _rows(self) -> pl.Series:
-        return _series("row", self._row.tobytes(), pa.int64())
+        return pl.Series("row", np.frombuffer(self._row, np.int64))
+
+    def _points(self) -> pl.Series:
+        return pl.Series("point", np.frombuffer(self._point, np.int32))
+
+    def _asked_again(self, marks: bytes | None = None) -> pl.Series:
+        return pl.Series("again", np.frombuffer(self._again if marks is None else marks, np.uint8))
 
     def _heads(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Keys and columns of all parts and of what is pending, as :func:`keyindex.read_keys` gives them."""
