@@ -33,11 +33,11 @@ class CompletionMarker(msgspec.Struct, frozen=True):
         return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
 
 
-def last_marker(folder: Folder) -> CompletionMarker | None:
-    """What the table says, if it was made of the parts that are there now."""
-    metadata = ResultsFiles(folder).metadata
+def last_marker(folder: Folder, there: ResultsFiles | None = None) -> CompletionMarker | None:
+    """What the table says (``there``, if it was looked at already), if it was made of the parts that are there now."""
+    there = there or ResultsFiles(folder)
     try:
-        found = msgspec.json.decode(metadata.get(_SETTLED, b""), type=CompletionMarker)
+        found = msgspec.json.decode(there.metadata.get(_SETTLED, b""), type=CompletionMarker)
     except msgspec.DecodeError:
         return None
     return found if part_files.is_of(folder.parts, found.parts) else None
@@ -55,16 +55,10 @@ def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more
 def settled(folder: Folder, plan: str | None, limit: int | None) -> CompletionMarker | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
     there = ResultsFiles(folder)
-    raw = there.metadata.get(_SETTLED)
-    if raw is None or plan is None:
+    found = last_marker(folder, there)
+    if found is None or (found.plan, found.limit) != (plan, limit):
         return None
-    try:
-        found = msgspec.json.decode(raw, type=CompletionMarker)
-    except msgspec.DecodeError:
-        return None
-    is_whole = there.rows >= sum(found.rows.values()) and there.is_readable
-    is_same = (found.plan, found.limit) == (plan, limit) and part_files.is_of(folder.parts, found.parts)
-    return found if is_whole and is_same else None
+    return found if there.rows >= sum(found.rows.values()) and there.is_readable else None
 
 
 def make(

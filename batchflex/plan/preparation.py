@@ -286,21 +286,15 @@ def preflight(
 
     :raises InputError: as :func:`prepare`.
     """
-    faulty = _Faults(job)
-    blocks = begin()
-    held: list[list[Request]] = []
-    size, some = 0, False
+    faulty, held, blocks = _Faults(job), Held(), begin()
     for block in blocks:
-        some = some or bool(block)
-        size += sum(len(request.body) for request in block)
-        if size <= _HELD_BYTES:
-            held.append(block)
-        if not faulty.look_at(sort_out(block), len(block)) and some:
+        held.add(block)
+        if not faulty.look_at(sort_out(block), len(block)) and held.requests:
             break
     faulty.check()
-    if not some:
+    if not held.requests:
         return None
-    return begin() if size > _HELD_BYTES else _emptying(held, blocks)
+    return begin() if held.blocks is None else _emptying(held.blocks, blocks)
 
 
 def _emptying(held: list[list[Request]], rest: Iterator[list[Request]]) -> Iterator[list[Request]]:
