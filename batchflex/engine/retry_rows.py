@@ -199,7 +199,7 @@ def _surveyed(
     if diff.changed and on_change != "rerun":  # nobody has said that these answers are to go
         done.keep_changed()
         kept = diff.changed
-        diff = diff.keeping()._replace(orphans=diff.orphans - kept)
+        diff = diff.keeping()
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
             rows, seen = None, _Selection(_Chosen(retry, done, marks).sort_out, _prices(retry))
             for block in plan.blocks():

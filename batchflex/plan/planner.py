@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..config import Job, combinations
-from ..core import Item, Prefix, Request
+from ..core import Item, KeySet, Prefix, Request
 from ..protocol import Route
 from .prefix_order import LONG_BYTES
 from .template import beginning
@@ -31,8 +31,6 @@ from .template import beginning
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _NO_MODEL = "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
-
-
 _REMEMBERED = 10_000  # ids, for an example of one that comes twice
 _AHEAD, _MOST_AHEAD = 8, 1_024  # repetitions looked up at once
 
@@ -43,22 +41,6 @@ class Point(NamedTuple):
     values: dict[str, Any]
     label: str
     variant: int
-
-
-class Seen(Protocol):
-    """Remembers 16-byte keys."""
-
-    def add(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of ``keys`` were there already, in this call's order; all are there afterwards."""
-        ...
-
-    def find(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of ``keys`` are there."""
-        ...
-
-    def copy(self) -> Seen:
-        """Another one with the same keys."""
-        ...
 
 
 # Which of some keys have an answer already.
@@ -108,7 +90,7 @@ class Passed(NamedTuple):
     """
 
     rows: bytes
-    seen: Seen
+    seen: KeySet
     requests: int = 0
 
 
@@ -133,8 +115,8 @@ class PlanDiff(NamedTuple):
         return None if self.planned is None else self.planned - self.done
 
     def keeping(self) -> PlanDiff:
-        """The census once the answers to changed requests count as done."""
-        return self._replace(done=self.done + self.changed, changed=0)
+        """The same once the answers to changed requests count as done."""
+        return self._replace(done=self.done + self.changed, changed=0, orphans=self.orphans - self.changed)
 
 
 class Planner:
@@ -153,7 +135,7 @@ class Planner:
     def __init__(
         self,
         job: Job,
-        seen: Seen,
+        seen: KeySet,
         default_model: str | None = None,
         *,
         partial: bool = False,

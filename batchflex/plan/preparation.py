@@ -215,7 +215,7 @@ def _surveyed(
     if job.job.on_change == "keep" and diff.changed:
         done.keep_changed()
         kept = diff.changed
-        diff = diff.keeping()._replace(orphans=diff.orphans - kept)
+        diff = diff.keeping()
     prepared = Prepared(
         0, done.statuses(), diff, None, done, iter(()), layout=layout, kept=kept, sort_out=done.sort_out
     )

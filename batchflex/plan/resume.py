@@ -234,12 +234,6 @@ class AnswerIndex:
             return False
         return is_as_last or sum(self.statuses().values()) == finished.count(1) * per_item
 
-    @property
-    def end(self) -> int:
-        """The number of rows up to the last that has an answer, as far as the places of answers are known."""
-        last = self._rows().max()
-        return 0 if last is None else int(last) + 1  # type: ignore[arg-type]
-
     def mark(self, keys: pl.DataFrame) -> bytearray:
         """A byte for each answer, 1 for those with one of these keys."""
         marks = bytearray(len(self))
@@ -284,9 +278,10 @@ class AnswerIndex:
             places = found.filter(pl.col("again") == 0).group_by("row").len()
             rows = places.filter(pl.col("len") == per_item)["row"]
             rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
-        if has_clash or not self.end:
+        if has_clash or not found.height:
             return b""
-        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
+        end = int(found["row"].max()) + 1  # type: ignore[arg-type]
+        return bytes(raw(pl.zeros(end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
 
     def passed(self, rows: bytes, per_item: int) -> Passed:
         """The :meth:`finished` rows, for a pass over the others."""
