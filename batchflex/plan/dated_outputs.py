@@ -40,7 +40,7 @@ class From(NamedTuple):
 
         return counts
 
-    def told_of_growth(self, files: Sequence[Seen]) -> Iterator[str]:
+    def growth_notes(self, files: Sequence[Seen]) -> Iterator[str]:
         """A sentence for each of the files that count of which a folder has read a beginning."""
         earlier = {path: Inputs(Folder(path)) for path in self.earlier} if files else {}
         for seen in files:
@@ -52,7 +52,7 @@ class From(NamedTuple):
                 )
 
     @property
-    def told(self) -> str:
+    def moment(self) -> str:
         return local(self.at / 1e9)
 
 

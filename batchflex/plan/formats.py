@@ -21,7 +21,7 @@ from ..core import InputError, Row
 
 PACKED = (".gz", ".zst")
 BLOCK_BYTES = 4 << 20
-_TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
+_PROGRESS_ROWS = 100_000  # after so many passed over a reader tells where it is
 _AT_ONCE = 1 << 18  # bytes
 LONGEST_LINE = 256 << 20  # bytes; a file that unpacks to gigabytes without a newline does not fill the memory
 _NEWLINE = 10
@@ -226,7 +226,7 @@ def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Eve
                 lines.append(number)
                 size += len(line)
             position += 1
-            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % _TOLD_ROWS == 0:
+            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % _PROGRESS_ROWS == 0:
                 yield Rows(position, rows, at, lines)
                 rows, at, lines, size = [], [], [], 0
     reading.lines = number if reading.ends_a_line or not number else number - 1
@@ -328,7 +328,7 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
                 rows, at, lines, size = [], [], [], 0
             position += 1
             if position <= len(skip) and skip[position - 1]:
-                if position % _TOLD_ROWS == 0:
+                if position % _PROGRESS_ROWS == 0:
                     yield Rows(position, [], [])
                 continue
             if len(cells) != len(header):

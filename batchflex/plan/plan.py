@@ -63,7 +63,7 @@ class Plan:
         # What passes have found, as the planner tells it.
         self.has_former = self.is_in_doubt = False
         self._shared_id: SharedId | None = None
-        self._told_of_ids = False
+        self._has_noted_ids = False
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
@@ -105,7 +105,7 @@ class Plan:
         if self._since is None:
             return None
         files = len(self._source.files)
-        return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
+        return f"input files changed since {self._since.moment}: {files:,} of {files + self._source.left_out:,}"
 
     @property
     def told_of_no_rows(self) -> str:
@@ -119,26 +119,20 @@ class Plan:
     @property
     def told_of_growth(self) -> list[str]:
         """A sentence for each file that the folders of earlier dates have read a beginning of."""
-        return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))
+        return [] if self._since is None else list(self._since.growth_notes(self._source.seen() or ()))
 
     def notes(self) -> list[str]:
-        """Sentences about the rows gone through so far, each told once: columns that are not sent, ids that come twice."""
-        return self._itemizer.notes() + self._ids_told()
-
-    def _ids_told(self) -> list[str]:
-        shared = self._shared_id
-        if shared is None or self._told_of_ids:
-            return []
-        self._told_of_ids = True
-        rows = (
-            f"row {shared.second} and one before"
-            if shared.first is None
-            else f"rows {shared.first} and {shared.second}"
-        )
-        return [
-            f"ids come more than once in the input: {shared.id!r:.80} in {rows} (counted from 0, as in the results). "
-            "Each row has its own answer, but by their ids alone they cannot be told apart"
-        ]
+        """Sentences about the rows gone through so far, each said once: columns that are not sent, ids that come twice."""
+        notes, shared = self._itemizer.notes(), self._shared_id
+        if shared is not None and not self._has_noted_ids:
+            self._has_noted_ids = True
+            first, second = shared.first, shared.second
+            rows = f"row {second} and one before" if first is None else f"rows {first} and {second}"
+            notes.append(
+                f"ids come more than once in the input: {shared.id!r:.80} in {rows} (counted from 0, as in the results). "
+                "Each row has its own answer, but by their ids alone they cannot be told apart"
+            )
+        return notes
 
     @property
     def narrows(self) -> bool:
@@ -159,12 +153,10 @@ class Plan:
         self._ids = [each.spans for each in found]
         self._spans = [shaped(each.spans, shape) for each in found]
         self._source.known = [each.known for each in found]
-        told = zip(found, self._signature, strict=True)
-        self.left = [Path(seen.path).name for each, seen in told if each.bytes < seen.size]
-        self._signature = tuple(
-            seen._replace(size=each.bytes) for each, seen in zip(found, self._signature, strict=True)
-        )
-        return [each.told for each in found if each.told is not None]
+        pairs = list(zip(found, self._signature, strict=True))
+        self.left = [Path(seen.path).name for each, seen in pairs if each.bytes < seen.size]
+        self._signature = tuple(seen._replace(size=each.bytes) for each, seen in pairs)
+        return [each.note for each in found if each.note is not None]
 
     def _rows_of(self, at: int) -> int | None:
         """How many rows a file of this plan has, if that is known."""

@@ -78,7 +78,7 @@ def _framed(text: str) -> bytes:
     return len(encoded).to_bytes(4, "little") + encoded
 
 
-def _place(request: Request) -> tuple[int, int, int]:
+def _coordinates(request: Request) -> tuple[int, int, int]:
     return request.row, request.point, request.sample
 
 
@@ -175,29 +175,31 @@ class Planner:
         With ``dedupe`` a request equal to one already planned is left out; otherwise it gets a key of its own.
         """
         planned = [request for item in items for request in self._expand(item)]
-        places = [request.slot for request in planned[:: self.per_item]]
+        slots = [request.slot for request in planned[:: self.per_item]]
         former = self._formers(items)
-        keys = [former.get(_place(r), r).key if former else r.key for r in planned]
-        known = self._seen.add([*keys, *places])
+        keys = [former.get(_coordinates(r), r).key if former else r.key for r in planned]
+        known = self._seen.add([*keys, *slots])
         if not any(known) and not former:
             if len(self._firsts) < _REMEMBERED:
-                self._firsts |= {place: item.row for item, place in zip(items, places, strict=True) if item.named}
+                self._firsts |= {slot: item.row for item, slot in zip(items, slots, strict=True) if item.named}
             return planned
         if self._partial:
             again = {key for key, shared in zip(keys, known, strict=False) if shared}
-            self._look_ahead([*again, *{p for p, shared in zip(places, known[len(planned) :], strict=True) if shared}])
+            self._look_ahead(
+                [*again, *{slot for slot, shared in zip(slots, known[len(planned) :], strict=True) if shared}]
+            )
         kept = []
-        for index, (place, shared) in enumerate(zip(places, known[len(planned) :], strict=True)):
-            turn = self._count(place) if shared else 0
-            self._note_id(items[index], place, shared=shared)
+        for index, (slot, shared) in enumerate(zip(slots, known[len(planned) :], strict=True)):
+            turn = self._count(slot) if shared else 0
+            self._note_id(items[index], slot, shared=shared)
             for at in range(index * self.per_item, (index + 1) * self.per_item):
-                was = former.get(_place(planned[at]))
+                was = former.get(_coordinates(planned[at]))
                 if known[at] and self._dedupe:
                     continue
                 if was is None:
-                    kept.append(self._told_apart(planned[at], turn, repeated=known[at]))
+                    kept.append(self._distinguished(planned[at], turn, repeated=known[at]))
                 else:
-                    same = self._told_apart(planned[at], turn, repeated=False)
+                    same = self._distinguished(planned[at], turn, repeated=False)
                     kept.append(msgspec.structs.replace(same, key=was.key, id=was.id))
         return kept
 
@@ -215,7 +217,7 @@ class Planner:
         else:
             requests = self._former.requests(others)
         there = self._answered([request.key for request in requests])
-        found = {_place(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
+        found = {_coordinates(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
         self.has_former = self.has_former or bool(found)
         if self._partial and not self._dedupe and len(found) < len(requests):
             self._look_for_others([item for item in others if item.row not in {row for row, _, _ in found}])
@@ -231,13 +233,13 @@ class Planner:
         there = self._answered(keys)
         self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
 
-    def _note_id(self, item: Item, place: bytes, *, shared: bool) -> None:
+    def _note_id(self, item: Item, slot: bytes, *, shared: bool) -> None:
         if not item.named or self.shared_id is not None:
             return
         if shared:
-            self.shared_id = SharedId(item.id, self._firsts.get(place), item.row)
+            self.shared_id = SharedId(item.id, self._firsts.get(slot), item.row)
         elif len(self._firsts) < _REMEMBERED:
-            self._firsts[place] = item.row
+            self._firsts[slot] = item.row
 
     def _count(self, key: bytes) -> int:
         """Which repetition of this key or slot it is: the first number that none before has."""
@@ -263,7 +265,7 @@ class Planner:
         taken = self._seen.find([_numbered(key, first + i) for key, first in pairs for i in range(_AHEAD)])
         self._ahead = {key: (first, taken[_AHEAD * at : _AHEAD * (at + 1)]) for at, (key, first) in enumerate(pairs)}
 
-    def _told_apart(self, request: Request, turn: int, *, repeated: bool) -> Request:
+    def _distinguished(self, request: Request, turn: int, *, repeated: bool) -> Request:
         """``turn`` is how many rows before had the same id; ``repeated`` whether one of any id made the same request."""
         if not (turn or repeated):
             return request

@@ -86,13 +86,13 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
     plan.begin()
-    told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.diff is not None else []
-    told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
-    if (files := plan.told_of_files) is not None:
-        told[:0] = [files, *plan.told_of_growth]
+    notes = [] if plan.told_of_files is None else [plan.told_of_files, *plan.told_of_growth]
+    if prepared.diff is not None:
+        notes += [f"{words}: its rows are looked up one by one" for words in changed]
+    notes += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if prepared.empty or (prepared.diff is not None and prepared.diff.planned == 0):
-        told.append(f"{plan.told_of_no_rows}: nothing is sent")
-    return prepared._replace(notes=(*told, *_notes(prepared, moved_from), *plan.notes()))
+        notes.append(f"{plan.told_of_no_rows}: nothing is sent")
+    return prepared._replace(notes=(*notes, *_notes(prepared, moved_from), *plan.notes()))
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | No
 
 
 def keep_positions(folder: Folder, done: AnswerIndex, layout: Layout) -> None:
-    """Write down where a pass has found answers elsewhere than it was told, so that the next run need not look for them.
+    """Write down where a pass has found answers elsewhere than was known, so that the next run need not look for them.
 
     :raises StorageError: if it cannot be written.
     """
@@ -251,7 +251,7 @@ def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None
     done.begin_survey(passed)
     for block in plan.blocks(passed):
         left = done.sort_out(block, survey=True)
-        faulty.look_at(left, len(block))
+        faulty.note(left, len(block))
         held.add(left)
     faulty.check()
     return done.diff(), held
@@ -289,7 +289,7 @@ def preflight(
     faulty, held, blocks = _Faults(job), Held(), begin()
     for block in blocks:
         held.add(block)
-        if not faulty.look_at(sort_out(block), len(block)) and held.requests:
+        if not faulty.note(sort_out(block), len(block)) and held.requests:
             break
     faulty.check()
     if not held.requests:
@@ -313,7 +313,7 @@ class _Faults:
         self._faults: dict[str, None] = {}
         self._sound = 0
 
-    def look_at(self, requests: list[Request], passed: int) -> bool:
+    def note(self, requests: list[Request], passed: int) -> bool:
         """Note the faults of a block; false once enough was looked at."""
         if self._left <= 0:
             return False

@@ -1,4 +1,4 @@
-"""What is done already, and what the job would change: the answers in a folder held against a plan."""
+"""What is done already, and what the job would change: the answers in a folder compared with a plan."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class AnswerIndex:
         return [at >= 0 for at in self._sorted.find(key_halves(keys))]
 
     def sort_out(self, requests: Sequence[Request], *, survey: bool = False) -> list[Request]:
-        """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`census`."""
+        """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`diff`."""
         if not len(self):
             if survey:
                 self._planned += len(requests)
