@@ -42,7 +42,7 @@ class Plan:
         self.job = job
         self._default_model = default_model
         self._since = None if frame is not None else since(job)
-        counts = None if self._since is None else self._since.counter()
+        counts = None if self._since is None else self._since.counts
         self._source = Source(job.input.path, job.input.format, frame, without=job.out, counts=counts)
         self._made = time.time_ns()
         self._signature = self._source.seen()

@@ -6,9 +6,10 @@ A block is read, handed on and forgotten: memory does not grow with the input. H
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..core import InputError, Row
 from .formats import (
@@ -28,9 +29,6 @@ from .formats import (
     suffix,
     wanted,
 )
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 _FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -81,7 +79,7 @@ class Known(NamedTuple):
     lines: int
     bytes: int
     sha256: str | None = None
-    digest: _Hash | None = None
+    digest: hashlib._Hash | None = None
 
 
 class Ended(NamedTuple):
@@ -298,15 +296,9 @@ def _reading(path: Path, kind: str, seen: Seen | None, known: Known | None, *, c
     is_text = kind != "parquet" and path.suffix.lower() not in PACKED
     end = seen.size if seen is not None and is_text else None
     if known is None or not is_text:
-        return Reading(path, end=end, digest=None if counts or end is None else _new_digest())
+        return Reading(path, end=end, digest=None if counts or end is None else hashlib.sha256())
     so_far = None if counts or known.digest is None else known.digest.copy()
     return Reading(path, known.bytes, known.lines, end, so_far)
-
-
-def _new_digest() -> _Hash:
-    import hashlib
-
-    return hashlib.sha256()
 
 
 def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended | None:
