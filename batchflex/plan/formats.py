@@ -349,25 +349,19 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
         yield Rows(position, rows, at, lines)
 
 
+def parquet_metadata(path: Path) -> Any:
+    """:raises InputError: if it is no Parquet file."""
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path)
+    except DAMAGED as error:
+        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
+
+
 def parquet_schema(path: Path) -> Any:
-    """:raises InputError: if it is no Parquet file."""
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_schema(path)
-    except DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
-
-
-def parquet_rows(path: Path) -> int:
-    """:raises InputError: if it is no Parquet file."""
-    import pyarrow.parquet as pq
-
-    try:
-        rows = int(pq.read_metadata(path).num_rows)
-    except DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
-    return rows
+    """As Arrow has it. :raises InputError: if it is no Parquet file."""
+    return parquet_metadata(path).schema.to_arrow_schema()
 
 
 def read_parquet(reading: Reading, max_rows: int, position: int, skip: bytes) -> Iterator[Rows]:

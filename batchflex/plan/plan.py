@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..config import SHAPING, Job
-from ..core import InputError, Item, KeySet, Request
+from ..core import InputError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
 from .dated_outputs import since
 from .manifest import Inputs
@@ -221,18 +221,15 @@ class Plan:
         for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
             items = self._itemizer.items(block, former=answered is not None, spans=spans)
-            if limit is not None and items[-1].row >= limit:
-                if within := [item for item in items if item.row < limit]:
-                    yield self._planned(planner, within)
+            within = items if limit is None else [item for item in items if item.row < limit]
+            if within:
+                requests = planner.requests(within)
+                self._shared_id = self._shared_id or planner.shared_id
+                self.has_former = self.has_former or planner.has_former
+                self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
+                yield requests
+            if len(within) < len(items):
                 return
-            yield self._planned(planner, items)
-
-    def _planned(self, planner: Planner, items: list[Item]) -> list[Request]:
-        requests = planner.requests(items)
-        self._shared_id = self._shared_id or planner.shared_id
-        self.has_former = self.has_former or planner.has_former
-        self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
-        return requests
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.

@@ -220,18 +220,13 @@ class Planner:
         found = {_coordinates(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
         self.has_former = self.has_former or bool(found)
         if self._partial and not self._dedupe and len(found) < len(requests):
-            self._look_for_others([item for item in others if item.row not in {row for row, _, _ in found}])
+            # Equal rows may have been left out under keys of their own, so that these were numbered otherwise then.
+            rows = {row for row, _, _ in found}
+            bases = {r.key for item in others if item.row not in rows for r in self._former._expand(item)}
+            keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
+            claimed, there = self._former._seen.find(keys), self._answered(keys)
+            self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
         return found
-
-    def _look_for_others(self, items: Sequence[Item]) -> None:
-        """Equal rows may have been left out under keys of their own, so that these were numbered otherwise then."""
-        if self._former is None or self._answered is None:
-            return
-        bases = {request.key for item in items for request in self._former._expand(item)}
-        keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
-        claimed = self._former._seen.find(keys)
-        there = self._answered(keys)
-        self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
 
     def _note_id(self, item: Item, slot: bytes, *, shared: bool) -> None:
         if not item.named or self.shared_id is not None:

@@ -21,7 +21,7 @@ from .formats import (
     Rows,
     csv_header,
     digest,
-    parquet_rows,
+    parquet_metadata,
     parquet_schema,
     read_csv,
     read_jsonl,
@@ -263,7 +263,7 @@ class Source:
         if known is not None and seen is not None and known.bytes == seen.size:
             return known.rows
         if kind == "parquet":
-            return parquet_rows(path)
+            return int(parquet_metadata(path).num_rows)
         before = known.rows if known is not None else 0
         end = before
         try:
