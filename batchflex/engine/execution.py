@@ -37,7 +37,6 @@ from ..storage import (
     OutcomeWriter,
     RowContext,
     RunState,
-    declared,
     disk_space,
     part_files,
     priced_by,
@@ -392,12 +391,10 @@ class Execution:
             raise _NoTable
 
     def _write_results(self) -> None:
-        prepared, folder, plan = self._prepared, self._folder, self._plan
-        variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
+        as_folder = self._job.job.results == "folder"
         completion_marker.make(
-            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._settled(), prepared.layout,
-            as_folder=self._job.job.results == "folder", between=self._go_on,
-        )  # fmt: skip
+            self._folder, self._plan, self._prepared, self._settled(), as_folder=as_folder, between=self._go_on
+        )
 
     def _keep_snapshot(self) -> None:
         from ..plan import snapshot  # brings polars, which the first request does without

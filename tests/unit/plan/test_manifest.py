@@ -142,7 +142,7 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
         statuses = ["failed" if at in fails else "ok" for at in range(len(asked))]
         answers = [answer(plan, request, status) for request, status in zip(asked, statuses, strict=True)]
         part_files.write_part(folder.parts, number, answers)
-        make(folder, {}, plan.labels, {}, found.done, number, None, found.layout)
+        make(folder, plan, found, None)
         identity = plan.identity()
         assert identity is not None
         folder.write_state({"plan": identity})
