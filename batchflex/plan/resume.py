@@ -103,7 +103,6 @@ class AnswerIndex:
         index = part_index.last_of_each(index)
         self._keys = index.select("hi", "lo")
         self._status = index["status"]
-        self._codes = bytes(raw(self._status.to_physical()))
         self._sorted = SortedKeys(self._keys)
         # A failed row is asked again on each further run, up to retry_failed times.
         again = pl.Series(self._sorted.find(times.filter(pl.col("times") <= retry_failed)), dtype=pl.Int64)
@@ -153,7 +152,7 @@ class AnswerIndex:
         unfit: dict[int, int] = {}
         rows, points, again = self._row, self._point, self._again
         has_moved = self.has_moved
-        for request, at in zip(requests, self._sorted.find(key_halves([r.key for r in requests])), strict=True):
+        for request, at in zip(requests, self.answers(requests), strict=True):
             if at < 0:
                 missing.append(request)
             else:
@@ -181,11 +180,7 @@ class AnswerIndex:
                 }
                 schema = {"row": pl.Int64, "point": pl.Int32, "named": pl.Int64}
                 self._missing.append(key_halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
-        if self._kept is None or not missing:
-            return wanted
-        found = zip(missing, self._kept.find(key_halves([r.slot for r in missing])), strict=True)
-        kept = {request.key for request, at in found if at >= 0}
-        return [request for request in wanted if request.key not in kept]
+        return wanted
 
     def begin_survey(self, passed: Passed | None = None) -> None:
         """A pass over a plan begins that will tell where all answers are, but for those to rows that are ``passed`` over."""
@@ -226,11 +221,9 @@ class AnswerIndex:
     def answers(self, requests: Sequence[Request]) -> list[int]:
         """The position of the answer that each request has, -1 if it has none. Kept ones count, after :meth:`keep_changed`."""
         found = self._sorted.find(key_halves([request.key for request in requests]))
-        missing = [number for number, at in enumerate(found) if at < 0]
-        if self._kept is not None and missing:
-            for number, kept in zip(
-                missing, self._kept.find(key_halves([requests[n].slot for n in missing])), strict=True
-            ):
+        if self._kept is not None and (missing := [number for number, at in enumerate(found) if at < 0]):
+            slots = key_halves([requests[number].slot for number in missing])
+            for number, kept in zip(missing, self._kept.find(slots), strict=True):
                 if kept >= 0:
                     found[number] = self._kept_at[kept]
         return found
@@ -241,7 +234,8 @@ class AnswerIndex:
 
     def status_of(self, at: int) -> Status:
         """That of the answer at a position."""
-        return STATUSES[self._codes[at]]
+        found: Status = self._status[at]
+        return found
 
     def finished(self, per_item: int, but: bytes | None = None) -> bytes:
         """With ``positions``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
@@ -328,6 +322,7 @@ class AnswerIndex:
         for at, row, point in changed.select("at", "row", "point").iter_rows():
             self._row[at] = row
             self._point[at] = point
+            self._again[at] = 0
         self._kept = SortedKeys(changed.select(hi="slot_hi", lo="slot_lo"))
         self._kept_at = changed["at"].to_list()
 
