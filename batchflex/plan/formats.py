@@ -69,9 +69,9 @@ class Every:
         return 1
 
 
-class Reading:
+class Reading(io.RawIOBase):
     """One file being read, from the byte ``begin``, before which it has ``lines`` lines, to the byte ``end`` (``None``: to its
-    end). ``begin`` and ``end`` are heeded in text files that are not packed.
+    end). ``begin`` and ``end`` count in text files that are not packed.
 
     Once it is read, ``lines`` and ``bytes`` are those up to where the next row would begin, and ``digest`` is of all bytes
     before that, if it was given that of what comes before ``begin``. ``is_extensible`` tells that rows which are appended to the
@@ -88,6 +88,7 @@ class Reading:
         self.digest = digest
         self.is_extensible = False
         self._last = _NEWLINE
+        self._file: io.FileIO | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -100,13 +101,29 @@ class Reading:
             import pyarrow
 
             return io.BufferedReader(pyarrow.input_stream(str(self.path), compression="zstd"), _AT_ONCE)
-        return cast(IO[bytes], io.BufferedReader(_Section(self), _AT_ONCE))
+        self._file = self.path.open("rb", buffering=0)
+        self._file.seek(self.begin)
+        return cast(IO[bytes], io.BufferedReader(self, _AT_ONCE))
 
-    def has_read(self, data: memoryview) -> None:
-        self.bytes += len(data)
-        self._last = data[-1]
-        if self.digest is not None:
-            self.digest.update(data)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        room = memoryview(buffer)
+        if self.end is not None:
+            room = room[: self.end - self.bytes]
+        size = (self._file.readinto(room) or 0) if self._file is not None and room else 0
+        if size:
+            self.bytes += size
+            self._last = room[size - 1]
+            if self.digest is not None:
+                self.digest.update(room[:size])
+        return size
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
     @property
     def ends_a_line(self) -> bool:
@@ -125,34 +142,6 @@ class Reading:
         self._last = _NEWLINE
         if self.digest is not None:
             self.digest = digest(self.path, self.bytes)
-
-
-class _Section(io.RawIOBase):
-    """A file from where its reading begins to where it ends."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._file = reading.path.open("rb", buffering=0)
-        self._file.seek(reading.begin)
-        self._left = None if reading.end is None else reading.end - reading.begin
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        room = memoryview(buffer)
-        if self._left is not None:
-            room = room[: self._left]
-        size = self._file.readinto(room) or 0 if room else 0
-        if size:
-            self._reading.has_read(room[:size])
-            if self._left is not None:
-                self._left -= size
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def digest(path: Path, size: int | None = None) -> hashlib._Hash:
