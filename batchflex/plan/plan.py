@@ -178,7 +178,7 @@ class Plan:
 
     @property
     def is_as_last(self) -> bool:
-        """Whether the last run in the folder that :meth:`know` was told of had the same plan."""
+        """Whether the last run in the folder that :meth:`know` was given had the same plan."""
         identity = self.identity()
         return identity is not None and self._inputs is not None and self._inputs.last_plan == identity
 

@@ -349,16 +349,16 @@ def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, chan
             *changed,
             "(not the job file: rows of the input under the same id, or answers kept from an earlier job)",
         ]
-    told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
+    shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:
-        told += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
+        shown += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
     if diff.changed_tokens:
         worth = f" They took {diff.changed_tokens:,} tokens"
         worth += f" and ${diff.changed_cost:.4f}." if diff.changed_cost else "."
     else:
         worth = ""
     return (
-        f"the job has changed since the answers in {folder.path} were given:{told}\n"
+        f"the job has changed since the answers in {folder.path} were given:{shown}\n"
         f"{concerned:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
         "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"

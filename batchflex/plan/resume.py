@@ -113,7 +113,7 @@ class AnswerIndex:
         self._sample = index["sample"]
         self._row = array("q", bytes(raw(index["row"])))
         self._point = array("i", bytes(raw(index["point"])))
-        self.has_moved = False  # whether a pass has found answers elsewhere than it was told
+        self.has_moved = False  # whether a pass has found answers elsewhere than was known
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None

@@ -42,7 +42,7 @@ _COARSE_S = 3.0
 
 
 class Seen(NamedTuple):
-    """A file as the system tells of it, without reading it. Times in ns."""
+    """What the system says of a file, without reading it. Times in ns."""
 
     path: str
     format: str
@@ -185,11 +185,11 @@ class Source:
 
             is_unchanged()
             known = None if seen is None else self.known[number]
-            counts_on_it = known is not None or not _are_asked(skip, first)
+            counts_on_it = known is not None or not _passes_none(skip, first)
             if counts_on_it and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
                 on_change(path)  # in place of what was added, what is passed over might have been changed
                 known = None
-            passes = known is not None and known.rows > 0 and _are_passed(skip, first, first + known.rows)
+            passes = known is not None and known.rows > 0 and _passes_all(skip, first, first + known.rows)
             start = known if passes else None
             begin = end = first + (start.rows if start is not None else 0)
             if start is not None and seen is not None and start.bytes == seen.size:
@@ -292,7 +292,7 @@ _READERS: dict[str, Callable[[Reading, int, int, Any], Iterator[Rows]]] = {
 
 
 def _reading(path: Path, kind: str, seen: Seen | None, known: Known | None, *, counts: bool = False) -> Reading:
-    """``counts`` tells that nothing is to be known of the bytes."""
+    """With ``counts`` no digest is made of the bytes."""
     is_text = kind != "parquet" and path.suffix.lower() not in PACKED
     end = seen.size if seen is not None and is_text else None
     if known is None or not is_text:
@@ -307,18 +307,18 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
     if seen is None:
         return None
     if reading.end is not None:
-        told = reading.digest.hexdigest() if reading.digest is not None else None
-        known = Known(rows, reading.lines, reading.bytes, told, reading.digest)
+        sha256 = reading.digest.hexdigest() if reading.digest is not None else None
+        known = Known(rows, reading.lines, reading.bytes, sha256, reading.digest)
         return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
-    told = digest(reading.path).hexdigest()
-    return Ended(Known(rows, 0, seen.size, told), False, True) if _is_still(reading.path, kind, seen) else None
+    sha256 = digest(reading.path).hexdigest()
+    return Ended(Known(rows, 0, seen.size, sha256), False, True) if _is_still(reading.path, kind, seen) else None
 
 
-def _are_passed(skip: bytes, begin: int, end: int) -> bool:
+def _passes_all(skip: bytes, begin: int, end: int) -> bool:
     return end <= len(skip) and skip.find(b"\0", begin, end) < 0
 
 
-def _are_asked(skip: bytes, begin: int) -> bool:
+def _passes_none(skip: bytes, begin: int) -> bool:
     """Whether nothing is passed over from here on."""
     return skip.count(b"\0", begin) >= len(skip) - begin
 
