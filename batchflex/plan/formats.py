@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -177,6 +178,11 @@ def whole(path: Path, kind: str, begin: int, end: int) -> int:
 
 
 _decode = msgspec.json.Decoder().decode
+
+
+def passes_all(skip: bytes, begin: int, end: int) -> bool:
+    """Whether all rows from ``begin`` to ``end`` are to be passed over."""
+    return end <= len(skip) and skip.find(b"\0", begin, end) < 0
 
 
 def wanted(begin: int, end: int, skip: bytes) -> Sequence[int]:
@@ -372,18 +378,11 @@ def read_parquet(reading: Reading, max_rows: int, position: int, skip: bytes) ->
 
 def _row_groups(metadata: Any, position: int, skip: bytes) -> Iterator[tuple[list[int], int]]:
     """Row groups that are to be read together, none where all rows are passed over, and the position after them."""
-    wanted: list[int] = []
-    for number in range(metadata.num_row_groups):
-        end = position + int(metadata.row_group(number).num_rows)
-        if end <= len(skip) and skip.find(b"\0", position, end) < 0:
-            if wanted:
-                yield wanted, position
-            wanted = []
-            yield [], end
-        else:
-            wanted.append(number)
-        position = end
-    yield wanted, position
+    sizes = (int(metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups))
+    bounds = enumerate(itertools.pairwise(itertools.accumulate(sizes, initial=position)))
+    for is_passed, groups in itertools.groupby(bounds, lambda group: passes_all(skip, *group[1])):
+        found = list(groups)
+        yield [] if is_passed else [number for number, _ in found], found[-1][1][1]
 
 
 def without_ns(kind: Any) -> Any:

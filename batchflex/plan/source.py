@@ -23,6 +23,7 @@ from .formats import (
     digest,
     parquet_metadata,
     parquet_schema,
+    passes_all,
     read_csv,
     read_jsonl,
     read_parquet,
@@ -189,7 +190,7 @@ class Source:
             if counts_on_it and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
                 on_change(path)  # in place of what was added, what is passed over might have been changed
                 known = None
-            passes = known is not None and known.rows > 0 and _passes_all(skip, first, first + known.rows)
+            passes = known is not None and known.rows > 0 and passes_all(skip, first, first + known.rows)
             start = known if passes else None
             begin = end = first + (start.rows if start is not None else 0)
             if start is not None and seen is not None and start.bytes == seen.size:
@@ -312,10 +313,6 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
         return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
     sha256 = digest(reading.path).hexdigest()
     return Ended(Known(rows, 0, seen.size, sha256), False, True) if _is_still(reading.path, kind, seen) else None
-
-
-def _passes_all(skip: bytes, begin: int, end: int) -> bool:
-    return end <= len(skip) and skip.find(b"\0", begin, end) < 0
 
 
 def _passes_none(skip: bytes, begin: int) -> bool:
