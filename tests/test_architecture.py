@@ -37,7 +37,7 @@ PURE = {
     ),
     "config": (
         "dated_path diff durations endpoint_section fields job_checks job_mistakes notify_sections parameter_tables "
-        "path_variables pricing run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
+        "path_variables run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "planner prefix_order template",

@@ -38,14 +38,13 @@ if TYPE_CHECKING:
     from .job_mistakes import choice as choice, nearest as nearest
     from .loader import (
         build as build,
+        job_of_section as job_of_section,
         load as load,
         parse_setting as parse_setting,
         read as read,
     )
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
-    from .partial import job_of_section as job_of_section
     from .path_variables import expanded as expanded, literal as literal
-    from .pricing import cost_usd as cost_usd, price_usd as price_usd
     from .run_outcomes import (
         End as End,
         Occasion as Occasion,
@@ -69,6 +68,8 @@ if TYPE_CHECKING:
         LogSection as LogSection,
         PricesSection as PricesSection,
         RetrySection as RetrySection,
+        cost_usd as cost_usd,
+        price_usd as price_usd,
     )
     from .settings import for_another_server as for_another_server, retry_fault as retry_fault
     from .sweep import combinations as combinations

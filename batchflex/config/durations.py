@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from functools import partial
 from typing import Annotated
 
 from .fields import refusing, wanted
@@ -68,20 +69,13 @@ def moment_of(value: str, now: datetime.datetime) -> datetime.datetime:
 
     :raises ValueError: if it is neither, or not of the years 1970 to 2200.
     """
-    found = _moment(value)
-    if found is None:
-        return now - datetime.timedelta(seconds=parse_age(value))
-    return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
-
-
-def _moment(value: str) -> datetime.datetime | None:
     try:
         found = datetime.datetime.fromisoformat(value)
     except ValueError:
-        return None
+        return now - datetime.timedelta(seconds=parse_age(value))
     if found.year not in _YEARS:
         raise ValueError(f"{value!r:.80} is not of the years {_YEARS[0]} to {_YEARS[-1]}")
-    return found
+    return found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)
 
 
 _HOURS = re.compile(rf"{_TIME_OF_DAY.pattern}-{_TIME_OF_DAY.pattern}")
@@ -94,47 +88,32 @@ def until_change_s(hours: str, now: datetime.datetime) -> tuple[bool, float]:
 
     :raises ValueError: if they are no hours.
     """
-    _check_hours(hours)
-    begin, end = hours.split("-")
-    until_begin, until_end = deadline_s(begin, now), deadline_s(end, now)
-    first, last, moment = (_minutes(text) for text in (begin, end, f"{now.hour}:{now.minute:02}"))
-    active = first <= moment < last if first < last else not last <= moment < first
-    return active, until_end if active else until_begin
-
-
-def _minutes(time_of_day: str) -> int:
-    hours, minutes = time_of_day.split(":")
-    return 60 * int(hours) + int(minutes)
+    match = _HOURS.fullmatch(hours)
+    if not match or match.group(1, 2) == match.group(3, 4):
+        raise ValueError(f"{hours!r:.80} are no hours; write for example '22:00-06:00'")
+    begin, end = (datetime.time(int(match[n]), int(match[n + 1])) for n in (1, 3))
+    is_within = begin <= now.time() < end if begin < end else not end <= now.time() < begin
+    return is_within, deadline_s(hours.split("-")[is_within], now)
 
 
 # ------------------------------------------------------------------------------------------------- fields of a job
 
-
-def _check_deadline(value: str | float) -> None:
-    if not isinstance(value, str) or not _TIME_OF_DAY.fullmatch(value):
-        parse_duration(value)
-
-
-def _check_since(value: str) -> None:
-    if value != "last" and _moment(value) is None:
-        parse_age(value)
-
-
-def _check_hours(value: str) -> None:
-    match = _HOURS.fullmatch(value)
-    if not match or match.group(1, 2) == match.group(3, 4):
-        raise ValueError(f"{value!r:.80} are no hours; write for example '22:00-06:00'")
-
-
+_ANY_MOMENT = datetime.datetime(2000, 1, 1)
 _DURATION = "a duration such as '30s', '15m', '2h' or '1h30m' (3,650 days at most)"
 Duration = Annotated[str | float, refusing(parse_duration), wanted(_DURATION)]
-Deadline = Annotated[str | float, refusing(_check_deadline), wanted(f"{_DURATION}, or a time of day such as '06:30'")]
+Deadline = Annotated[
+    str | float,
+    refusing(partial(deadline_s, now=_ANY_MOMENT)),
+    wanted(f"{_DURATION}, or a time of day such as '06:30'"),
+]
 Since = Annotated[
     str,
-    refusing(_check_since),
+    refusing(lambda value: value == "last" or moment_of(value, _ANY_MOMENT)),
     wanted(
         "a duration such as '24h' (36,500 days at most), a date or a time of the years 1970 to 2200 such as '2026-01-31' or "
         "'2026-01-31T02:00', or 'last'"
     ),
 ]
-Hours = Annotated[str, refusing(_check_hours), wanted("hours of the day such as '22:00-06:00'")]
+Hours = Annotated[
+    str, refusing(partial(until_change_s, now=_ANY_MOMENT)), wanted("hours of the day such as '22:00-06:00'")
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -23,6 +23,9 @@ _OWN_HEADERS = {
     *("host", "content-length", "content-type", "content-encoding", "accept-encoding", "transfer-encoding", "te", "trailer"),
     *("connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate", "upgrade", "expect"),
 }  # fmt: skip
+_ADDED = re.compile(
+    rf"(?:/|{'|'.join(re.escape(route.path) for route in ROUTES)})+\Z"
+)  # to a URL when requests are sent
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -46,12 +49,6 @@ def endpoint_name(name: str | None, base_url: str | None) -> str:
     return hosted_at(base_url) or re.sub(r"^https?://", "", base_url).split("/")[0]
 
 
-def _without_any(text: str, suffixes: Iterable[str]) -> str:
-    for suffix in suffixes:
-        text = text.removesuffix(suffix)
-    return text
-
-
 def _base_url(url: str) -> str:
     """A URL without what is added to it when requests are sent. Messages do not repeat it: it may hold a secret."""
     parts = http_url(url)
@@ -64,10 +61,7 @@ def _base_url(url: str) -> str:
             "must be a URL without '?' and '#', for the path of the chat completions is added to it; a key belongs into the "
             "variable that api_key_env names"
         )
-    paths = [route.path for route in ROUTES]
-    while url != (shorter := _without_any(url.rstrip("/"), paths)):
-        url = shorter
-    return url
+    return _ADDED.sub("", url)
 
 
 def _header_fault(name: str) -> str | None:

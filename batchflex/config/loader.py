@@ -98,6 +98,24 @@ def load(path: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     )  # fmt: skip
 
 
+def job_of_section(path: Path, section: str, settings: Sequence[tuple[str, Any]], *, with_file: bool = True) -> Job:
+    """As much as can be read of a job file with mistakes: one section, beside its name and its output folder; without
+    ``with_file`` only what ``settings`` say of that section.
+
+    :raises JobError: if these have mistakes, too, or the file cannot be read at all.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise JobError(f"{path} cannot be read: {error}") from None
+    job = data.get("job")
+    named = {name: job[name] for name in ("name", "out", "env_file") if name in job} if isinstance(job, dict) else {}
+    kept = {"job": {"name": path.stem, **named}, section: data.get(section, {}) if with_file else {}}
+    given = [(place, value) for place, value in settings if place == "job.out" or place.startswith(f"{section}.")]
+    environment = environment_of(kept, given, path.parent, lenient=True)
+    return build(kept, given, folder=path.parent, environment=environment)
+
+
 def build(
     data: Mapping[str, Any],
     settings: Sequence[tuple[str, Any]] = (),

@@ -9,31 +9,22 @@ Occasion = Literal["success", "failure", "stopped", "recovered", "busy"]
 # No notification is sent if a person interrupted the run, or if it was skipped because another one was running.
 End = Literal["success", "failure", "stopped", "killed", "interrupted", "busy", "skipped"]
 
-_INTERRUPTED = 130
-_TERMINATED = {129, 143}  # SIGHUP, SIGTERM
+# By the exit code; any other is a failure. SIGINT comes from a person, who knows; SIGTERM from a system that shuts down or from
+# a time limit, SIGHUP from a lost terminal or connection.
+_ENDS: dict[object, End] = {
+    None: "killed", 0: "success", 4: "busy", 130: "interrupted", 129: "stopped", 143: "stopped",
+}  # fmt: skip
 _BAD = {"failure", "stopped", "killed"}
 
 
 def end_of(state: Mapping[str, Any]) -> End:
-    """How a run ended; ``state`` is a line of ``history.jsonl``, or ``run.json``.
-
-    SIGINT comes from a person, who knows. SIGTERM comes from a system that shuts down or from a time limit, SIGHUP from a lost
-    terminal or connection: such a run is ``stopped``.
-    """
+    """How a run ended; ``state`` is a line of ``history.jsonl``, or ``run.json``."""
     status, code = state.get("status"), state.get("exit_code")
     if status in ("killed", "skipped", "busy"):
         return status  # type: ignore[no-any-return]
-    if code is None:
-        return "killed"
-    if code == 0:
-        return "success"
-    if code == 4:
-        return "busy"
-    if code == _INTERRUPTED:
-        return "interrupted"
-    if code in _TERMINATED or (code == 3 and state.get("stopped_by") != "error"):
+    if code == 3 and state.get("stopped_by") != "error":
         return "stopped"
-    return "failure"
+    return _ENDS.get(code, "failure")
 
 
 def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: str | None = None) -> End | None:

@@ -116,18 +116,11 @@ class ScoreSection(Section):
         wrong = []
         if self.expected is not None and self.value is not None:
             wrong.append("'expected' (a column) and 'value' (the same for all rows) exclude each other")
-        if self.kind in ("exact", "contains", "number", "choice") and self.expected is None and self.value is None:
-            wrong.append(f"kind '{self.kind}' needs 'expected', a column, or 'value', the same for all rows")
-        if self.kind == "json" and self.expected is None and self.value is None and self.fields is None:
-            wrong.append("kind 'json' needs 'expected', a column of JSON, or 'value', or 'fields' that are columns too")
-        if self.kind == "regex" and self.pattern is None:
-            wrong.append("kind 'regex' needs 'pattern'")
-        if self.kind == "choice" and self.choices is None:
-            wrong.append("kind 'choice' needs 'choices', a list of what may be answered")
+        for kinds, names, words in _NEEDED:
+            if self.kind in kinds and all(getattr(self, name) is None for name in names):
+                wrong.append(f"kind '{self.kind}' needs {words}")
         if self.choices is not None and len({c.casefold().strip() for c in self.choices}) < len(self.choices):
             wrong.append("'choices' has the same choice twice")
-        if self.kind == "length" and self.min is None and self.max is None:
-            wrong.append("kind 'length' needs 'min' or 'max'")
         if self.min is not None and self.max is not None and self.min > self.max:
             wrong.append(f"'min' is above 'max'; found {self.min} and {self.max}")
         if self.value == []:
@@ -136,8 +129,6 @@ class ScoreSection(Section):
             wrong.append(f"'value' must be a number; {found(self.value)}")
         if self.kind == "choice" and self.choices is not None and self.value is not None and not self._is_a_choice():
             wrong.append(f"'value' must be one of 'choices', its letter or its number from 0; {found(self.value)}")
-        if self.kind == "judge" and self.judge is None:
-            wrong.append("kind 'judge' needs a table [score.judge] with a 'rubric'")
         return wrong
 
     @property
@@ -200,6 +191,17 @@ _KEYS: dict[str, set[str]] = {
     "folder": {"function"},
     "judge": {"judge"},
 }
+
+
+# Of these keys a score of these kinds has at least one.
+_NEEDED: tuple[tuple[set[str], tuple[str, ...], str], ...] = (
+    ({"exact", "contains", "number", "choice"}, ("expected", "value"), "'expected', a column, or 'value', the same for all rows"),
+    ({"json"}, ("expected", "value", "fields"), "'expected', a column of JSON, or 'value', or 'fields' that are columns too"),
+    ({"regex"}, ("pattern",), "'pattern'"),
+    ({"choice"}, ("choices",), "'choices', a list of what may be answered"),
+    ({"length"}, ("min", "max"), "'min' or 'max'"),
+    ({"judge"}, ("judge",), "a table [score.judge] with a 'rubric'"),
+)  # fmt: skip
 
 
 def _has_number(value: Any) -> bool:

@@ -54,7 +54,7 @@ def is_called_a_key(variable: str) -> bool:
 
 def key_mistakes(data: Mapping[str, Any], secrets: Collection[str]) -> list[Mistake]:
     """A mistake for each key in a job. ``secrets`` are the values of the variables that hold keys."""
-    found = dict.fromkeys(_places(data, (), Redactor(secrets)))
+    found = dict.fromkeys(_places(data, Redactor(secrets)))
     return [Mistake(place, _HINTS.get(place) or _hint(place)) for place in found]
 
 
@@ -62,26 +62,24 @@ def _hint(place: str) -> str:
     return f"{KEY_HINT}, or write ${{VARIABLE}} here" if _is_sent(("", *place.split("."))) else KEY_HINT
 
 
-def _places(value: Any, steps: tuple[str, ...], real: Redactor) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            here = (*steps, str(name))
-            if real.is_in(str(name)):
+def _places(data: Mapping[str, Any], real: Redactor) -> Iterator[str]:
+    for steps, value in _leaves(data):
+        holder = next((number for number, step in enumerate(steps) if real.is_in(step)), None)
+        if holder is not None:
+            yield ".".join(steps[:holder])
+        elif isinstance(value, str):
+            is_named = len(steps) > 2 and _is_called_a_key(steps) and not _is_of_variables(steps, value)
+            if is_named or _has_the_shape(value, steps) or real.is_in(value):
                 yield ".".join(steps)
-            elif (
-                len(here) > 2
-                and isinstance(inner, str)
-                and _is_called_a_key(here)
-                and not _is_of_variables(here, inner)
-            ):
-                yield ".".join(here)
-            else:
-                yield from _places(inner, here, real)
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _places(inner, (*steps, str(number)), real)
-    elif isinstance(value, str) and (_has_the_shape(value, steps) or real.is_in(value)):
-        yield ".".join(steps)
+
+
+def _leaves(value: Any, steps: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values that are no tables and no lists, and what is empty, each with the names of where it is."""
+    if not isinstance(value, Mapping | list | tuple) or not value:
+        yield steps, value
+        return
+    for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _leaves(inner, (*steps, str(name)))
 
 
 def _is_called_a_key(steps: tuple[str, ...]) -> bool:
@@ -113,25 +111,10 @@ def _is_prose(steps: tuple[str, ...]) -> bool:
 
 def key_variables(data: Mapping[str, Any]) -> set[str]:
     """Every variable that ``api_key_env`` names, and those named like keys in headers and queries."""
-    found, left = set(), [data]
-    while left:
-        here: Any = left.pop()
-        if isinstance(here, Mapping):
-            left += here.values()
-            if isinstance(name := here.get("api_key_env"), str):
-                found.add(name)
-            for texts in (here.get("endpoint"), *_tables(here.get("endpoints"))):
-                found |= {name for text in _sent(texts) for name in path_variables.names(text) if is_called_a_key(name)}
-        elif isinstance(here, list):
-            left += here
+    found: set[str] = set()
+    for steps, value in _leaves(data):
+        if isinstance(value, str) and steps[-1] == "api_key_env":
+            found.add(value)
+        elif isinstance(value, str) and len(steps) > 2 and _is_sent(steps):
+            found.update(filter(is_called_a_key, path_variables.names(value)))
     return found
-
-
-def _tables(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _sent(endpoint: Any) -> list[str]:
-    """The texts of an endpoint's headers and of its query."""
-    tables = (endpoint.get(name) for name in ("headers", "query")) if isinstance(endpoint, Mapping) else ()
-    return [text for table in tables if isinstance(table, Mapping) for text in table.values() if isinstance(text, str)]

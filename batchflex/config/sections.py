@@ -1,4 +1,5 @@
-"""Tables of a job file that say how requests are sent and kept: limits, prices, retries, the journal, the log. Pure."""
+"""Tables of a job file that say how requests are sent and kept: limits, prices (and what an answer costs by them), retries, the
+journal, the log. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from ..core import Usage
 from .durations import Deadline, Duration, Hours
 from .fields import NonEmpty, Section, wanted
 
@@ -89,3 +91,19 @@ class PricesTable(Section):
     @property
     def of_models(self) -> dict[str, PricesSection]:
         return dict(self.__pydantic_extra__)
+
+
+def price_usd(prices: PricesSection, usage: Usage) -> float | None:
+    """What an answer cost; ``None`` if the server did not count its tokens."""
+    if usage.prompt_tokens is None and usage.completion_tokens is None:
+        return None
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    cached = min(usage.cache_read_input_tokens or 0, prompt)
+    cached_price = prices.input if prices.cached_input is None else prices.cached_input
+    return ((prompt - cached) * prices.input + cached * cached_price + completion * prices.output) / 1e6
+
+
+def cost_usd(prices: PricesSection | None, usage: Usage) -> float | None:
+    """What an answer cost: by the prices where there are any, else, or without token counts, as a gateway says."""
+    price = None if prices is None else price_usd(prices, usage)
+    return usage.cost if price is None else price

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..protocol import CHAT, TRANSPORT, unsayable
@@ -28,32 +28,26 @@ def sweep_rules(job: Job) -> Iterator[Iterator[Mistake]]:
     yield _zip_mistakes(job)
     yield _point_mistakes(job)
     yield _doubled(job)
-    for form in (_in_grid, _in_zip, _in_points):
-        yield _variable_mistakes(job, form)
+    for variable in _variables(getattr(job, "sweep", None)):
+        yield _variable_mistakes(job, variable)
 
 
-def _in_grid(sweep: SweepSection) -> Iterator[_Variable]:
-    for name, values in (sweep.model_extra or {}).items():
+def _variables(sweep: SweepSection | None) -> Iterator[_Variable]:
+    """Those of the forms that can be read."""
+    for name, values in (getattr(sweep, "model_extra", None) or {}).items():
         yield _Variable(f"sweep.{name}", "grid", name, values)
-
-
-def _in_zip(sweep: SweepSection) -> Iterator[_Variable]:
-    for name, values in (sweep.zip or {}).items():
+    for name, values in (getattr(sweep, "zip", None) or {}).items():
         yield _Variable(f"sweep.zip.{name}", "zip", name, values)
-
-
-def _in_points(sweep: SweepSection) -> Iterator[_Variable]:
-    for number, point in enumerate(sweep.points or []):
+    for number, point in enumerate(getattr(sweep, "points", None) or []):
         for name, value in point.items():
             yield _Variable(f"sweep.points.{number}.{name}", "points", name, [value])
 
 
-def _variable_mistakes(job: Job, form: Callable[[SweepSection], Iterator[_Variable]]) -> Iterator[Mistake]:
-    for variable in form(job.sweep):
-        faults = [Mistake(variable.place, why) for why in _faults(variable, job)]
-        if variable.name == "response_format" and not faults:
-            faults = [mistake for value in variable.values for mistake in format_mistakes(variable.place, value)]
-        yield from faults
+def _variable_mistakes(job: Job, variable: _Variable) -> Iterator[Mistake]:
+    faults = [Mistake(variable.place, why) for why in _faults(variable, job)]
+    if variable.name == "response_format" and not faults:
+        faults = [mistake for value in variable.values for mistake in format_mistakes(variable.place, value)]
+    yield from faults
 
 
 def _faults(variable: _Variable, job: Job) -> Iterator[str]:
@@ -88,7 +82,7 @@ def _no_prompt(value: Any, prompts: Collection[str]) -> str | None:
 def _doubled(job: Job) -> Iterator[Mistake]:
     """A variable has one form: two would contradict each other."""
     firsts: dict[str, _Variable] = {}
-    for variable in (*_in_grid(job.sweep), *_in_zip(job.sweep), *_in_points(job.sweep)):
+    for variable in _variables(job.sweep):
         first = firsts.setdefault(variable.name, variable)
         if first.form != variable.form:
             yield Mistake(variable.place, f"is swept by {first.place} already; leave out one of the two")

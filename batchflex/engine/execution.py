@@ -37,7 +37,6 @@ from ..storage import (
     OutcomeWriter,
     RowContext,
     RunState,
-    declared,
     disk_space,
     part_files,
     priced_by,
@@ -393,20 +392,17 @@ class Execution:
             raise _NoTable
 
     def _write_results(self) -> None:
-        prepared, folder, plan = self._prepared, self._folder, self._plan
-        variables, fields = plan.job.sweep.variables, declared(plan.job.schemas)
+        as_folder = self._job.job.results == "folder"
         completion_marker.make(
-            folder, variables, plan.labels, fields, prepared.done, prepared.segment, self._completion(), prepared.layout,
-            as_folder=self._job.job.results == "folder", between=self._unless_ended,
-        )  # fmt: skip
+            self._folder, self._plan, self._prepared, self._completion(), as_folder=as_folder, between=self._unless_ended
+        )
 
     def _keep_snapshot(self) -> None:
         from ..plan import snapshot  # brings polars, which the first request does without
 
         prepared, plan = self._prepared, self._plan
         layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
-        now = snapshot.Now(plan.labels, plan.per_item, layout, plan.job.job.retry_failed)
-        snapshot.keep(self._folder, now, prepared.snapshot, prepared.segment)
+        snapshot.keep(self._folder, plan, layout, prepared.snapshot, prepared.segment)
 
     def _completion(self) -> CompletionMarker | None:
         """For the next run: what it need not find out if nothing has changed."""

@@ -13,9 +13,7 @@ from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve
 from ..plan import (
     AnswerIndex,
-    Finished,
     Held,
-    Passed,
     Plan,
     PlanDiff,
     Prepared,
@@ -168,10 +166,8 @@ def _positioned(
     retry: Retry, plan: Plan, done: AnswerIndex, marks: bytearray, layout: Layout
 ) -> tuple[Prepared, Estimate] | None:
     """Where it is known where all answers are in the plan, only the rows of the chosen ones are planned."""
-    finished = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
-    if not finished or done.has_unlocated:
-        return None
-    if done.has_parts_of_rows(finished, plan.per_item) and not plan.is_as_last:
+    finished = done.finished(plan.per_item)
+    if not finished or not done.is_located(finished, plan.per_item, is_as_last=plan.is_as_last):
         return None
     rows = done.finished(plan.per_item, bytes(marks))
 
@@ -193,25 +189,25 @@ def _surveyed(
 ) -> tuple[Prepared, Estimate]:
     """The whole plan is compared with the answers."""
     done.begin_survey()
-    selection, finished = _Selection(retry, done, marks), Finished()
+    selection = _Selection(retry, done, marks)
     for block in plan.blocks():
-        missing = done.sort_out(block, survey=True)
-        mine = selection.add(block)
-        finished.note(block, {request.row for request in (*missing, *mine)})
+        done.sort_out(block, survey=True)
+        selection.add(block)
     keep_positions(folder, done, plan.layout())
     diff, kept = done.diff(), 0
-    passed: Passed | None = finished.passed()
+    rows: bytes | None = done.finished(plan.per_item, bytes(marks))
     on_change = plan.job.job.on_change
     if diff.changed and on_change != "rerun":  # nobody has said that these answers are to go
         done.keep_changed()
         kept = diff.changed
-        diff = diff.keeping()._replace(orphans=diff.orphans - kept)
+        diff = diff.keeping()
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            passed, selection = None, _Selection(retry, done, marks)
+            rows, selection = None, _Selection(retry, done, marks)
             for block in plan.blocks():
                 selection.add(block)
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
-        passed = None
+        rows = None
+    passed = None if rows is None else done.passed(rows, plan.per_item)
     before = 0 if passed is None else passed.requests
     found = selection.prepared(diff, lambda: plan.blocks(passed), before, layout)
     return found._replace(kept=kept), selection.estimate

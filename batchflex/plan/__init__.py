@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of
     from .preparation import (
-        Finished as Finished,
         Held as Held,
         Prepared as Prepared,
         index_of as index_of,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,8 +11,8 @@ from ..core import malloc
 from ..storage import Folder, ResultsFiles, part_files, writer
 
 if TYPE_CHECKING:
-    from ..storage import Layout
-    from .resume import AnswerIndex
+    from .plan import Plan
+    from .preparation import Prepared
 
 _SETTLED = b"batchflex.settled"
 
@@ -33,11 +33,11 @@ class CompletionMarker(msgspec.Struct, frozen=True):
         return sum(self.rows.values()) == self.planned and not self.rows.get("failed")
 
 
-def last_marker(folder: Folder) -> CompletionMarker | None:
-    """What the table says, if it was made of the parts that are there now."""
-    metadata = ResultsFiles(folder).metadata
+def last_marker(folder: Folder, there: ResultsFiles | None = None) -> CompletionMarker | None:
+    """What the table says (``there``, if it was looked at already), if it was made of the parts that are there now."""
+    there = there or ResultsFiles(folder)
     try:
-        found = msgspec.json.decode(metadata.get(_SETTLED, b""), type=CompletionMarker)
+        found = msgspec.json.decode(there.metadata.get(_SETTLED, b""), type=CompletionMarker)
     except msgspec.DecodeError:
         return None
     return found if part_files.is_of(folder.parts, found.parts) else None
@@ -55,50 +55,43 @@ def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more
 def settled(folder: Folder, plan: str | None, limit: int | None) -> CompletionMarker | None:
     """What the table says of a plan; ``None`` if it was made for another, or of other parts."""
     there = ResultsFiles(folder)
-    raw = there.metadata.get(_SETTLED)
-    if raw is None or plan is None:
+    found = last_marker(folder, there)
+    if found is None or (found.plan, found.limit) != (plan, limit):
         return None
-    try:
-        found = msgspec.json.decode(raw, type=CompletionMarker)
-    except msgspec.DecodeError:
-        return None
-    is_whole = there.rows >= sum(found.rows.values()) and there.is_readable
-    is_same = (found.plan, found.limit) == (plan, limit) and part_files.is_of(folder.parts, found.parts)
-    return found if is_whole and is_same else None
+    return found if there.rows >= sum(found.rows.values()) and there.is_readable else None
 
 
 def make(
     folder: Folder,
-    variables: Mapping[str, list[Any]],
-    labels: Sequence[str],
-    declared: Mapping[str, list[str]],
-    done: AnswerIndex | None,
-    since: int,
-    known: CompletionMarker | None,
-    layout: Layout,
+    plan: Plan,
+    prepared: Prepared,
+    marker: CompletionMarker | None,
     *,
     as_folder: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the table from the parts, unless it is there. Blocks.
 
-    ``declared`` are the fields of structured answers that the job's schema names. ``done`` has found where answers are in parts
-    numbered below ``since``; if that is not elsewhere than is written down, or it is ``None``, they are where ``layout`` has
-    their files. Answers in later parts are where they say themselves. ``known`` is what to tell the next run. ``between`` is
-    called between the steps: an error that it raises ends this, and an older table stays as it is.
+    Answers of earlier runs are where the preparation has found them in the plan, if that is elsewhere than is written down,
+    else where its layout has their files; answers of this run are where they say themselves. ``marker`` is for the next run.
+    ``between`` is called between the steps: an error that it raises ends this, and an older table stays as it is.
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import part_index, results_files, results_table
+    from ..storage import declared, part_index, results_files, results_table
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
+    done, job = prepared.done, plan.job
     planned = done.planned() if done is not None and done.has_moved else None
-    positions = None if planned is not None else part_index.Positions(layout, part_index.read_found(folder.positions))
+    positions = None
+    if planned is None:
+        positions = part_index.Positions(prepared.layout, part_index.read_found(folder.positions))
     made = results_table.assemble(
-        folder.parts, variables, labels, planned, since, pending, declared, positions, void, between
-    )
-    more = {} if known is None or pending or void else {_SETTLED: msgspec.json.encode(known)}
+        folder.parts, job.sweep.variables, plan.labels, planned, prepared.segment, pending, declared(job.schemas), positions,
+        void, between,
+    )  # fmt: skip
+    more = {} if marker is None or pending or void else {_SETTLED: msgspec.json.encode(marker)}
     made = made.with_metadata(more)
     if pending or not results_files.is_current(folder, made, as_folder=as_folder):
         results_files.write(folder, made, as_folder=as_folder)

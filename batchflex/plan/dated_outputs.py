@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..config import Job, local, moment_of
 from ..core import FolderError, JobError
@@ -16,7 +17,8 @@ from .retention import outputs
 from .source import Seen
 
 
-class From(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class From:
     """Input files that were last changed at the moment ``at`` (ns since the epoch), or later, count. ``text`` is what the job
     says.
 
@@ -28,23 +30,20 @@ class From(NamedTuple):
     at: int
     earlier: tuple[Path, ...] = ()
 
-    def counter(self) -> Callable[[Seen], bool]:
-        """What says of a file whether it counts. The folders are read when the first file asks for that."""
-        earlier: list[Inputs] = []
+    @functools.cached_property
+    def _inputs(self) -> dict[Path, Inputs]:
+        return {path: Inputs(Folder(path)) for path in self.earlier}
 
-        def counts(seen: Seen) -> bool:
-            if seen.modified >= self.at or seen.changed < self.at or not self.earlier:
-                return seen.modified >= self.at
-            earlier.extend(Inputs(Folder(path)) for path in self.earlier[len(earlier) :])
-            return not any(inputs.has_read(seen) for inputs in earlier)
+    def counts(self, seen: Seen) -> bool:
+        """Whether a file counts. The folders are read when a file first needs that."""
+        if seen.modified >= self.at or seen.changed < self.at or not self.earlier:
+            return seen.modified >= self.at
+        return not any(inputs.has_read(seen) for inputs in self._inputs.values())
 
-        return counts
-
-    def told_of_growth(self, files: Sequence[Seen]) -> Iterator[str]:
+    def growth_notes(self, files: Sequence[Seen]) -> Iterator[str]:
         """A sentence for each of the files that count of which a folder has read a beginning."""
-        earlier = {path: Inputs(Folder(path)) for path in self.earlier} if files else {}
         for seen in files:
-            read = next((path for path, inputs in earlier.items() if inputs.has_read_of(seen)), None)
+            read = next((path for path, inputs in self._inputs.items() if inputs.has_read_of(seen)), None)
             if read is not None:
                 yield (
                     f"{Path(seen.path).name} was read in {read} and has grown since: with input.since it counts as a whole, "
@@ -52,7 +51,7 @@ class From(NamedTuple):
                 )
 
     @property
-    def told(self) -> str:
+    def moment(self) -> str:
         return local(self.at / 1e9)
 
 

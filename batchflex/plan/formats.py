@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from ..core import InputError, Row
 
 PACKED = (".gz", ".zst")
 BLOCK_BYTES = 4 << 20
-_TOLD_ROWS = 100_000  # after so many passed over a reader tells where it is
+_PROGRESS_ROWS = 100_000  # after so many passed over a reader tells where it is
 _AT_ONCE = 1 << 18  # bytes
 LONGEST_LINE = 256 << 20  # bytes; a file that unpacks to gigabytes without a newline does not fill the memory
 _NEWLINE = 10
@@ -69,9 +70,9 @@ class Every:
         return 1
 
 
-class Reading:
+class Reading(io.RawIOBase):
     """One file being read, from the byte ``begin``, before which it has ``lines`` lines, to the byte ``end`` (``None``: to its
-    end). ``begin`` and ``end`` are heeded in text files that are not packed.
+    end). ``begin`` and ``end`` count in text files that are not packed.
 
     Once it is read, ``lines`` and ``bytes`` are those up to where the next row would begin, and ``digest`` is of all bytes
     before that, if it was given that of what comes before ``begin``. ``is_extensible`` tells that rows which are appended to the
@@ -88,6 +89,7 @@ class Reading:
         self.digest = digest
         self.is_extensible = False
         self._last = _NEWLINE
+        self._file: io.FileIO | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -100,13 +102,29 @@ class Reading:
             import pyarrow
 
             return io.BufferedReader(pyarrow.input_stream(str(self.path), compression="zstd"), _AT_ONCE)
-        return cast(IO[bytes], io.BufferedReader(_Section(self), _AT_ONCE))
+        self._file = self.path.open("rb", buffering=0)
+        self._file.seek(self.begin)
+        return cast(IO[bytes], io.BufferedReader(self, _AT_ONCE))
 
-    def has_read(self, data: memoryview) -> None:
-        self.bytes += len(data)
-        self._last = data[-1]
-        if self.digest is not None:
-            self.digest.update(data)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        room = memoryview(buffer)
+        if self.end is not None:
+            room = room[: self.end - self.bytes]
+        size = (self._file.readinto(room) or 0) if self._file is not None and room else 0
+        if size:
+            self.bytes += size
+            self._last = room[size - 1]
+            if self.digest is not None:
+                self.digest.update(room[:size])
+        return size
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
     @property
     def ends_a_line(self) -> bool:
@@ -125,34 +143,6 @@ class Reading:
         self._last = _NEWLINE
         if self.digest is not None:
             self.digest = digest(self.path, self.bytes)
-
-
-class _Section(io.RawIOBase):
-    """A file from where its reading begins to where it ends."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._file = reading.path.open("rb", buffering=0)
-        self._file.seek(reading.begin)
-        self._left = None if reading.end is None else reading.end - reading.begin
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        room = memoryview(buffer)
-        if self._left is not None:
-            room = room[: self._left]
-        size = self._file.readinto(room) or 0 if room else 0
-        if size:
-            self._reading.has_read(room[:size])
-            if self._left is not None:
-                self._left -= size
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def digest(path: Path, size: int | None = None) -> hashlib._Hash:
@@ -188,6 +178,11 @@ def whole(path: Path, kind: str, begin: int, end: int) -> int:
 
 
 _decode = msgspec.json.Decoder().decode
+
+
+def passes_all(skip: bytes, begin: int, end: int) -> bool:
+    """Whether all rows from ``begin`` to ``end`` are to be passed over."""
+    return end <= len(skip) and skip.find(b"\0", begin, end) < 0
 
 
 def wanted(begin: int, end: int, skip: bytes) -> Sequence[int]:
@@ -226,7 +221,7 @@ def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Eve
                 lines.append(number)
                 size += len(line)
             position += 1
-            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % _TOLD_ROWS == 0:
+            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % _PROGRESS_ROWS == 0:
                 yield Rows(position, rows, at, lines)
                 rows, at, lines, size = [], [], [], 0
     reading.lines = number if reading.ends_a_line or not number else number - 1
@@ -328,7 +323,7 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
                 rows, at, lines, size = [], [], [], 0
             position += 1
             if position <= len(skip) and skip[position - 1]:
-                if position % _TOLD_ROWS == 0:
+                if position % _PROGRESS_ROWS == 0:
                     yield Rows(position, [], [])
                 continue
             if len(cells) != len(header):
@@ -349,25 +344,19 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
         yield Rows(position, rows, at, lines)
 
 
+def parquet_metadata(path: Path) -> Any:
+    """:raises InputError: if it is no Parquet file."""
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path)
+    except DAMAGED as error:
+        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
+
+
 def parquet_schema(path: Path) -> Any:
-    """:raises InputError: if it is no Parquet file."""
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_schema(path)
-    except DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
-
-
-def parquet_rows(path: Path) -> int:
-    """:raises InputError: if it is no Parquet file."""
-    import pyarrow.parquet as pq
-
-    try:
-        rows = int(pq.read_metadata(path).num_rows)
-    except DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
-    return rows
+    """As Arrow has it. :raises InputError: if it is no Parquet file."""
+    return parquet_metadata(path).schema.to_arrow_schema()
 
 
 def read_parquet(reading: Reading, max_rows: int, position: int, skip: bytes) -> Iterator[Rows]:
@@ -389,18 +378,11 @@ def read_parquet(reading: Reading, max_rows: int, position: int, skip: bytes) ->
 
 def _row_groups(metadata: Any, position: int, skip: bytes) -> Iterator[tuple[list[int], int]]:
     """Row groups that are to be read together, none where all rows are passed over, and the position after them."""
-    wanted: list[int] = []
-    for number in range(metadata.num_row_groups):
-        end = position + int(metadata.row_group(number).num_rows)
-        if end <= len(skip) and skip.find(b"\0", position, end) < 0:
-            if wanted:
-                yield wanted, position
-            wanted = []
-            yield [], end
-        else:
-            wanted.append(number)
-        position = end
-    yield wanted, position
+    sizes = (int(metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups))
+    bounds = enumerate(itertools.pairwise(itertools.accumulate(sizes, initial=position)))
+    for is_passed, groups in itertools.groupby(bounds, lambda group: passes_all(skip, *group[1])):
+        found = list(groups)
+        yield [] if is_passed else [number for number, _ in found], found[-1][1][1]
 
 
 def without_ns(kind: Any) -> Any:

@@ -70,7 +70,7 @@ class Found(NamedTuple):
 
     spans: tuple[Span, ...]
     known: Known | None
-    told: str | None
+    note: str | None
     bytes: int
 
 
@@ -120,7 +120,7 @@ class Inputs:
         """The files of an input beside what is remembered of them. Reads those that were touched or have grown."""
         found = []
         for each in seen:
-            known, told = self._known_of(each)
+            known, note = self._known_of(each)
             spans: tuple[Span, ...] = ()
             if known is not None:
                 remembered = self._files[_full(each.path)]
@@ -128,7 +128,7 @@ class Inputs:
             size = _whole(each, known)
             if known is None or known.bytes < size:
                 spans += (Span(self._id_of_rest(each), OPEN),)
-            found.append(Found(spans, known, told, size))
+            found.append(Found(spans, known, note, size))
         return found
 
     def _id_of_rest(self, seen: Seen) -> int:

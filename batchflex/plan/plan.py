@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..config import SHAPING, Job
-from ..core import InputError, Item, KeySet, Request
+from ..core import InputError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
 from .dated_outputs import since
 from .manifest import Inputs
@@ -21,17 +21,11 @@ from .rows import Itemizer
 from .source import FINE_S, Ended, Signature, Source, is_young, sayable
 
 _BLOCK_REQUESTS = 400
-
-
+_PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
-
-
 _CHANGED = (
     "was changed while it was being asked, so which of its rows are done cannot be told; run the same command again"
 )
-
-
-_WAY_OF_PLANNING = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 
 
 class Plan:
@@ -48,7 +42,7 @@ class Plan:
         self.job = job
         self._default_model = default_model
         self._since = None if frame is not None else since(job)
-        counts = None if self._since is None else self._since.counter()
+        counts = None if self._since is None else self._since.counts
         self._source = Source(job.input.path, job.input.format, frame, without=job.out, counts=counts)
         self._made = time.time_ns()
         self._signature = self._source.seen()
@@ -69,7 +63,7 @@ class Plan:
         # What passes have found, as the planner tells it.
         self.has_former = self.is_in_doubt = False
         self._shared_id: SharedId | None = None
-        self._told_of_ids = False
+        self._has_noted_ids = False
         self._itemizer = Itemizer(job, self._source.columns())
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
@@ -84,7 +78,7 @@ class Plan:
         shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name not in _WHICH_ROWS}
         shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
-        return _digest([_WAY_OF_PLANNING, shaping, self._default_model])
+        return _digest([_PLANNING_VERSION, shaping, self._default_model])
 
     def identity(self) -> str | None:
         """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
@@ -111,7 +105,7 @@ class Plan:
         if self._since is None:
             return None
         files = len(self._source.files)
-        return f"input files changed since {self._since.told}: {files:,} of {files + self._source.left_out:,}"
+        return f"input files changed since {self._since.moment}: {files:,} of {files + self._source.left_out:,}"
 
     @property
     def told_of_no_rows(self) -> str:
@@ -125,26 +119,20 @@ class Plan:
     @property
     def told_of_growth(self) -> list[str]:
         """A sentence for each file that the folders of earlier dates have read a beginning of."""
-        return [] if self._since is None else list(self._since.told_of_growth(self._source.seen() or ()))
+        return [] if self._since is None else list(self._since.growth_notes(self._source.seen() or ()))
 
     def notes(self) -> list[str]:
-        """Sentences about the rows gone through so far, each told once: columns that are not sent, ids that come twice."""
-        return self._itemizer.notes() + self._ids_told()
-
-    def _ids_told(self) -> list[str]:
-        shared = self._shared_id
-        if shared is None or self._told_of_ids:
-            return []
-        self._told_of_ids = True
-        rows = (
-            f"row {shared.second} and one before"
-            if shared.first is None
-            else f"rows {shared.first} and {shared.second}"
-        )
-        return [
-            f"ids come more than once in the input: {shared.id!r:.80} in {rows} (counted from 0, as in the results). "
-            "Each row has its own answer, but by their ids alone they cannot be told apart"
-        ]
+        """Sentences about the rows gone through so far, each said once: columns that are not sent, ids that come twice."""
+        notes, shared = self._itemizer.notes(), self._shared_id
+        if shared is not None and not self._has_noted_ids:
+            self._has_noted_ids = True
+            first, second = shared.first, shared.second
+            rows = f"row {second} and one before" if first is None else f"rows {first} and {second}"
+            notes.append(
+                f"ids come more than once in the input: {shared.id!r:.80} in {rows} (counted from 0, as in the results). "
+                "Each row has its own answer, but by their ids alone they cannot be told apart"
+            )
+        return notes
 
     @property
     def narrows(self) -> bool:
@@ -165,12 +153,10 @@ class Plan:
         self._ids = [each.spans for each in found]
         self._spans = [shaped(each.spans, shape) for each in found]
         self._source.known = [each.known for each in found]
-        told = zip(found, self._signature, strict=True)
-        self.left = [Path(seen.path).name for each, seen in told if each.bytes < seen.size]
-        self._signature = tuple(
-            seen._replace(size=each.bytes) for each, seen in zip(found, self._signature, strict=True)
-        )
-        return [each.told for each in found if each.told is not None]
+        pairs = list(zip(found, self._signature, strict=True))
+        self.left = [Path(seen.path).name for each, seen in pairs if each.bytes < seen.size]
+        self._signature = tuple(seen._replace(size=each.bytes) for each, seen in pairs)
+        return [each.note for each in found if each.note is not None]
 
     def _rows_of(self, at: int) -> int | None:
         """How many rows a file of this plan has, if that is known."""
@@ -192,7 +178,7 @@ class Plan:
 
     @property
     def is_as_last(self) -> bool:
-        """Whether the last run in the folder that :meth:`know` was told of had the same plan."""
+        """Whether the last run in the folder that :meth:`know` was given had the same plan."""
         identity = self.identity()
         return identity is not None and self._inputs is not None and self._inputs.last_plan == identity
 
@@ -226,27 +212,24 @@ class Plan:
         planner = Planner(self.job, seen, self._default_model, partial=passed is not None, answered=answered)
         limit = self.job.input.limit
 
-        def heed(path: Path) -> None:
+        def on_change(path: Path) -> None:
             if passed is not None:
                 raise InputError(f"{path} {_CHANGED}")
             self._signature = None
 
         size = max(1, _BLOCK_REQUESTS // self.per_item)
-        for block in self._source.blocks(size, rows, self._signature, heed, self._note_end):
+        for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
             items = self._itemizer.items(block, former=answered is not None, spans=spans)
-            if limit is not None and items[-1].row >= limit:
-                if within := [item for item in items if item.row < limit]:
-                    yield self._planned(planner, within)
+            within = items if limit is None else [item for item in items if item.row < limit]
+            if within:
+                requests = planner.requests(within)
+                self._shared_id = self._shared_id or planner.shared_id
+                self.has_former = self.has_former or planner.has_former
+                self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
+                yield requests
+            if len(within) < len(items):
                 return
-            yield self._planned(planner, items)
-
-    def _planned(self, planner: Planner, items: list[Item]) -> list[Request]:
-        requests = planner.requests(items)
-        self._shared_id = self._shared_id or planner.shared_id
-        self.has_former = self.has_former or planner.has_former
-        self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
-        return requests
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.

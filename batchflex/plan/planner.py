@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..config import Job, combinations
-from ..core import Item, Prefix, Request
+from ..core import Item, KeySet, Prefix, Request
 from ..protocol import Route
 from .prefix_order import LONG_BYTES
 from .template import beginning
@@ -31,8 +31,6 @@ from .template import beginning
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _NO_MODEL = "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
-
-
 _REMEMBERED = 10_000  # ids, for an example of one that comes twice
 _AHEAD, _MOST_AHEAD = 8, 1_024  # repetitions looked up at once
 
@@ -43,22 +41,6 @@ class Point(NamedTuple):
     values: dict[str, Any]
     label: str
     variant: int
-
-
-class Seen(Protocol):
-    """Remembers 16-byte keys."""
-
-    def add(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of ``keys`` were there already, in this call's order; all are there afterwards."""
-        ...
-
-    def find(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of ``keys`` are there."""
-        ...
-
-    def copy(self) -> Seen:
-        """Another one with the same keys."""
-        ...
 
 
 # Which of some keys have an answer already.
@@ -96,7 +78,7 @@ def _framed(text: str) -> bytes:
     return len(encoded).to_bytes(4, "little") + encoded
 
 
-def _place(request: Request) -> tuple[int, int, int]:
+def _coordinates(request: Request) -> tuple[int, int, int]:
     return request.row, request.point, request.sample
 
 
@@ -108,7 +90,7 @@ class Passed(NamedTuple):
     """
 
     rows: bytes
-    seen: Seen
+    seen: KeySet
     requests: int = 0
 
 
@@ -133,8 +115,8 @@ class PlanDiff(NamedTuple):
         return None if self.planned is None else self.planned - self.done
 
     def keeping(self) -> PlanDiff:
-        """The census once the answers to changed requests count as done."""
-        return self._replace(done=self.done + self.changed, changed=0)
+        """The same once the answers to changed requests count as done."""
+        return self._replace(done=self.done + self.changed, changed=0, orphans=self.orphans - self.changed)
 
 
 class Planner:
@@ -153,7 +135,7 @@ class Planner:
     def __init__(
         self,
         job: Job,
-        seen: Seen,
+        seen: KeySet,
         default_model: str | None = None,
         *,
         partial: bool = False,
@@ -193,29 +175,31 @@ class Planner:
         With ``dedupe`` a request equal to one already planned is left out; otherwise it gets a key of its own.
         """
         planned = [request for item in items for request in self._expand(item)]
-        places = [request.slot for request in planned[:: self.per_item]]
+        slots = [request.slot for request in planned[:: self.per_item]]
         former = self._formers(items)
-        keys = [former.get(_place(r), r).key if former else r.key for r in planned]
-        known = self._seen.add([*keys, *places])
+        keys = [former.get(_coordinates(r), r).key if former else r.key for r in planned]
+        known = self._seen.add([*keys, *slots])
         if not any(known) and not former:
             if len(self._firsts) < _REMEMBERED:
-                self._firsts |= {place: item.row for item, place in zip(items, places, strict=True) if item.named}
+                self._firsts |= {slot: item.row for item, slot in zip(items, slots, strict=True) if item.named}
             return planned
         if self._partial:
             again = {key for key, shared in zip(keys, known, strict=False) if shared}
-            self._look_ahead([*again, *{p for p, shared in zip(places, known[len(planned) :], strict=True) if shared}])
+            self._look_ahead(
+                [*again, *{slot for slot, shared in zip(slots, known[len(planned) :], strict=True) if shared}]
+            )
         kept = []
-        for index, (place, shared) in enumerate(zip(places, known[len(planned) :], strict=True)):
-            turn = self._count(place) if shared else 0
-            self._note_id(items[index], place, shared=shared)
+        for index, (slot, shared) in enumerate(zip(slots, known[len(planned) :], strict=True)):
+            turn = self._count(slot) if shared else 0
+            self._note_id(items[index], slot, shared=shared)
             for at in range(index * self.per_item, (index + 1) * self.per_item):
-                was = former.get(_place(planned[at]))
+                was = former.get(_coordinates(planned[at]))
                 if known[at] and self._dedupe:
                     continue
                 if was is None:
-                    kept.append(self._told_apart(planned[at], turn, repeated=known[at]))
+                    kept.append(self._distinguished(planned[at], turn, repeated=known[at]))
                 else:
-                    same = self._told_apart(planned[at], turn, repeated=False)
+                    same = self._distinguished(planned[at], turn, repeated=False)
                     kept.append(msgspec.structs.replace(same, key=was.key, id=was.id))
         return kept
 
@@ -233,29 +217,24 @@ class Planner:
         else:
             requests = self._former.requests(others)
         there = self._answered([request.key for request in requests])
-        found = {_place(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
+        found = {_coordinates(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
         self.has_former = self.has_former or bool(found)
         if self._partial and not self._dedupe and len(found) < len(requests):
-            self._look_for_others([item for item in others if item.row not in {row for row, _, _ in found}])
+            # Equal rows may have been left out under keys of their own, so that these were numbered otherwise then.
+            rows = {row for row, _, _ in found}
+            bases = {r.key for item in others if item.row not in rows for r in self._former._expand(item)}
+            keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
+            claimed, there = self._former._seen.find(keys), self._answered(keys)
+            self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
         return found
 
-    def _look_for_others(self, items: Sequence[Item]) -> None:
-        """Equal rows may have been left out under keys of their own, so that these were numbered otherwise then."""
-        if self._former is None or self._answered is None:
-            return
-        bases = {request.key for item in items for request in self._former._expand(item)}
-        keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
-        claimed = self._former._seen.find(keys)
-        there = self._answered(keys)
-        self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
-
-    def _note_id(self, item: Item, place: bytes, *, shared: bool) -> None:
+    def _note_id(self, item: Item, slot: bytes, *, shared: bool) -> None:
         if not item.named or self.shared_id is not None:
             return
         if shared:
-            self.shared_id = SharedId(item.id, self._firsts.get(place), item.row)
+            self.shared_id = SharedId(item.id, self._firsts.get(slot), item.row)
         elif len(self._firsts) < _REMEMBERED:
-            self._firsts[place] = item.row
+            self._firsts[slot] = item.row
 
     def _count(self, key: bytes) -> int:
         """Which repetition of this key or slot it is: the first number that none before has."""
@@ -281,7 +260,7 @@ class Planner:
         taken = self._seen.find([_numbered(key, first + i) for key, first in pairs for i in range(_AHEAD)])
         self._ahead = {key: (first, taken[_AHEAD * at : _AHEAD * (at + 1)]) for at, (key, first) in enumerate(pairs)}
 
-    def _told_apart(self, request: Request, turn: int, *, repeated: bool) -> Request:
+    def _distinguished(self, request: Request, turn: int, *, repeated: bool) -> Request:
         """``turn`` is how many rows before had the same id; ``repeated`` whether one of any id made the same request."""
         if not (turn or repeated):
             return request

@@ -35,7 +35,7 @@ def name_of(request: Request) -> bytes | None:
 class PrefixQueue:
     """Requests that stand in line, each handed out once.
 
-    Of those with the same long prefix the first leads: the others are held back until :meth:`ended` is told of it, or
+    Of those with the same long prefix the first leads: the others are held back until :meth:`ended` is called with it, or
     30 s have passed; whoever stands behind them goes on. Not so before requests of different prefixes have come: then there
     is nobody who could go on. ``size`` counts all in line, those held back included. ``clock`` gives seconds.
     """

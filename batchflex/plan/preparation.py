@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
-from ..core import InputError, JobChanged, KeySet, Request
+from ..core import InputError, JobChanged, Request
 from ..storage import Folder, Layout, ResultsFiles, part_files, writer
 from .completion_marker import CompletionMarker, settled
 from .plan import Plan
@@ -86,13 +86,13 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
     plan.begin()
-    told = [f"{words}: its rows are looked up one by one" for words in changed] if prepared.diff is not None else []
-    told += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
-    if (files := plan.told_of_files) is not None:
-        told[:0] = [files, *plan.told_of_growth]
+    notes = [] if plan.told_of_files is None else [plan.told_of_files, *plan.told_of_growth]
+    if prepared.diff is not None:
+        notes += [f"{words}: its rows are looked up one by one" for words in changed]
+    notes += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if prepared.empty or (prepared.diff is not None and prepared.diff.planned == 0):
-        told.append(f"{plan.told_of_no_rows}: nothing is sent")
-    return prepared._replace(notes=(*told, *_notes(prepared, moved_from), *plan.notes()))
+        notes.append(f"{plan.told_of_no_rows}: nothing is sent")
+    return prepared._replace(notes=(*notes, *_notes(prepared, moved_from), *plan.notes()))
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
@@ -127,15 +127,13 @@ def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
     if found is None:
         return None
     layout = plan.layout(found.files)
-    passed = found.passed(layout, plan.per_item)
-    if passed is None:
+    rows = found.finished(layout)
+    if rows is None:
         return None
-    blocks = preflight(job, lambda: plan.blocks(found.passed(layout, plan.per_item)))
-    planned = passed.requests if blocks is None else None
-    diff = PlanDiff(planned, passed.requests, 0, 0, 0, None, 0)
-    return Prepared(
-        0, found.statuses, diff, None, None, blocks or iter(()), passed.requests, layout=layout, snapshot=found
-    )
+    blocks = preflight(job, lambda: plan.blocks(found.passed(rows, plan.per_item)))
+    passed = rows.count(1) * plan.per_item
+    diff = PlanDiff(passed if blocks is None else None, passed, 0, 0, 0, None, 0)
+    return Prepared(0, found.statuses, diff, None, None, blocks or iter(()), passed, layout=layout, snapshot=found)
 
 
 def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[AnswerIndex, Layout]:
@@ -158,8 +156,8 @@ def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | No
         all_blocks = preflight(job, plan.blocks)
         return Prepared(0, {}, None, None, None, all_blocks or iter(()), empty=all_blocks is None)
     done, layout = index_of(plan, folder, job.job.retry_failed, job.reasks)
-    rows = b"" if done.clashes(plan.per_item) else done.finished(plan.per_item)
-    if not rows or done.has_unlocated or (done.has_parts_of_rows(rows, plan.per_item) and not plan.is_as_last):
+    rows = done.finished(plan.per_item)
+    if not rows or not done.is_located(rows, plan.per_item, is_as_last=plan.is_as_last):
         return _surveyed(job, plan, folder, done, layout, rows, changed)
     diff = done.diff()._replace(planned=known.planned if known is not None else None)
     blocks: Iterator[list[Request]] | None = None
@@ -178,7 +176,7 @@ def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | No
 
 
 def keep_positions(folder: Folder, done: AnswerIndex, layout: Layout) -> None:
-    """Write down where a pass has found answers elsewhere than it was told, so that the next run need not look for them.
+    """Write down where a pass has found answers elsewhere than was known, so that the next run need not look for them.
 
     :raises StorageError: if it cannot be written.
     """
@@ -194,8 +192,9 @@ def _surveyed(
 ) -> Prepared:
     """Go through the plan, but for those of its ``rows`` that have their answers, compare it with what is done, and refuse what
     must not be begun."""
-    diff, finished, held = survey(job, plan, done, done.passed(rows, plan.per_item) if rows.count(1) else None)
-    if finished is None and plan.is_in_doubt:
+    before = done.passed(rows, plan.per_item) if rows.count(1) else None
+    diff, held = survey(job, plan, done, before)
+    if before is not None and plan.is_in_doubt:
         return _surveyed(job, plan, folder, done, layout, b"", changed)
     kept = 0
     if job.job.on_change == "stop" and plan.narrows and diff.orphans:
@@ -212,11 +211,11 @@ def _surveyed(
     if job.job.on_change == "stop" and (concerned := _concerned(job, folder, diff)):
         raise JobChanged(_what_changed(job, folder, diff, concerned, changed))
     keep_positions(folder, done, plan.layout())
-    now = done.finished(plan.per_item) if finished is None and held.blocks is None else b""
+    now = done.finished(plan.per_item) if held.blocks is None else b""
     if job.job.on_change == "keep" and diff.changed:
         done.keep_changed()
         kept = diff.changed
-        diff = diff.keeping()._replace(orphans=diff.orphans - kept)
+        diff = diff.keeping()
     prepared = Prepared(
         0, done.statuses(), diff, None, done, iter(()), layout=layout, kept=kept, sort_out=done.sort_out
     )
@@ -227,7 +226,7 @@ def _surveyed(
     # The input might be changed before it is read again; or rows of which some answers are there need all rows to be found.
     if plan.identity() is None or (plan.has_former and plan.per_item > 1):
         return prepared._replace(blocks=plan.blocks())
-    passed = done.passed(now, plan.per_item) if finished is None else finished.passed()
+    passed = done.passed(now, plan.per_item)
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
@@ -243,32 +242,19 @@ def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> int:
     return min(diff.orphans, diff.left or 0) if old and changes(old, job.resolved()) else 0
 
 
-class Survey(NamedTuple):
-    """What a pass over a plan found: which rows are ``finished``, if it was a whole one, and what is left to be asked, as long as
-    that is little."""
-
-    diff: PlanDiff
-    finished: Finished | None
-    left: Held
-
-
-def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None) -> Survey:
-    """Hold a plan, or what of it is not ``passed``, against what is done.
+def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None) -> tuple[PlanDiff, Held]:
+    """Compare a plan, or what of it is not ``passed``, with what is done. Returns also what is left to be asked.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """
-    faulty = _Faults(job)
-    finished = Finished() if passed is None else None
-    held = Held()
+    faulty, held = _Faults(job), Held()
     done.begin_survey(passed)
     for block in plan.blocks(passed):
         left = done.sort_out(block, survey=True)
-        faulty.look_at(left, len(block))
+        faulty.note(left, len(block))
         held.add(left)
-        if finished is not None:
-            finished.note(block, {request.row for request in left})
     faulty.check()
-    return Survey(done.diff(), finished, held)
+    return done.diff(), held
 
 
 class Held:
@@ -290,28 +276,6 @@ class Held:
             self.blocks = None
 
 
-class Finished:
-    """Collects the rows of a plan that are passed over."""
-
-    def __init__(self) -> None:
-        self._rows, self._seen, self._requests = bytearray(), KeySet(), 0
-
-    def note(self, block: list[Request], unfinished: set[int]) -> None:
-        """A block of the plan, and which of its rows are not to be passed over."""
-        rows = self._rows
-        finished = [request for request in block if request.row not in unfinished]
-        if finished:
-            rows.extend(bytes(finished[-1].row + 1 - len(rows)))
-            self._requests += len(finished)
-            for request in finished:
-                rows[request.row] = 1
-            self._seen.add([request.key for request in finished])
-            self._seen.add([request.slot for request in finished if request.point == request.sample == 0])
-
-    def passed(self) -> Passed:
-        return Passed(bytes(self._rows), self._seen, self._requests)
-
-
 def preflight(
     job: Job,
     begin: Callable[[], Iterator[list[Request]]],
@@ -322,21 +286,15 @@ def preflight(
 
     :raises InputError: as :func:`prepare`.
     """
-    faulty = _Faults(job)
-    blocks = begin()
-    held: list[list[Request]] = []
-    size, some = 0, False
+    faulty, held, blocks = _Faults(job), Held(), begin()
     for block in blocks:
-        some = some or bool(block)
-        size += sum(len(request.body) for request in block)
-        if size <= _HELD_BYTES:
-            held.append(block)
-        if not faulty.look_at(sort_out(block), len(block)) and some:
+        held.add(block)
+        if not faulty.note(sort_out(block), len(block)) and held.requests:
             break
     faulty.check()
-    if not some:
+    if not held.requests:
         return None
-    return begin() if size > _HELD_BYTES else _emptying(held, blocks)
+    return begin() if held.blocks is None else _emptying(held.blocks, blocks)
 
 
 def _emptying(held: list[list[Request]], rest: Iterator[list[Request]]) -> Iterator[list[Request]]:
@@ -355,7 +313,7 @@ class _Faults:
         self._faults: dict[str, None] = {}
         self._sound = 0
 
-    def look_at(self, requests: list[Request], passed: int) -> bool:
+    def note(self, requests: list[Request], passed: int) -> bool:
         """Note the faults of a block; false once enough was looked at."""
         if self._left <= 0:
             return False
@@ -391,16 +349,16 @@ def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, chan
             *changed,
             "(not the job file: rows of the input under the same id, or answers kept from an earlier job)",
         ]
-    told = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
+    shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:
-        told += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
+        shown += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
     if diff.changed_tokens:
         worth = f" They took {diff.changed_tokens:,} tokens"
         worth += f" and ${diff.changed_cost:.4f}." if diff.changed_cost else "."
     else:
         worth = ""
     return (
-        f"the job has changed since the answers in {folder.path} were given:{told}\n"
+        f"the job has changed since the answers in {folder.path} were given:{shown}\n"
         f"{concerned:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
         "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"

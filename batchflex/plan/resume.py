@@ -1,10 +1,9 @@
-"""What is done already, and what the job would change: the answers in a folder held against a plan."""
+"""What is done already, and what the job would change: the answers in a folder compared with a plan."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,28 +24,15 @@ from ..storage import (
 from .planner import Passed, PlanDiff
 
 _STATUS = pl.Enum(STATUSES)
+_INDEX = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
 _MARKED = 100_000  # keys looked up at once
 _NO_REASKS = Policy()
 
-_UNFIT = pl.Schema(
-    {
-        "hi": pl.UInt64,
-        "lo": pl.UInt64,
-        "status": pl.String,
-        "reasks": pl.Int32,
-        "again": pl.Boolean,
-        "part": pl.Int64,
-        "at": pl.Int64,
-    }
-)
+_UNFIT = {"hi": pl.UInt64, "lo": pl.UInt64, "status": pl.String, "reasks": pl.Int32, "again": pl.Boolean, "part": pl.Int64,
+          "at": pl.Int64}  # fmt: skip
 _UNFIT_COLUMNS = ["reasks", "grown", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
-
-
-def _series(name: str, data: bytes, kind: pa.DataType) -> pl.Series:
-    length = 8 * len(data) // kind.bit_width
-    return pl.Series(name, pa.Array.from_buffers(kind, length, [None, pa.py_buffer(data)]))
 
 
 def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
@@ -87,20 +73,14 @@ class AnswerIndex:
     ) -> None:
         self._parts = parts
         self._pending = part_files.to_table(pending) if pending else None
-        self._positions = positions
+        self._positions = positions or part_index.Positions(Layout())
         self._is_gone_through = positions is None
         self._first_label = labels[0] if labels else ""
-        schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
-        wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
-        columns = ["status"]
-        if positions is not None:
-            schema |= {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
-            order = {label: number for number, label in enumerate(labels)}
-            point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
-            at = pl.when(point.is_null()).then(-1).otherwise(pl.col("row"))
-            wanted += [at.alias("row"), point.fill_null(0), pl.col("sample")]
-            columns += ["point", "sample", *positions.columns]
-        columns = [name for name in columns if name != "key"]
+        order = {label: number for number, label in enumerate(labels)}
+        point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
+        row = pl.when(point.is_null()).then(-1).otherwise(pl.col("row")).alias("row")
+        wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS), row, point.fill_null(0), pl.col("sample")]
+        columns = ["status", "point", "sample", "file", "position"]
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = parts.reading()
         self._numbers = part_files.part_numbers(parts)
@@ -117,13 +97,12 @@ class AnswerIndex:
             frames.append(self._placed(last).select(wanted))
             if reasks.asks_again:
                 unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
-        index = pl.concat([pl.DataFrame(schema=schema), *frames])
+        index = pl.concat([pl.DataFrame(schema=_INDEX), *frames])
         del frames
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
         index = part_index.last_of_each(index)
         self._keys = index.select("hi", "lo")
         self._status = index["status"]
-        self._codes = bytes(raw(self._status.to_physical()))
         self._sorted = SortedKeys(self._keys)
         # A failed row is asked again on each further run, up to retry_failed times.
         again = pl.Series(self._sorted.find(times.filter(pl.col("times") <= retry_failed)), dtype=pl.Int64)
@@ -131,15 +110,10 @@ class AnswerIndex:
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
         self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, pending)
-        if positions is None:
-            self._row = array("q", [-1]) * len(self._keys)
-            self._point = array("i", [0]) * len(self._keys)
-            self._sample = pl.Series("sample", [], pl.Int32)
-        else:
-            self._sample = index["sample"]
-            self._row = array("q", bytes(raw(index["row"])))
-            self._point = array("i", bytes(raw(index["point"])))
-        self.has_moved = False  # whether a pass has found answers elsewhere than it was told
+        self._sample = index["sample"]
+        self._row = array("q", bytes(raw(index["row"])))
+        self._point = array("i", bytes(raw(index["point"])))
+        self.has_moved = False  # whether a pass has found answers elsewhere than was known
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
         self._kept: SortedKeys | None = None
@@ -147,7 +121,7 @@ class AnswerIndex:
         self._planned = self._found = self._failed_again = 0
 
     def _placed(self, part: pl.DataFrame) -> pl.DataFrame:
-        return part if self._positions is None else part.with_columns(pl.Series("row", self._positions.rows(part)))
+        return part.with_columns(pl.Series("row", self._positions.rows(part)))
 
     def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> RejectedAnswers:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
@@ -168,7 +142,7 @@ class AnswerIndex:
         return [at >= 0 for at in self._sorted.find(key_halves(keys))]
 
     def sort_out(self, requests: Sequence[Request], *, survey: bool = False) -> list[Request]:
-        """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`census`."""
+        """Those of ``requests`` still to be asked. With ``survey`` they are also counted for :meth:`diff`."""
         if not len(self):
             if survey:
                 self._planned += len(requests)
@@ -178,7 +152,7 @@ class AnswerIndex:
         unfit: dict[int, int] = {}
         rows, points, again = self._row, self._point, self._again
         has_moved = self.has_moved
-        for request, at in zip(requests, self._sorted.find(key_halves([r.key for r in requests])), strict=True):
+        for request, at in zip(requests, self.answers(requests), strict=True):
             if at < 0:
                 missing.append(request)
             else:
@@ -206,11 +180,7 @@ class AnswerIndex:
                 }
                 schema = {"row": pl.Int64, "point": pl.Int32, "named": pl.Int64}
                 self._missing.append(key_halves([r.slot for r in missing]).hstack(pl.DataFrame(places, schema=schema)))
-        if self._kept is None or not missing:
-            return wanted
-        found = zip(missing, self._kept.find(key_halves([r.slot for r in missing])), strict=True)
-        kept = {request.key for request, at in found if at >= 0}
-        return [request for request in wanted if request.key not in kept]
+        return wanted
 
     def begin_survey(self, passed: Passed | None = None) -> None:
         """A pass over a plan begins that will tell where all answers are, but for those to rows that are ``passed`` over."""
@@ -230,17 +200,14 @@ class AnswerIndex:
         """Answers whose place in the plan is not known; failed ones are none."""
         return int(((self._rows() < 0) & (self._status != "failed")).sum())
 
-    @property
-    def has_unlocated(self) -> bool:
-        """Whether an answer that would not be asked for again has no known place in the plan, be it failed or not."""
-        again = _series("again", bytes(self._again), pa.uint8())
-        return bool(((self._rows() < 0) & ((self._status != "failed") | (again == 0))).any())
-
-    @property
-    def end(self) -> int:
-        """The number of rows up to the last that has an answer, as far as the places of answers are known."""
-        last = self._rows().max()
-        return 0 if last is None else int(last) + 1  # type: ignore[arg-type]
+    def is_located(self, finished: bytes, per_item: int, *, is_as_last: bool) -> bool:
+        """Whether it is known where all answers are, so that only rows that are not :meth:`finished` need be gone through: those
+        that would not be asked for again, failed or not, have a row, and, unless the plan ``is_as_last``, no row has only some of
+        its answers."""
+        is_final = (self._status != "failed") | (self._asked_again() == 0)
+        if ((self._rows() < 0) & is_final).any():
+            return False
+        return is_as_last or sum(self.statuses().values()) == finished.count(1) * per_item
 
     def mark(self, keys: pl.DataFrame) -> bytearray:
         """A byte for each answer, 1 for those with one of these keys."""
@@ -254,11 +221,9 @@ class AnswerIndex:
     def answers(self, requests: Sequence[Request]) -> list[int]:
         """The position of the answer that each request has, -1 if it has none. Kept ones count, after :meth:`keep_changed`."""
         found = self._sorted.find(key_halves([request.key for request in requests]))
-        missing = [number for number, at in enumerate(found) if at < 0]
-        if self._kept is not None and missing:
-            for number, kept in zip(
-                missing, self._kept.find(key_halves([requests[n].slot for n in missing])), strict=True
-            ):
+        if self._kept is not None and (missing := [number for number, at in enumerate(found) if at < 0]):
+            slots = key_halves([requests[number].slot for number in missing])
+            for number, kept in zip(missing, self._kept.find(slots), strict=True):
                 if kept >= 0:
                     found[number] = self._kept_at[kept]
         return found
@@ -269,67 +234,53 @@ class AnswerIndex:
 
     def status_of(self, at: int) -> Status:
         """That of the answer at a position."""
-        return STATUSES[self._codes[at]]
-
-    def has_parts_of_rows(self, finished: bytes, per_item: int) -> bool:
-        """Whether some requests of a row that is not ``finished`` have their answers."""
-        return sum(self.statuses().values()) != finished.count(1) * per_item
-
-    def clashes(self, per_item: int) -> bool:
-        """Whether two answers are at one place: equal requests are numbered anew as files come and go, and only going through the
-        plan tells whose each is."""
-        there = self._rows() >= 0
-        if per_item == 1:
-            rows = self._rows().filter(there)
-            return rows.n_unique() < len(rows)
-        points = _series("point", self._point.tobytes(), pa.int32())
-        places = pl.DataFrame([self._rows(), points, self._sample]).filter(there)
-        return places.n_unique() < places.height
+        found: Status = self._status[at]
+        return found
 
     def finished(self, per_item: int, but: bytes | None = None) -> bytes:
         """With ``positions``: a byte for each row up to the last that has an answer, 1 if each of its ``per_item`` requests has
-        and none is marked in ``but``, which are by default those still to be asked."""
-        again = _series("again", bytes(self._again if but is None else but), pa.uint8())
-        rows = self._rows()
-        if per_item > 1:
-            points = _series("point", self._point.tobytes(), pa.int32())
-            found = pl.DataFrame([rows, points, self._sample, again]).filter(pl.col("row") >= 0)
+        and none is marked in ``but``, which are by default those still to be asked. Empty if two answers are at one place: equal
+        requests are numbered anew as files come and go, and only going through the plan tells whose each is."""
+        again = self._asked_again(but)
+        if per_item == 1:
+            found = pl.DataFrame([self._rows(), again]).filter(pl.col("row") >= 0)
+            has_clash = found["row"].n_unique() < found.height
+            rows = found.filter(pl.col("again") == 0)["row"]
+        else:
+            found = pl.DataFrame([self._rows(), self._points(), self._sample, again]).filter(pl.col("row") >= 0)
+            has_clash = found.select("row", "point", "sample").n_unique() < found.height
             places = found.filter(pl.col("again") == 0).group_by("row").len()
             rows = places.filter(pl.col("len") == per_item)["row"]
             rows = rows.filter(~rows.is_in(found.filter(pl.col("again") == 1)["row"].implode()))
-        else:
-            rows = rows.filter((again == 0) & (rows >= 0))
-        return bytes(raw(pl.zeros(self.end, dtype=pl.UInt8, eager=True).scatter(rows, 1))) if self.end else b""
+        if has_clash or not found.height:
+            return b""
+        end = int(found["row"].max()) + 1  # type: ignore[arg-type]
+        return bytes(raw(pl.zeros(end, dtype=pl.UInt8, eager=True).scatter(rows, 1)))
 
     def passed(self, rows: bytes, per_item: int) -> Passed:
         """The :meth:`finished` rows, for a pass over the others."""
         seen = KeySet()
-        for part in self._inside(rows):
-            seen.add_all(part)
-            seen.add_all(self._first(part).select(hi="slot_hi", lo="slot_lo"))
+        for keys in self._seen(rows):
+            seen.add_all(keys)
         return Passed(rows, seen, rows.count(1) * per_item)
 
-    def keys_of(self, rows: bytes) -> tuple[pl.DataFrame, pl.Series]:
-        """With ``positions``: the keys of the :meth:`finished` rows, and the upper halves of the first slot of each; in order."""
-        keys, slots = [self._keys.clear()], [pl.Series("slot_hi", [], pl.UInt64)]
-        for part in self._inside(rows):
-            keys.append(part.select("hi", "lo"))
-            slots.append(self._first(part)["slot_hi"])
-        return part_index.last_of_each(pl.concat(keys)), pl.concat(slots).sort()
+    def keys_of(self, rows: bytes) -> pl.DataFrame:
+        """With ``positions``: the keys of the :meth:`finished` rows and the first slot of each, in order."""
+        return part_index.last_of_each(pl.concat([self._keys.clear(), *self._seen(rows)]))
 
-    def _inside(self, rows: bytes) -> Iterator[pl.DataFrame]:
-        """The answers to these rows, part by part."""
+    def _seen(self, rows: bytes) -> Iterator[pl.DataFrame]:
+        """The keys of the answers to these rows and the first slot of each, part by part."""
         mask = np.frombuffer(rows + b"\0", np.uint8)
         known = np.frombuffer(self._row, np.int64)
         columns = ["slot", "sample", "point", "file", "position"]
         for part in part_index.read_keys(self._parts, columns, self._numbers):
-            row = np.full(part.height, -1, np.int64)
-            if self._positions is not None and not self.has_moved:
-                row = self._positions.rows(part).copy()
+            row = np.full(part.height, -1, np.int64) if self.has_moved else self._positions.rows(part).copy()
             if (lost := row < 0).any():  # the plan may have come to them since
                 at = np.array(self._sorted.find(part.filter(lost)), np.int64)
                 row[lost] = np.where(at >= 0, known[at], -1)
-            yield part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+            part = part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
+            first = part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
+            yield pl.concat([part.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")])
 
     def moved(self, layout: Layout) -> Iterator[pl.DataFrame]:
         """The answers that are elsewhere than their parts tell, after a pass over the plan, part by part: ``hi``, ``lo``, and
@@ -343,15 +294,10 @@ class AnswerIndex:
             file, position = layout.positions(now[now != own])
             yield here.with_columns(file=pl.Series(file, dtype=pl.Int64), position=pl.Series(position, dtype=pl.Int64))
 
-    def _first(self, part: pl.DataFrame) -> pl.DataFrame:
-        """Those to the first request of an item."""
-        return part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
-
     def diff(self) -> PlanDiff:
         """After a whole pass with ``survey``: what the plan found. With ``positions`` also before one."""
         if not self._is_gone_through:
-            placed = self._rows() >= 0
-            again = _series("again", bytes(self._again), pa.uint8()) == 1
+            placed, again = self._rows() >= 0, self._asked_again() == 1
             return PlanDiff(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
         changed = self._changes = self._changed()
         if not changed.height:
@@ -376,22 +322,27 @@ class AnswerIndex:
         for at, row, point in changed.select("at", "row", "point").iter_rows():
             self._row[at] = row
             self._point[at] = point
+            self._again[at] = 0
         self._kept = SortedKeys(changed.select(hi="slot_hi", lo="slot_lo"))
         self._kept_at = changed["at"].to_list()
 
     def statuses(self) -> dict[str, int]:
         """After a whole pass: how many answers of each status count as done for the plan."""
-        again = _series("again", bytes(self._again), pa.uint8())
-        counts = self._status.filter((self._rows() >= 0) & (again == 0)).value_counts()
+        counts = self._status.filter((self._rows() >= 0) & (self._asked_again() == 0)).value_counts()
         return dict(zip(counts["status"].to_list(), counts["count"].to_list(), strict=True))
 
     def planned(self) -> pl.DataFrame:
         """``hi``, ``lo`` and the present ``row`` and sweep ``point`` of every answer that belongs to the plan."""
-        points = _series("point", self._point.tobytes(), pa.int32())
-        return self._keys.with_columns(self._rows(), points).filter(pl.col("row") >= 0)
+        return self._keys.with_columns(self._rows(), self._points()).filter(pl.col("row") >= 0)
 
     def _rows(self) -> pl.Series:
-        return _series("row", self._row.tobytes(), pa.int64())
+        return pl.Series("row", np.frombuffer(self._row, np.int64))
+
+    def _points(self) -> pl.Series:
+        return pl.Series("point", np.frombuffer(self._point, np.int32))
+
+    def _asked_again(self, marks: bytes | None = None) -> pl.Series:
+        return pl.Series("again", np.frombuffer(self._again if marks is None else marks, np.uint8))
 
     def _heads(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Keys and columns of all parts and of what is pending, as :func:`keyindex.read_keys` gives them."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config import Job
+from ..config import Job, dated_path
 from ..core import FolderError
 from ..storage import Folder, sync_folder
 
@@ -74,7 +74,7 @@ def remove_old(job: Job, note: Callable[[str], None]) -> None:
     """Keep the ``job.keep_runs`` newest folders, and tell of those that went and those that should have. Blocks."""
     if job.dated is None or job.job.keep_runs is None:
         return
-    _sweep_up(job)
+    _sweep_up(job.dated)
     choice = choose(outputs(job), job.job.keep_runs, job.out)
     gone = []
     for output in choice.go:
@@ -110,14 +110,12 @@ def _remove(path: Path, root: Path) -> bool:
     return True
 
 
-def _sweep_up(job: Job) -> None:
+def _sweep_up(dated: dated_path.Dated) -> None:
     """Remove what is left of folders whose removal was cut off."""
-    if job.dated is None:
-        return
-    head, slash, last = job.dated.glob.rpartition("/")
-    for going in Path(job.dated.root).glob(f"{head}{slash}.{last}{_GOING}"):
+    head, slash, last = dated.glob.rpartition("/")
+    for going in Path(dated.root).glob(f"{head}{slash}.{last}{_GOING}"):
         name = going.name.removeprefix(".").removesuffix(_GOING)
-        if job.dated.moment_of(str(going.with_name(name))) is not None and not going.is_symlink():
+        if dated.moment_of(str(going.with_name(name))) is not None and not going.is_symlink():
             shutil.rmtree(going, ignore_errors=True)
 
 

@@ -103,7 +103,7 @@ class Itemizer:
         file = None if position is None else file_at(spans, position)
         if isinstance(row, Fault):
             name = _digest(f"{at}:{row.text}".encode())
-            return Item(at, name, False, (), None, _told(block, index, row), None, file, position)
+            return Item(at, name, False, (), None, _with_place(block, index, row), None, file, position)
         identity: str | None = None
         contents: tuple[Row, ...] = ()
         former: Row | None = None
@@ -115,7 +115,7 @@ class Itemizer:
             if wants_former:
                 former = self._former(row, contents, is_table=is_table)
         except (_BadRow, TemplateFault) as error:
-            fault = _told(block, index, error)
+            fault = _with_place(block, index, error)
         named = identity is not None
         if identity is None:
             identity = _digest(_encode_sorted(row))
@@ -220,7 +220,7 @@ class Itemizer:
         return _encode({name: row.get(name) for name in names}).decode()
 
 
-def _told(block: Block, index: int, why: Fault | Exception) -> str:
+def _with_place(block: Block, index: int, why: Fault | Exception) -> str:
     return f"{block.where(index)}: {why.text if isinstance(why, Fault) else why}"
 
 

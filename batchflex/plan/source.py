@@ -6,10 +6,10 @@ A block is read, handed on and forgotten: memory does not grow with the input. H
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..core import InputError, Row
 from .formats import (
@@ -21,17 +21,15 @@ from .formats import (
     Rows,
     csv_header,
     digest,
-    parquet_rows,
+    parquet_metadata,
     parquet_schema,
+    passes_all,
     read_csv,
     read_jsonl,
     read_parquet,
     suffix,
     wanted,
 )
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 _FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -45,7 +43,7 @@ _COARSE_S = 3.0
 
 
 class Seen(NamedTuple):
-    """A file as the system tells of it, without reading it. Times in ns."""
+    """What the system says of a file, without reading it. Times in ns."""
 
     path: str
     format: str
@@ -68,7 +66,7 @@ class Seen(NamedTuple):
         return now == self or (self.may_grow and now.inode == self.inode and now.size > self.size)
 
 
-# What :meth:`Source.signature` tells of each file.
+# What :meth:`Source.seen` tells of each file.
 Signature = tuple[Seen, ...]
 
 
@@ -82,7 +80,7 @@ class Known(NamedTuple):
     lines: int
     bytes: int
     sha256: str | None = None
-    digest: _Hash | None = None
+    digest: hashlib._Hash | None = None
 
 
 class Ended(NamedTuple):
@@ -158,7 +156,7 @@ class Source:
         max_rows: int = BLOCK_ROWS,
         skip: bytes = b"",
         signed: Signature | None = None,
-        on_change: Callable[[Path], None] | None = None,
+        on_change: Callable[[Path], object] = lambda path: None,
         on_end: Callable[[int, Ended], None] | None = None,
     ) -> Iterator[Block]:
         """The rows from the beginning, at most ``max_rows`` a block.
@@ -180,58 +178,44 @@ class Source:
         for number, (path, kind) in enumerate(self.files):
             seen = None if signed is None else signed[number]
 
-            def heed_changes(path: Path = path, kind: str = kind, seen: Seen | None = seen) -> bool:
+            def is_unchanged(path: Path = path, kind: str = kind, seen: Seen | None = seen) -> bool:
                 is_still = seen is None or _is_still(path, kind, seen)
-                if not is_still and on_change is not None:
+                if not is_still:
                     on_change(path)
                 return is_still
 
-            heed_changes()
+            is_unchanged()
             known = None if seen is None else self.known[number]
-            counts_on_it = known is not None or not _are_asked(skip, first)
+            counts_on_it = known is not None or not _passes_none(skip, first)
             if counts_on_it and seen is not None and seen != _seen_now(path, kind) and not _begins_so(path, known):
-                # In place of what was added, what is passed over might have been changed.
-                if on_change is not None:
-                    on_change(path)
+                on_change(path)  # in place of what was added, what is passed over might have been changed
                 known = None
-            passes = known is not None and known.rows > 0 and _are_passed(skip, first, first + known.rows)
-            if known is not None and passes and seen is not None and known.bytes == seen.size:
-                first += known.rows
+            passes = known is not None and known.rows > 0 and passes_all(skip, first, first + known.rows)
+            start = known if passes else None
+            begin = end = first + (start.rows if start is not None else 0)
+            if start is not None and seen is not None and start.bytes == seen.size:
+                first = end
                 continue
-            reading = _reading(path, kind, seen, known if passes else None)
-            begin = end = first + (known.rows if known is not None and passes else 0)
+            reading = _reading(path, kind, seen, start)
             try:
                 for read in _READERS[kind](reading, max_rows, begin, skip):
                     end = read.end
                     if read.rows:
-                        heed_changes()
+                        is_unchanged()
                         yield Block(path.name, read.rows, read.at, read.lines, first, number)
-                if on_end is not None and heed_changes():
-                    ended = _ended(reading, kind, seen, end - first)
-                    is_other = known is not None and not passes and ended is not None and not ended.is_as_signed
-                    if is_other and not _begins_so(path, known):
-                        if on_change is not None:
-                            on_change(path)
-                    elif ended is not None:
+                if on_end is not None and is_unchanged() and (ended := _ended(reading, kind, seen, end - first)):
+                    is_sure = ended.is_as_signed or passes or known is None
+                    if is_sure or _begins_so(path, known):
                         on_end(number, ended)
+                    else:
+                        on_change(path)
             except DAMAGED as error:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
             first = end
 
-    def signature(self) -> Signature | None:
-        """What tells that the files are still those that were read, without reading them: names, inodes, sizes and times.
-
-        ``None`` if that cannot be told: of a frame, or while a file is so young that it might be written to again without
-        getting another time.
-
-        :raises InputError: if a file is gone.
-        """
-        found = self.seen()
-        now = time.time_ns()
-        return None if found is None or any(is_young(each, now) for each in found) else found
-
     def seen(self) -> Signature | None:
-        """As :meth:`signature`, however young the files are.
+        """What tells that the files are still those that were read, without reading them; ``None`` of a frame. It does not tell
+        that of a file that :func:`is_young`.
 
         :raises InputError: if a file is gone.
         """
@@ -280,7 +264,7 @@ class Source:
         if known is not None and seen is not None and known.bytes == seen.size:
             return known.rows
         if kind == "parquet":
-            return parquet_rows(path)
+            return int(parquet_metadata(path).num_rows)
         before = known.rows if known is not None else 0
         end = before
         try:
@@ -309,19 +293,13 @@ _READERS: dict[str, Callable[[Reading, int, int, Any], Iterator[Rows]]] = {
 
 
 def _reading(path: Path, kind: str, seen: Seen | None, known: Known | None, *, counts: bool = False) -> Reading:
-    """``counts`` tells that nothing is to be known of the bytes."""
+    """With ``counts`` no digest is made of the bytes."""
     is_text = kind != "parquet" and path.suffix.lower() not in PACKED
     end = seen.size if seen is not None and is_text else None
     if known is None or not is_text:
-        return Reading(path, end=end, digest=None if counts or end is None else _new_digest())
+        return Reading(path, end=end, digest=None if counts or end is None else hashlib.sha256())
     so_far = None if counts or known.digest is None else known.digest.copy()
     return Reading(path, known.bytes, known.lines, end, so_far)
-
-
-def _new_digest() -> _Hash:
-    import hashlib
-
-    return hashlib.sha256()
 
 
 def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended | None:
@@ -330,18 +308,14 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
     if seen is None:
         return None
     if reading.end is not None:
-        told = reading.digest.hexdigest() if reading.digest is not None else None
-        known = Known(rows, reading.lines, reading.bytes, told, reading.digest)
+        sha256 = reading.digest.hexdigest() if reading.digest is not None else None
+        known = Known(rows, reading.lines, reading.bytes, sha256, reading.digest)
         return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
-    told = digest(reading.path).hexdigest()
-    return Ended(Known(rows, 0, seen.size, told), False, True) if _is_still(reading.path, kind, seen) else None
+    sha256 = digest(reading.path).hexdigest()
+    return Ended(Known(rows, 0, seen.size, sha256), False, True) if _is_still(reading.path, kind, seen) else None
 
 
-def _are_passed(skip: bytes, begin: int, end: int) -> bool:
-    return end <= len(skip) and skip.find(b"\0", begin, end) < 0
-
-
-def _are_asked(skip: bytes, begin: int) -> bool:
+def _passes_none(skip: bytes, begin: int) -> bool:
     """Whether nothing is passed over from here on."""
     return skip.count(b"\0", begin) >= len(skip) - begin
 

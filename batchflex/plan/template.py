@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import difflib
 import functools
 import re
 from collections.abc import Callable, Collection, ItemsView, Iterator, KeysView, Mapping, ValuesView
@@ -29,7 +28,7 @@ import jinja2.utils
 import jinja2.visitor
 import msgspec
 
-from ..config import PromptSection
+from ..config import PromptSection, nearest
 from ..core import JobError, Row
 from ..protocol import unsayable
 
@@ -373,8 +372,8 @@ def _guarded(tree: jinja2.nodes.Template) -> set[str]:
 
 
 def missing_column(name: str, columns: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.6)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    near = nearest(name, columns)
+    meant = f" (did you mean {near!r}?)" if near else ""
     return f"the template uses the column {name!r}, which is not there{meant}; the columns are: {', '.join(columns)}"
 
 
@@ -393,10 +392,11 @@ def beginning(section: PromptSection) -> int:
     messages = section.messages or [{"content": text} for text in (section.system, section.user) if text]
     length = 0
     for text in _texts([message.get("content") for message in messages]):
-        fixed, is_whole = _fixed(text)
-        length += len(fixed.encode())
-        if not is_whole:
-            break
+        for node in _environment.parse(text).body:
+            for part in node.nodes if isinstance(node, jinja2.nodes.Output) else [node]:
+                if not isinstance(part, jinja2.nodes.TemplateData):
+                    return length
+                length += len(part.data.encode())
     return length
 
 
@@ -406,19 +406,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
-
-
-def _fixed(text: str) -> tuple[str, bool]:
-    """The beginning of a template that needs no row, and whether that is all of it."""
-    found = ""
-    for node in _environment.parse(text).body:
-        if not isinstance(node, jinja2.nodes.Output):
-            return found, False
-        for part in node.nodes:
-            if not isinstance(part, jinja2.nodes.TemplateData):
-                return found, False
-            found += part.data
-    return found, True
 
 
 def _fill(value: Any, columns: Mapping[str, Any]) -> Any:

@@ -11,8 +11,7 @@ import pytest
 
 from batchflex.cli import run_text
 from batchflex.config.loader import build
-from batchflex.config.pricing import price_usd
-from batchflex.config.sections import PricesSection
+from batchflex.config.sections import PricesSection, price_usd
 from batchflex.core.types import Request, Usage
 from batchflex.endpoint import model_list, model_list_cache
 from batchflex.endpoint.model_list import Catalog, Contexts, ModelInfo

@@ -7,8 +7,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from batchflex.config.pricing import price_usd
-from batchflex.config.sections import LimitsSection, PricesSection
+from batchflex.config.sections import LimitsSection, PricesSection, price_usd
 from batchflex.core.types import Usage
 from batchflex.endpoint.cost import Cost, TokenEstimate
 from batchflex.engine.budget import GO, Budget, BudgetLimit, Deadline, Verdict

@@ -26,7 +26,7 @@ from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Passed
 from batchflex.plan.preparation import Prepared, prepare, survey
 from batchflex.plan.resume import AnswerIndex
-from batchflex.storage import FolderStore, journal, part_files, writer
+from batchflex.storage import FolderStore, Layout, journal, part_files, writer
 from batchflex.storage.folder import Folder
 from batchflex.storage.part_index import Positions
 from tests.support.command_line import called, write_rows
@@ -121,15 +121,13 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     parts.prepare()
     for number in range(0, len(answers), 7):
         part_files.write_part(parts, number, answers[number : number + 7])
-    whole, surveyed, placed = (
-        AnswerIndex(parts, 1),
-        AnswerIndex(parts, 1),
-        AnswerIndex(parts, 1, plan.labels, positions=Positions(plan.layout())),
+    whole = AnswerIndex(parts, 1)
+    surveyed, placed = (
+        AnswerIndex(parts, 1, plan.labels, positions=Positions(layout)) for layout in (Layout(), plan.layout())
     )
     left = [request for block in plan.blocks() for request in whole.sort_out(block)]
-    diff, finished, _ = survey(job, plan, surveyed)
-    assert finished is not None
-    after = finished.passed()
+    diff, _ = survey(job, plan, surveyed)
+    after = surveyed.passed(surveyed.finished(plan.per_item), plan.per_item)
     again = list(plan.blocks(after))
     assert [request for block in again for request in surveyed.sort_out(block)] == left
     assert after.requests + sum(map(len, again)) == diff.planned == len(everything(plan))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from batchflex.core.types import Outcome, Request
 from batchflex.plan.planner import PlanDiff
 from batchflex.plan.resume import AnswerIndex
+from batchflex.protocol import Policy
 from batchflex.storage import FolderStore, Store, journal, part_files, part_index, results_table
 from tests.support.outcomes import digest, outcome, request
 
@@ -184,6 +185,15 @@ def test_keep_takes_the_last_answer_of_a_slot_and_none_that_failed_in_the_end(st
     assert names(passed(done, plan)) == ["2"]
     keys = {r["row"]: r["key"] for r in results(store, done, since=3)}
     assert keys == {0: outcome(0, 2).key, 1: outcome(1, 1).key}
+
+
+def test_what_is_kept_counts_as_done_also_if_it_does_not_fit(store: Store) -> None:
+    part_files.write_part(store, 1, [outcome(0, 1, status="invalid")])
+    done, plan = AnswerIndex(store, 3, reasks=Policy(1)), [request(0, 2)]
+    assert passed(done, plan, survey=True) == plan and done.diff().changed == 1
+    done.keep_changed()
+    assert passed(done, plan) == []
+    assert done.statuses() == {"invalid": 1}
 
 
 def test_keep_gives_no_answer_to_rows_that_share_an_id(store: Store) -> None:

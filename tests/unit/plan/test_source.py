@@ -14,7 +14,7 @@ import pytest
 
 from batchflex.core.errors import InputError
 from batchflex.plan.formats import BLOCK_BYTES, Fault
-from batchflex.plan.source import Block, Source
+from batchflex.plan.source import Block, Source, is_young
 
 NOISE = random.Random(1)
 ROWS = [{"id": i, "text": f"Grüße {i}"} for i in range(25)]
@@ -333,7 +333,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
     time.sleep(0.06)
     source = Source(str(path))
     told: list[Path] = []
-    blocks = source.blocks(10, signed=source.signature(), on_change=told.append)
+    blocks = source.blocks(10, signed=source.seen(), on_change=told.append)
     next(blocks)
     assert told == []
     path.touch()
@@ -347,7 +347,7 @@ def test_a_file_that_goes_away_while_it_is_read_is_read_to_its_end(tmp_path):
     time.sleep(0.06)
     source = Source(str(path))
     told: list[Path] = []
-    blocks = source.blocks(10, signed=source.signature(), on_change=told.append)
+    blocks = source.blocks(10, signed=source.seen(), on_change=told.append)
     found = list(next(blocks).rows)
     path.unlink()
     for block in blocks:
@@ -362,20 +362,24 @@ def test_a_signature_tells_whether_files_are_the_same(tmp_path):
             time.sleep(0.01)
         return Source(str(path))
 
+    def is_sure(source: Source) -> bool:
+        return not any(is_young(each, time.time_ns()) for each in source.seen())
+
     path = tmp_path / "in.jsonl"
     pack(path, jsonl(ROWS))
-    assert Source(str(path)).signature() is None, "it may be written to again without getting another time"
+    assert not is_sure(Source(str(path))), "it may be written to again without getting another time"
     source = aged(path)
-    before = source.signature()
-    assert before is not None and before == Source(str(path)).signature()
+    before = source.seen()
+    assert is_sure(source) and before == Source(str(path)).seen()
     stat = path.stat()
     pack(path, jsonl(ROWS).replace(b"3", b"4"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert aged(path).signature() not in (None, before), "same size and time of change, other content"
-    assert Source(None, frame=pl.DataFrame(ROWS)).signature() is None
+    source = aged(path)
+    assert is_sure(source) and source.seen() != before, "same size and time of change, other content"
+    assert Source(None, frame=pl.DataFrame(ROWS)).seen() is None
     path.unlink()
     with pytest.raises(InputError, match=r"in\.jsonl cannot be read: No such file"):
-        source.signature()
+        source.seen()
 
 
 # --------------------------------------------------------------------------------------------------- damaged files

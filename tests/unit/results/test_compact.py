@@ -89,8 +89,7 @@ def seen(folder: Folder) -> dict[str, Any]:
 
 def finished_keys(folder: Folder) -> list[Any]:
     done = AnswerIndex(folder.parts, 1, ["{}"], positions=Positions(LAYOUT))
-    keys, slots = done.keys_of(done.finished(1))
-    return [keys.rows(), slots.to_list()]
+    return done.keys_of(done.finished(1)).rows()
 
 
 def check_same(folder: Folder, before: dict[str, Any]) -> None:
