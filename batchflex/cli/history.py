@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ..core import BatchflexError, FolderError
-from ..storage import Folder, line_of_last
+from ..storage import Folder, HistoryLine, line_of_last
 
 _DEEPEST = 4
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What is used of a line. ``done`` is ``None`` if that run never began."""
-
-    run_id: str
-    status: str
-    started_at: datetime.datetime
-    updated_at: datetime.datetime | None = None
-    finished_at: datetime.datetime | None = None
-    stopped_by: str | None = None
-    message: str | None = None
-    first_failure: str | None = None
-    exit_code: int | None = None
-    done: int | None = None
-    done_before: int = 0
-    ok: int = 0
-    truncated: int = 0
-    filtered: int = 0
-    empty: int = 0
-    invalid: int = 0
-    failed: int = 0
-    requests_sent: int = 0
-    probes: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    retry: dict[str, Any] | None = None
-
-
-_decode = msgspec.json.Decoder(Entry).decode
+_decode = msgspec.json.Decoder(HistoryLine).decode
 
 
 class PastRun(NamedTuple):
-    """``line`` is all that is recorded of the run, a JSON object, and ``entry`` what is used of that."""
+    """``line`` is the run's line of JSON, ``entry`` what is read of it."""
 
     folder: Path
-    entry: Entry
+    entry: HistoryLine
     line: bytes
 
 

@@ -15,12 +15,12 @@ from ..core import BatchflexError, FolderError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, points
 from ..results import view
-from ..storage import Folder, ResultsFiles, Substitutes, sweep_columns
+from ..storage import Folder, HistoryLine, ResultsFiles, Substitutes, sweep_columns
 from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
 from .score_section import Scores
-from .timeline import PastRun, Timeline
+from .timeline import Timeline
 
 _RUNS = 12
 _FLOW_PARTS = 40
@@ -59,7 +59,7 @@ class Digest(NamedTuple):
     causes_beyond: int
     timeline: Timeline | None
     flow: Flow | None
-    runs: list[PastRun]
+    runs: list[HistoryLine]
     rows: list[Row]
     totals: dict[str, int]
     notes: list[str]

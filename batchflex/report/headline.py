@@ -52,9 +52,9 @@ def statuses(digest: Digest) -> str:
 def took(digest: Digest) -> float | None:
     """Duration of all runs together in seconds."""
     spans = {
-        run.run_id: seconds_between(run.started_at, ended)
+        run.run_id: (ended - run.started_at).total_seconds()
         for run in digest.runs
-        if run.started_at and (ended := run.finished_at or run.updated_at)
+        if (ended := run.finished_at or run.updated_at)
     }
     state = digest.state
     if state.get("started_at") and state.get("run_id") not in spans:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..storage import HistoryLine
+
 _STEPS = 160
 _LINES = 200_000
 _USUAL_GAP_S = 5.0
@@ -45,24 +47,6 @@ class Timeline(NamedTuple):
     begins_s: list[float]
     bound_by: dict[str, float]
     step_s: float
-
-
-class PastRun(msgspec.Struct, frozen=True):
-    """The fields that are used of a line of ``history.jsonl``."""
-
-    run_id: str
-    status: str = ""
-    stopped_by: str | None = None
-    started_at: str | None = None
-    updated_at: str | None = None
-    finished_at: str | None = None
-    done: int | None = None
-    requests_sent: int = 0
-    retries: int = 0
-    rate_limited: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
 
 
 def lines(raw: Iterable[bytes], kind: Any) -> Iterator[Any]:
@@ -124,6 +108,6 @@ def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], lis
     return found, begins
 
 
-def past_runs(raw: Iterable[bytes], most: int) -> list[PastRun]:
+def past_runs(raw: Iterable[bytes], most: int) -> list[HistoryLine]:
     """The last runs, oldest first, without those that never began because another was running or the job was refused."""
-    return [run for run in lines(raw, PastRun) if run.done is not None][-most:]
+    return [run for run in lines(raw, HistoryLine) if run.done is not None][-most:]
