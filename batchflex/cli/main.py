@@ -17,7 +17,7 @@ from . import output, process
 from .options import parse
 
 if TYPE_CHECKING:
-    from .log_setup import Logs
+    from .logs import Logs
 
 # In which module each verb is; imported when it is used, so that ``--help`` is quick.
 _MODULES = {
@@ -94,12 +94,12 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
 
 
 def _logs_without_job(options: argparse.Namespace) -> Logs:
-    from . import log_setup
     from .job_options import log_settings
+    from .logs import logs_without_job
 
     job_file = Path(options.spec) if options.verb == "run" else options.out / "job.toml"
     run_id = getattr(options, "run_id", None)  # a signal may come before there is one
-    return log_setup.logs_without_job(log_settings(options), job_file, quiet=options.quiet, run_id=run_id)
+    return logs_without_job(log_settings(options), job_file, quiet=options.quiet, attempt=run_id)
 
 
 def _kind_and_first_line(error: BaseException) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import local
-from ..core import STATUSES, count, duration, money, one_line, seconds_between
-from ..storage import priced_by, sent
+from ..core import BAD, STATUSES, count, duration, money, one_line, seconds_between, short
+from ..storage import RunState, priced_by, sent
 
 # Reasons to stop that would stop the next run as well, until somebody fixes what the message says.
 _TO_FIX = frozenset({"key", "credit", "model", "url", "endpoint", "format", "failures", "input"})
@@ -105,6 +105,33 @@ def _retried(retry: Mapping[str, Any]) -> str:
     if retry["stayed"]:
         text += f"; {retry['stayed']:,} could not be asked again, and keep their old answers"
     return text + (f"; {retry['gone']:,} are not in the input any more" if retry["gone"] else "")
+
+
+def progress(run_state: RunState, rate: float, *, quoting: bool) -> str:
+    """How far a run is, in a line; ``rate`` is in rows a second."""
+    share = f" ({100 * run_state.done // run_state.planned} %)" if run_state.planned else ""
+    text = f"{rows_done(run_state.done, run_state.planned)} rows{share}, {rate:,.1f} rows/s, "
+    text += facts(run_state, quoting=quoting)
+    if run_state.planned and rate > 0:
+        text += f", {duration((run_state.planned - run_state.done) / rate)} left"
+    return text
+
+
+def facts(run_state: RunState, *, quoting: bool) -> str:
+    """What is in flight, failed or bad otherwise, tokens, what bounds the run and what it waits for, cost. Only with ``quoting``
+    in the words of servers."""
+    bad = [f"{n:,} {status}" for status, n in run_state.rows.items() if status == "failed" or (n and status in BAD)]
+    text = f"{run_state.in_flight} in flight, {', '.join(bad)}, "
+    text += f"{short(run_state.prompt_tokens + run_state.completion_tokens)} tokens"
+    if run_state.binding:
+        text += f", bound by {run_state.binding}"
+    if run_state.backing_off:
+        text += f", {run_state.backing_off} waiting to retry"
+    if run_state.cost is not None:
+        text += f", {money(run_state.cost)}"
+    for wait in run_state.waits(quoting=quoting)[:1]:
+        text += f"; waits: {waiting(wait)}"
+    return text
 
 
 def status(state: Mapping[str, Any], held: bool) -> str:

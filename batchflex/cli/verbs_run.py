@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..engine import Observer, Run
     from ..notify import Notifier
     from ..storage import Attempt, Folder
-    from .log_setup import Logs
+    from .logs import Logs
 
 T = TypeVar("T")
 
@@ -103,10 +103,10 @@ def _is_confirmed() -> bool:
 
 def _logs(options: argparse.Namespace, job: Job, attempt: Attempt, folder: Folder) -> Logs:
     """Open the logs of a job that is known by now, and put its warnings there."""
-    from .log_setup import Logs
+    from .logs import Logs
 
     attempt.of(folder, job.job.name)
-    logs = Logs(job.log, job.job.name, quiet=options.quiet, debug=options.debug, run_id=attempt.run_id)
+    logs = Logs(job.log, job.job.name, quiet=options.quiet, debug=options.debug, attempt=attempt.run_id)
     options.logs = logs
     for warning in job.warnings():
         logs.warn(warning)
