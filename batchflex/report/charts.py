@@ -33,7 +33,7 @@ def scores(digest: Digest, spec: ScoreSpec) -> Spec:
 
 def scores_of_one(digest: Digest, point: PointDigest) -> Spec | None:
     """All shares of a job without a sweep, one below the other; ``None`` if it has none."""
-    specs = [s for s in (digest.scores.scores if digest.scores else []) if s.is_share and s.name in point.scores]
+    specs = [s for s in digest.specs if s.is_share and s.name in point.scores]
     rows = [
         {"name": spec.name, **_figures(spec, point.scores[spec.name]), "top": spec is specs[0]}
         for spec in specs

@@ -19,7 +19,7 @@ from ..storage import Folder, HistoryLine, ResultsFiles, Substitutes, sweep_colu
 from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
-from .score_section import Scores
+from .score_section import Scores, ScoreSpec
 from .timeline import Timeline
 
 _RUNS = 12
@@ -65,6 +65,11 @@ class Digest(NamedTuple):
     notes: list[str]
     job_toml: str
     made_of: str | None
+
+    @property
+    def specs(self) -> list[ScoreSpec]:
+        """What is scored."""
+        return self.scores.scores if self.scores else []
 
 
 def digest(folder: Folder, rows: int) -> Digest:

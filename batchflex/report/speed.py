@@ -39,7 +39,7 @@ def histogram(found: Histogram) -> Spec:
             x=alt.X("at:Q", scale=scale)
         )
         marks.append(mark.mark_rule(color=INK, strokeDash=[3, 3]))
-        place = {"align": "left", "dx": 5} if is_left else {"align": "right", "dx": -5}
+        place: dict[str, Any] = {"align": "left", "dx": 5} if is_left else {"align": "right", "dx": -5}
         marks.append(mark.mark_text(y=6 + 16 * line, fontWeight=600, **place).encode(text="said:N"))
     return drawn(alt.layer(bars, *marks), 170)
 
