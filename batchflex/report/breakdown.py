@@ -20,7 +20,7 @@ _LONGEST_LABEL = 48
 _LOOKED_AT = 2_000
 _CAUSE_CHARS = 300
 _SKEWED = 25.0
-_SUMS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens", "reasoning_tokens", "cost", "reasks")
+_SUMS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens", "reasoning_tokens", "cost")
 # The parts in which messages with the same cause differ.
 _PARTICULARS = (
     r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\b[0-9a-fA-F]{12,}\b|\b(?:req|chatcmpl|call|id)[-_][\w-]+|\d+(?:[.,]\d+)*"
@@ -40,7 +40,6 @@ class Figures(NamedTuple):
     cost: float | None
     latency_s: dict[str, float | None]
     ttft_s: dict[str, float | None]
-    reasks: int | None = None
 
     @property
     def tokens(self) -> int | None:

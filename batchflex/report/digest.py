@@ -47,7 +47,6 @@ class Digest(NamedTuple):
     is_held: bool
     models: list[str]
     endpoint: str
-    samples: int
     variables: dict[str, list[str]]
     whole: Figures
     points: list[PointDigest]
@@ -72,8 +71,8 @@ class Digest(NamedTuple):
         return self.scores.scores if self.scores else []
 
 
-def digest(folder: Folder, rows: int) -> Digest:
-    """Read a folder; ``rows`` is the size of the random sample.
+def digest(folder: Folder, rows: int = 200) -> Digest:
+    """Read a folder; ``rows`` is the size of the random sample. Writes nothing.
 
     For a run that is still running or was killed it has the answers so far.
 
@@ -92,32 +91,25 @@ def digest(folder: Folder, rows: int) -> Digest:
         variables = _variables(job)
         swept = [name for name in sweep_columns(variables) if name in columns]
         scores, per_row, names = _scores(folder, paths, notes)
-        shares = (
-            [name for name in names if name in {f"score_{s.name}" for s in scores.scores if s.is_share}]
-            if scores
-            else []
-        )
+        shares = [s.column for s in (scores.scores if scores else []) if s.is_share and s.column in names]
         marked = sample_rows.choose(results, per_row, swept, shares, rows)
         found = sample_rows.fetch(results, columns, per_row, swept, names, marked)
         prompts = _prompts(job, found)
-        missing = sum(key not in prompts for key, _ in found)
-        if missing:
+        if missing := sum(key not in prompts for key, _ in found):
             notes.append(_no_prompts(missing, len(found)))
         if words := _substitutes(results, columns).words():
             notes.append(f"{words}.")
         causes, beyond = breakdown.causes(results)
-        whole = breakdown.whole(results, columns)
         over_time = timeline.timeline(_lines(folder.telemetry))
         return Digest(
             name=job.job.name,
             out=str(folder.path),
             state=state,
             is_held=is_held,
-            models=_models(results),
+            models=_distinct(results, "model"),
             endpoint=", ".join(_distinct(results, "endpoint")),
-            samples=job.sweep.samples,
             variables=variables,
-            whole=whole,
+            whole=breakdown.whole(results, columns),
             points=_points(job, list(variables), breakdown.by_point(results, columns, swept), scores),
             scores=scores,
             latency=breakdown.histogram(results, "latency_s"),
@@ -180,22 +172,21 @@ def _scores(
     folder: Folder, paths: Sequence[Path], notes: list[str]
 ) -> tuple[Scores | None, pl.LazyFrame | None, list[str]]:
     """The summary, the scores of single rows, and their columns."""
-    summary = score_section.read(folder.path / "scores.json")
+    summary = score_section.read(folder.scores_json)
     if summary is None:
-        if (folder.path / "scores.json").exists():
+        if folder.scores_json.exists():
             notes.append("scores.json cannot be read; score the folder again.")
         return None, None, []
     there = ResultsFiles(folder)
     stamp = there.made_of if there.paths == paths else ""
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
-    file = folder.path / "scores.parquet"
     try:
-        per_row = pl.scan_parquet(file, glob=False)
+        per_row = pl.scan_parquet(folder.scores, glob=False)
         names = per_row.collect_schema().names()
     except (OSError, pl.exceptions.PolarsError):
         return summary, None, []
-    return summary, per_row, [name for name in (f"score_{s.name}" for s in summary.scores) if name in names]
+    return summary, per_row, [s.column for s in summary.scores if s.column in names]
 
 
 def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[sample_rows.Message]]:
@@ -218,10 +209,6 @@ def _no_prompts(missing: int, of: int) -> str:
 
 def _distinct(results: pl.LazyFrame, name: str, most: int = 6) -> list[str]:
     return [str(v) for v in results.select(pl.col(name).drop_nulls().unique()).collect().to_series().sort().head(most)]
-
-
-def _models(results: pl.LazyFrame) -> list[str]:
-    return _distinct(results, "model")
 
 
 def _substitutes(results: pl.LazyFrame, columns: Sequence[str]) -> Substitutes:

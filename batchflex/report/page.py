@@ -146,7 +146,7 @@ def _rows_lead(digest: Digest) -> str:
 def _rows(digest: Digest) -> dict[str, Any]:
     """The rows in the form that the page's script reads: cells shortened to fit the page, equal messages once."""
     spec = headline.primary(digest)
-    names = {s.name: f"score_{s.name}" for s in digest.specs}
+    names = {s.name: s.column for s in digest.specs}
     about: dict[str, Any] = {
         "variables": [[name, values] for name, values in digest.variables.items()],
         "kinds": [

@@ -171,20 +171,15 @@ def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[M
         for block in plan.blocks(Passed(bytes(passed), KeySet())):
             for request in block:
                 if request.key in wanted:
-                    found[request.key] = messages(request.body)
+                    spoken = conversation(msgspec.json.decode(request.body))
+                    found[request.key] = [
+                        Message(shown(role, 40), shown("\n".join(_texts(said)))) for role, said in spoken
+                    ]
             if block and block[-1].row >= last:
                 break
     except (InputError, JobError, EndpointError):  # the input has changed, or is gone
         pass
     return found
-
-
-def messages(body: bytes) -> list[Message]:
-    """The messages in the body of a request."""
-    return [
-        Message(shown(role, 40), shown("\n".join(_texts(content))))
-        for role, content in conversation(msgspec.json.decode(body))
-    ]
 
 
 def _texts(content: Any) -> Iterator[str]:
