@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -53,10 +55,8 @@ def lines(raw: Iterable[bytes], kind: Any) -> Iterator[Any]:
     """The lines that can be decoded; others are skipped."""
     decode = msgspec.json.Decoder(kind).decode
     for line in raw:
-        try:
+        with contextlib.suppress(ValueError):
             yield decode(line)
-        except (msgspec.DecodeError, ValueError):
-            continue
 
 
 def timeline(raw: Iterable[bytes]) -> Timeline | None:
@@ -82,12 +82,8 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
         )
         for (run, place), some in sorted(bins.items())
     ]
-    counts: dict[str, int] = {}
-    for sample in samples:
-        if sample.binding:
-            counts[sample.binding] = counts.get(sample.binding, 0) + 1
-    known = sum(counts.values())
-    shares = {name: n / known for name, n in sorted(counts.items(), key=lambda pair: -pair[1])}
+    counts = collections.Counter(sample.binding for sample in samples if sample.binding)
+    shares = {name: n / counts.total() for name, n in counts.most_common()}
     return Timeline(steps, begins, shares, width)
 
 
