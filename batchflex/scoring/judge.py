@@ -47,9 +47,8 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     judge = _section(spec)
     _prompt(judge, spec)  # so that a rubric that is no template is refused
     low, high = judge.scale
-    has_own_endpoint = judge.endpoint is not None
     params: dict[str, Any] = {"max_tokens": _MOST_TOKENS, **judge.params}
-    if "model" not in params and not has_own_endpoint and job.models:
+    if "model" not in params and judge.endpoint is None and job.models:
         if len(job.models) > 1:
             where = "score.judge.params.model"
             raise JobError(f"score '{spec.name}': the job asks several models; name the judge's in {where}")
@@ -72,23 +71,16 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     }
     if judge.system is not None:
         own["prompt"]["system"] = judge.system
-    if judge.endpoint is not None:
-        own["endpoint"] = judge.endpoint.model_dump(exclude_none=True)
-    data = literal(own)
+    sections = (("endpoint", judge.endpoint), ("limits", judge.limits), ("prices", judge.prices))
+    own |= {name: section.model_dump(exclude_none=True) for name, section in sections if section is not None}
+    shared = {}
     if judge.endpoint is None:
-        data |= {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
-    if judge.limits is not None:
-        data["limits"] = judge.limits.model_dump(exclude_none=True)
-    elif not has_own_endpoint:
-        data["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
-    if judge.prices is not None:
-        data["prices"] = judge.prices.model_dump(exclude_none=True)
-    elif has_own_endpoint or job.prices is None:
-        pass
-    elif params.get("model") in {*job.models, *job.prices.of_models, None}:
-        data["prices"] = plain["prices"]
+        shared = {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
+        shared["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
+        if job.prices is not None and params.get("model") in {*job.models, *job.prices.of_models, None}:
+            shared["prices"] = plain["prices"]
     try:
-        made = build(data, environment=job.environment)
+        made = build(shared | literal(own), environment=job.environment)
     except JobError as error:
         raise JobError([f"score '{spec.name}', its judge: {mistake}" for mistake in error.mistakes]) from None
     if made.limits.budget_usd is not None:  # its prices have to be known before its run
