@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -19,20 +19,14 @@ _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
 
 
-class _Checks(NamedTuple):
-    """What each request is checked with."""
-
-    limits: LimitsSection
-    prices: Prices
-    contexts: Contexts
-
-
 class _Pass:
     """Counts in one pass over a plan what would be sent. With ``survey`` it also finds what has changed since ``done``."""
 
-    def __init__(self, plan: Plan, done: AnswerIndex, checks: _Checks, *, survey: bool) -> None:
+    def __init__(
+        self, plan: Plan, done: AnswerIndex, limits: LimitsSection, prices: Prices, contexts: Contexts, *, survey: bool
+    ) -> None:
         self.requests = self.faults = 0
-        self.left = Estimate(checks.prices)
+        self.left = Estimate(prices)
         self.too_long = 0
         self.longest: TooLong | None = None
         self.example: Request | None = None
@@ -40,12 +34,12 @@ class _Pass:
         for block in plan.blocks():
             self.requests += len(block)
             for request in done.sort_out(block, survey=survey):
-                if (fault := request.fault or unbounded(checks.limits, request)) is not None:
+                if (fault := request.fault or unbounded(limits, request)) is not None:
                     self.faults += 1
                     self.first_fault = self.first_fault or fault
                 else:
                     self.left.add(request)
-                    if (long := checks.contexts.too_long(request)) is not None:
+                    if (long := contexts.too_long(request)) is not None:
                         self.too_long += 1
                         self.longest = self.longest or long
             self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
@@ -80,17 +74,18 @@ def forecast(job: Job) -> dict[str, Any]:
         folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes
     )
     plan.answered = done.holds
-    checks = _Checks(job.limits, prices, contexts)
-    found = _Pass(plan, done, checks, survey=True)
+    found = _Pass(plan, done, job.limits, prices, contexts, survey=True)
     diff = done.diff()
     old = folder.read_job() if diff.changed else None
     if diff.changed and job.job.on_change == "keep":
         done.keep_changed()
-        found = _Pass(plan, done, checks, survey=False)
+        found = _Pass(plan, done, job.limits, prices, contexts, survey=False)
     left, example = found.left, found.example
     there = disk_space.free(folder.path)
     finished = found.requests - left.requests - found.faults
-    needed = disk_space.needed(folder, left.requests, finished, _row(left), job.journal.seal_mb)
+    most = left.completion_tokens_at_most
+    row_bytes = None if most is None else disk_space.guessed_row(most / max(1, left.requests), left.carried)
+    needed = disk_space.needed(folder, left.requests, finished, row_bytes, job.journal.seal_mb)
     return {
         "job": job.job.name,
         "out": str(job.out),
@@ -117,7 +112,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": left.prompt_tokens,
-        "completion_tokens_at_most": left.completion_tokens_at_most,
+        "completion_tokens_at_most": most,
         "cost_at_most": left.cost_at_most,
         "prices": prices.used(),
         "unpriced": bool(left.requests) and job.limits.budget_usd is not None and left.cost_at_most is None,
@@ -128,12 +123,6 @@ def forecast(job: Job) -> dict[str, Any]:
         "disk_is_measured": needed is not None and needed.is_measured,
         "disk_free": None if there is None else there[0],
     }
-
-
-def _row(left: Estimate) -> float | None:
-    """About how many bytes a row will take."""
-    most = left.completion_tokens_at_most
-    return None if most is None else disk_space.guessed_row(most / max(1, left.requests), left.carried)
 
 
 def _forms(job: Job) -> list[str]:
@@ -196,25 +185,19 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"  unaskable {rows}: {then}; the first: {found['first_fault']}")
     if found["left"]:
         most = found["completion_tokens_at_most"]
-        lines.append(
-            f"  tokens    about {found['prompt_tokens']:,} of prompt, "
-            + (f"at most {most:,} of completion" if most is not None else "no bound on completion: set max_tokens")
-        )
+        at_most = "no bound on completion: set max_tokens" if most is None else f"at most {most:,} of completion"
+        lines.append(f"  tokens    about {found['prompt_tokens']:,} of prompt, {at_most}")
         if found["max_reasks"]:
             lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
         if found["grow_max_tokens"]:
-            lines.append(
-                f"            and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
-            )
+            grown = f"{found['grow_max_tokens']:,} tokens each"
+            lines.append(f"            and more for answers that are cut off, up to {grown}")
         if found["cost_at_most"] is not None:
-            by = priced_by(found["prices"])
-            lines.append(
-                f"  cost      {format.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
-            )
+            cost, by = format.money(found["cost_at_most"]), priced_by(found["prices"])
+            lines.append(f"  cost      {cost} at most, with the prompt as estimated, {by}")
         if found["unpriced"]:
-            lines.append(
-                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it lists none"
-            )
+            then = "the run asks the endpoint first, and is refused if it lists none"
+            lines.append(f"  cost      no price is known yet: {then}")
         if found["too_long"]:
             rows = format.count(found["too_long"], "prompt is", "prompts are")
             lines.append(f"  too long  {rows} for the model; the first: {found['longest']}")
