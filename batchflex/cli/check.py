@@ -135,10 +135,10 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
     return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.used())}"]
 
 
-def _limits(told: RateLimits) -> str:
+def _limits(limits: RateLimits) -> str:
     """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
     parts = []
-    for each in (told, *told.further):
+    for each in (limits, *limits.further):
         whose = f" ({each.descriptor})" if each.descriptor else ""
         for unit, level in (("requests", each.requests), ("tokens", each.tokens), ("in flight", each.in_flight)):
             if level is not None:

@@ -38,7 +38,6 @@ _MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
     output.prepare_streams()
     options = parse(argv)
     process.allow_open_files()

@@ -66,7 +66,6 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
     whole = _Parser(prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES)
     whole.add_argument("--version", action="version", version=f"batchflex {__version__}")
     whole.add_argument("--debug", action="store_true", help=_DEBUG)

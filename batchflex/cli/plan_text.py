@@ -160,7 +160,6 @@ _ON_CHANGE = {
 
 
 def text(found: dict[str, Any]) -> str:
-    """A forecast for people."""
     lines = [
         f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
         f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",

@@ -110,7 +110,6 @@ def _figures(columns: Sequence[str]) -> list[pl.Expr]:
 
 
 def whole(table: pl.LazyFrame, columns: Sequence[str]) -> Figures:
-    """All rows together."""
     return Figures(**table.select(_figures(columns)).collect().row(0, named=True))
 
 
@@ -175,8 +174,8 @@ def answers(table: pl.LazyFrame) -> list[Distribution]:
         values = [pl.col("parsed").str.json_path_match(f"$['{name}']").alias(str(at)) for at, name in enumerate(fields)]
         found = [_distribution(table.select(value), name) for value, name in zip(values, fields, strict=True)]
         return [distribution for distribution in found if distribution is not None]
-    said = head["content"].drop_nulls().str.strip_chars()
-    if head["parsed"].null_count() < head.height or not len(said) or not _are_few(said):
+    texts = head["content"].drop_nulls().str.strip_chars()
+    if head["parsed"].null_count() < head.height or not len(texts) or not _are_few(texts):
         return []
     only = _distribution(table.select(pl.col("content").str.strip_chars()), "answer")
     return [only] if only is not None else []

@@ -21,7 +21,6 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
 def config() -> Spec:
-    """The Vega-Lite configuration of all charts."""
     axis = {"labelColor": MUTED, "titleColor": MUTED, "domainColor": RULE, "tickColor": RULE, "gridColor": RULE,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
             "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": _LONGEST_NAME}  # fmt: skip
@@ -39,7 +38,6 @@ def config() -> Spec:
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Rows as data inside the chart."""
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
@@ -77,5 +75,4 @@ def matrix(base: alt.Chart, shade: str, domain: Sequence[float], colour: Any, st
 
 
 def name_axis(title: str | None = None) -> alt.Axis:
-    """An axis of names."""
     return alt.Axis(title=title, labelColor=INK, labelFontSize=13, labelLimit=_LONGEST_NAME)

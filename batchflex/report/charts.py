@@ -87,12 +87,12 @@ def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
     low, high = min(every), max(every)
     domain = [low - max(0.15 * (high - low), 1e-9), high + 1e-9]
 
-    def place(panel: tuple[str, ...]) -> list[int]:
+    def order(panel: tuple[str, ...]) -> list[int]:
         orders = [digest.variables[name] for name in rest]
-        return [order.index(value) if value in order else 0 for order, value in zip(orders, panel, strict=True)]
+        return [values.index(value) if value in values else 0 for values, value in zip(orders, panel, strict=True)]
 
     found = []
-    for panel in sorted(panels, key=place)[:9]:
+    for panel in sorted(panels, key=order)[:9]:
         rows = panels[panel]
         columns = [value for value in digest.variables[across] if any(row["across"] == value for row in rows)]
         lines = [value for value in digest.variables[down] if any(row["down"] == value for row in rows)]
@@ -217,7 +217,6 @@ def label_counts(labels: Labels, most: int = 16) -> Spec:
 
 
 def answers(found: Distribution) -> Spec:
-    """How often each value was answered."""
     total = sum(found.counts) + found.others + found.nothing
     named = [(name, n, True) for name, n in zip(found.names, found.counts, strict=True)]
     more = [("other values", found.others, False), ("no value", found.nothing, False)]

@@ -67,7 +67,6 @@ class Digest(NamedTuple):
 
     @property
     def specs(self) -> list[ScoreSpec]:
-        """What is scored."""
         return self.scores.scores if self.scores else []
 
 

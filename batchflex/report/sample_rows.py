@@ -110,11 +110,11 @@ def fetch(
         return []
     others = [name for name in columns if name not in COLUMNS and name not in swept and name not in names]
     wanted = [name for name in _SHOWN if name in columns]
-    places = pl.Series(_AT, list(marked.kinds), dtype=pl.UInt32)
+    chosen = pl.Series(_AT, list(marked.kinds), dtype=pl.UInt32)
     picked = (
         table.select("key", *wanted, *swept, *others)
         .with_row_index(_AT)
-        .filter(pl.col(_AT).is_in(places.implode()))
+        .filter(pl.col(_AT).is_in(chosen.implode()))
         .collect(engine="streaming")
         .sort(_AT)
     )

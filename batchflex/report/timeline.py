@@ -72,7 +72,7 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
         bins.setdefault((run, int(at / width)), []).append(sample)
     steps = [
         Step(
-            at_s=(place + 0.5) * width if width > _USUAL_GAP_S else place * width,
+            at_s=(number + 0.5) * width if width > _USUAL_GAP_S else number * width,
             run=run,
             answers_per_s=sum(s.answers_per_s for s in some) / len(some),
             in_flight=sum(s.in_flight for s in some) / len(some),
@@ -80,7 +80,7 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
             refused=sum(s.refused for s in some),
             retries=sum(s.retries for s in some),
         )
-        for (run, place), some in sorted(bins.items())
+        for (run, number), some in sorted(bins.items())
     ]
     counts = collections.Counter(sample.binding for sample in samples if sample.binding)
     shares = {name: n / counts.total() for name, n in counts.most_common()}

@@ -64,7 +64,7 @@ def compare(
         flips.append(_flipped(pairs, name))
     counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
     results = {"level": level, **counts, "a": _measured(one), "b": _measured(two), "scores": scores}
-    return Comparison(results, _said(pl.concat(flips), one, two, item, show))
+    return Comparison(results, _with_answers(pl.concat(flips), one, two, item, show))
 
 
 def _by_item(frame: pl.DataFrame, item: str, names: Sequence[str]) -> pl.DataFrame:
@@ -98,13 +98,15 @@ def _flipped(pairs: pl.DataFrame, name: str) -> pl.DataFrame:
     return changed.select(pl.lit(name).alias("score"), "item", "a", "b")
 
 
-def _said(flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, show: Sequence[str]) -> pl.DataFrame:
-    """With the answers of both sides beside each flip: of several samples the first."""
+def _with_answers(
+    flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, show: Sequence[str]
+) -> pl.DataFrame:
+    """The flips with the answers of both sides beside them: of several samples the first."""
     for side, frame in (("a", one), ("b", two)):
         shown = [name for name in show if name in frame.columns and name != item]
-        said = frame.select(pl.col(item).alias("item"), *(pl.col(name).alias(f"{name}_{side}") for name in shown))
-        said = said.filter(pl.col("item").is_in(flips["item"].implode())).unique("item", keep="first")
-        flips = flips.join(said, on="item", how="left", maintain_order="left")
+        answers = frame.select(pl.col(item).alias("item"), *(pl.col(name).alias(f"{name}_{side}") for name in shown))
+        answers = answers.filter(pl.col("item").is_in(flips["item"].implode())).unique("item", keep="first")
+        flips = flips.join(answers, on="item", how="left", maintain_order="left")
     return flips
 
 

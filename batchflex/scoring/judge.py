@@ -138,8 +138,8 @@ def write_input(folder: Folder, spec: ScoreSection) -> int:
     wanted = [n for n in there.names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
     stamp = results.made_of
     made_of = hashlib.blake2b(msgspec.json.encode([stamp, wanted]), digest_size=16).hexdigest().encode()
-    told_before, rows = part_files.read_metadata(path)
-    if stamp and told_before.get(_MADE_OF) == made_of:
+    metadata, rows = part_files.read_metadata(path)
+    if stamp and metadata.get(_MADE_OF) == made_of:
         return rows
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([there.field(name) for name in wanted], metadata={_MADE_OF: made_of})

@@ -59,11 +59,11 @@ def _points(
     found = frame.partition_by(by, as_dict=True, maintain_order=True, include_key=False)
     pairs = [(dict(zip(by, values, strict=True)), part) for values, part in found.items()]
 
-    def place(pair: tuple[dict[str, Any], pl.DataFrame]) -> list[int]:
+    def order(pair: tuple[dict[str, Any], pl.DataFrame]) -> list[int]:
         known = [(list(variables.get(name, ())), value) for name, value in pair[0].items()]
         return [values.index(value) if value in values else len(values) for values, value in known]
 
-    return sorted(pairs, key=place)
+    return sorted(pairs, key=order)
 
 
 # --------------------------------------------------------------------------------------------------- one score
