@@ -70,10 +70,9 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"batchflex {__version__}")
     whole.add_argument("--debug", action="store_true", help=_DEBUG)
     verbs = _Verbs(whole)
-    for add in (_run, _plan, _status, _history, _results, _score, _report):
-        add(verbs)
-    for add in (_compare, _retry, _compact, _schedule, _check, _notify):
-        add(verbs)
+    _add_verbs_of_runs(verbs)
+    _add_verbs_of_answers(verbs)
+    _add_verbs_of_setting_up(verbs)
     return whole
 
 
@@ -83,11 +82,20 @@ class _Verbs:
     def __init__(self, whole: argparse.ArgumentParser) -> None:
         self._added_to = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def add(self, name: str, brief: str, more: str = "", epilog: str | None = None) -> argparse.ArgumentParser:
+    def add(
+        self,
+        name: str,
+        brief: str,
+        more: str = "",
+        table: str = "",
+        settings: Mapping[str, Any] = {},
+        epilog: str | None = None,
+    ) -> argparse.ArgumentParser:
         about = f"{brief[0].upper()}{brief[1:]}.\n\n{textwrap.fill(more, 100)}".strip()
         added = self._added_to.add_parser(name, help=brief, description=about, epilog=epilog)
         added.set_defaults(verb=name, parser=added)
         added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
+        _add(added, table, settings)
         return added
 
 
@@ -98,7 +106,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _add(to: argparse._ActionsContainer, table: str, settings: Mapping[str, dict[str, Any]] = {}) -> None:
+def _add(to: argparse._ActionsContainer, table: str, settings: Mapping[str, Any] = {}) -> None:
     """Add what a table lists: in each line the names of an option, its metavar (or choices in braces; none of a flag), and after
     two spaces its help, which may go on in indented lines. ``settings`` are further ones for argparse, by name."""
     for line in re.sub(r"\n +", " ", textwrap.dedent(table).strip()).splitlines():
@@ -181,52 +189,39 @@ def _add_sending_options(parser: argparse.ArgumentParser) -> None:
 # ----------------------------------------------------------------------------------------------------------- the verbs
 
 
-def _run(verbs: _Verbs) -> None:
-    run = verbs.add("run", "ask everything that has no answer yet", "Progress goes to standard error.", _EXIT_CODES)
+def _add_verbs_of_runs(verbs: _Verbs) -> None:
+    run = verbs.add(
+        "run", "ask everything that has no answer yet", "Progress goes to standard error.", epilog=_EXIT_CODES
+    )
     _add_job_options(run)
     _add_lock_options(run)
     _add_sending_options(run)
-
-
-def _plan(verbs: _Verbs) -> None:
     plan = verbs.add(
-        "plan",
-        "show what would be sent, and send nothing",
+        "plan", "show what would be sent, and send nothing",
         "Counts, the sweep, one request in full, an estimate of tokens and cost, and what is done already. No network.",
-    )
+    )  # fmt: skip
     _add_job_options(plan)
     _add(plan, "--json  print it as one line of JSON")
-
-
-def _status(verbs: _Verbs) -> None:
-    _add(verbs.add("status", "show how a run is going, or how it ended"), """
+    verbs.add("status", "show how a run is going, or how it ended", table="""
         out OUT  the output folder
         --watch  show it again every second until the run ends
         --json   print run.json as one line
     """)  # fmt: skip
-
-
-def _history(verbs: _Verbs) -> None:
-    history = verbs.add(
-        "history",
-        "show how past runs went",
+    verbs.add(
+        "history", "show how past runs went",
         "A line for each: when, how long, rows, tokens, spend, and how it ended; the oldest first. Also those that were killed, "
-        "refused, or found another run at work.",
-    )
-    _add(history, """
+        "refused, or found another run at work.", """
         outs OUT  the output folder; or several, a folder of such, or a quoted pattern
         --last N  how many to show (20)
         --json    print them as lines of JSON
     """, {"outs": {"type": path_text, "nargs": "+"}, "last": {"type": positive, "default": 20}})  # fmt: skip
 
 
-def _results(verbs: _Verbs) -> None:
-    results = verbs.add(
-        "results",
-        "show the answers, or write them to a file",
-        "Also of a run in progress or interrupted. The whole table is OUT/results.parquet, or OUT/results/ if the job says so.",
-    )
-    _add(results, """
+def _add_verbs_of_answers(verbs: _Verbs) -> None:
+    verbs.add(
+        "results", "show the answers, or write them to a file",
+        "Also of a run in progress or interrupted. The whole table is OUT/results.parquet, or OUT/results/ if the job says "
+        "so.", """
         out OUT            the output folder
         -o, --output FILE  write them to FILE.parquet, .csv or .jsonl (.gz or .zst may follow the last two); - is standard output
         --format {parquet,csv,jsonl,openai-batch}  what to write, whatever the name of the file is; on standard output jsonl by
@@ -239,83 +234,52 @@ def _results(verbs: _Verbs) -> None:
         --set KEY=VALUE    with --reparse: a place in [answer], such as answer.lenient=true; may be repeated
         --rows N           how many rows to show (20)
     """, {"columns": {"type": names}, "rows": {"type": positive, "default": 20}})  # fmt: skip
-
-
-def _score(verbs: _Verbs) -> None:
-    score = verbs.add(
-        "score",
-        "score the answers of a folder, again or in another way",
+    verbs.add(
+        "score", "score the answers of a folder, again or in another way",
         "By the [[score]] tables of the folder's job, or of another job file. No row is sent again; a judge is asked only for "
-        "grades that are missing.",
-    )
-    _add(score, """
+        "grades that are missing.", """
         out OUT          the output folder
         spec JOB         a job file (.toml) whose [[score]] tables to take
         --set KEY=VALUE  a place in a score (score.accuracy.ignore_case=true); may be repeated
         -q, --quiet      no progress of a judge
         --json           print scores.json as one line
     """, {"spec": {"nargs": "?", "type": path_text}})  # fmt: skip
-
-
-def _report(verbs: _Verbs) -> None:
-    report = verbs.add(
-        "report",
-        "write OUT/report.html and show a summary",
-        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a "
-        "run in progress.",
-    )
-    _add(report, """
+    verbs.add(
+        "report", "write OUT/report.html and show a summary",
+        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a run in "
+        "progress.", """
         out OUT            the output folder
         -o, --output FILE  where to write the page (OUT/report.html)
         --rows N           rows of the random sample in the page (200)
         --json             print the summary as one line of JSON
     """, {"output": {"type": path}, "rows": {"type": positive, "default": 200}})  # fmt: skip
-
-
-def _compare(verbs: _Verbs) -> None:
-    compare = verbs.add(
-        "compare",
-        "compare the scores of two runs, or of two sweep points",
-        "Paired by item: differences with intervals and p-values, and the items that flipped.",
-    )
     settings = {"out": {"type": path_text}, "other": {"type": path_text, "nargs": "?"}}
-    _add(compare, """
+    verbs.add(
+        "compare", "compare the scores of two runs, or of two sweep points",
+        "Paired by item: differences with intervals and p-values, and the items that flipped.", """
         out A              an output folder, or a sweep point of it: OUT@temperature=0.7
         other B            the other one; may be left out if A has just two sweep points
         --rows N           how many flips to show (10)
         -o, --output FILE  write all flips to FILE.parquet, .csv or .jsonl
         --json             print it as one line of JSON, without the flips
     """, {**settings, "rows": {"type": positive, "default": 10}})  # fmt: skip
-
-
-def _retry(verbs: _Verbs) -> None:
     retry = verbs.add(
-        "retry",
-        "ask again the rows that a condition chooses",
+        "retry", "ask again the rows that a condition chooses",
         "Such as: batchflex retry OUT --where \"status = 'truncated'\" --set max_tokens=4096. Shows first how many rows that is "
-        "and what it may cost. An old answer stays until a new one is there, and in OUT/parts after that.",
-        _EXIT_CODES,
-    )
-    _add(retry, """
+        "and what it may cost. An old answer stays until a new one is there, and in OUT/parts after that.", """
         out OUT          the output folder
         --where SQL      a condition over the columns of the results and their scores
         --set KEY=VALUE  a request parameter for these rows (max_tokens=4096), or how to ask (limits.rpm=60); may be repeated
-    """, {"where": {"required": True}})  # fmt: skip
+    """, {"where": {"required": True}}, _EXIT_CODES)  # fmt: skip
     _add_lock_options(retry)
     _add(retry, """
         --dry-run  only show what would be asked
         -y, --yes  do not ask for confirmation, as on a terminal
     """)  # fmt: skip
     _add_sending_options(retry)
-
-
-def _compact(verbs: _Verbs) -> None:
-    compact = verbs.add(
-        "compact",
-        "merge small parts of an output folder, and drop what is old and superseded",
-        "The answers stay the same; that is checked, and it may be killed at any moment. Shows first what it is going to do.",
-    )
-    _add(compact, """
+    verbs.add(
+        "compact", "merge small parts of an output folder, and drop what is old and superseded",
+        "The answers stay the same; that is checked, and it may be killed at any moment. Shows first what it is going to do.", """
         out OUT           the output folder
         --older-than AGE  drop answers that others have superseded, and telemetry, if they are older: 30d, 12h (nothing is
                           dropped)
@@ -324,14 +288,13 @@ def _compact(verbs: _Verbs) -> None:
     """)  # fmt: skip
 
 
-def _schedule(verbs: _Verbs) -> None:
+def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
     schedule = verbs.add(
-        "schedule",
-        "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
+        "schedule", "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
         "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is printed to "
         "standard error. Starts nothing, and runs nothing in the background.",
-    )
-    _add(schedule, "spec JOB  a job file (.toml)")
+        "spec JOB  a job file (.toml)",
+    )  # fmt: skip
     _add(schedule.add_mutually_exclusive_group(required=True), """
         --at TIMES         times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'
         --cron EXPRESSION  five fields as in a crontab: '0 2 * * 1-5'; or '@daily'
@@ -354,25 +317,17 @@ def _schedule(verbs: _Verbs) -> None:
         --claim NAME   the volume claim that holds the working folder (the job's name)
         --secret NAME  the secret that holds the keys, by their variables (the job's name)
     """)  # fmt: skip
-
-
-def _check(verbs: _Verbs) -> None:
     check = verbs.add(
-        "check",
-        "send one small request to see that endpoint, key and model work",
+        "check", "send one small request to see that endpoint, key and model work",
         "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint reports.",
-    )
-    _add(check, "spec SPEC  a job file (.toml)", {"spec": {"nargs": "?"}})
+        "spec SPEC  a job file (.toml)", {"spec": {"nargs": "?"}},
+    )  # fmt: skip
     _add_endpoint_options(check)
-
-
-def _notify(verbs: _Verbs) -> None:
-    notify = verbs.add(
-        "notify",
-        "send a test message to those whom a job notifies",
-        "By the webhook and the command of [notify], as after a run. No ping is sent, no metrics file written, "
-        "and nothing is asked of a model.",
-    )
-    _add(notify, "spec JOB  a job file (.toml)")
-    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="the event to report (failure)")
-    _add(notify, "--set KEY=VALUE  a place in the job file; may be repeated")
+    verbs.add(
+        "notify", "send a test message to those whom a job notifies",
+        "By the webhook and the command of [notify], as after a run. No ping is sent, no metrics file written, and nothing is "
+        "asked of a model.", f"""
+        spec JOB         a job file (.toml)
+        --event {{{','.join(get_args(Occasion))}}}  the event to report (failure)
+        --set KEY=VALUE  a place in the job file; may be repeated
+    """, {"event": {"default": "failure"}})  # fmt: skip
