@@ -73,7 +73,7 @@ def _cells(row: _Row, folders: Sequence[Path], zone: datetime.tzinfo | None) -> 
         "took": duration(took_s) if began or took_s >= _WORTH_SHOWING_S else "",
         **{name: f"{number:,}" if began else "" for name, number in numbers.items()},
         "tokens": short(entry.prompt_tokens + entry.completion_tokens) if began else "",
-        "spend": ("–" if entry.cost is None else money(entry.cost)) if began else "",
+        "spend": money(entry.cost) if began else "",
         "exit": "–" if entry.exit_code is None else str(entry.exit_code),
         "ended": _ended(row, zone),
     }

@@ -68,14 +68,10 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         tokens = [(point["prompt_tokens"] or 0) + (point["completion_tokens"] or 0) for point in points]
         columns.append(("tokens", [f"{n:,}" for n in tokens]))
     if any(point["cost"] is not None for point in points):
-        columns.append(("cost", ["–" if point["cost"] is None else money(point["cost"]) for point in points]))
+        columns.append(("cost", [money(point["cost"]) for point in points]))
     if any(point["latency_s"]["p50"] is not None for point in points):
-        columns.append(("latency", [_seconds(point["latency_s"]["p50"]) for point in points]))
+        columns.append(("latency", [duration(point["latency_s"]["p50"]) for point in points]))
     return [list(line) for line in zip(*([head, *cells] for head, cells in columns), strict=True)]
-
-
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else duration(value)
 
 
 def _cell(value: Any, most: int = _WIDEST) -> str:
@@ -157,11 +153,8 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
 
 def _side(name: str, side: Mapping[str, Any]) -> list[str]:
     tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
-    cost, latency = side["cost"], side["latency_s"]
-    return [
-        name, f"{side['rows']:,}", f"{sum(tokens):,}" if tokens else "–", "–" if cost is None else money(cost),
-        _seconds(latency),
-    ]  # fmt: skip
+    total = f"{sum(tokens):,}" if tokens else "–"
+    return [name, f"{side['rows']:,}", total, money(side["cost"]), duration(side["latency_s"])]
 
 
 def _signed(value: float | None) -> str:

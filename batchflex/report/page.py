@@ -207,7 +207,7 @@ def _runs(digest: Digest) -> Table | None:
     rows = [
         [f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.status + (f" ({run.stopped_by})" if run.stopped_by else ""),
          f"{run.requests_sent:,}", f"{run.retries:,}", f"{run.rate_limited:,}", f"{run.prompt_tokens + run.completion_tokens:,}",
-         "–" if run.cost is None else money(run.cost)]
+         money(run.cost)]
         for run in digest.runs
     ]  # fmt: skip
     head = ["began (UTC)", "ended", "requests", "retries", "rate-limited", "tokens", "cost"]

@@ -123,9 +123,9 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
         ("tokens a row", ["–" if f.tokens is None else f"{f.tokens / max(1, f.rows):,.0f}" for f in figures])
     )
     if any(f.cost is not None for f in figures):
-        columns.append(("cost", ["–" if f.cost is None else money(f.cost) for f in figures]))
-    columns.append(("latency, median", [_seconds(f.latency_s["p50"]) for f in figures]))
-    columns.append(("95 %", [_seconds(f.latency_s["p95"]) for f in figures]))
+        columns.append(("cost", [money(f.cost) for f in figures]))
+    columns.append(("latency, median", [duration(f.latency_s["p50"]) for f in figures]))
+    columns.append(("95 %", [duration(f.latency_s["p95"]) for f in figures]))
     head, cells = zip(*columns, strict=True)
     rows = [list(row) for row in zip(*cells, strict=True)]
     beyond = len(digest.points) > _TABLE_ROWS
@@ -135,10 +135,6 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
 
 def _mean(spec: ScoreSpec, interval: Interval | None) -> str:
     return headline.value(spec, None if interval is None else interval.mean)
-
-
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else duration(value)
 
 
 def _heat(digest: Digest) -> Section | None:
