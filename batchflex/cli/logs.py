@@ -211,19 +211,18 @@ def _how_it_ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
 
 def _file_handler(path: Path, settings: LogSection, note: Callable[[str], None]) -> SharedFileHandler:
     """``note`` is called with the first error of a line that cannot be written."""
-    noted = False
 
-    def on_error(error: OSError) -> None:
-        nonlocal noted
-        if not noted:
-            noted = True
-            note(f"the log file {path} cannot be written: {error.strerror or error}; the run goes on without it")
+    def cannot(error: OSError | ValueError) -> str:
+        return f"the log file {path} cannot be written: {getattr(error, 'strerror', None) or error}"
 
-    handler = SharedFileHandler(path, max(1, int(settings.max_mb * 1e6)), settings.keep, on_error)
+    size = max(1, int(settings.max_mb * 1e6))
+    handler = SharedFileHandler(
+        path, size, settings.keep, lambda error: note(f"{cannot(error)}; the run goes on without it")
+    )
     try:
         handler.touch()
     except (OSError, ValueError) as error:  # the latter of a name with a NUL character
-        raise JobError(f"the log file {path} cannot be written: {getattr(error, 'strerror', error)}") from None
+        raise JobError(cannot(error)) from None
     return handler
 
 
@@ -235,15 +234,12 @@ def logs_without_job(
 
     :raises JobError: as :class:`Logs`.
     """
-    log, name = _log_section(settings, spec)
+    log = LogSection.model_validate({place.removeprefix("log."): value for place, value in settings})
+    name = spec.name.split(".")[0] or None
+    if is_job_file(str(spec)):
+        name = spec.stem
+        for with_file in (False, True):
+            with contextlib.suppress(JobError):
+                job = job_of_section(spec, "log", settings, with_file=with_file)
+                log, name = job.log, job.job.name
     return Logs(log, name, quiet=quiet, attempt=attempt)
-
-
-def _log_section(settings: Sequence[tuple[str, Any]], spec: Path) -> tuple[LogSection, str | None]:
-    """With the name of the job."""
-    for with_file in (True, False) if is_job_file(str(spec)) else ():
-        with contextlib.suppress(JobError):
-            job = job_of_section(spec, "log", settings, with_file=with_file)
-            return job.log, job.job.name
-    by_options = LogSection.model_validate({place.removeprefix("log."): value for place, value in settings})
-    return by_options, spec.stem if is_job_file(str(spec)) else spec.name.split(".")[0] or None
