@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -160,50 +160,50 @@ _ON_CHANGE = {
 
 
 def text(found: dict[str, Any]) -> str:
-    lines = [
-        f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
-        f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
-        *(f"  files     {files.removeprefix('input files ')}" for files in found["files"]),
-    ]
-    lines += [f"  note      {note}" for note in found["notes"]]
+    facts = [("requests", f"{found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send")]
+    facts += [("files", files.removeprefix("input files ")) for files in found["files"]]
+    facts += [("note", note) for note in found["notes"]]
     swept = list(found["forms"])
-    if len(swept) > 1:
-        swept.append(f"{found['points']:,} points in all")
-    if found["samples"] > 1:
-        swept.append(f"{found['samples']} samples each")
-    lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(swept)]
+    swept += [f"{found['points']:,} points in all"] if len(swept) > 1 else []
+    swept += [f"{found['samples']} samples each"] if found["samples"] > 1 else []
+    facts += [("sweep" if i == 0 else "", line) for i, line in enumerate(swept)]
     if found["changed"]:
         answers = format.count(found["changed"], "answer")
-        lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
-        lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
+        facts.append(("changed", f"{answers} there came from different requests: {_ON_CHANGE[found['on_change']]}"))
+        facts += [("", line) for line in found["changes"][:_SHOWN_CHANGES]]
     if found["truncated"]:
-        lines.append(f"  truncated {run_text.truncated(found['truncated'], found['out'])}")
+        facts.append(("truncated", run_text.truncated(found["truncated"], found["out"])))
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = format.count(found["unaskable"], "request")
-        lines.append(f"  unaskable {rows}: {then}; the first: {found['first_fault']}")
+        facts.append(("unaskable", f"{rows}: {then}; the first: {found['first_fault']}"))
     if found["left"]:
-        most = found["completion_tokens_at_most"]
-        at_most = "no bound on completion: set max_tokens" if most is None else f"at most {most:,} of completion"
-        lines.append(f"  tokens    about {found['prompt_tokens']:,} of prompt, {at_most}")
-        if found["max_reasks"]:
-            lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
-        if found["grow_max_tokens"]:
-            grown = f"{found['grow_max_tokens']:,} tokens each"
-            lines.append(f"            and more for answers that are cut off, up to {grown}")
-        if found["cost_at_most"] is not None:
-            cost, by = format.money(found["cost_at_most"]), priced_by(found["prices"])
-            lines.append(f"  cost      {cost} at most, with the prompt as estimated, {by}")
-        if found["unpriced"]:
-            then = "the run asks the endpoint first, and is refused if it lists none"
-            lines.append(f"  cost      no price is known yet: {then}")
-        if found["too_long"]:
-            rows = format.count(found["too_long"], "prompt is", "prompts are")
-            lines.append(f"  too long  {rows} for the model; the first: {found['longest']}")
-    if found["left"] and found["disk_needed"] is not None:
-        lines.append(f"  disk      {_disk(found)}")
+        facts += _of_what_is_left(found)
+    lines = [f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}"]
+    lines += [f"  {name:<9} {fact}" for name, fact in facts]
     if found["example"] is not None:
         lines.append(f"  example   {'(streamed)' if found['streamed'] else ''}".rstrip())
         body = msgspec.json.format(msgspec.json.encode(found["example"]), indent=2).decode()
         lines += [f"    {line}" for line in body.splitlines()]
     return "\n".join(lines)
+
+
+def _of_what_is_left(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Tokens, cost and disk space that the rest will take."""
+    most = found["completion_tokens_at_most"]
+    at_most = "no bound on completion: set max_tokens" if most is None else f"at most {most:,} of completion"
+    yield "tokens", f"about {found['prompt_tokens']:,} of prompt, {at_most}"
+    if found["max_reasks"]:
+        yield "", f"and up to {found['max_reasks']} more for each answer that does not fit"
+    if found["grow_max_tokens"]:
+        yield "", f"and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
+    if found["cost_at_most"] is not None:
+        cost, by = format.money(found["cost_at_most"]), priced_by(found["prices"])
+        yield "cost", f"{cost} at most, with the prompt as estimated, {by}"
+    if found["unpriced"]:
+        yield "cost", "no price is known yet: the run asks the endpoint first, and is refused if it lists none"
+    if found["too_long"]:
+        rows = format.count(found["too_long"], "prompt is", "prompts are")
+        yield "too long", f"{rows} for the model; the first: {found['longest']}"
+    if found["disk_needed"] is not None:
+        yield "disk", _disk(found)

@@ -40,18 +40,13 @@ def summary(state: Mapping[str, Any]) -> str:
         f"{state['status']} after {duration(took)}"
     ]
     if state["requests_sent"]:
-        lines.append(
-            f"  this run: {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
-            f"{state['rate_limited']:,} rate-limited; {usage(state)}"
-        )
+        lines.append(f"  this run: {_requests(state)}; {usage(state)}")
     if state.get("retry"):
         lines.append(f"  {_retried(state['retry'])}")
     if state["reasks"]:
         tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
-        lines.append(
-            f"  asked again, as the answer did not fit or was cut off: {state['reasks']:,} times, "
-            f"after answers of {tokens:,} tokens"
-        )
+        reasks = f"{state['reasks']:,} times, after answers of {tokens:,} tokens"
+        lines.append(f"  asked again, as the answer did not fit or was cut off: {reasks}")
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
@@ -140,31 +135,30 @@ def status(state: Mapping[str, Any], held: bool) -> str:
     word = state["status"]
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
-    lines = [
-        f"{state['job']} in {state['out']}: {word}",
-        f"  rows      {rows_done(state['done'], state['planned'])}{share}: {by_status(state)}",
-        f"  this run  {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
-        f"{state['rate_limited']:,} rate-limited" + (f", {state['in_flight']:,} in flight" if held else ""),
-        f"            {usage(state)}",
-        f"  started   {local(state['started_at'])}",
-        f"  updated   {local(state['updated_at'])}{_speed(state) if held else ''}",
+    in_flight = f", {state['in_flight']:,} in flight" if held else ""
+    facts: list[tuple[str, Any]] = [
+        ("rows", f"{rows_done(state['done'], state['planned'])}{share}: {by_status(state)}"),
+        ("this run", _requests(state) + in_flight),
+        ("", usage(state)),
+        ("started", local(state["started_at"])),
+        ("updated", f"{local(state['updated_at'])}{_speed(state) if held else ''}"),
+        ("bound by", held and state.get("binding")),
+        *(("waiting", held and waiting(wait)) for wait in state.get("waiting", [])),
+        ("truncated", state["truncated"] and truncated(state["truncated"], state["out"])),
+        ("empty", state.get("empty") and empty(state["empty"], state["out"])),
+        ("failure", state["first_failure"] and one_line(state["first_failure"])),
+        *(("endpoint", one_line(words)) for words in _disabled(state)),
+        ("stopped", state["message"] and f"by {state['stopped_by']}: {one_line(state['message'])}"),
     ]
-    if held and state.get("binding"):
-        lines.append(f"  bound by  {state['binding']}")
-    if held:
-        lines += [f"  waiting   {waiting(wait)}" for wait in state.get("waiting", [])]
-    if state["truncated"]:
-        lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
-    if state.get("empty"):
-        lines.append(f"  empty     {empty(state['empty'], state['out'])}")
-    if state["first_failure"]:
-        lines.append(f"  failure   {one_line(state['first_failure'])}")
-    lines += [f"  endpoint  {one_line(words)}" for words in _disabled(state)]
-    if state["message"]:
-        lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     if state.get("resume_at"):
-        lines.append(f"  goes on   after {local(state['resume_at'])}, when the same command is run again")
-    return "\n".join(lines)
+        facts.append(("goes on", f"after {local(state['resume_at'])}, when the same command is run again"))
+    return "\n".join(
+        [f"{state['job']} in {state['out']}: {word}", *(f"  {name:<9} {fact}" for name, fact in facts if fact)]
+    )
+
+
+def _requests(state: Mapping[str, Any]) -> str:
+    return f"{sent(state)}, {count(state['retries'], 'retry', 'retries')}, {state['rate_limited']:,} rate-limited"
 
 
 def waiting(wait: Mapping[str, Any]) -> str:
