@@ -19,21 +19,13 @@ from .options import parse
 if TYPE_CHECKING:
     from .logs import Logs
 
-# In which module each verb is; imported when it is used, so that ``--help`` is quick.
+# Which verbs each module has; imported when it is used, so that ``--help`` is quick.
 _MODULES = {
-    "run": "verbs_run",
-    "retry": "verbs_run",
-    "plan": "verbs_setup",
-    "check": "verbs_setup",
-    "schedule": "verbs_setup",
-    "notify": "verbs_setup",
-    "status": "verbs_status",
-    "history": "verbs_status",
-    "results": "verbs_results",
-    "report": "verbs_results",
-    "compact": "verbs_results",
-    "score": "verbs_scores",
-    "compare": "verbs_scores",
+    "verbs_run": ("run", "retry"),
+    "verbs_setup": ("plan", "check", "schedule", "notify"),
+    "verbs_status": ("status", "history"),
+    "verbs_results": ("results", "report", "compact"),
+    "verbs_scores": ("score", "compare"),
 }
 
 
@@ -47,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from ..core import malloc
 
             malloc.give_back(short=options.verb != "run")
-        module = importlib.import_module(f".{_MODULES[options.verb]}", __package__)
+        name = next(name for name, verbs in _MODULES.items() if options.verb in verbs)
+        module = importlib.import_module(f".{name}", __package__)
         verb: Callable[[argparse.Namespace], int] = getattr(module, options.verb)
         return verb(options)
     except BatchflexError as error:
