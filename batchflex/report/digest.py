@@ -84,7 +84,9 @@ def digest(folder: Folder, rows: int = 200) -> Digest:
     job = build(resolved)
     state, is_held = folder.read_state(), folder.is_held()
     notes: list[str] = []
-    with _results(folder) as paths:
+    there = view.results_of(folder)
+    with view.keeping(there, there.schema.names) as kept:
+        paths = kept.paths
         results = pl.scan_parquet([*paths], glob=False)
         columns = results.collect_schema().names()
         variables = _variables(job)
@@ -137,14 +139,6 @@ def made_of(folder: Folder) -> str | None:
     return hashlib.blake2b(stamp, digest_size=16).hexdigest()
 
 
-@contextlib.contextmanager
-def _results(folder: Folder) -> Iterator[Sequence[Path]]:
-    """The table of results as files: those of the folder, or a temporary one of the answers so far."""
-    found = view.results_of(folder)
-    with view.keeping(found, found.schema.names) as kept:
-        yield kept.paths
-
-
 def _variables(job: Job) -> dict[str, list[str]]:
     """Each swept variable with its distinct values, as text, in the order of the sweep."""
     found: dict[str, dict[str, None]] = {}
@@ -191,11 +185,10 @@ def _scores(
 def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[sample_rows.Message]]:
     if not rows or job.input.path is None:
         return {}
-    try:
+    with contextlib.suppress(BatchflexError):
         model = default_model([resolve(entry, with_key=False) for entry in job.asked])
         return sample_rows.prompts(Plan(job, model), rows)
-    except BatchflexError:
-        return {}
+    return {}
 
 
 def _no_prompts(missing: int, of: int) -> str:

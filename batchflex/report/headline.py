@@ -27,9 +27,8 @@ def ending(digest: Digest) -> Ending:
         return Ending("running", "The run goes on; this is what was answered when the page was made.", "busy")
     word = state.get("status", "unknown")
     if word == "running":
-        return Ending(
-            "killed", "The run was killed. Nothing received is lost; run the same command again to go on.", "bad"
-        )
+        killed = "The run was killed. Nothing received is lost; run the same command again to go on."
+        return Ending("killed", killed, "bad")
     if word in ("stopped", "interrupted"):
         why = f"by {state.get('stopped_by')}: {one_line(str(state.get('message') or ''))}".rstrip(": ")
         return Ending(word, f"Stopped {why}. What was answered is kept; run the same command again to go on.", "warned")
@@ -102,9 +101,9 @@ def name_of(digest: Digest, point: PointDigest) -> str:
     names = varying(digest)
     if not names:
         return "all rows"
-    values = dict(zip(digest.variables, point.values, strict=True))
     if len(names) == 1:
-        return values[names[0]] or "(none)"
+        return short_name_of(digest, point)
+    values = dict(zip(digest.variables, point.values, strict=True))
     return ", ".join(f"{name} = {values[name] or '(none)'}" for name in names)
 
 
@@ -121,10 +120,9 @@ def varying(digest: Digest) -> list[str]:
 
 def best(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
     """The points that have a mean, highest first."""
-    scored = [
-        point for point in digest.points if spec.name in point.scores and point.scores[spec.name].mean is not None
-    ]
-    return sorted(scored, key=lambda point: -(point.scores[spec.name].mean or 0.0))
+    means = [(score.mean, point) for point in digest.points if (score := point.scores.get(spec.name)) is not None]
+    scored = [(mean, point) for mean, point in means if mean is not None]
+    return [point for _, point in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def headline(digest: Digest) -> tuple[str, str]:
