@@ -52,15 +52,12 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             words, status = await _ask(job, client, model, limits.append)
             lines.append(words)
         except AttemptError as error:
-            code = f" (HTTP {error.http_status})" if error.http_status else ""
-            words = error.message + code
+            words = error.message + (f" (HTTP {error.http_status})" if error.http_status else "")
             if isinstance(error, RunFault):
                 words = failure_text.advice(error, key_from=client.key_from).text
             lines.append(f"failed    {words}{_wait(error, job)}")
-            if error.rule is not None:
-                lines.append(f"rule      {error.rule}")
-            if limits:
-                lines.append(f"limits    {_limits(limits[-1])}")
+            lines += [f"rule      {error.rule}"] if error.rule is not None else []
+            lines += [f"limits    {_limits(limits[-1])}"] if limits else []
             return Report("\n".join(lines), 3)
         lines += _prices(job, served, model, models)
         lines.append(f"limits    {_limits(limits[-1]) if limits else 'none reported'}")
@@ -80,18 +77,13 @@ def _key(endpoint: Endpoint) -> str:
     """Where its key comes from, and the header it is sent in unless that is the usual one."""
     if endpoint.key is None and endpoint.key_command is None:
         return "no key" if endpoint.key_from is None else f"{endpoint.key_from} in headers or query"
-    return f"key from {endpoint.key_from}" + (
-        f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else ""
-    )
+    header = f", in {endpoint.key_header}" if endpoint.key_header != "authorization" else ""
+    return f"key from {endpoint.key_from}{header}"
 
 
 def _model(job: Job, endpoint: Endpoint, models: list[str]) -> str | None:
-    return (
-        endpoint.model
-        or next(iter(job.models), None)
-        or endpoint.default_model
-        or (models[0] if len(models) == 1 else None)
-    )
+    only = models[0] if len(models) == 1 else None
+    return endpoint.model or next(iter(job.models), None) or endpoint.default_model or only
 
 
 def _listed(models: Catalog, wanted: str | None) -> Iterator[str]:
@@ -143,10 +135,10 @@ def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[s
     return [f"prices    {found.input:.6g}{cached} and {found.output:.6g}, {priced_by(prices.used())}"]
 
 
-def _limits(told: RateLimits) -> str:
+def _limits(limits: RateLimits) -> str:
     """``"300 requests, 299 left, renewed in 42 s; 60,000 tokens, …"``: each of a window that the server does not name."""
     parts = []
-    for each in (told, *told.further):
+    for each in (limits, *limits.further):
         whose = f" ({each.descriptor})" if each.descriptor else ""
         for unit, level in (("requests", each.requests), ("tokens", each.tokens), ("in flight", each.in_flight)):
             if level is not None:

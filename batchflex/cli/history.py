@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ..core import BatchflexError, FolderError
-from ..storage import Folder, line_of_last
+from ..storage import Folder, HistoryLine, line_of_last
 
 _DEEPEST = 4
-
-
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What is used of a line. ``done`` is ``None`` if that run never began."""
-
-    run_id: str
-    status: str
-    started_at: datetime.datetime
-    updated_at: datetime.datetime | None = None
-    finished_at: datetime.datetime | None = None
-    stopped_by: str | None = None
-    message: str | None = None
-    first_failure: str | None = None
-    exit_code: int | None = None
-    done: int | None = None
-    done_before: int = 0
-    ok: int = 0
-    truncated: int = 0
-    filtered: int = 0
-    empty: int = 0
-    invalid: int = 0
-    failed: int = 0
-    requests_sent: int = 0
-    probes: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    retry: dict[str, Any] | None = None
-
-
-_decode = msgspec.json.Decoder(Entry).decode
+_decode = msgspec.json.Decoder(HistoryLine).decode
 
 
 class PastRun(NamedTuple):
-    """``line`` is all that is recorded of the run, a JSON object, and ``entry`` what is used of that."""
+    """``line`` is the run's line of JSON, ``entry`` what is read of it."""
 
     folder: Path
-    entry: Entry
+    entry: HistoryLine
     line: bytes
 
 
 class History(NamedTuple):
-    """Runs of all ``folders``, the oldest first. ``unreadable`` counts the lines of each that are no runs."""
+    """Runs of all ``folders``, the oldest first. ``unreadable`` counts the lines that are no runs, where there are any."""
 
     folders: list[Path]
     runs: list[PastRun]
@@ -69,16 +39,11 @@ def read(outs: Sequence[str]) -> History:
 
     :raises FolderError: if one of them is or holds none, or a history cannot be read.
     """
-    folders = list(dict.fromkeys(folder for out in outs for folder in _folders_of(out)))
-    runs: list[PastRun] = []
-    unreadable: dict[Path, int] = {}
-    for path in folders:
-        found, torn = _of(Folder(path))
-        runs += found
-        if torn:
-            unreadable[path] = torn
-    runs.sort(key=lambda run: run.entry.started_at)
-    return History(folders, runs, unreadable)
+    found = History(list(dict.fromkeys(folder for out in outs for folder in _folders_of(out))), [], {})
+    for path in found.folders:
+        _add(found, Folder(path))
+    found.runs.sort(key=lambda run: run.entry.started_at)
+    return found
 
 
 def _folders_of(out: str) -> list[Path]:
@@ -102,43 +67,24 @@ def _within(path: Path, deep: int) -> Iterator[Path]:
             yield from _within(path / name, deep - 1)
 
 
-def _of(folder: Folder) -> tuple[list[PastRun], int]:
-    """The runs of a folder, and how many lines are none."""
+def _add(history: History, folder: Folder) -> None:
+    """Add the runs of a folder; also the one that is going on, or that was killed and has no line yet."""
     runs: list[PastRun] = []
-    torn = 0
     try:
         with folder.history.open("rb") as stream:
-            for line in stream:
-                if not line.strip():
-                    continue
-                if (run := _past_run(folder, line)) is not None:
-                    runs.append(run)
-                else:
-                    torn += 1
+            for line in filter(None, map(bytes.strip, stream)):
+                try:
+                    runs.append(PastRun(folder.path, _decode(line), line))
+                except ValueError:  # torn, or put there by something else
+                    history.unreadable[folder.path] = history.unreadable.get(folder.path, 0) + 1
     except FileNotFoundError:
         pass
     except OSError as error:
         raise FolderError(f"{folder.history} cannot be read: {error.strerror or error}") from None
-    if (last := _unrecorded(folder, {run.entry.run_id for run in runs})) is not None:
-        runs.append(last)
-    return runs, torn
-
-
-def _past_run(folder: Folder, line: bytes) -> PastRun | None:
-    """``None`` if the line is not of a run: it is torn, or was put there by something else."""
-    try:
-        return PastRun(folder.path, _decode(line), line.strip())
-    except ValueError:
-        return None
-
-
-def _unrecorded(folder: Folder, known: set[str]) -> PastRun | None:
-    """The run that is going on, or that was killed and has no line yet."""
-    try:
+    history.runs.extend(runs)
+    with contextlib.suppress(BatchflexError, ValueError):
         state = folder.read_state()
-    except BatchflexError:
-        return None
-    if state.get("run_id") in known:
-        return None
-    goes_on = state.get("status") == "running" and folder.is_held()
-    return _past_run(folder, msgspec.json.encode(state if goes_on else line_of_last(state)))
+        if state.get("run_id") not in {run.entry.run_id for run in runs}:
+            goes_on = state.get("status") == "running" and folder.is_held()
+            line = msgspec.json.encode(state if goes_on else line_of_last(state))
+            history.runs.append(PastRun(folder.path, _decode(line), line))

@@ -2,94 +2,84 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
+import itertools
 import os.path
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..core import aligned, clipped, count, duration, money, one_line, short
-from ..storage import sent
-from .history import Entry, History, PastRun
+from ..storage import HistoryLine, sent
+from .history import History, PastRun
 
 _UNWANTED = ("busy", "skipped")
+_ALWAYS = {
+    "started",
+    "took",
+    "rows",
+    "new",
+    "ok",
+    "failed",
+    "tokens",
+    "exit",
+    "ended",
+}  # columns shown even if they are empty
+_LEFT = {"folder", "started", "ended"}  # columns of words
 _INDENT = "    "
 _ENDING = 12  # what most lines need of the last column
 _WORTH_SHOWING_S = 1.0  # of a run that never began: how long it waited
 
-
-class _Row(NamedTuple):
-    """One run, or ``times`` of them in succession that did not begin for the same reason. ``last`` is the last of them."""
-
-    run: PastRun
-    times: int
-    last: Entry
+_Row = list[PastRun]  # one run, or several in succession that only found another one at work
 
 
 def text(history: History, *, last: int, width: int, zone: datetime.tzinfo | None = None) -> str:
     """The last runs and the sum of all, in lines of ``width`` characters, or as many as it takes. ``zone`` is that of the times
     shown, by default the machine's."""
-    rows = _rows(history.runs)
+    rows: list[_Row] = [list(runs) for _, runs in itertools.groupby(history.runs, _row_of)]
     shown = rows[-last:]
     if not rows:
         return f"{_where(history.folders)}: no run has ended here yet"
-    several = len(history.folders) > 1
-    cells = [_head(several), *(_cells(row, history.folders, zone) for row in shown)]
-    kept = [n for n in range(len(cells[0])) if any(line[n] not in ("", "0", "–") for line in cells[1:]) or n in _ALWAYS]
-    table = _table([[line[n] for n in kept] for line in cells], width)
+    cells = [_cells(row, history.folders, zone) for row in shown]
+    names = [name for name in cells[0] if name in _ALWAYS or any(line[name] not in ("", "0", "–") for line in cells)]
+    table = _table([names, *([line[name] for name in names] for line in cells)], width)
     lines = [_title(history, rows, shown, zone), table[0]]
     for row, line in zip(shown, table[1:], strict=True):
         lines.append(line)
-        if why := _why(row.run.entry):
+        if why := _why(row[0].entry):
             lines.append(clipped(f"{_INDENT}{why}", width))
     lines.append(_sum(history.runs))
     return "\n".join(lines)
 
 
-# What is in the table even if there is nothing in it: when, how long, rows, new, ok, failed, tokens, exit and how it ended.
-_HEADS = ["folder", "started", "took", "rows", "new", "ok", "truncated", "filtered", "empty", "invalid", "failed", "tokens",
-          "spend", "exit", "ended"]  # fmt: skip
-_ALWAYS = {_HEADS.index(name) for name in ("started", "took", "rows", "new", "ok", "failed", "tokens", "exit", "ended")}
-_LEFT = {"folder", "started", "ended"}
+def _row_of(run: PastRun) -> Hashable:
+    """Runs in succession that have this in common share a row."""
+    return (run.folder, run.entry.status) if run.entry.status in _UNWANTED else id(run)
 
 
-def _head(several: bool) -> list[str]:
-    return [*(["folder"] if several else [""]), *_HEADS[1:]]
-
-
-def _rows(runs: Sequence[PastRun]) -> list[_Row]:
-    """A row for each run; runs in succession that only found another one at work share a row."""
-    rows: list[_Row] = []
-    for run in runs:
-        before = rows[-1] if rows else None
-        same = before is not None and (run.folder, run.entry.status) == (before.run.folder, before.run.entry.status)
-        if before is not None and same and run.entry.status in _UNWANTED:
-            rows[-1] = _Row(before.run, before.times + 1, run.entry)
-        else:
-            rows.append(_Row(run, 1, run.entry))
-    return rows
-
-
-def _cells(row: _Row, folders: Sequence[Path], zone: datetime.tzinfo | None) -> list[str]:
-    entry = row.run.entry
-    began = entry.done is not None
+def _cells(row: _Row, folders: Sequence[Path], zone: datetime.tzinfo | None) -> dict[str, str]:
+    """What stands in each column."""
+    entry = row[0].entry
     ended = entry.finished_at or entry.updated_at or entry.started_at
-    took_s = (ended - entry.started_at).total_seconds() if row.times == 1 else 0.0
-    numbers = [_new(entry), entry.ok, entry.truncated, entry.filtered, entry.empty, entry.invalid, entry.failed]
-    return [
-        _name(row.run.folder, folders),
-        _moment(entry.started_at, zone),
-        duration(took_s) if began or took_s >= _WORTH_SHOWING_S else "",
-        f"{entry.done:,}" if began else "",
-        *(f"{number:,}" if began else "" for number in numbers),
-        short(entry.prompt_tokens + entry.completion_tokens) if began else "",
-        ("–" if entry.cost is None else money(entry.cost)) if began else "",
-        "–" if entry.exit_code is None else str(entry.exit_code),
-        _ended(row, zone),
-    ]
+    took_s = (ended - entry.started_at).total_seconds() if len(row) == 1 else 0.0
+    began = entry.done is not None
+    numbers = {
+        "rows": entry.done or 0, "new": _new(entry), "ok": entry.ok, "truncated": entry.truncated, "filtered": entry.filtered,
+        "empty": entry.empty, "invalid": entry.invalid, "failed": entry.failed,
+    }  # fmt: skip
+    return {
+        "folder": _name(row[0].folder, folders),
+        "started": _moment(entry.started_at, zone),
+        "took": duration(took_s) if began or took_s >= _WORTH_SHOWING_S else "",
+        **{name: f"{number:,}" if began else "" for name, number in numbers.items()},
+        "tokens": short(entry.prompt_tokens + entry.completion_tokens) if began else "",
+        "spend": money(entry.cost) if began else "",
+        "exit": "–" if entry.exit_code is None else str(entry.exit_code),
+        "ended": _ended(row, zone),
+    }
 
 
-def _new(entry: Entry) -> int:
+def _new(entry: HistoryLine) -> int:
     """Rows that have their outcome from this run."""
     if entry.retry is not None:
         return int(entry.retry.get("asked_again") or 0)
@@ -97,19 +87,19 @@ def _new(entry: Entry) -> int:
 
 
 def _ended(row: _Row, zone: datetime.tzinfo | None) -> str:
-    entry = row.run.entry
+    entry = row[0].entry
     words = entry.status
     if entry.stopped_by not in (None, "signal"):
         words += f": {entry.stopped_by}"
     if entry.retry is not None:
         words += ", a retry"
-    if row.times > 1:
-        first, last = _moment(entry.started_at, zone), _moment(row.last.started_at, zone)
-        words += f" {row.times:,} times, until {last.removeprefix(first[:11])}"
+    if len(row) > 1:
+        first, last = _moment(entry.started_at, zone), _moment(row[-1].entry.started_at, zone)
+        words += f" {len(row):,} times, until {last.removeprefix(first[:11])}"
     return one_line(words)
 
 
-def _why(entry: Entry) -> str | None:
+def _why(entry: HistoryLine) -> str | None:
     """Why a run ended so, if that is known."""
     if entry.status in _UNWANTED or entry.status == "running":
         return None
@@ -123,7 +113,7 @@ def _moment(moment: datetime.datetime, zone: datetime.tzinfo | None) -> str:
 
 
 def _title(history: History, rows: Sequence[_Row], shown: Sequence[_Row], zone: datetime.tzinfo | None) -> str:
-    zones = dict.fromkeys(row.run.entry.started_at.astimezone(zone).tzname() or "local time" for row in shown)
+    zones = dict.fromkeys(row[0].entry.started_at.astimezone(zone).tzname() or "local time" for row in shown)
     which = f"the last {len(shown):,} of {len(rows):,} lines; " if len(shown) < len(rows) else ""
     return f"{_where(history.folders)}: {which}times are {' and '.join(zones)}"
 
@@ -157,16 +147,8 @@ def _sum(runs: Sequence[PastRun]) -> str:
     line += f"{tokens:,} tokens"
     if costs:
         line += f", {money(sum(costs))}"
-    return line + "".join(f"; {number:,} {status}" for status, number in _unbegun(runs))
-
-
-def _unbegun(runs: Sequence[PastRun]) -> Iterator[tuple[str, int]]:
-    """How many never began, by what became of them."""
-    counts: dict[str, int] = {}
-    for run in runs:
-        if run.entry.done is None:
-            counts[run.entry.status] = counts.get(run.entry.status, 0) + 1
-    yield from sorted(counts.items())
+    unbegun = collections.Counter(run.entry.status for run in runs if run.entry.done is None)
+    return line + "".join(f"; {number:,} {status}" for status, number in sorted(unbegun.items()))
 
 
 def _table(lines: Sequence[Sequence[str]], width: int) -> list[str]:

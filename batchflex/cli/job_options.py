@@ -12,19 +12,12 @@ from ..core import JobError
 if TYPE_CHECKING:
     from ..config import Job
 
-_LOG_PLACES = {"log_file": "log.file", "log_format": "log.format", "log_prompts": "log.prompts"}
-_PLACES = {
-    "out": "job.out",
-    "keep_runs": "job.keep_runs",
-    "on_change": "job.on_change",
-    "limit": "input.limit",
-    "since": "input.since",
-    "concurrency": "limits.concurrency",
-    "rpm": "limits.rpm",
-    "tpm": "limits.tpm",
-    "budget_usd": "limits.budget_usd",
-    "deadline": "limits.deadline",
-    "metrics_file": "notify.metrics_file",
+# The options that set something in a section of the job, by the section.
+_OPTIONS = {
+    "job": ("out", "keep_runs", "on_change"),
+    "input": ("limit", "since"),
+    "limits": ("concurrency", "rpm", "tpm", "budget_usd", "deadline"),
+    "notify": ("metrics_file",),
 }
 _TEXTS = {"out", "on_change", "deadline", "since", "metrics_file"}
 
@@ -50,10 +43,11 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
     from ..config import for_another_server, parse_setting
 
     found = [parse_setting(text) for text in getattr(options, "set", [])]
-    for name, place in _PLACES.items():
-        given = getattr(options, name, None)
-        if given is not None:
-            found.append((place, given if name in _TEXTS else parse_setting(f"{place}={given}")[1]))
+    for section, names in _OPTIONS.items():
+        for name in names:
+            place, given = f"{section}.{name}", getattr(options, name, None)
+            if given is not None:
+                found.append((place, given if name in _TEXTS else parse_setting(f"{place}={given}")[1]))
     if options.model is not None:
         found.append(("override.model", options.model))
     if options.endpoint and options.base_url:
@@ -65,10 +59,10 @@ def settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
 
 def log_settings(options: argparse.Namespace) -> list[tuple[str, Any]]:
     """What the options set in ``[log]``, as :func:`settings`."""
-    given = {place: getattr(options, name, None) for name, place in _LOG_PLACES.items()}
-    if given["log.file"]:
-        given["log.file"] = str(Path(given["log.file"]).absolute())
-    return [(place, value) for place, value in given.items() if value is not None]
+    given = {name: getattr(options, f"log_{name}", None) for name in ("file", "format", "prompts")}
+    if given["file"]:
+        given["file"] = str(Path(given["file"]).absolute())
+    return [(f"log.{name}", value) for name, value in given.items() if value is not None]
 
 
 def is_job_file(spec: str) -> bool:

@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
 
 def event_of(record: logging.LogRecord) -> Event:
     """The event that a record is about, which stands in place of its message."""
-    assert isinstance(record.msg, Event)  # noqa: S101  - else the record is not one of RunLog
+    assert isinstance(record.msg, Event)  # noqa: S101  - else the record is not one of Logs
     return record.msg
 
 

@@ -24,14 +24,14 @@ _RETRY_S = 0.001
 class SharedFileHandler(RotatingFileHandler):
     """The standard library's handler, for one line at a time. The older files are ``FILE.1`` (the latest) to ``FILE.keep``.
 
-    ``on_error`` is called with each error of a line that could not be written; by default it is raised.
+    ``on_error`` is called with the first error of a line that could not be written; by default each is raised.
     """
 
     def __init__(
         self, path: Path, max_bytes: int, keep: int, on_error: Callable[[OSError], None] | None = None
     ) -> None:
         super().__init__(path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", delay=True, errors="replace")
-        self._alone = False
+        self._alone = self._has_failed = False
         self._on_error = on_error
 
     def touch(self) -> None:
@@ -59,7 +59,9 @@ class SharedFileHandler(RotatingFileHandler):
         except OSError as error:
             if self._on_error is None:
                 raise
-            self._on_error(error)  # no longer under the lock: it may log
+            if not self._has_failed:
+                self._has_failed = True
+                self._on_error(error)  # no longer under the lock: it may log
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         if not self._alone or not Path(self.baseFilename).stat().st_size:

@@ -17,28 +17,19 @@ from . import output, process
 from .options import parse
 
 if TYPE_CHECKING:
-    from .log_setup import Logs
+    from .logs import Logs
 
-# In which module each verb is; imported when it is used, so that ``--help`` is quick.
+# Which verbs each module has; imported when it is used, so that ``--help`` is quick.
 _MODULES = {
-    "run": "verbs_run",
-    "retry": "verbs_run",
-    "plan": "verbs_setup",
-    "check": "verbs_setup",
-    "schedule": "verbs_setup",
-    "notify": "verbs_setup",
-    "status": "verbs_status",
-    "history": "verbs_status",
-    "results": "verbs_results",
-    "report": "verbs_results",
-    "compact": "verbs_results",
-    "score": "verbs_scores",
-    "compare": "verbs_scores",
+    "verbs_run": ("run", "retry"),
+    "verbs_setup": ("plan", "check", "schedule", "notify"),
+    "verbs_status": ("status", "history"),
+    "verbs_results": ("results", "report", "compact"),
+    "verbs_scores": ("score", "compare"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
     output.prepare_streams()
     options = parse(argv)
     process.allow_open_files()
@@ -48,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from ..core import malloc
 
             malloc.give_back(short=options.verb != "run")
-        module = importlib.import_module(f".{_MODULES[options.verb]}", __package__)
+        name = next(name for name, verbs in _MODULES.items() if options.verb in verbs)
+        module = importlib.import_module(f".{name}", __package__)
         verb: Callable[[argparse.Namespace], int] = getattr(module, options.verb)
         return verb(options)
     except BatchflexError as error:
@@ -94,12 +86,12 @@ def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -
 
 
 def _logs_without_job(options: argparse.Namespace) -> Logs:
-    from . import log_setup
     from .job_options import log_settings
+    from .logs import logs_without_job
 
     job_file = Path(options.spec) if options.verb == "run" else options.out / "job.toml"
     run_id = getattr(options, "run_id", None)  # a signal may come before there is one
-    return log_setup.logs_without_job(log_settings(options), job_file, quiet=options.quiet, run_id=run_id)
+    return logs_without_job(log_settings(options), job_file, quiet=options.quiet, attempt=run_id)
 
 
 def _kind_and_first_line(error: BaseException) -> str:

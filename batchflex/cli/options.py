@@ -1,4 +1,4 @@
-"""The options of each verb, and what ``--help`` says of them."""
+"""The options of each verb, written as ``--help`` shows them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, get_args
 
 from ..config import Occasion
 from ..core import __version__, one_line
-from . import option_groups as groups
-from .option_types import names, path, path_text, positive, with_optional_wait
+from .option_types import names, path, path_text, positive, wait_s, with_optional_wait
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -66,230 +65,269 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
     parser.error(f"there is no option {first}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
+def parser() -> argparse.ArgumentParser:
+    whole = _Parser(prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES)
+    whole.add_argument("--version", action="version", version=f"batchflex {__version__}")
+    whole.add_argument("--debug", action="store_true", help=_DEBUG)
+    verbs = _Verbs(whole)
+    _add_verbs_of_runs(verbs)
+    _add_verbs_of_answers(verbs)
+    _add_verbs_of_setting_up(verbs)
+    return whole
+
+
 class _Verbs:
     """Makes the parser of each verb."""
 
     def __init__(self, whole: argparse.ArgumentParser) -> None:
         self._added_to = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def add(self, name: str, brief: str, more: str = "", epilog: str | None = None) -> argparse.ArgumentParser:
+    def add(
+        self,
+        name: str,
+        brief: str,
+        more: str = "",
+        table: str = "",
+        settings: Mapping[str, Any] = {},
+        epilog: str | None = None,
+    ) -> argparse.ArgumentParser:
         about = f"{brief[0].upper()}{brief[1:]}.\n\n{textwrap.fill(more, 100)}".strip()
         added = self._added_to.add_parser(name, help=brief, description=about, epilog=epilog)
         added.set_defaults(verb=name, parser=added)
         added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
+        _add(added, table, settings)
         return added
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    whole = _Parser(prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES)
-    whole.add_argument("--version", action="version", version=f"batchflex {__version__}")
-    whole.add_argument("--debug", action="store_true", help=_DEBUG)
-    verbs = _Verbs(whole)
-    for add in (_run, _plan, _status, _history, _results, _score, _report):
-        add(verbs)
-    for add in (_compare, _retry, _compact, _schedule, _check, _notify):
-        add(verbs)
-    return whole
+_TYPES = {"FILE": path_text, "SPEC": path_text, "OUT": path}  # by metavar
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "set": {"action": "append", "default": []},
+    "log_prompts": {"action": "store_const", "const": True},
+}
 
 
-def _run(verbs: _Verbs) -> None:
-    run = verbs.add("run", "ask everything that has no answer yet", "Progress goes to standard error.", _EXIT_CODES)
-    groups.add_job_options(run)
-    groups.add_lock_options(run)
-    groups.add_options_of_sending(run)
+def _add(to: argparse._ActionsContainer, table: str, settings: Mapping[str, Any] = {}) -> None:
+    """Add what a table lists: in each line the names of an option, its metavar (or choices in braces; none of a flag), and after
+    two spaces its help, which may go on in indented lines. ``settings`` are further ones for argparse, by name."""
+    for line in re.sub(r"\n +", " ", textwrap.dedent(table).strip()).splitlines():
+        usage, about = re.split("  +", line, maxsplit=1)
+        flags = [word.rstrip(",") for word in usage.split() if word.startswith("-")]
+        others = [word for word in usage.split() if not word.startswith("-")]
+        named = flags or [others.pop(0)]
+        given: dict[str, Any] = {"help": about}
+        if not others:
+            given["action"] = "store_true"
+        elif others[0].startswith("{"):
+            given["choices"] = others[0].strip("{}").split(",")
+        else:
+            given |= {"metavar": others[0], "type": _TYPES.get(others[0])}
+        name = named[-1].lstrip("-").replace("-", "_")
+        to.add_argument(*named, **given | _SETTINGS.get(name, {}) | settings.get(name, {}))
 
 
-def _plan(verbs: _Verbs) -> None:
+# -------------------------------------------------------------------------------------------- what several verbs have
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
+    _add(parser, """
+        spec SPEC      a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), a folder
+                       or a quoted pattern of these, each row with 'messages' or in the shape of an OpenAI batch file
+        --out DIR      the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'
+        --keep-runs N  of output folders per date keep the N newest; older ones that are finished go
+    """)  # fmt: skip
+    _add_endpoint_options(parser)
+    _add(parser.add_argument_group("job", "each of these wins over the job file"), """
+        --limit N         only the first N rows of the input
+        --since WHEN      only input files changed since: 24h, 2026-01-31, 2026-01-31T02:00, or 'last', the last run that finished
+                          in the folder of another date
+        --set KEY=VALUE   a place in the job file (limits.rpm=60), or a request parameter (max_tokens=4096); may be repeated
+        --on-change WHAT  if the job changed since the answers in the folder: 'stop' and say so (default), 'rerun' what changed,
+                          'keep' the old answers
+    """)  # fmt: skip
+    _add(parser.add_argument_group("limits"), """
+        --concurrency N|auto  requests in flight at most (auto)
+        --rpm N               requests a minute at most
+        --tpm N               tokens a minute at most
+        --budget-usd X        dollars at most, by [prices] of the job file or as the endpoint lists
+        --deadline WHEN       send nothing more after this time: 30m, 2h, 1h30m or 06:30
+    """)  # fmt: skip
+
+
+def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
+    _add(parser.add_argument_group("endpoint"), """
+        --endpoint NAME         'local' (a small model on this machine, the default) or 'flexai'
+        --base-url URL          any OpenAI-compatible server, for example http://127.0.0.1:8000/v1
+        --api-key-env VARIABLE  the environment variable that holds the key (with --base-url: BATCHFLEX_API_KEY)
+        --model M               the model to ask, whatever the job or the rows say
+    """)  # fmt: skip
+
+
+def _add_lock_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("when another run holds the folder", "without these: exit 4")
+    _add(group.add_mutually_exclusive_group(), """
+        --wait TIME  wait until it ends, at most so long (30m, 2h); without TIME, as long as it takes
+        --skip       print that, and exit 0
+    """, {"wait": {"type": wait_s}})  # fmt: skip
+
+
+def _add_sending_options(parser: argparse.ArgumentParser) -> None:
+    _add(parser, """
+        --metrics-file FILE  write the run's figures to FILE, whose name ends in .prom, for the textfile collector of Prometheus'
+                             node_exporter
+    """)  # fmt: skip
+    _add(parser.add_argument_group("log"), """
+        --log-file FILE           write the log to FILE too; older lines go to FILE.1, FILE.2, …
+        --log-format {text,json}  of the log file, and of standard error where that is no terminal (text)
+        --log-prompts             what servers say, and the prompts of failed rows, may be logged
+    """)  # fmt: skip
+    _add(parser, """
+        -q, --quiet  no progress and no summary; errors are still shown
+        --json       print the summary as one line of JSON on standard output
+    """)  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- the verbs
+
+
+def _add_verbs_of_runs(verbs: _Verbs) -> None:
+    run = verbs.add(
+        "run", "ask everything that has no answer yet", "Progress goes to standard error.", epilog=_EXIT_CODES
+    )
+    _add_job_options(run)
+    _add_lock_options(run)
+    _add_sending_options(run)
     plan = verbs.add(
-        "plan",
-        "show what would be sent, and send nothing",
+        "plan", "show what would be sent, and send nothing",
         "Counts, the sweep, one request in full, an estimate of tokens and cost, and what is done already. No network.",
-    )
-    groups.add_job_options(plan)
-    groups.add_json(plan, "print it as one line of JSON")
-
-
-def _status(verbs: _Verbs) -> None:
-    status = verbs.add("status", "show how a run is going, or how it ended")
-    groups.add_out(status)
-    status.add_argument("--watch", action="store_true", help="show it again every second until the run ends")
-    groups.add_json(status, "print run.json as one line")
-
-
-def _history(verbs: _Verbs) -> None:
-    history = verbs.add(
-        "history",
-        "show how past runs went",
+    )  # fmt: skip
+    _add_job_options(plan)
+    _add(plan, "--json  print it as one line of JSON")
+    verbs.add("status", "show how a run is going, or how it ended", table="""
+        out OUT  the output folder
+        --watch  show it again every second until the run ends
+        --json   print run.json as one line
+    """)  # fmt: skip
+    verbs.add(
+        "history", "show how past runs went",
         "A line for each: when, how long, rows, tokens, spend, and how it ended; the oldest first. Also those that were killed, "
-        "refused, or found another run at work.",
-    )
-    history.add_argument(
-        "outs",
-        metavar="OUT",
-        type=path_text,
-        nargs="+",
-        help="the output folder; or several, a folder of such, or a quoted pattern",
-    )
-    history.add_argument("--last", type=positive, default=20, metavar="N", help="how many to show (20)")
-    groups.add_json(history, "print them as lines of JSON")
+        "refused, or found another run at work.", """
+        outs OUT  the output folder; or several, a folder of such, or a quoted pattern
+        --last N  how many to show (20)
+        --json    print them as lines of JSON
+    """, {"outs": {"type": path_text, "nargs": "+"}, "last": {"type": positive, "default": 20}})  # fmt: skip
 
 
-def _results(verbs: _Verbs) -> None:
-    results = verbs.add(
-        "results",
-        "show the answers, or write them to a file",
-        "Also of a run in progress or interrupted. The whole table is OUT/results.parquet, or OUT/results/ if the job says so.",
-    )
-    groups.add_out(results)
-    results.add_argument(
-        "-o", "--output", metavar="FILE", type=path_text,
-        help="write them to FILE.parquet, .csv or .jsonl (.gz or .zst may follow the last two); - is standard output",
-    )  # fmt: skip
-    results.add_argument(
-        "--format",
-        choices=["parquet", "csv", "jsonl", "openai-batch"],
-        help="what to write, whatever the name of the file is; on standard output jsonl by default. openai-batch: the "
-        "lines of an OpenAI batch output file, failures in FILE_errors.jsonl; of a folder, in files named as OpenAI does",
-    )
-    results.add_argument(
-        "--where",
-        metavar="SQL",
-        help="only rows that a condition chooses, over the columns of the results and their scores",
-    )
-    results.add_argument(
-        "--columns",
-        metavar="A,B,…",
-        type=names,
-        help="only these columns, in this order; patterns such as parsed_* too",
-    )
-    results.add_argument(
-        "--split-by", metavar="COLUMN", help="with -o: a file for each value of this column, FILE-VALUE.parquet"
-    )
-    results.add_argument(
-        "--reparse", action="store_true", help="parse the stored answers again, by [answer] of the job; sends nothing"
-    )
-    groups.add_set(results, "with --reparse: a place in [answer], such as answer.lenient=true; may be repeated")
-    results.add_argument("--rows", type=positive, default=20, metavar="N", help="how many rows to show (20)")
-
-
-def _score(verbs: _Verbs) -> None:
-    score = verbs.add(
-        "score",
-        "score the answers of a folder, again or in another way",
+def _add_verbs_of_answers(verbs: _Verbs) -> None:
+    verbs.add(
+        "results", "show the answers, or write them to a file",
+        "Also of a run in progress or interrupted. The whole table is OUT/results.parquet, or OUT/results/ if the job says "
+        "so.", """
+        out OUT            the output folder
+        -o, --output FILE  write them to FILE.parquet, .csv or .jsonl (.gz or .zst may follow the last two); - is standard output
+        --format {parquet,csv,jsonl,openai-batch}  what to write, whatever the name of the file is; on standard output jsonl by
+                           default. openai-batch: the lines of an OpenAI batch output file, failures in FILE_errors.jsonl; of a
+                           folder, in files named as OpenAI does
+        --where SQL        only rows that a condition chooses, over the columns of the results and their scores
+        --columns A,B,…    only these columns, in this order; patterns such as parsed_* too
+        --split-by COLUMN  with -o: a file for each value of this column, FILE-VALUE.parquet
+        --reparse          parse the stored answers again, by [answer] of the job; sends nothing
+        --set KEY=VALUE    with --reparse: a place in [answer], such as answer.lenient=true; may be repeated
+        --rows N           how many rows to show (20)
+    """, {"columns": {"type": names}, "rows": {"type": positive, "default": 20}})  # fmt: skip
+    verbs.add(
+        "score", "score the answers of a folder, again or in another way",
         "By the [[score]] tables of the folder's job, or of another job file. No row is sent again; a judge is asked only for "
-        "grades that are missing.",
-    )
-    groups.add_out(score)
-    score.add_argument(
-        "spec", nargs="?", metavar="JOB", type=path_text, help="a job file (.toml) whose [[score]] tables to take"
-    )
-    groups.add_set(score, "a place in a score (score.accuracy.ignore_case=true); may be repeated")
-    groups.add_quiet(score, "no progress of a judge")
-    groups.add_json(score, "print scores.json as one line")
-
-
-def _report(verbs: _Verbs) -> None:
-    report = verbs.add(
-        "report",
-        "write OUT/report.html and show a summary",
-        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a "
-        "run in progress.",
-    )
-    groups.add_out(report)
-    report.add_argument("-o", "--output", metavar="FILE", type=path, help="where to write the page (OUT/report.html)")
-    report.add_argument(
-        "--rows", type=positive, default=200, metavar="N", help="rows of the random sample in the page (200)"
-    )
-    groups.add_json(report, "print the summary as one line of JSON")
-
-
-def _compare(verbs: _Verbs) -> None:
-    compare = verbs.add(
-        "compare",
-        "compare the scores of two runs, or of two sweep points",
-        "Paired by item: differences with intervals and p-values, and the items that flipped.",
-    )
-    compare.add_argument(
-        "out", metavar="A", type=path_text, help="an output folder, or a sweep point of it: OUT@temperature=0.7"
-    )
-    compare.add_argument(
-        "other",
-        metavar="B",
-        nargs="?",
-        type=path_text,
-        help="the other one; may be left out if A has just two sweep points",
-    )
-    compare.add_argument("--rows", type=positive, default=10, metavar="N", help="how many flips to show (10)")
-    compare.add_argument(
-        "-o", "--output", metavar="FILE", type=path_text, help="write all flips to FILE.parquet, .csv or .jsonl"
-    )
-    groups.add_json(compare, "print it as one line of JSON, without the flips")
-
-
-def _retry(verbs: _Verbs) -> None:
+        "grades that are missing.", """
+        out OUT          the output folder
+        spec JOB         a job file (.toml) whose [[score]] tables to take
+        --set KEY=VALUE  a place in a score (score.accuracy.ignore_case=true); may be repeated
+        -q, --quiet      no progress of a judge
+        --json           print scores.json as one line
+    """, {"spec": {"nargs": "?", "type": path_text}})  # fmt: skip
+    verbs.add(
+        "report", "write OUT/report.html and show a summary",
+        "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a run in "
+        "progress.", """
+        out OUT            the output folder
+        -o, --output FILE  where to write the page (OUT/report.html)
+        --rows N           rows of the random sample in the page (200)
+        --json             print the summary as one line of JSON
+    """, {"output": {"type": path}, "rows": {"type": positive, "default": 200}})  # fmt: skip
+    settings = {"out": {"type": path_text}, "other": {"type": path_text, "nargs": "?"}}
+    verbs.add(
+        "compare", "compare the scores of two runs, or of two sweep points",
+        "Paired by item: differences with intervals and p-values, and the items that flipped.", """
+        out A              an output folder, or a sweep point of it: OUT@temperature=0.7
+        other B            the other one; may be left out if A has just two sweep points
+        --rows N           how many flips to show (10)
+        -o, --output FILE  write all flips to FILE.parquet, .csv or .jsonl
+        --json             print it as one line of JSON, without the flips
+    """, {**settings, "rows": {"type": positive, "default": 10}})  # fmt: skip
     retry = verbs.add(
-        "retry",
-        "ask again the rows that a condition chooses",
+        "retry", "ask again the rows that a condition chooses",
         "Such as: batchflex retry OUT --where \"status = 'truncated'\" --set max_tokens=4096. Shows first how many rows that is "
-        "and what it may cost. An old answer stays until a new one is there, and in OUT/parts after that.",
-        _EXIT_CODES,
-    )
-    groups.add_out(retry)
-    retry.add_argument(
-        "--where", metavar="SQL", required=True, help="a condition over the columns of the results and their scores"
-    )
-    groups.add_set(
-        retry, "a request parameter for these rows (max_tokens=4096), or how to ask (limits.rpm=60); may be repeated"
-    )
-    groups.add_lock_options(retry)
-    retry.add_argument("--dry-run", action="store_true", help="only show what would be asked")
-    retry.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation, as on a terminal")
-    groups.add_options_of_sending(retry)
+        "and what it may cost. An old answer stays until a new one is there, and in OUT/parts after that.", """
+        out OUT          the output folder
+        --where SQL      a condition over the columns of the results and their scores
+        --set KEY=VALUE  a request parameter for these rows (max_tokens=4096), or how to ask (limits.rpm=60); may be repeated
+    """, {"where": {"required": True}}, _EXIT_CODES)  # fmt: skip
+    _add_lock_options(retry)
+    _add(retry, """
+        --dry-run  only show what would be asked
+        -y, --yes  do not ask for confirmation, as on a terminal
+    """)  # fmt: skip
+    _add_sending_options(retry)
+    verbs.add(
+        "compact", "merge small parts of an output folder, and drop what is old and superseded",
+        "The answers stay the same; that is checked, and it may be killed at any moment. Shows first what it is going to do.", """
+        out OUT           the output folder
+        --older-than AGE  drop answers that others have superseded, and telemetry, if they are older: 30d, 12h (nothing is
+                          dropped)
+        --dry-run         only show what would be done
+        --json            print what was done as one line of JSON
+    """)  # fmt: skip
 
 
-def _compact(verbs: _Verbs) -> None:
-    compact = verbs.add(
-        "compact",
-        "merge small parts of an output folder, and drop what is old and superseded",
-        "The answers stay the same; that is checked, and it may be killed at any moment. Shows first what it is going to do.",
-    )
-    groups.add_out(compact)
-    compact.add_argument(
-        "--older-than", metavar="AGE",
-        help="drop answers that others have superseded, and telemetry, if they are older: 30d, 12h (nothing is dropped)",
-    )  # fmt: skip
-    compact.add_argument("--dry-run", action="store_true", help="only show what would be done")
-    groups.add_json(compact, "print what was done as one line of JSON")
-
-
-def _schedule(verbs: _Verbs) -> None:
+def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
     schedule = verbs.add(
-        "schedule",
-        "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
+        "schedule", "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
         "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is printed to "
         "standard error. Starts nothing, and runs nothing in the background.",
-    )
-    groups.add_schedule_options(schedule)
-
-
-def _check(verbs: _Verbs) -> None:
+        "spec JOB  a job file (.toml)",
+    )  # fmt: skip
+    _add(schedule.add_mutually_exclusive_group(required=True), """
+        --at TIMES         times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'
+        --cron EXPRESSION  five fields as in a crontab: '0 2 * * 1-5'; or '@daily'
+    """)  # fmt: skip
+    kinds = {"dest": "kind", "choices": ["crontab", "systemd", "k8s"], "default": "crontab"}
+    _add(schedule, """
+        --as KIND       'crontab' (default), 'systemd' or 'k8s'
+        --tz ZONE       the time zone that the times are in, such as Europe/Berlin (the machine's)
+        --out DIR       write the files into this folder instead of printing them
+        --options TEXT  options of the run: --options='--deadline 5h --set limits.rpm=60'
+        --json          print files, notes and next times as one line of JSON
+    """, {"as": kinds, "out": {"type": path}, "options": {"default": ""}})  # fmt: skip
+    _add(schedule.add_argument_group("crontab and systemd"), """
+        --log-file FILE  append the output of the run to it (crontab: NAME.log; systemd: the journal)
+        --env-file FILE  set the variables in it, a key among them: lines of NAME=VALUE
+        --keys DIR       systemd: the folder with a file for each key, named as its variable (/etc/batchflex)
+    """)  # fmt: skip
+    _add(schedule.add_argument_group("k8s"), """
+        --image NAME   the container image, which has the command batchflex
+        --claim NAME   the volume claim that holds the working folder (the job's name)
+        --secret NAME  the secret that holds the keys, by their variables (the job's name)
+    """)  # fmt: skip
     check = verbs.add(
-        "check",
-        "send one small request to see that endpoint, key and model work",
+        "check", "send one small request to see that endpoint, key and model work",
         "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint reports.",
-    )
-    check.add_argument("spec", nargs="?", metavar="SPEC", type=path_text, help="a job file (.toml)")
-    groups.add_endpoint_options(check)
-
-
-def _notify(verbs: _Verbs) -> None:
-    notify = verbs.add(
-        "notify",
-        "send a test message to those whom a job notifies",
-        "By the webhook and the command of [notify], as after a run. No ping is sent, no metrics file written, "
-        "and nothing is asked of a model.",
-    )
-    notify.add_argument("spec", metavar="JOB", help="a job file (.toml)")
-    notify.add_argument("--event", choices=get_args(Occasion), default="failure", help="the event to report (failure)")
-    groups.add_set(notify, "a place in the job file; may be repeated")
+        "spec SPEC  a job file (.toml)", {"spec": {"nargs": "?"}},
+    )  # fmt: skip
+    _add_endpoint_options(check)
+    verbs.add(
+        "notify", "send a test message to those whom a job notifies",
+        "By the webhook and the command of [notify], as after a run. No ping is sent, no metrics file written, and nothing is "
+        "asked of a model.", f"""
+        spec JOB         a job file (.toml)
+        --event {{{','.join(get_args(Occasion))}}}  the event to report (failure)
+        --set KEY=VALUE  a place in the job file; may be repeated
+    """, {"event": {"default": "failure"}})  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -19,20 +19,14 @@ _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
 
 
-class _Checks(NamedTuple):
-    """What each request is checked with."""
-
-    limits: LimitsSection
-    prices: Prices
-    contexts: Contexts
-
-
 class _Pass:
     """Counts in one pass over a plan what would be sent. With ``survey`` it also finds what has changed since ``done``."""
 
-    def __init__(self, plan: Plan, done: AnswerIndex, checks: _Checks, *, survey: bool) -> None:
+    def __init__(
+        self, plan: Plan, done: AnswerIndex, limits: LimitsSection, prices: Prices, contexts: Contexts, *, survey: bool
+    ) -> None:
         self.requests = self.faults = 0
-        self.left = Estimate(checks.prices)
+        self.left = Estimate(prices)
         self.too_long = 0
         self.longest: TooLong | None = None
         self.example: Request | None = None
@@ -40,12 +34,12 @@ class _Pass:
         for block in plan.blocks():
             self.requests += len(block)
             for request in done.sort_out(block, survey=survey):
-                if (fault := request.fault or unbounded(checks.limits, request)) is not None:
+                if (fault := request.fault or unbounded(limits, request)) is not None:
                     self.faults += 1
                     self.first_fault = self.first_fault or fault
                 else:
                     self.left.add(request)
-                    if (long := checks.contexts.too_long(request)) is not None:
+                    if (long := contexts.too_long(request)) is not None:
                         self.too_long += 1
                         self.longest = self.longest or long
             self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
@@ -80,17 +74,18 @@ def forecast(job: Job) -> dict[str, Any]:
         folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes
     )
     plan.answered = done.holds
-    checks = _Checks(job.limits, prices, contexts)
-    found = _Pass(plan, done, checks, survey=True)
+    found = _Pass(plan, done, job.limits, prices, contexts, survey=True)
     diff = done.diff()
     old = folder.read_job() if diff.changed else None
     if diff.changed and job.job.on_change == "keep":
         done.keep_changed()
-        found = _Pass(plan, done, checks, survey=False)
+        found = _Pass(plan, done, job.limits, prices, contexts, survey=False)
     left, example = found.left, found.example
     there = disk_space.free(folder.path)
     finished = found.requests - left.requests - found.faults
-    needed = disk_space.needed(folder, left.requests, finished, _row(left), job.journal.seal_mb)
+    most = left.completion_tokens_at_most
+    row_bytes = None if most is None else disk_space.guessed_row(most / max(1, left.requests), left.carried)
+    needed = disk_space.needed(folder, left.requests, finished, row_bytes, job.journal.seal_mb)
     return {
         "job": job.job.name,
         "out": str(job.out),
@@ -117,7 +112,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
         "example": None if example is None else msgspec.json.decode(example.body),
         "prompt_tokens": left.prompt_tokens,
-        "completion_tokens_at_most": left.completion_tokens_at_most,
+        "completion_tokens_at_most": most,
         "cost_at_most": left.cost_at_most,
         "prices": prices.used(),
         "unpriced": bool(left.requests) and job.limits.budget_usd is not None and left.cost_at_most is None,
@@ -128,12 +123,6 @@ def forecast(job: Job) -> dict[str, Any]:
         "disk_is_measured": needed is not None and needed.is_measured,
         "disk_free": None if there is None else there[0],
     }
-
-
-def _row(left: Estimate) -> float | None:
-    """About how many bytes a row will take."""
-    most = left.completion_tokens_at_most
-    return None if most is None else disk_space.guessed_row(most / max(1, left.requests), left.carried)
 
 
 def _forms(job: Job) -> list[str]:
@@ -171,57 +160,50 @@ _ON_CHANGE = {
 
 
 def text(found: dict[str, Any]) -> str:
-    """A forecast for people."""
-    lines = [
-        f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}",
-        f"  requests  {found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send",
-        *(f"  files     {files.removeprefix('input files ')}" for files in found["files"]),
-    ]
-    lines += [f"  note      {note}" for note in found["notes"]]
+    facts = [("requests", f"{found['requests']:,}: {found['done']:,} done already, {found['left']:,} to send")]
+    facts += [("files", files.removeprefix("input files ")) for files in found["files"]]
+    facts += [("note", note) for note in found["notes"]]
     swept = list(found["forms"])
-    if len(swept) > 1:
-        swept.append(f"{found['points']:,} points in all")
-    if found["samples"] > 1:
-        swept.append(f"{found['samples']} samples each")
-    lines += [f"  {'sweep' if i == 0 else '':<9} {line}" for i, line in enumerate(swept)]
+    swept += [f"{found['points']:,} points in all"] if len(swept) > 1 else []
+    swept += [f"{found['samples']} samples each"] if found["samples"] > 1 else []
+    facts += [("sweep" if i == 0 else "", line) for i, line in enumerate(swept)]
     if found["changed"]:
         answers = format.count(found["changed"], "answer")
-        lines.append(f"  changed   {answers} there came from different requests: {_ON_CHANGE[found['on_change']]}")
-        lines += [f"            {line}" for line in found["changes"][:_SHOWN_CHANGES]]
+        facts.append(("changed", f"{answers} there came from different requests: {_ON_CHANGE[found['on_change']]}"))
+        facts += [("", line) for line in found["changes"][:_SHOWN_CHANGES]]
     if found["truncated"]:
-        lines.append(f"  truncated {run_text.truncated(found['truncated'], found['out'])}")
+        facts.append(("truncated", run_text.truncated(found["truncated"], found["out"])))
     if found["unaskable"]:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = format.count(found["unaskable"], "request")
-        lines.append(f"  unaskable {rows}: {then}; the first: {found['first_fault']}")
+        facts.append(("unaskable", f"{rows}: {then}; the first: {found['first_fault']}"))
     if found["left"]:
-        most = found["completion_tokens_at_most"]
-        lines.append(
-            f"  tokens    about {found['prompt_tokens']:,} of prompt, "
-            + (f"at most {most:,} of completion" if most is not None else "no bound on completion: set max_tokens")
-        )
-        if found["max_reasks"]:
-            lines.append(f"            and up to {found['max_reasks']} more for each answer that does not fit")
-        if found["grow_max_tokens"]:
-            lines.append(
-                f"            and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
-            )
-        if found["cost_at_most"] is not None:
-            by = priced_by(found["prices"])
-            lines.append(
-                f"  cost      {format.money(found['cost_at_most'])} at most, with the prompt as estimated, {by}"
-            )
-        if found["unpriced"]:
-            lines.append(
-                "  cost      no price is known yet: the run asks the endpoint first, and is refused if it lists none"
-            )
-        if found["too_long"]:
-            rows = format.count(found["too_long"], "prompt is", "prompts are")
-            lines.append(f"  too long  {rows} for the model; the first: {found['longest']}")
-    if found["left"] and found["disk_needed"] is not None:
-        lines.append(f"  disk      {_disk(found)}")
+        facts += _of_what_is_left(found)
+    lines = [f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}"]
+    lines += [f"  {name:<9} {fact}" for name, fact in facts]
     if found["example"] is not None:
         lines.append(f"  example   {'(streamed)' if found['streamed'] else ''}".rstrip())
         body = msgspec.json.format(msgspec.json.encode(found["example"]), indent=2).decode()
         lines += [f"    {line}" for line in body.splitlines()]
     return "\n".join(lines)
+
+
+def _of_what_is_left(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Tokens, cost and disk space that the rest will take."""
+    most = found["completion_tokens_at_most"]
+    at_most = "no bound on completion: set max_tokens" if most is None else f"at most {most:,} of completion"
+    yield "tokens", f"about {found['prompt_tokens']:,} of prompt, {at_most}"
+    if found["max_reasks"]:
+        yield "", f"and up to {found['max_reasks']} more for each answer that does not fit"
+    if found["grow_max_tokens"]:
+        yield "", f"and more for answers that are cut off, up to {found['grow_max_tokens']:,} tokens each"
+    if found["cost_at_most"] is not None:
+        cost, by = format.money(found["cost_at_most"]), priced_by(found["prices"])
+        yield "cost", f"{cost} at most, with the prompt as estimated, {by}"
+    if found["unpriced"]:
+        yield "cost", "no price is known yet: the run asks the endpoint first, and is refused if it lists none"
+    if found["too_long"]:
+        rows = format.count(found["too_long"], "prompt is", "prompts are")
+        yield "too long", f"{rows} for the model; the first: {found['longest']}"
+    if found["disk_needed"] is not None:
+        yield "disk", _disk(found)

@@ -1,15 +1,13 @@
-"""How a run is shown while it goes on: a tqdm bar on a terminal, lines of a log elsewhere."""
+"""How a run is shown on a terminal while it goes on: as a tqdm bar."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import TYPE_CHECKING, TextIO
 
 from ..core import Event, one_line
 from ..storage import RunState
-from . import run_log
-from .run_log import RunLog, StreamHandler
+from . import run_text
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -49,7 +47,7 @@ class Bar:
                 leave=False,
             )
         self._bar.total = run_state.planned
-        self._bar.set_postfix_str(one_line(run_log.facts(run_state, quoting=True)), refresh=False)
+        self._bar.set_postfix_str(one_line(run_text.facts(run_state, quoting=True)), refresh=False)
         self._bar.update(run_state.done - self._bar.n)
         self._bar.refresh()
 
@@ -70,11 +68,3 @@ class Bar:
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
-
-
-def choose(*, quiet: bool, stream: TextIO | None = None) -> Bar | RunLog:
-    """A bar if standard error is a terminal, else lines of a log; with ``quiet`` nothing."""
-    stream = sys.stderr if stream is None else stream
-    if not quiet and stream.isatty():
-        return Bar(stream)
-    return RunLog([] if quiet else [StreamHandler(stream)])

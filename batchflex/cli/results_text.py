@@ -29,20 +29,12 @@ def table(head: pa.Table, rows: int, *, whole: bool = False) -> str:
     cells = pl.col(pl.String).map_elements(lambda text: one_line(text, 2 * _LONG), pl.String)
     cut = chosen.with_columns(cells)
     with pl.Config(
-        tbl_rows=frame.height,
-        tbl_cols=-1,
-        fmt_str_lengths=_LONG,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_width_chars=160,
-        tbl_formatting="UTF8_FULL_CONDENSED",
-    ):
+        tbl_rows=frame.height, tbl_cols=-1, fmt_str_lengths=_LONG, tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True, tbl_width_chars=160, tbl_formatting="UTF8_FULL_CONDENSED",
+    ):  # fmt: skip
         text = printable(str(cut))  # names of columns, and what is nested, too
-    return (
-        text
-        if rows <= frame.height
-        else f"{text}\n{frame.height:,} of {rows:,} rows; --rows N shows more, -o FILE writes all"
-    )
+    more = f"\n{frame.height:,} of {rows:,} rows; --rows N shows more, -o FILE writes all"
+    return text if rows <= frame.height else text + more
 
 
 def written(files: Sequence[Written], of: int, *, is_batch: bool = False) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import local
-from ..core import STATUSES, count, duration, money, one_line, seconds_between
-from ..storage import priced_by, sent
+from ..core import BAD, STATUSES, count, duration, money, one_line, seconds_between, short
+from ..storage import RunState, priced_by, sent
 
 # Reasons to stop that would stop the next run as well, until somebody fixes what the message says.
 _TO_FIX = frozenset({"key", "credit", "model", "url", "endpoint", "format", "failures", "input"})
@@ -40,18 +40,13 @@ def summary(state: Mapping[str, Any]) -> str:
         f"{state['status']} after {duration(took)}"
     ]
     if state["requests_sent"]:
-        lines.append(
-            f"  this run: {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
-            f"{state['rate_limited']:,} rate-limited; {usage(state)}"
-        )
+        lines.append(f"  this run: {_requests(state)}; {usage(state)}")
     if state.get("retry"):
         lines.append(f"  {_retried(state['retry'])}")
     if state["reasks"]:
         tokens = state["reask_prompt_tokens"] + state["reask_completion_tokens"]
-        lines.append(
-            f"  asked again, as the answer did not fit or was cut off: {state['reasks']:,} times, "
-            f"after answers of {tokens:,} tokens"
-        )
+        reasks = f"{state['reasks']:,} times, after answers of {tokens:,} tokens"
+        lines.append(f"  asked again, as the answer did not fit or was cut off: {reasks}")
     if state["first_failure"]:
         lines.append(f"  first failure: {one_line(state['first_failure'])}")
     if state["truncated"]:
@@ -107,37 +102,63 @@ def _retried(retry: Mapping[str, Any]) -> str:
     return text + (f"; {retry['gone']:,} are not in the input any more" if retry["gone"] else "")
 
 
+def progress(run_state: RunState, rate: float, *, quoting: bool) -> str:
+    """How far a run is, in a line; ``rate`` is in rows a second."""
+    share = f" ({100 * run_state.done // run_state.planned} %)" if run_state.planned else ""
+    text = f"{rows_done(run_state.done, run_state.planned)} rows{share}, {rate:,.1f} rows/s, "
+    text += facts(run_state, quoting=quoting)
+    if run_state.planned and rate > 0:
+        text += f", {duration((run_state.planned - run_state.done) / rate)} left"
+    return text
+
+
+def facts(run_state: RunState, *, quoting: bool) -> str:
+    """What is in flight, failed or bad otherwise, tokens, what bounds the run and what it waits for, cost. Only with ``quoting``
+    in the words of servers."""
+    bad = [f"{n:,} {status}" for status, n in run_state.rows.items() if status == "failed" or (n and status in BAD)]
+    text = f"{run_state.in_flight} in flight, {', '.join(bad)}, "
+    text += f"{short(run_state.prompt_tokens + run_state.completion_tokens)} tokens"
+    if run_state.binding:
+        text += f", bound by {run_state.binding}"
+    if run_state.backing_off:
+        text += f", {run_state.backing_off} waiting to retry"
+    if run_state.cost is not None:
+        text += f", {money(run_state.cost)}"
+    for wait in run_state.waits(quoting=quoting)[:1]:
+        text += f"; waits: {waiting(wait)}"
+    return text
+
+
 def status(state: Mapping[str, Any], held: bool) -> str:
     """``state`` is ``run.json``; ``held`` says whether a process holds the folder now."""
     share = f" ({100 * state['done'] // state['planned']} %)" if state["planned"] else ""
     word = state["status"]
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
-    lines = [
-        f"{state['job']} in {state['out']}: {word}",
-        f"  rows      {rows_done(state['done'], state['planned'])}{share}: {by_status(state)}",
-        f"  this run  {sent(state)}, {count(state['retries'], 'retry', 'retries')}, "
-        f"{state['rate_limited']:,} rate-limited" + (f", {state['in_flight']:,} in flight" if held else ""),
-        f"            {usage(state)}",
-        f"  started   {local(state['started_at'])}",
-        f"  updated   {local(state['updated_at'])}{_speed(state) if held else ''}",
+    in_flight = f", {state['in_flight']:,} in flight" if held else ""
+    facts: list[tuple[str, Any]] = [
+        ("rows", f"{rows_done(state['done'], state['planned'])}{share}: {by_status(state)}"),
+        ("this run", _requests(state) + in_flight),
+        ("", usage(state)),
+        ("started", local(state["started_at"])),
+        ("updated", f"{local(state['updated_at'])}{_speed(state) if held else ''}"),
+        ("bound by", held and state.get("binding")),
+        *(("waiting", held and waiting(wait)) for wait in state.get("waiting", [])),
+        ("truncated", state["truncated"] and truncated(state["truncated"], state["out"])),
+        ("empty", state.get("empty") and empty(state["empty"], state["out"])),
+        ("failure", state["first_failure"] and one_line(state["first_failure"])),
+        *(("endpoint", one_line(words)) for words in _disabled(state)),
+        ("stopped", state["message"] and f"by {state['stopped_by']}: {one_line(state['message'])}"),
     ]
-    if held and state.get("binding"):
-        lines.append(f"  bound by  {state['binding']}")
-    if held:
-        lines += [f"  waiting   {waiting(wait)}" for wait in state.get("waiting", [])]
-    if state["truncated"]:
-        lines.append(f"  truncated {truncated(state['truncated'], state['out'])}")
-    if state.get("empty"):
-        lines.append(f"  empty     {empty(state['empty'], state['out'])}")
-    if state["first_failure"]:
-        lines.append(f"  failure   {one_line(state['first_failure'])}")
-    lines += [f"  endpoint  {one_line(words)}" for words in _disabled(state)]
-    if state["message"]:
-        lines.append(f"  stopped   by {state['stopped_by']}: {one_line(state['message'])}")
     if state.get("resume_at"):
-        lines.append(f"  goes on   after {local(state['resume_at'])}, when the same command is run again")
-    return "\n".join(lines)
+        facts.append(("goes on", f"after {local(state['resume_at'])}, when the same command is run again"))
+    return "\n".join(
+        [f"{state['job']} in {state['out']}: {word}", *(f"  {name:<9} {fact}" for name, fact in facts if fact)]
+    )
+
+
+def _requests(state: Mapping[str, Any]) -> str:
+    return f"{sent(state)}, {count(state['retries'], 'retry', 'retries')}, {state['rate_limited']:,} rate-limited"
 
 
 def waiting(wait: Mapping[str, Any]) -> str:

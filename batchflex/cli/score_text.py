@@ -48,45 +48,30 @@ def number(value: float | None, interval: Sequence[float | None] = ()) -> str:
     """``0.813 [0.71, 0.88]``; a dash for nothing."""
     if value is None:
         return "–"
-    shown = _short(value)
-    if len(interval) == 2 and interval[0] is not None and interval[1] is not None:
-        shown += f" [{_short(interval[0])}, {_short(interval[1])}]"
-    return shown
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    value_and_ends = [f"{n:.3f}" if abs(n) < 100 else f"{n:,.1f}" for n in (value, *interval) if n is not None]
+    return f"{value_and_ends[0]} [{', '.join(value_and_ends[1:])}]" if len(value_and_ends) == 3 else value_and_ends[0]
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
     """A line a sweep point: its values, each score with interval and count, and what it took."""
     points = found["points"][:_MOST_POINTS]
-    variables = list(dict.fromkeys(name for point in points for name in point["point"]))
-    names = [score["name"] for score in found["scores"]]
-    costs = any(point["cost"] is not None for point in points)
-    tokens = any(point["prompt_tokens"] is not None for point in points)
-    timed = any(point["latency_s"]["p50"] is not None for point in points)
-    others = any(point.get("substituted") for point in points)
-    heads = [*variables]
-    for name in names:
-        heads += [name, "n"]
-    heads += ["other model"] * others + ["tokens"] * tokens + ["cost"] * costs + ["latency"] * timed
-    lines = [heads]
-    for point in points:
-        line = [_cell(point["point"].get(name)) for name in variables]
-        for name in names:
-            score = point["scores"][name]
-            line += [number(score["mean"], (score["low"], score["high"])), f"{score['n']:,}"]
-        if others:
-            line.append(f"{point.get('substituted') or 0:,}")
-        if tokens:
-            line.append(f"{(point['prompt_tokens'] or 0) + (point['completion_tokens'] or 0):,}")
-        if costs:
-            line.append("–" if point["cost"] is None else money(point["cost"]))
-        if timed:
-            line.append("–" if point["latency_s"]["p50"] is None else duration(point["latency_s"]["p50"]))
-        lines.append(line)
-    return lines
+    columns: list[tuple[str, list[str]]] = []
+    for name in dict.fromkeys(name for point in points for name in point["point"]):
+        columns.append((name, [_cell(point["point"].get(name)) for point in points]))
+    for name in [score["name"] for score in found["scores"]]:
+        scores = [point["scores"][name] for point in points]
+        columns.append((name, [number(score["mean"], (score["low"], score["high"])) for score in scores]))
+        columns.append(("n", [f"{score['n']:,}" for score in scores]))
+    if any(point.get("substituted") for point in points):
+        columns.append(("other model", [f"{point.get('substituted') or 0:,}" for point in points]))
+    if any(point["prompt_tokens"] is not None for point in points):
+        tokens = [(point["prompt_tokens"] or 0) + (point["completion_tokens"] or 0) for point in points]
+        columns.append(("tokens", [f"{n:,}" for n in tokens]))
+    if any(point["cost"] is not None for point in points):
+        columns.append(("cost", [money(point["cost"]) for point in points]))
+    if any(point["latency_s"]["p50"] is not None for point in points):
+        columns.append(("latency", [duration(point["latency_s"]["p50"]) for point in points]))
+    return [list(line) for line in zip(*([head, *cells] for head, cells in columns), strict=True)]
 
 
 def _cell(value: Any, most: int = _WIDEST) -> str:
@@ -111,11 +96,8 @@ def _samples(found: Mapping[str, Any]) -> list[list[str]]:
         passed, majority = score["pass_at"] or {}, score["majority"]
         line = [*(_cell(values.get(variable)) for variable in variables), name]
         line += [number(passed[k]["mean"]) if k in passed else "–" for k in ks]
-        line += [
-            number(majority["mean"], (majority["low"], majority["high"])) if majority else "–",
-            number(score["kappa"]),
-        ]
-        lines.append(line)
+        line.append(number(majority["mean"], (majority["low"], majority["high"])) if majority else "–")
+        lines.append([*line, number(score["kappa"])])
     return lines
 
 
@@ -155,31 +137,24 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
             f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
         ])  # fmt: skip
     lines += _indented(table)
-    lines += _indented(
-        [["", "rows", "tokens", "cost", "latency"], *(_side(name, found[name.lower()]) for name in "AB")]
-    )
-    if flipped:
-        shown = [["flipped", "item", "A", "B", "A said", "B said"]]
-        for flip in flips:
-            said = [_cell(flip.get(f"content_{side}"), _LONGEST_ANSWER) for side in "ab"]
-            shown.append(
-                [str(flip["score"]), _cell(flip["item"], _LONGEST_ANSWER), number(flip["a"]), number(flip["b"]), *said]
-            )
-        lines += _indented(shown)
-        if flipped > len(flips):
-            lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
-    else:
-        lines.append("  nothing flipped")
+    sides = [_side(name, found[name.lower()]) for name in "AB"]
+    lines += _indented([["", "rows", "tokens", "cost", "latency"], *sides])
+    if not flipped:
+        return "\n".join([*lines, "  nothing flipped"])
+    shown = [["flipped", "item", "A", "B", "A said", "B said"]]
+    for flip in flips:
+        item, *said = (_cell(flip.get(name), _LONGEST_ANSWER) for name in ("item", "content_a", "content_b"))
+        shown.append([str(flip["score"]), item, number(flip["a"]), number(flip["b"]), *said])
+    lines += _indented(shown)
+    if flipped > len(flips):
+        lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
     return "\n".join(lines)
 
 
 def _side(name: str, side: Mapping[str, Any]) -> list[str]:
     tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
-    cost, latency = side["cost"], side["latency_s"]
-    return [
-        name, f"{side['rows']:,}", f"{sum(tokens):,}" if tokens else "–", "–" if cost is None else money(cost),
-        "–" if latency is None else duration(latency),
-    ]  # fmt: skip
+    total = f"{sum(tokens):,}" if tokens else "–"
+    return [name, f"{side['rows']:,}", total, money(side["cost"]), duration(side["latency_s"])]
 
 
 def _signed(value: float | None) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..core import JobError, ending, format, one_line, raising
@@ -17,31 +18,15 @@ if TYPE_CHECKING:
 
 
 def results(options: argparse.Namespace) -> int:
+    from ..results import export, selected
     from ..storage import Folder
+    from . import results_text
 
     folder = Folder(options.out)
     if options.set and not options.reparse:
         raise JobError("--set needs --reparse")
     if options.reparse:
-        _reparse(options, folder)
-    return _show_or_export(options, folder)
-
-
-def _reparse(options: argparse.Namespace, folder: Folder) -> None:
-    from ..config import parse_setting
-    from ..results import reparse
-
-    read, fit, fit_no_more = reparse(folder, [parse_setting(text) for text in options.set])
-    output.say(
-        f"{read:,} answers parsed again: {fit:,} fit now that did not before, {fit_no_more:,} do not fit any more; "
-        "nothing was sent"
-    )
-
-
-def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
-    from ..results import export, selected
-    from . import results_text
-
+        _reparse(folder, options.set)
     columns, by = options.columns, options.split_by
     to = None if options.output is None else export.target(folder, options.output, options.format)
     if to is None and (options.format or by):
@@ -68,6 +53,15 @@ def _show_or_export(options: argparse.Namespace, folder: Folder) -> int:
         if to.path is not None:
             output.say(results_text.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
     return 0
+
+
+def _reparse(folder: Folder, settings: Sequence[str]) -> None:
+    from ..config import parse_setting
+    from ..results import reparse
+
+    read, fit, fit_no_more = reparse(folder, [parse_setting(text) for text in settings])
+    fits = f"{fit:,} fit now that did not before, {fit_no_more:,} do not fit any more"
+    output.say(f"{read:,} answers parsed again: {fits}; nothing was sent")
 
 
 def report(options: argparse.Namespace) -> int:

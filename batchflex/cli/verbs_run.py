@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..core import BatchflexError, JobError
 from . import output
@@ -21,15 +21,12 @@ if TYPE_CHECKING:
     from ..engine import Observer, Run
     from ..notify import Notifier
     from ..storage import Attempt, Folder
-    from .log_setup import Logs
-
-T = TypeVar("T")
+    from .logs import Logs
 
 
 def run(options: argparse.Namespace) -> int:
     with no_garbage_collection():
         from ..api import execute
-        from ..notify import Notifier
         from ..storage import Attempt, Folder
     spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
@@ -39,19 +36,12 @@ def run(options: argparse.Namespace) -> int:
         except JobError as error:
             _notify_of_mistakes(options, error)
             raise
-        folder = Folder(job.out)
-        logs = _logs(options, job, attempt, folder)
-        with Notifier(job) as notifier, contextlib.closing(logs):
-            work = partial(execute, job, observer=notifier.watching(logs), heed_signals=True, attempt=attempt)
-            with rare_garbage_collection():
-                ended = _when_free(options, attempt, folder, job, logs, work)
-    return 0 if ended is None else _finish(ended, job, options, logs, notifier)
+        return _send(options, attempt, Folder(job.out), job, partial(execute, job, heed_signals=True))
 
 
 def retry(options: argparse.Namespace) -> int:
     from ..config import parse_setting
     from ..engine import retry_of
-    from ..notify import Notifier
     from ..storage import Attempt, Folder
 
     spare_pandas()
@@ -62,17 +52,11 @@ def retry(options: argparse.Namespace) -> int:
         if options.metrics_file is not None:
             changed.append(("notify.metrics_file", options.metrics_file))
         job = retry_of(options.out, options.where, changed).job
-        logs = _logs(options, job, attempt, folder)
-        notifier = Notifier(job)
-        with contextlib.nullcontext() if options.dry_run else notifier, contextlib.closing(logs):
-            work = partial(_retry, options, changed, notifier.watching(logs), attempt)
-            with rare_garbage_collection():
-                ended = _when_free(options, attempt, folder, job, logs, work)
-    return 0 if ended is None else _finish(ended, job, options, logs, notifier)
+        return _send(options, attempt, folder, job, partial(_retry, options, changed), notifies=not options.dry_run)
 
 
 def _retry(
-    options: argparse.Namespace, changed: Sequence[tuple[str, Any]], observer: Observer | None, attempt: Attempt
+    options: argparse.Namespace, changed: Sequence[tuple[str, Any]], *, observer: Observer | None, attempt: Attempt
 ) -> Run | None:
     """Retry the job as its folder has it by now. ``None`` if that was only to be shown, or was not confirmed."""
     from ..api import execute
@@ -101,18 +85,6 @@ def _is_confirmed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _logs(options: argparse.Namespace, job: Job, attempt: Attempt, folder: Folder) -> Logs:
-    """Open the logs of a job that is known by now, and put its warnings there."""
-    from .log_setup import Logs
-
-    attempt.of(folder, job.job.name)
-    logs = Logs(job.log, job.job.name, quiet=options.quiet, debug=options.debug, run_id=attempt.run_id)
-    options.logs = logs
-    for warning in job.warnings():
-        logs.warn(warning)
-    return logs
-
-
 def _notify_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
     """Notify those whom ``[notify]`` names that the job file is wrong, as far as that section can be read."""
     if is_job_file(options.spec):
@@ -123,27 +95,46 @@ def _notify_of_mistakes(options: argparse.Namespace, error: JobError) -> None:
                 error.add_note(note)
 
 
-def _when_free(
-    options: argparse.Namespace, attempt: Attempt, folder: Folder, job: Job, logs: Logs, work: Callable[[], T]
-) -> T | None:
-    """Do the work once no other run holds the folder, as ``--wait`` and ``--skip`` say. ``None`` if it was skipped."""
-    from ..core import FolderBusy
-
-    try:
-        if options.wait is None:
-            return work()
+def _send(
+    options: argparse.Namespace,
+    attempt: Attempt,
+    folder: Folder,
+    job: Job,
+    work: Callable[..., Run | None],
+    *,
+    notifies: bool = True,
+) -> int:
+    """Do the work, watched and logged, once no other run holds the folder, as ``--wait`` and ``--skip`` say, and report it.
+    Returns the exit code."""
+    with no_garbage_collection():
+        from ..core import FolderBusy
+        from ..notify import Notifier
         from . import wait
+        from .logs import Logs
 
-        left_s = wait.left_s(job.limits.deadline, attempt)
-        return wait.patiently(work, folder, options.wait, logs.note, until_deadline_s=left_s)
-    except FolderBusy:
-        if not options.skip:
-            raise
-        line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
-        logs.skipped(line["message"])
-        if options.json:
-            output.show_json(line)
-        return None
+    attempt.of(folder, job.job.name)
+    logs = Logs(job.log, job.job.name, quiet=options.quiet, debug=options.debug, attempt=attempt.run_id)
+    options.logs = logs
+    for warning in job.warnings():
+        logs.warn(warning)
+    notifier = Notifier(job)
+    watched = partial(work, observer=notifier.watching(logs), attempt=attempt)
+    with notifier if notifies else contextlib.nullcontext(), contextlib.closing(logs), rare_garbage_collection():
+        try:
+            if options.wait is None:
+                ended = watched()
+            else:
+                left_s = wait.left_s(job.limits.deadline, attempt)
+                ended = wait.patiently(watched, folder, options.wait, logs.note, until_deadline_s=left_s)
+        except FolderBusy:
+            if not options.skip:
+                raise
+            ended = None
+            line = attempt.skipped(f"another run holds {folder.path}{folder.holder()}; nothing was sent")
+            logs.skipped(line["message"])
+            if options.json:
+                output.show_json(line)
+    return 0 if ended is None else _finish(ended, job, options, logs, notifier)
 
 
 def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifier: Notifier) -> int:
@@ -157,7 +148,7 @@ def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifie
         pass  # its last line says it
     elif not options.quiet:
         output.say(run_text.summary(state))
-        _say_scores(run.scores, run.unscored)
+        _say_scores(run)
     elif run.unscored is not None:
         output.say(f"batchflex: {run.unscored}")
     elif state["message"]:
@@ -205,10 +196,10 @@ def _write_report(run: Run, say_fault: Callable[[str], None], *, quiet: bool) ->
             output.say(f"  report: {written.path}")
 
 
-def _say_scores(scores: Mapping[str, Any] | None, missing: str | None) -> None:
+def _say_scores(run: Run) -> None:
     from . import score_text
 
-    if scores is not None:
-        output.say(score_text.text(scores))
-    if missing is not None:
-        output.say(missing)
+    if run.scores is not None:
+        output.say(score_text.text(run.scores))
+    if run.unscored is not None:
+        output.say(run.unscored)

@@ -14,10 +14,11 @@ from .process import rare_garbage_collection
 
 def score(options: argparse.Namespace) -> int:
     from ..api import on_a_loop
-    from ..config import build, environment_of, load, parse_setting
+    from ..config import LogSection, build, environment_of, load, parse_setting
     from ..engine import evaluate
     from ..storage import Folder
-    from . import progress, score_text
+    from . import score_text
+    from .logs import Logs
 
     folder = Folder(options.out)
     folder.require()
@@ -40,7 +41,7 @@ def score(options: argparse.Namespace) -> int:
         output.warn(warning)
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
-    with contextlib.closing(progress.choose(quiet=options.quiet)) as observer:
+    with contextlib.closing(Logs(LogSection(), None, quiet=options.quiet)) as observer:
         work = partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True)
         with rare_garbage_collection():
             made = on_a_loop(work)

@@ -202,21 +202,9 @@ class Filtered(RowFault):
 
 
 StopReason = Literal[
-    "key",
-    "credit",
-    "quota",
-    "model",
-    "url",
-    "endpoint",
-    "format",
-    "failures",
-    "disk",
-    "input",
-    "budget",
-    "deadline",
-    "signal",
+    "key", "credit", "quota", "model", "url", "endpoint", "format", "failures", "disk", "input", "budget", "deadline", "signal",
     "error",
-]
+]  # fmt: skip
 
 
 class RunFault(AttemptError):

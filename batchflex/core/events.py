@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from .redact import redacted
+
+if TYPE_CHECKING:
+    from .types import Outcome
 
 Level = Literal["info", "warning", "error"]
 Emit = Callable[["Event"], None]
@@ -21,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 # What may hold values of a job, a row or a template, and what is left of it.
 _FOUND = [
     (re.compile(r"[;,:]? ?\bfound .*"), ""),
-    (re.compile(r"^(\s*[\w.-]+): .* → .*"), r"\1"),  # what changed, from and to
+    (re.compile(r"(?m)^([^\S\n]*[\w.-]+): .* → .*"), r"\1"),  # what changed, from and to
     (re.compile(r"(the template fails: [\w.]+): .*"), r"\1"),
     (re.compile(r"(the row's url) is .*"), r"\1 is another"),
 ]
@@ -84,18 +87,7 @@ def brief(http_status: int | None, error_type: str | None, error_code: str | Non
     return ", ".join([f"HTTP {http_status}", *(name for name in dict.fromkeys(names) if name != f"http_{http_status}")])
 
 
-class _Ended(Protocol):
-    @property
-    def http_status(self) -> int | None: ...
-    @property
-    def error_type(self) -> str | None: ...
-    @property
-    def error_code(self) -> str | None: ...
-    @property
-    def error_message(self) -> str | None: ...
-
-
-def unquoted(outcome: _Ended) -> str:
+def unquoted(outcome: Outcome) -> str:
     """Why a row has no valid answer, as :func:`brief`."""
     return brief(outcome.http_status, outcome.error_type, outcome.error_code, outcome.error_message)
 
@@ -115,9 +107,7 @@ def named(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def guarded(text: str) -> str:
     """The message of an error without values of a job, a row or a template, and without what looks like a key."""
-    lines = []
-    for line in redacted(text).splitlines():
-        for pattern, instead in _FOUND:
-            line = pattern.sub(instead, line)
-        lines.append(line)
-    return "\n".join(lines)
+    text = "\n".join(redacted(text).splitlines())
+    for pattern, instead in _FOUND:
+        text = pattern.sub(instead, text)
+    return text

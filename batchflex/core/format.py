@@ -11,8 +11,10 @@ def count(number: float, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def duration(seconds: float) -> str:
-    """``0.8 s``, ``12 s``, ``3:05``, ``2:00:01``."""
+def duration(seconds: float | None) -> str:
+    """``0.8 s``, ``12 s``, ``3:05``, ``2:00:01``; a dash for nothing."""
+    if seconds is None:
+        return "–"
     if round(seconds) < 60:
         return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -20,8 +22,9 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def money(usd: float) -> str:
-    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+def money(usd: float | None) -> str:
+    """``$1,234.50``, ``$0.0012``; a dash for nothing."""
+    return "–" if usd is None else f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
 
 
 def short(number: int) -> str:

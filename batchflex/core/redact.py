@@ -101,7 +101,6 @@ class Redactor:
         return msgspec.json.encode(each_text(value, self._cleaned))
 
     def text(self, text: str) -> str:
-        """The text without the secrets."""
         return self._cleaned(text) if self._may_be_in(text.encode("utf-8", "surrogatepass")) else text
 
     def is_in(self, text: str) -> bool:

@@ -28,7 +28,6 @@ class KeySet:
         return len(self._newest) + sum(run.height for run in self._runs)
 
     def copy(self) -> KeySet:
-        """A copy that grows by itself."""
         twin = KeySet()
         twin._newest, twin._runs = set(self._newest), list(self._runs)
         return twin
@@ -63,7 +62,6 @@ class KeySet:
             self._runs.append(before.merge_sorted(last, "hi").rechunk())
 
     def find(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of ``keys`` are there."""
         newest = self._newest
         answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
         if self._runs and keys:

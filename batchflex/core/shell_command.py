@@ -22,18 +22,6 @@ _MOST_WORDS = 200
 _MOST_BYTES = 64 << 10
 
 
-def run(
-    command: str | list[str], stdin: bytes, more: Mapping[str, str], within_s: float, cancelled: threading.Event
-) -> str | None:
-    """Run ``command``, by the shell if it is text, with ``stdin`` on its standard input; return why it failed, as a sentence.
-
-    ``more`` is added to its environment. Its output goes nowhere but, of a command that fails, into that sentence. When
-    ``within_s`` is over, or ``cancelled`` set, it and its children are sent SIGTERM, and a second later SIGKILL. Blocks.
-    """
-    with tempfile.TemporaryFile() as output:
-        return _ended(command, stdin, more, within_s, cancelled, output, output)
-
-
 class Printed(NamedTuple):
     """What a command has printed, or why it failed, as a sentence with the last line of its standard error."""
 
@@ -43,23 +31,28 @@ class Printed(NamedTuple):
 
 def printed(command: str | Sequence[str], within_s: float, cancelled: threading.Event) -> Printed:
     """Run ``command`` as :func:`run` does, with nothing on its standard input, and take what it prints. Blocks."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        fault = _ended(command, b"", {}, within_s, cancelled, output, errors)
+    with tempfile.TemporaryFile() as output:
+        fault = run(command, b"", {}, within_s, cancelled, output)
         output.seek(0)
         return Printed(output.read(_MOST_BYTES), fault)
 
 
-def _ended(
+def run(
     command: str | Sequence[str],
     stdin: bytes,
     more: Mapping[str, str],
     within_s: float,
     cancelled: threading.Event,
-    output: IO[bytes],
-    errors: IO[bytes],
+    output: IO[bytes] | None = None,
 ) -> str | None:
+    """Run ``command``, by the shell if it is text, with ``stdin`` on its standard input; return why it failed, as a sentence.
+
+    ``more`` is added to its environment. What it prints goes to ``output``, if there is one; the last line of its errors (without
+    an ``output`` of all that it prints) into that sentence. When ``within_s`` is over, or ``cancelled`` set, it and its children
+    are sent SIGTERM, and a second later SIGKILL. Blocks.
+    """
     # Files, as somebody would have to read a pipe, and it would stay open with what the command leaves in the background.
-    with tempfile.TemporaryFile() as given:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
         given.write(stdin)
         given.seek(0)
         try:
@@ -67,7 +60,7 @@ def _ended(
                 command,
                 shell=isinstance(command, str),
                 stdin=given,
-                stdout=output,
+                stdout=errors if output is None else output,
                 stderr=errors,
                 env={**os.environ, **more},
                 start_new_session=True,

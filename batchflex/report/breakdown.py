@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 
-from ..core import STATUSES
+from ..core import STATUSES, text_of
 from ..scoring import spending
 
 _BINS = 48
@@ -19,7 +20,7 @@ _LONGEST_LABEL = 48
 _LOOKED_AT = 2_000
 _CAUSE_CHARS = 300
 _SKEWED = 25.0
-_TOKENS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens", "reasoning_tokens")
+_SUMS = ("prompt_tokens", "completion_tokens", "cache_read_input_tokens", "reasoning_tokens", "cost")
 # The parts in which messages with the same cause differ.
 _PARTICULARS = (
     r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\b[0-9a-fA-F]{12,}\b|\b(?:req|chatcmpl|call|id)[-_][\w-]+|\d+(?:[.,]\d+)*"
@@ -39,7 +40,6 @@ class Figures(NamedTuple):
     cost: float | None
     latency_s: dict[str, float | None]
     ttft_s: dict[str, float | None]
-    reasks: int | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -94,54 +94,37 @@ class Flow(NamedTuple):
     width_s: float
 
 
-def _aggregates(columns: Sequence[str]) -> list[pl.Expr]:
-    found = [pl.len().alias("rows"), pl.col("row").n_unique().alias("items")]
-    found += [(pl.col("status") == status).sum().alias(f"status_{status}") for status in STATUSES]
-    for name in (*_TOKENS, "cost", "reasks"):
-        found.append(spending.total(name, columns) if name in columns else pl.lit(None).alias(name))
-    for name in ("latency_s", "ttft_s"):
-        found += [pl.col(name).quantile(q).alias(f"{name}_{label}") for label, q in (("p50", 0.5), ("p95", 0.95))]
-    return found
-
-
-def _figures(row: Mapping[str, Any]) -> Figures:
-    return Figures(
-        rows=row["rows"],
-        items=row["items"],
-        status={status: row[f"status_{status}"] for status in STATUSES},
-        **{name: row[name] for name in (*_TOKENS, "cost", "reasks")},
-        latency_s={label: row[f"latency_s_{label}"] for label in ("p50", "p95")},
-        ttft_s={label: row[f"ttft_s_{label}"] for label in ("p50", "p95")},
-    )
+def _figures(columns: Sequence[str]) -> list[pl.Expr]:
+    """The fields of :class:`Figures` of some rows."""
+    sums = (spending.total(name, columns) if name in columns else pl.lit(None).alias(name) for name in _SUMS)
+    return [
+        pl.len().alias("rows"),
+        pl.col("row").n_unique().alias("items"),
+        pl.struct((pl.col("status") == status).sum().alias(status) for status in STATUSES).alias("status"),
+        *sums,
+        *(
+            pl.struct(p50=pl.col(name).quantile(0.5), p95=pl.col(name).quantile(0.95)).alias(name)
+            for name in ("latency_s", "ttft_s")
+        ),
+    ]
 
 
 def whole(table: pl.LazyFrame, columns: Sequence[str]) -> Figures:
-    """All rows together."""
-    return _figures(table.select(_aggregates(columns)).collect().row(0, named=True))
+    return Figures(**table.select(_figures(columns)).collect().row(0, named=True))
 
 
 def text(value: Any) -> str:
     """A swept value as text: the same for 0 and 0.0, and for a value and its JSON in a column of strings."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    return text_of(value) or ""
 
 
 def by_point(table: pl.LazyFrame, columns: Sequence[str], swept: Sequence[str]) -> dict[tuple[str, ...], Figures]:
     """The figures of each sweep point, by the texts of its values in the order of ``swept``."""
     if not swept:
         return {(): whole(table, columns)}
-    keys = [f"swept {at}" for at in range(len(swept))]  # which no column is called
-    grouped = (
-        table.group_by([pl.col(name).alias(key) for name, key in zip(swept, keys, strict=True)])
-        .agg(_aggregates(columns))
-        .collect()
-    )
-    return {tuple(text(row[key]) for key in keys): _figures(row) for row in grouped.iter_rows(named=True)}
+    point = pl.struct(pl.col(name).alias(str(at)) for at, name in enumerate(swept))
+    grouped = table.group_by(point.alias("point")).agg(_figures(columns)).collect()
+    return {tuple(map(text, row.pop("point").values())): Figures(**row) for row in grouped.iter_rows(named=True)}
 
 
 def histogram(table: pl.LazyFrame, name: str) -> Histogram | None:
@@ -155,14 +138,9 @@ def histogram(table: pl.LazyFrame, name: str) -> Histogram | None:
     bins = min(_BINS, max(1, int(len(values) ** 0.5) * 2))
     if top <= low:
         low, top, bins = low * 0.9, (low * 1.1 or 1.0), 5
-    if is_log:
-        factor = (top / low) ** (1 / bins)
-        edges = [low * factor**i for i in range(bins + 1)]
-    else:
-        edges = [low + (top - low) * i / bins for i in range(bins + 1)]
-    at = pl.Series(edges[1:-1], dtype=pl.Float64).search_sorted(values, side="right")
-    counted = dict(pl.DataFrame({"at": at}).group_by("at").len().iter_rows())
-    return Histogram(edges, [counted.get(i, 0) for i in range(bins)], p50, p95, high, is_log)
+    edges = np.geomspace(low, top, bins + 1) if is_log else np.linspace(low, top, bins + 1)
+    counts, _ = np.histogram(values.to_numpy().clip(low, top), edges)
+    return Histogram(edges.tolist(), counts.tolist(), p50, p95, high, is_log)
 
 
 def causes(table: pl.LazyFrame) -> tuple[list[Cause], int]:
@@ -196,8 +174,8 @@ def answers(table: pl.LazyFrame) -> list[Distribution]:
         values = [pl.col("parsed").str.json_path_match(f"$['{name}']").alias(str(at)) for at, name in enumerate(fields)]
         found = [_distribution(table.select(value), name) for value, name in zip(values, fields, strict=True)]
         return [distribution for distribution in found if distribution is not None]
-    said = head["content"].drop_nulls().str.strip_chars()
-    if head["parsed"].null_count() < head.height or not len(said) or not _are_few(said):
+    texts = head["content"].drop_nulls().str.strip_chars()
+    if head["parsed"].null_count() < head.height or not len(texts) or not _are_few(texts):
         return []
     only = _distribution(table.select(pl.col("content").str.strip_chars()), "answer")
     return [only] if only is not None else []
@@ -222,14 +200,10 @@ def _are_few(values: pl.Series) -> bool:
 
 def _distribution(values: pl.LazyFrame, what: str) -> Distribution | None:
     counted = (
-        values.collect()
-        .to_series()
-        .rename("value")
-        .value_counts(sort=True)
-        .sort("count", "value", descending=[True, False])
+        values.collect().to_series().rename("value").value_counts().sort("count", "value", descending=[True, False])
     )
     nothing = int(counted.filter(pl.col("value").is_null())["count"].sum())
-    counted = counted.filter(pl.col("value").is_not_null())
+    counted = counted.drop_nulls("value")
     if not counted.height:
         return None
     shown = counted.head(_LABELS)
@@ -244,11 +218,9 @@ def flow(table: pl.LazyFrame, run_id: str | None, parts: int) -> Flow | None:
     if times.height < 2:
         return None
     begin: Any = times["started_at"].min()
-    ended = (times["finished_at"] - begin).dt.total_microseconds() / 1e6
-    last = float(ended.max() or 0.0)
+    ended = (times["finished_at"] - begin).dt.total_microseconds().drop_nulls().to_numpy() / 1e6
+    last = float(ended.max(initial=0.0))
     if last <= 0:
         return None
-    width = last / parts
-    at = (ended / width).floor().clip(0, parts - 1).cast(pl.Int32)
-    counted = dict(pl.DataFrame({"at": at}).group_by("at").len().iter_rows())
-    return Flow([i * width for i in range(parts)], [counted.get(i, 0) for i in range(parts)], width)
+    rows, edges = np.histogram(ended, parts, (0.0, last))
+    return Flow(edges[:-1].tolist(), rows.tolist(), last / parts)

@@ -21,7 +21,6 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
 def config() -> Spec:
-    """The Vega-Lite configuration of all charts."""
     axis = {"labelColor": MUTED, "titleColor": MUTED, "domainColor": RULE, "tickColor": RULE, "gridColor": RULE,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
             "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": _LONGEST_NAME}  # fmt: skip
@@ -39,7 +38,6 @@ def config() -> Spec:
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Rows as data inside the chart."""
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
@@ -52,6 +50,29 @@ def drawn(chart: Chart, height: float) -> Spec:
     return spec
 
 
+def counts(title: str | None = None) -> alt.Axis:
+    """An axis of numbers, with a grid."""
+    return alt.Axis(title=title, format="~s", tickCount=4, grid=True)
+
+
+def by_flag(flag: str) -> Any:
+    """The colour of a mark: the accent where ``flag`` is set in its row."""
+    return alt.condition(f"datum.{flag}", alt.value(ACCENT), alt.value(SOFT))
+
+
+def matrix(base: alt.Chart, shade: str, domain: Sequence[float], colour: Any, steps: int, step: float) -> Spec:
+    """Cells the more opaque the higher their ``shade`` is in its ``domain``, with the words ``said`` in each. There are ``steps``
+    lines of the height ``step``."""
+    dark = f"datum.{shade} > {domain[0] + 0.6 * (domain[1] - domain[0])}"
+    cells = base.mark_rect(cornerRadius=3, stroke="var(--page)", strokeWidth=2).encode(
+        opacity=alt.Opacity(f"{shade}:Q", scale=alt.Scale(domain=list(domain), range=[0.06, 1]), legend=None),
+        color=colour,
+    )
+    words = base.mark_text(fontSize=13, fontWeight=600).encode(
+        text="said:N", color=alt.condition(dark, alt.value("var(--on-accent)"), alt.value(INK))
+    )
+    return drawn(cells + words, step * steps + 10)
+
+
 def name_axis(title: str | None = None) -> alt.Axis:
-    """An axis of names."""
     return alt.Axis(title=title, labelColor=INK, labelFontSize=13, labelLimit=_LONGEST_NAME)

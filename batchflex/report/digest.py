@@ -15,12 +15,12 @@ from ..core import BatchflexError, FolderError
 from ..endpoint import default_model, resolve
 from ..plan import Plan, points
 from ..results import view
-from ..storage import Folder, ResultsFiles, Substitutes, sweep_columns
+from ..storage import Folder, HistoryLine, ResultsFiles, Substitutes, sweep_columns
 from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
-from .score_section import Scores
-from .timeline import PastRun, Timeline
+from .score_section import Scores, ScoreSpec
+from .timeline import Timeline
 
 _RUNS = 12
 _FLOW_PARTS = 40
@@ -47,7 +47,6 @@ class Digest(NamedTuple):
     is_held: bool
     models: list[str]
     endpoint: str
-    samples: int
     variables: dict[str, list[str]]
     whole: Figures
     points: list[PointDigest]
@@ -59,16 +58,20 @@ class Digest(NamedTuple):
     causes_beyond: int
     timeline: Timeline | None
     flow: Flow | None
-    runs: list[PastRun]
+    runs: list[HistoryLine]
     rows: list[Row]
     totals: dict[str, int]
     notes: list[str]
     job_toml: str
     made_of: str | None
 
+    @property
+    def specs(self) -> list[ScoreSpec]:
+        return self.scores.scores if self.scores else []
 
-def digest(folder: Folder, rows: int) -> Digest:
-    """Read a folder; ``rows`` is the size of the random sample.
+
+def digest(folder: Folder, rows: int = 200) -> Digest:
+    """Read a folder; ``rows`` is the size of the random sample. Writes nothing.
 
     For a run that is still running or was killed it has the answers so far.
 
@@ -81,38 +84,33 @@ def digest(folder: Folder, rows: int) -> Digest:
     job = build(resolved)
     state, is_held = folder.read_state(), folder.is_held()
     notes: list[str] = []
-    with _results(folder) as paths:
+    there = view.results_of(folder)
+    with view.keeping(there, there.schema.names) as kept:
+        paths = kept.paths
         results = pl.scan_parquet([*paths], glob=False)
         columns = results.collect_schema().names()
         variables = _variables(job)
         swept = [name for name in sweep_columns(variables) if name in columns]
         scores, per_row, names = _scores(folder, paths, notes)
-        shares = (
-            [name for name in names if name in {f"score_{s.name}" for s in scores.scores if s.is_share}]
-            if scores
-            else []
-        )
+        shares = [s.column for s in (scores.scores if scores else []) if s.is_share and s.column in names]
         marked = sample_rows.choose(results, per_row, swept, shares, rows)
         found = sample_rows.fetch(results, columns, per_row, swept, names, marked)
         prompts = _prompts(job, found)
-        missing = sum(key not in prompts for key, _ in found)
-        if missing:
+        if missing := sum(key not in prompts for key, _ in found):
             notes.append(_no_prompts(missing, len(found)))
         if words := _substitutes(results, columns).words():
             notes.append(f"{words}.")
         causes, beyond = breakdown.causes(results)
-        whole = breakdown.whole(results, columns)
         over_time = timeline.timeline(_lines(folder.telemetry))
         return Digest(
             name=job.job.name,
             out=str(folder.path),
             state=state,
             is_held=is_held,
-            models=_models(results),
+            models=_distinct(results, "model"),
             endpoint=", ".join(_distinct(results, "endpoint")),
-            samples=job.sweep.samples,
             variables=variables,
-            whole=whole,
+            whole=breakdown.whole(results, columns),
             points=_points(job, list(variables), breakdown.by_point(results, columns, swept), scores),
             scores=scores,
             latency=breakdown.histogram(results, "latency_s"),
@@ -141,14 +139,6 @@ def made_of(folder: Folder) -> str | None:
     return hashlib.blake2b(stamp, digest_size=16).hexdigest()
 
 
-@contextlib.contextmanager
-def _results(folder: Folder) -> Iterator[Sequence[Path]]:
-    """The table of results as files: those of the folder, or a temporary one of the answers so far."""
-    found = view.results_of(folder)
-    with view.keeping(found, found.schema.names) as kept:
-        yield kept.paths
-
-
 def _variables(job: Job) -> dict[str, list[str]]:
     """Each swept variable with its distinct values, as text, in the order of the sweep."""
     found: dict[str, dict[str, None]] = {}
@@ -175,32 +165,30 @@ def _scores(
     folder: Folder, paths: Sequence[Path], notes: list[str]
 ) -> tuple[Scores | None, pl.LazyFrame | None, list[str]]:
     """The summary, the scores of single rows, and their columns."""
-    summary = score_section.read(folder.path / "scores.json")
+    summary = score_section.read(folder.scores_json)
     if summary is None:
-        if (folder.path / "scores.json").exists():
+        if folder.scores_json.exists():
             notes.append("scores.json cannot be read; score the folder again.")
         return None, None, []
     there = ResultsFiles(folder)
     stamp = there.made_of if there.paths == paths else ""
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
-    file = folder.path / "scores.parquet"
     try:
-        per_row = pl.scan_parquet(file, glob=False)
+        per_row = pl.scan_parquet(folder.scores, glob=False)
         names = per_row.collect_schema().names()
     except (OSError, pl.exceptions.PolarsError):
         return summary, None, []
-    return summary, per_row, [name for name in (f"score_{s.name}" for s in summary.scores) if name in names]
+    return summary, per_row, [s.column for s in summary.scores if s.column in names]
 
 
 def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[sample_rows.Message]]:
     if not rows or job.input.path is None:
         return {}
-    try:
+    with contextlib.suppress(BatchflexError):
         model = default_model([resolve(entry, with_key=False) for entry in job.asked])
         return sample_rows.prompts(Plan(job, model), rows)
-    except BatchflexError:
-        return {}
+    return {}
 
 
 def _no_prompts(missing: int, of: int) -> str:
@@ -213,10 +201,6 @@ def _no_prompts(missing: int, of: int) -> str:
 
 def _distinct(results: pl.LazyFrame, name: str, most: int = 6) -> list[str]:
     return [str(v) for v in results.select(pl.col(name).drop_nulls().unique()).collect().to_series().sort().head(most)]
-
-
-def _models(results: pl.LazyFrame) -> list[str]:
-    return _distinct(results, "model")
 
 
 def _substitutes(results: pl.LazyFrame, columns: Sequence[str]) -> Substitutes:

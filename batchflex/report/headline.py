@@ -9,7 +9,7 @@ from ..core import BAD, STATUSES, aligned, count, duration, money, one_line, sec
 from .digest import Digest, PointDigest
 from .score_section import Interval, ScoreSpec
 
-METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}
+_METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}
 _TABLE_POINTS = 30
 
 
@@ -27,9 +27,8 @@ def ending(digest: Digest) -> Ending:
         return Ending("running", "The run goes on; this is what was answered when the page was made.", "busy")
     word = state.get("status", "unknown")
     if word == "running":
-        return Ending(
-            "killed", "The run was killed. Nothing received is lost; run the same command again to go on.", "bad"
-        )
+        killed = "The run was killed. Nothing received is lost; run the same command again to go on."
+        return Ending("killed", killed, "bad")
     if word in ("stopped", "interrupted"):
         why = f"by {state.get('stopped_by')}: {one_line(str(state.get('message') or ''))}".rstrip(": ")
         return Ending(word, f"Stopped {why}. What was answered is kept; run the same command again to go on.", "warned")
@@ -52,9 +51,9 @@ def statuses(digest: Digest) -> str:
 def took(digest: Digest) -> float | None:
     """Duration of all runs together in seconds."""
     spans = {
-        run.run_id: seconds_between(run.started_at, ended)
+        run.run_id: (ended - run.started_at).total_seconds()
         for run in digest.runs
-        if run.started_at and (ended := run.finished_at or run.updated_at)
+        if (ended := run.finished_at or run.updated_at)
     }
     state = digest.state
     if state.get("started_at") and state.get("run_id") not in spans:
@@ -71,9 +70,7 @@ def value(spec: ScoreSpec, number: float | None) -> str:
 
 def figure(number: float) -> str:
     """Three significant digits, with thousands separators."""
-    if abs(number) >= 100:
-        return f"{number:,.0f}"
-    return f"{number:.3g}"
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def share(number: float) -> str:
@@ -90,14 +87,12 @@ def between(spec: ScoreSpec, score: Interval) -> str:
 
 
 def method(score: Interval) -> str:
-    return METHODS.get(score.method or "", score.method or "")
+    return _METHODS.get(score.method or "", score.method or "")
 
 
 def primary(digest: Digest) -> ScoreSpec | None:
     """The score that the headline is about: the first that is a share, else the first."""
-    if digest.scores is None:
-        return None
-    scored = [spec for spec in digest.scores.scores if any(spec.name in point.scores for point in digest.points)]
+    scored = [spec for spec in digest.specs if any(spec.name in point.scores for point in digest.points)]
     return next((spec for spec in scored if spec.is_share), scored[0] if scored else None)
 
 
@@ -106,9 +101,9 @@ def name_of(digest: Digest, point: PointDigest) -> str:
     names = varying(digest)
     if not names:
         return "all rows"
-    values = dict(zip(digest.variables, point.values, strict=True))
     if len(names) == 1:
-        return values[names[0]] or "(none)"
+        return short_name_of(digest, point)
+    values = dict(zip(digest.variables, point.values, strict=True))
     return ", ".join(f"{name} = {values[name] or '(none)'}" for name in names)
 
 
@@ -125,10 +120,9 @@ def varying(digest: Digest) -> list[str]:
 
 def best(digest: Digest, spec: ScoreSpec) -> list[PointDigest]:
     """The points that have a mean, highest first."""
-    scored = [
-        point for point in digest.points if spec.name in point.scores and point.scores[spec.name].mean is not None
-    ]
-    return sorted(scored, key=lambda point: -(point.scores[spec.name].mean or 0.0))
+    means = [(score.mean, point) for point in digest.points if (score := point.scores.get(spec.name)) is not None]
+    scored = [(mean, point) for mean, point in means if mean is not None]
+    return [point for _, point in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def headline(digest: Digest) -> tuple[str, str]:
@@ -140,10 +134,10 @@ def headline(digest: Digest) -> tuple[str, str]:
     score = first.scores[spec.name]
     said = f"{spec.name} {value(spec, score.mean)}"
     interval = between(spec, score)
+    basis = count(score.n, "row")
+    if score.items not in (0, score.n):
+        basis += f" of {count(score.items, 'item')}"
     level = f"{100 * digest.scores.level:g} %"
-    basis = f"{count(score.n, 'row')}" + (
-        f" of {count(score.items, 'item')}" if score.items not in (0, score.n) else ""
-    )
     more = f"{level} interval {interval} ({method(score)}), {basis}." if interval else f"{basis}; no interval."
     if len(ranked) == 1:
         return said, more
@@ -175,13 +169,8 @@ def _unscored(digest: Digest) -> tuple[str, str]:
         return "No answers yet", "Nothing has been answered, so there is nothing to show but the state of the run."
     ok = whole.status["ok"]
     planned = digest.state.get("planned") or whole.rows
-    said = (
-        f"{ok:,} of {planned:,} rows ok"
-        if ok < planned
-        else f"All {planned:,} rows ok"
-        if planned > 1
-        else "The row is ok"
-    )
+    said = f"All {planned:,} rows ok" if planned > 1 else "The row is ok"
+    said = f"{ok:,} of {planned:,} rows ok" if ok < planned else said
     return said, "" if digest.scores is not None else "Not scored: add [[score]] to the job to have answers checked."
 
 
@@ -212,30 +201,26 @@ def summary(digest: Digest) -> str:
     lines.append(f"  {spent(digest)}")
     if digest.latency:
         lines.append(f"  latency: {duration(digest.latency.p50)} median, {duration(digest.latency.p95)} at 95 %")
-    lines += [
-        f"  {cause.rows:,} × {cause.status}: {one_line(cause.what)}"
-        + (f": {one_line(cause.message)}" if cause.message else "")
-        for cause in digest.causes[:5]
-    ]
+    for cause in digest.causes[:5]:
+        words = f": {one_line(cause.message)}" if cause.message else ""
+        lines.append(f"  {cause.rows:,} × {cause.status}: {one_line(cause.what)}{words}")
     lines += [f"  note: {note}" for note in digest.notes]
     return "\n".join(lines)
 
 
 def _table(digest: Digest) -> list[str]:
     """Each point's scores with their intervals."""
-    specs = digest.scores.scores if digest.scores else []
-    head = ["", *(spec.name for spec in specs), "rows"]
-    cells = [
-        [one_line(name_of(digest, point))[:60], *(_cell(spec, point.scores.get(spec.name)) for spec in specs),
-         f"{point.figures.rows:,}"]
-        for point in digest.points[:_TABLE_POINTS]
-    ]  # fmt: skip
-    lines = [f"    {line}" for line in aligned([head, *cells])]
+    table = [["", *(spec.name for spec in digest.specs), "rows"]]
+    for point in digest.points[:_TABLE_POINTS]:
+        scores = [cell(spec, point.scores.get(spec.name)) for spec in digest.specs]
+        table.append([one_line(name_of(digest, point))[:60], *scores, f"{point.figures.rows:,}"])
+    lines = [f"    {line}" for line in aligned(table)]
     beyond = len(digest.points) - _TABLE_POINTS
     return lines if beyond <= 0 else [*lines, f"    … and {beyond:,} more sweep points"]
 
 
-def _cell(spec: ScoreSpec, score: Interval | None) -> str:
+def cell(spec: ScoreSpec, score: Interval | None) -> str:
+    """``91.7 % (64.6 to 98.5 %)``; a dash where there is no mean."""
     if score is None or score.mean is None:
         return "–"
     interval = between(spec, score)

@@ -8,7 +8,7 @@ import hashlib
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import msgspec
@@ -25,12 +25,6 @@ _FILES = Path(__file__).parent / "assets"
 _ROWS_BYTES = 2_000_000
 _CELLS = (2_000, 600, 160)  # characters, tried one after the other until the rows fit
 _JOB_CHARS = 30_000
-
-
-class Tile(NamedTuple):
-    name: str
-    value: str
-    more: str
 
 
 def render(digest: Digest, now: datetime.datetime) -> str:
@@ -70,7 +64,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         sections=shown_sections,
         has_rows=bool(digest.rows),
         rows_lead=_rows_lead(digest),
-        about=_about(digest),
+        level=None if digest.scores is None else f"{100 * digest.scores.level:g} %",
         runs=_runs(digest),
         job_toml=shown(digest.job_toml, _JOB_CHARS),
         out=os.path.normpath(digest.out),
@@ -110,32 +104,32 @@ def json_for_script(data: Any) -> str:
 # --------------------------------------------------------------------------------------------------------- the head
 
 
-def _tiles(digest: Digest) -> list[Tile]:
+def _tiles(digest: Digest) -> list[tuple[str, str, str]]:
+    """The figures below the headline: of each its name, its value, and a remark."""
     whole, seconds = digest.whole, headline.took(digest)
     if not whole.rows:
         return []
     planned = digest.state.get("planned")
-    several = f"{whole.items:,} items" if whole.items != whole.rows else ""
-    beside = [several, f"{len(digest.points):,} sweep points" if len(digest.points) > 1 else ""]
-    tiles = [Tile("Rows", f"{whole.rows:,}" + (f" of {planned:,}" if planned and planned != whole.rows else ""),
-                  ", ".join(filter(None, beside)) or headline.statuses(digest))]  # fmt: skip
+    several = [f"{whole.items:,} items"] if whole.items != whole.rows else []
+    several += [f"{len(digest.points):,} sweep points"] if len(digest.points) > 1 else []
+    of = f" of {planned:,}" if planned and planned != whole.rows else ""
+    tiles = [("Rows", f"{whole.rows:,}{of}", ", ".join(several) or headline.statuses(digest))]
     if whole.tokens is not None:
-        cached = (
-            f"{headline.share(whole.cached_share)} of the prompts from cache" if whole.cached_share is not None else ""
-        )
-        tiles.append(Tile("Tokens", f"{whole.tokens:,}", cached or f"{whole.tokens / whole.rows:,.0f} a row"))
+        cached = whole.cached_share
+        remark = f"{whole.tokens / whole.rows:,.0f} a row"
+        remark = remark if cached is None else f"{headline.share(cached)} of the prompts from cache"
+        tiles.append(("Tokens", f"{whole.tokens:,}", remark))
     if whole.cost is not None:
-        tiles.append(Tile("Cost", money(whole.cost), f"{money(1000 * whole.cost / whole.rows)} for 1,000 rows"))
+        tiles.append(("Cost", money(whole.cost), f"{money(1000 * whole.cost / whole.rows)} for 1,000 rows"))
     if digest.latency:
-        tiles.append(
-            Tile("Latency, median", duration(digest.latency.p50), f"95 % within {duration(digest.latency.p95)}")
-        )
+        p50, p95 = duration(digest.latency.p50), duration(digest.latency.p95)
+        tiles.append(("Latency, median", p50, f"95 % within {p95}"))
     if seconds:
         runs = f" in {len(digest.runs)} runs" if len(digest.runs) > 1 else ""
-        tiles.append(Tile("Time", duration(seconds), f"{whole.rows / seconds:,.1f} rows a second{runs}"))
-    models = digest.models[:1] or ["–"]
+        tiles.append(("Time", duration(seconds), f"{whole.rows / seconds:,.1f} rows a second{runs}"))
+    model = shown(digest.models[0], 60) if digest.models else "–"
     more = f" and {len(digest.models) - 1} more" if len(digest.models) > 1 else ""
-    tiles.append(Tile("Model", shown(models[0], 60) + more, f"at {shown(digest.endpoint, 60)}"))
+    tiles.append(("Model", f"{model}{more}", f"at {shown(digest.endpoint, 60)}"))
     return tiles
 
 
@@ -152,7 +146,7 @@ def _rows_lead(digest: Digest) -> str:
 def _rows(digest: Digest) -> dict[str, Any]:
     """The rows in the form that the page's script reads: cells shortened to fit the page, equal messages once."""
     spec = headline.primary(digest)
-    names = {s.name: f"score_{s.name}" for s in (digest.scores.scores if digest.scores else [])}
+    names = {s.name: s.column for s in digest.specs}
     about: dict[str, Any] = {
         "variables": [[name, values] for name, values in digest.variables.items()],
         "kinds": [
@@ -161,7 +155,7 @@ def _rows(digest: Digest) -> dict[str, Any]:
             if (n := sum(kind in row.kinds for row in digest.rows)) and kind in digest.totals
         ],
         "scores": list(names),
-        "shares": [s.name for s in (digest.scores.scores if digest.scores else []) if s.is_share],
+        "shares": [s.name for s in digest.specs if s.is_share],
         "expected": spec.expected if spec else None,
     }
     rows = digest.rows
@@ -175,9 +169,10 @@ def _rows(digest: Digest) -> dict[str, Any]:
 
 def _packed(rows: Sequence[Row], names: dict[str, str], most: int) -> dict[str, Any]:
     texts: dict[str, int] = {}
-    prefixes: dict[tuple[str, ...], int] = {}
-    for point in {row.point for row in rows}:
-        prefixes[point] = _common([row.prompt for row in rows if row.point == point and row.prompt])
+    prefixes = {
+        point: _common([row.prompt for row in rows if row.point == point and row.prompt])
+        for point in {row.point for row in rows}
+    }
     packed = []
     for row in rows:
         prompt = None
@@ -186,17 +181,13 @@ def _packed(rows: Sequence[Row], names: dict[str, str], most: int) -> dict[str, 
         packed.append({
             "k": row.kinds,
             "p": row.point,
-            "v": {name: shortened(v, most) if isinstance(v, str) else _finite(v) for name, v in row.values.items()},
+            "v": {name: shortened(v, most) if isinstance(v, str) else v for name, v in row.values.items()},
             "c": {name: None if v is None else shortened(v, most) for name, v in row.carried.items()},
-            "s": {name: _finite(row.scores[column]) for name, column in names.items() if column in row.scores},
+            "s": {name: row.scores[column] for name, column in names.items() if column in row.scores},
             "m": prompt,
             "h": prefixes[row.point],
         })  # fmt: skip
     return {"rows": packed, "texts": list(texts)}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def _common(prompts: Sequence[Sequence[Any]]) -> int:
@@ -210,28 +201,13 @@ def _common(prompts: Sequence[Sequence[Any]]) -> int:
 # --------------------------------------------------------------------------------------------------------- the foot
 
 
-def _about(digest: Digest) -> list[str]:
-    lines = []
-    if digest.scores is not None:
-        lines.append(
-            f"Intervals are at {100 * digest.scores.level:g} %: Wilson's for shares, else by bootstrap, drawn by item, so that "
-            "samples of one item do not count as independent. Each stands for one sweep point by itself; a comparison of two "
-            "points item by item is sharper."
-        )
-    lines.append(
-        "Tokens, cost and latency are those of the rows' last answers; what retries and probes took besides is in the list of "
-        "runs."
-    )
-    return lines
-
-
 def _runs(digest: Digest) -> Table | None:
     if not digest.runs:
         return None
     rows = [
-        [(run.started_at or "")[:19].replace("T", " "), run.status + (f" ({run.stopped_by})" if run.stopped_by else ""),
+        [f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.status + (f" ({run.stopped_by})" if run.stopped_by else ""),
          f"{run.requests_sent:,}", f"{run.retries:,}", f"{run.rate_limited:,}", f"{run.prompt_tokens + run.completion_tokens:,}",
-         "–" if run.cost is None else money(run.cost)]
+         money(run.cost)]
         for run in digest.runs
     ]  # fmt: skip
     head = ["began (UTC)", "ended", "requests", "retries", "rate-limited", "tokens", "cost"]

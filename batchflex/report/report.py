@@ -12,7 +12,6 @@ from ..storage import Folder, replaced, storing
 from . import digest as digests, headline
 from .digest import Digest
 
-ROWS = 200
 _NEEDED = ("altair", "vl_convert")
 _HEAD_CHARS = 2_000  # of the page, where it says what it was made of
 
@@ -24,12 +23,7 @@ class Written(NamedTuple):
     size: int
 
 
-def read(folder: Folder, rows: int = ROWS) -> Digest:
-    """Read what the report of a folder shows; ``rows`` is the size of the random sample. Writes nothing.
-
-    :raises FolderError: if there is no run in the folder, or it has no answers yet.
-    """
-    return digests.digest(folder, rows)
+read = digests.digest
 
 
 def is_current(folder: Folder) -> bool:
@@ -67,8 +61,6 @@ def write(folder: Folder, digest: Digest | None = None, path: Path | None = None
 
 def as_json(digest: Digest, written: Written | None) -> dict[str, Any]:
     """The content of :func:`~batchflex.report.headline.summary` for programs."""
-    import msgspec
-
     ending = headline.ending(digest)
     whole = digest.whole
     said, more = headline.headline(digest)
@@ -96,5 +88,5 @@ def as_json(digest: Digest, written: Written | None) -> dict[str, Any]:
             for point in digest.points
         ],
         "failures": [cause._asdict() for cause in digest.causes],
-        "notes": msgspec.to_builtins(digest.notes),
+        "notes": digest.notes,
     }

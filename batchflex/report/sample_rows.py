@@ -72,35 +72,28 @@ def choose(
     if scores is not None and shares:
         slim = slim.join(scores.select("key", **scored), on="key", how="left", maintain_order="left")
     frame = slim.collect()
-    masks = {status: frame["status"] == status for status in ("failed", "invalid", "empty", "truncated", "filtered")}
+    masks = {"sample": pl.lit(True)}
+    masks |= {status: pl.col("status") == status for status in ("failed", "invalid", "empty", "truncated", "filtered")}
     if scores is not None and shares:
         verdict = next(iter(scored))
-        masks["wrong"] = (
-            frame.select(pl.any_horizontal(pl.col(name) < 1 for name in scored)).to_series().fill_null(False)
-        )
-        if frame.select((pl.col("sample") > 0).any()).item():
-            masks["flipped"] = _differ(frame, verdict, ["row", *points])
+        masks["wrong"] = pl.any_horizontal(pl.col(name) < 1 for name in scored)
+        if frame["sample"].max():
+            masks["flipped"] = _differ(verdict, ["row", *points])
         if swept:
-            masks["differs"] = _differ(frame, verdict, ["row"])
+            masks["differs"] = _differ(verdict, ["row"])
     marks: dict[int, list[str]] = {}
     totals = {}
-    sampled = frame.lazy().select(_AT, "key").bottom_k(rows, by="key").collect()[_AT]
-    for kind, places in [("sample", sampled), *((k, _first(frame, m)) for k, m in masks.items())]:
-        totals[kind] = frame.height if kind == "sample" else int(masks[kind].sum() or 0)
-        for at in places:
+    for kind, mask in masks.items():
+        of_kind = frame.lazy().filter(mask).select(_AT, "key").collect()
+        totals[kind] = of_kind.height
+        for at in of_kind.bottom_k(rows if kind == "sample" else _PER_KIND, by="key")[_AT]:
             marks.setdefault(at, []).append(kind)
     return Marked(dict(sorted(marks.items())), totals)
 
 
-def _differ(frame: pl.DataFrame, score: str, within: list[str]) -> pl.Series:
-    """The rows whose scores differ among those with the same values of the columns ``within``."""
-    several = pl.col(score).min().over(within) != pl.col(score).max().over(within)
-    return frame.select(several).to_series().fill_null(False)
-
-
-def _first(frame: pl.DataFrame, mask: pl.Series) -> pl.Series:
-    """A few of the rows of a mask, in random order."""
-    return frame.lazy().select(_AT, "key").filter(mask).bottom_k(_PER_KIND, by="key").collect()[_AT]
+def _differ(score: str, within: list[str]) -> pl.Expr:
+    """Whether scores differ among the rows with the same values of the columns ``within``."""
+    return pl.col(score).min().over(within) != pl.col(score).max().over(within)
 
 
 def fetch(
@@ -117,11 +110,11 @@ def fetch(
         return []
     others = [name for name in columns if name not in COLUMNS and name not in swept and name not in names]
     wanted = [name for name in _SHOWN if name in columns]
-    places = pl.Series(_AT, list(marked.kinds), dtype=pl.UInt32)
+    chosen = pl.Series(_AT, list(marked.kinds), dtype=pl.UInt32)
     picked = (
         table.select("key", *wanted, *swept, *others)
         .with_row_index(_AT)
-        .filter(pl.col(_AT).is_in(places.implode()))
+        .filter(pl.col(_AT).is_in(chosen.implode()))
         .collect(engine="streaming")
         .sort(_AT)
     )
@@ -171,20 +164,15 @@ def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[M
         for block in plan.blocks(Passed(bytes(passed), KeySet())):
             for request in block:
                 if request.key in wanted:
-                    found[request.key] = messages(request.body)
+                    spoken = conversation(msgspec.json.decode(request.body))
+                    found[request.key] = [
+                        Message(shown(role, 40), shown("\n".join(_texts(said)))) for role, said in spoken
+                    ]
             if block and block[-1].row >= last:
                 break
     except (InputError, JobError, EndpointError):  # the input has changed, or is gone
         pass
     return found
-
-
-def messages(body: bytes) -> list[Message]:
-    """The messages in the body of a request."""
-    return [
-        Message(shown(role, 40), shown("\n".join(_texts(content))))
-        for role, content in conversation(msgspec.json.decode(body))
-    ]
 
 
 def _texts(content: Any) -> Iterator[str]:

@@ -49,6 +49,11 @@ class ScoreSpec(msgspec.Struct, frozen=True):
     expected: str | None = None
     answer: str | None = None
 
+    @property
+    def column(self) -> str:
+        """Its column in ``scores.parquet``."""
+        return f"score_{self.name}"
+
 
 class ScoredPoint(msgspec.Struct, frozen=True):
     point: dict[str, Any] = {}

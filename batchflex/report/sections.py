@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..core import duration, money
 from . import charts, headline, speed
 from .digest import Digest, PointDigest
-from .score_section import Labels, ScoreSpec
+from .score_section import Interval, Labels, Score, ScoreSpec
 
 _CONFUSIONS = 6
 _TABLE_ROWS = 200
@@ -73,12 +73,8 @@ def chapters(digest: Digest) -> list[Section]:
 def _specs(digest: Digest) -> list[ScoreSpec]:
     """The scores that any point has, with that of the headline first."""
     first = headline.primary(digest)
-    if first is None or digest.scores is None:
-        return []
-    others = [
-        s for s in digest.scores.scores if s.name != first.name and any(s.name in p.scores for p in digest.points)
-    ]
-    return [first, *others]
+    scored = [spec for spec in digest.specs if any(spec.name in point.scores for point in digest.points)]
+    return sorted(scored, key=lambda spec: spec is not first)
 
 
 def _scores(digest: Digest) -> Section | None:
@@ -107,55 +103,38 @@ def _kind(spec: ScoreSpec) -> str:
 
 
 def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
-    """A table of all points."""
-    several = len(digest.points) > 1
-    head, rows = ["sweep point"] if several else [""], []
-    extras = _extras(digest, specs)
-    costs = any(p.figures.cost is not None for p in digest.points)
-    head += [s.name for s in specs] + [name for name, _ in extras] + ["rows", "tokens a row"]
-    head += (["cost"] if costs else []) + ["latency, median", "95 %"]
-    for point in digest.points[:_TABLE_ROWS]:
-        f = point.figures
-        cells = [headline.name_of(digest, point)]
-        for spec in specs:
-            score = point.scores.get(spec.name)
-            interval = headline.between(spec, score) if score else ""
-            cells.append((headline.value(spec, score.mean) if score else "–") + (f" ({interval})" if interval else ""))
-        cells += [point_extra(point) for _, point_extra in extras]
-        cells += [f"{f.rows:,}", "–" if f.tokens is None else f"{f.tokens / max(1, f.rows):,.0f}"]
-        cells += ["–" if f.cost is None else money(f.cost)] if costs else []
-        cells += [_seconds(f.latency_s["p50"]), _seconds(f.latency_s["p95"])]
-        rows.append(cells)
-    beyond = len(digest.points) - _TABLE_ROWS
-    title = "In figures" + (f": the first {_TABLE_ROWS} of {len(digest.points):,} sweep points" if beyond > 0 else "")
-    return Table(title, head, rows, tuple(range(1, len(head))), folded=len(rows) > 12)
-
-
-def _extras(digest: Digest, specs: list[ScoreSpec]) -> list[tuple[str, Any]]:
-    """Columns for pass@k, majority vote and agreement, where a score has them."""
-    found: list[tuple[str, Any]] = []
+    """A table of all points; of each score that has them pass@k, majority vote and agreement, too."""
+    points, several = digest.points[:_TABLE_ROWS], len(digest.points) > 1
+    columns = [("sweep point" if several else "", [headline.name_of(digest, point) for point in points])]
+    scores = {spec.name: [point.scores.get(spec.name, Score()) for point in points] for spec in specs}
+    columns += [(spec.name, [headline.cell(spec, score) for score in scores[spec.name]]) for spec in specs]
     for spec in specs:
-        name = "" if len(specs) == 1 else f"{spec.name}: "
-        scores = [p.scores[spec.name] for p in digest.points if spec.name in p.scores]
-        for k in dict.fromkeys(k for s in scores for k in s.pass_at or {} if k != "1"):
-            found.append((f"{name}pass@{k}", lambda p, s=spec, k=k: _of(p, s, lambda x: (x.pass_at or {}).get(k), s)))
-        if any(s.majority for s in scores):
-            found.append((f"{name}majority vote", lambda p, s=spec: _of(p, s, lambda x: x.majority, s)))
-        if any(s.kappa is not None for s in scores):
-            found.append((f"{name}Fleiss' κ", lambda p, s=spec: _of(p, s, lambda x: x.kappa, None)))
-    return found
+        found, name = scores[spec.name], "" if len(specs) == 1 else f"{spec.name}: "
+        for k in dict.fromkeys(k for score in found for k in score.pass_at or {} if k != "1"):
+            columns.append((f"{name}pass@{k}", [_mean(spec, (score.pass_at or {}).get(k)) for score in found]))
+        if any(score.majority for score in found):
+            columns.append((f"{name}majority vote", [_mean(spec, score.majority) for score in found]))
+        if any(score.kappa is not None for score in found):
+            kappas = ["–" if score.kappa is None else f"{score.kappa:.2f}" for score in found]
+            columns.append((f"{name}Fleiss' κ", kappas))
+    figures = [point.figures for point in points]
+    columns.append(("rows", [f"{f.rows:,}" for f in figures]))
+    columns.append(
+        ("tokens a row", ["–" if f.tokens is None else f"{f.tokens / max(1, f.rows):,.0f}" for f in figures])
+    )
+    if any(f.cost is not None for f in figures):
+        columns.append(("cost", [money(f.cost) for f in figures]))
+    columns.append(("latency, median", [duration(f.latency_s["p50"]) for f in figures]))
+    columns.append(("95 %", [duration(f.latency_s["p95"]) for f in figures]))
+    head, cells = zip(*columns, strict=True)
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    beyond = len(digest.points) > _TABLE_ROWS
+    title = "In figures" + (f": the first {_TABLE_ROWS} of {len(digest.points):,} sweep points" if beyond else "")
+    return Table(title, list(head), rows, tuple(range(1, len(head))), folded=len(rows) > 12)
 
 
-def _of(point: PointDigest, spec: ScoreSpec, take: Any, as_spec: ScoreSpec | None) -> str:
-    score = point.scores.get(spec.name)
-    value = take(score) if score else None
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if as_spec is None else headline.value(as_spec, value.mean)
-
-
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else duration(value)
+def _mean(spec: ScoreSpec, interval: Interval | None) -> str:
+    return headline.value(spec, None if interval is None else interval.mean)
 
 
 def _heat(digest: Digest) -> Section | None:
@@ -170,17 +149,13 @@ def _heat(digest: Digest) -> Section | None:
 
 
 def _trade(digest: Digest) -> Section | None:
-    figures = []
-    word = ""
     specs = _specs(digest)
-    for spec in [s for s in specs if s.is_share][:2] or specs[:1]:
-        found = charts.trade(digest, spec)
-        if found is not None:
-            figures.append(Figure(found[0], spec.name))
-            word = found[1]
-    if not figures:
+    chosen = [s for s in specs if s.is_share][:2] or specs[:1]
+    found = [(spec.name, *drawn) for spec in chosen if (drawn := charts.trade(digest, spec)) is not None]
+    if not found:
         return None
-    about = "cost" if word.startswith("US") else "tokens"
+    figures = [Figure(chart, name) for name, chart, _ in found]
+    about = "cost" if found[-1][2].startswith("US") else "tokens"
     lead = "Points on the dashed line are beaten by no other in both: higher, or for less."
     if about == "tokens":
         lead += " No prices are known, so tokens stand for cost."
@@ -191,33 +166,33 @@ def _labels(digest: Digest) -> Section | None:
     spec = next((s for s in _specs(digest) if any(_labels_of(p, s) for p in digest.points)), None)
     if spec is None:
         return None
-    ranked = [p for p in headline.best(digest, spec) if _labels_of(p, spec)]
-    kept = {p.values for p in ranked[:_CONFUSIONS]}
-    points = [p for p in digest.points if p.values in kept]
+    labelled = [(p, labels) for p in headline.best(digest, spec) if (labels := _labels_of(p, spec))]
+    if not labelled:
+        return None
+    kept = {point.values: labels for point, labels in labelled[:_CONFUSIONS]}
+    points = [point for point in digest.points if point.values in kept]
     figures = []
     for point in points:
-        if (labels := _labels_of(point, spec)) is None:
-            continue
-        name = headline.name_of(digest, point) if len(points) > 1 else ""
-        figures.append(Figure(charts.confusion(labels), name or "Expected against answered"))
-        if len(points) == 1:
-            figures.append(Figure(charts.label_counts(labels), "How often", "bar: answered, tick: expected"))
-    if (labels := _labels_of(ranked[0], spec)) is None:
-        return None
+        name = headline.name_of(digest, point) if len(points) > 1 else "Expected against answered"
+        figures.append(Figure(charts.confusion(kept[point.values]), name))
+    best, labels = labelled[0]
+    if len(points) == 1:
+        figures.append(Figure(charts.label_counts(labels), "How often", "bar: answered, tick: expected"))
     lead = f"{spec.name}: rows by expected and answered label; the shade is the share of the expected label, blue is right."
-    if len(ranked) > len(points):
+    if len(labelled) > len(points):
         lead += f" The {len(points)} points that score highest."
-    which = f" of {headline.name_of(digest, ranked[0])}" if len(points) > 1 else ""
-    table = Table(
-        f"Precision and recall{which}" + (f"; macro F1 {labels.macro_f1:.3f}" if labels.macro_f1 is not None else ""),
-        ["label", "precision", "recall", "F1", "expected"],
+    title = "Precision and recall" + (f" of {headline.name_of(digest, best)}" if len(points) > 1 else "")
+    title += f"; macro F1 {labels.macro_f1:.3f}" if labels.macro_f1 is not None else ""
+    measures = (labels.precision, labels.recall, labels.f1)
+    rows = [
         [
-            [str(name), *(_ratio(column, at) for column in (labels.precision, labels.recall, labels.f1)),
-             f"{labels.support[at]:,}" if at < len(labels.support) else "–"]
-            for at, name in enumerate(labels.names[:40])
-        ],
-        (1, 2, 3, 4),
-    )  # fmt: skip
+            str(name),
+            *(_ratio(measure, at) for measure in measures),
+            f"{labels.support[at]:,}" if at < len(labels.support) else "–",
+        ]
+        for at, name in enumerate(labels.names[:40])
+    ]
+    table = Table(title, ["label", "precision", "recall", "F1", "expected"], rows, (1, 2, 3, 4))
     return Section("labels", "Labels", lead, figures, (table,), three_from=3)
 
 
@@ -255,18 +230,15 @@ def _failures(digest: Digest) -> Section | None:
 
 
 def _speed(digest: Digest) -> Section | None:
-    found = [
+    kinds = [
         ("Latency", digest.latency, "from sending to the end of the answer"),
         ("Time to first token", digest.ttft, "streamed answers"),
     ]
-    figures = [Figure(speed.histogram(h), name, note) for name, h, note in found if h is not None]
-    if not figures:
+    found = [(name, histogram, note) for name, histogram, note in kinds if histogram is not None]
+    if not found:
         return None
-    beyond = [
-        f"{name.lower()} {duration(h.largest)}"
-        for name, h, _ in found
-        if h is not None and h.largest > 1.001 * h.edges[-1]
-    ]
+    figures = [Figure(speed.histogram(h), name, note) for name, h, note in found]
+    beyond = [f"{name.lower()} {duration(h.largest)}" for name, h, _ in found if h.largest > 1.001 * h.edges[-1]]
     lead = "Of the attempt that was answered."
     if beyond:
         lead += f" The slowest 0.5 % are in the last bar; longest {' and '.join(beyond)}."
@@ -297,10 +269,15 @@ def _tokens(digest: Digest) -> Section | None:
     if spec is None or whole.tokens is None:
         return None
     lines = [
-        ("prompt", whole.prompt_tokens), ("of these read from cache", whole.cache_read_input_tokens),
-        ("answer", whole.completion_tokens), ("of these reasoning", whole.reasoning_tokens), ("together", whole.tokens),
+        ("prompt", whole.prompt_tokens, None), ("of these read from cache", whole.cache_read_input_tokens, whole.prompt_tokens),
+        ("answer", whole.completion_tokens, None),
+        ("of these reasoning", whole.reasoning_tokens, whole.completion_tokens), ("together", whole.tokens, None),
     ]  # fmt: skip
-    rows = [[name, f"{n:,}", f"{n / whole.rows:,.1f}", _part(name, n, digest)] for name, n in lines if n is not None]
+    rows = [
+        [name, f"{n:,}", f"{n / whole.rows:,.1f}", headline.share(n / of) if of else ""]
+        for name, n, of in lines
+        if n is not None
+    ]
     if whole.cost is not None:
         rows.append(["cost", money(whole.cost), money(whole.cost / whole.rows), ""])
     lead = "As the endpoint counted them, of the rows' last answers."
@@ -310,11 +287,3 @@ def _tokens(digest: Digest) -> Section | None:
         lead += " No prices are known, so there is no cost."
     table = Table("", ["", "in all", "a row", "share"], rows, (1, 2, 3))
     return Section("tokens", "Tokens and cost", lead, [Figure(spec)], (table,))
-
-
-def _part(name: str, n: int, digest: Digest) -> str:
-    of = {
-        "of these read from cache": digest.whole.prompt_tokens,
-        "of these reasoning": digest.whole.completion_tokens,
-    }.get(name)
-    return headline.share(n / of) if of else ""

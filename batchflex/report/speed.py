@@ -9,7 +9,7 @@ import altair as alt
 from ..core import duration
 from . import headline
 from .breakdown import Flow, Histogram
-from .canvas import ACCENT, INK, MUTED, SERIES, WARM, Spec, data, drawn, name_axis
+from .canvas import ACCENT, INK, MUTED, SERIES, WARM, Spec, counts, data, drawn, name_axis
 from .charts import POINTS
 from .digest import Digest
 from .timeline import Timeline
@@ -21,35 +21,27 @@ def histogram(found: Histogram) -> Spec:
         {"begin": low, "end": high, "rows": n, "span": f"{duration(low)} to {duration(high)}"}
         for low, high, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
     ]
-    scale = alt.Scale(type="log", nice=False) if found.is_log else alt.Scale(nice=False, zero=False)
-    domain = [found.edges[0], found.edges[-1]]
-    scale.domain = domain
+    low, high = found.edges[0], found.edges[-1]
+    scale = alt.Scale(type="log" if found.is_log else "linear", domain=[low, high], nice=False, zero=False)
     unit = "seconds, on a log scale" if found.is_log else "seconds"
     x = alt.X("begin:Q", bin="binned", scale=scale, axis=alt.Axis(title=unit, grid=False, format=",.3~r", tickCount=6))
     bars = (
         alt.Chart(data(rows))
         .mark_bar(color=ACCENT, opacity=0.75, binSpacing=1)
-        .encode(x=x, x2="end:Q", y=alt.Y("rows:Q", scale=alt.Scale(domain=[0, 1.25 * max(found.counts)]),
-                    axis=alt.Axis(title="rows", format="~s", tickCount=4, grid=True)),
+        .encode(x=x, x2="end:Q",
+                y=alt.Y("rows:Q", scale=alt.Scale(domain=[0, 1.25 * max(found.counts)]), axis=counts("rows")),
                 tooltip=[alt.Tooltip("span:N", title="took"), alt.Tooltip("rows:Q", format=",")])
     )  # fmt: skip
-    marks = [
-        {"at": min(at, domain[1]), "said": f"{word} {duration(at)}", "line": line}
-        for word, at, line in (("median", found.p50, 0), ("95 %", found.p95, 1))
-    ]
-    rules = alt.Chart(data(marks)).encode(x=alt.X("at:Q", scale=scale))
-    words = [
-        alt.Chart(data([mark]))
-        .mark_text(align="left" if _share_of(found, mark["at"]) < 0.75 else "right", y=6 + 16 * line, fontWeight=600,
-                   dx=5 if _share_of(found, mark["at"]) < 0.75 else -5)
-        .encode(x=alt.X("at:Q", scale=scale), text="said:N")
-        for line, mark in enumerate(marks)
-    ]  # fmt: skip
-    return drawn(alt.layer(bars, rules.mark_rule(color=INK, strokeDash=[3, 3]), *words), 170)
-
-
-def _share_of(found: Histogram, at: Any) -> float:
-    return (float(at) - found.edges[0]) / max(1e-12, found.edges[-1] - found.edges[0])
+    marks = []
+    for line, (word, at) in enumerate((("median", found.p50), ("95 %", found.p95))):
+        is_left = (at - low) / max(1e-12, high - low) < 0.75
+        mark = alt.Chart(data([{"at": min(at, high), "said": f"{word} {duration(at)}"}])).encode(
+            x=alt.X("at:Q", scale=scale)
+        )
+        marks.append(mark.mark_rule(color=INK, strokeDash=[3, 3]))
+        place: dict[str, Any] = {"align": "left", "dx": 5} if is_left else {"align": "right", "dx": -5}
+        marks.append(mark.mark_text(y=6 + 16 * line, fontWeight=600, **place).encode(text="said:N"))
+    return drawn(alt.layer(bars, *marks), 170)
 
 
 def over_time(timeline: Timeline) -> list[tuple[str, Spec]]:
@@ -61,46 +53,27 @@ def over_time(timeline: Timeline) -> list[tuple[str, Spec]]:
          "window": step.window, "refused": step.refused, "retries": step.retries}
         for step in timeline.steps
     ]  # fmt: skip
-    x = alt.X(
-        "at:Q",
-        scale=alt.Scale(domain=[0, top], nice=False),
-        axis=alt.Axis(title=f"{unit} of running", grid=False, tickCount=6),
-    )
+    axis = alt.Axis(title=f"{unit} of running", grid=False, tickCount=6)
+    x = alt.X("at:Q", scale=alt.Scale(domain=[0, top], nice=False), axis=axis)
     base = alt.Chart(data(rows)).encode(x=x, detail="run:N")
-
-    def axis(name: str) -> alt.Y:
-        return alt.Y(
-            f"{name}:Q",
-            axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True),
-            scale=alt.Scale(zero=True),
-            stack=None,
-        )
-
-    begins = [{"at": at / divisor} for at in timeline.begins_s[1:]]
-    rules = alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
-
-    def placed(chart: Any) -> Spec:
-        return drawn(alt.layer(chart, rules) if begins else alt.layer(chart), 130)
-
     line = base.mark_area(color=ACCENT, opacity=0.15, line={"color": ACCENT, "strokeWidth": 2})
-    found = [
-        (
-            "Answers a second",
-            placed(line.encode(y=axis("answers"), tooltip=[alt.Tooltip("answers:Q", title="answers/s")])),
-        )
-    ]
-    window = base.mark_line(color=MUTED, interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3]).encode(
-        y=axis("window")
-    )
-    flight = line.encode(
-        y=axis("flight"), tooltip=[alt.Tooltip("flight:Q", title="in flight"), alt.Tooltip("window:Q", title="may be")]
-    )
-    found.append(("Requests in flight (dashed: as many as may be)", placed(flight + window)))
+    dashed = base.mark_line(color=MUTED, interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3])
+    begins = [{"at": at / divisor} for at in timeline.begins_s[1:]]
+    rules = [alt.Chart(data(begins)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)] if begins else []
+
+    def y(name: str) -> alt.Y:
+        return alt.Y(f"{name}:Q", axis=counts(), scale=alt.Scale(zero=True), stack=None)
+
+    def placed(*charts: alt.Chart) -> Spec:
+        return drawn(alt.layer(*charts, *rules), 130)
+
+    answers = line.encode(y=y("answers"), tooltip=[alt.Tooltip("answers:Q", title="answers/s")])
+    tooltip = [alt.Tooltip("flight:Q", title="in flight"), alt.Tooltip("window:Q", title="may be")]
+    flight = placed(line.encode(y=y("flight"), tooltip=tooltip), dashed.encode(y=y("window")))
+    found = [("Answers a second", placed(answers)), ("Requests in flight (dashed: as many as may be)", flight)]
     for name, words in (("refused", "Refused by a rate limit"), ("retries", "Retried")):
         if any(row[name] for row in rows):
-            bars = base.mark_bar(color=WARM, width=3).encode(
-                y=axis(name), tooltip=[alt.Tooltip(f"{name}:Q", format=",")]
-            )
+            bars = base.mark_bar(color=WARM, width=3).encode(y=y(name), tooltip=[alt.Tooltip(f"{name}:Q", format=",")])
             found.append((f"{words}, each {duration(timeline.step_s)}", placed(bars)))
     return found
 
@@ -115,7 +88,7 @@ def flow(found: Flow) -> Spec:
     chart = alt.Chart(data(rows)).mark_bar(color=ACCENT, opacity=0.75, binSpacing=1).encode(
         x=alt.X("at:Q", bin="binned", scale=alt.Scale(nice=False),
                 axis=alt.Axis(title=f"{unit} since the first request", grid=False, tickCount=6)),
-        x2="end:Q", y=alt.Y("rate:Q", axis=alt.Axis(title=None, format="~s", tickCount=4, grid=True)),
+        x2="end:Q", y=alt.Y("rate:Q", axis=counts()),
         tooltip=[alt.Tooltip("rate:Q", title="rows/s", format=".3~s")],
     )  # fmt: skip
     return drawn(alt.layer(chart), 130)
@@ -130,32 +103,20 @@ def _unit(seconds: float) -> tuple[str, float]:
 def tokens(digest: Digest) -> Spec | None:
     """Tokens a row at each sweep point: computed prompt, prompt read from cache, reasoning, answer."""
     parts = ["prompt", "prompt read from cache", "reasoning", "answer"]
-    points = [p for p in digest.points if p.figures.tokens is not None][:POINTS]
-    rows = []
-    for point in points:
+    rows: list[dict[str, Any]] = []
+    for point in [p for p in digest.points if p.figures.tokens is not None][:POINTS]:
         f = point.figures
         cached, reasoning = f.cache_read_input_tokens or 0, f.reasoning_tokens or 0
-        amounts = [
-            max(0, (f.prompt_tokens or 0) - cached),
-            cached,
-            reasoning,
-            max(0, (f.completion_tokens or 0) - reasoning),
-        ]
+        prompt, answer = max(0, (f.prompt_tokens or 0) - cached), max(0, (f.completion_tokens or 0) - reasoning)
         rows += [
-            {
-                "name": headline.name_of(digest, point),
-                "part": part,
-                "order": at,
-                "each": amount / max(1, f.rows),
-                "sum": amount,
-            }
-            for at, (part, amount) in enumerate(zip(parts, amounts, strict=True))
-            if amount
+            {"name": headline.name_of(digest, point), "part": part, "order": at, "each": n / max(1, f.rows), "sum": n}
+            for at, (part, n) in enumerate(zip(parts, (prompt, cached, reasoning, answer), strict=True))
+            if n
         ]
     if not rows:
         return None
     there = [part for part in parts if any(row["part"] == part for row in rows)]
-    order = list(dict.fromkeys(str(row["name"]) for row in rows))
+    order = list(dict.fromkeys(row["name"] for row in rows))
     colours = [SERIES[parts.index(part)] for part in there]
     chart = alt.Chart(data(rows)).mark_bar(height=16, cornerRadius=2).encode(
         y=alt.Y("name:N", sort=order, axis=name_axis()),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
+
+from ..storage import HistoryLine
 
 _STEPS = 160
 _LINES = 200_000
@@ -47,32 +51,12 @@ class Timeline(NamedTuple):
     step_s: float
 
 
-class PastRun(msgspec.Struct, frozen=True):
-    """The fields that are used of a line of ``history.jsonl``."""
-
-    run_id: str
-    status: str = ""
-    stopped_by: str | None = None
-    started_at: str | None = None
-    updated_at: str | None = None
-    finished_at: str | None = None
-    done: int | None = None
-    requests_sent: int = 0
-    retries: int = 0
-    rate_limited: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-
-
 def lines(raw: Iterable[bytes], kind: Any) -> Iterator[Any]:
     """The lines that can be decoded; others are skipped."""
     decode = msgspec.json.Decoder(kind).decode
     for line in raw:
-        try:
+        with contextlib.suppress(ValueError):
             yield decode(line)
-        except (msgspec.DecodeError, ValueError):
-            continue
 
 
 def timeline(raw: Iterable[bytes]) -> Timeline | None:
@@ -88,7 +72,7 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
         bins.setdefault((run, int(at / width)), []).append(sample)
     steps = [
         Step(
-            at_s=(place + 0.5) * width if width > _USUAL_GAP_S else place * width,
+            at_s=(number + 0.5) * width if width > _USUAL_GAP_S else number * width,
             run=run,
             answers_per_s=sum(s.answers_per_s for s in some) / len(some),
             in_flight=sum(s.in_flight for s in some) / len(some),
@@ -96,14 +80,10 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
             refused=sum(s.refused for s in some),
             retries=sum(s.retries for s in some),
         )
-        for (run, place), some in sorted(bins.items())
+        for (run, number), some in sorted(bins.items())
     ]
-    counts: dict[str, int] = {}
-    for sample in samples:
-        if sample.binding:
-            counts[sample.binding] = counts.get(sample.binding, 0) + 1
-    known = sum(counts.values())
-    shares = {name: n / known for name, n in sorted(counts.items(), key=lambda pair: -pair[1])}
+    counts = collections.Counter(sample.binding for sample in samples if sample.binding)
+    shares = {name: n / counts.total() for name, n in counts.most_common()}
     return Timeline(steps, begins, shares, width)
 
 
@@ -124,6 +104,6 @@ def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], lis
     return found, begins
 
 
-def past_runs(raw: Iterable[bytes], most: int) -> list[PastRun]:
+def past_runs(raw: Iterable[bytes], most: int) -> list[HistoryLine]:
     """The last runs, oldest first, without those that never began because another was running or the job was refused."""
-    return [run for run in lines(raw, PastRun) if run.done is not None][-most:]
+    return [run for run in lines(raw, HistoryLine) if run.done is not None][-most:]

@@ -24,7 +24,8 @@ def libraries() -> str:
     there = vl_convert.get_vegalite_versions()
     wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     version = wanted if wanted in there else there[-1]
-    kept = _cache() / f"vega-lite-{version}-{importlib.metadata.version('vl-convert-python')}.js"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchflex"
+    kept = home / f"vega-lite-{version}-{importlib.metadata.version('vl-convert-python')}.js"
     if (script := _read(kept)) is not None:
         return script
     made: str = vl_convert.javascript_bundle(_SNIPPET, version)
@@ -33,11 +34,6 @@ def libraries() -> str:
         with storing(kept), replaced(kept) as stream:
             stream.write(f"{_digest(made)}\n{made}".encode())
     return made
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "batchflex"
 
 
 def _read(path: Path) -> str | None:

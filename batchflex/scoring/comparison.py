@@ -45,9 +45,8 @@ def compare(
     """
     for side, frame in (("the first", one), ("the second", two)):
         if item not in frame.columns:
-            raise JobError(
-                f"{side} has no column {item!r} to pair items by; its columns are: {', '.join(frame.columns)}"
-            )
+            known = ", ".join(frame.columns)
+            raise JobError(f"{side} has no column {item!r} to pair items by; its columns are: {known}")
     names = [name.removeprefix(_PREFIX) for name in one.columns if name.startswith(_PREFIX) and name in two.columns]
     if not names:
         raise JobError("the two have no score in common: score both in the same way first")
@@ -59,37 +58,21 @@ def compare(
         raise JobError(f"the two have no {item} in common: there is nothing to pair")
     scores, flips = [], []
     for name in names:
-        pairs = both.select("item", a=pl.col(name), b=pl.col(f"{name}_b"), single=_is_single(name)).drop_nulls()
+        single = (pl.col(f"n_{name}") <= 1) & (pl.col(f"n_{name}_b") <= 1)
+        pairs = both.select("item", a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
         scores.append({"name": name, **_compared(pairs, level)})
         flips.append(_flipped(pairs, name))
-    results = {
-        "level": level,
-        "items": both.height,
-        "only_a": a.height - both.height,
-        "only_b": b.height - both.height,
-        "a": _measured(one),
-        "b": _measured(two),
-        "scores": scores,
-    }
-    return Comparison(results, _said(pl.concat(flips), one, two, item, show))
+    counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
+    results = {"level": level, **counts, "a": _measured(one), "b": _measured(two), "scores": scores}
+    return Comparison(results, _with_answers(pl.concat(flips), one, two, item, show))
 
 
 def _by_item(frame: pl.DataFrame, item: str, names: Sequence[str]) -> pl.DataFrame:
     """For each item the mean of each score, and the number of rows with one (``n_…``)."""
-    columns = [pl.col(_PREFIX + name).cast(pl.Float64) for name in names]
-    return (
-        frame.lazy()
-        .group_by(pl.col(item).alias("item"), maintain_order=True)
-        .agg(
-            *(column.mean().alias(name) for column, name in zip(columns, names, strict=True)),
-            *(column.count().alias(f"n_{name}") for column, name in zip(columns, names, strict=True)),
-        )
-        .collect()
-    )
-
-
-def _is_single(name: str) -> pl.Expr:
-    return (pl.col(f"n_{name}") <= 1) & (pl.col(f"n_{name}_b") <= 1)
+    scores = {name: pl.col(_PREFIX + name).cast(pl.Float64) for name in names}
+    means = [score.mean().alias(name) for name, score in scores.items()]
+    counts = [score.count().alias(f"n_{name}") for name, score in scores.items()]
+    return frame.lazy().group_by(pl.col(item).alias("item"), maintain_order=True).agg(means + counts).collect()
 
 
 def _compared(pairs: pl.DataFrame, level: float) -> dict[str, Any]:
@@ -104,34 +87,26 @@ def _compared(pairs: pl.DataFrame, level: float) -> dict[str, Any]:
         p_value, method = stats.mcnemar(losses, wins)
     low, high = found.interval or (None, None)
     return {
-        "items": pairs.height,
-        "a": a.mean(),
-        "b": b.mean(),
-        "difference": found.mean,
-        "low": low,
-        "high": high,
-        "p_value": p_value,
-        "method": method,
-        "wins": wins,
-        "losses": losses,
-        "ties": pairs.height - wins - losses,
-    }
+        "items": pairs.height, "a": a.mean(), "b": b.mean(), "difference": found.mean, "low": low, "high": high,
+        "p_value": p_value, "method": method, "wins": wins, "losses": losses, "ties": pairs.height - wins - losses,
+    }  # fmt: skip
 
 
 def _flipped(pairs: pl.DataFrame, name: str) -> pl.DataFrame:
-    changed = pairs.filter(pl.col("a") != pl.col("b")).sort(
-        (pl.col("b") - pl.col("a")).abs(), descending=True, maintain_order=True
-    )
+    difference = (pl.col("b") - pl.col("a")).abs()
+    changed = pairs.filter(difference != 0).sort(difference, descending=True, maintain_order=True)
     return changed.select(pl.lit(name).alias("score"), "item", "a", "b")
 
 
-def _said(flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, show: Sequence[str]) -> pl.DataFrame:
-    """With the answers of both sides beside each flip: of several samples the first."""
+def _with_answers(
+    flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, show: Sequence[str]
+) -> pl.DataFrame:
+    """The flips with the answers of both sides beside them: of several samples the first."""
     for side, frame in (("a", one), ("b", two)):
         shown = [name for name in show if name in frame.columns and name != item]
-        said = frame.select(pl.col(item).alias("item"), *(pl.col(name).alias(f"{name}_{side}") for name in shown))
-        said = said.filter(pl.col("item").is_in(flips["item"].implode())).unique("item", keep="first")
-        flips = flips.join(said, on="item", how="left", maintain_order="left")
+        answers = frame.select(pl.col(item).alias("item"), *(pl.col(name).alias(f"{name}_{side}") for name in shown))
+        answers = answers.filter(pl.col("item").is_in(flips["item"].implode())).unique("item", keep="first")
+        flips = flips.join(answers, on="item", how="left", maintain_order="left")
     return flips
 
 

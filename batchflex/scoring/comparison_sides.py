@@ -25,21 +25,16 @@ def both_of(name: str) -> tuple[tuple[str, pl.DataFrame], tuple[str, pl.DataFram
     """
     path, given = _split(name)
     points = _points(Folder(path))
-    written = [_written(point) for point in points]
-    left = [
-        point
-        for point, texts in zip(points, written, strict=True)
-        if all(name in texts and _meant(value, [texts[name]]) for name, value in given.items())
-    ]
     if len(points) == 1:
         raise JobError(f"{path} has no sweep, so it is one side; name the other as well: {path} OTHER")
-    if len(left) != 2:
+    left = [p for p in points if all(n in p and _meant(value, [p[n]]) for n, value in given.items())]
+    names = [f"{path}@{','.join(f'{name}={value}' for name, value in point.items())}" for point in left]
+    if len(names) != 2:
         raise JobError(
-            f"{name} has {len(left)} sweep points, not two to compare; name two sides, such as "
-            f"{' '.join(f'{path}@{_label(point)}' for point in left[:2]) or 'OUT OTHER'}"
+            f"{name} has {len(names)} sweep points, not two to compare; name two sides, such as "
+            f"{' '.join(names[:2]) or 'OUT OTHER'}"
         )
-    one, two = (f"{path}@{_label(point)}" for point in left)
-    return side(one), side(two)
+    return side(names[0]), side(names[1])
 
 
 def side(name: str) -> tuple[str, pl.DataFrame]:
@@ -55,10 +50,11 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
         raise FolderError(
             f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
         )
-    sweep = {variable: column for column, variable in sweep_columns(job.sweep.variables).items()}
+    columns = sweep_columns(job.sweep.variables)
+    sweep = {variable: column for column, variable in columns.items()}
     if unknown := [variable for variable in given if variable not in sweep]:
         raise JobError(f"{name}: {unknown[0]!r} is not swept in {path}; {choice(unknown[0], list(sweep), 'swept are')}")
-    frame = _rows(folder)
+    frame = _rows(folder, columns)
     for variable, value in given.items():
         texts = pl.Series([_text(v) for v in frame[sweep[variable]]], dtype=pl.String)
         known = [str(text) for text in texts.unique(maintain_order=True)]
@@ -100,12 +96,13 @@ def _job(folder: Folder) -> Job:
     return build(data)
 
 
-def _points(folder: Folder) -> list[dict[str, Any]]:
+def _points(folder: Folder) -> list[dict[str, str]]:
+    """The values of each scored sweep point as texts, by variable."""
     found = scores_file.read(folder) if folder.exists() else None
     if found is None:
         raise FolderError(f"{folder.path} has no scores to compare")
     swept = _job(folder).sweep.variables
-    return [{name: point["point"].get(name) for name in swept} for point in found["points"]]
+    return [{name: _text(point["point"].get(name)) for name in swept} for point in found["points"]]
 
 
 def _text(value: Any) -> str:
@@ -113,19 +110,10 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(text_of(value))
 
 
-def _written(point: dict[str, Any]) -> dict[str, str]:
-    return {name: _text(value) for name, value in point.items()}
-
-
-def _label(point: dict[str, Any]) -> str:
-    return ",".join(f"{name}={value}" for name, value in _written(point).items())
-
-
-def _rows(folder: Folder) -> pl.DataFrame:
+def _rows(folder: Folder, sweep: Collection[str]) -> pl.DataFrame:
     """The results with their scores beside them; only the columns that a comparison reads."""
     results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
     names = results.collect_schema().names()
-    sweep = sweep_columns(_job(folder).sweep.variables)
     wanted = [name for name in names if name in {"id", "key", *MEASURES, *spending.BEFORE.values(), *_SHOWN, *sweep}]
     scored = pl.read_parquet(folder.scores)
     frame = results.select(wanted).collect()

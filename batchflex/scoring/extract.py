@@ -24,24 +24,22 @@ def texts(frame: pl.DataFrame, place: str) -> pl.Series:
     Numbers and booleans are as in JSON (``5``, ``0.5``, ``true``), whole floats without a fraction; lists and objects are JSON.
     """
     if place in frame.columns:
-        return _as_text(frame[place])
+        return as_texts(frame[place])
     head, *steps = place.split(".")
     column = frame[head]
     while steps and column.dtype == pl.Struct:
         names = [field.name for field in column.dtype.fields]  # type: ignore[attr-defined]
         step = steps.pop(0)
-        column = (
-            column.struct.field(step)
-            if step in names
-            else pl.Series(head, [None], pl.String).new_from_index(0, len(column))
-        )
+        missing = pl.Series(head, [None], pl.String).new_from_index(0, len(column))
+        column = column.struct.field(step) if step in names else missing
     if not steps:
-        return _as_text(column)
+        return as_texts(column)
     path = "".join(f".{step}" if re.fullmatch(r"[A-Za-z_]\w*", step) else f"['{step}']" for step in steps)
     return column.cast(pl.String).str.json_path_match(f"${path}")
 
 
-def _as_text(column: pl.Series) -> pl.Series:
+def as_texts(column: pl.Series) -> pl.Series:
+    """Any column as texts. Equal numbers are the same text."""
     kind = column.dtype
     if kind == pl.String:
         return column
@@ -91,11 +89,6 @@ def numbers(column: pl.Series, take: str = "last") -> pl.Series:
     return found.str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
 
 
-def number_texts(column: pl.Series) -> pl.Series:
-    """Numbers as labels: equal ones are the same text."""
-    return _as_text(column)
-
-
 # ----------------------------------------------------------------------------------------------------- choices
 
 _AROUND = " \t\r\n*_`\"'“”‘’.,;:!?()[]"
@@ -132,7 +125,7 @@ class _Choices:
 
     def rules(self, text: pl.Expr) -> list[pl.Expr]:
         """Those of :func:`chosen`, most reliable first."""
-        trimmed = text.str.strip_chars(_AROUND)
+        trimmed, any_choice = text.str.strip_chars(_AROUND), f"(?i){self._any}"
         designated = rf"(?:answer|choice|option)\b\W*(?:is\b|:|=)?\W*?(?:(?-i:{self._letters})\b|{self._any})"
         after = text.str.extract_all(f"(?i){designated}").list.last()
         words = "AI"  # as letters only where a sentence would not have them
@@ -142,11 +135,10 @@ class _Choices:
             self._of(trimmed, self._trimmed),
             self._of(trimmed.str.to_uppercase(), self._lettered, lower=False),
             pl.coalesce(
-                self._only(after.str.extract_all(f"(?i){self._any}")),
-                self._only_letter(after, rf"({self._letters})$"),
+                self._only(after.str.extract_all(any_choice)), self._only_letter(after, rf"({self._letters})$")
             ),
             self._only_letter(text, rf"(?i:[(\[]{self._letters}[)\]])|(?m:^)\s*[*_]*{self._letters}[).:]"),
-            self._only(text.str.extract_all(f"(?i){self._any}")),
+            self._only(text.str.extract_all(any_choice)),
             self._only_letter(text, rf"\b[{alone}]\b|\b[{words}](?:[)\].:]|\W*$)"),
         ]
 
@@ -177,9 +169,8 @@ def _bounded(choice: str) -> str:
 def named(column: pl.Series, choices: Sequence[str], *, by_number: bool) -> pl.Series:
     """The choice that each text stands for: the choice itself, its letter, or (``by_number``) its number from 0."""
     names = names_of(choices, by_number=by_number)
-    return column.str.strip_chars(ROUND_A_NAME).str.to_lowercase().replace_strict(
-        names, default=None, return_dtype=pl.String
-    )  # fmt: skip
+    bare = column.str.strip_chars(ROUND_A_NAME).str.to_lowercase()
+    return bare.replace_strict(names, default=None, return_dtype=pl.String)
 
 
 # -------------------------------------------------------------------------------------------------------- JSON

@@ -30,17 +30,15 @@ def _function(spec: ScoreSection) -> Function:
         module = _module(name, folder)
     except ModuleNotFoundError as error:
         if error.name == name.partition(".")[0]:
-            raise JobError(
-                f"score '{spec.name}': there is no module {name!r} in {folder}, nor where Python finds modules"
-            ) from None
+            places = f"in {folder}, nor where Python finds modules"
+            raise JobError(f"score '{spec.name}': there is no module {name!r} {places}") from None
         raise JobError(f"score '{spec.name}': {name} cannot be imported: {error}") from error
     except Exception as error:
         raise JobError(f"score '{spec.name}': {name} cannot be imported: {type(error).__name__}: {error}") from error
-    function = getattr(module, attribute, None)
+    function: Function | None = getattr(module, attribute, None)
     if not callable(function):
         raise JobError(f"score '{spec.name}': {name} ({module.__file__}) has no function {attribute!r}")
-    found: Function = function
-    return found
+    return function
 
 
 def _module(name: str, folder: Path) -> ModuleType:

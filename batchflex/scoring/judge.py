@@ -26,6 +26,10 @@ from . import spending
 _MADE_OF = b"batchflex.judged"
 _BLOCK_ROWS = 20_000
 _MOST_TOKENS = 1_024
+_INSTRUCTION = (
+    "Answer with a JSON object of two fields: reason, one or two sentences, and then grade, a number "
+    "from {low} (worst) to {high} (best)."
+)
 _MOST_GRADES = 20  # that are listed in the schema one by one
 # The limits that a judge shares with its job, because they belong to the endpoint.
 _SHARED_LIMITS = ("concurrency", "max_concurrency", "rpm", "tpm", "active_hours", "on_no_credit", "max_outage")
@@ -41,14 +45,13 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     :raises JobError: if it is not clear which model is the judge, or the rubric is not a valid template.
     """
     judge = _section(spec)
-    _prompt(judge, spec)
-    has_own_endpoint = judge.endpoint is not None
+    _prompt(judge, spec)  # so that a rubric that is no template is refused
+    low, high = judge.scale
     params: dict[str, Any] = {"max_tokens": _MOST_TOKENS, **judge.params}
-    if "model" not in params and not has_own_endpoint and job.models:
+    if "model" not in params and judge.endpoint is None and job.models:
         if len(job.models) > 1:
-            raise JobError(
-                f"score '{spec.name}': the job asks several models; name the judge's in score.judge.params.model"
-            )
+            where = "score.judge.params.model"
+            raise JobError(f"score '{spec.name}': the job asks several models; name the judge's in {where}")
         params["model"] = job.models[0]
     params["response_format"] = {
         "type": "json_schema",
@@ -62,45 +65,30 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
             "on_change": "rerun",
         },
         "input": {"path": str(_input_path(out, spec)), "id": "key", "on_bad_row": "fail"},
-        "prompt": {"user": f"{judge.rubric.rstrip()}\n\n{_instruction(judge.scale)}"},
+        "prompt": {"user": f"{judge.rubric.rstrip()}\n\n{_INSTRUCTION.format(low=low, high=high)}"},
         "params": params,
         "answer": {"lenient": True, "max_reasks": 1},
     }
     if judge.system is not None:
         own["prompt"]["system"] = judge.system
-    if judge.endpoint is not None:
-        own["endpoint"] = judge.endpoint.model_dump(exclude_none=True)
-    data = literal(own)
+    sections = (("endpoint", judge.endpoint), ("limits", judge.limits), ("prices", judge.prices))
+    own |= {name: section.model_dump(exclude_none=True) for name, section in sections if section is not None}
+    shared = {}
     if judge.endpoint is None:
-        data |= {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
-    if judge.limits is not None:
-        data["limits"] = judge.limits.model_dump(exclude_none=True)
-    elif not has_own_endpoint:
-        data["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
-    if judge.prices is not None:
-        data["prices"] = judge.prices.model_dump(exclude_none=True)
-    elif (
-        not has_own_endpoint
-        and job.prices is not None
-        and params.get("model") in {*job.models, *job.prices.of_models, None}
-    ):
-        data["prices"] = plain["prices"]
+        shared = {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
+        shared["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
+        if job.prices is not None and params.get("model") in {*job.models, *job.prices.of_models, None}:
+            shared["prices"] = plain["prices"]
     try:
-        made = build(data, environment=job.environment)
+        made = build(shared | literal(own), environment=job.environment)
     except JobError as error:
         raise JobError([f"score '{spec.name}', its judge: {mistake}" for mistake in error.mistakes]) from None
-    if made.limits.budget_usd is not None and _is_unpriced(made):
-        raise JobError(
-            f"score '{spec.name}', its judge: limits.budget_usd: {NO_PRICES}, or `batchflex check` to fetch them"
-        )
+    if made.limits.budget_usd is not None:  # its prices have to be known before its run
+        prices, _ = model_list_cache.known(made, [resolve(entry, with_key=False) for entry in made.asked])
+        if prices.missing(made.models) or not (made.models or prices.are_all_typed):
+            missing = f"limits.budget_usd: {NO_PRICES}, or `batchflex check` to fetch them"
+            raise JobError(f"score '{spec.name}', its judge: {missing}")
     return made
-
-
-def _is_unpriced(job: Job) -> bool:
-    """Whether prices that the judge's budget needs are unknown. To be checked before its run."""
-    endpoints = [resolve(entry, with_key=False) for entry in job.asked]
-    prices, _ = model_list_cache.known(job, endpoints)
-    return bool(prices.missing(job.models)) or not (job.models or prices.are_all_typed)
 
 
 def _section(spec: ScoreSection) -> JudgeSection:
@@ -127,13 +115,6 @@ def _schema(scale: list[int | float]) -> dict[str, Any]:
     }
 
 
-def _instruction(scale: list[int | float]) -> str:
-    return (
-        "Answer with a JSON object of two fields: reason, one or two sentences, and then grade, a number "
-        f"from {scale[0]} (worst) to {scale[1]} (best)."
-    )
-
-
 # ------------------------------------------------------------------------------------------------- what is graded
 
 
@@ -157,8 +138,8 @@ def write_input(folder: Folder, spec: ScoreSection) -> int:
     wanted = [n for n in there.names if n == "key" or (n != WHOLE_ROW and (used is None or n in used))]
     stamp = results.made_of
     made_of = hashlib.blake2b(msgspec.json.encode([stamp, wanted]), digest_size=16).hexdigest().encode()
-    told_before, rows = part_files.read_metadata(path)
-    if stamp and told_before.get(_MADE_OF) == made_of:
+    metadata, rows = part_files.read_metadata(path)
+    if stamp and metadata.get(_MADE_OF) == made_of:
         return rows
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([there.field(name) for name in wanted], metadata={_MADE_OF: made_of})

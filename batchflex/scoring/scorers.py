@@ -55,9 +55,8 @@ def _column(spec: ScoreSection, name: str, columns: Collection[str]) -> str:
     head, point, _ = name.partition(".")
     if point and head in columns:
         return head
-    raise JobError(
-        f"score '{spec.name}': there is no column {name!r} in the results; {nearest_of(name, list(columns), 'the columns are')}"
-    )
+    known = nearest_of(name, list(columns), "the columns are")
+    raise JobError(f"score '{spec.name}': there is no column {name!r} in the results; {known}")
 
 
 def evaluate(frame: pl.DataFrame, spec: ScoreSection, function: Function | None = None) -> Scored:
@@ -115,14 +114,10 @@ def _normalised(values: pl.Series, spec: ScoreSection) -> pl.Series:
 def _answers(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
     """The texts to score, null where there is none or ``extract`` does not match."""
     texts = extract.texts(frame, spec.answer_column)
-    if spec.extract is not None:
-        pattern = spec.extract if _has_group(spec.extract) else f"({spec.extract})"
-        texts = texts.str.extract(pattern)
-    return texts
-
-
-def _has_group(pattern: str) -> bool:
-    return pl.select(pl.lit("").str.extract_groups(pattern)).to_series().dtype != pl.Struct([])
+    if spec.extract is None:
+        return texts
+    has_group = pl.select(pl.lit("").str.extract_groups(spec.extract)).to_series().dtype != pl.Struct([])
+    return texts.str.extract(spec.extract if has_group else f"({spec.extract})")
 
 
 def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
@@ -134,18 +129,19 @@ def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
 
 
 def _any_right(
-    answers: pl.Series,
-    expected: pl.Series,
-    prepared: Callable[[pl.Series], pl.Series],
+    frame: pl.DataFrame,
+    spec: ScoreSection,
     is_right: pl.Expr,
+    prepared: Callable[[pl.Series], pl.Series],
     label: Callable[[pl.Series], pl.Series] = lambda texts: texts,
 ) -> Scored:
     """Right if one of what is expected is; null where nothing is expected.
 
     ``is_right`` compares the columns ``answer`` and ``expected``, both ``prepared``; ``label`` makes texts of these.
     """
-    answers = prepared(answers)
-    pairs = pl.DataFrame([answers.alias("answer"), expected.alias("expected")]).with_row_index("at").explode("expected")
+    answers = prepared(_answers(frame, spec))
+    pairs = pl.DataFrame([answers.alias("answer"), _expectations(frame, spec).alias("expected")])
+    pairs = pairs.with_row_index("at").explode("expected")
     pairs = pairs.with_columns(prepared(pairs["expected"]).alias("expected"))
     right, known = is_right.fill_null(False), pl.col("expected").is_not_null()
     if pairs.height == len(answers):
@@ -156,12 +152,12 @@ def _any_right(
 
 def _exact(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     same = pl.col("answer") == pl.col("expected")
-    return _any_right(_answers(frame, spec), _expectations(frame, spec), partial(_normalised, spec=spec), same)
+    return _any_right(frame, spec, same, partial(_normalised, spec=spec))
 
 
 def _contains(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     contains = pl.col("answer").str.contains(pl.col("expected"), literal=True)
-    return _any_right(_answers(frame, spec), _expectations(frame, spec), partial(_normalised, spec=spec), contains)
+    return _any_right(frame, spec, contains, partial(_normalised, spec=spec))
 
 
 def _regex(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
@@ -178,9 +174,8 @@ def _length(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
         texts = _answers(frame, spec)
         texts = texts.str.strip_chars() if spec.strip else texts
         size = texts.str.len_chars() if spec.unit == "characters" else extract.words(texts)
-    least, most = spec.min or 0, spec.max
-    within = (size >= least) & (size <= most) if most is not None else size >= least
-    return Scored(within.fill_null(False))
+    most = spec.max if spec.max is not None else float("inf")
+    return Scored(size.is_between(spec.min or 0, most).fill_null(False))
 
 
 # ----------------------------------------------------------------------------------------------------- numbers
@@ -190,8 +185,7 @@ def _number(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     margin = pl.max_horizontal(pl.lit(spec.tolerance), spec.relative_tolerance * pl.col("expected").abs())
     # 0.3 - 0.2 is a bit more than 0.1 in floating point, and still within a tolerance of 0.1.
     near = (pl.col("answer") - pl.col("expected")).abs() <= margin * (1 + 1e-12)
-    read = partial(extract.numbers, take=spec.take)
-    return _any_right(_answers(frame, spec), _expectations(frame, spec), read, near, extract.number_texts)
+    return _any_right(frame, spec, near, partial(extract.numbers, take=spec.take), extract.as_texts)
 
 
 # ----------------------------------------------------------------------------------------------------- choices
@@ -203,21 +197,20 @@ def _choice(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
     expected = _expectations(frame, spec)
     if (expected.list.len() > 1).any():
         raise JobError(f"score '{spec.name}': kind 'choice' expects one choice for each row, not a list of them")
-    single = extract.named(expected.list.first(), choices, by_number=_is_number(frame, spec))
-    return Scored((answered == single).fill_null(False), answered, single)
-
-
-def _is_number(frame: pl.DataFrame, spec: ScoreSection) -> bool:
     if spec.expected is None:
-        return isinstance(spec.value, int)
-    return spec.expected in frame.columns and frame[spec.expected].dtype.is_integer()
+        by_number = isinstance(spec.value, int)
+    else:
+        by_number = spec.expected in frame.columns and frame[spec.expected].dtype.is_integer()
+    single = extract.named(expected.list.first(), choices, by_number=by_number)
+    return Scored((answered == single).fill_null(False), answered, single)
 
 
 # -------------------------------------------------------------------------------------------------------- JSON
 
 
 def _json(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
-    answers = extract.objects(frame, spec.answer_column) if _has(frame, spec.answer_column) else [None] * frame.height
+    is_there = spec.answer_column in frame.columns or spec.answer_column.partition(".")[0] in frame.columns
+    answers = extract.objects(frame, spec.answer_column) if is_there else [None] * frame.height
     if spec.answer is None and "content" in frame.columns:
         said = extract.objects(frame, "content")
         answers = [a if a is not None else c for a, c in zip(answers, said, strict=True)]
@@ -239,10 +232,6 @@ def _same_text(spec: ScoreSection, text: str) -> str:
         text = " ".join("".join(c if c.isalnum() or c.isspace() else " " for c in text).split())
     text = text.strip() if spec.strip else text
     return text.lower() if spec.ignore_case else text
-
-
-def _has(frame: pl.DataFrame, name: str) -> bool:
-    return name in frame.columns or name.partition(".")[0] in frame.columns
 
 
 _KINDS: dict[str, Callable[[pl.DataFrame, ScoreSection], Scored]] = {
@@ -269,9 +258,9 @@ def _by_function(frame: pl.DataFrame, spec: ScoreSection, function: Function) ->
     except Exception as error:
         raise JobError(f"score '{spec.name}': {spec.kind} fails: {_described(error, function)}") from error
     if len(values) != answered.height:
+        counts = f"was given {answered.height:,} rows and gave {len(values):,} scores"
         raise JobError(
-            f"score '{spec.name}': {spec.kind} was given {answered.height:,} rows and gave {len(values):,} scores; it must give "
-            "one for each row, None where a row has none"
+            f"score '{spec.name}': {spec.kind} {counts}; it must give one for each row, None where a row has none"
         )
     series = pl.Series(values, dtype=pl.Float64)
     series = _where(series.is_finite(), series)

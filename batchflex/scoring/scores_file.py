@@ -42,22 +42,38 @@ def make(
     there = ResultsFiles(folder)
     if not there.exists:
         raise FolderError(f"there is no table of results in {folder.path} yet: run its job first")
-    known = functions.load(specs)
+    known, by_judge = functions.load(specs), grades or {}
+    sweep = sweep_columns(job.sweep.variables)
+
+    def scored(frame: pl.DataFrame, spec: ScoreSection) -> scorers.Scored:
+        if spec.kind == "judge":
+            return scorers.graded(frame, spec, by_judge.get(spec.name))
+        return scorers.evaluate(frame, spec, known.get(spec.name))
+
     try:
         names = there.schema().names
-        sweep = sweep_columns(job.sweep.variables)
         wanted = _wanted(specs, names, [*sweep])
         ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
-        _write(folder, there, specs, wanted, known, grades or {}, ledger)
+        schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
+        with storing(folder.scores), replaced(folder.scores) as stream:
+            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+                for batch in there.batches(wanted, _BLOCK_ROWS):
+                    frame = pl.DataFrame(pl.from_arrow(batch))
+                    found = {spec.name: scored(frame, spec) for spec in specs}
+                    ledger.add(with_substitutes(frame), found)
+                    columns = (found[spec.name].score.alias(spec.column) for spec in specs)
+                    block = pl.DataFrame([frame["key"], *columns]).to_arrow(compat_level=pl.CompatLevel.oldest())
+                    writer.write_table(block.cast(schema))
+            folder.scores_json.unlink(missing_ok=True)  # it summarises the scores that are replaced now
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{there.paths[0]} cannot be read: {error}") from None
     variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
-    stamp = there.made_of or None
-    found = summary.summarise(ledger, variables)
-    for point in found["points"]:
+    whole = summary.summarise(ledger, variables)
+    for point in whole["points"]:
         values = point["point"]
         point["point"] = {name: values[column] for column, name in sweep.items() if values.get(column) is not None}
-    whole = {"level": found.pop("level"), "results": stamp, "made_by": _digest(specs), **found, "judges": list(judges)}
+    made_of = {"results": there.made_of or None, "made_by": _digest(specs)}
+    whole = {"level": whole.pop("level"), **made_of, **whole, "judges": list(judges)}
     with storing(folder.scores_json), replaced(folder.scores_json) as stream:
         stream.write(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     return whole
@@ -77,33 +93,6 @@ def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence
     if mistakes:
         raise JobError(mistakes)
     return [name for name in names if name in wanted]
-
-
-def _write(
-    folder: Folder,
-    results: ResultsFiles,
-    specs: Sequence[ScoreSection],
-    wanted: Sequence[str],
-    known: Mapping[str, scorers.Function],
-    grades: Mapping[str, pl.DataFrame],
-    ledger: Ledger,
-) -> None:
-    schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
-    path = folder.scores
-    with storing(path), replaced(path) as stream:
-        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-            for batch in results.batches(wanted, _BLOCK_ROWS):
-                frame = pl.DataFrame(pl.from_arrow(batch))
-                scored = {
-                    spec.name: scorers.graded(frame, spec, grades.get(spec.name))
-                    if spec.kind == "judge"
-                    else scorers.evaluate(frame, spec, known.get(spec.name))
-                    for spec in specs
-                }
-                ledger.add(with_substitutes(frame), scored)
-                block = pl.DataFrame([frame["key"], *(scored[spec.name].score.alias(spec.column) for spec in specs)])
-                writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
-        folder.scores_json.unlink(missing_ok=True)  # it summarises the scores that are replaced now
 
 
 def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | None:

@@ -49,9 +49,7 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> Interval:
     )
 
 
-def bootstrap_mean(
-    sums: npt.ArrayLike, counts: npt.ArrayLike | None = None, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Interval | None:
+def bootstrap_mean(sums: npt.ArrayLike, counts: npt.ArrayLike | None = None, level: float = LEVEL) -> Interval | None:
     """Percentile interval of a mean over rows that belong together by item (the cluster bootstrap).
 
     ``sums`` has an entry for each item, the sum of its rows, ``counts`` how many rows those are (1 each, if left out).
@@ -61,7 +59,7 @@ def bootstrap_mean(
     sums, counts = _clusters(sums, counts)
     if len(sums) < 2:
         return None
-    return _percentiles(_resampled(sums, counts, resamples), level)
+    return _percentiles(_resampled(sums, counts, RESAMPLES), level)
 
 
 def _clusters(sums: npt.ArrayLike, counts: npt.ArrayLike | None) -> tuple[Floats, Floats]:
@@ -76,7 +74,6 @@ def _clusters(sums: npt.ArrayLike, counts: npt.ArrayLike | None) -> tuple[Floats
 
 
 def _resampled(sums: Floats, counts: Floats, resamples: int) -> Floats:
-    """The mean of each resample."""
     weights = _weights(len(sums), resamples)
     means = np.empty(resamples)
     both = np.column_stack([sums, counts])
@@ -212,23 +209,21 @@ class Difference(NamedTuple):
     p_value: float | None
 
 
-def paired_difference(
-    differences: npt.ArrayLike, level: float = LEVEL, resamples: int = RESAMPLES_OF_A_TEST
-) -> Difference:
+def paired_difference(differences: npt.ArrayLike, level: float = LEVEL) -> Difference:
     """The mean of the differences of two sides, an entry for each item, with a percentile interval and a p-value.
 
     The p-value is two-sided: how often resamples of the differences, moved so that their mean is 0, are at least as far from
-    0 as the mean that was seen (Efron & Tibshirani 1993, section 16.4); never below 1 / (``resamples`` + 1). With fewer than two
-    items there is neither.
+    0 as the mean that was seen (Efron & Tibshirani 1993, section 16.4); never below 1 / (:data:`RESAMPLES_OF_A_TEST` + 1).
+    With fewer than two items there is neither.
     """
     given = np.asarray(differences, np.float64)
     mean = float(given.mean())
     sums, counts = _clusters(given, None)
     if len(sums) < 2:
         return Difference(mean, None, None)
-    means = _resampled(sums, counts, resamples)
+    means = _resampled(sums, counts, RESAMPLES_OF_A_TEST)
     further = np.abs(means - mean) >= abs(mean) - 1e-12
-    return Difference(mean, _percentiles(means, level), float((1 + np.sum(further)) / (1 + resamples)))
+    return Difference(mean, _percentiles(means, level), float((1 + np.sum(further)) / (1 + len(means))))
 
 
 def ks(samples: int) -> Sequence[int]:

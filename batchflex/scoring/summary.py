@@ -34,12 +34,10 @@ def summarise(
     points = []
     for values, part in _points(frame, ledger.by, variables or {}):
         found = {score.name: _score(part, score, names[score.name], level) for score in scores}
-        points.append(
-            {"point": values, "rows": part.height, "items": part["item"].n_unique(), **_measures(part), "scores": found}
-        )
-    described = [
-        {name: getattr(score, name) for name in ("name", "kind", "is_share", "expected", "answer")} for score in scores
-    ]
+        sizes = {"rows": part.height, "items": part["item"].n_unique()}
+        points.append({"point": values, **sizes, **_measures(part), "scores": found})
+    fields = ("name", "kind", "is_share", "expected", "answer")
+    described = [{name: getattr(score, name) for name in fields} for score in scores]
     return {"level": level, "rows": frame.height, "scores": described, "points": points}
 
 
@@ -61,11 +59,11 @@ def _points(
     found = frame.partition_by(by, as_dict=True, maintain_order=True, include_key=False)
     pairs = [(dict(zip(by, values, strict=True)), part) for values, part in found.items()]
 
-    def place(pair: tuple[dict[str, Any], pl.DataFrame]) -> list[int]:
+    def order(pair: tuple[dict[str, Any], pl.DataFrame]) -> list[int]:
         known = [(list(variables.get(name, ())), value) for name, value in pair[0].items()]
         return [values.index(value) if value in values else len(values) for values, value in known]
 
-    return sorted(pairs, key=place)
+    return sorted(pairs, key=order)
 
 
 # --------------------------------------------------------------------------------------------------- one score
@@ -122,19 +120,13 @@ def _majority(rows: pl.DataFrame, items: pl.DataFrame, score: Score, level: floa
             rows.lazy()
             .with_row_index("at")
             .group_by("item", f"h_{score.name}", maintain_order=True)
-            .agg(
-                n=pl.len(),
-                none=pl.col(f"n_{score.name}").first(),
-                at=pl.col("at").first(),
-                won=pl.col(score.column).first(),
-            )
-            .sort("none", pl.col("n").cast(pl.Int64).neg(), "at")
-            .group_by("item", maintain_order=True)
-            .agg(pl.col("won", "at").first())
+            .agg(pl.len().cast(pl.Int64).alias("n"), pl.col("at", f"n_{score.name}", score.column).first())
+            .sort(f"n_{score.name}", pl.col("n").neg(), "at")
+            .unique("item", keep="first", maintain_order=True)
             .sort("at")
             .collect()
         )
-        won = votes["won"]
+        won = votes[score.column]
     elif score.is_share:
         won = (2 * items["total"] > items["n"]).cast(pl.Float64)
     else:
@@ -146,10 +138,12 @@ def _majority(rows: pl.DataFrame, items: pl.DataFrame, score: Score, level: floa
 def _kappa(rows: pl.DataFrame, score: Score) -> float | None:
     """Agreement on the answer; for scores that find no label, on right and wrong."""
     if score.is_labelling and f"h_{score.name}" in rows.columns:
-        return stats.fleiss_kappa(rows["item"].to_numpy(), rows[f"h_{score.name}"].to_numpy())
-    if score.is_share:
-        return stats.fleiss_kappa(rows["item"].to_numpy(), rows[score.column].cast(pl.Int64).to_numpy())
-    return None
+        answers = rows[f"h_{score.name}"]
+    elif score.is_share:
+        answers = rows[score.column].cast(pl.Int64)
+    else:
+        return None
+    return stats.fleiss_kappa(rows["item"].to_numpy(), answers.to_numpy())
 
 
 # ------------------------------------------------------------------------------------------------------ labels
@@ -187,19 +181,14 @@ def _labels(rows: pl.DataFrame, name: str, names: list[str]) -> dict[str, Any]:
 def _measures(part: pl.DataFrame) -> dict[str, Any]:
     """Status, tokens, cost and latency of a sweep point; null where the frame lacks the column."""
 
-    def column(name: str) -> pl.Series | None:
-        values = part[f"m_{name}"].drop_nulls() if f"m_{name}" in part.columns else None
-        return values if values is not None and len(values) else None
+    def values(name: str) -> pl.Series:
+        return part[f"m_{name}"].drop_nulls() if f"m_{name}" in part.columns else pl.Series(dtype=pl.Float64)
 
-    status = column("status")
-    counts = dict(status.value_counts().iter_rows()) if status is not None else {}
+    counts = dict(values("status").value_counts().iter_rows())
     found: dict[str, Any] = {"status": {name: counts.get(name, 0) for name in STATUSES} if counts else None}
-    for name in _TOKENS:
-        values = column(name)
-        found[name] = None if values is None else int(values.sum())
-    substituted = column("substituted")
-    found["substituted"] = None if substituted is None else int(substituted.sum())
-    cost, latency = column("cost"), column("latency_s")
-    found["cost"] = None if cost is None else math.fsum(cost)
-    found["latency_s"] = {f"p{p}": None if latency is None else latency.quantile(p / 100, "linear") for p in (50, 95)}
+    for name in (*_TOKENS, "substituted"):
+        found[name] = int(values(name).sum()) if len(values(name)) else None
+    cost, latency = values("cost"), values("latency_s")
+    found["cost"] = math.fsum(cost) if len(cost) else None
+    found["latency_s"] = {f"p{p}": latency.quantile(p / 100, "linear") for p in (50, 95)}
     return found

@@ -42,7 +42,12 @@ if TYPE_CHECKING:
     from .rejected_answers import PENDING as PENDING, RejectedAnswers as RejectedAnswers
     from .results_columns import sweep_columns as sweep_columns
     from .results_files import ResultsFiles as ResultsFiles
-    from .run_history import Attempt as Attempt, catch_up as catch_up, line_of_last as line_of_last
+    from .run_history import (
+        Attempt as Attempt,
+        HistoryLine as HistoryLine,
+        catch_up as catch_up,
+        line_of_last as line_of_last,
+    )
     from .run_state import (
         Again as Again,
         RunState as RunState,

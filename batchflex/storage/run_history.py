@@ -1,4 +1,4 @@
-"""Lines of ``history.jsonl`` that no run writes by itself: it was killed, or never came to ask anything."""
+"""Lines of ``history.jsonl``: how they are read, and those that no run writes by itself, as it was killed or never began."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
+import msgspec
+
 from ..core import BatchflexError, FolderBusy, Interrupted, __version__
 from .folder import Folder
 from .run_state import timestamp
@@ -19,6 +21,36 @@ Unbegun = Literal["busy", "skipped", "refused", "interrupted"]
 
 _LONGEST = 2_000
 _KILLED = "killed, or the machine went down; what it did in its last second or so is not counted here"
+
+
+class HistoryLine(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a line. ``done`` is ``None`` if that run never began."""
+
+    run_id: str
+    status: str
+    started_at: datetime.datetime
+    updated_at: datetime.datetime | None = None
+    finished_at: datetime.datetime | None = None
+    stopped_by: str | None = None
+    message: str | None = None
+    first_failure: str | None = None
+    exit_code: int | None = None
+    done: int | None = None
+    done_before: int = 0
+    ok: int = 0
+    truncated: int = 0
+    filtered: int = 0
+    empty: int = 0
+    invalid: int = 0
+    failed: int = 0
+    requests_sent: int = 0
+    probes: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    retry: dict[str, Any] | None = None
 
 
 def run_id(started_at: float) -> str:

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex.cli import log_format, log_setup
+from batchflex.cli import log_format
 from batchflex.cli.log_filter import LogFilter
 from batchflex.cli.log_rotation import SharedFileHandler
-from batchflex.cli.run_log import RunLog, StreamHandler
+from batchflex.cli.logs import Logs
 from batchflex.config.sections import LogSection
 from batchflex.core import events
 from batchflex.core.errors import Interrupted, JobError
@@ -124,7 +124,7 @@ def test_as_text_the_summary_follows_and_quiet_silences_all_but_the_file(asks: l
 def test_on_a_terminal_the_bar_stays(tmp_path: Path) -> None:
     settings = LogSection(file=str(tmp_path / "a.log"), format="json")
     with terminal() as (stream, shown):
-        book = log_setup.Logs(settings, "nightly", quiet=False, stream=stream)
+        book = Logs(settings, "nightly", quiet=False, stream=stream)
         assert not book.stderr_is_log
         book.warn("something")
         book.tick(run_state())
@@ -347,7 +347,7 @@ def test_a_throttle_counts_what_it_holds_back() -> None:
 def told_over(minutes: int, each_tick: Any) -> list[dict[str, Any]]:
     """The lines of a run that takes so long, by a clock that the test turns; ``each_tick`` is called twice a second."""
     stream, now = io.StringIO(), [1_000.0]
-    log = RunLog([StreamHandler(stream)], form="json", clock=lambda: now[0])
+    log = Logs(LogSection(format="json"), None, quiet=False, stream=stream, clock=lambda: now[0])
     for _ in range(minutes * 120):
         now[0] += 0.5
         each_tick(log)
@@ -374,7 +374,7 @@ def test_while_nothing_is_wrong_there_is_a_line_a_minute() -> None:
 def test_a_long_outage_with_thousands_of_failures_gives_few_lines() -> None:
     made = run_state()
 
-    def tick(log: RunLog) -> None:
+    def tick(log: Logs) -> None:
         log.tick(made)
         for name in ("retrying", "row_failed", "paused", "resumed"):
             for _ in range(50):
@@ -550,7 +550,7 @@ def test_half_a_surrogate_pair_is_no_reason_to_fail() -> None:
 def test_a_log_file_of_settings_that_cannot_be_is_a_job_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="cannot be written: Not a directory"):
-        log_setup.Logs(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
+        Logs(LogSection(file=str(tmp_path / "file" / "a.log")), "j", quiet=True)
 
 
 def test_an_exception_that_a_signal_raises_within_a_line_goes_through(tmp_path: Path) -> None:
@@ -565,7 +565,7 @@ def test_an_exception_that_a_signal_raises_within_a_line_goes_through(tmp_path: 
             raise Interrupted("by SIGTERM", signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        RunLog([StreamHandler(Interrupting())]).note("something")
+        Logs(LogSection(), None, quiet=False, stream=Interrupting()).note("something")
     handler = SharedFileHandler(tmp_path / "a.log", 100, 1, on_error=lambda error: None)
     handler.setFormatter(InterruptingFormatter())
     with pytest.raises(Interrupted):
@@ -574,7 +574,7 @@ def test_an_exception_that_a_signal_raises_within_a_line_goes_through(tmp_path: 
 
 def test_also_how_many_more_there_were_has_the_id_of_the_command() -> None:
     stream = io.StringIO()
-    log = RunLog([StreamHandler(stream)], form="json", attempt="20260101T000000Z-abcdef")
+    log = Logs(LogSection(format="json"), None, quiet=False, stream=stream, attempt="20260101T000000Z-abcdef")
     for number in range(40):
         log.event(Event("note", f"warning {number}", job="j"))
     log.close()

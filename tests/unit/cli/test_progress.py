@@ -14,8 +14,9 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from batchflex.cli import progress, results_text, run_log, run_text
+from batchflex.cli import logs, progress, results_text, run_text
 from batchflex.config.dated_path import local
+from batchflex.config.sections import LogSection
 from batchflex.core.message import Message
 from batchflex.core.types import Outcome, Usage
 from batchflex.storage.part_files import COLUMNS
@@ -54,8 +55,8 @@ def ended(made: RunState, took_s: float = 65.0) -> dict[str, Any]:
 HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d info label-reviews run-1 "
 
 
-def lines_to(stream: TextIO, every_s: float = 0) -> run_log.RunLog:
-    return run_log.RunLog([run_log.StreamHandler(stream)], every_s=every_s)
+def lines_to(stream: TextIO, every_s: float = 0, *, quiet: bool = False) -> logs.Logs:
+    return logs.Logs(LogSection(), None, quiet=quiet, stream=stream, every_s=every_s)
 
 
 class TestLines:
@@ -91,7 +92,7 @@ class TestLines:
 
     def test_lines_come_now_and_then_only(self) -> None:
         stream = io.StringIO()
-        lines = lines_to(stream, run_log.LINE_EVERY_S)
+        lines = lines_to(stream, logs.LINE_EVERY_S)
         for _ in range(100):
             lines.tick(run_state(ok=1))
         assert stream.getvalue() == ""
@@ -211,23 +212,27 @@ class TestBar:
         progress.Bar(io.StringIO()).close()
 
 
-def test_the_observer_fits_where_standard_error_goes() -> None:
-    with terminal() as (stream, shown):
-        assert isinstance(progress.choose(quiet=False, stream=stream), progress.Bar)
-        quiet = progress.choose(quiet=True, stream=stream)
-        quiet.tick(run_state())
-        quiet.note("something")
-        quiet.close()
-    assert shown == []
-    assert isinstance(progress.choose(quiet=False, stream=io.StringIO()), run_log.RunLog)
+def test_a_terminal_gets_a_bar_and_anything_else_lines() -> None:
+    stream = io.StringIO()
+    with terminal() as (screen, shown):
+        for each in (screen, stream):
+            observer = lines_to(each)
+            observer.tick(run_state())
+            observer.note("something")
+            observer.close()
+    assert "502/2000" in "".join(shown) and "info label-reviews" not in "".join(shown)
+    assert [re.sub(HEAD, "", line)[:9] for line in stream.getvalue().splitlines()] == ["502 of 2,", "something"]
 
 
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    quiet = progress.choose(quiet=True)
-    quiet.tick(run_state())
-    quiet.note("something")
-    quiet.close()
-    assert capfd.readouterr() == ("", "")
+    stream = io.StringIO()
+    with terminal() as (screen, shown):
+        for each in (screen, stream):
+            quiet = lines_to(each, quiet=True)
+            quiet.tick(run_state())
+            quiet.note("something")
+            quiet.close()
+    assert (shown, stream.getvalue(), capfd.readouterr()) == ([], "", ("", ""))
 
 
 @pytest.mark.parametrize(
