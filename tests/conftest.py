@@ -44,6 +44,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick() -> Iterator[None]:
+    """Runs in this process wait a few ticks of the kernel's clock, not many, for an input that was written just now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TIMINGS, "young_file_s", 0.015)
+        yield
+
+
 @pytest.fixture(params=["folder", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store of each kind."""
