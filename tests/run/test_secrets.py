@@ -14,7 +14,7 @@ import pytest
 from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 from batchflex.core.redact import redacted
-from tests.support.command_line import batchflex, begun, called, environment, sha1_of_key, table, wait_until, write_rows
+from tests.support.command_line import begun, called, environment, sha1_of_key, table, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
 KEY = "sk-VerySecret0123456789"
@@ -102,7 +102,7 @@ def test_the_key_is_in_no_file_and_in_no_output(stream: bool, endpoint: Counting
         _, err = run.communicate()
     left = everything_in(tmp_path / "out")
     assert (tmp_path / "out" / "journal").exists() and '"content":"echo: row' in left, "the journal is read as it is"
-    ended = batchflex("run", path, "--json", env=env)
+    ended = called("run", path, "--json", env=env)
     assert ended.code in (1, 3) and ended.summary["done"] >= 38, ended
     assert endpoint.stats()["keys"] == [sha1_of_key(KEY)]
     results = table(tmp_path / "out")
