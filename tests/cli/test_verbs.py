@@ -38,6 +38,7 @@ from tests.support.command_line import (
     write_rows,
 )
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
+from tests.support.runs import killed_command
 
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
@@ -775,11 +776,8 @@ def test_plan_counts_what_is_in_the_journal_of_a_killed_run(
     endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
 ) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 10), tmp_path / "out"
-    endpoint.knobs(latency_s=0.05, poison={"row 0.": "422"})
-    with begun("run", rows, *asks, "--out", out, "--concurrency", "1") as run:
-        wait_until(lambda: endpoint.stats()["good"] >= 4, "some rows were answered")
-        run.kill()
-        run.wait()
+    endpoint.knobs(poison={"row 0.": "422"})
+    killed_command(endpoint, 4, "run", rows, *asks, "--out", out, "--concurrency", "1")
     found = called("plan", rows, *asks, "--out", out, "--json").summary
     assert found["done"] >= 3
     assert found["left"] == 10 - found["done"], "the failed row is asked again"

@@ -27,9 +27,10 @@ from batchflex.results import compact, view
 from batchflex.storage import FolderStore, part_files
 from batchflex.storage.folder import Folder
 from tests.support import oracle
-from tests.support.agreement_case import Input, killed
+from tests.support.agreement_case import Input
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
 from tests.support.oracle import Answer, Judged, Row, Setting, judge, signature
+from tests.support.runs import killed
 from tests.support.young_files import aged
 
 
