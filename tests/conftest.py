@@ -11,7 +11,7 @@ import pytest
 
 from batchflex.core import TIMINGS
 from batchflex.storage import FolderStore, Store
-from tests.support.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.memory_store import MemoryStore
 from tests.support.runs import Meanwhile
 
@@ -70,22 +70,18 @@ def _other_process() -> Iterator[CountingEndpoint]:
         yield endpoint
 
 
-def _anew(endpoint: CountingEndpoint) -> CountingEndpoint:
-    endpoint.knobs(**vars(Knobs()))
-    endpoint.reset()
-    return endpoint
-
-
 @pytest.fixture
 def endpoint(_endpoint_process: CountingEndpoint) -> CountingEndpoint:
     """A counting endpoint without faults and with nothing counted; set its knobs in the test."""
-    return _anew(_endpoint_process)
+    _endpoint_process.anew()
+    return _endpoint_process
 
 
 @pytest.fixture
 def other(_other_process: CountingEndpoint) -> CountingEndpoint:
     """Another one."""
-    return _anew(_other_process)
+    _other_process.anew()
+    return _other_process
 
 
 @pytest.fixture

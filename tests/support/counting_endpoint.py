@@ -19,10 +19,9 @@ with ``base_url`` and ``control``. The process ends when its standard input does
 outlives a run that is killed. ``body_hash(body)`` is the identity of a request in the log; it ignores ``stream``.
 
 Fault names: ``sorted(FAULTS)``, and ``said`` for the answer that the knob of that name holds. Control over HTTP on the
-same port: ``POST /control/knobs`` (a JSON object of some knobs),
-``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
-``POST /v1/embeddings`` (for each of ``input`` its :func:`vector`, the last first), ``GET /v1/models`` and, with the knob
-``metrics``, ``GET /metrics``.
+same port: ``POST /control/knobs`` (a JSON object of some knobs), ``POST /control/reset``, ``POST /control/anew``,
+``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are ``POST /v1/embeddings`` (for each of
+``input`` its :func:`vector`, the last first), ``GET /v1/models`` and, with the knob ``metrics``, ``GET /metrics``.
 """
 
 from __future__ import annotations
@@ -329,7 +328,10 @@ class Counter:
                 self.script = collections.deque(self.knobs.script)
             self.heed()
             return 200, dataclasses.asdict(self.knobs)
-        if what == "reset":
+        if what == "anew":
+            vars(self.knobs).update(vars(Knobs()))
+            self.heed()
+        if what in ("anew", "reset"):
             self.reset()
         return (200, self.totals.records) if what == "log" else (200, self.stats())
 
@@ -1008,6 +1010,10 @@ class CountingEndpoint:
     def reset(self) -> None:
         """Forget counts, log, attempts and the rate limits' windows; the knobs stay, and so does what is in a slot."""
         self._ask("POST", "reset")
+
+    def anew(self) -> None:
+        """As it is without any knobs set, and with nothing counted."""
+        self._ask("POST", "anew")
 
     def stop(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
