@@ -222,13 +222,12 @@ async def test_an_escaped_key_is_hidden_too(via: Via, escape: Callable[[str], st
     assert "Sesam" not in shown
 
 
-async def test_a_redirect_is_not_followed(via: Via, endpoint: CountingEndpoint) -> None:
-    with CountingEndpoint() as other:
-        endpoint.knobs(script=["redirect"], redirect_to=f"{other.base_url}/chat/completions")
-        async with _client(endpoint.base_url, via) as client:
-            error = await _fault(client)
-        assert other.base_url in error.message
-        assert other.stats()["connections"] == 0
+async def test_a_redirect_is_not_followed(via: Via, endpoint: CountingEndpoint, other: CountingEndpoint) -> None:
+    endpoint.knobs(script=["redirect"], redirect_to=f"{other.base_url}/chat/completions")
+    async with _client(endpoint.base_url, via) as client:
+        error = await _fault(client)
+    assert other.base_url in error.message
+    assert other.stats()["connections"] == 0
     assert len(endpoint.stats()["keys"]) == 1
 
 
