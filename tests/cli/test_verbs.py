@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchflex.cli import verbs_status
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import RunState
 from tests.support.command_line import (
@@ -27,7 +29,6 @@ from tests.support.command_line import (
     batchflex,
     begun,
     called,
-    ended,
     environment,
     message,
     refused_port,
@@ -38,7 +39,7 @@ from tests.support.command_line import (
     write_rows,
 )
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
-from tests.support.runs import killed_command
+from tests.support.runs import Meanwhile, going, killed_command
 
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
@@ -541,18 +542,22 @@ def test_status_of_a_run_in_progress_killed_and_finished(
     assert finished.summary["requests_sent"] == 60 - answered
 
 
-def test_watch_ends_with_the_run(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
+def test_watch_ends_with_the_run(
+    endpoint: CountingEndpoint,
+    asks: list[object],
+    tmp_path: Path,
+    meanwhile: Meanwhile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verbs_status, "_WATCH_EVERY_S", 0.1)
     rows, out = write_rows(tmp_path / "rows.jsonl", 400), tmp_path / "out"
     endpoint.knobs(latency_s=0.5)
-    with begun("run", rows, *asks, "--out", out, "--concurrency", "4") as run:
+    with going("run", rows, *asks, "--out", out, "--concurrency", "4"):
         wait_until(lambda: endpoint.stats()["requests"] > 0, "the run has begun")
-        with begun("status", out, "--watch") as watch:
-            assert watch.stdout is not None
-            assert "running" in watch.stdout.readline()
-            endpoint.knobs(latency_s=0.0)
-            watched = ended(watch)
-        assert ended(run).code == 0
+        meanwhile.once(endpoint, lambda seen: seen["requests"] > 4, partial(endpoint.knobs, latency_s=0.0))
+        watched = called("status", out, "--watch")
     assert watched.code == 0
+    assert "running" in watched.out.splitlines()[0]
     assert "finished" in watched.out and "400 of 400" in watched.out
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,27 @@ def killed(job: Job, endpoint: CountingEndpoint, most: int, hanging: int = 1) ->
         shutil.rmtree(job.out)
         copy.rename(job.out)
     return ended
+
+
+@contextlib.contextmanager
+def going(*arguments: object) -> Iterator[threading.Thread]:
+    """The run of a command's job, in a thread of this process. If it goes on at the end of the block, it is cancelled."""
+    job = job_of(parse([str(argument) for argument in arguments]))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(batchflex.arun(job))
+
+    def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(loop):
+            loop.run_until_complete(task)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
 
 
 def _hanging(endpoint: CountingEndpoint) -> int:
