@@ -988,6 +988,8 @@ class CountingEndpoint:
         self.base_url: str = said["base_url"]
         self.control: str = said["control"]
         self.port = int(self.base_url.rpartition(":")[2].partition("/")[0])
+        self._asking = threading.Lock()
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def __enter__(self) -> CountingEndpoint:
         return self
@@ -1017,6 +1019,7 @@ class CountingEndpoint:
 
     def stop(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._connection.close()
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(10)
@@ -1027,12 +1030,13 @@ class CountingEndpoint:
         self.stop()
 
     def _ask(self, method: str, what: str, body: dict[str, Any] | None = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, f"/control/{what}", json.dumps(body or {}))
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+        with self._asking:
+            try:
+                self._connection.request(method, f"/control/{what}", json.dumps(body or {}))
+                return json.loads(self._connection.getresponse().read())
+            except BaseException:
+                self._connection.close()
+                raise
 
 
 def _checked(knobs: dict[str, Any]) -> dict[str, Any]:
