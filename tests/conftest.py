@@ -11,7 +11,7 @@ import pytest
 
 from batchflex.core import TIMINGS
 from batchflex.storage import FolderStore, Store
-from tests.support.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.memory_store import MemoryStore
 from tests.support.runs import Meanwhile
 
@@ -44,6 +44,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick() -> Iterator[None]:
+    """Runs in this process wait a few ticks of the kernel's clock, not many, for an input that was written just now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TIMINGS, "young_file_s", 0.015)
+        yield
+
+
 @pytest.fixture(params=["folder", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store of each kind."""
@@ -62,22 +70,18 @@ def _other_process() -> Iterator[CountingEndpoint]:
         yield endpoint
 
 
-def _anew(endpoint: CountingEndpoint) -> CountingEndpoint:
-    endpoint.knobs(**vars(Knobs()))
-    endpoint.reset()
-    return endpoint
-
-
 @pytest.fixture
 def endpoint(_endpoint_process: CountingEndpoint) -> CountingEndpoint:
     """A counting endpoint without faults and with nothing counted; set its knobs in the test."""
-    return _anew(_endpoint_process)
+    _endpoint_process.anew()
+    return _endpoint_process
 
 
 @pytest.fixture
 def other(_other_process: CountingEndpoint) -> CountingEndpoint:
     """Another one."""
-    return _anew(_other_process)
+    _other_process.anew()
+    return _other_process
 
 
 @pytest.fixture

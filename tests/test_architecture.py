@@ -62,7 +62,12 @@ def tree(module: str) -> ast.Module:
     return ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
 
 
-def imported(module: str) -> Iterator[tuple[str, str, int]]:
+@functools.cache
+def imported(module: str) -> list[tuple[str, str, int]]:
+    return list(_imports(module))
+
+
+def _imports(module: str) -> Iterator[tuple[str, str, int]]:
     """All that is imported anywhere in ``module``: from where, which name, and the line. Of the package as ``batchflex.…``."""
     here = ["batchflex", *module.split(".")]
     for node in ast.walk(tree(module)):

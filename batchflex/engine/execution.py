@@ -394,7 +394,12 @@ class Execution:
     def _write_results(self) -> None:
         as_folder = self._job.job.results == "folder"
         completion_marker.make(
-            self._folder, self._plan, self._prepared, self._completion(), as_folder=as_folder, between=self._unless_ended
+            self._folder,
+            self._plan,
+            self._prepared,
+            self._completion(),
+            as_folder=as_folder,
+            between=self._unless_ended,
         )
 
     def _keep_snapshot(self) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from ..config import SHAPING, Job
-from ..core import InputError, KeySet, Request
+from ..core import TIMINGS, InputError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
 from .dated_outputs import since
 from .manifest import Inputs
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
-from .source import FINE_S, Ended, Signature, Source, is_young, sayable
+from .source import Ended, Signature, Source, is_young, sayable
 
 _BLOCK_REQUESTS = 400
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
@@ -47,7 +47,7 @@ class Plan:
         self._made = time.time_ns()
         self._signature = self._source.seen()
         if self._is_young:
-            time.sleep(FINE_S)  # written just now, as it is when a program makes an input and asks it
+            time.sleep(TIMINGS.young_file_s)  # written just now, as it is when a program makes an input and asks it
             self._made = time.time_ns()
             self._signature = self._source.seen()
         # Files that are written to right now cannot be known again by their times.

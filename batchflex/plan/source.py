@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import InputError, Row
+from ..core import TIMINGS, InputError, Row
 from .formats import (
     DAMAGED,
     PACKED,
@@ -37,9 +37,7 @@ _FORMATS = {
     ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
 BLOCK_ROWS = 1_000
-# How long a file system may give the same time to two changes: some keep seconds only.
-FINE_S = 0.05
-_COARSE_S = 3.0
+_COARSE_S = 3.0  # that a file is young where the file system keeps seconds only; else TIMINGS.young_file_s
 
 
 class Seen(NamedTuple):
@@ -284,7 +282,7 @@ def sayable(path: str) -> str:
 
 def is_young(seen: Seen, now: int) -> bool:
     """Whether a file might be written to again without getting another time. ``now`` is in ns."""
-    return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else FINE_S)
+    return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else TIMINGS.young_file_s)
 
 
 _READERS: dict[str, Callable[[Reading, int, int, Any], Iterator[Rows]]] = {

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-import os
 import random
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import jsonschema_rs
@@ -30,6 +30,7 @@ from batchflex.schedule.launch import Launch, safe_name
 from batchflex.schedule.next_times import upcoming
 from batchflex.schedule.systemd import units
 from batchflex.schedule.zones import differences
+from tests.support.command_line import Ended, called
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.recorder import Recorder
 from tests.unit.schedule.test_next_times import expressions, needs_systemd
@@ -52,8 +53,10 @@ def write_job(folder: Path, endpoint: str) -> None:
     (folder / "job%.toml").write_text(f'[job]\nname = "Nightly.labels"\n{endpoint}\n[input]\npath = "rows.jsonl"\n')
 
 
-def run(folder: Path, *words: str, program: Sequence[str | Path] = (BATCHFLEX,)) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*program, "schedule", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+def run(folder: Path, *words: str, verb: str = "schedule", program: Path = BATCHFLEX, **environ: str) -> Ended:
+    """The command in this process, as if it had been started in that folder as this program."""
+    with contextlib.chdir(folder), mock.patch.object(sys, "argv", [str(program)]):
+        return called(verb, *words, env=environ)
 
 
 def launch(**changes: Any) -> Launch:
@@ -85,7 +88,7 @@ def test_the_line_runs_as_cron_starts_it(folder: Path, endpoint: CountingEndpoin
     keys.write_text("# the key\nMY_KEY='sk-of-the-file'\n")
     keys.chmod(0o600)
     printed = run(folder, "job%.toml", "--cron", "0 2 * * 1-5", "--env-file", keys.name, "--log-file", "l%.log")
-    [(fields, command)] = commands(printed.stdout)
+    [(fields, command)] = commands(printed.out)
     assert fields == "0 2 * * 1-5"
     started = by_cron(command)
     assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
@@ -187,9 +190,9 @@ def test_the_units_are_what_systemd_takes(folder: Path, tmp_path: Path, options:
     program.symlink_to(BATCHFLEX)
     done = run(
         folder, "job%.toml", "--cron", "0 2 1,15 * 1", "--tz", "Europe/Berlin", "--as", "systemd", "--out", "units", *options,
-        program=[program],
+        program=program,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.code, done.out) == (0, "")
     service, timer = (folder / "units" / f"batchflex-nightly-labels.{kind}" for kind in ("service", "timer"))
     shutil.copy(service, tmp_path)
     shutil.copy(timer, tmp_path)  # from where verify looks for the units that these name
@@ -230,7 +233,7 @@ def test_a_service_finds_the_key_where_its_credential_is(folder: Path, endpoint:
         '[notify]\non = ["success"]\nwebhook_env = "MY_HOOK"\nping_env = "MY_PING"\n',
     )
     endpoint.knobs(key="sk-of-systemd")
-    unit = run(folder, "job%.toml", "--at", "02:00", "--as", "systemd").stdout
+    unit = run(folder, "job%.toml", "--at", "02:00", "--as", "systemd").out
     names = re.findall(r"^LoadCredential=(\w+):", unit, re.M)
     assert names == ["MY_KEY", "MY_HOOK", "MY_PING"]
     credentials = folder / "credentials"
@@ -238,23 +241,15 @@ def test_a_service_finds_the_key_where_its_credential_is(folder: Path, endpoint:
     with Recorder() as recorder:
         for name, secret in zip(names, ("sk-of-systemd", f"{recorder.url}/hook", f"{recorder.url}/ping"), strict=True):
             (credentials / name).write_text(f"{secret}\n")
-        environ = {"PATH": os.defpath, "CREDENTIALS_DIRECTORY": str(credentials)}
-        done = subprocess.run(
-            [BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, capture_output=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
+        environ = {"CREDENTIALS_DIRECTORY": str(credentials), "NO_PROXY": "127.0.0.1"}
+        assert run(folder, "job%.toml", "-q", verb="run", **environ) == (0, "", "")
         assert endpoint.stats()["requests"] == 1
         assert sorted(recorder.paths()) == ["/hook", "/ping", "/ping/start"]
         (credentials / "MY_HOOK").unlink()
         (credentials / "MY_HOOK").mkdir()
-        done = subprocess.run(
-            [BATCHFLEX, "run", "job%.toml", "-q"], cwd=folder, env=environ, timeout=60, capture_output=True, check=False
-        )
-        assert done.returncode == 0
-        assert (
-            b"not notified by the webhook: the credential " in done.stderr
-            and b"MY_HOOK cannot be read: " in done.stderr
-        )
+        done = run(folder, "job%.toml", "-q", verb="run", **environ)
+        assert done.code == 0
+        assert "not notified by the webhook: the credential " in done.err and "MY_HOOK cannot be read: " in done.err
 
 
 # -------------------------------------------------------------------------------------------------------- Kubernetes
@@ -266,7 +261,7 @@ def test_the_manifest_is_one_that_kubernetes_takes(folder: Path) -> None:
     write_job(folder, '[endpoint]\nname = "flexai"\n[params]\nmodel = "m"')
     options = ["--image", "registry.example/batchflex:1", "--options=--set params.stop='$(date) #: \\'"]
     done = run(folder, "job%.toml", "--cron", "0 2 * * 5-7", "--as", "k8s", "--tz", "Europe/Berlin", *options)
-    manifest = yaml.safe_load(done.stdout)
+    manifest = yaml.safe_load(done.out)
     jsonschema_rs.validator_for(SCHEMA).validate(manifest)
     spec = manifest["spec"]
     assert (spec["schedule"], spec["timeZone"], spec["concurrencyPolicy"]) == (
@@ -339,13 +334,13 @@ def test_yaml_reads_back_what_was_written(words: list[str], keys: list[str], nam
 def test_what_is_told_beside_it(folder: Path) -> None:
     write_job(folder, '[endpoint]\nname = "flexai"\n[params]\nmodel = "m"')
     done = run(folder, "job%.toml", "--at", "02:00")
-    told = done.stderr.splitlines()
+    told = done.err.splitlines()
     assert told[0].startswith("next, in ")
     assert len([line for line in told if re.fullmatch(r"  \w{3} \d{4}-\d\d-\d\d 02:00 [+-]\d{4}", line)]) == 5
     assert any(line.startswith("log: ") and line.endswith("nightly-labels.log") for line in told)
     assert any("FLEXAI_API_KEY=" in line and "--env-file" in line for line in told)
-    as_json = json.loads(run(folder, "job%.toml", "--at", "02:00", "--json").stdout)
-    assert as_json["files"]["nightly-labels.crontab"] == done.stdout
+    as_json = json.loads(run(folder, "job%.toml", "--at", "02:00", "--json").out)
+    assert as_json["files"]["nightly-labels.crontab"] == done.out
     assert len(as_json["next"]) == 5
 
 
@@ -355,19 +350,19 @@ def test_a_key_that_the_run_finds_by_itself_is_not_handed_to_it(folder: Path) ->
     (folder / ".env").chmod(0o600)
     for kind in (["systemd"], ["k8s", "--image", "i"], ["crontab"]):
         done = run(folder, "job%.toml", "--at", "02:00", "--as", *kind)
-        assert "FLEXAI_API_KEY" not in done.stdout
-        assert f"key: the run finds it in {folder}/.env" in done.stderr.splitlines()
-        assert "sk-of" not in done.stdout + done.stderr
-    assert "LoadCredential" in run(folder, "job%.toml", "--at", "02:00", "--as", "systemd", "--keys", "/k").stdout
+        assert "FLEXAI_API_KEY" not in done.out
+        assert f"key: the run finds it in {folder}/.env" in done.err.splitlines()
+        assert "sk-of" not in done.out + done.err
+    assert "LoadCredential" in run(folder, "job%.toml", "--at", "02:00", "--as", "systemd", "--keys", "/k").out
     assert (
-        "secretKeyRef"
-        in run(folder, "job%.toml", "--at", "02:00", "--as", "k8s", "--image", "i", "--secret", "s").stdout
+        "secretKeyRef" in run(folder, "job%.toml", "--at", "02:00", "--as", "k8s", "--image", "i", "--secret", "s").out
     )
 
 
 def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path) -> None:
     write_job(folder, "")
-    done = run(folder, "job%.toml", "--at", "02:00", program=[sys.executable, "-m", "batchflex"])
+    command = [sys.executable, "-m", "batchflex", "schedule", "job%.toml", "--at", "02:00"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert f" && {sys.executable} -m batchflex run " in done.stdout
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchflex.cli import verbs_status
 from batchflex.storage.folder import Folder
 from batchflex.storage.run_state import RunState
 from tests.support.command_line import (
+    Ended,
     batchflex,
     begun,
     called,
-    ended,
     environment,
     message,
     refused_port,
@@ -37,6 +39,7 @@ from tests.support.command_line import (
     write_rows,
 )
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
+from tests.support.runs import Meanwhile, going, killed_command
 
 COLUMNS = """id, row, sample, key, status, content, reasoning, tool_calls, parsed, finish_reason, model, prompt_tokens,
 completion_tokens, total_tokens, cache_read_input_tokens, cache_creation_input_tokens, reasoning_tokens, cost,
@@ -61,22 +64,17 @@ def test_a_run_gives_one_row_a_request_and_a_second_run_sends_nothing(
     rows, out = write_rows(tmp_path / "rows.jsonl", 2_000), tmp_path / "out"
     script = Path(sys.executable).with_name("batchflex")
     endpoint.knobs(latency_s=0.02)
-    command = [
-        script,
-        "run",
-        rows,
-        "--base-url",
-        endpoint.base_url,
-        "--model",
-        "m",
-        "--out",
-        out,
-        "--concurrency",
-        "64",
-    ]
-    for _ in range(2):
-        run = subprocess.run(command, capture_output=True, timeout=120, env=environment(), check=False)
-        assert (run.returncode, run.stdout) == (0, b""), run.stderr
+    command = ["run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", out, "--concurrency", "64"]
+
+    def installed(*words: object) -> Ended:
+        run = subprocess.run(
+            [script, *words], capture_output=True, text=True, timeout=120, env=environment(), check=False
+        )
+        return Ended(run.returncode, run.stdout, run.stderr)
+
+    for run in (installed, called):
+        done = run(*command)
+        assert (done.code, done.out) == (0, ""), done.err
         assert endpoint.stats()["requests"] == endpoint.stats()["good"] == 2_000
         results = table(out)
         assert results.columns == COLUMNS
@@ -86,7 +84,7 @@ def test_a_run_gives_one_row_a_request_and_a_second_run_sends_nothing(
         assert set(results["status"]) == {"ok"}
         assert results["content"][1_999] == "echo: row 1999."
         assert state(out)["status"] == "finished"
-    assert b"nothing is sent" in run.stderr
+    assert "nothing is sent" in done.err
     assert 1 < endpoint.stats()["max_in_flight"] <= 64
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [line["requests_sent"] for line in history] == [2_000, 0]
@@ -94,7 +92,7 @@ def test_a_run_gives_one_row_a_request_and_a_second_run_sends_nothing(
 
 def test_json_is_one_line_and_the_same_as_run_json(asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 5), tmp_path / "out"
-    run = batchflex("run", rows, *asks, "--out", out, "--json")
+    run = called("run", rows, *asks, "--out", out, "--json")
     assert run.code == 0
     assert run.summary == state(out)
     assert run.summary["ok"] == run.summary["planned"] == run.summary["requests_sent"] == 5
@@ -104,19 +102,19 @@ def test_json_is_one_line_and_the_same_as_run_json(asks: list[object], tmp_path:
 def test_quiet_says_nothing_but_what_went_wrong(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 5), tmp_path / "out"
     endpoint.knobs(script=["401"])
-    stopped = batchflex("run", rows, *asks, "--out", out, "--quiet")
+    stopped = called("run", rows, *asks, "--out", out, "--quiet")
     assert (stopped.code, stopped.out) == (3, "")
     assert "key" in stopped.err and stopped.err.count("\n") == 1
     status = called("status", out)
     assert (status.code, status.err) == (0, "")
     assert "stopped" in status.out and "Incorrect API key provided" in status.out
-    finished = batchflex("run", rows, *asks, "--out", out, "--quiet")
+    finished = called("run", rows, *asks, "--out", out, "--quiet")
     assert finished == (0, "", "")
 
 
 def test_without_a_terminal_progress_is_plain_timed_lines(asks: list[object], tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 5)
-    run = batchflex("run", rows, *asks, "--out", tmp_path / "out")
+    run = called("run", rows, *asks, "--out", tmp_path / "out")
     first, second = run.err.splitlines()[:2]
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* info rows \S+ started; output in ", first)
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* info rows \S+ asking http", second)
@@ -544,18 +542,22 @@ def test_status_of_a_run_in_progress_killed_and_finished(
     assert finished.summary["requests_sent"] == 60 - answered
 
 
-def test_watch_ends_with_the_run(endpoint: CountingEndpoint, asks: list[object], tmp_path: Path) -> None:
+def test_watch_ends_with_the_run(
+    endpoint: CountingEndpoint,
+    asks: list[object],
+    tmp_path: Path,
+    meanwhile: Meanwhile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verbs_status, "_WATCH_EVERY_S", 0.1)
     rows, out = write_rows(tmp_path / "rows.jsonl", 400), tmp_path / "out"
     endpoint.knobs(latency_s=0.5)
-    with begun("run", rows, *asks, "--out", out, "--concurrency", "4") as run:
+    with going("run", rows, *asks, "--out", out, "--concurrency", "4"):
         wait_until(lambda: endpoint.stats()["requests"] > 0, "the run has begun")
-        with begun("status", out, "--watch") as watch:
-            assert watch.stdout is not None
-            assert "running" in watch.stdout.readline()
-            endpoint.knobs(latency_s=0.0)
-            watched = ended(watch)
-        assert ended(run).code == 0
+        meanwhile.once(endpoint, lambda seen: seen["requests"] > 4, partial(endpoint.knobs, latency_s=0.0))
+        watched = called("status", out, "--watch")
     assert watched.code == 0
+    assert "running" in watched.out.splitlines()[0]
     assert "finished" in watched.out and "400 of 400" in watched.out
 
 
@@ -779,11 +781,8 @@ def test_plan_counts_what_is_in_the_journal_of_a_killed_run(
     endpoint: CountingEndpoint, asks: list[object], tmp_path: Path
 ) -> None:
     rows, out = write_rows(tmp_path / "rows.jsonl", 10), tmp_path / "out"
-    endpoint.knobs(latency_s=0.05, poison={"row 0.": "422"})
-    with begun("run", rows, *asks, "--out", out, "--concurrency", "1") as run:
-        wait_until(lambda: endpoint.stats()["good"] >= 4, "some rows were answered")
-        run.kill()
-        run.wait()
+    endpoint.knobs(poison={"row 0.": "422"})
+    killed_command(endpoint, 4, "run", rows, *asks, "--out", out, "--concurrency", "1")
     found = called("plan", rows, *asks, "--out", out, "--json").summary
     assert found["done"] >= 3
     assert found["left"] == 10 - found["done"], "the failed row is asked again"

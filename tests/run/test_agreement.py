@@ -44,9 +44,10 @@ from batchflex.cli import plan_text
 from batchflex.engine import retry_rows
 from batchflex.plan import snapshot
 from tests.support import oracle
-from tests.support.agreement_case import Small, killed
+from tests.support.agreement_case import Small
 from tests.support.agreement_walk import Walk
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
+from tests.support.runs import killed
 
 STEPS = 7
 QUICK = 8  # walks that ``make test`` takes; the others are slow

@@ -149,23 +149,25 @@ async def test_two_runs_in_one_loop(endpoint: CountingEndpoint, job: dict[str, A
 
 
 @pytest.mark.anyio
-async def test_arun_cancelled_on_the_way_goes_on_without_repeats(job: dict[str, Any], tmp_path: Path) -> None:
-    with CountingEndpoint(latency_s=0.02, fail_after=9, fail_with="hang") as endpoint:
-        job = job | {"endpoint": {"base_url": endpoint.base_url}, "limits": {"concurrency": 4}}
-        task = asyncio.create_task(batchflex.arun(job))
-        while endpoint.stats()["outcomes"].get("hang", 0) < 4:
-            await anyio.sleep(0.01)
-            assert not task.done()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        kept = state(tmp_path / "out")
-        assert (kept["status"], kept["stopped_by"], kept["exit_code"]) == ("interrupted", "signal", 130)
-        assert kept["ok"] == endpoint.stats()["good"]
-        endpoint.knobs(fail_after=None)
-        run = await batchflex.arun(job)
-        assert (run.exit_code, run.results().height) == (0, 20)
-        assert (endpoint.stats()["good"], endpoint.stats()["repeats"]) == (20, 0)
+async def test_arun_cancelled_on_the_way_goes_on_without_repeats(
+    job: dict[str, Any], endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    endpoint.knobs(latency_s=0.02, fail_after=9, fail_with="hang")
+    job = job | {"limits": {"concurrency": 4}}
+    task = asyncio.create_task(batchflex.arun(job))
+    while endpoint.stats()["outcomes"].get("hang", 0) < 4:
+        await anyio.sleep(0.01)
+        assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    kept = state(tmp_path / "out")
+    assert (kept["status"], kept["stopped_by"], kept["exit_code"]) == ("interrupted", "signal", 130)
+    assert kept["ok"] == endpoint.stats()["good"]
+    endpoint.knobs(fail_after=None)
+    run = await batchflex.arun(job)
+    assert (run.exit_code, run.results().height) == (0, 20)
+    assert (endpoint.stats()["good"], endpoint.stats()["repeats"]) == (20, 0)
 
 
 SCRIPT = """
@@ -182,28 +184,30 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("where", ["script", "notebook"])
-def test_ctrl_c_ends_a_run_and_leaves_nothing_running(where: str, job: dict[str, Any], tmp_path: Path) -> None:
-    with CountingEndpoint(fail_after=9, fail_with="hang") as endpoint:
-        job = job | {"endpoint": {"base_url": endpoint.base_url}, "limits": {"concurrency": 4}}
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, json.dumps(job), where],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-            start_new_session=True,
-        )
-        try:
-            wait_until(lambda: endpoint.stats()["outcomes"].get("hang", 0) == 4, "every slot waits for ever")
-            process.send_signal(signal.SIGINT)
-            out, _ = process.communicate(timeout=30)
-        finally:
-            process.kill()
-            process.communicate()
-        assert out == "interrupted\n"
-        assert state(tmp_path / "out")["status"] == "interrupted"
-        endpoint.knobs(fail_after=None)
-        assert batchflex.run(job).exit_code == 0
-        assert endpoint.stats()["repeats"] == 0
+def test_ctrl_c_ends_a_run_and_leaves_nothing_running(
+    where: str, job: dict[str, Any], endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    endpoint.knobs(fail_after=9, fail_with="hang")
+    job = job | {"limits": {"concurrency": 4}}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(job), where],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: endpoint.stats()["outcomes"].get("hang", 0) == 4, "every slot waits for ever")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert out == "interrupted\n"
+    assert state(tmp_path / "out")["status"] == "interrupted"
+    endpoint.knobs(fail_after=None)
+    assert batchflex.run(job).exit_code == 0
+    assert endpoint.stats()["repeats"] == 0
 
 
 def test_the_collector_is_left_as_it_was(job: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import batchflex
 from batchflex.config.endpoint_section import EndpointSection
 from batchflex.config.loader import build
 from batchflex.core.errors import AttemptError, EndpointError, JobError
-from batchflex.endpoint import http1
+from batchflex.endpoint import http1, key_command
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.key_command import KeyCommand, NoKeyError, expires_at
 from batchflex.endpoint.provider import Endpoint, key_variable, resolve, variables
@@ -378,6 +378,12 @@ def test_another_server_on_the_command_line_gets_nothing_of_the_job_s_own(
 # --------------------------------------------------------------------------------------- keys that a command gives
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that gives keys may run again after moments."""
+    monkeypatch.setattr(key_command, "_LEAST_S", 0.1)
+
+
 def counting(folder: Path, then: str = 'echo "key-$n"') -> str:
     """A command that counts its runs, in ``n`` and in a file, and then does this."""
     return f"echo run >> {folder}/runs; n=$(wc -l < {folder}/runs); n=$((n)); {then}"
@@ -387,6 +393,7 @@ def runs(folder: Path) -> int:
     return len((folder / "runs").read_text().splitlines())
 
 
+@pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_run_does_not_die_of_a_key_that_expires(stream: bool, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """Each key is good for 25 requests. No row loses its only attempt, all that are refused together have the command run once,
@@ -430,6 +437,7 @@ def test_a_command_that_gives_no_key_stops_the_run(
     assert checked.code == 3 and words in checked.out
 
 
+@pytest.mark.usefixtures("often")
 def test_all_that_are_refused_together_share_a_run_that_gives_nothing(
     endpoint: CountingEndpoint, tmp_path: Path
 ) -> None:
@@ -454,6 +462,7 @@ async def test_all_that_wait_for_a_command_share_its_failure(tmp_path: Path) -> 
     assert faults == ["it exited with 1"] * 5 and runs(tmp_path) == 1
 
 
+@pytest.mark.usefixtures("often")
 def test_what_is_sent_anew_with_another_key_is_within_the_budget(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     endpoint.knobs(key="key-", key_lives=3)
     path = job_of(endpoint, tmp_path, rows=20, api_key_command=counting(tmp_path))
@@ -462,6 +471,7 @@ def test_what_is_sent_anew_with_another_key_is_within_the_budget(endpoint: Count
     assert state(tmp_path / "out")["stopped_by"] == "budget"
 
 
+@pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("then", ["echo key-same", 'echo "other-$n"'])
 def test_a_key_that_is_refused_anew_stops_the_run(then: str, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """The same key again, or one that was never let in."""
@@ -474,6 +484,7 @@ def test_a_key_that_is_refused_anew_stops_the_run(then: str, endpoint: CountingE
     assert runs(tmp_path) == (2 if "same" in then else 1)
 
 
+@pytest.mark.usefixtures("often")
 def test_a_command_that_fails_later_is_waited_for(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """Its second run fails; the third gives a key, and all rows are answered."""
     endpoint.knobs(key="key-", key_lives=3)

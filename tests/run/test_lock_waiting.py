@@ -36,32 +36,34 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", 6)
 
 
-def test_a_run_that_waits_goes_on_after_the_other_and_takes_what_came_meanwhile(tmp_path: Path) -> None:
+def test_a_run_that_waits_goes_on_after_the_other_and_takes_what_came_meanwhile(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     write_rows(inbox / "1.jsonl", 40)
     command: list[object] = ["run", inbox, "--model", "m", "--concurrency", "4", "--out", tmp_path / "out", "--json"]
-    with CountingEndpoint(latency_s=0.5) as slow:
-        command += ["--base-url", slow.base_url]
-        with begun(*command) as first:
-            wait_until(lambda: slow.stats()["good"] > 0, "the first is under way")
-            with begun(*command, "--wait", "1h") as second:
-                assert second.stderr is not None
-                said = second.stderr.readline()
-                assert "waiting for the run that holds" in said and f"process {first.pid} on" in said
-                assert "for 1:00:00 at most" in said and "of 40 rows are done" in said
-                new = write_rows(tmp_path / "2.jsonl", 50).read_text().splitlines(keepends=True)[40:]
-                (inbox / "2.jsonl").write_text("".join(new))
-                slow.knobs(latency_s=0.0)
-                waited = ended(second)
-            assert ended(first).code == 0
-        assert waited.code == 0
-        assert (waited.summary["planned"], waited.summary["done_before"], waited.summary["requests_sent"]) == (
-            50,
-            40,
-            10,
-        )
-        assert (slow.stats()["requests"], slow.stats()["repeats"]) == (50, 0)
+    endpoint.knobs(latency_s=0.5)
+    command += ["--base-url", endpoint.base_url]
+    with begun(*command) as first:
+        wait_until(lambda: endpoint.stats()["good"] > 0, "the first is under way")
+        with begun(*command, "--wait", "1h") as second:
+            assert second.stderr is not None
+            said = second.stderr.readline()
+            assert "waiting for the run that holds" in said and f"process {first.pid} on" in said
+            assert "for 1:00:00 at most" in said and "of 40 rows are done" in said
+            new = write_rows(tmp_path / "2.jsonl", 50).read_text().splitlines(keepends=True)[40:]
+            (inbox / "2.jsonl").write_text("".join(new))
+            endpoint.knobs(latency_s=0.0)
+            waited = ended(second)
+        assert ended(first).code == 0
+    assert waited.code == 0
+    assert (waited.summary["planned"], waited.summary["done_before"], waited.summary["requests_sent"]) == (
+        50,
+        40,
+        10,
+    )
+    assert (endpoint.stats()["requests"], endpoint.stats()["repeats"]) == (50, 0)
     assert table(tmp_path / "out").height == 50
     assert past(tmp_path / "out") == [("finished", 0), ("finished", 0)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from batchflex.endpoint import quirks
 from batchflex.protocol import CHAT, reask
 from batchflex.protocol.classify import http_fault
 from tests.run.test_reasks import FORMAT, SCHEMA, write
-from tests.support.command_line import Ended, begun, called, ended, table, wait_until
+from tests.support.command_line import Ended, called, table
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.runs import killed_command
 
 WORDS = " ".join(f"w{number}" for number in range(100))
 
@@ -201,14 +201,10 @@ def test_it_ends_at_the_largest_limit_and_goes_on_from_there_later(endpoint: Cou
 
 def test_killed_in_between_it_goes_on_from_the_cut_answer(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", 12, max_tokens=30)
-    endpoint.knobs(answer=WORDS, obey_max_tokens=True, latency_s=0.1)
+    endpoint.knobs(answer=WORDS, obey_max_tokens=True)
     grow = ["--set", "answer.grow_max_tokens=500", "--concurrency", 3]
-    with begun(*options(endpoint, rows, *grow)) as killed:
-        wait_until(lambda: sum(record["later"] for record in endpoint.log()) >= 4, "cut answers")
-        killed.send_signal(signal.SIGKILL)
-        ended(killed)
+    killed_command(endpoint, 6, *options(endpoint, rows, *grow))
     lost = sum(r["tokens"] for r in endpoint.log() if not r["later"])
-    endpoint.knobs(latency_s=0.0)
     assert run(endpoint, rows, *grow).code == 0
     log, results = endpoint.log(), table(tmp_path / "out")
     received = {record["hash"]: record["seq"] for record in log if record["later"]}

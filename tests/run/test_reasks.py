@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ from batchflex.report import report
 from batchflex.scoring import comparison, comparison_sides
 from batchflex.storage import journal
 from batchflex.storage.folder import Folder
-from tests.support.command_line import Ended, begun, called, ended, table, wait_until
+from tests.support.command_line import Ended, called, table
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.runs import killed_command
 
 SCHEMA = {
     "type": "object",
@@ -141,17 +140,12 @@ def test_more_reasks_ask_on_from_the_answers_there_are(endpoint: CountingEndpoin
 def test_killed_before_the_next_answer_it_goes_on_from_the_last(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """The answer that did not fit was paid for: it is not asked for a second time, and what it took stays counted."""
     rows = write(tmp_path / "rows.jsonl", 24, response_format=FORMAT)
-    endpoint.knobs(answer='{"label": "good"}', unfit=0.5, latency_s=0.15)
-    with begun(*options(endpoint, rows, "--concurrency", 4)) as killed:
-        wait_until(lambda: sum(record["unfit"] and record["later"] for record in endpoint.log()) >= 3, "unfit answers")
-        time.sleep(0.05)
-        killed.send_signal(signal.SIGKILL)
-        ended(killed)
+    endpoint.knobs(answer='{"label": "good"}', unfit=0.5)
+    killed_command(endpoint, 9, *options(endpoint, rows, "--concurrency", 4))
     folder = Folder(tmp_path / "out")
     kept = [o for n in journal.segments(folder.journal) for o in journal.read(journal.segment_path(folder.journal, n))]
     assert any(outcome.status == "invalid" for outcome in kept)
     lost = [r for r in endpoint.log() if r["answered_at"] is not None and not r["later"]]
-    endpoint.knobs(latency_s=0.0)
     done = run(endpoint, rows)
     assert done.code in (0, 1), done.err
     log, results = endpoint.log(), table(tmp_path / "out")

@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from statsmodels.stats import inter_rater
 
 import batchflex
 from batchflex.config.loader import build, load
@@ -19,6 +18,9 @@ from batchflex.scoring import stats
 from batchflex.storage.folder import Folder
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.lazily import Lazily
+
+inter_rater = Lazily("statsmodels.stats.inter_rater")
 
 EXACT = {"accuracy": {"kind": "exact", "expected": "label"}}
 

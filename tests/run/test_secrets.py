@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import pytest
 from batchflex.config.loader import build
 from batchflex.core.errors import JobError
 from batchflex.core.redact import redacted
-from tests.support.command_line import batchflex, begun, called, environment, sha1_of_key, table, wait_until, write_rows
+from tests.support.command_line import called, environment, sha1_of_key, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.runs import killed_command
 
 KEY = "sk-VerySecret0123456789"
 WORD = "VerySecret"
@@ -89,27 +89,28 @@ def shown(folder: Path, env: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_key_is_in_no_file_and_in_no_output(stream: bool, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+def test_the_key_is_in_no_file_and_in_no_output(
+    stream: bool, endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not even when the server says it wherever it can: in answers, their ids and models, errors, their types and codes,
     headers. Nor after kill -9, in the journal."""
     endpoint.knobs(key=KEY, echo_key=True, latency_s=0.02, poison={
         "row 1.": "echo_key", "row 2.": "echo_key_error", "row 3.": "500", "row 5.": "stream_error",
     }, faults={"429_ms": 0.1}, retry_after_s=0.01)  # fmt: skip
     path, env = job_file(tmp_path, endpoint, stream=stream), {"BATCHFLEX_API_KEY": KEY}
-    with begun("--debug", "run", path, env=env) as run:
-        wait_until(lambda: endpoint.stats()["good"] >= 15, "some have been answered")
-        run.send_signal(signal.SIGKILL)
-        _, err = run.communicate()
+    with monkeypatch.context() as patched:
+        patched.setenv("BATCHFLEX_API_KEY", KEY)
+        killed_command(endpoint, 15, "run", path)
     left = everything_in(tmp_path / "out")
     assert (tmp_path / "out" / "journal").exists() and '"content":"echo: row' in left, "the journal is read as it is"
-    ended = batchflex("run", path, "--json", env=env)
+    ended = called("--debug", "run", path, "--json", env=env)
     assert ended.code in (1, 3) and ended.summary["done"] >= 38, ended
     assert endpoint.stats()["keys"] == [sha1_of_key(KEY)]
     results = table(tmp_path / "out")
     assert results["content"][1] == "your header was Bearer ***"
     assert results["error_message"][2] == "bad key: Bearer *** Bearer ***"
     assert "***" in results["model"][0] and "***" in results["response"][0]
-    said = [left, err, ended.out, ended.err]
+    said = [left, ended.out, ended.err]
     if not stream:
         endpoint.knobs(faults={}, latency_s=0.0)
         said += shown(tmp_path, env)

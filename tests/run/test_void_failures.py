@@ -3,10 +3,6 @@ night, and what later runs, retries, tables and compacting make of it."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +14,16 @@ from batchflex.plan.resume import AnswerIndex
 from batchflex.protocol.reask import Policy
 from batchflex.storage import Store, journal, part_files, results_table, writer
 from batchflex.storage.folder import Folder
-from tests.support.command_line import called, state, table as results_of, wait_until, write_rows
+from tests.support.command_line import called, table as results_of, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import outcome, request
-from tests.support.runs import options, run
+from tests.support.runs import killed_command, options, run
 
 HALF = {f"row {tens}{ones}.": "400_hold" for tens in ("", *"123456789") for ones in "024678"}
 
 
 def failed_in(out: Path) -> int:
     return results_of(out).filter(pl.col("status") == "failed").height
-
-
-def goes_on(out: Path, answered: int) -> bool:
-    """Whether a run has answered more than so many."""
-    return state(out)["status"] == "running" and state(out)["done"] > answered
 
 
 # --------------------------------------------------------------------------------------------- words that nobody knows
@@ -158,13 +149,8 @@ def test_failures_of_runs_that_stop_for_them_use_up_no_retry(
             for name in ("run.json", "history.jsonl", "results.parquet", "inputs.jsonl"):
                 (out / name).unlink()
         elif between == "killed":
-            endpoint.knobs(poison={}, latency_s=0.3)
-            command = [sys.executable, "-m", "batchflex", *map(str, options(endpoint, rows)), "--concurrency", "1"]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            wait_until(partial(goes_on, out, ended.summary["ok"]), "one more is answered")
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            endpoint.knobs(latency_s=0.0)
+            endpoint.knobs(poison={})
+            killed_command(endpoint, 1, *options(endpoint, rows), "--concurrency", "1")
     endpoint.knobs(poison={})
     finished = run(endpoint, rows)
     assert (finished.code, finished.summary["ok"]) == (0, 100)

@@ -25,7 +25,7 @@ from batchflex.protocol.rate_limit_headers import Level, RateLimits
 from batchflex.storage.run_state import Wait
 from tests.support.command_line import begun, called, ended as ending, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
-from tests.support.runs import options, run, run_job
+from tests.support.runs import going, options, run, run_job
 
 
 @pytest.mark.parametrize("headers", [True, False])
@@ -148,7 +148,7 @@ def test_a_small_rate_is_allowed_to_those_who_wait_for_long(endpoint: CountingEn
 def test_a_row_that_is_refused_alone_lets_the_others_pass(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """It names no time, and there is nothing but its being refused again while others are not to tell whose fault that is."""
     endpoint.knobs(poison={"row 7.": "429_bare"}, latency_s=0.01)
-    with begun(*options(endpoint, write_rows(tmp_path / "rows.jsonl", 300))):
+    with going(*options(endpoint, write_rows(tmp_path / "rows.jsonl", 300))):
         state = _once(tmp_path / "out", lambda state: state["ok"] == 299)
         assert state["failed"] == 0
 

@@ -1,19 +1,15 @@
-"""Jobs over files that change, and runs of them that are killed, for test_agreement.py."""
+"""Jobs over files that change, for test_agreement.py."""
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-import batchflex
 from batchflex.cli import plan_text
 from batchflex.config.job import Job
 from batchflex.config.loader import build
@@ -72,35 +68,6 @@ class Input:
     def remove(self, name: str) -> list[Row]:
         (self.folder / name).unlink()
         return self.files.pop(name)
-
-
-def killed(job: Job, endpoint: CountingEndpoint, most: int) -> batchflex.Run | None:
-    """Leave what SIGKILL after so many good answers leaves: the folder as it is at that moment, the last answers in the journal.
-    A run that has ended before is returned."""
-    endpoint.knobs(fail_after=most, fail_with="hang")
-    copy = job.out.with_name("killed")
-
-    async def main() -> batchflex.Run | None:
-        running = asyncio.ensure_future(batchflex.arun(job))
-
-        def is_sealing() -> bool:
-            return len(list((job.out / "journal").glob("*.journal"))) > 1
-
-        while not running.done() and (not endpoint.stats()["outcomes"].get("hang") or is_sealing()):
-            await asyncio.wait([running], timeout=0.005)
-        if running.done():
-            return running.result()
-        shutil.copytree(job.out, copy, ignore=shutil.ignore_patterns(".lock"))
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        return None
-
-    ended = asyncio.run(main())
-    if ended is None:
-        shutil.rmtree(job.out)
-        copy.rename(job.out)
-    return ended
 
 
 class Small:

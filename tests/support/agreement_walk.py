@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,11 @@ from batchflex.results import compact, view
 from batchflex.storage import FolderStore, part_files
 from batchflex.storage.folder import Folder
 from tests.support import oracle
-from tests.support.agreement_case import Input, killed
+from tests.support.agreement_case import Input
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
 from tests.support.oracle import Answer, Judged, Row, Setting, judge, signature
+from tests.support.runs import killed
+from tests.support.young_files import aged
 
 
 class Walk:
@@ -191,9 +192,7 @@ class Walk:
         return f"{change}"
 
     def job(self, on_change: str = "stop", **limits: Any) -> Job:
-        for path in self.input.folder.iterdir():  # else every plan waits until they are no longer young
-            while time.time_ns() - path.stat().st_ctime_ns < 60_000_000:
-                time.sleep(0.005)
+        aged(*self.input.folder.iterdir())
         tables = self.setting.tables(self.input.path, self.out, self.endpoint.base_url)
         tables["job"]["on_change"] = on_change
         tables["limits"] |= limits

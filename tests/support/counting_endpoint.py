@@ -19,10 +19,9 @@ with ``base_url`` and ``control``. The process ends when its standard input does
 outlives a run that is killed. ``body_hash(body)`` is the identity of a request in the log; it ignores ``stream``.
 
 Fault names: ``sorted(FAULTS)``, and ``said`` for the answer that the knob of that name holds. Control over HTTP on the
-same port: ``POST /control/knobs`` (a JSON object of some knobs),
-``POST /control/reset``, ``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are
-``POST /v1/embeddings`` (for each of ``input`` its :func:`vector`, the last first), ``GET /v1/models`` and, with the knob
-``metrics``, ``GET /metrics``.
+same port: ``POST /control/knobs`` (a JSON object of some knobs), ``POST /control/reset``, ``POST /control/anew``,
+``GET /control/stats``, ``GET /control/log``. Besides ``/v1/chat/completions`` there are ``POST /v1/embeddings`` (for each of
+``input`` its :func:`vector`, the last first), ``GET /v1/models`` and, with the knob ``metrics``, ``GET /metrics``.
 """
 
 from __future__ import annotations
@@ -329,7 +328,10 @@ class Counter:
                 self.script = collections.deque(self.knobs.script)
             self.heed()
             return 200, dataclasses.asdict(self.knobs)
-        if what == "reset":
+        if what == "anew":
+            vars(self.knobs).update(vars(Knobs()))
+            self.heed()
+        if what in ("anew", "reset"):
             self.reset()
         return (200, self.totals.records) if what == "log" else (200, self.stats())
 
@@ -986,6 +988,8 @@ class CountingEndpoint:
         self.base_url: str = said["base_url"]
         self.control: str = said["control"]
         self.port = int(self.base_url.rpartition(":")[2].partition("/")[0])
+        self._asking = threading.Lock()
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def __enter__(self) -> CountingEndpoint:
         return self
@@ -1009,8 +1013,13 @@ class CountingEndpoint:
         """Forget counts, log, attempts and the rate limits' windows; the knobs stay, and so does what is in a slot."""
         self._ask("POST", "reset")
 
+    def anew(self) -> None:
+        """As it is without any knobs set, and with nothing counted."""
+        self._ask("POST", "anew")
+
     def stop(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._connection.close()
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(10)
@@ -1021,12 +1030,13 @@ class CountingEndpoint:
         self.stop()
 
     def _ask(self, method: str, what: str, body: dict[str, Any] | None = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, f"/control/{what}", json.dumps(body or {}))
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+        with self._asking:
+            try:
+                self._connection.request(method, f"/control/{what}", json.dumps(body or {}))
+                return json.loads(self._connection.getresponse().read())
+            except BaseException:
+                self._connection.close()
+                raise
 
 
 def _checked(knobs: dict[str, Any]) -> dict[str, Any]:

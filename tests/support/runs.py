@@ -1,13 +1,22 @@
-"""Whole runs in this process against the counting endpoint, and what is done to it while they go on."""
+"""Whole runs in this process against the counting endpoint, what is done to it while they go on, and what a kill leaves."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import batchflex
+from batchflex.cli.job_options import job_of
+from batchflex.cli.options import parse
+from batchflex.config.job import Job
 from tests.support.command_line import Ended, called
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -31,6 +40,71 @@ def run_job(path: Path, text: str) -> dict[str, Any]:
 
 def telemetry(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+
+
+def killed(job: Job, endpoint: CountingEndpoint, most: int, hanging: int = 1) -> batchflex.Run | None:
+    """Leave what SIGKILL leaves after so many good answers, once so many requests have none: the folder as it is at that moment,
+    the last answers in the journal. A run that has ended before is returned."""
+    endpoint.knobs(fail_after=most, fail_with="hang")
+    hanging += _hanging(endpoint)
+    copy = job.out.with_name("killed")
+
+    async def main() -> batchflex.Run | None:
+        running = asyncio.ensure_future(batchflex.arun(job))
+
+        def is_sealing() -> bool:
+            return len(list((job.out / "journal").glob("*.journal"))) > 1
+
+        while not running.done() and (_hanging(endpoint) < hanging or is_sealing()):
+            await asyncio.wait([running], timeout=0.005)
+        if running.done():
+            return running.result()
+        shutil.copytree(job.out, copy, ignore=shutil.ignore_patterns(".lock"))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return None
+
+    ended = asyncio.run(main())
+    if ended is None:
+        shutil.rmtree(job.out)
+        copy.rename(job.out)
+    return ended
+
+
+@contextlib.contextmanager
+def going(*arguments: object) -> Iterator[threading.Thread]:
+    """The run of a command's job, in a thread of this process. If it goes on at the end of the block, it is cancelled."""
+    job = job_of(parse([str(argument) for argument in arguments]))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(batchflex.arun(job))
+
+    def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(loop):
+            loop.run_until_complete(task)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+def _hanging(endpoint: CountingEndpoint) -> int:
+    return int(endpoint.stats()["outcomes"].get("hang", 0))
+
+
+def killed_command(endpoint: CountingEndpoint, most: int, *arguments: object) -> None:
+    """What ``killed`` leaves of a command that runs a job, after so many more good answers, when each of its requests at a time
+    waits for one; from then on all are good again."""
+    job = job_of(parse([str(argument) for argument in arguments]))
+    concurrency = job.limits.concurrency
+    assert isinstance(concurrency, int)
+    assert killed(job, endpoint, endpoint.stats()["good"] + most, concurrency) is None
+    endpoint.knobs(fail_after=None)
 
 
 class Meanwhile:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -23,7 +25,7 @@ from pydantic import SecretStr
 
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Answer, Request, Usage
-from batchflex.endpoint import http1, queue_metrics
+from batchflex.endpoint import client as client_module, http1, queue_metrics
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint
 from batchflex.protocol.rate_limit_headers import RateLimits
@@ -53,11 +55,17 @@ def anyio_backend(stack: str) -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": stack.endswith("uvloop")}
 
 
+@functools.cache
+def _trusted(stack: str) -> ssl.SSLContext:
+    """Making one takes as long as some ten attempts."""
+    return httpx.create_ssl_context()
+
+
 @pytest.fixture
 def via(stack: str) -> Via:
     if stack.startswith("http1"):
-        return lambda: http1.Connections(httpx.create_ssl_context())
-    return httpx.AsyncHTTPTransport
+        return lambda: http1.Connections(_trusted(stack))
+    return lambda: httpx.AsyncHTTPTransport(verify=_trusted(stack))
 
 
 def _request(text: str = TEXT, **fields: Any) -> Request:
@@ -152,7 +160,7 @@ def test_every_fault_is_tested() -> None:
 async def test_a_fault_means(fault: str, stream: bool, via: Via, endpoint: CountingEndpoint) -> None:
     endpoint.knobs(script=[fault], retry_after_s=30.0)
     expected = (STREAMED if stream else EXPECTED)[fault]
-    limits = {"timeout_s": 0.5, "idle_timeout_s": 0.4} if expected is _LATE else {}
+    limits = {"timeout_s": 0.3, "idle_timeout_s": 0.25} if expected is _LATE else {}
     with anyio.fail_after(20):
         async with _client(endpoint.base_url, via, stream=stream, **limits) as client:
             error = await _fault(client)
@@ -215,13 +223,12 @@ async def test_an_escaped_key_is_hidden_too(via: Via, escape: Callable[[str], st
     assert "Sesam" not in shown
 
 
-async def test_a_redirect_is_not_followed(via: Via, endpoint: CountingEndpoint) -> None:
-    with CountingEndpoint() as other:
-        endpoint.knobs(script=["redirect"], redirect_to=f"{other.base_url}/chat/completions")
-        async with _client(endpoint.base_url, via) as client:
-            error = await _fault(client)
-        assert other.base_url in error.message
-        assert other.stats()["connections"] == 0
+async def test_a_redirect_is_not_followed(via: Via, endpoint: CountingEndpoint, other: CountingEndpoint) -> None:
+    endpoint.knobs(script=["redirect"], redirect_to=f"{other.base_url}/chat/completions")
+    async with _client(endpoint.base_url, via) as client:
+        error = await _fault(client)
+    assert other.base_url in error.message
+    assert other.stats()["connections"] == 0
     assert len(endpoint.stats()["keys"]) == 1
 
 
@@ -297,7 +304,8 @@ async def test_what_is_complete_is_complete(sent: bytes, via: Via) -> None:
     assert (answer.content, answer.finish_reason, answer.usage) == ("a", "stop", Usage())
 
 
-async def test_a_stream_that_stays_open_after_its_end_is_left(via: Via) -> None:
+async def test_a_stream_that_stays_open_after_its_end_is_left(via: Via, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_END_S", 0.1)
     with _raw_server(_events(_TEXT_EVENT, _LAST_EVENT, "[DONE]"), hold_s=15) as url, anyio.fail_after(10):
         async with _client(url, via, stream=True) as client:
             assert (await client.attempt(_request())).content == "a"
@@ -305,8 +313,8 @@ async def test_a_stream_that_stays_open_after_its_end_is_left(via: Via) -> None:
 
 async def test_pings_are_a_sign_of_life(via: Via) -> None:
     head, answer = _events(), _events(_TEXT_EVENT, _LAST_EVENT).removeprefix(_events())
-    with _raw_server(head, *[b": ping\n\n"] * 20, answer, gap_s=0.05) as url:
-        async with _client(url, via, stream=True, idle_timeout_s=0.6) as client:
+    with _raw_server(head, *[b": ping\n\n"] * 20, answer, gap_s=0.03) as url:
+        async with _client(url, via, stream=True, idle_timeout_s=0.4) as client:
             assert (await client.attempt(_request())).content == "a"
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slack_sdk.models.blocks import Block
 
 from batchflex.config.loader import build
 from batchflex.config.notify_sections import pings
@@ -22,7 +21,10 @@ from batchflex.core import shell_command
 from batchflex.core.errors import JobError
 from batchflex.notify import deliveries, messages, webhook
 from batchflex.storage.run_state import RunState
+from tests.support.lazily import Lazily
 from tests.support.recorder import Recorder
+
+slack_blocks = Lazily("slack_sdk.models.blocks")
 
 DEFAULT = ("failure", "stopped", "recovered")
 NEVER = threading.Event()
@@ -211,7 +213,7 @@ def test_slack_takes_the_blocks_whatever_stands_in_them(event: Any, status: str)
     )
     body = json.loads(messages.as_slack(event, told, "host<1>"))
     assert body.keys() == {"text", "blocks"}
-    blocks = Block.parse_all(body["blocks"])
+    blocks = slack_blocks.Block.parse_all(body["blocks"])
     for block, sent in zip(blocks, body["blocks"], strict=True):
         assert block is not None and block.to_dict() == sent  # checks lengths and numbers as Slack does
     assert "<" not in messages.as_slack(event, told, "host<1>").decode()

@@ -17,7 +17,7 @@ from batchflex.core.errors import FolderBusy, JobError
 from batchflex.plan import retention
 from batchflex.plan.retention import Output, choose
 from batchflex.storage.folder import Folder
-from tests.support.command_line import Ended, begun, called, state, wait_until, write_rows
+from tests.support.command_line import Ended, called, state, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
 MOMENT = datetime.datetime(2026, 11, 25, 2, 3, 4)
@@ -168,14 +168,10 @@ def test_an_unfinished_date_is_told_with_the_command_that_finishes_it(nightly: N
 
 
 def test_a_date_still_going_on_is_told(nightly: Nightly) -> None:
-    nightly.endpoint.knobs(latency_s=30.0)
-    other = nightly.out("2026-01-01")
-    with begun("run", nightly.spec, "--out", other) as going:
-        wait_until(lambda: nightly.endpoint.stats()["in_flight"] > 0, "a request has come")
-        job = load(nightly.spec)
+    made(nightly, "2026-01-01", status="running")
+    job, other = load(nightly.spec), nightly.out("2026-01-01")
+    with Folder(other).held():
         assert f"the run in {other} is still going on" in str(retention.left_behind(job))
-        going.kill()
-        going.wait()
     assert f"the last run in {other} did not finish" in str(retention.left_behind(job)), "killed"
 
 

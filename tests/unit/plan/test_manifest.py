@@ -40,6 +40,7 @@ from batchflex.storage.part_index import Positions
 from batchflex.storage.positions import OPEN, Layout, Span, file_at, shaped
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.young_files import aged
 
 # ---------------------------------------------------------------------------------------------------------- places
 
@@ -104,11 +105,6 @@ def rows_of(names: Any) -> str:
         json.dumps({"id": str(name), "messages": [{"role": "user", "content": f"text {name}"}]}) + "\n"
         for name in names
     )
-
-
-def aged(*paths: Path) -> None:
-    while any(time.time_ns() - path.stat().st_ctime_ns < 60_000_000 for path in paths):
-        time.sleep(0.01)
 
 
 def job_of(folder: Path, **sections: Any) -> Job:

@@ -31,13 +31,7 @@ from batchflex.storage.folder import Folder
 from batchflex.storage.part_index import Positions
 from tests.support.command_line import called, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
-
-
-def aged(path: Path) -> Path:
-    """The file once it is so old that its times tell whether it has changed."""
-    while time.time_ns() - path.stat().st_ctime_ns < 60_000_000:
-        time.sleep(0.01)
-    return path
+from tests.support.young_files import aged
 
 
 def job_of(folder: Path, rows: Sequence[dict[str, Any]], **sections: Any) -> Job:
@@ -45,8 +39,9 @@ def job_of(folder: Path, rows: Sequence[dict[str, Any]], **sections: Any) -> Job
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
+    aged(path)
     tables = {"params": {"model": "m"}, "job": {"out": str(folder / "out")}, **sections}
-    tables["input"] = {"path": str(aged(path)), **sections.get("input", {})}
+    tables["input"] = {"path": str(path), **sections.get("input", {})}
     return build(tables)
 
 

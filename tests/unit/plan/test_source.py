@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchflex.core import TIMINGS
 from batchflex.core.errors import InputError
 from batchflex.plan.formats import BLOCK_BYTES, Fault
 from batchflex.plan.source import Block, Source, is_young
+from tests.support.young_files import aged
 
 NOISE = random.Random(1)
 ROWS = [{"id": i, "text": f"Grüße {i}"} for i in range(25)]
@@ -330,7 +332,7 @@ def test_types_that_arrow_cannot_pick_rows_of_are_passed_over_too(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
     path = tmp_path / "in.jsonl"
     pack(path, jsonl(ROWS))
-    time.sleep(0.06)
+    aged(path)
     source = Source(str(path))
     told: list[Path] = []
     blocks = source.blocks(10, signed=source.seen(), on_change=told.append)
@@ -344,7 +346,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
 def test_a_file_that_goes_away_while_it_is_read_is_read_to_its_end(tmp_path):
     path = tmp_path / "in.jsonl"
     pack(path, jsonl(ROWS))
-    time.sleep(0.06)
+    aged(path)
     source = Source(str(path))
     told: list[Path] = []
     blocks = source.blocks(10, signed=source.seen(), on_change=told.append)
@@ -355,12 +357,8 @@ def test_a_file_that_goes_away_while_it_is_read_is_read_to_its_end(tmp_path):
     assert found == ROWS and told == [path, path]
 
 
-def test_a_signature_tells_whether_files_are_the_same(tmp_path):
-    def aged(path: Path) -> Source:
-        stat = path.stat()
-        while time.time_ns() - stat.st_ctime_ns < 100_000_000:
-            time.sleep(0.01)
-        return Source(str(path))
+def test_a_signature_tells_whether_files_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(TIMINGS, "young_file_s", 0.1)
 
     def is_sure(source: Source) -> bool:
         return not any(is_young(each, time.time_ns()) for each in source.seen())
@@ -368,13 +366,15 @@ def test_a_signature_tells_whether_files_are_the_same(tmp_path):
     path = tmp_path / "in.jsonl"
     pack(path, jsonl(ROWS))
     assert not is_sure(Source(str(path))), "it may be written to again without getting another time"
-    source = aged(path)
+    aged(path)
+    source = Source(str(path))
     before = source.seen()
     assert is_sure(source) and before == Source(str(path)).seen()
     stat = path.stat()
     pack(path, jsonl(ROWS).replace(b"3", b"4"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    source = aged(path)
+    aged(path)
+    source = Source(str(path))
     assert is_sure(source) and source.seen() != before, "same size and time of change, other content"
     assert Source(None, frame=pl.DataFrame(ROWS)).seen() is None
     path.unlink()

@@ -10,8 +10,6 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from openai.types.chat import ChatCompletion
-from openai.types.shared import ErrorObject
 
 import batchflex
 from batchflex.cli import main
@@ -19,6 +17,9 @@ from batchflex.protocol import openai_batch
 from batchflex.protocol.openai_batch import Ids
 from batchflex.storage import part_files
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.lazily import Lazily
+
+openai_types = Lazily("openai.types")
 
 NO_SWEEP = Ids({}, False)
 ASKED = {
@@ -73,7 +74,7 @@ def test_every_line_is_as_openai_has_it(stream: bool, endpoint: CountingEndpoint
         row = results[line["custom_id"]]
         assert row["status"] != "failed" and line["error"] is None
         assert list(line["response"]) == ["status_code", "request_id", "body"]
-        body = ChatCompletion.model_validate(line["response"]["body"], strict=True)
+        body = openai_types.chat.ChatCompletion.model_validate(line["response"]["body"], strict=True)
         assert body.choices[0].message.content == row["content"]
         assert body.choices[0].finish_reason == row["finish_reason"]
         assert body.usage is not None and body.usage.completion_tokens == row["completion_tokens"]
@@ -85,7 +86,9 @@ def test_every_line_is_as_openai_has_it(stream: bool, endpoint: CountingEndpoint
             assert line["error"] == {"code": row["error_code"] or row["error_type"], "message": row["error_message"]}
         else:
             assert line["response"]["status_code"] == row["http_status"] >= 400
-            told = ErrorObject.model_validate(line["response"]["body"]["error"] | {"type": str(row["error_type"])})
+            told = openai_types.shared.ErrorObject.model_validate(
+                line["response"]["body"]["error"] | {"type": str(row["error_type"])}
+            )
             assert told.message
     by_id = {line["custom_id"]: line for line in bad}
     assert by_id["x-refused"]["response"]["body"]["error"]["code"] == "context_length_exceeded"
@@ -164,7 +167,7 @@ def with_message(**more: Any) -> dict[str, Any]:
 )
 def test_an_answer_that_is_not_quite_openais_becomes_so(body: dict[str, Any]) -> None:
     line = only(row(response=json.dumps(body)))
-    completion = ChatCompletion.model_validate(line["response"]["body"], strict=True)
+    completion = openai_types.chat.ChatCompletion.model_validate(line["response"]["body"], strict=True)
     message = completion.choices[0].message
     assert message.content == ("said" if json.loads(json.dumps(body))["choices"][0]["message"]["content"] else None)
     for name in ("id", "created", "model"):

@@ -380,14 +380,17 @@ def test_the_policy_of_the_page_forbids_the_network_and_foreign_scripts(tmp_path
 def test_the_script_that_draws_is_kept_and_made_again_if_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bundled: list[str] = []  # which takes some seconds; pages of other tests have the real one
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda *asked: bundled.append("made") or f"{asked} ü")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = vega.libraries.__wrapped__()
     (kept,) = (tmp_path / "batchflex").iterdir()
-    assert vega._read(kept) == made == vega.libraries.__wrapped__()
+    assert vega._read(kept) == made == vega.libraries.__wrapped__() and len(bundled) == 1
     kept.write_text(kept.read_text()[:-1])
     assert vega._read(kept) is None
+    assert vega.libraries.__wrapped__() == made == vega._read(kept) and len(bundled) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert vega.libraries.__wrapped__() == made
+    assert vega.libraries.__wrapped__() == made and len(bundled) == 3
 
 
 def test_wide_rows_and_long_cells_leave_the_page_small(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import scipy.stats
-from statsmodels.stats.contingency_tables import mcnemar
 
 import batchflex
 from batchflex.core.errors import FolderError, JobError
@@ -18,6 +16,9 @@ from batchflex.scoring import comparison_sides
 from tests.run.test_scores import ECHO, job
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
+from tests.support.lazily import Lazily
+
+scipy_stats, contingency_tables = Lazily("scipy.stats"), Lazily("statsmodels.stats.contingency_tables")
 
 
 def side(scores: list[float | None], ids: list[Any] | None = None, **more: Any) -> pl.DataFrame:
@@ -36,7 +37,7 @@ def test_right_and_wrong_with_one_row_an_item_is_mcnemars_case() -> None:
     wins, losses = int((b & ~a).sum()), int((a & ~b).sum())
     assert (found["wins"], found["losses"], found["ties"]) == (wins, losses, 300 - wins - losses)
     assert found["method"] == "mcnemar-exact"
-    assert found["p_value"] == pytest.approx(mcnemar([[0, losses], [wins, 0]], exact=True).pvalue)
+    assert found["p_value"] == pytest.approx(contingency_tables.mcnemar([[0, losses], [wins, 0]], exact=True).pvalue)
     assert (found["a"], found["b"]) == (a.mean(), b.mean())
     assert found["difference"] == pytest.approx(b.mean() - a.mean())
     assert found["low"] < found["difference"] < found["high"]
@@ -47,7 +48,7 @@ def test_any_numbers_are_a_paired_bootstrap() -> None:
     a = random.normal(size=200)
     b = a + random.normal(0.15, 1, size=200)
     found = only(batchflex.compare(side(a.tolist()), side(b.tolist())))
-    theirs = scipy.stats.ttest_rel(b, a)
+    theirs = scipy_stats.ttest_rel(b, a)
     interval = theirs.confidence_interval()
     assert found["method"] == "bootstrap"
     assert found["p_value"] == pytest.approx(theirs.pvalue, abs=0.01)

@@ -7,11 +7,15 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given, strategies as st
-from statsmodels.stats import contingency_tables, inter_rater, proportion
 
 from batchflex.scoring import stats
+from tests.support.lazily import Lazily
+
+scipy_stats = Lazily("scipy.stats")
+contingency_tables, inter_rater, proportion = (
+    Lazily(f"statsmodels.stats.{name}") for name in ("contingency_tables", "inter_rater", "proportion")
+)
 
 # ------------------------------------------------------------------------------------------------------- shares
 
@@ -42,7 +46,7 @@ def test_wilson_agrees_with_statsmodels(n: int, share: float, level: float) -> N
 def test_a_bootstrap_of_independent_rows_agrees_with_scipy() -> None:
     values = np.random.default_rng(1).gamma(2.0, size=200)
     ours = stats.bootstrap_mean(values)
-    theirs = scipy.stats.bootstrap(
+    theirs = scipy_stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
     ).confidence_interval
     assert ours is not None
@@ -176,7 +180,7 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall(pairs: list[tuple[int, 
     assert sum(map(sum, found.matrix)) == len(pairs)
     for precision, recall, f1 in zip(found.precision, found.recall, found.f1, strict=True):
         if precision and recall:
-            assert f1 == pytest.approx(scipy.stats.hmean([precision, recall]))
+            assert f1 == pytest.approx(scipy_stats.hmean([precision, recall]))
         elif precision is not None or recall is not None:
             assert f1 == 0
         else:
@@ -193,7 +197,7 @@ def test_mcnemar_exact_agrees_with_statsmodels_and_scipy(one: int, two: int) -> 
     if one + two:
         theirs = contingency_tables.mcnemar([[0, one], [two, 0]], exact=True)
         assert found.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
-        assert found.p_value == pytest.approx(scipy.stats.binomtest(one, one + two).pvalue, rel=1e-6)
+        assert found.p_value == pytest.approx(scipy_stats.binomtest(one, one + two).pvalue, rel=1e-6)
     else:
         assert found.p_value == 1
 
@@ -219,7 +223,7 @@ def test_mcnemar_of_many_pairs_agrees_with_statsmodels_and_nearly_with_the_exact
 def test_a_paired_difference_agrees_with_the_t_test_where_that_holds(shift: float) -> None:
     differences = np.random.default_rng(7).normal(shift, 1, size=300)
     found = stats.paired_difference(differences)
-    theirs = scipy.stats.ttest_1samp(differences, 0)
+    theirs = scipy_stats.ttest_1samp(differences, 0)
     assert found.mean == differences.mean()
     assert found.p_value == pytest.approx(theirs.pvalue, abs=0.01)
     interval = theirs.confidence_interval()
