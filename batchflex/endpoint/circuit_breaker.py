@@ -51,6 +51,14 @@ class CircuitBreaker:
         self._certain = False
         self.past_outages = 0
 
+    def _clear(self) -> None:
+        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
+        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
+        self._first: int | None = None
+        self._in_a_row = self._newer = self._pending = 0
+        self._confirmed = False
+        self._half_open_at: int | None = None
+
     @property
     def is_open(self) -> bool:
         """Whether there is an outage: nothing but probes goes."""
@@ -190,14 +198,6 @@ class CircuitBreaker:
     def _open(self, now: float) -> None:
         self._since = self._last_probe = now
         self._probes = 0
-
-    def _clear(self) -> None:
-        # Since the first failure that no answer to a later request has put right: its number, which was the last one sent when
-        # it was known, how many of those sent since it have failed, one of them since it was known, and how many in all.
-        self._first: int | None = None
-        self._in_a_row = self._newer = self._pending = 0
-        self._confirmed = False
-        self._half_open_at: int | None = None
 
     def _learn(self, failing: int, of: int) -> None:
         self._seen_failing += failing

@@ -51,6 +51,12 @@ class RefusalLimit:
         self._mended = False
         self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
 
+    def _begin_proof(self, now: float | None) -> None:
+        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
+        # refusal after something was accepted shows.
+        self._since, self._accepted, self._holds = now, 0.0, 0
+        self._used_up: float | None = None
+
     @property
     def soon_s(self) -> float:
         """Seconds until the window's end when something is refused at the rate that was learned of it, where refusals name the
@@ -138,12 +144,6 @@ class RefusalLimit:
         self.rate = units / window_s / SLACK
         self._growth, self._most_growth = self._GROWTH, self._MOST_GROWTH
         self._begin_proof(now)
-
-    def _begin_proof(self, now: float | None) -> None:
-        # Over all spans since the first refusal, or since a rate was learned; and until the quota was last used up, which a
-        # refusal after something was accepted shows.
-        self._since, self._accepted, self._holds = now, 0.0, 0
-        self._used_up: float | None = None
 
     def _look_back(self, now: float) -> None:
         """Many refusals: what was accepted while they came is the rate. If they come all the same, it is something else."""

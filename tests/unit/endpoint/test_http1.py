@@ -212,6 +212,13 @@ async def test_a_stream_is_read_no_faster_than_it_is_taken() -> None:
         assert total == 300 * len(piece)
 
 
+async def test_a_stream_that_is_waited_for_whole_is_not_held_up() -> None:
+    piece = b"data: " + 100_000 * b"x" + b"\n\n"
+    sent: list[bytes | None] = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", *(30 * [piece]), None]
+    async with serving(sent) as server, Connections() as connections:
+        assert (await fetch(connections, server)).body == 30 * piece
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed one for localhost, with its key."""
