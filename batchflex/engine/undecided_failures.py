@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from anyio.abc import TaskGroup
@@ -67,7 +66,7 @@ class UndecidedFailures:
         self._resend = resend
         self._changed = changed
         self._deciding: set[tuple[EndpointState, str]] = set()
-        self.rows: dict[tuple[EndpointState, str], deque[UndecidedRow]] = {}
+        self.rows: dict[tuple[EndpointState, str], list[UndecidedRow]] = {}
         self.tasks: TaskGroup
 
     def add(self, each: UndecidedRow) -> None:
@@ -76,7 +75,7 @@ class UndecidedFailures:
         if self._pool.is_disabled_everywhere(model):
             self._gate.await_verdict(state, False)
             return
-        self.rows.setdefault(key, deque()).append(each)
+        self.rows.setdefault(key, []).append(each)
         if each.is_refusal:
             if self._are_due(key):
                 if not state.completions:
@@ -104,15 +103,13 @@ class UndecidedFailures:
 
     def _take(self, key: tuple[EndpointState, str], *, refusals: bool) -> list[UndecidedRow]:
         """Remove and return those that may be sent again."""
-        rows = self.rows[key]
-        found = [each for each in rows if each.row.may_be_forgiven and (refusals or not each.is_refusal)]
-        self._keep(key, [each for each in rows if each not in found])
-        return found
+        return self._remove(key, lambda each: each.row.may_be_forgiven and (refusals or not each.is_refusal))
 
-    def _keep(self, key: tuple[EndpointState, str], rows: Iterable[UndecidedRow]) -> None:
-        self.rows[key] = deque(rows)
-        if not self.rows[key]:
-            del self.rows[key]
+    def _remove(self, key: tuple[EndpointState, str], goes: Callable[[UndecidedRow], bool]) -> list[UndecidedRow]:
+        rows = self.rows.pop(key, [])
+        if stay := [each for each in rows if not goes(each)]:
+            self.rows[key] = stay
+        return [each for each in rows if goes(each)]
 
     def _are_due(self, key: tuple[EndpointState, str]) -> bool:
         """Whether there are so many of one model that a probe is due; one that is said not to be there is enough."""
@@ -126,12 +123,9 @@ class UndecidedFailures:
     def answered(self, state: EndpointState, model: str, sent_at: float, *, refusals: bool = True) -> None:
         """What was sent then was answered: rows that had failed before are to blame; without ``refusals`` only those whose
         failure is none."""
-        rows = self.rows.get((state, model), ())
-        clear = [each for each in rows if each.at <= sent_at and (refusals or not each.is_refusal)]
-        if clear:
-            self._keep((state, model), [each for each in rows if each not in clear])
-            for each in clear:
-                self._confirm(each)
+        before = self._remove((state, model), lambda each: each.at <= sent_at and (refusals or not each.is_refusal))
+        for each in before:
+            self._confirm(each)
 
     def _begin(self, key: tuple[EndpointState, str]) -> None:
         if key not in self._deciding:
