@@ -142,7 +142,7 @@ def _is_same(written: IO[bytes], rows: int, expected: RowStream) -> bool:
             found = file.read_row_group(group, use_threads=False)
             if not found.equals(expected.take(found.num_rows)):
                 return False
-        return expected.take(1).num_rows == 0
+        return bool(expected.take(1).num_rows == 0)
 
 
 class RowStream:

@@ -360,9 +360,9 @@ def _finish(
 ) -> pa.Table:
     """The columns of the results, with these row numbers and sweep points."""
     arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
-    known = dict(enumerate(labels))
+    now = map(dict(enumerate(labels)).get, points.to_list())  # None of a point that the job does not have
     objects: dict[str, Callable[[list[Any]], Iterable[dict[str, Any]]]] = {
-        "point": lambda stored: map(msgspec.json.decode, map(known.get, points, stored)),
+        "point": lambda stored: (msgspec.json.decode(one or other) for one, other in zip(now, stored, strict=True)),
         "carry": lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),
         "parsed": parsed_columns.objects,
     }

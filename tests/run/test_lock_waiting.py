@@ -252,8 +252,8 @@ def test_a_wrong_wait_is_refused(words: list[str], said: str, capsys: pytest.Cap
 def test_run_and_scores_are_one_turn(endpoint: CountingEndpoint, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one that waits would come in between."""
     took = []
-    take = Folder._take
-    monkeypatch.setattr(Folder, "_take", lambda self, descriptor: took.append(1) or take(self, descriptor))
+    locked = Folder._locked
+    monkeypatch.setattr(Folder, "_locked", lambda self: took.append(1) or locked(self))
     path = _job(rows, endpoint)
     path.write_text(path.read_text() + '[[score]]\nname = "brief"\nkind = "length"\nmax = 100\n')
     done = called("run", path, "--out", rows.parent / "out")

@@ -114,7 +114,7 @@ def test_a_table_that_was_not_finished_is_none(
     run = batchflex.run(job(endpoint, tmp_path))
     write(tmp_path / "in.jsonl", 15, 30)
     written: list[Path] = []
-    whole = results_table.write_table
+    whole = results_table.write_results
 
     def fails(path: Path, *given: Any) -> None:
         if written:
@@ -122,7 +122,7 @@ def test_a_table_that_was_not_finished_is_none(
         written.append(path)
         whole(path, *given)
 
-    monkeypatch.setattr(results_table, "write_table", fails)
+    monkeypatch.setattr(results_table, "write_results", fails)
     assert batchflex.run(job(endpoint, tmp_path)).stopped_by == "disk"
     monkeypatch.undo()
     monkeypatch.setattr(results_table, "STRETCH_ROWS", STRETCH)

@@ -254,13 +254,13 @@ def test_a_folder_that_cannot_be_removed_is_told(nightly: Nightly) -> None:
 
 def test_a_folder_that_is_removed_while_its_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(tmp_path / "out")
-    take = Folder._take
+    lock = Folder._lock_now
 
     def too_late(self: Folder, descriptor: int) -> None:
         shutil.rmtree(self.path)
-        take(self, descriptor)
+        lock(self, descriptor)
 
-    monkeypatch.setattr(Folder, "_take", too_late)
+    monkeypatch.setattr(Folder, "_lock_now", too_late)
     with pytest.raises(FolderBusy, match="was removed just now"), folder.held():
         pass
     assert not folder.path.exists()

@@ -171,7 +171,7 @@ def test_a_folder_of_a_version_that_kept_256_bits_is_read_and_its_table_made_ane
     assert pl.read_parquet(tmp_path / "results.parquet")["c"].to_list() == ["1.50"]
     assert results_files.is_current(Folder(tmp_path), made)
     old = pa.table({"c": pa.array([decimal.Decimal("1.50")], WIDE)}).replace_schema_metadata(
-        {part_files.MADE_OF: made.made_of}
+        {part_files.MADE_OF: made.metadata[part_files.MADE_OF]}
     )
     pq.write_table(old, tmp_path / "results.parquet")
     assert not results_files.is_current(Folder(tmp_path), made)
