@@ -24,14 +24,18 @@ from ..storage import (
 from .planner import Passed, PlanDiff
 
 _STATUS = pl.Enum(STATUSES)
-_INDEX = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
+_INDEX = pl.Schema(
+    {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
+)
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
 _MARKED = 100_000  # keys looked up at once
 _NO_REASKS = Policy()
 
-_UNFIT = {"hi": pl.UInt64, "lo": pl.UInt64, "status": pl.String, "reasks": pl.Int32, "again": pl.Boolean, "part": pl.Int64,
-          "at": pl.Int64}  # fmt: skip
+_UNFIT = pl.Schema(
+    {"hi": pl.UInt64, "lo": pl.UInt64, "status": pl.String, "reasks": pl.Int32, "again": pl.Boolean, "part": pl.Int64,
+     "at": pl.Int64}
+)  # fmt: skip
 _UNFIT_COLUMNS = ["reasks", "grown", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
