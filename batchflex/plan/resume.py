@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,9 +25,14 @@ from ..storage import (
 from .planner import Passed, PlanDiff
 
 _STATUS = pl.Enum(STATUSES)
-_INDEX = pl.Schema(
-    {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
-)
+_INDEX: dict[str, Any] = {
+    "hi": pl.UInt64,
+    "lo": pl.UInt64,
+    "status": _STATUS,
+    "row": pl.Int64,
+    "point": pl.Int32,
+    "sample": pl.Int32,
+}
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
 _MARKED = 100_000  # keys looked up at once
