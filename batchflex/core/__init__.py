@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         malloc as malloc,
         shell_command as shell_command,
         signals as signals,
-        sorted_keys as sorted_keys,
     )
     from .cell_values import text_of as text_of
     from .errors import (

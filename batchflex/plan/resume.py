@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,14 +25,15 @@ from ..storage import (
 from .planner import Passed, PlanDiff
 
 _STATUS = pl.Enum(STATUSES)
-_INDEX = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS, "row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
 _CHANGED = {"at": pl.Int64, "slot_hi": pl.UInt64, "slot_lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32,
             "total_tokens": pl.Int64, "cost": pl.Float64}  # fmt: skip
 _MARKED = 100_000  # keys looked up at once
 _NO_REASKS = Policy()
 
-_UNFIT = {"hi": pl.UInt64, "lo": pl.UInt64, "status": pl.String, "reasks": pl.Int32, "again": pl.Boolean, "part": pl.Int64,
-          "at": pl.Int64}  # fmt: skip
+_UNFIT = pl.Schema(
+    {"hi": pl.UInt64, "lo": pl.UInt64, "status": pl.String, "reasks": pl.Int32, "again": pl.Boolean, "part": pl.Int64,
+     "at": pl.Int64}
+)  # fmt: skip
 _UNFIT_COLUMNS = ["reasks", "grown", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
@@ -73,14 +75,20 @@ class AnswerIndex:
     ) -> None:
         self._parts = parts
         self._pending = part_files.to_table(pending) if pending else None
-        self._positions = positions or part_index.Positions(Layout())
+        self._positions = positions
         self._is_gone_through = positions is None
         self._first_label = labels[0] if labels else ""
-        order = {label: number for number, label in enumerate(labels)}
-        point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
-        row = pl.when(point.is_null()).then(-1).otherwise(pl.col("row")).alias("row")
-        wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS), row, point.fill_null(0), pl.col("sample")]
-        columns = ["status", "point", "sample", "file", "position"]
+        schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
+        wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
+        columns = ["status"]
+        if positions is not None:
+            schema |= {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32}
+            order = {label: number for number, label in enumerate(labels)}
+            point = pl.col("point").replace_strict(order, default=None, return_dtype=pl.Int32)
+            at = pl.when(point.is_null()).then(-1).otherwise(pl.col("row"))
+            wanted += [at.alias("row"), point.fill_null(0), pl.col("sample")]
+            columns += ["point", "sample", *positions.columns]
+        columns = [name for name in columns if name != "key"]
         frames, unfit = [], [pl.DataFrame(schema=_UNFIT)]
         self._reading = parts.reading()
         self._numbers = part_files.part_numbers(parts)
@@ -97,7 +105,7 @@ class AnswerIndex:
             frames.append(self._placed(last).select(wanted))
             if reasks.asks_again:
                 unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
-        index = pl.concat([pl.DataFrame(schema=_INDEX), *frames])
+        index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
         index = part_index.last_of_each(index)
@@ -110,9 +118,14 @@ class AnswerIndex:
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
         self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, pending)
-        self._sample = index["sample"]
-        self._row = array("q", bytes(raw(index["row"])))
-        self._point = array("i", bytes(raw(index["point"])))
+        if positions is None:
+            self._row = array("q", [-1]) * len(self._keys)
+            self._point = array("i", [0]) * len(self._keys)
+            self._sample = pl.Series("sample", [], pl.Int32)
+        else:
+            self._sample = index["sample"]
+            self._row = array("q", bytes(raw(index["row"])))
+            self._point = array("i", bytes(raw(index["point"])))
         self.has_moved = False  # whether a pass has found answers elsewhere than was known
         self._missing: list[pl.DataFrame] = []
         self._changes: pl.DataFrame | None = None
@@ -121,7 +134,7 @@ class AnswerIndex:
         self._planned = self._found = self._failed_again = 0
 
     def _placed(self, part: pl.DataFrame) -> pl.DataFrame:
-        return part.with_columns(pl.Series("row", self._positions.rows(part)))
+        return part if self._positions is None else part.with_columns(pl.Series("row", self._positions.rows(part)))
 
     def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> RejectedAnswers:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
@@ -274,7 +287,9 @@ class AnswerIndex:
         known = np.frombuffer(self._row, np.int64)
         columns = ["slot", "sample", "point", "file", "position"]
         for part in part_index.read_keys(self._parts, columns, self._numbers):
-            row = np.full(part.height, -1, np.int64) if self.has_moved else self._positions.rows(part).copy()
+            row = np.full(part.height, -1, np.int64)
+            if self._positions is not None and not self.has_moved:
+                row = self._positions.rows(part).copy()
             if (lost := row < 0).any():  # the plan may have come to them since
                 at = np.array(self._sorted.find(part.filter(lost)), np.int64)
                 row[lost] = np.where(at >= 0, known[at], -1)
