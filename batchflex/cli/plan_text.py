@@ -48,16 +48,13 @@ class _Pass:
 def forecast(job: Job) -> dict[str, Any]:
     """Compare the whole plan with the output folder. Reads only; needs no key and no network.
 
-    The result has ``files`` (a sentence, if ``input.since`` says which count), ``notes`` (sentences about the rows:
-    columns that are not sent, ids that come twice, that there are none), ``requests``, ``done``, ``truncated`` (of these),
-    ``left``, ``unaskable``, ``first_fault``, ``changed`` (answers in the folder whose requests the job would send differently
-    now), ``changed_tokens`` (what these took), ``changes`` (in the job, a line each), ``sweep`` (each variable with its values),
-    ``forms`` (what is crossed, a line each), ``points``, ``samples``, ``max_reasks``, ``grow_max_tokens``, ``example`` (a body
-    in full), ``prompt_tokens`` (an estimate, of what is left), ``completion_tokens_at_most`` and ``cost_at_most`` (``None``
-    without ``max_tokens``, or without prices), ``prices`` (as ``run.json`` has them; those of endpoints as they were fetched
-    last), ``unpriced`` (whether a budget in dollars needs prices that are not known yet), ``too_long`` (prompts that surely do
-    not fit), ``longest`` (the first of them, in words), ``disk_needed``, of it ``disk_needed_for_results``, and ``disk_free``
-    (bytes; the first two ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``).
+    Of the result ``files`` are sentences, if ``input.since`` says which count, and ``notes`` those about the rows.
+    ``truncated`` are among the ``done``; ``changed`` counts answers whose requests the job would send differently now,
+    ``changed_tokens`` what these took, and ``changes`` are lines. ``forms`` says what is crossed, a line each. Tokens and cost
+    are those of what is ``left``: ``prompt_tokens`` an estimate, the others ``None`` without ``max_tokens`` or prices.
+    ``prices`` are as in ``run.json``, those of endpoints as they were fetched last; ``unpriced`` says whether a budget needs
+    some that are not known yet. ``too_long`` prompts surely do not fit; ``longest`` is the first. Disk space is in bytes:
+    ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``.
 
     :raises JobError, InputError: if the job or the input is wrong.
     """

@@ -7,17 +7,15 @@ import shutil
 import sys
 import time
 
-from ..core import BatchflexError, format
-from . import output
+from ..core import BatchflexError, format, printable_json
+from ..storage import Folder, line_of_last
+from . import history as past_runs, history_text, output, run_text
 
 _WATCH_EVERY_S = 1.0
 _WIDTH = 120  # of a line where there is no terminal
 
 
 def status(options: argparse.Namespace) -> int:
-    from ..storage import Folder, line_of_last
-    from . import run_text
-
     folder = Folder(options.out)
     folder.require()
     before: object = None
@@ -41,9 +39,6 @@ def status(options: argparse.Namespace) -> int:
 
 
 def history(options: argparse.Namespace) -> int:
-    from ..core import printable_json
-    from . import history as past_runs, history_text
-
     found = past_runs.read(options.outs)
     for folder, lines in found.unreadable.items():
         count = format.count(lines, "line")

@@ -58,15 +58,15 @@ class Emitter:
 
     def __init__(self, observer: Watching, job: str, run_id: str) -> None:
         self._note = observer.note
-        self._hear: Emit | None = getattr(observer, "event", None)
+        self._on_event: Emit | None = getattr(observer, "event", None)
         self._job, self._run_id = job, run_id
         self._debug = bool(getattr(observer, "debug", False))
 
     def tell(self, event: Event) -> None:
         if event.name == RULE and not self._debug:
             return
-        if self._hear is not None:
-            self._hear(event._replace(job=self._job, run_id=self._run_id))
+        if self._on_event is not None:
+            self._on_event(event._replace(job=self._job, run_id=self._run_id))
         elif event.shown:
             self._note(event.message)
 

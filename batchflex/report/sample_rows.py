@@ -118,19 +118,19 @@ def fetch(
         .collect(engine="streaming")
         .sort(_AT)
     )
-    scored: dict[str, dict[str, Any]] = {}
+    scored = {name: f"{_OURS}{name}" for name in names}
     if scores is not None:
-        some = scores.filter(pl.col("key").is_in(picked["key"].implode())).collect(engine="streaming")
-        scored = {row["key"]: row for row in some.iter_rows(named=True)}
+        own = scores.filter(pl.col("key").is_in(picked["key"].implode()))
+        own = own.select("key", *(pl.col(name).alias(column) for name, column in scored.items()))
+        picked = picked.join(own.collect(engine="streaming"), on="key", how="left", maintain_order="left")
     found = []
     for row in picked.iter_rows(named=True):
-        own = scored.get(row["key"], {})
         found.append((bytes.fromhex(row["key"]), Row(
             kinds=marked.kinds[row[_AT]],
             point=tuple(text(row[name]) for name in swept),
             values={name: shown(row[name]) if isinstance(row[name], str) else row[name] for name in wanted},
             carried={name: None if row[name] is None else shown(text(row[name])) for name in others},
-            scores={name: own.get(name) for name in names},
+            scores={name: row[column] for name, column in scored.items()},
             prompt=None,
         )))  # fmt: skip
     return found

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
+import polars as pl
 
 from ..storage import HistoryLine
 
@@ -64,44 +65,25 @@ def timeline(raw: Iterable[bytes]) -> Timeline | None:
     samples = list(lines(raw, Sample))[-_LINES:]
     if len(samples) < 2:
         return None
-    placed, begins = _placed(samples)
-    total = placed[-1][0]
-    width = max(_USUAL_GAP_S, total / _STEPS)
-    bins: dict[tuple[int, int], list[Sample]] = {}
-    for at, run, sample in placed:
-        bins.setdefault((run, int(at / width)), []).append(sample)
-    steps = [
-        Step(
-            at_s=(number + 0.5) * width if width > _USUAL_GAP_S else number * width,
-            run=run,
-            answers_per_s=sum(s.answers_per_s for s in some) / len(some),
-            in_flight=sum(s.in_flight for s in some) / len(some),
-            window=max(s.window for s in some),
-            refused=sum(s.refused for s in some),
-            retries=sum(s.retries for s in some),
-        )
-        for (run, number), some in sorted(bins.items())
-    ]
+    frame = pl.DataFrame(map(msgspec.structs.astuple, samples), Sample.__struct_fields__, orient="row")
+    begins = pl.col("run_id").ne_missing(pl.col("run_id").shift())
+    passed_s = pl.col("at").diff().dt.total_microseconds().clip(0) / 1e6
+    frame = frame.with_columns(
+        run=begins.cast(pl.Int64).cum_sum() - 1,
+        at_s=pl.when(begins).then(_USUAL_GAP_S).otherwise(passed_s).cum_sum(),  # a line covers the time before it
+    )
+    width = max(_USUAL_GAP_S, frame["at_s"][-1] / _STEPS)
+    number = (pl.col("at_s") / width).floor()
+    at_s = (number + 0.5) * width if width > _USUAL_GAP_S else number * width
+    means, sums = pl.col("answers_per_s", "in_flight").mean(), pl.col("refused", "retries").sum()
+    steps = frame.group_by("run", at_s=at_s).agg(means, pl.col("window").max(), sums).sort("run", "at_s")
     counts = collections.Counter(sample.binding for sample in samples if sample.binding)
-    shares = {name: n / counts.total() for name, n in counts.most_common()}
-    return Timeline(steps, begins, shares, width)
-
-
-def _placed(samples: list[Sample]) -> tuple[list[tuple[float, int, Sample]], list[float]]:
-    """Each sample with its running time and the number of its run; and when each run began."""
-    found: list[tuple[float, int, Sample]] = []
-    begins: list[float] = []
-    now, run, before = 0.0, -1, samples[0]
-    for sample in samples:
-        if run < 0 or sample.run_id != before.run_id:
-            begins.append(now)
-            run += 1
-            now += _USUAL_GAP_S  # a line covers the time before it
-        else:
-            now += max(0.0, (sample.at - before.at).total_seconds())
-        found.append((now, run, sample))
-        before = sample
-    return found, begins
+    return Timeline(
+        steps=[Step(*row) for row in steps.select(Step._fields).iter_rows()],
+        begins_s=(frame.filter(begins)["at_s"] - _USUAL_GAP_S).to_list(),
+        bound_by={name: n / counts.total() for name, n in counts.most_common()},
+        step_s=width,
+    )
 
 
 def past_runs(raw: Iterable[bytes], most: int) -> list[HistoryLine]:

@@ -73,7 +73,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         own["prompt"]["system"] = judge.system
     sections = (("endpoint", judge.endpoint), ("limits", judge.limits), ("prices", judge.prices))
     own |= {name: section.model_dump(exclude_none=True) for name, section in sections if section is not None}
-    shared = {}
+    shared: dict[str, Any] = {}
     if judge.endpoint is None:
         shared = {name: plain[name] for name in ("endpoint", "endpoints") if name in plain}
         shared["limits"] = {name: plain["limits"][name] for name in _SHARED_LIMITS if name in plain["limits"]}
