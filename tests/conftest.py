@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from batchflex.core import TIMINGS
-from batchflex.storage import FolderStore, Store
+from batchflex.cli import options
+from batchflex.core import TIMINGS, malloc
+from batchflex.storage import FolderStore, Store, writer
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.memory_store import MemoryStore
 from tests.support.runs import Meanwhile
@@ -46,9 +48,15 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick() -> Iterator[None]:
-    """Runs in this process wait a few ticks of the kernel's clock, not many, for an input that was written just now."""
+    """What each of some thousand small runs in this process need not do: wait for more than a few ticks of the kernel's clock
+    when its input was written just now, reserve 17 MB for what is in flight, give memory back that the next one wants, make the
+    parser of the command line anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TIMINGS, "young_file_s", 0.015)
+        patch.setattr(writer, "_LARGEST_RESERVE", 1 << 18)
+        patch.setattr(malloc, "give_back", lambda **_: None)
+        patch.setattr(malloc, "trim", lambda: None)
+        patch.setattr(options, "parser", functools.cache(options.parser))
         yield
 
 
