@@ -472,10 +472,10 @@ def test_a_file_is_rotated_by_size_and_so_many_are_kept(tmp_path: Path) -> None:
 def test_processes_that_share_a_file_lose_no_line_and_tear_none(tmp_path: Path) -> None:
     path, number, names = tmp_path / "a.log", 400, ["a", "b", "c"]
     program = (
-        "import sys; from pathlib import Path; from batchflex.cli.log_rotation import SharedFileHandler\n"
-        "from tests.cli.test_logs import write\n"
+        "import logging, sys; from pathlib import Path; from batchflex.cli.log_rotation import SharedFileHandler\n"
         "handler = SharedFileHandler(Path(sys.argv[1]), 3_000, 1_000)\n"
-        f"for n in range({number}): write(handler, f'{{sys.argv[2]}} {{n:05d}} {'x' * 40}')"
+        f"lines = (f'{{sys.argv[2]}} {{n:05d}} {'x' * 40}' for n in range({number}))\n"
+        "for line in lines: handler.handle(logging.makeLogRecord({'msg': line}))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(path), name]) for name in names]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
