@@ -122,7 +122,7 @@ USER = {"role": "user", "content": "q"}
     ],
 )
 def test_the_schema_is_added_to_the_system_message(first: list[Any], becomes: Any) -> None:
-    made = json.loads(quirks.asked_in(_request(FORMAT, *first, USER), "prompt", CHAT).body)
+    made = json.loads(quirks.in_fallback_format(_request(FORMAT, *first, USER), "prompt", CHAT).body)
     assert "response_format" not in made and made["messages"][-1] == USER and len(made["messages"]) == 2
     said = made["messages"][0]["content"]
     text = said if isinstance(said, str) else said[-1]["text"]
