@@ -775,6 +775,20 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
         assert all(wait.endpoint is None for wait in found), "an endpoint not asked for the model is not waited for"
 
 
+async def test_a_job_run_that_has_stopped_keeps_no_other_from_an_endpoint_in_doubt() -> None:
+    stopping = gate()
+    other = Gate(stopping.admission, Budget(LimitsSection()), 100, Stops())
+    endpoint = stopping.endpoints[0]
+    stopping.await_verdict(endpoint, True)
+    async with visiting() as tasks:
+        waits = await visit(tasks, other)
+        assert waits.admitted is None
+        stopping.close()
+        stopping.await_verdict(endpoint, True)
+        await settled()
+        assert waits.admitted
+
+
 async def test_a_row_that_is_too_large_for_the_tokens_left_lets_smaller_ones_pass() -> None:
     subject = gate(lane(tpm=1_000))
     async with visiting() as tasks:
