@@ -39,11 +39,9 @@ def ping_fault(url: str) -> str | None:
 
 
 def _metrics_fault(path: str) -> str | None:
-    return (
-        None
-        if path.endswith(".prom")
-        else "must end in '.prom': node_exporter's textfile collector reads no other file"
-    )
+    if path.endswith(".prom"):
+        return None
+    return "must end in '.prom': node_exporter's textfile collector reads no other file"
 
 
 _Variable = Annotated[str, variable_rule("SLACK_URL", "URL")]
