@@ -43,12 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f".{name}", __package__)
         verb: Callable[[argparse.Namespace], int] = getattr(module, options.verb)
         return verb(options)
-    except BatchflexError as error:
-        if options.debug:
-            output.say(traceback.format_exc())
-        if not _logged(options, error, error.exit_code):
-            output.say("\nbatchflex: ".join([f"batchflex: {error}", *_notes(error)]))
-        return error.exit_code
     except KeyboardInterrupt as error:
         _logged(options, error, 130)
         return 130
@@ -58,15 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             output.say(traceback.format_exc())
-        if _logged(options, error, 3):
-            return 3
-        output.say(
-            f"batchflex: an unexpected fault of batchflex itself: {_kind_and_first_line(error)}\n"
-            "What was answered is kept. --debug shows where it happened; please report it."
+        exit_code, words = (
+            (error.exit_code, str(error)) if isinstance(error, BatchflexError) else (3, _unexpected(error))
         )
-        for note in _notes(error):
-            output.say(f"batchflex: {note}")
-        return 3
+        if not _logged(options, error, exit_code):
+            output.say("\n".join(f"batchflex: {each}" for each in (words, *_notes(error))))
+        return exit_code
 
 
 def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -> bool:
@@ -94,10 +85,12 @@ def _logs_without_job(options: argparse.Namespace) -> Logs:
     return logs_without_job(log_settings(options), job_file, quiet=options.quiet, attempt=run_id)
 
 
-def _kind_and_first_line(error: BaseException) -> str:
+def _unexpected(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+    words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+    after = "What was answered is kept. --debug shows where it happened; please report it."
+    return f"an unexpected fault of batchflex itself: {words}\n{after}"
 
 
 def _notes(error: BaseException) -> list[str]:

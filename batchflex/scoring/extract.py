@@ -13,7 +13,6 @@ from ..config import LETTERS, ROUND_A_NAME, names_of
 from ..core import text_of
 
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder(enc_hook=str, order="sorted").encode
 
 # ------------------------------------------------------------------------------------------------------- texts
 
@@ -56,8 +55,8 @@ def lists(frame: pl.DataFrame, place: str) -> pl.Series:
     """A column as lists of texts: of one each, or as a column of lists has them. A null or an empty list gives one null."""
     column = frame[place] if place in frame.columns else None
     if column is not None and isinstance(column.dtype, pl.List | pl.Array):
-        as_texts = [[text_of(v) for v in row] if row is not None and len(row) else [None] for row in column.to_list()]
-        return pl.Series(place, as_texts, pl.List(pl.String))
+        found = [[text_of(v) for v in row] if row is not None and len(row) else [None] for row in column.to_list()]
+        return pl.Series(place, found, pl.List(pl.String))
     return texts(frame, place).to_frame("x").select(pl.concat_list("x")).to_series()
 
 
@@ -190,40 +189,3 @@ def _value(text: str | None) -> Any:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError):
         return None
-
-
-def share_right(
-    answer: Any,
-    expected: Any,
-    same_text: Any = None,
-    *,
-    fields: Sequence[str] | None = None,
-    tolerance: float = 0.0,
-    relative: float = 0.0,
-) -> float | None:
-    """The share of the expected fields that the answer has right; 1 or 0 if an object is not what is expected.
-
-    ``fields`` are those that count, by default all that are expected; other fields of an answer are ignored. ``same_text``
-    normalises texts before they are compared. ``None`` if nothing is expected.
-    """
-
-    def same(one: Any, two: Any) -> bool:
-        if isinstance(one, str) and isinstance(two, str):
-            return bool(same_text(one) == same_text(two)) if same_text else one == two
-        if isinstance(one, bool) or isinstance(two, bool):
-            return one is two
-        if isinstance(one, int | float) and isinstance(two, int | float):
-            return abs(one - two) <= max(tolerance, relative * abs(two)) * (1 + 1e-12)
-        if isinstance(one, list) and isinstance(two, list):
-            return len(one) == len(two) and all(map(same, one, two))
-        if isinstance(one, Mapping) and isinstance(two, Mapping):
-            return one.keys() == two.keys() and all(same(one[key], two[key]) for key in two)
-        return one is None and two is None
-
-    if not isinstance(expected, Mapping):
-        return None if expected is None else float(same(answer, expected))
-    wanted = [name for name in (fields if fields is not None else expected) if name in expected]
-    if not wanted:
-        return None
-    given = answer if isinstance(answer, Mapping) else {}
-    return sum(name in given and same(given[name], expected[name]) for name in wanted) / len(wanted)

@@ -6,7 +6,7 @@ invalid: it gets 0 where its answer contains nothing that could be right. A row 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -221,10 +221,34 @@ def _json(frame: pl.DataFrame, spec: ScoreSection) -> Scored:
         expected = [spec.value] * frame.height
     else:
         expected = frame.select(spec.fields or []).to_dicts()
-    how = {"fields": spec.fields, "tolerance": spec.tolerance, "relative": spec.relative_tolerance}
-    text = partial(_same_text, spec)
-    shares = [extract.share_right(a, e, text, **how) for a, e in zip(answers, expected, strict=True)]  # type: ignore[arg-type]
+    shares = [_share_right(a, e, spec) for a, e in zip(answers, expected, strict=True)]
     return Scored(pl.Series(shares, dtype=pl.Float64))
+
+
+def _share_right(answer: Any, expected: Any, spec: ScoreSection) -> float | None:
+    """The share of the expected fields that the answer has right; 1 or 0 if an object is not what is expected. Other fields of an
+    answer are ignored. ``None`` if nothing is expected."""
+
+    def same(one: Any, two: Any) -> bool:
+        if isinstance(one, str) and isinstance(two, str):
+            return _same_text(spec, one) == _same_text(spec, two)
+        if isinstance(one, bool) or isinstance(two, bool):
+            return one is two
+        if isinstance(one, int | float) and isinstance(two, int | float):
+            return abs(one - two) <= max(spec.tolerance, spec.relative_tolerance * abs(two)) * (1 + 1e-12)
+        if isinstance(one, list) and isinstance(two, list):
+            return len(one) == len(two) and all(map(same, one, two))
+        if isinstance(one, Mapping) and isinstance(two, Mapping):
+            return one.keys() == two.keys() and all(same(one[key], two[key]) for key in two)
+        return one is None and two is None
+
+    if not isinstance(expected, Mapping):
+        return None if expected is None else float(same(answer, expected))
+    wanted = [name for name in (expected if spec.fields is None else spec.fields) if name in expected]
+    if not wanted:
+        return None
+    given = answer if isinstance(answer, Mapping) else {}
+    return sum(name in given and same(given[name], expected[name]) for name in wanted) / len(wanted)
 
 
 def _same_text(spec: ScoreSection, text: str) -> str:
