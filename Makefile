@@ -45,6 +45,8 @@ demo: $(STAMP)   ## label 80 reviews with a real model on this machine and show 
 	$(BIN)/batchflex results runs/label-reviews
 
 PYTEST := -m pytest -n 2 --dist worksteal
+# Also where the environment says otherwise: what some hundred processes of the tests import is compiled once.
+test test-slow test-gateway test-latest test-lowest test-cron: export PYTHONDONTWRITEBYTECODE =
 
 test: $(STAMP)   ## run the tests but the slow ones, two at a time; some four minutes on two cores
 	$(BIN)/python $(PYTEST) -m 'not slow'

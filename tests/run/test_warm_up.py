@@ -52,7 +52,7 @@ def test_a_first_row_that_is_turned_away_is_tried_again_before_others_go(
     endpoint: CountingEndpoint, tmp_path: Path
 ) -> None:
     endpoint.knobs(script=["429_ms", "429_ms"], retry_after_s=0.3)
-    assert early(endpoint, tmp_path) < ROWS
+    assert early(endpoint, tmp_path, latency_s=0.4) < ROWS
     assert endpoint.stats()["outcomes"]["429_ms"] == 2
 
 

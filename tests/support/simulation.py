@@ -274,18 +274,21 @@ class Client:
         self._flying: list[tuple[float, int, Cost, Ended]] = getattr(self, "_flying", [])
         number = getattr(self, "_number", itertools.count())
         self._number = number
+        wait = self._send_all(number)
         while True:
-            wait = self._send_all(number)
             ends = self._flying[0][0] if self._flying else math.inf
             now = min(ends, self.now + wait)
             if now >= until or (now == math.inf):
                 self.now = min(until, now)
                 return self
             self.now = max(self.now, now)
+            if not self._flying or self._flying[0][0] > self.now:
+                wait = self._send_all(number)
+                continue
             while self._flying and self._flying[0][0] <= self.now:
                 _, _, cost, ended = heapq.heappop(self._flying)
                 self._end(cost, ended)
-                self._send_all(number)
+                wait = self._send_all(number)
 
     def _send_all(self, number: itertools.count[int]) -> float:
         """Seconds until more may go; infinite if something has to end first."""
