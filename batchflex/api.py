@@ -99,7 +99,7 @@ async def _whole(
     retried: Retry | None = None,
     frame: pl.DataFrame | None = None,
     observer: Observer | None = None,
-    heed_signals: bool = False,
+    handle_signals: bool = False,
     attempt: Attempt | None = None,
 ) -> Run:
     """The run, and then its scores."""
@@ -108,16 +108,16 @@ async def _whole(
         from .engine import evaluate
 
         evaluate.require(job)
-        then = partial(evaluate.after, job=job, observer=observer, heed_signals=heed_signals)
+        then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
     run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then)
     if job.dated is None:
-        return await run.run(heed_signals=heed_signals)
+        return await run.run(handle_signals=handle_signals)
     from .plan import retention
 
     note = (observer or Nobody()).note
     if left := await anyio.to_thread.run_sync(retention.left_behind, job):
         note(left)
-    ended = await run.run(heed_signals=heed_signals)
+    ended = await run.run(handle_signals=handle_signals)
     if ended.stopped_by is None:
         await anyio.to_thread.run_sync(retention.remove_old, job, note)
     return ended
@@ -221,11 +221,11 @@ def execute(
     *,
     frame: pl.DataFrame | None = None,
     observer: Observer | None = None,
-    heed_signals: bool = False,
+    handle_signals: bool = False,
     attempt: Attempt | None = None,
 ) -> Run:
     """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed."""
-    whole = partial(_whole, observer=observer, heed_signals=heed_signals, attempt=attempt)
+    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt)
     if isinstance(job, Job):
         return on_a_loop(partial(whole, job, frame=frame))
     from .engine import missing_input

@@ -31,7 +31,7 @@ async def check(job: Job) -> Report:
 
     :raises EndpointError: if the endpoint cannot be set up.
     """
-    reports = [await _check(job, entry) for entry in job.asked]
+    reports = [await _check(job, entry) for entry in job.endpoint_entries]
     return Report("\n\n".join(report.text for report in reports), max(report.exit_code for report in reports))
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ..config import Job, LimitsSection, changes, unbounded
 from ..core import Request, format
-from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve
+from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve_all
 from ..engine import Estimate
 from ..plan import AnswerIndex, Plan
 from ..storage import Folder, disk_space, priced_by, writer
@@ -58,7 +58,7 @@ def forecast(job: Job) -> dict[str, Any]:
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
-    endpoints = [resolve(entry, with_key=False) for entry in job.asked]
+    endpoints = resolve_all(job, with_key=False)
     for endpoint in endpoints:
         endpoint.require(job.models)
     prices, contexts = model_list_cache.known(job, endpoints)
@@ -87,8 +87,8 @@ def forecast(job: Job) -> dict[str, Any]:
         "job": job.job.name,
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
-        "files": [*filter(None, [plan.told_of_files]), *plan.told_of_growth],
-        "notes": plan.notes() if found.requests else [*plan.notes(), plan.told_of_no_rows],
+        "files": [*filter(None, [plan.files_note]), *plan.growth_note],
+        "notes": plan.notes() if found.requests else [*plan.notes(), plan.no_rows_note],
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0),

@@ -108,7 +108,7 @@ def compact(options: argparse.Namespace) -> int:
                 output.show(compact.told(preview))
             found.append(preview.facts if options.dry_run else compact.carry_out(preview))
             if not options.json and not options.dry_run:
-                output.show(compact.told_after(found[-1]))
+                output.show(compact.result_text(found[-1]))
     if options.json:
         output.show_json(found[0] | {"dry_run": options.dry_run, "judges": found[1:]})
     return 0

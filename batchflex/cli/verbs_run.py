@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         except JobError as error:
             _notify_of_mistakes(options, error)
             raise
-        return _send(options, attempt, Folder(job.out), job, partial(execute, job, heed_signals=True))
+        return _send(options, attempt, Folder(job.out), job, partial(execute, job, handle_signals=True))
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -77,7 +77,7 @@ def _retry(
             if not _is_confirmed():
                 output.say("nothing was sent")
                 return None
-    return execute(retried, observer=observer, heed_signals=True, attempt=attempt)
+    return execute(retried, observer=observer, handle_signals=True, attempt=attempt)
 
 
 def _is_confirmed() -> bool:

@@ -42,7 +42,7 @@ def score(options: argparse.Namespace) -> int:
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     with contextlib.closing(Logs(LogSection(), None, quiet=options.quiet)) as observer:
-        work = partial(evaluate.evaluate, job, options.out, specs, observer, heed_signals=True)
+        work = partial(evaluate.evaluate, job, options.out, specs, observer, handle_signals=True)
         with rare_garbage_collection():
             made = on_a_loop(work)
     if options.json:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field, PrivateAttr, model_validator
 
-from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unsayable
+from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
 from .durations import Since
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, hosted_at
@@ -63,7 +63,9 @@ class InputSection(Section):
 class PromptSection(Section):
     system: str | None = None
     user: NonEmpty | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1), refusing(lambda said: unsayable(said))] | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1), refusing(lambda said: unwritable(said))] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> PromptSection:
@@ -167,7 +169,7 @@ class Job(Section):
         return {"": self.prompt} if self.prompt else {}
 
     @property
-    def asked(self) -> list[EndpointsEntry]:
+    def endpoint_entries(self) -> list[EndpointsEntry]:
         """Where requests go: each of ``[[endpoints]]``, else the one endpoint with the limits of ``[limits]``."""
         limits = self.limits
         own = {name: getattr(limits, name) for name in ("concurrency", "rpm", "tpm")}
@@ -178,7 +180,7 @@ class Job(Section):
     @property
     def reasks(self) -> Policy:
         """Which answers are sent again because they do not fit the schema, or were cut off."""
-        answer, streams = self.answer, any(entry.stream == "auto" for entry in self.asked)
+        answer, streams = self.answer, any(entry.stream == "auto" for entry in self.endpoint_entries)
         return Policy.made(answer.max_reasks, answer.json_schema, answer.grow_max_tokens or 0, streams=streams)
 
     @property
@@ -212,7 +214,7 @@ class Job(Section):
         """Whether requests with the same prefix are sent one after another. By default not to the local model: each of its slots
         caches the last prompt by itself, so that different prompts side by side serve it better."""
         if self.sweep.order == "auto":
-            return any(entry.is_server for entry in self.asked)
+            return any(entry.is_server for entry in self.endpoint_entries)
         return self.sweep.order == "prefix"
 
     def warnings(self) -> list[str]:
@@ -237,7 +239,7 @@ class Job(Section):
     def _hosted_models(self) -> dict[tuple[str, str], None]:
         """Pairs of hosted API and model that requests go to."""
         found: dict[tuple[str, str], None] = {}
-        for entry in self.asked:
+        for entry in self.endpoint_entries:
             name = hosted_at(entry.base_url) if entry.base_url else entry.name
             if name is not None and name in HOSTED:
                 found |= {(name, model): None for model in ([entry.model] if entry.model else self.models)}

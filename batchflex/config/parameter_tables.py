@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..protocol import CHAT, TRANSPORT, json_answers, unsayable
+from ..protocol import CHAT, TRANSPORT, json_answers, unwritable
 from .job_mistakes import KEY_HINT, Mistake, names_a_key
 
 
@@ -31,7 +31,7 @@ def schema_fault(schema: Any) -> str | None:
         return None
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return "should be the JSON Schema itself: the value of its key 'schema'"
-    why = unsayable(schema) or json_answers.unusable(schema)
+    why = unwritable(schema) or json_answers.unusable(schema)
     return f"answers cannot be validated by this schema: {why}" if why else None
 
 
@@ -39,7 +39,7 @@ def _mistakes(table: Mapping[str, Any]) -> Iterator[Mistake]:
     for name, value in table.items():
         if name == "messages":
             yield Mistake(name, "messages come from the input or from [prompt], not from here")
-        elif why := name_fault(name) or unsayable(value) or CHAT.parameters.out_of_range(name, value):
+        elif why := name_fault(name) or unwritable(value) or CHAT.parameters.out_of_range(name, value):
             yield Mistake(name, why)
         elif name == "response_format":
             yield from format_mistakes(name, value)

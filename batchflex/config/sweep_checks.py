@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..protocol import CHAT, TRANSPORT, unsayable
+from ..protocol import CHAT, TRANSPORT, unwritable
 from .job_mistakes import KEY_HINT, Mistake, choice, found, names_a_key
 from .parameter_tables import format_mistakes
 from .sweep import SweepSection, identity
@@ -60,7 +60,7 @@ def _faults(variable: _Variable, job: Job) -> Iterator[str]:
         yield f"must be a list of the values to try, or else stand in [params]; {found(values)}"
     elif not isinstance(values, list) or not values:
         yield f"must be a list of the values to try; {found(values)}"
-    elif why := unsayable(values):
+    elif why := unwritable(values):
         yield why
     elif variable.form == "grid" and _has_twice([identity(value) for value in values]):
         yield f"has the same value twice; for repeated answers set sweep.samples; {found(values)}"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Endpoint as Endpoint,
         default_model as default_model,
         resolve as resolve,
+        resolve_all as resolve_all,
         variables as variables,
     )
     from .quirks import Fallback as Fallback, Quirks as Quirks

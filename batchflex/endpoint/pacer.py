@@ -65,15 +65,15 @@ class Allowance:
         held = max(0.0, self._held_until - now)
         return held if (own := self._if_by_itself(model)) is None else max(held, own.held_s(now))
 
-    def demanded_s(self, now: float, model: str = "") -> float:
+    def server_wait_s(self, now: float, model: str = "") -> float:
         """Seconds until the endpoint lets requests to this model through, as it demands or as its headers show."""
         asked = max(self.held_s(now), self.requests.empty_s(now), self.tokens.empty_s(now))
-        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.demanded_s(now))
+        return asked if (own := self._if_by_itself(model)) is None else max(asked, own.server_wait_s(now))
 
     def _if_by_itself(self, model: str) -> Allowance | None:
         return self._by_model.get(model) if self._by_model else None
 
-    def said_of(self, model: str) -> Message | None:
+    def words_for(self, model: str) -> Message | None:
         """The server's words when it last refused a request to this model."""
         own = self._if_by_itself(model)
         return self.said if own is None else own.said or self.said
@@ -257,9 +257,9 @@ class Pacer:
         wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
-    def demanded_s(self, now: float, model: str) -> float:
+    def server_wait_s(self, now: float, model: str) -> float:
         """Seconds until the endpoint lets a row of this model through, as it demands or as its headers show."""
-        return self.allowance.demanded_s(now, self._model or model)
+        return self.allowance.server_wait_s(now, self._model or model)
 
     def held_s(self, now: float, model: str) -> float:
         """Seconds left of the wait that the endpoint demands of such a row."""

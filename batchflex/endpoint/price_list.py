@@ -27,7 +27,7 @@ class Prices:
         typed = job.prices
         self._of_models = typed.of_models if typed is not None else {}
         self._of_all = typed.of_all if typed is not None else None
-        self._sent = {endpoint_name(entry.name, entry.base_url): entry.model for entry in job.asked}
+        self._sent = {endpoint_name(entry.name, entry.base_url): entry.model for entry in job.endpoint_entries}
         self._only = next(iter(self._sent))
         self.differ = len(self._sent) > 1  # whether they may at the endpoints that a request can go to
         self._listed: dict[tuple[str | None, str | None], _Listed] = {}

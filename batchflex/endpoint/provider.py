@@ -18,6 +18,7 @@ from ..config import (
     EndpointSection,
     EndpointsEntry,
     Environment,
+    Job,
     credential,
     endpoint_name,
     expanded,
@@ -85,7 +86,7 @@ class Endpoint(NamedTuple):
         return self.provider is not None
 
     @property
-    def asks_metrics(self) -> bool:
+    def polls_metrics(self) -> bool:
         """Whether its ``/metrics`` are fetched: as the job says, else if it is a server of one's own."""
         return _is_own(host_of(self.base_url)) if self.metrics == "auto" else bool(self.metrics)
 
@@ -114,6 +115,11 @@ class Endpoint(NamedTuple):
             return bool(self.stream)
         limit = self.unstreamed_max_tokens
         return limit is not None and (max_tokens is None or max_tokens > limit)
+
+
+def resolve_all(job: Job, *, with_key: bool = True) -> list[Endpoint]:
+    """The endpoints of a job, in its order; see :func:`resolve`."""
+    return [resolve(entry, job.environment, with_key=with_key) for entry in job.endpoint_entries]
 
 
 def resolve(section: EndpointSection, environ: Mapping[str, str] = os.environ, *, with_key: bool = True) -> Endpoint:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ..core import AttemptError, FormatFallback, Outcome, Request
-from ..protocol import CHAT, Route, asked_format, model_of, schema_of
+from ..protocol import CHAT, Route, model_of, requested_format, schema_of
 
 Fallback = Literal["json_object", "prompt", "stop"]
 
@@ -60,7 +60,7 @@ class Quirks:
 
     def _key(self, request: Request) -> tuple[str, bytes | None] | None:
         """The key in :attr:`instead` that applies to this request, if any."""
-        asked = asked_format(request.body)
+        asked = requested_format(request.body)
         if asked is None:
             return None
         model = model_of(request.body)
@@ -68,7 +68,7 @@ class Quirks:
 
     def answered(self, request: Request, fallback: FormatFallback | None) -> None:
         """A request that was sent so was answered."""
-        if (asked := asked_format(request.body)) is None:
+        if (asked := requested_format(request.body)) is None:
             return
         model = model_of(request.body)
         if fallback is None:
@@ -78,12 +78,12 @@ class Quirks:
 
     def is_refusal(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> bool:
         """Whether this is a refusal of the format that the request was ``sent_as``."""
-        return sent_as != "prompt" and fault.rule == "format_refused" and asked_format(request.body) is not None
+        return sent_as != "prompt" and fault.rule == "format_refused" and requested_format(request.body) is not None
 
     def refused(self, request: Request, sent_as: FormatFallback | None, fault: AttemptError) -> FormatFallback | None:
         """What replaces the format after a refusal of what was ``sent_as``, for similar requests too; ``None`` if the job says to
         stop."""
-        asked = asked_format(request.body)
+        asked = requested_format(request.body)
         if asked is None or self._fallback == "stop":
             return None
         model = model_of(request.body)

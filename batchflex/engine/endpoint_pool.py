@@ -271,18 +271,18 @@ class EndpointPool:
                 if not state.is_open or self.is_disabled(state, model):
                     continue
                 pacer, allowance = state.pacer, state.pacer.allowance
-                demanded_s, refused_for_s = pacer.demanded_s(now, model), pacer.refused_for_s(now, model)
-                if demanded_s > self._max_wait_s:
-                    until = local(time.time() + demanded_s)
+                server_wait_s, refused_for_s = pacer.server_wait_s(now, model), pacer.refused_for_s(now, model)
+                if server_wait_s > self._max_wait_s:
+                    until = local(time.time() + server_wait_s)
                     head = f"the endpoint asks to wait until {until}, which is longer than limits.max_wait"
                 elif refused_for_s >= self._max_wait_s:
                     head = f"the endpoint has let nothing through for {refused_for_s:,.0f} s (limits.max_wait)"
                 else:
                     continue
-                said = allowance.said_of(state.endpoint.model or model)
+                said = allowance.words_for(state.endpoint.model or model)
                 message = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
                 message += "; run it again after that, or raise limits.max_wait"
-                if allowance.demanded_s(now) > self._max_wait_s:
+                if allowance.server_wait_s(now) > self._max_wait_s:
                     self.close(state, None, "quota", message)
                 else:
                     self.disable(state, model, "quota", None, message)

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ..config import Job, parse_duration, until_change_s
 from ..core import EndpointError, Event, Message
-from ..endpoint import Ceiling, CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve, serving
+from ..endpoint import Ceiling, CircuitBreaker, Client, Endpoint, Pacer, queue_metrics, resolve_all, serving
 from .admission import Admission
 from .budget import BudgetLimit
 from .endpoint_pool import EndpointPool
@@ -49,7 +49,7 @@ class Engine:
         self.job = job
         self._lessor_of = lessor_of
         self._leased: dict[tuple[str, str | None], Leased] = {}
-        self.endpoints = [resolve(entry, job.environment) for entry in job.asked] if endpoints is None else [*endpoints]
+        self.endpoints = resolve_all(job) if endpoints is None else [*endpoints]
         self.states: list[EndpointState] = []
         self._pacers, self.slots, self.note = pacers_of(job, self.endpoints, self._ceiling)
         self.admission: Admission = Admission([])
@@ -112,7 +112,7 @@ class Engine:
 
     @asynccontextmanager
     async def _opened(self, number: int, pacer: Pacer) -> AsyncIterator[EndpointState]:
-        entry = self.job.asked[number]
+        entry = self.job.endpoint_entries[number]
         async with (
             serving(entry, self.endpoints[number], self._warn, self._server_is_gone) as endpoint,
             Client(endpoint, connections=pacer.concurrency.most) as client,
@@ -163,7 +163,7 @@ class Engine:
 
     async def _watch_queue(self, state: EndpointState) -> None:
         """Where a server of one's own reports how many requests wait in it, that bounds how many it gets."""
-        if state.pacer.concurrency.fixed or not state.endpoint.asks_metrics:
+        if state.pacer.concurrency.fixed or not state.endpoint.polls_metrics:
             return
         has_reported = False
         while True:

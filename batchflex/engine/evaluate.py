@@ -41,7 +41,7 @@ async def evaluate(
     observer: Observer | None = None,
     *,
     ask: bool = True,
-    heed_signals: bool = False,
+    handle_signals: bool = False,
     folder: Folder | None = None,
 ) -> Evaluation:
     """Make the scores of an output folder, which is held meanwhile; by ``folder``, if that holds it already. Judges are
@@ -57,7 +57,7 @@ async def evaluate(
         judges, grades = [], {}
         for spec in specs if ResultsFiles(folder).exists else ():
             if spec.kind == "judge":
-                judges.append(await _graded(job, folder, spec, observer, ask=ask, heed_signals=heed_signals))
+                judges.append(await _graded(job, folder, spec, observer, ask=ask, handle_signals=handle_signals))
                 ask = ask and judges[-1]["stopped_by"] != "signal"
                 grades[spec.name] = judging.grades(out, spec)
         made = await anyio.to_thread.run_sync(scores_file.make, folder, job, specs, grades, judges)
@@ -66,7 +66,7 @@ async def evaluate(
 
 
 async def _graded(
-    job: Job, folder: Folder, spec: ScoreSection, observer: Observer | None, *, ask: bool, heed_signals: bool
+    job: Job, folder: Folder, spec: ScoreSection, observer: Observer | None, *, ask: bool, handle_signals: bool
 ) -> dict[str, Any]:
     """Get the grades that are missing from one judge, and return its entry of ``judges`` in ``scores.json``."""
     asked = await anyio.to_thread.run_sync(judging.write_input, folder, spec)
@@ -78,7 +78,7 @@ async def _graded(
         if observer is not None:
             observer.note(f"grading {asked:,} answers by the judge of '{spec.name}'")
         try:
-            run = await JobRun(judge, observer=observer).run(heed_signals=heed_signals)
+            run = await JobRun(judge, observer=observer).run(handle_signals=handle_signals)
         except BatchflexError as error:  # before anything was sent
             stopped_by, message = "error", str(error)
         else:
@@ -92,7 +92,7 @@ def _unfinished(judge: dict[str, Any]) -> str:
 
 
 async def after(
-    run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, heed_signals: bool = False
+    run: Run, folder: Folder, job: Job, observer: Observer | None = None, *, handle_signals: bool = False
 ) -> None:
     """Score what a run left, and put it into ``run``, errors too: the answers are kept all the same."""
     if not job.score or not ResultsFiles(folder).exists:
@@ -102,7 +102,7 @@ async def after(
         return
     try:
         ask = run.stopped_by is None
-        made = await evaluate(job, run.out, job.score, observer, ask=ask, heed_signals=heed_signals, folder=folder)
+        made = await evaluate(job, run.out, job.score, observer, ask=ask, handle_signals=handle_signals, folder=folder)
     except BatchflexError as error:
         run.unscored = f"the scores could not be made: {error}\nMend it, then: batchflex score {run.out}"
     else:

@@ -123,12 +123,12 @@ class Execution:
         self._outcome_writer: OutcomeWriter | None = None
         self._is_paused = self._makes_table = self._at_once = False
 
-    async def conduct(self, heed_signals: bool) -> Run:
+    async def conduct(self, handle_signals: bool) -> Run:
         self._emit_start()
         for note in self._prepared.notes:
             self._emitter.note(note)
         async with anyio.create_task_group() as beside:
-            if heed_signals:
+            if handle_signals:
                 beside.start_soon(self._handle_signals)
             beside.start_soon(self._monitor.report)
             try:

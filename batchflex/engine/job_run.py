@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from ..config import Job, deadline_s
 from ..core import JobError
-from ..endpoint import default_model, resolve
+from ..endpoint import default_model, resolve_all
 from ..plan import Plan, Prepared, prepare
 from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
@@ -37,7 +37,7 @@ def _deadline(job: Job, attempt: Attempt) -> Deadline | None:
 def _access(job: Job) -> list[dict[str, Any]]:
     """All that decides what is sent to which endpoint, and with which key."""
     limits = {"concurrency", "rpm", "tpm"}
-    return [{**entry.model_dump(exclude=limits), "fallback": job.answer.fallback} for entry in job.asked]
+    return [{**entry.model_dump(exclude=limits), "fallback": job.answer.fallback} for entry in job.endpoint_entries]
 
 
 class JobRun:
@@ -88,13 +88,13 @@ class JobRun:
         if self._execution is not None:
             self._execution.stop("signal", "cancelled")
 
-    async def run(self, engine: Engine | None = None, *, heed_signals: bool = False) -> Run:
+    async def run(self, engine: Engine | None = None, *, handle_signals: bool = False) -> Run:
         """Run the job to its end, or until something stops it; either way what was answered is kept.
 
-        Without an ``engine`` it has one of its own. With ``heed_signals`` the first SIGINT, SIGTERM or SIGHUP stops admitting and
-        lets what is in flight finish within ``limits.grace_s``; the second ends the run at once, but for SIGHUP, which a terminal
-        that is closed sends more than once. Cancelling this coroutine is safe at any moment: the next run goes on from the
-        journal.
+        Without an ``engine`` it has one of its own. With ``handle_signals`` the first SIGINT, SIGTERM or SIGHUP stops admitting
+        and lets what is in flight finish within ``limits.grace_s``; the second ends the run at once, but for SIGHUP, which a
+        terminal that is closed sends more than once. Cancelling this coroutine is safe at any moment: the next run goes on from
+        the journal.
 
         A run that stops early (no credit, key refused, endpoint gone, disk full, budget, deadline, signal) is no exception:
         :attr:`Run.stopped_by` says so.
@@ -108,7 +108,7 @@ class JobRun:
         job, attempt = self.job, self._attempt or Attempt()
         deadline = _deadline(job, attempt)
         if engine is None:
-            endpoints = [resolve(entry, job.environment) for entry in job.asked]
+            endpoints = resolve_all(job)
         elif _access(job) == _access(engine.job):
             endpoints = engine.endpoints
         else:
@@ -118,7 +118,7 @@ class JobRun:
         retried, planned, named = self._retried, job, endpoints
         if retried is not None:
             planned = retried.planned
-            named = [resolve(entry, with_key=False) for entry in planned.asked]
+            named = resolve_all(planned, with_key=False)
         new_plan = partial(anyio.to_thread.run_sync, Plan, planned, default_model(named), self._frame)
         folder = Folder(job.out)
         early = None if folder.exists() else await new_plan()
@@ -138,7 +138,7 @@ class JobRun:
                 attempt.begun()
                 if self._is_cancelled:
                     self.cancel()
-                run = await execution.conduct(heed_signals)
+                run = await execution.conduct(handle_signals)
                 if self._then is not None:
                     await self._then(run, folder)
                 return run

@@ -17,13 +17,13 @@ CeilingOf = Callable[[str, str | None, float | None], float | Ceiling | None]
 def pacers_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf) -> tuple[list[Pacer], int, str | None]:
     """One for each endpoint, how many requests all may have in flight, and why that is fewer than the job says, if it is: a
     process may have so many connections."""
-    pairs = list(zip(job.asked, endpoints, strict=True))
+    pairs = list(zip(job.endpoint_entries, endpoints, strict=True))
     windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
     wanted = sum(window.most for window in windows)
     slots, note = _slots(wanted)
     for window in windows if slots < wanted else ():
         window.at_most(max(1, window.most * slots // wanted))
-    allowances = _allowances(job.asked, endpoints, ceiling)
+    allowances = _allowances(job.endpoint_entries, endpoints, ceiling)
     pacers = [
         Pacer(window, allowance, endpoint.model)
         for endpoint, window, allowance in zip(endpoints, windows, allowances, strict=True)

@@ -10,7 +10,7 @@ import msgspec
 
 from ..config import Job, build, dated_path, environment_of, for_another_server, path_variables, retry_fault
 from ..core import FolderError, InputError, JobError, Request, one_line
-from ..endpoint import Prices, known, resolve
+from ..endpoint import Prices, known, resolve_all
 from ..plan import (
     AnswerIndex,
     Held,
@@ -23,7 +23,7 @@ from ..plan import (
 )
 from ..protocol import Policy
 from ..results import Choice, assemble, choose, is_newest, plan_of
-from ..storage import Again, Folder, Layout, results_files, writer
+from ..storage import Folder, Layout, RetryRecord, results_files, writer
 from .estimate import Estimate
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -86,7 +86,7 @@ class _Selection:
         self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
         self._set_with = _encode(retry.parameters).decode()
         self._numbers_seeds = "seed" in retry.parameters and retry.planned.sweep.samples > 1
-        self.estimate = Estimate(known(retry.job, [resolve(entry, with_key=False) for entry in retry.job.asked])[0])
+        self.estimate = Estimate(known(retry.job, resolve_all(retry.job, with_key=False))[0])
         self.planned = 0
         self._held = Held()
 
@@ -216,7 +216,7 @@ def _surveyed(
 def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) -> RetryPreview:
     asked, fit = found.requests, choice.keys.height
     prepared = prepared._replace(
-        again=Again(retry.where, retry.parameters, fit, asked),
+        again=RetryRecord(retry.where, retry.parameters, fit, asked),
         complete=prepared.complete or not asked,
     )
     facts = {

@@ -59,14 +59,14 @@ def _of(endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> I
         yield Wait(name, why, reason.message, wall + reason.since - now, until)
     if endpoint.pauses:
         return
-    slots, demanded_s = allowance.slots, allowance.demanded_s(now)
+    slots, server_wait_s = allowance.slots, allowance.server_wait_s(now)
     head, said = "the endpoint asks to wait", allowance.said
-    if demanded_s <= _SOME_S and (models := models - endpoint.without):
-        demanded_s, model = max((endpoint.pacer.demanded_s(now, model), model) for model in models)
-        head, said = f"{head} before more is sent to the model {model}", allowance.said_of(model)
-    if demanded_s > _SOME_S:
+    if server_wait_s <= _SOME_S and (models := models - endpoint.without):
+        server_wait_s, model = max((endpoint.pacer.server_wait_s(now, model), model) for model in models)
+        head, said = f"{head} before more is sent to the model {model}", allowance.words_for(model)
+    if server_wait_s > _SOME_S:
         words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
-        yield Wait(name, "quota", words, wall, wall + demanded_s)
+        yield Wait(name, "quota", words, wall, wall + server_wait_s)
     elif not endpoint.proven and endpoint.in_flight and now - endpoint.sent_at > _SOME_S:
         since = wall + endpoint.sent_at - now
         yield _wait(name, "endpoint", "its first answer is awaited before more is sent", since)

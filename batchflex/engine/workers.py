@@ -137,7 +137,7 @@ class Workers:
         if fault is None and request.max_tokens is None and self._is_bounded:
             fault = unbounded(self._limits, request)
         if fault is not None:
-            self._keep(record.unaskable(self._context, request, fault, now_us()), request)
+            self._keep(record.unsendable(self._context, request, fault, now_us()), request)
             return None
         to_send, before = request, request.before
         if before is not None:
@@ -241,7 +241,7 @@ class Workers:
             made = record.answered(self._context, row.request, row.effort(fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
-            further = self._further(row, state, made) if made.status in reask.MAY_BE_ASKED_AGAIN else None
+            further = self._further(row, state, made) if made.status in reask.REASK_STATUSES else None
             self._keep(made, row.request, final=further is None)
             self._accounting.answered(state, row.cost, answer.usage)
             self._pool.answered(state, number, row.request, began, first=not row.waiting)
@@ -404,7 +404,7 @@ class Workers:
             self._stop("disk", str(error))
             return
         if not final:
-            self._run_state.add_unfit(made, request.stands)
+            self._run_state.add_rejected(made, request.stands)
         else:
             self._run_state.add(made, request.stands, stays=stays)
             if useless := self._failures.add(made):

@@ -19,7 +19,7 @@ import msgspec
 from ..core import StorageError
 from ..storage import OPEN, Folder, Span, append
 from .formats import digest, whole
-from .source import Ended, Known, Seen, Signature, is_young, sayable
+from .source import Ended, Known, Seen, Signature, escaped_name, is_young
 
 
 class Remembered(msgspec.Struct, frozen=True, tag="file", tag_field="kind"):
@@ -222,7 +222,7 @@ def _whole(seen: Seen, known: Known | None) -> int:
 
 
 def _full(path: str) -> str:
-    return sayable(str(Path(path).absolute()))
+    return escaped_name(str(Path(path).absolute()))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

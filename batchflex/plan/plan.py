@@ -18,7 +18,7 @@ from .dated_outputs import since
 from .manifest import Inputs
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
-from .source import Ended, Signature, Source, is_young, sayable
+from .source import Ended, Signature, Source, escaped_name, is_young
 
 _BLOCK_REQUESTS = 400
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
@@ -89,7 +89,7 @@ class Plan:
         """
         if self._signature is None or not self._is_still(self._signature):
             return None
-        files = [each._replace(path=sayable(each.path)) for each in self._signature]
+        files = [each._replace(path=escaped_name(each.path)) for each in self._signature]
         return _digest([self._shape(), files, self._once])
 
     def _is_still(self, signature: Signature) -> bool:
@@ -100,7 +100,7 @@ class Plan:
         return now is not None and all(then.has_become(each) for then, each in zip(signature, now, strict=True))
 
     @property
-    def told_of_files(self) -> str | None:
+    def files_note(self) -> str | None:
         """A sentence if not all files of the input count."""
         if self._since is None:
             return None
@@ -108,7 +108,7 @@ class Plan:
         return f"input files changed since {self._since.moment}: {files:,} of {files + self._source.left_out:,}"
 
     @property
-    def told_of_no_rows(self) -> str:
+    def no_rows_note(self) -> str:
         """Why there is nothing to ask, where the input has no rows."""
         left_out = self._source.left_out
         if self._since is not None and left_out and not self._source.files:
@@ -117,7 +117,7 @@ class Plan:
         return "the input has no rows"
 
     @property
-    def told_of_growth(self) -> list[str]:
+    def growth_note(self) -> list[str]:
         """A sentence for each file that the folders of earlier dates have read a beginning of."""
         return [] if self._since is None else list(self._since.growth_notes(self._source.seen() or ()))
 

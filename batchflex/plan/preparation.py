@@ -14,7 +14,7 @@ from .planner import Passed, PlanDiff
 
 if TYPE_CHECKING:
     from ..protocol import Policy
-    from ..storage import Again
+    from ..storage import RetryRecord
     from .resume import AnswerIndex
     from .snapshot import Snapshot
 
@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
     empty: bool = False
     sort_out: Callable[[Sequence[Request]], list[Request]] = list
     notes: tuple[str, ...] = ()
-    again: Again | None = None
+    again: RetryRecord | None = None
 
     @property
     def finished(self) -> bool:
@@ -86,12 +86,12 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
     plan.begin()
-    notes = [] if plan.told_of_files is None else [plan.told_of_files, *plan.told_of_growth]
+    notes = [] if plan.files_note is None else [plan.files_note, *plan.growth_note]
     if prepared.diff is not None:
         notes += [f"{words}: its rows are looked up one by one" for words in changed]
     notes += [f"{name} ends within a line, which is left for the next run" for name in plan.left]
     if prepared.empty or (prepared.diff is not None and prepared.diff.planned == 0):
-        notes.append(f"{plan.told_of_no_rows}: nothing is sent")
+        notes.append(f"{plan.no_rows_note}: nothing is sent")
     return prepared._replace(notes=(*notes, *_notes(prepared, moved_from), *plan.notes()))
 
 
@@ -200,7 +200,7 @@ def _surveyed(
     if job.job.on_change == "stop" and plan.narrows and diff.orphans:
         raise InputError(
             f"{folder.path} has answers to rows of files that input.since leaves out now: {diff.orphans:,} "
-            f"({plan.told_of_files}); they would drop out of its results. Give the job an output folder for each date "
+            f"({plan.files_note}); they would drop out of its results. Give the job an output folder for each date "
             '(job.out = "runs/{name}/{date}"), or leave since away: in one folder only what is new is asked in any case'
         )
     if job.job.on_change == "stop" and not diff.planned:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from ..core import STATUSES, KeySet, Outcome, Request, SortedKeys, Status, key_halves, raw
-from ..protocol import MAY_BE_ASKED_AGAIN, Policy
+from ..protocol import REASK_STATUSES, Policy
 from ..storage import (
     PENDING,
     Layout,
@@ -37,7 +37,7 @@ _UNFIT = pl.Schema(
 _UNFIT_COLUMNS = ["reasks", "grown", "answer_limit", "cut_by", "completion_tokens", "ttft_s"]
 
 
-def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
+def _rejected_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -> pl.DataFrame:
     """The answers of a part that may be asked for again, and which of them are, as :func:`reask.further` has it."""
     whole = pl.concat([part.select("hi", "lo", "status"), pl.DataFrame(more.select(_UNFIT_COLUMNS))], how="horizontal")
     limit = pl.coalesce("answer_limit", "completion_tokens", 0)
@@ -49,7 +49,7 @@ def _unfit_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy) -
     placed = whole.with_columns(
         again=streams | (~by_server & (grows | unfit)), part=pl.lit(int(number)), at=pl.int_range(pl.len())
     )
-    return placed.filter(pl.col("status").is_in(MAY_BE_ASKED_AGAIN)).select(list(_UNFIT)).cast(_UNFIT)
+    return placed.filter(pl.col("status").is_in(REASK_STATUSES)).select(list(_UNFIT)).cast(_UNFIT)
 
 
 class AnswerIndex:
@@ -97,14 +97,14 @@ class AnswerIndex:
             frame = self._placed(part).select(wanted)
             gone = void_ones.among(number, part["status"])
             frames.append(frame if gone is None else frame.filter(~gone))
-            if reasks.asks_again and part["status"].is_in(MAY_BE_ASKED_AGAIN).any():
-                found = _unfit_in(number, part, part_files.read_part(parts, number, _UNFIT_COLUMNS), reasks)
+            if reasks.wants_reasks and part["status"].is_in(REASK_STATUSES).any():
+                found = _rejected_in(number, part, part_files.read_part(parts, number, _UNFIT_COLUMNS), reasks)
                 unfit.append(found if gone is None else found.filter(~gone.gather(found["at"])))
         if self._pending is not None:
             last = part_index.head(self._pending.select(["key", *columns]))
             frames.append(self._placed(last).select(wanted))
-            if reasks.asks_again:
-                unfit.append(_unfit_in(PENDING, last, self._pending, reasks))
+            if reasks.wants_reasks:
+                unfit.append(_rejected_in(PENDING, last, self._pending, reasks))
         index = pl.concat([pl.DataFrame(schema=schema), *frames])
         del frames
         times = index.filter(pl.col("status") == "failed").group_by("hi", "lo").len("times")
@@ -117,7 +117,7 @@ class AnswerIndex:
         self._again = bytearray(len(self._keys))
         for at in again.filter(self._status.gather(again) == "failed"):
             self._again[at] = 1
-        self._unfit = self._still_unfit(pl.concat(unfit), retry_failed, pending)
+        self._unfit = self._still_rejected(pl.concat(unfit), retry_failed, pending)
         if positions is None:
             self._row = array("q", [-1]) * len(self._keys)
             self._point = array("i", [0]) * len(self._keys)
@@ -136,13 +136,13 @@ class AnswerIndex:
     def _placed(self, part: pl.DataFrame) -> pl.DataFrame:
         return part if self._positions is None else part.with_columns(pl.Series("row", self._positions.rows(part)))
 
-    def _still_unfit(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> RejectedAnswers:
+    def _still_rejected(self, unfit: pl.DataFrame, retry_failed: int, pending: Sequence[Outcome]) -> RejectedAnswers:
         """Those to be asked for again. One that could not be is tried on further runs as a failed row is."""
         steps = ["hi", "lo", "reasks", "status"]
         few = unfit.group_by(steps).len("times").filter(pl.col("times") <= 1 + retry_failed)
         last = part_index.last_of_each(unfit).filter("again").join(few, on=steps, how="semi")
         found = last.select(pl.Series("position", self._sorted.find(last), dtype=pl.Int64), "part", "at")
-        found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(MAY_BE_ASKED_AGAIN))
+        found = found.filter(self._status.gather(found["position"]).cast(pl.String).is_in(REASK_STATUSES))
         for at in found["position"]:
             self._again[at] = 1
         return RejectedAnswers(self._parts, found, self._numbers, pending)

@@ -275,7 +275,7 @@ class Source:
         return end
 
 
-def sayable(path: str) -> str:
+def escaped_name(path: str) -> str:
     """A path as text that can be written down: bytes of a name that are no UTF-8 are escaped."""
     return path.encode(errors="backslashreplace").decode()
 

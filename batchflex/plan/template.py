@@ -30,7 +30,7 @@ import msgspec
 
 from ..config import PromptSection, nearest
 from ..core import JobError, Row
-from ..protocol import unsayable
+from ..protocol import unwritable
 
 WHOLE_ROW = "row"
 
@@ -411,7 +411,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _fill(value: Any, columns: Mapping[str, Any]) -> Any:
     if isinstance(value, jinja2.Template):
         text = value.render(columns)
-        if why := unsayable(text):
+        if why := unwritable(text):
             raise TemplateFault(f"what the template makes {why}")
         return text
     if isinstance(value, dict):

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         can_be_void as can_be_void,
     )
     from .finish_reasons import plain_word as plain_word
-    from .json_answers import Shapes as Shapes, asked_format as asked_format, schema_of as schema_of
-    from .json_values import HALF as HALF, halves_in as halves_in, unsayable as unsayable
+    from .json_answers import Shapes as Shapes, requested_format as requested_format, schema_of as schema_of
+    from .json_values import HALF as HALF, halves_in as halves_in, unwritable as unwritable
     from .parameters import TRANSPORT as TRANSPORT, model_of as model_of
     from .pydantic_models import Model as Model
     from .rate_limit_headers import Level as Level, Limited as Limited, RateLimits as RateLimits
     from .reask import (
-        MAY_BE_ASKED_AGAIN as MAY_BE_ASKED_AGAIN,
+        REASK_STATUSES as REASK_STATUSES,
         Policy as Policy,
         carried_on as carried_on,
         cut_by as cut_by,

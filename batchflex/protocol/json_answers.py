@@ -121,7 +121,7 @@ class Shapes:
         self._of_models = {asked: _shape_of(asked, model) for asked, model in (models or {}).items()}
 
     def judge(self, body: bytes, content: str | None) -> Judged:
-        return self.judge_format(asked_format(body), content)
+        return self.judge_format(requested_format(body), content)
 
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:
         """As :meth:`judge`, for a request of which only the ``response_format`` is known, as JSON."""
@@ -129,7 +129,7 @@ class Shapes:
         return _NOT_JUDGED if shape is None else shape.judge(content or "", lenient=self._lenient)
 
 
-def asked_format(body: bytes) -> bytes | None:
+def requested_format(body: bytes) -> bytes | None:
     """The ``response_format`` of a request, as JSON; ``None`` if it has none."""
     if b'"response_format"' not in body:
         return None

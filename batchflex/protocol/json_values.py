@@ -12,7 +12,7 @@ HALF = "holds half a character (a lone surrogate)"
 _HALVES = re.compile(r"[\ud800-\udfff]")
 
 
-def unsayable(value: Any, depth: int = 0) -> str | None:
+def unwritable(value: Any, depth: int = 0) -> str | None:
     """Why a value can stand in no job file or no JSON request; ``None`` if it can stand in both."""
     if isinstance(value, str):
         return HALF if _HALVES.search(value) else None
@@ -30,9 +30,9 @@ def unsayable(value: Any, depth: int = 0) -> str | None:
         odd = [name for name in value if not isinstance(name, str)]
         if odd:
             return f"holds a key that is no text: {odd[0]!r:.80}"
-        return next((why for part in (*value, *value.values()) if (why := unsayable(part, depth + 1))), None)
+        return next((why for part in (*value, *value.values()) if (why := unwritable(part, depth + 1))), None)
     if isinstance(value, list):
-        return next((why for part in value if (why := unsayable(part, depth + 1))), None)
+        return next((why for part in value if (why := unwritable(part, depth + 1))), None)
     return f"holds a {type(value).__name__}, which JSON does not have; write it in quotes"
 
 

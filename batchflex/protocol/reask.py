@@ -13,7 +13,7 @@ from .route import Route
 _LONGEST = 10_000  # characters of the answer, or of a schema, that are shown to the model
 _NEAR_TOKENS, _NEAR_SHARE = 8, 0.1  # an answer that ends so near to its limit has used it up: servers count differently
 
-MAY_BE_ASKED_AGAIN = ("truncated", "empty", "invalid")
+REASK_STATUSES = ("truncated", "empty", "invalid")
 
 How = Literal["unfit", "grown", "streamed"]
 
@@ -35,7 +35,7 @@ class Policy(NamedTuple):
     streams: bool = False
 
     @property
-    def asks_again(self) -> bool:
+    def wants_reasks(self) -> bool:
         return self.most > 0 or self.grow_to > 0 or self.streams
 
     @classmethod
@@ -47,13 +47,13 @@ class Policy(NamedTuple):
     def reopens(self, rows: Mapping[str, int]) -> bool:
         """Whether a finished job may have something to ask under this policy. ``rows`` counts its rows by their status."""
         unfit = self.most > 0 and rows.get("invalid", 0) > 0
-        return unfit or (self.grow_to > 0 and any(rows.get(status, 0) > 0 for status in MAY_BE_ASKED_AGAIN))
+        return unfit or (self.grow_to > 0 and any(rows.get(status, 0) > 0 for status in REASK_STATUSES))
 
 
 def cut_by(status: Status, answer: Answer, limit: int | None) -> CutBy | None:
     """What cut an answer off: the ``limit`` of its request, or the server although there was more of that left; ``None`` if
     nothing did. An answer that is empty or does not fit was cut off if its tokens were used up, or went into reasoning."""
-    if status not in MAY_BE_ASKED_AGAIN:
+    if status not in REASK_STATUSES:
         return None
     used = answer.usage.completion_tokens
     used_up = used is not None and limit is not None and used >= limit

@@ -12,7 +12,7 @@ import polars as pl
 
 from ..config import Job, build
 from ..core import BatchflexError, FolderError
-from ..endpoint import default_model, resolve
+from ..endpoint import default_model, resolve_all
 from ..plan import Plan, points
 from ..results import view
 from ..storage import Folder, HistoryLine, ResultsFiles, Substitutes, sweep_columns
@@ -186,7 +186,7 @@ def _prompts(job: Job, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[sa
     if not rows or job.input.path is None:
         return {}
     with contextlib.suppress(BatchflexError):
-        model = default_model([resolve(entry, with_key=False) for entry in job.asked])
+        model = default_model(resolve_all(job, with_key=False))
         return sample_rows.prompts(Plan(job, model), rows)
     return {}
 

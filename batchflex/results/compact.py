@@ -220,7 +220,7 @@ def _lines(preview: CompactPreview) -> Iterator[str]:
         yield f"  telemetry   {preview.telemetry:,} lines older than {preview.older_than} to drop"
 
 
-def told_after(done: Mapping[str, Any]) -> str:
+def result_text(done: Mapping[str, Any]) -> str:
     """For people, what was done."""
     return "\n".join(_lines_after(done))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
-from ..endpoint import default_model, resolve
+from ..endpoint import default_model, resolve_all
 from ..plan import AnswerIndex, Plan, points
 from ..storage import Folder, FolderStore, ResultsFiles, declared, part_files, results_table, writer
 
@@ -30,7 +30,7 @@ def plan_of(job: Job) -> Plan:
 
     :raises JobError, InputError, EndpointError: if its input is not there any more, or does not fit it.
     """
-    return Plan(job, default_model([resolve(entry, with_key=False) for entry in job.asked]))
+    return Plan(job, default_model(resolve_all(job, with_key=False)))
 
 
 def is_newest(folder: Folder) -> bool:

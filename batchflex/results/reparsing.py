@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
 from ..plan import completion_marker, points
-from ..protocol import Shapes, asked_format
+from ..protocol import Shapes, requested_format
 from ..storage import Folder, ResultsFiles, part_files, part_index, read_anew, results_files, results_table, writer
 from .live_table import assemble, is_newest, job_of, plan_of
 
@@ -119,7 +119,7 @@ def _formats_of_plan(job: Job, last: pl.DataFrame) -> tuple[list[bytes | None], 
     formats: dict[bytes | None, int] = {None: 0}
     asked = [pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "format": pl.Int32})]
     for block in plan.blocks():
-        numbers = [formats.setdefault(asked_format(request.body), len(formats)) for request in block]
+        numbers = [formats.setdefault(requested_format(request.body), len(formats)) for request in block]
         asked.append(
             key_halves([request.key for request in block]).with_columns(pl.Series("format", numbers, dtype=pl.Int32))
         )

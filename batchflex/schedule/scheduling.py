@@ -143,7 +143,7 @@ def _launch(options: ScheduleOptions, job: Job) -> Launch:
 
 
 def _endpoints(job: Job) -> Iterable[EndpointSection]:
-    yield from job.asked
+    yield from job.endpoint_entries
     for score in job.score:
         if score.judge is not None and score.judge.endpoint is not None:
             yield score.judge.endpoint

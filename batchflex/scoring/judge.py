@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ..config import NO_PRICES, Job, JudgeSection, PromptSection, ScoreSection, build, literal
 from ..core import JobError
-from ..endpoint import model_list_cache, resolve
+from ..endpoint import model_list_cache, resolve_all
 from ..plan import WHOLE_ROW, Prompt, missing_column
 from ..storage import Folder, ResultsFiles, part_files, replaced, storing
 from . import spending
@@ -84,7 +84,7 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     except JobError as error:
         raise JobError([f"score '{spec.name}', its judge: {mistake}" for mistake in error.mistakes]) from None
     if made.limits.budget_usd is not None:  # its prices have to be known before its run
-        prices, _ = model_list_cache.known(made, [resolve(entry, with_key=False) for entry in made.asked])
+        prices, _ = model_list_cache.known(made, resolve_all(made, with_key=False))
         if prices.missing(made.models) or not (made.models or prices.are_all_typed):
             missing = f"limits.budget_usd: {NO_PRICES}, or `batchflex check` to fetch them"
             raise JobError(f"score '{spec.name}', its judge: {missing}")

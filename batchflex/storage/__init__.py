@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         line_of_last as line_of_last,
     )
     from .run_state import (
-        Again as Again,
+        RetryRecord as RetryRecord,
         RunState as RunState,
         Wait as Wait,
         priced_by as priced_by,

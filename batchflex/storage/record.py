@@ -112,7 +112,7 @@ def failed(
     return made if request.before is None else given_up(made, request.before)
 
 
-def unaskable(frame: RowContext, request: Request, fault: str, now: int) -> Outcome:
+def unsendable(frame: RowContext, request: Request, fault: str, now: int) -> Outcome:
     """The row of an input row that no request can be made of, or none that may be sent."""
     return _outcome(
         frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=fault, proof="input"

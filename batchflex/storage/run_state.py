@@ -44,7 +44,7 @@ def sent(state: Mapping[str, Any]) -> str:
     return f"{text}, {probes:,}{which} {'a probe' if probes == 1 else 'probes'}"
 
 
-class Again(NamedTuple):
+class RetryRecord(NamedTuple):
     """What a retry asks again: the rows that fit ``where``, ``fit`` of them; ``asked`` is how many of those the plan has now.
     ``set`` are the parameters of these requests."""
 
@@ -91,7 +91,7 @@ class RunState:
     out: str
     started_at: float
     done_before: dataclasses.InitVar[Mapping[str, int]]
-    again: Again | None = None
+    again: RetryRecord | None = None
     rows: dict[str, int] = dataclasses.field(init=False)
     before: int = dataclasses.field(init=False)
     outstanding: int = 0
@@ -193,7 +193,7 @@ class RunState:
         if stood is not None:
             self.rows[stood] -= 1
 
-    def add_unfit(self, outcome: Outcome, stood: Status | None = None) -> None:
+    def add_rejected(self, outcome: Outcome, stood: Status | None = None) -> None:
         """An answer that did not fit and is asked for again; the one that ``stood`` there is superseded."""
         self.outstanding -= stood is not None
         self._drop(stood)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import polars as pl
 import pyarrow as pa
 
-from ..protocol import MAY_BE_ASKED_AGAIN, failure_proof
+from ..protocol import REASK_STATUSES, failure_proof
 from . import part_files
 from .store import Store
 
@@ -37,7 +37,7 @@ class Void:
         :raises FolderError: if the part is damaged.
         """
         failed = status == "failed"
-        asked = failed | status.is_in(MAY_BE_ASKED_AGAIN)  # what stays when a request that was asked again failed
+        asked = failed | status.is_in(REASK_STATUSES)  # what stays when a request that was asked again failed
         if not asked.any() or not (failed.any() or self._runs):
             return None
         at = (asked if self._runs else failed).arg_true()

@@ -156,7 +156,7 @@ def test_the_variables_that_an_endpoint_is_given() -> None:
     ],
 )
 def test_whose_metrics_are_asked(base_url: str, metrics: bool | str, asked: bool) -> None:
-    assert Endpoint("a", base_url, metrics=metrics).asks_metrics is asked
+    assert Endpoint("a", base_url, metrics=metrics).polls_metrics is asked
 
 
 def test_no_metrics_are_asked_where_the_job_says_so(endpoint: CountingEndpoint, tmp_path: Path) -> None:

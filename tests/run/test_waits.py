@@ -207,11 +207,11 @@ class TestWhatIsWaitedFor:
         gate = self.gate()
         allowance = gate.endpoints[0].pacer.allowance
         allowance.reported(100.0, Cost(0, 0, 0, 0.0, requests_mark=1.0), RateLimits(Level(10, 0, 600.0), None))
-        assert allowance.demanded_s(100.0) == 0, "one request shows whether it is"
+        assert allowance.server_wait_s(100.0) == 0, "one request shows whether it is"
         attempt = Cost(0, 0, 0, 0.0, sent_at=100.0)
         allowance.take(100.0, attempt, 8)
         allowance.refused(100.1, attempt, 599.9)
-        assert allowance.demanded_s(100.1) == pytest.approx(599.9)
+        assert allowance.server_wait_s(100.1) == pytest.approx(599.9)
 
     def test_as_many_in_flight_as_the_key_may_have(self) -> None:
         gate = self.gate()

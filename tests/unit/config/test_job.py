@@ -559,7 +559,7 @@ def test_a_job_with_several_endpoints_survives_being_written(tmp_path):
     path.write_text(job.to_toml(), encoding="utf-8")
     assert job.to_toml().count("[[endpoints]]") == 2
     assert load(path) == job
-    assert [(e.name, e.rpm, e.tpm, e.concurrency) for e in load(path).asked] == [
+    assert [(e.name, e.rpm, e.tpm, e.concurrency) for e in load(path).endpoint_entries] == [
         ("one", 60, 1e6, "auto"),
         (None, 5, None, 8),
     ]

@@ -766,7 +766,7 @@ async def test_rows_of_a_model_that_has_to_wait_do_not_hold_up_those_of_another(
         waits = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="a"))
         goes = await visit(tasks, subject, Cost(0, 0, 0, 0.0, model="b"))
         assert (waits.admitted, goes.admitted) == (None, True)
-        assert shared.demanded_s(time.monotonic()) == 0, "it is not the key that has to wait"
+        assert shared.server_wait_s(time.monotonic()) == 0, "it is not the key that has to wait"
         (told,) = waits_of(subject, time.monotonic(), time.time())
         assert told.until is not None and 59 < told.until - time.time() < 61
         assert told.message.unquoted.startswith("the endpoint asks to wait before more is sent to the model a")

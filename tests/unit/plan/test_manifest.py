@@ -705,7 +705,7 @@ def test_each_date_has_what_came_since_the_last_run_that_finished(tmp_path: Path
     assert ended(job, 3) == ["2a", "2b", "3a", "3b"], "the night before has not finished"
     assert ended(job, 3) == [], "what the words meant holds in this folder"
     assert (
-        Plan(job).told_of_files
+        Plan(job).files_note
         == "input files changed since 2026-01-01 02:00:00"
         + datetime.datetime(2026, 1, 1, 2).astimezone().isoformat()[-6:]
         + ": 2 of 3"

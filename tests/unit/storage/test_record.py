@@ -168,7 +168,7 @@ def test_a_row_that_was_never_answered_has_no_response() -> None:
 
 def test_a_row_that_cannot_be_asked_says_why_and_took_no_attempt() -> None:
     broken = msgspec.structs.replace(request(), fault="a.jsonl, line 3: not JSON")
-    row = record.unaskable(FRAME, broken, str(broken.fault), 5)
+    row = record.unsendable(FRAME, broken, str(broken.fault), 5)
     assert (row.status, row.error_type, row.error_message) == ("failed", "input", "a.jsonl, line 3: not JSON")
     assert (row.attempts, row.started_at, row.finished_at, row.http_status) == (0, 5, 5, None)
 
@@ -182,4 +182,4 @@ def test_a_row_names_the_endpoint_that_it_was_sent_to_else_that_of_the_run() -> 
     ):
         assert record.answered(FRAME, request(), effort, answer()).endpoint == endpoint
         assert record.failed(FRAME, request(), effort, error).endpoint == endpoint
-    assert record.unaskable(FRAME, request(), "not JSON", 5).endpoint == FRAME.endpoint
+    assert record.unsendable(FRAME, request(), "not JSON", 5).endpoint == FRAME.endpoint
