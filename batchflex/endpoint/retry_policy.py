@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt, how often, and after what wait.
+"""Which failures are worth another attempt, how often, and after what wait (tenacity).
 
 A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and :mod:`batchflex.engine.admission`
 holds back all requests to that endpoint. Everything else transient is tried again after an exponentially growing wait with full
@@ -10,7 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import tenacity
 
 from ..config import RetrySection
 from ..core import AttemptError, Deferred, Transient
@@ -86,13 +88,25 @@ async def persist(
 
     :raises AttemptError: the last failure, or the first that is not :class:`~batchflex.core.errors.Transient`.
     """
-    fault = first
-    while not exhausted(fault, tries, policy):
-        seconds = wait_s(fault, tries, policy, jitter)
+    failed_before = [first]
+
+    async def once() -> T:
+        if failed_before:
+            raise failed_before.pop()
+        return await attempt()
+
+    async def rest(seconds: float) -> None:
         tries.seconds += seconds
         await sleep(seconds)
-        try:
-            return await attempt()
-        except Transient as error:
-            fault = error
-    raise fault
+
+    def fault(state: tenacity.RetryCallState) -> Transient:
+        return cast(Transient, state.outcome and state.outcome.exception())
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Transient),
+        stop=lambda state: exhausted(fault(state), tries, policy),
+        wait=lambda state: wait_s(fault(state), tries, policy, jitter),
+        sleep=rest,
+        reraise=True,
+    )
+    return await retrying(once)

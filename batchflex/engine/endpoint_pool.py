@@ -41,6 +41,7 @@ class EndpointPool:
         # Why a model is disabled at an endpoint, and everywhere.
         self._disabled: dict[tuple[EndpointState, str], tuple[StopReason, Message]] = {}
         self._disabled_everywhere: dict[str, tuple[StopReason, Message]] = {}
+        self._in_question: set[tuple[EndpointState, str]] = set()
         self.any_disabled = False
         self._states = list(states)
         self._admission = admission
@@ -142,7 +143,7 @@ class EndpointPool:
         if state.endpoint.model is not None:
             self.close(state, fault, reason, message)
             return
-        self._admission.serve_without(state, self._disabled_at(state))
+        self._serve(state)
         self._disable_everywhere_what_none_has()
         rest = self._stop_those_without_models(reason, self._at(state) + message + BLAMELESS)
         if rest and all(each.models and self._disabled_at(state) >= each.models for each in rest):
@@ -169,6 +170,15 @@ class EndpointPool:
             else:
                 rest.append(member)
         return rest
+
+    def question(self, state: EndpointState, model: str, *, is_open: bool) -> None:
+        """Whether it is an open question if a model is there that was refused: none of its rows are sent there meanwhile."""
+        (self._in_question.add if is_open else self._in_question.discard)((state, model))
+        self._serve(state)
+
+    def _serve(self, state: EndpointState) -> None:
+        in_question = {model for where, model in self._in_question if where is state}
+        self._admission.serve_without(state, self._disabled_at(state) | in_question)
 
     def is_disabled(self, state: EndpointState, model: str) -> bool:
         """Whether nothing more of this model is sent to this endpoint."""

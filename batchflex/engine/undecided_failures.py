@@ -73,7 +73,7 @@ class UndecidedFailures:
         """A row got no answer. With too many of them, or before anything was answered, a probe is sent."""
         state, model = key = each.state, each.row.request.model
         if self._pool.is_disabled_everywhere(model):
-            self._gate.await_verdict(state, False)
+            self._end(state, model)
             return
         self.rows.setdefault(key, []).append(each)
         if each.is_refusal:
@@ -147,7 +147,7 @@ class UndecidedFailures:
                 elif elsewhere and (movable := self._take((state, model), refusals=True)):
                     self._resend(movable)
                 elif state.pauses or self._gate.is_paused:
-                    self._gate.await_verdict(state, False)
+                    self._end(state, model)
                     await self._gate.sleep(_POLL_S)
                 elif proof := await self._pool.find_proof(
                     self._prober, state, last.row.request, last.at, last.row.tries.sent, refusal
@@ -161,8 +161,12 @@ class UndecidedFailures:
                     self._disable(state, model, refusal)
         finally:
             self._deciding.discard((state, model))
-            self._gate.await_verdict(state, False)
+            self._end(state, model)
             self._changed()
+
+    def _end(self, state: EndpointState, model: str) -> None:
+        self._pool.question(state, model, is_open=False)
+        self._gate.await_verdict(state, False)
 
     def _disable(self, state: EndpointState, model: str, fault: AttemptError) -> None:
         """Everything sent to this model is refused there: send it elsewhere, or other models, or stop."""

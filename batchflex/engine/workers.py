@@ -336,7 +336,7 @@ class Workers:
             # Before the slot is free for the next to fail likewise.
             fault = self._pool.refused_all(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
-            self._gate.await_verdict(state, True)
+            self._pool.question(state, row.request.model, is_open=True)
         elif isinstance(fault, RowFault):
             self._pool.responded(state, row.number, first=first)
             if classify.is_about_request(fault):
@@ -381,6 +381,8 @@ class Workers:
             self._keep(made, row.request)
         elif self._run_state.stopped_by is None and row.state is not None:
             self._undecided.add(UndecidedRow(made, fault, row, row.state, time.monotonic(), is_refusal))
+        elif is_of_model and row.state is not None:
+            self._pool.question(row.state, row.request.model, is_open=False)
 
     def _resend(self, undecided: Sequence[UndecidedRow]) -> None:
         """They failed where nothing was answered, and are not to blame: each waits for another attempt."""
