@@ -103,12 +103,12 @@ def compact(options: argparse.Namespace) -> int:
         for folder in folders:
             held.enter_context(folder.held())
         for folder in folders:
-            preview = compact.look(folder, options.older_than, before)
+            preview = compact.preview(folder, options.older_than, before)
             if not options.json:
-                output.show(compact.told(preview))
+                output.show(compact.describe(preview))
             found.append(preview.facts if options.dry_run else compact.carry_out(preview))
             if not options.json and not options.dry_run:
-                output.show(compact.result_text(found[-1]))
+                output.show(compact.describe_done(found[-1]))
     if options.json:
         output.show_json(found[0] | {"dry_run": options.dry_run, "judges": found[1:]})
     return 0

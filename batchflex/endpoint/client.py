@@ -46,7 +46,7 @@ class Listing(NamedTuple):
     """The models that an endpoint lists, and whether rate limits came along with them."""
 
     catalog: Catalog
-    reports_limits: bool = False
+    has_limits: bool = False
 
 
 class Client:
@@ -345,7 +345,7 @@ class Client:
     def _seen(self, headers: Sequence[Header], on_limits: OnLimits | None = None) -> response_headers.Facts:
         """What the headers say, without secrets; ``on_limits`` gets what they say of rate limits."""
         seen = response_headers.read(headers)
-        if on_limits is not None and seen.reports_limits:
+        if on_limits is not None and seen.has_limits:
             limits = rate_limit_headers.read(httpx.Headers(headers), time.time())
             if limits is not None:
                 on_limits(limits)

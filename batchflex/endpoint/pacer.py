@@ -73,7 +73,7 @@ class Allowance:
     def _if_by_itself(self, model: str) -> Allowance | None:
         return self._by_model.get(model) if self._by_model else None
 
-    def words_for(self, model: str) -> Message | None:
+    def refusal_message(self, model: str) -> Message | None:
         """The server's words when it last refused a request to this model."""
         own = self._if_by_itself(model)
         return self.said if own is None else own.said or self.said
@@ -87,7 +87,7 @@ class Allowance:
         self._refused_since.clear()
 
     @property
-    def is_choosy(self) -> bool:
+    def may_pass_over(self) -> bool:
         """Whether one request may have to wait while another may be sent."""
         return self._by_model is not None or self.tokens.rate is not None
 

@@ -168,9 +168,9 @@ class Admission:
         return any(endpoint.failing for endpoint in self.endpoints if endpoint.is_open)
 
     @property
-    def is_choosy(self) -> bool:
+    def may_pass_over(self) -> bool:
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
-        return any(endpoint.pacer.allowance.is_choosy or endpoint.without for endpoint in self.endpoints)
+        return any(endpoint.pacer.allowance.may_pass_over or endpoint.without for endpoint in self.endpoints)
 
     def has_room(self, endpoint: EndpointState) -> bool:
         return (

@@ -289,7 +289,7 @@ class EndpointPool:
                     head = f"the endpoint has let nothing through for {refused_for_s:,.0f} s (limits.max_wait)"
                 else:
                     continue
-                said = allowance.words_for(state.endpoint.model or model)
+                said = allowance.refusal_message(state.endpoint.model or model)
                 message = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
                 message += "; run it again after that, or raise limits.max_wait"
                 if allowance.server_wait_s(now) > self._max_wait_s:

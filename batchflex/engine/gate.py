@@ -100,7 +100,7 @@ class Gate:
             return None
         waiter = _Waiter(cost)
         queue.append(waiter)
-        if admission.is_shared or admission.is_choosy:
+        if admission.is_shared or admission.may_pass_over:
             admission.pump()
         try:
             await waiter.decided.wait()
@@ -304,7 +304,9 @@ class Gate:
         at = 0
         if (endpoint := self._admit(queue[0].cost)) is None:
             admission = self.admission
-            if not (self._others_may_go and admission.is_choosy) or not (found := self._past_the_first(self._clock())):
+            if not (self._others_may_go and admission.may_pass_over) or not (
+                found := self._past_the_first(self._clock())
+            ):
                 return False
             queue, at, endpoint = found
         waiter = queue[at]

@@ -63,7 +63,7 @@ def _of(endpoint: EndpointSlots, models: Set[str], now: float, wall: float) -> I
     head, said = "the endpoint asks to wait", allowance.said
     if server_wait_s <= _SOME_S and (models := models - endpoint.without):
         server_wait_s, model = max((endpoint.pacer.server_wait_s(now, model), model) for model in models)
-        head, said = f"{head} before more is sent to the model {model}", allowance.words_for(model)
+        head, said = f"{head} before more is sent to the model {model}", allowance.refusal_message(model)
     if server_wait_s > _SOME_S:
         words = Message.of(head) + ("" if said is None else Message(f": {said}", f" ({said.unquoted})"))
         yield Wait(name, "quota", words, wall, wall + server_wait_s)

@@ -104,7 +104,7 @@ async def _consult(
         return
     finally:
         listed.set()
-    if wanted is not None and not listing.reports_limits and {*wanted} <= {*listing.catalog.ids}:
+    if wanted is not None and not listing.has_limits and {*wanted} <= {*listing.catalog.ids}:
         await _open(gate, state, took_s)
 
 

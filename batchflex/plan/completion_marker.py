@@ -40,7 +40,7 @@ def last_marker(folder: Folder, there: ResultsFiles | None = None) -> Completion
         found = msgspec.json.decode(there.metadata.get(_SETTLED, b""), type=CompletionMarker)
     except msgspec.DecodeError:
         return None
-    return found if part_files.is_of(folder.parts, found.parts) else None
+    return found if part_files.has_identity(folder.parts, found.parts) else None
 
 
 def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:

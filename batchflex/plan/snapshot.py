@@ -91,7 +91,7 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Sn
             begin = stream.tell()
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
-        if reasks.reopens(head.statuses) or not part_files.is_of(folder.parts, head.parts):
+        if reasks.reopens(head.statuses) or not part_files.has_identity(folder.parts, head.parts):
             return None
         if head.positions != part_index.found_id(folder.positions):
             return None

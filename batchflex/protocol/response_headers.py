@@ -43,7 +43,7 @@ class Facts(NamedTuple):
     """``request_id`` is at most 128 printable characters of ASCII, without spaces; what is no such id is none."""
 
     request_id: str | None
-    reports_limits: bool
+    has_limits: bool
     gateway: Gateway = NO_GATEWAY
 
 

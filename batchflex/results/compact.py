@@ -85,7 +85,7 @@ def folders(out: Path) -> list[Folder]:
     return [whole, *(Folder(path) for path in sorted(whole.judges.glob("*/")) if Folder(path).exists())]
 
 
-def look(folder: Folder, older_than: str | None, before: datetime.datetime | None) -> CompactPreview:
+def preview(folder: Folder, older_than: str | None, before: datetime.datetime | None) -> CompactPreview:
     """What there is to do in a folder that is held. Only reads. With ``before``, superseded answers and telemetry of before that
     moment are to go; ``older_than`` says so in words.
 
@@ -198,7 +198,7 @@ def _drop_lines(path: Path, count: int) -> None:
         shutil.copyfileobj(old, new)
 
 
-def told(preview: CompactPreview) -> str:
+def describe(preview: CompactPreview) -> str:
     """For people, what is going to be done."""
     return "\n".join(_lines(preview))
 
@@ -220,7 +220,7 @@ def _lines(preview: CompactPreview) -> Iterator[str]:
         yield f"  telemetry   {preview.telemetry:,} lines older than {preview.older_than} to drop"
 
 
-def result_text(done: Mapping[str, Any]) -> str:
+def describe_done(done: Mapping[str, Any]) -> str:
     """For people, what was done."""
     return "\n".join(_lines_after(done))
 

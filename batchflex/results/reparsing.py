@@ -14,7 +14,7 @@ from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
 from ..plan import completion_marker, points
 from ..protocol import Shapes, requested_format
-from ..storage import Folder, ResultsFiles, part_files, part_index, read_anew, results_files, results_table, writer
+from ..storage import Folder, ResultsFiles, part_files, part_index, results_files, results_table, with_verdict, writer
 from .live_table import assemble, is_newest, job_of, plan_of
 
 _PART_ROWS = 10_000
@@ -60,7 +60,7 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         source: part_files.Footer | None = None
         for footer, outcome, asked in _answers(folder, where):
             read += 1
-            made = read_anew(outcome, *shapes.judge_format(formats[asked], outcome.content))
+            made = with_verdict(outcome, *shapes.judge_format(formats[asked], outcome.content))
             if made == outcome:
                 continue
             fit += made.status == "ok" != outcome.status

@@ -281,7 +281,7 @@ def entries(store: Store, number: Number, size: int) -> list[tuple[int, ...]]:
     return [entry[:2] for entry in _stood_for(store, number)] or [(int(number), size)]
 
 
-def is_of(store: Store, known: str) -> bool:
+def has_identity(store: Store, known: str) -> bool:
     """Whether a digest that was kept is the :func:`identity` of these parts. Versions before kept another, with the times of
     files."""
     return known == identity(store) or (isinstance(store, FolderStore) and known == _former_identity(store))

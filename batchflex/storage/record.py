@@ -79,7 +79,7 @@ def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer
     return made if request.before is None else carried_on(made, request.before)
 
 
-def read_anew(outcome: Outcome, parsed: str | None, complaint: str | None) -> Outcome:
+def with_verdict(outcome: Outcome, parsed: str | None, complaint: str | None) -> Outcome:
     """The row of an answer that is there, with another verdict."""
     return msgspec.structs.replace(
         outcome,

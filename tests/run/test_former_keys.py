@@ -153,7 +153,7 @@ def test_a_retry_asks_under_the_key_of_then_and_compacting_changes_nothing(
     assert sorted(table.filter(table["content"] == "then")["id"]) == ["r0", "r4"]
     folder = Folder(case.out)
     for before in (None, datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)):
-        compact.carry_out(compact.look(folder, None if before is None else "1d", before))
+        compact.carry_out(compact.preview(folder, None if before is None else "1d", before))
         asked = case.asked()
         assert case.run().results().equals(table) and case.asked() == asked
 

@@ -140,7 +140,7 @@ def test_merged_parts_and_a_table_that_is_gone_leave_the_same_rows(endpoint: Cou
     run = batchflex.run(job(endpoint, tmp_path))
     rows, folder = run.results().rows(), Folder(run.out)
     with folder.held():
-        compact.carry_out(compact.look(folder, None, None))
+        compact.carry_out(compact.preview(folder, None, None))
     assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
     (folder.results_folder / "table.json").unlink()
     assert not ResultsFiles(folder).exists

@@ -353,7 +353,7 @@ class Walk:
         folder = Folder(self.out)
         with folder.held():
             before = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC) if drops else None
-            compact.carry_out(compact.look(folder, "1d" if drops else None, before))
+            compact.carry_out(compact.preview(folder, "1d" if drops else None, before))
         return "drops what is superseded" if drops else "merges"
 
     def move_part(self) -> str:

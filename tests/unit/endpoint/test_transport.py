@@ -469,7 +469,7 @@ async def test_limits_and_models_are_told(stream: bool, via: Via, endpoint: Coun
     told: list[RateLimits] = []
     async with _client(endpoint.base_url, via, stream=stream) as client:
         listing = await client.models()
-        assert (listing.catalog.ids, listing.reports_limits) == (["m"], True)
+        assert (listing.catalog.ids, listing.has_limits) == (["m"], True)
         await client.attempt(_request(), told.append)
         (first,) = told
         assert first.requests is not None

@@ -846,7 +846,7 @@ class Folderful:
     def compact(self) -> None:
         if (out := Folder(self.folder.parent / "out")).exists():
             with out.held():
-                compact.carry_out(compact.look(out, "0s", datetime.datetime.now(datetime.UTC)))
+                compact.carry_out(compact.preview(out, "0s", datetime.datetime.now(datetime.UTC)))
 
     def lines(self) -> list[str]:
         return [line for path in self.files() for line in path.read_text().splitlines()]

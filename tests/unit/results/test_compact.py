@@ -109,7 +109,7 @@ def rows_of(folder: Folder) -> list[dict[str, Any]]:
 
 def compacted(folder: Folder, before: datetime.datetime | None = None) -> dict[str, Any]:
     with folder.held():
-        return compact.carry_out(compact.look(folder, "30d", before))
+        return compact.carry_out(compact.preview(folder, "30d", before))
 
 
 @settings(max_examples=8, deadline=None)
@@ -130,7 +130,7 @@ def test_merged_parts_say_what_they_said(tmp_path_factory: pytest.TempPathFactor
         sum(p.stat().st_size for p in (folder.path / "parts").iterdir()),
     )
     assert writer.recover(folder) == last + 1
-    assert compact.look(folder, None, None).groups == []
+    assert compact.preview(folder, None, None).groups == []
 
 
 @settings(max_examples=8, deadline=None)

@@ -251,11 +251,11 @@ def test_parts_are_known_by_numbers_and_sizes_wherever_they_are(tmp_path: Path) 
     for store in (here, there):
         part_files.write_part(store, 1, [outcome(1)])
     known = part_files.identity(here)
-    assert part_files.is_of(there, known)
+    assert part_files.has_identity(there, known)
     (tmp_path / "000001.parquet").touch()
-    assert part_files.is_of(here, known), "a file that was only touched is the same part"
+    assert part_files.has_identity(here, known), "a file that was only touched is the same part"
     part_files.write_part(here, 2, [outcome(2)])
-    assert not part_files.is_of(here, known)
+    assert not part_files.has_identity(here, known)
 
 
 def test_a_digest_with_times_that_a_version_before_kept_counts_while_it_fits(tmp_path: Path) -> None:
@@ -265,9 +265,9 @@ def test_a_digest_with_times_that_a_version_before_kept_counts_while_it_fits(tmp
     entries = b"[[1,%d,%d]]" % (stat.st_size, stat.st_mtime_ns)
     former = hashlib.blake2b(entries, digest_size=16).hexdigest()
     assert former != part_files.identity(store)
-    assert part_files.is_of(store, former)
+    assert part_files.has_identity(store, former)
     os.utime(tmp_path / "000001.parquet", ns=(1, 1))
-    assert not part_files.is_of(store, former)
+    assert not part_files.has_identity(store, former)
 
 
 # --------------------------------------------------------------------------------------------------------- whole runs
@@ -296,7 +296,7 @@ def test_runs_whose_parts_are_in_memory(
     folder = Folder(out)
     assert len(part_numbers.part_numbers(parts)) >= 2
     with folder.held():
-        compact.carry_out(compact.look(folder, None, None))
+        compact.carry_out(compact.preview(folder, None, None))
     assert len(part_numbers.part_numbers(parts)) == 1
     assert live_table.is_newest(folder)
     assert completion_marker.last_marker(folder) is not None, "it is finished still"
