@@ -342,7 +342,7 @@ def test_a_deadline_lets_what_is_in_flight_end(endpoint: CountingEndpoint, tmp_p
 def test_telemetry_says_what_binds(endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TIMINGS, "telemetry_every_s", 1.0)
     rows = write_rows(tmp_path / "rows.jsonl", 16)
-    endpoint.knobs(rpm=40, window_s=10.0)  # a window that the first answer shows, however late it comes
+    endpoint.knobs(rpm=40, window_s=10.0, limit_kind="from_first")  # the first answer shows the whole window
     ended = run(endpoint, rows)
     assert ended.code == 0
     lines = telemetry(rows.parent / "out")
