@@ -340,8 +340,8 @@ def test_a_deadline_lets_what_is_in_flight_end(endpoint: CountingEndpoint, tmp_p
 
 
 def test_telemetry_says_what_binds(endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TIMINGS, "telemetry_every_s", 0.5)
-    rows = write_rows(tmp_path / "rows.jsonl", 50)
+    monkeypatch.setattr(TIMINGS, "telemetry_every_s", 1.0)
+    rows = write_rows(tmp_path / "rows.jsonl", 60)
     endpoint.knobs(rpm=20, window_s=1.0)
     ended = run(endpoint, rows)
     assert ended.code == 0
