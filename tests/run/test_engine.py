@@ -15,6 +15,7 @@ import pytest
 
 from batchflex.config.job import Job
 from batchflex.config.loader import build
+from batchflex.core import TIMINGS
 from batchflex.core.errors import JobError
 from batchflex.engine.admission import FairShare
 from batchflex.engine.engine import Engine
@@ -99,14 +100,14 @@ async def test_two_job_runs_share_one_limit_of_concurrency_and_both_end_whole(be
 
 
 async def test_two_job_runs_share_one_quota(endpoint: CountingEndpoint, tmp_path: Path) -> None:
-    """20 a second for both: alone, either would take half as long."""
-    bench = Bench(endpoint, tmp_path, rpm=1_200)
+    """30 a second for both: alone, either would take half as long."""
+    bench = Bench(endpoint, tmp_path, rpm=1_800)
     jobs = {name: bench.job(name, 40) for name in ("a", "b")}
     async with engine_of(jobs["a"]) as (engine, tasks):
         for name, job in jobs.items():
             tasks.start_soon(bench.conduct, name, JobRun(job), engine)
     at = [record["at"] for record in endpoint.log()]
-    assert len(at) == 80 and max(at) - min(at) > 3
+    assert len(at) == 80 and max(at) - min(at) > 2
     assert all(bench.whole(name, 40) for name in jobs)
 
 
@@ -248,7 +249,10 @@ async def test_a_model_that_is_not_there_ends_only_the_job_run_that_names_it(ben
     assert bench.whole("other", 60)
 
 
-async def test_an_outage_is_waited_for_by_all_and_costs_each_row_nothing(bench: Bench) -> None:
+async def test_an_outage_is_waited_for_by_all_and_costs_each_row_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TIMINGS, "first_probe_s", 0.5)
     bench.endpoint.knobs(latency_s=0.03)
     runs = {name: JobRun(bench.job(name, 80)) for name in ("a", "b")}
     async with engine_of(runs["a"].job) as (engine, tasks):

@@ -137,13 +137,13 @@ async def test_a_budget_of_tokens_is_used_up_to_the_last_request(
 
 @pytest.mark.anyio
 async def test_two_engines_share_a_quota(endpoint: CountingEndpoint, tmp_path: Path, lessors: Lessors) -> None:
-    """20 a second for both."""
-    limit = LocalLessor(Spacing(1_200, lent_s=LENT_S), LENT_S)
+    """30 a second for both."""
+    limit = LocalLessor(Spacing(1_800, lent_s=LENT_S), LENT_S)
     leased = {"rpm": [(lessors(limit), 2.0) for _ in range(2)]}
-    runs = await _both(_jobs(endpoint, tmp_path, 40, rpm=1_200), leased)
+    runs = await _both(_jobs(endpoint, tmp_path, 40, rpm=1_800), leased)
     assert [run.exit_code for run in runs] == [0, 0]
     at = [record["at"] for record in endpoint.log()]
-    assert len(at) == 80 and max(at) - min(at) > 3
+    assert len(at) == 80 and max(at) - min(at) > 2
 
 
 @pytest.mark.anyio

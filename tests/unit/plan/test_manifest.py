@@ -871,18 +871,38 @@ HAPPENING = st.sampled_from(
 )
 
 
-@given(
-    nights=st.lists(st.tuples(st.lists(HAPPENING, max_size=3), st.none() | st.integers(0, 6)), min_size=1, max_size=6),
-    seed=st.integers(0, 10_000),
-    named=st.booleans(),
-    sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}]),
-    written=st.booleans(),
-    failing=st.sets(st.integers(0, 8), max_size=2),
-    large=st.booleans(),
-)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def any_nights(most: int) -> Any:
+    """Whether how the folder stands is written down or not, also where some rows fail first, and where the input is so large
+    that runs end before they have read it, or read it twice."""
+    happenings = st.lists(HAPPENING, max_size=3)
+    examples = given(
+        nights=st.lists(st.tuples(happenings, st.none() | st.integers(0, 6)), min_size=1, max_size=6),
+        seed=st.integers(0, 10_000),
+        named=st.booleans(),
+        sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}]),
+        written=st.booleans(),
+        failing=st.sets(st.integers(0, 8), max_size=2),
+        large=st.booleans(),
+    )
+    allowed = [HealthCheck.function_scoped_fixture]
+    return lambda test: settings(max_examples=most, deadline=None, suppress_health_check=allowed)(examples(test))
+
+
+@any_nights(20)
 def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, **happened: Any
+) -> None:
+    each_row_has_its_answer(tmp_path_factory.mktemp("nights"), **happened)
+
+
+@pytest.mark.slow
+@any_nights(100)
+def test_after_many_more_nights_too(tmp_path_factory: pytest.TempPathFactory, **happened: Any) -> None:
+    each_row_has_its_answer(tmp_path_factory.mktemp("nights"), **happened)
+
+
+def each_row_has_its_answer(
+    folder: Path,
     nights: list[tuple[list[str], int | None]],
     seed: int,
     named: bool,
@@ -891,9 +911,6 @@ def test_after_any_nights_each_row_has_its_answer_and_none_was_asked_twice(
     failing: set[int],
     large: bool,
 ) -> None:
-    """Whether how the folder stands is written down or not, also where some rows fail first, and where the input is so large
-    that runs end before they have read it, or read it twice."""
-    folder = tmp_path_factory.mktemp("nights")
     patched = pytest.MonkeyPatch()
     patched.setattr(snapshot, "WORTH_ROWS", 1 if written else 1_000)
     if large:
