@@ -10,7 +10,7 @@ from collections import deque
 # A slot that a server frees late: what is waited at first (a part of an answer's time), how that grows when it was too short and
 # shrinks with each request that is let through: requests that end together may be refused together, so by the slots the less.
 _LAG_PART, _LEAST_LAG_S, _FIRST_LAG_S, _LONGEST_LAG_S = 0.02, 0.0005, 0.01, 5.0
-_LAG_GROWTH, _LAG_SHRINKS = 1.5, 0.01
+_LAG_GROWTH, _LAG_SHRINKS = 1.5, 0.005
 # So long a lag is none: somebody else uses the slots, or there are fewer where none said how many. After a while one more is
 # tried, then ever later.
 _SHARED_S, _LATE_S, _MORE_S, _LONGEST_MORE_S = 0.1, 0.03, 0.5, 300.0
