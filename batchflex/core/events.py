@@ -62,7 +62,7 @@ class Emitter:
         self._job, self._run_id = job, run_id
         self._debug = bool(getattr(observer, "debug", False))
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         if event.name == RULE and not self._debug:
             return
         if self._on_event is not None:
@@ -71,7 +71,7 @@ class Emitter:
             self._note(event.message)
 
     def note(self, text: str, level: Level = "info") -> None:
-        self.tell(Event("note", text, level=level))
+        self.emit(Event("note", text, level=level))
 
 
 def brief(http_status: int | None, error_type: str | None, error_code: str | None, words: str | None) -> str:

@@ -177,6 +177,7 @@ class EndpointPool:
         self._serve(state)
 
     def _serve(self, state: EndpointState) -> None:
+        """Send nothing there of models that are disabled or in question."""
         in_question = {model for where, model in self._in_question if where is state}
         self._admission.serve_without(state, self._disabled_at(state) | in_question)
 

@@ -167,14 +167,14 @@ class Execution:
             "version": __version__,
             "pid": os.getpid(),
         }
-        self._emitter.tell(Event("started", f"started; output in {run_state.out}", facts=facts, shown=False))
+        self._emitter.emit(Event("started", f"started; output in {run_state.out}", facts=facts, shown=False))
 
     def _emit_substitutes(self) -> None:
         """An evaluation must not mix models unnoticed."""
         found = self.run_state.substitutes
         if words := found.words():
             facts = {"substituted": found.rows}
-            self._emitter.tell(Event("substituted", words, found.words(named=False), "warning", facts))
+            self._emitter.emit(Event("substituted", words, found.words(named=False), "warning", facts))
 
     def _warn(self, words: str) -> None:
         self._emitter.note(words, "warning")
@@ -208,7 +208,7 @@ class Execution:
                     if self._has_own_engine:
                         await opened.enter_async_context(engine)
                     models = frozenset(job.models if job.names_every_model else ())
-                    member = Member(self.run_state, self.stop, self._emitter.tell, models)
+                    member = Member(self.run_state, self.stop, self._emitter.emit, models)
                     pool = await opened.enter_async_context(engine.attended(member))
                     await self._send_rows(pool, member, writer, watch)
         finally:
@@ -326,7 +326,7 @@ class Execution:
                 )
             )
         facts = {"stopped_by": reason, "in_flight": in_flight}
-        self._emitter.tell(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
+        self._emitter.emit(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
 
     def _void_failures(self) -> None:
         """What has failed in this run proves nothing against the rows."""

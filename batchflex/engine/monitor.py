@@ -107,13 +107,13 @@ class Monitor:
                 at = "" if wait.endpoint is None else f"{wait.endpoint}: "
                 facts = {name: value for name, value in wait.facts(quoting=False).items() if name != "message"}
                 message = at + wait.message + until
-                self._emitter.tell(Event("paused", message.text, message.unquoted, "warning", facts))
+                self._emitter.emit(Event("paused", message.text, message.unquoted, "warning", facts))
         for key, wait in was.items():
             if key not in now:
                 lasted_s = round(time.time() - wait.since, 1)
                 facts = {"endpoint": wait.endpoint, "reason": wait.reason, "lasted_s": lasted_s}
                 words = f"{wait.endpoint or 'the run'} goes on after {lasted_s:,} s"
-                self._emitter.tell(Event("resumed", words, facts=facts, shown=False))
+                self._emitter.emit(Event("resumed", words, facts=facts, shown=False))
 
     async def watch_disk(self, watch: disk_space.Watch) -> None:
         """Stop before the disk is full, and say early that it may become so."""

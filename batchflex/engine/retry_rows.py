@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ class _Selection:
     """The requests of a plan that have a chosen answer, changed as they are to be sent again. What :meth:`add` finds is counted,
     and kept in memory as long as it is little."""
 
-    def __init__(self, retry: Retry, done: AnswerIndex, marks: bytes | bytearray) -> None:
+    def __init__(self, retry: Retry, prices: Prices, done: AnswerIndex, marks: bytes | bytearray) -> None:
         self._done = done
         self._marks = marks
         self.found_elsewhere = False  # an answer is to another row than was known
@@ -86,7 +87,7 @@ class _Selection:
         self._raw = {name: msgspec.Raw(_encode(value)) for name, value in retry.parameters.items()}
         self._set_with = _encode(retry.parameters).decode()
         self._numbers_seeds = "seed" in retry.parameters and retry.planned.sweep.samples > 1
-        self.estimate = Estimate(known(retry.job, resolve_all(retry.job, with_key=False))[0])
+        self.estimate = Estimate(prices)
         self.planned = 0
         self._held = Held()
 
@@ -156,14 +157,16 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
         return _preview(retry, chosen, Estimate(Prices(retry.job)), prepared)
     done, layout = index_of(plan, folder, 0, Policy())
     marks = done.mark(chosen.keys)
-    found = _positioned(retry, plan, done, marks, layout) or _surveyed(retry, plan, folder, done, marks, layout)
+    prices, _ = known(retry.job, resolve_all(retry.job, with_key=False))
+    begin = partial(_Selection, retry, prices, done, marks)
+    found = _positioned(begin, plan, done, marks, layout) or _surveyed(begin, plan, folder, done, marks, layout)
     prepared, estimate = found
     plan.begin()
     return _preview(retry, chosen, estimate, prepared._replace(segment=segment, carry_schema=carry_schema))
 
 
 def _positioned(
-    retry: Retry, plan: Plan, done: AnswerIndex, marks: bytearray, layout: Layout
+    begin: Callable[[], _Selection], plan: Plan, done: AnswerIndex, marks: bytearray, layout: Layout
 ) -> tuple[Prepared, Estimate] | None:
     """Where it is known where all answers are in the plan, only the rows of the chosen ones are planned."""
     finished = done.finished(plan.per_item)
@@ -174,7 +177,7 @@ def _positioned(
     def blocks() -> Iterator[list[Request]]:
         return plan.blocks(done.passed(rows, plan.per_item))
 
-    selection = _Selection(retry, done, marks)
+    selection = begin()
     for block in blocks():
         selection.add(block)
     if plan.is_in_doubt or selection.found_elsewhere:
@@ -185,11 +188,16 @@ def _positioned(
 
 
 def _surveyed(
-    retry: Retry, plan: Plan, folder: Folder, done: AnswerIndex, marks: bytearray, layout: Layout
+    begin: Callable[[], _Selection],
+    plan: Plan,
+    folder: Folder,
+    done: AnswerIndex,
+    marks: bytearray,
+    layout: Layout,
 ) -> tuple[Prepared, Estimate]:
     """The whole plan is compared with the answers."""
     done.begin_survey()
-    selection = _Selection(retry, done, marks)
+    selection = begin()
     for block in plan.blocks():
         done.sort_out(block, survey=True)
         selection.add(block)
@@ -202,7 +210,7 @@ def _surveyed(
         kept = diff.changed
         diff = diff.keeping()
         if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            rows, selection = None, _Selection(retry, done, marks)
+            rows, selection = None, begin()
             for block in plan.blocks():
                 selection.add(block)
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare

@@ -74,8 +74,7 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     segment = writer.recover(folder, carry_schema)
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
-    in_folder = job.job.results == "folder"
-    is_of_kind = ResultsFiles(folder).is_folder == in_folder and not (in_folder and folder.results.exists())
+    is_of_kind = ResultsFiles(folder).is_of_kind(as_folder=job.job.results == "folder")
     if known is not None and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
         diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)

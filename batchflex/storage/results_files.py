@@ -47,6 +47,7 @@ class ResultsFiles:
         self.rows = 0
         manifest = _read(folder)
         self.is_folder = manifest is not None
+        self._has_both = self.is_folder and folder.results.exists()
         if manifest is not None:
             self.paths = [folder.results_folder / file.name for file in manifest.files]
             self.rows = sum(file.rows for file in manifest.files)
@@ -54,6 +55,10 @@ class ResultsFiles:
         elif folder.results.exists():
             self.paths = [folder.results]
             self.metadata, self.rows = part_files.read_metadata(folder.results)
+
+    def is_of_kind(self, *, as_folder: bool) -> bool:
+        """Whether it is a folder, or a file, as it is to be, and nothing of the other kind lies beside it."""
+        return self.is_folder == as_folder and not self._has_both
 
     @property
     def exists(self) -> bool:
@@ -144,6 +149,5 @@ def _remove(folder: Folder, keep: Sequence[str]) -> None:
 def is_current(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> bool:
     """Whether the table that there is is this one already, of this kind, with the same metadata."""
     there = ResultsFiles(folder)
-    if there.is_folder != as_folder or (as_folder and folder.results.exists()):
-        return False
-    return assembled.metadata.items() <= there.metadata.items() and there.is_readable
+    same = there.is_of_kind(as_folder=as_folder) and assembled.metadata.items() <= there.metadata.items()
+    return same and there.is_readable
