@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         StorageError as StorageError,
     )
     from .core.events import Event as Event
-    from .engine.run import Observer as Observer, Run as Run
+    from .engine.run_result import Observer as Observer, Run as Run
     from .scoring.comparison import Comparison as Comparison, compare as compare
     from .scoring.data_frames import score as score, summarise as summarise
 

@@ -28,7 +28,7 @@ from batchflex.config.loader import read
 from batchflex.core.types import Answer, Request, Usage
 from batchflex.plan.plan import Plan
 from batchflex.storage import part_files, record
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 
 _LATENCY_US = 400_000
 _BLOCK = 50_000

@@ -24,7 +24,7 @@ from target import COMPLETION
 from batchflex.config.sections import JournalSection
 from batchflex.core.types import Outcome
 from batchflex.storage import part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.writer import OutcomeWriter
 
 _EVERY_S = 0.005

@@ -31,19 +31,19 @@ MODULES = sorted(
 PURE = {
     "core": "cell_values events format message redact safe_text timings types",
     "protocol": (
-        "chat chat_export chat_message chat_route chat_stream classify error_body event_stream failure_proof failure_rules "
+        "chat chat_export chat_message chat_route chat_stream classify error_body event_stream failure_evidence failure_rules "
         "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "
         "rate_limit_headers reask response_headers route routes"
     ),
     "config": (
-        "dated_path diff durations endpoint_section fields job_checks job_mistakes notify_sections parameter_tables "
-        "path_variables run_outcomes score_sections secrets_check sections sweep sweep_checks validation"
+        "dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections parameter_tables "
+        "path_variables run_outcomes score_sections secrets_check sections sweep partial_job sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "planner prefix_order template",
     "endpoint": (
-        "circuit_breaker concurrency_limit cost header_limit key_slots model_list pacer price_list "
-        "queue_metrics quirks quota quota_window refusal_limit retry_policy"
+        "circuit_breaker concurrency_limit cost key_slots model_list pacer price_list "
+        "queue_metrics quirks quota quota_from_headers quota_from_refusals quota_window retry_policy"
     ),
     "results": "splitting",
     "scoring": "comparison extract ledger spending stats summary",

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from .fields import http_url as http_url
     from .job import Job as Job, PromptSection as PromptSection
     from .job_checks import NO_PRICES as NO_PRICES, unbounded as unbounded
-    from .job_mistakes import choice as choice, nearest as nearest
     from .loader import (
         build as build,
         job_of_section as job_of_section,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
         parse_setting as parse_setting,
         read as read,
     )
+    from .mistake_messages import choice as choice, nearest as nearest
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
     from .path_variables import expanded as expanded, literal as literal
     from .run_outcomes import (

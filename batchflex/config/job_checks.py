@@ -13,7 +13,7 @@ from ..core import Outcome, Request
 from .durations import parse_duration
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, endpoint_name, hosted_at
 from .fields import WrongField
-from .job_mistakes import Mistake, choice
+from .mistake_messages import Mistake, choice
 from .score_sections import ScoreSection, name_mistakes
 from .sections import LimitsSection
 from .sweep import always_set

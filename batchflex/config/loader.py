@@ -24,11 +24,11 @@ from .environment import Environment, environment_of, exposed
 from .fields import WrongField
 from .job import Job, Origin
 from .job_checks import job_mistakes
-from .job_mistakes import KEY_HINT, Mistake, choice, explained, found, sentences
+from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
+from .partial_job import validated
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
 from .sections import JournalSection, LimitsSection, RetrySection
-from .validation import validated
 
 REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
 _TABLES = (".csv", ".tsv")

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..protocol import CHAT, TRANSPORT, json_answers, unwritable
-from .job_mistakes import KEY_HINT, Mistake, names_a_key
+from .mistake_messages import KEY_HINT, Mistake, names_a_key
 
 
 def name_fault(name: str) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from . import dated_path
-from .job_mistakes import Mistake
+from .mistake_messages import Mistake
 
 # Where they are expanded; * is any number in a list of tables.
 PLACES = (

@@ -16,7 +16,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from ..core import JobError
 from .endpoint_section import EndpointSection
 from .fields import NonEmpty, NonEmptyList, Section, name_rule, refusing, wanted
-from .job_mistakes import Mistake, explained, found, sentences
+from .mistake_messages import Mistake, explained, found, sentences
 from .parameter_tables import Parameters
 from .sections import LimitsSection, PricesSection
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core import Redactor
 from . import path_variables
-from .job_mistakes import KEY_HINT, SECRET_NAME, Mistake
+from .mistake_messages import KEY_HINT, SECRET_NAME, Mistake
 
 _VARIABLE = re.compile(r"key|token|secret|password|credential", re.I)
 # Anywhere in a text: a provider's prefix, followed by something long and random.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..protocol import CHAT, TRANSPORT, unwritable
-from .job_mistakes import KEY_HINT, Mistake, choice, found, names_a_key
+from .mistake_messages import KEY_HINT, Mistake, choice, found, names_a_key
 from .parameter_tables import format_mistakes
 from .sweep import SweepSection, identity
 

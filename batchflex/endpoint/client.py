@@ -27,7 +27,7 @@ from ..protocol import (
     response_headers,
 )
 from . import http1, model_list, transport
-from .alarm import StreamDeadline, within
+from .answer_deadline import StreamDeadline, within
 from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog

@@ -19,7 +19,7 @@ from typing import cast
 import httptools
 import httpx
 
-from .alarm import Alarm
+from .answer_deadline import Alarm
 from .content_coding import BodyTooLarge, Unpacker
 
 ANSWER_BYTES = 64 << 20  # of an answer, unless the request says otherwise

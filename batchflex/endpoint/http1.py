@@ -26,7 +26,7 @@ from typing import NamedTuple
 import aiohappyeyeballs
 import httpx
 
-from .alarm import within
+from .answer_deadline import within
 from .connection import ANSWER_BYTES, Connection, Header, MetClose, words
 
 _CONNECT_S = 10.0  # unless the request says otherwise

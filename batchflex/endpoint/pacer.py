@@ -12,9 +12,9 @@ from ..core import TIMINGS, Message, Usage
 from ..protocol import Limited, RateLimits
 from .concurrency_limit import ConcurrencyLimit
 from .cost import Cost, TokenEstimate
-from .header_limit import ByModel
 from .key_slots import KeySlots
 from .quota import Ceiling, Quota
+from .quota_from_headers import ByModel
 
 _LONGEST_RAMP_S = 2.0
 _SPREAD_CATCH_UP_S = 0.005

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..protocol import Level
-from .header_limit import HeaderLimit
-from .refusal_limit import RefusalLimit
+from .quota_from_headers import HeaderLimit
+from .quota_from_refusals import RefusalLimit
 
 _CATCH_UP_S = 0.25
 _WINDOW_S = 60.0

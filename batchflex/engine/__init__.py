@@ -11,6 +11,6 @@ if TYPE_CHECKING:
     from .estimate import Estimate as Estimate
     from .job_run import JobRun as JobRun
     from .retry_rows import Retry as Retry, missing_input as missing_input, preview as preview, retry_of as retry_of
-    from .run import Nobody as Nobody, Observer as Observer, Run as Run
+    from .run_result import Nobody as Nobody, Observer as Observer, Run as Run
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -13,9 +13,9 @@ from ..endpoint import others
 from ..protocol import BLAMELESS, are_alike, classify, failure_text
 from .admission import Admission
 from .endpoint_state import EndpointState
-from .member import Member
+from .engine_member import Member
+from .outage_recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down
 from .probes import NotSent, Prober
-from .recovery import CREDIT, OUTAGE, Recovery, facts_of, means_down
 
 _TRY = "see what `batchflex check` says, and run the same command again once that gets an answer"
 

@@ -18,8 +18,8 @@ from .admission import Admission
 from .budget import BudgetLimit
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
+from .engine_member import Member
 from .leases import Leased, LeasedBudget, Lessor
-from .member import Member
 from .monitor import unless_it_fails
 from .pacer_setup import pacers_of
 from .probes import HOURS

@@ -13,7 +13,7 @@ from ..core import BatchflexError
 from ..scoring import functions, judge as judging, scores_file
 from ..storage import Folder, ResultsFiles
 from .job_run import JobRun
-from .run import Observer, Run
+from .run_result import Observer, Run
 
 
 class Evaluation(NamedTuple):

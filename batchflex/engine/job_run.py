@@ -15,8 +15,8 @@ from ..endpoint import default_model, resolve_all
 from ..plan import Plan, Prepared, prepare
 from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
-from .execution import Deadline, Execution, sole_fault
-from .run import Nobody, Observer, Run
+from .run_lifecycle import Deadline, Execution, sole_fault
+from .run_result import Nobody, Observer, Run
 
 if TYPE_CHECKING:
     import polars as pl

@@ -15,7 +15,7 @@ from ..storage import Folder, RunState, Wait, disk_space
 from .endpoint_pool import EndpointPool
 from .gate import Gate
 from .queue import RequestQueue
-from .run import Observer
+from .run_result import Observer
 from .telemetry import Telemetry, binding, waits_of
 
 _TICK_S = 0.5

@@ -24,7 +24,7 @@ from ..plan import (
 )
 from ..protocol import Policy
 from ..results import Choice, assemble, choose, is_newest, plan_of
-from ..storage import Folder, Layout, RetryRecord, results_files, writer
+from ..storage import Folder, Layout, RetryRecord, table_files, writer
 from .estimate import Estimate
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -148,7 +148,7 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
     identity = plan.identity()
     segment = writer.recover(folder, carry_schema)
     if not is_newest(folder):
-        results_files.write(folder, assemble(folder), as_folder=plan.job.job.results == "folder")
+        table_files.write(folder, assemble(folder), as_folder=plan.job.job.results == "folder")
     chosen = choose(folder, retry.where)
     finished = settled(folder, identity, plan.job.input.limit)
     if not chosen.keys.height:

@@ -28,12 +28,12 @@ from ..core import (
 from ..endpoint import retry_policy
 from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
-from . import row_events
+from . import log_events
 from .accounting import Accounting
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
+from .engine_member import Member
 from .failure_limit import Failures
-from .member import Member
 from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
@@ -323,7 +323,7 @@ class Workers:
         now = row.failed_at = time.monotonic()
         if fault.rule is not None and fault.rule not in self._rules:
             self._rules.add(fault.rule)
-            self._emit(row_events.rule_applied(fault))
+            self._emit(log_events.rule_applied(fault))
         first = not row.waiting
         of_row = classify.is_of_row(fault)
         alone = False
@@ -356,7 +356,7 @@ class Workers:
             if retry_policy.costs(fault) and not retry_policy.exhausted(fault, row.tries, self._policy):
                 is_first, self._troubled = not self._troubled, True
                 sent = row.tries.sent
-                self._emit(row_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
+                self._emit(log_events.retrying(row.planned.id, state.endpoint.name, sent, fault, shown=is_first))
             if of_row or row.tries.sent > 1:  # twice is no chance: others may show more
                 self._gate.try_rows(MOST_UNDECIDED)
             if not row.waiting and not retry_policy.exhausted(fault, row.tries, self._policy):
@@ -412,6 +412,6 @@ class Workers:
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:
-                self._emit(row_events.row_failed(made, request))
+                self._emit(log_events.row_failed(made, request))
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")

@@ -8,6 +8,7 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import completion_marker as completion_marker, retention as retention, snapshot as snapshot
+    from .answer_index import AnswerIndex as AnswerIndex
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         keep_positions as keep_positions,
         prepare as prepare,
     )
-    from .resume import AnswerIndex as AnswerIndex
     from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -78,7 +78,7 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import declared, part_index, results_files, results_table
+    from ..storage import declared, part_index, results_table, table_files
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
@@ -93,5 +93,5 @@ def make(
     )  # fmt: skip
     more = {} if marker is None or pending or void else {_SETTLED: msgspec.json.encode(marker)}
     made = made.with_metadata(more)
-    if pending or not results_files.is_current(folder, made, as_folder=as_folder):
-        results_files.write(folder, made, as_folder=as_folder)
+    if pending or not table_files.is_current(folder, made, as_folder=as_folder):
+        table_files.write(folder, made, as_folder=as_folder)

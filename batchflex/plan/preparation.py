@@ -15,7 +15,7 @@ from .planner import Passed, PlanDiff
 if TYPE_CHECKING:
     from ..protocol import Policy
     from ..storage import RetryRecord
-    from .resume import AnswerIndex
+    from .answer_index import AnswerIndex
     from .snapshot import Snapshot
 
 _PREFLIGHT_REQUESTS = 10_000
@@ -138,7 +138,7 @@ def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
 def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[AnswerIndex, Layout]:
     """The answers of a folder, and where the files that they are to are in the plan."""
     from ..storage import part_index
-    from .resume import AnswerIndex
+    from .answer_index import AnswerIndex
 
     found = part_index.read_found(folder.positions)
     layout = plan.layout(part_index.files(folder.parts, found))

@@ -19,8 +19,8 @@ import pyarrow as pa
 from ..core import KeySet, raw
 from ..protocol import Policy
 from ..storage import Folder, Layout, Void, part_files, part_index, replaced, storing
+from .answer_index import AnswerIndex
 from .planner import Passed
-from .resume import AnswerIndex
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -9,7 +9,7 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import (
         classify as classify,
-        failure_proof as failure_proof,
+        failure_evidence as failure_evidence,
         failure_text as failure_text,
         json_answers as json_answers,
         openai_batch as openai_batch,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .chat_route import CHAT as CHAT
     from .classify import KEY_COMMAND as KEY_COMMAND
     from .event_stream import Events as Events
-    from .failure_proof import (
+    from .failure_evidence import (
         BLAMELESS as BLAMELESS,
         VOIDING as VOIDING,
         are_alike as are_alike,

@@ -15,7 +15,7 @@ from ..core import BatchflexError, FolderError
 from ..endpoint import default_model, resolve_all
 from ..plan import Plan, points
 from ..results import view
-from ..storage import Folder, HistoryLine, ResultsFiles, Substitutes, sweep_columns
+from ..storage import Folder, HistoryLine, ResultsFiles, ScoresFiles, Substitutes, sweep_columns
 from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
@@ -175,7 +175,7 @@ def _scores(
     if summary.results is not None and stamp and summary.results != stamp:
         notes.append("The scores are of an earlier table of results; score the folder again.")
     try:
-        per_row = pl.scan_parquet(folder.scores, glob=False)
+        per_row = pl.scan_parquet(ScoresFiles(folder).paths, glob=False)
         names = per_row.collect_schema().names()
     except (OSError, pl.exceptions.PolarsError):
         return summary, None, []

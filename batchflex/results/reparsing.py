@@ -14,7 +14,7 @@ from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
 from ..plan import completion_marker, points
 from ..protocol import Shapes, requested_format
-from ..storage import Folder, ResultsFiles, part_files, part_index, results_files, results_table, with_verdict, writer
+from ..storage import Folder, ResultsFiles, part_files, part_index, results_table, table_files, with_verdict, writer
 from .live_table import assemble, is_newest, job_of, plan_of
 
 _PART_ROWS = 10_000
@@ -79,7 +79,7 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         marker = completion_marker.marker_of_present_parts(known, folder, fit - fit_no_more)
         placed = None if rows is None else rows.join(last, on=["hi", "lo"], how="inner", maintain_order="left")
         table = assemble(folder, placed).with_metadata(marker)
-        results_files.write(folder, table, as_folder=job.job.results == "folder")
+        table_files.write(folder, table, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import FolderError
-from ..storage import Folder, ResultsFiles, part_files, part_merging, results_table, storing
+from ..storage import Folder, ResultsFiles, ScoresFiles, part_merging, results_table, storing, table_files
 from .live_table import assemble, is_newest
 
 Mask = npt.NDArray[np.bool_]
@@ -31,14 +31,14 @@ class Stored:
     :raises FolderError: if it cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], scores: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], scores: Sequence[Path] = ()) -> None:
         self.paths, self._scores = paths, scores
         try:
             self._stamp = _stamp(paths)
             self._files = [pq.ParquetFile(path) for path in paths]
             schema = self._files[0].schema_arrow
             self.own: list[str] = schema.names
-            further = [] if scores is None else [f for f in pq.read_schema(scores) if f.name not in self.own]
+            further = [f for f in pq.read_schema(scores[0]) if f.name not in self.own] if scores else []
         except (OSError, pa.ArrowException) as error:
             raise FolderError(f"{paths[0]} cannot be read: {error}") from None
         self.schema: pa.Schema = pa.schema([*schema.remove_metadata(), *further])
@@ -56,9 +56,9 @@ class Stored:
 
     def _beside(self, columns: list[str]) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
         """What puts these columns of the second table beside the batches of the first, one after the other."""
-        if not columns or self._scores is None:
+        if not columns or not self._scores:
             return lambda batch: batch
-        batches = pq.ParquetFile(self._scores).iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        batches = (b for path in self._scores for b in table_files.batches_of(path, columns, _BATCH_ROWS))
         fields = [self.schema.field(name) for name in columns]
         rows = part_merging.RowStream(_tables(batch.select(columns) for batch in batches), pa.schema(fields))
 
@@ -88,10 +88,10 @@ class Stored:
         To be followed by :meth:`require_unchanged` when it has been collected.
         """
         results = pl.scan_parquet([*self.paths], glob=False)
-        if self._scores is None or {*columns} <= {*self.own}:
+        if not self._scores or {*columns} <= {*self.own}:
             return results
         further = [name for name in self.schema.names if name not in self.own]
-        return pl.concat([results, pl.scan_parquet(self._scores).select(further)], how="horizontal")
+        return pl.concat([results, pl.scan_parquet([*self._scores], glob=False).select(further)], how="horizontal")
 
     def require_unchanged(self) -> None:
         """:raises FolderError: if a file is another by now than the one that was opened."""
@@ -133,7 +133,7 @@ def stored(folder: Folder) -> Stored:
     :raises FolderError: if it cannot be read.
     """
     there = ResultsFiles(folder)
-    return Stored(there.paths or [folder.results], folder.scores if are_scored(folder) else None)
+    return Stored(there.paths or [folder.results], ScoresFiles(folder).paths if are_scored(folder) else ())
 
 
 def is_current(folder: Folder) -> bool:
@@ -144,12 +144,11 @@ def is_current(folder: Folder) -> bool:
 def are_scored(folder: Folder) -> bool:
     """Whether the scores are those of the very table that is there."""
     there = ResultsFiles(folder)
-    _, scored = part_files.read_metadata(folder.scores)
     try:
         made_of = msgspec.json.decode(folder.scores_json.read_bytes())["results"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return False
-    return there.rows == scored and made_of is not None and made_of == there.made_of
+    return there.rows == ScoresFiles(folder).rows and made_of is not None and made_of == there.made_of
 
 
 @contextlib.contextmanager

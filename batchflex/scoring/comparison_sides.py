@@ -10,7 +10,7 @@ import polars as pl
 
 from ..config import Job, build, choice
 from ..core import FolderError, JobError, text_of
-from ..storage import Folder, ResultsFiles, sweep_columns
+from ..storage import Folder, ResultsFiles, ScoresFiles, sweep_columns
 from . import scores_file, spending
 from .ledger import MEASURES
 
@@ -46,7 +46,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
     path, given = _split(name)
     folder = Folder(path)
     job, found = _job(folder), scores_file.read(folder)
-    if not ResultsFiles(folder).exists or found is None or not folder.scores.exists():
+    if not ResultsFiles(folder).exists or found is None or not ScoresFiles(folder).exists:
         raise FolderError(
             f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
         )
@@ -115,7 +115,7 @@ def _rows(folder: Folder, sweep: Collection[str]) -> pl.DataFrame:
     results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
     names = results.collect_schema().names()
     wanted = [name for name in names if name in {"id", "key", *MEASURES, *spending.BEFORE.values(), *_SHOWN, *sweep}]
-    scored = pl.read_parquet(folder.scores)
+    scored = pl.read_parquet(ScoresFiles(folder).paths, glob=False)
     frame = results.select(wanted).collect()
     if not frame["key"].equals(scored["key"]):
         raise FolderError(

@@ -1,12 +1,15 @@
 """The scores of an output folder: ``scores.parquet``, a row for each row of the results, and ``scores.json``, their summary.
 
-Both are made from the results, block by block: memory holds a block and some 100 bytes a row.
+Both are made from the results, block by block: memory holds a block and some 100 bytes a row. Where the results are a folder,
+the scores are one too, ``scores/``, with a file for each of theirs; one in which nothing changes is not written again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ..config import Job, ScoreSection
 from ..core import FolderError, JobError, __version__
-from ..storage import Folder, ResultsFiles, replaced, storing, sweep_columns
+from ..storage import Folder, ResultsFiles, ScoresFiles, replaced, storing, sweep_columns, table_files
 from . import functions, scorers, spending, summary
 from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
 
@@ -50,21 +53,30 @@ def make(
             return scorers.graded(frame, spec, by_judge.get(spec.name))
         return scorers.evaluate(frame, spec, known.get(spec.name))
 
+    def blocks(path: Path) -> Iterator[pa.Table]:
+        for batch in table_files.batches_of(path, wanted, _BLOCK_ROWS):
+            frame = pl.DataFrame(pl.from_arrow(batch))
+            found = {spec.name: scored(frame, spec) for spec in specs}
+            ledger.add(with_substitutes(frame), found)
+            columns = (found[spec.name].score.alias(spec.column) for spec in specs)
+            yield pl.DataFrame([frame["key"], *columns]).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
+
     try:
         names = there.schema().names
         wanted = _wanted(specs, names, [*sweep])
         ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
         schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
-        with storing(folder.scores), replaced(folder.scores) as stream:
-            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-                for batch in there.batches(wanted, _BLOCK_ROWS):
-                    frame = pl.DataFrame(pl.from_arrow(batch))
-                    found = {spec.name: scored(frame, spec) for spec in specs}
-                    ledger.add(with_substitutes(frame), found)
-                    columns = (found[spec.name].score.alias(spec.column) for spec in specs)
-                    block = pl.DataFrame([frame["key"], *columns]).to_arrow(compat_level=pl.CompatLevel.oldest())
-                    writer.write_table(block.cast(schema))
+        if there.is_folder:
+            table = table_files.TableFolder(folder.scores_folder)
+            for path in there.paths:
+                whole = pa.Table.from_batches([], schema) if not (made := [*blocks(path)]) else pa.concat_tables(made)
+                table.add(_name(path, whole), whole.num_rows, partial(_write, schema, [whole]))
             folder.scores_json.unlink(missing_ok=True)  # it summarises the scores that are replaced now
+            table.commit({})
+            folder.scores.unlink(missing_ok=True)
+        else:
+            _write(schema, blocks(there.paths[0]), folder.scores, last=folder.scores_json.unlink)
+            table_files.remove_folder(folder.scores_folder)
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{there.paths[0]} cannot be read: {error}") from None
     variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
@@ -77,6 +89,22 @@ def make(
     with storing(folder.scores_json), replaced(folder.scores_json) as stream:
         stream.write(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     return whole
+
+
+def _write(
+    schema: pa.Schema, tables: Iterable[pa.Table], path: Path, last: Callable[[bool], None] = lambda _: None
+) -> None:
+    """``last`` is called when all is written and the file is not replaced yet."""
+    with storing(path), replaced(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=_BLOCK_ROWS)
+        last(True)
+
+
+def _name(results: Path, scores: pa.Table) -> str:
+    """The name of a file of scores: the number of that with the results, and a digest of what is in it."""
+    hashes = pl.DataFrame(pl.from_arrow(scores)).hash_rows()
+    return f"{results.stem.split('-')[0]}-{hashlib.blake2b(hashes.to_numpy().tobytes(), digest_size=8).hexdigest()}"
 
 
 def _wanted(specs: Sequence[ScoreSection], names: Sequence[str], sweep: Sequence[str]) -> list[str]:
@@ -100,8 +128,11 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
 
     Whether a judge or a scoring function has changed is unknown, so with one of these it is ``None``.
     """
-    stamp = ResultsFiles(folder).made_of
-    if not stamp or any(spec.is_function or spec.kind == "judge" for spec in specs) or not folder.scores.exists():
+    results, scores = ResultsFiles(folder), ScoresFiles(folder)
+    stamp = results.made_of
+    if not stamp or any(spec.is_function or spec.kind == "judge" for spec in specs):
+        return None
+    if not scores.exists or not scores.is_of_kind(as_folder=results.is_folder):
         return None
     try:
         there = read(folder)

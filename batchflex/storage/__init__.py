@@ -1,6 +1,6 @@
 """One output folder, which has two sides.
 
-The spool is local: the lock (:mod:`.folder`), the journal with its reserve (:mod:`.journal`) and what is appended to. A
+The spool is local: the lock (:mod:`.output_folder`), the journal with its reserve (:mod:`.journal`) and what is appended to. A
 :class:`Store` has whole objects under their final names: the parts, and small files that are replaced; it is a folder today.
 """
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         part_merging as part_merging,
         part_numbers as part_numbers,
         record as record,
-        results_files as results_files,
         results_table as results_table,
         superseded as superseded,
+        table_files as table_files,
         writer as writer,
     )
     from .files import (
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
         storing as storing,
         sync_folder as sync_folder,
     )
-    from .folder import Folder as Folder
     from .model_substitutes import Substitutes as Substitutes, is_substitute as is_substitute
+    from .output_folder import Folder as Folder
     from .parsed_columns import declared as declared
     from .part_files import COLUMNS as COLUMNS
     from .part_merging import Size as Size
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from .record import RowContext as RowContext, with_verdict as with_verdict
     from .rejected_answers import PENDING as PENDING, RejectedAnswers as RejectedAnswers
     from .results_columns import sweep_columns as sweep_columns
-    from .results_files import ResultsFiles as ResultsFiles
     from .run_history import (
         Attempt as Attempt,
         HistoryLine as HistoryLine,
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     )
     from .store import FolderStore as FolderStore, Store as Store
     from .superseded import Answers as Answers
+    from .table_files import ResultsFiles as ResultsFiles, ScoresFiles as ScoresFiles
     from .void_failures import Void as Void
     from .writer import OutcomeWriter as OutcomeWriter
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import part_files, part_numbers
-from .folder import Folder
-from .results_files import ResultsFiles
+from .output_folder import Folder
+from .table_files import ResultsFiles
 
 MB = 1_000_000
 _LEFT_ALONE, _SHARE = 200 * MB, 20

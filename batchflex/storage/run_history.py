@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..core import BatchflexError, FolderBusy, Interrupted, __version__
-from .folder import Folder
+from .output_folder import Folder
 from .run_state import timestamp
 
 Unbegun = Literal["busy", "skipped", "refused", "interrupted"]

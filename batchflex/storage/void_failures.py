@@ -9,7 +9,7 @@ from collections.abc import Collection
 import polars as pl
 import pyarrow as pa
 
-from ..protocol import REASK_STATUSES, failure_proof
+from ..protocol import REASK_STATUSES, failure_evidence
 from . import part_files
 from .store import Store
 
@@ -51,7 +51,7 @@ class Void:
         if unproven.height:
             columns = (column.to_pylist() for column in self._rows(number, unproven["at"], _ERROR).columns)
             errors = zip(unproven["at"], *columns, strict=True)
-            gone += [at for at, *error in errors if failure_proof.is_of_the_run(*error)]
+            gone += [at for at, *error in errors if failure_evidence.is_of_the_run(*error)]
         if not gone:
             return None
         return pl.repeat(False, len(status), dtype=pl.Boolean, eager=True).scatter(gone, True)

@@ -12,7 +12,7 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
-from .folder import Folder
+from .output_folder import Folder
 
 
 def recover(folder: Folder, carry_schema: Any = None) -> int:

@@ -18,7 +18,7 @@ from batchflex.core.errors import EndpointError, InputError, StorageError
 from batchflex.engine import engine
 from batchflex.report import timeline
 from batchflex.storage import run_history
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.run_state import RunState
 from tests.support.command_line import batchflex, begun, called, state, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
@@ -158,7 +158,7 @@ def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 folder, name = Folder(Path(sys.argv[1])), sys.argv[2]
 print(flush=True)
 sys.stdin.readline()

@@ -27,7 +27,7 @@ from batchflex.config.sections import LogSection
 from batchflex.core import events
 from batchflex.core.errors import Interrupted, JobError
 from batchflex.core.events import Event
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, called, environment, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.unit.cli.test_progress import run_state, terminal

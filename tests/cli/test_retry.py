@@ -20,7 +20,7 @@ import pytest
 import batchflex
 from batchflex.core.errors import FolderBusy, InputError, JobError
 from batchflex.storage import FolderStore, part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, called, state, table
 from tests.support.counting_endpoint import CountingEndpoint
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchflex.cli import verbs_status
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.run_state import RunState
 from tests.support.command_line import (
     Ended,

@@ -19,8 +19,8 @@ from batchflex.core.message import Message
 from batchflex.core.types import STATUSES, Outcome
 from batchflex.plan import manifest
 from batchflex.scoring import scores_file
-from batchflex.storage import FolderStore, journal, part_files, part_merging, results_files, results_table as table
-from batchflex.storage.folder import Folder
+from batchflex.storage import FolderStore, journal, part_files, part_merging, results_table as table, table_files
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.run_state import RunState, Wait
 from tests.support.outcomes import outcome
 from tests.support.paths import ROOT
@@ -122,10 +122,10 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
-    assert written - {f"{folder.results_folder.name}/"} == there
+    assert written - {f"{folder.results_folder.name}/", f"{folder.scores_folder.name}/"} == there
     with folder.held():
         made = table.assemble(folder.parts, {}, ["{}"])
-        results_files.write(folder, made, as_folder=True)
+        table_files.write(folder, made, as_folder=True)
     assert {path.name for path in folder.results_folder.iterdir()} > {"table.json"} and not folder.results.exists()
     assert (parts.exists(), segments.exists()) == (True, True)
 

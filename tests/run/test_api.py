@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 import batchflex
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import environment, message, state, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
 

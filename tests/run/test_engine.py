@@ -20,7 +20,7 @@ from batchflex.core.errors import JobError
 from batchflex.engine.admission import FairShare
 from batchflex.engine.engine import Engine
 from batchflex.engine.job_run import JobRun
-from batchflex.engine.run import Run
+from batchflex.engine.run_result import Run
 from tests.support.command_line import state, table, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 

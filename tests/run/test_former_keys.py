@@ -20,7 +20,7 @@ from batchflex.core.types import Outcome, Request
 from batchflex.plan.plan import Plan
 from batchflex.results import compact
 from batchflex.storage import part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
 
 Rows = list[dict[str, Any]]

@@ -20,7 +20,7 @@ from batchflex.engine.budget import BudgetLimit
 from batchflex.engine.engine import Engine
 from batchflex.engine.job_run import JobRun
 from batchflex.engine.leases import Lease, Leased, Lessor, LocalLessor
-from batchflex.engine.run import Run
+from batchflex.engine.run_result import Run
 from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.per_minute import most_in_a_minute

@@ -16,7 +16,7 @@ from batchflex.cli import options, wait
 from batchflex.config.loader import build
 from batchflex.core.errors import FolderBusy
 from batchflex.engine import job_run
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.run_history import Attempt
 from tests.support.command_line import begun, called, ended, state, table, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint

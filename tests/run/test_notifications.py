@@ -18,7 +18,7 @@ import batchflex
 from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderBusy, InputError, JobChanged
 from batchflex.notify.notifier import Notifier
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.run_state import RunState
 from tests.support.command_line import begun, called, ended, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchflex.storage import part_index
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, begun, called, state, table, wait_until
 from tests.support.counting_endpoint import CountingEndpoint
 

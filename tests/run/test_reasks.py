@@ -12,7 +12,7 @@ import pytest
 from batchflex.report import report
 from batchflex.scoring import comparison, comparison_sides
 from batchflex.storage import journal
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, called, table
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.runs import killed_command

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchflex.storage import FolderStore, part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.run.test_reasks import FORMAT, SCHEMA, as_toml, options, run, write
 from tests.support.command_line import called, state, table
 from tests.support.counting_endpoint import CountingEndpoint

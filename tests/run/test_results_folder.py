@@ -17,9 +17,9 @@ from batchflex.config.loader import build
 from batchflex.core.errors import StorageError
 from batchflex.report import report
 from batchflex.results import compact, view
-from batchflex.storage import results_files, results_table
-from batchflex.storage.folder import Folder
-from batchflex.storage.results_files import ResultsFiles
+from batchflex.storage import results_table, table_files
+from batchflex.storage.output_folder import Folder
+from batchflex.storage.table_files import ResultsFiles, ScoresFiles
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -49,9 +49,9 @@ def job(endpoint: CountingEndpoint, tmp_path: Path, results: str = "folder", **m
     return build(tables | more)
 
 
-def files(tmp_path: Path) -> dict[str, int]:
-    """Each file of the table with its inode: one that was written anew has another."""
-    return {path.name: path.stat().st_ino for path in sorted((tmp_path / "out" / "results").glob("*.parquet"))}
+def files(tmp_path: Path, table: str = "results") -> dict[str, int]:
+    """Each file of a table with its inode: one that was written anew has another."""
+    return {path.name: path.stat().st_ino for path in sorted((tmp_path / "out" / table).glob("*.parquet"))}
 
 
 def test_only_the_stretches_in_which_something_is_new_are_written(endpoint: CountingEndpoint, tmp_path: Path) -> None:
@@ -84,6 +84,7 @@ def test_all_that_reads_a_table_reads_both_kinds_alike(endpoint: CountingEndpoin
         run = batchflex.run(job(endpoint, tmp_path, results, **SCORES))
         assert folder.results.exists() == (results == "file")
         assert folder.results_folder.exists() == (results == "folder")
+        assert (folder.scores.exists(), folder.scores_folder.exists()) == (results == "file", results == "folder")
         assert (run.out / run.summary["results"]).exists()
         exported = tmp_path / f"{results}.csv"
         assert called("results", run.out, "-o", exported).code == 0
@@ -104,6 +105,22 @@ def test_all_that_reads_a_table_reads_both_kinds_alike(endpoint: CountingEndpoin
         batchflex.retry(run.out, where="stars = 99")
     assert seen[0] == seen[1] == seen[2]
     assert endpoint.stats()["requests"] == 25
+
+
+def test_only_the_scores_in_which_something_changes_are_written(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", 0, 35)
+    run = batchflex.run(job(endpoint, tmp_path, **SCORES))
+    first = files(tmp_path, "scores")
+    write(tmp_path / "in.jsonl", 35, 42)
+    run = batchflex.run(job(endpoint, tmp_path, **SCORES))
+    second = files(tmp_path, "scores")
+    assert len(second) == 5 and [*second.items()][:3] == [*first.items()][:3]
+    scores = pl.read_parquet(ScoresFiles(Folder(run.out)).paths)
+    assert scores["key"].to_list() == run.results()["key"].to_list() and scores["score_brief"].null_count() == 0
+    assert called("score", run.out, "--set", "score.brief.max=50").code == 0
+    assert len({*files(tmp_path, "scores")} - {*second}) == 5 and not (run.out / "scores.parquet").exists()
+    assert called("compare", run.out, run.out).code == 0
+    assert {path.name for path in (run.out / "scores").iterdir()} == {*files(tmp_path, "scores"), "table.json"}
 
 
 def test_a_table_that_was_not_finished_is_none(
@@ -145,7 +162,7 @@ def test_merged_parts_and_a_table_that_is_gone_leave_the_same_rows(endpoint: Cou
     (folder.results_folder / "table.json").unlink()
     assert not ResultsFiles(folder).exists
     assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
-    assert results_files.ResultsFiles(folder).is_folder and endpoint.stats()["requests"] == 24
+    assert table_files.ResultsFiles(folder).is_folder and endpoint.stats()["requests"] == 24
 
 
 def test_what_others_keep_in_a_folder_of_that_name_stays(endpoint: CountingEndpoint, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from batchflex.protocol.parameters import Parameters
 from batchflex.protocol.route import Receipt, Route, Verdict, shares
 from batchflex.protocol.routes import ROUTES, conversation
 from batchflex.storage import part_files, record
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.writer import OutcomeWriter
 from tests.support.counting_endpoint import CountingEndpoint, vector
 

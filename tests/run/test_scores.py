@@ -15,7 +15,7 @@ import batchflex
 from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderError, JobError
 from batchflex.scoring import stats
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.lazily import Lazily

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from batchflex.core.types import Outcome
-from batchflex.plan.resume import AnswerIndex
+from batchflex.plan.answer_index import AnswerIndex
 from batchflex.protocol.reask import Policy
 from batchflex.storage import Store, journal, part_files, results_table, writer
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import called, table as results_of, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import outcome, request

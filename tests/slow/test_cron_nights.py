@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.cli.test_logs import lines_of
 from tests.run.test_secrets import everything_in
 from tests.slow.test_kill import check

@@ -17,7 +17,7 @@ import pytest
 
 from batchflex.plan import snapshot
 from batchflex.storage import journal, part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, batchflex, begun, called, ended, state, table, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from batchflex.storage import journal, part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint
 
 KILLS = 50

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchflex.config.loader import load
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import batchflex, called
 from tests.support.paths import ROOT
 

@@ -14,7 +14,7 @@ from batchflex.cli import plan_text
 from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.results import view
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support import oracle
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.oracle import Row, Setting

@@ -25,7 +25,7 @@ from batchflex.core.types import Outcome
 from batchflex.engine import retry_rows
 from batchflex.results import compact, view
 from batchflex.storage import FolderStore, part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support import oracle
 from tests.support.agreement_case import Input
 from tests.support.counting_endpoint import CountingEndpoint, Knobs

@@ -16,7 +16,7 @@ from batchflex.config.loader import build
 from batchflex.core.types import Outcome
 from batchflex.plan.planner import points
 from batchflex.storage import part_files, results_table, sweep_columns
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.outcomes import digest, outcome
 
 Judge = Callable[[Mapping[str, Any]], float | None]

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from batchflex.config.dated_path import escaped
 from batchflex.config.diff import changes
 from batchflex.config.job import Job
-from batchflex.config.job_mistakes import names_a_key
 from batchflex.config.loader import build, load, parse_setting
+from batchflex.config.mistake_messages import names_a_key
 from batchflex.core.errors import JobError
 
 MODERATE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

@@ -12,7 +12,7 @@ from batchflex.core.errors import AttemptError
 from batchflex.core.types import STATUSES
 from batchflex.engine.failure_limit import Failures
 from batchflex.protocol.classify import http_fault, is_about_request
-from batchflex.protocol.failure_proof import are_alike
+from batchflex.protocol.failure_evidence import are_alike
 from tests.support.outcomes import outcome
 
 

@@ -16,7 +16,7 @@ from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderBusy, JobError
 from batchflex.plan import retention
 from batchflex.plan.retention import Output, choose
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, called, state, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 

@@ -26,16 +26,16 @@ from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged, JobError
 from batchflex.core.types import Outcome, Request
 from batchflex.plan import formats, plan as plan_module, preparation, snapshot
+from batchflex.plan.answer_index import AnswerIndex
 from batchflex.plan.completion_marker import make
 from batchflex.plan.formats import Every
 from batchflex.plan.manifest import Inputs
 from batchflex.plan.plan import Plan
 from batchflex.plan.preparation import Prepared, prepare
-from batchflex.plan.resume import AnswerIndex
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
 from batchflex.storage import FolderStore, part_files
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.part_index import Positions
 from batchflex.storage.positions import OPEN, Layout, Span, file_at, shaped
 from tests.support.command_line import called

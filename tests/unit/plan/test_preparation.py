@@ -22,12 +22,12 @@ from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged
 from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Outcome, Request
+from batchflex.plan.answer_index import AnswerIndex
 from batchflex.plan.plan import Plan
 from batchflex.plan.planner import Passed
 from batchflex.plan.preparation import Prepared, prepare, survey
-from batchflex.plan.resume import AnswerIndex
 from batchflex.storage import FolderStore, Layout, journal, part_files, writer
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.part_index import Positions
 from tests.support.command_line import called, write_rows
 from tests.support.counting_endpoint import CountingEndpoint

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.types import Outcome, Request
+from batchflex.plan.answer_index import AnswerIndex
 from batchflex.plan.planner import PlanDiff
-from batchflex.plan.resume import AnswerIndex
 from batchflex.protocol import Policy
 from batchflex.storage import FolderStore, Store, journal, part_files, part_index, results_table
 from tests.support.outcomes import digest, outcome, request

@@ -31,7 +31,7 @@ from batchflex.report import (
     timeline,
     vega,
 )
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.paths import ROOT
 from tests.support.scored_folders import answer, make, score, tabulate
 

@@ -17,11 +17,11 @@ from hypothesis import given, settings, strategies as st
 
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
-from batchflex.plan.resume import AnswerIndex
+from batchflex.plan.answer_index import AnswerIndex
 from batchflex.protocol.reask import Policy
 from batchflex.results import compact
 from batchflex.storage import FolderStore, journal, part_files, part_merging, part_numbers, results_table, writer
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.part_index import Positions
 from batchflex.storage.part_merging import Size
 from batchflex.storage.positions import Layout, Span
@@ -248,7 +248,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 from batchflex.results import compact
 from tests.unit.results.test_compact import BETWEEN, compacted
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 
 for place in sys.argv[1:]:
     after = int(place.rpartition("-")[2])

@@ -26,7 +26,7 @@ from batchflex.cli import main
 from batchflex.core.errors import FolderError, JobError
 from batchflex.results import export
 from batchflex.results.query import Selected, selected
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
 ODD = 'a "quoted", line\nand\r\nanother; \t ü 漢字 🙂 \\n =1+1'

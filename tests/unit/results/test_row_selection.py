@@ -17,7 +17,7 @@ from batchflex.cli import main
 from batchflex.core.errors import FolderError, JobError
 from batchflex.results import query, view
 from batchflex.results.query import selected
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
 
 ROWS = 30
@@ -168,7 +168,7 @@ def test_large_tables_come_piece_by_piece_with_their_scores_in_step(tmp_path: Pa
     pq.write_table(
         pa.table({"key": ["k"] * number, "score_x": range(number)}), tmp_path / "scores.parquet", row_group_size=7_000
     )
-    stored = view.Stored([tmp_path / "results.parquet"], tmp_path / "scores.parquet")
+    stored = view.Stored([tmp_path / "results.parquet"], [tmp_path / "scores.parquet"])
     assert stored.schema.names == ["id", "row", "key", "score_x"]
     batches = list(stored.batches(["score_x", "row"]))
     assert max(map(len, batches)) <= 10_000

@@ -15,7 +15,7 @@ import pytest
 from batchflex.cli import main
 from batchflex.core.errors import JobError
 from batchflex.results import export, splitting
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from batchflex.storage.part_files import COLUMNS
 
 LABELS = [

@@ -17,8 +17,8 @@ import batchflex
 from batchflex.core.types import Outcome
 from batchflex.plan.formats import without_ns
 from batchflex.report import report
-from batchflex.storage import FolderStore, Store, part_files, results_files, results_table
-from batchflex.storage.folder import Folder
+from batchflex.storage import FolderStore, Store, part_files, results_table, table_files
+from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.outcomes import assembled, outcome
 
@@ -169,12 +169,12 @@ def test_a_folder_of_a_version_that_kept_256_bits_is_read_and_its_table_made_ane
     made = results_table.assemble(FolderStore(tmp_path), {}, ["{}"])
     results_table.write_results(tmp_path / "results.parquet", made)
     assert pl.read_parquet(tmp_path / "results.parquet")["c"].to_list() == ["1.50"]
-    assert results_files.is_current(Folder(tmp_path), made)
+    assert table_files.is_current(Folder(tmp_path), made)
     old = pa.table({"c": pa.array([decimal.Decimal("1.50")], WIDE)}).replace_schema_metadata(
         {part_files.MADE_OF: made.metadata[part_files.MADE_OF]}
     )
     pq.write_table(old, tmp_path / "results.parquet")
-    assert not results_files.is_current(Folder(tmp_path), made)
+    assert not table_files.is_current(Folder(tmp_path), made)
 
 
 ODD = pa.table(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchflex.storage import disk_space, part_files, results_table
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.outcomes import outcome
 
 GB = 1_000_000_000

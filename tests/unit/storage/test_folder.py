@@ -20,8 +20,8 @@ import pytest
 from batchflex.core.errors import FolderBusy, FolderError, StorageError
 from batchflex.storage import store as store_module
 from batchflex.storage.files import append, replaced, storing
-from batchflex.storage.folder import FORMAT, Folder
 from batchflex.storage.journal import Journal
+from batchflex.storage.output_folder import FORMAT, Folder
 from tests.support.outcomes import run_python, small_disk
 
 HOLD = """
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from batchflex.storage import store as store_module
 from batchflex.core.errors import FolderBusy
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 try:
     with Folder(Path(sys.argv[1])).held():
         print("held", flush=True)
@@ -102,7 +102,7 @@ def test_a_child_that_outlives_the_run_does_not_keep_the_lock(tmp_path: Path) ->
     code = """
 import subprocess, sys
 from pathlib import Path
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 with Folder(Path(sys.argv[1])).held():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     print(child.pid, flush=True)
@@ -337,7 +337,7 @@ FILL = """
 import sys
 from pathlib import Path
 from batchflex.core.errors import StorageError
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 folder = Folder(Path(sys.argv[1]))
 folder.write_state({"n": 1})
 folder.add_history({"n": 1})

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
-from batchflex.storage import FolderStore, Store, part_files, part_index, results_files, results_table
-from batchflex.storage.folder import Folder
+from batchflex.storage import FolderStore, Store, part_files, part_index, results_table, table_files
+from batchflex.storage.output_folder import Folder
 from tests.support.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
 
 NO_PLAN = pl.DataFrame(schema={"hi": pl.UInt64, "lo": pl.UInt64, "row": pl.Int64, "point": pl.Int32})
@@ -326,7 +326,7 @@ def test_whether_results_are_current(tmp_path: Path) -> None:
         results_table.write_results(path, results_table.assemble(parts, {}, labels, planned=plan, since=since))
 
     def current(plan: pl.DataFrame, since: int, labels: Sequence[str] = ("{}",)) -> bool:
-        return results_files.is_current(Folder(tmp_path), results_table.assemble(parts, {}, labels, plan, since))
+        return table_files.is_current(Folder(tmp_path), results_table.assemble(parts, {}, labels, plan, since))
 
     whole = planned(*((o, o.row, 0) for o in rows))
     part_files.write_part(parts, 1, rows)

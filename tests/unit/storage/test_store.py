@@ -22,14 +22,14 @@ from batchflex.storage import (
     FolderStore,
     Store,
     files,
-    folder as folder_module,
+    output_folder as folder_module,
     part_files,
     part_index,
     part_merging,
     part_numbers,
     superseded,
 )
-from batchflex.storage.folder import Folder
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.memory_store import MemoryStore

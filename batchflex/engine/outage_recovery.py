@@ -12,7 +12,7 @@ from ..core import TIMINGS, AttemptError, Emit, Event, RateLimited, Request, Run
 from ..protocol import failure_text
 from .admission import Admission
 from .endpoint_state import EndpointState
-from .member import Member
+from .engine_member import Member
 from .probes import HOURS, NotSent, Prober
 
 if TYPE_CHECKING:

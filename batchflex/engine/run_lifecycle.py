@@ -45,12 +45,12 @@ from .accounting import Accounting
 from .budget import Budget
 from .endpoint_pool import EndpointPool
 from .engine import Engine
+from .engine_member import Member
 from .gate import Gate
-from .member import Member
 from .monitor import Monitor, unless_it_fails
 from .probes import Prober
 from .queue import RequestQueue
-from .run import Observer, Run
+from .run_result import Observer, Run
 from .warm_up import learn
 from .workers import Workers
 

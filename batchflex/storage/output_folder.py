@@ -47,6 +47,7 @@ class Folder:
         self.snapshot = path / "standing.bin"
         self.positions = path / "positions.parquet"
         self.scores = path / "scores.parquet"
+        self.scores_folder = path / "scores"
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"

@@ -1,0 +1,197 @@
+"""A table as it lies in an output folder: one file, or a folder with a file for each stretch of the rows. Results and scores
+are such tables.
+
+``results/table.json`` names the files of the second kind, in order, and has what the footer of the first has. A file is never
+changed: its name holds a digest of what it is made of. So a run writes only the stretches in which something is new, and the
+table is another from the moment that ``table.json`` is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core import StorageError
+from . import part_files, results_table
+from .files import LINKED, replaced, storing, sync_folder
+from .output_folder import Folder
+from .store import clear_temporaries
+
+_MANIFEST = "table.json"
+_STRETCH = re.compile(r"\d{6,}-[0-9a-f]{16}\.parquet")
+
+
+class _File(msgspec.Struct, frozen=True):
+    name: str
+    rows: int
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """``metadata`` is that of a table in one file, by the same names."""
+
+    files: list[_File]
+    metadata: dict[str, str]
+
+
+class TableFiles:
+    """The files of a table that there are, in the order of its rows; none if there is none. ``file`` and ``folder`` are where it
+    may be. Its ``metadata`` and its number of ``rows`` are read here; nothing else is."""
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        self.metadata: Mapping[bytes, bytes] = {}
+        self.paths: list[Path] = []
+        self.rows = 0
+        manifest = _read(folder)
+        self.is_folder = manifest is not None
+        self._has_both = self.is_folder and file.exists()
+        if manifest is not None:
+            self.paths = [folder / each.name for each in manifest.files]
+            self.rows = sum(each.rows for each in manifest.files)
+            self.metadata = {name.encode(): value.encode() for name, value in manifest.metadata.items()}
+        elif file.exists():
+            self.paths = [file]
+            self.metadata, self.rows = part_files.read_metadata(file)
+
+    def is_of_kind(self, *, as_folder: bool) -> bool:
+        """Whether it is a folder, or a file, as it is to be, and nothing of the other kind lies beside it."""
+        return self.is_folder == as_folder and not self._has_both
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.paths)
+
+    @property
+    def made_of(self) -> str:
+        """A digest of what this table is made of; empty of tables of early versions."""
+        return self.metadata.get(part_files.MADE_OF, b"").decode("ascii", "replace")
+
+    @property
+    def bytes(self) -> int:
+        """:raises OSError: if a file is not there any more."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def is_readable(self) -> bool:
+        return bool(self.paths) and all(map(part_files.is_readable, self.paths))
+
+    def schema(self) -> pa.Schema:
+        """:raises OSError, pyarrow.ArrowException: if it cannot be read."""
+        return pq.read_schema(self.paths[0])
+
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """These columns, at most so many rows at a time.
+
+        :raises OSError, pyarrow.ArrowException: if they cannot be read.
+        """
+        for path in self.paths:
+            yield from batches_of(path, columns, rows)
+
+
+class ResultsFiles(TableFiles):
+    """The table of results of a folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        super().__init__(folder.results, folder.results_folder)
+
+
+class ScoresFiles(TableFiles):
+    """The scores of a folder: with a file for each of the results'."""
+
+    def __init__(self, folder: Folder) -> None:
+        super().__init__(folder.scores, folder.scores_folder)
+
+
+def batches_of(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """These columns of one file, at most so many rows at a time.
+
+    :raises OSError, pyarrow.ArrowException: if they cannot be read.
+    """
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=rows, columns=list(columns))
+
+
+def _read(folder: Path) -> _Manifest | None:
+    try:
+        return msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=_Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> None:
+    """Write the table, of which nobody ever sees a half, and remove one of the other kind.
+
+    :raises StorageError: if it cannot be written; an older one stays as it is.
+    """
+    if as_folder:
+        table = TableFolder(folder.results_folder)
+        for stretch in assembled.stretches():
+            table.add(stretch.name, stretch.rows, partial(_write_stretch, assembled, stretch))
+        table.commit({name.decode(): value.decode() for name, value in assembled.metadata.items()})
+        folder.results.unlink(missing_ok=True)
+    else:
+        results_table.write_results(folder.results, assembled)
+        remove_folder(folder.results_folder)
+
+
+def _write_stretch(assembled: results_table.Assembled, stretch: results_table.Stretch, path: Path) -> None:
+    results_table.write_results(path, assembled._replace(batches=stretch.batches(), metadata={}))
+
+
+class TableFolder:
+    """Writes a table into a folder: the files that are not there yet, then the list of those that count.
+
+    :raises StorageError: if it cannot be written, here and in its methods; the table that there was stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: list[_File] = []
+        if path.is_symlink():
+            raise StorageError(f"{path} could not be written: {LINKED}")
+        with storing(path):
+            path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
+
+    def add(self, name: str, rows: int, write: Callable[[Path], None]) -> None:
+        """The next stretch; it is written only if there is none of that name, which says what it is made of."""
+        self._files.append(_File(f"{name}.parquet", rows))
+        path = self._path / self._files[-1].name
+        if not path.exists():
+            write(path)
+
+    def commit(self, metadata: Mapping[str, str]) -> None:
+        """From now on the table is what was added; files that are none of it are removed."""
+        manifest = self._path / _MANIFEST
+        with storing(manifest), replaced(manifest) as stream:
+            stream.write(msgspec.json.encode(_Manifest(self._files, dict(metadata))) + b"\n")
+        _remove(self._path, keep=[file.name for file in self._files])
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a table that is a folder, if there is one."""
+    if path.is_symlink() or not (path / _MANIFEST).exists():  # not ours
+        return
+    (path / _MANIFEST).unlink()
+    _remove(path, keep=())
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
+def _remove(path: Path, keep: Sequence[str]) -> None:
+    clear_temporaries(path)
+    for file in path.iterdir():
+        if _STRETCH.fullmatch(file.name) and file.name not in keep:
+            file.unlink(missing_ok=True)
+
+
+def is_current(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> bool:
+    """Whether the table that there is is this one already, of this kind, with the same metadata."""
+    there = ResultsFiles(folder)
+    same = there.is_of_kind(as_folder=as_folder) and assembled.metadata.items() <= there.metadata.items()
+    return same and there.is_readable
