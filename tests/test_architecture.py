@@ -118,6 +118,7 @@ def test_every_package_has_a_layer() -> None:
     assert named == {*PACKAGES, "api"}
     assert {name.removeprefix("batchflex.") for name in settings["tool"]["setuptools"]["packages"]} == {
         "batchflex",
+        "report.assets",  # data
         *PACKAGES,
     }
 
