@@ -11,7 +11,7 @@ from ..config import Job, LimitsSection, changes, unbounded
 from ..core import Request, format
 from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve_all
 from ..engine import Estimate
-from ..plan import AnswerIndex, Plan
+from ..plan import AnswerIndex, Plan, require_input
 from ..storage import Folder, disk_space, priced_by, writer
 from . import run_text
 
@@ -58,6 +58,7 @@ def forecast(job: Job) -> dict[str, Any]:
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
+    require_input(job)
     endpoints = resolve_all(job, with_key=False)
     for endpoint in endpoints:
         endpoint.require(job.models)

@@ -8,6 +8,7 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import dated_path as dated_path, path_variables as path_variables, toml as toml
+    from .absent_input import absent_input as absent_input
     from .dated_path import local as local
     from .diff import SHAPING as SHAPING, changes as changes, endpoint_of as endpoint_of
     from .durations import (

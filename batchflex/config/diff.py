@@ -8,6 +8,9 @@ from typing import Any
 # The tables that determine the requests; the others say how they are sent, and what is done with the answers.
 SHAPING = ("params", "override", "prompt", "prompts", "sweep", "input")
 
+# Of [input], what makes others of the same rows.
+_SHAPING_INPUT = ("id", "dedupe", "params", "separator", "encoding", "sheet")
+
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The differences between two resolved jobs that change requests, as ``place: old → new``."""
@@ -15,7 +18,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     for place in sorted(one.keys() | two.keys()):
         shapes = place != "sweep.order" and (
-            not place.startswith("input.") or place in ("input.id", "input.dedupe", "input.params")
+            not place.startswith("input.") or place.removeprefix("input.") in _SHAPING_INPUT
         )
         if shapes and one.get(place) != two.get(place):
             shown = [repr(side[place]) if place in side else "(none)" for side in (one, two)]

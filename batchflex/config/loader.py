@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from ..core import JobError, Redactor, redacted
 from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
+from .absent_input import absent_inputs
 from .endpoint_section import EndpointSection
 from .environment import Environment, environment_of, exposed
 from .fields import WrongField
@@ -159,6 +160,7 @@ def build(
     secrets = environment.secrets(key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
+        mistakes += absent_inputs(merged)
         lines = [Redactor(secrets).text(each) for each in sentences(mistakes, toml.key_lines(text), outside)]
         in_file = any(KEY_HINT in what and at not in outside for at, what in mistakes)
         if place and in_file and (open_ := exposed(Path(place))):

@@ -14,7 +14,9 @@ import msgspec
 from ..config import SHAPING, Job
 from ..core import TIMINGS, InputError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
+from .csv_dialect import Dialect
 from .dated_outputs import since
+from .formats import Settings
 from .manifest import Inputs
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
@@ -41,18 +43,27 @@ class Plan:
     def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
         self.job = job
         self._default_model = default_model
+        self._before: Inputs | None = None
         self._since = None if frame is not None else since(job)
         counts = None if self._since is None else self._since.counts
-        self._source = Source(job.input.path, job.input.format, frame, without=job.out, counts=counts)
+        said = job.input
+        self._source = Source(
+            said.path,
+            Settings(said.format, said.separator, said.encoding, said.sheet),
+            frame,
+            without=job.out,
+            counts=counts,
+            remembered=self._dialect_before,
+        )
         self._made = time.time_ns()
         self._signature = self._source.seen()
         if self._is_young:
             time.sleep(TIMINGS.young_file_s)  # written just now, as it is when a program makes an input and asks it
             self._made = time.time_ns()
             self._signature = self._source.seen()
+        self._inputs: Inputs | None = None
         # Files that are written to right now cannot be known again by their times.
         self._once = secrets.token_hex(8) if self._is_young else ""
-        self._inputs: Inputs | None = None
         self._remembers = True
         self._ids: list[tuple[Span, ...]] = []
         self._spans: list[tuple[Span, ...]] = []  # the same, with what this job makes of the rows
@@ -65,8 +76,20 @@ class Plan:
         self._shared_id: SharedId | None = None
         self._has_noted_ids = False
         self._itemizer = Itemizer(job, self._source.columns())
+        self._file_notes = self._source.notes()
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
+
+    @property
+    def _said(self) -> tuple[str | None, str | None]:
+        """What the job says of how CSV files are written."""
+        return self.job.input.separator, self.job.input.encoding
+
+    def _dialect_before(self, path: Path, beginning: bytes, seems: Dialect) -> Dialect | None:
+        """How a CSV file was read in the folder of this job, so that rows which are added to it change nothing."""
+        if self._before is None:
+            self._before = Inputs(Folder(self.job.out))
+        return self._before.dialect(path, beginning, seems, self._said)
 
     @property
     def _is_young(self) -> bool:
@@ -122,8 +145,10 @@ class Plan:
         return [] if self._since is None else list(self._since.growth_notes(self._source.seen() or ()))
 
     def notes(self) -> list[str]:
-        """Sentences about the rows gone through so far, each said once: columns that are not sent, ids that come twice."""
-        notes, shared = self._itemizer.notes(), self._shared_id
+        """Sentences about the files and the rows gone through so far, each said once: how files are written, columns that are not
+        sent, ids that come twice."""
+        notes, shared = [*self._file_notes, *self._itemizer.notes()], self._shared_id
+        self._file_notes = []
         if shared is not None and not self._has_noted_ids:
             self._has_noted_ids = True
             first, second = shared.first, shared.second
@@ -156,7 +181,13 @@ class Plan:
         pairs = list(zip(found, self._signature, strict=True))
         self.left = [Path(seen.path).name for each, seen in pairs if each.bytes < seen.size]
         self._signature = tuple(seen._replace(size=each.bytes) for each, seen in pairs)
-        return [each.note for each in found if each.note is not None]
+        changed = self._inputs.dialect_notes(self._dialects(), self._said)
+        return [each.note for each in found if each.note is not None] + changed
+
+    def _dialects(self) -> list[tuple[Path, Dialect, bytes]]:
+        """Of the CSV files: how they are written, and how they begin."""
+        files = zip(self._source.files, self._source.openings, strict=True)
+        return [(path, opened.how, opened.beginning) for (path, kind), opened in files if kind == "csv"]
 
     def _rows_of(self, at: int) -> int | None:
         """How many rows a file of this plan has, if that is known."""
@@ -191,7 +222,7 @@ class Plan:
         if self._inputs is not None and identity is not None and self._signature is not None:
             if self._since is not None:
                 self._inputs.begin_at(self._since.text, self._since.at)
-            self._inputs.begin(identity, self._ids, self._signature, self._made)
+            self._inputs.begin(identity, self._ids, self._signature, self._made, self._dialects(), self._said)
 
     def _note_end(self, at: int, ended: Ended) -> None:
         if self._rows_of(at) not in (None, ended.known.rows):

@@ -1,9 +1,10 @@
 """Raw rows to :class:`~batchflex.core.types.Item`: which shape a row has, its id, its messages, what it carries along.
 
 A row is, in this order: columns for the job's prompt; a request of its own (``messages`` and parameters); a line of an
-OpenAI batch file (``body``, sent whole). Beside ``messages``, known request parameters are sent, and what ``input.params``
-names; the id and the columns named in ``input.carry`` are not, but for documented parameters. Versions before sent every other
-column too: such a row has its request of then as ``former``.
+OpenAI batch file (``body``, sent whole); a conversation as ShareGPT has it (``conversations``, and parameters). Beside
+``messages``, known request parameters are sent, and what ``input.params`` names; the id and the columns named in ``input.carry``
+are not, but for documented parameters. Versions before sent every other column too: such a row has its request of then as
+``former``.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from __future__ import annotations
 import datetime
 import decimal
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from ..config import Job
+from ..config import Job, nearest
 from ..core import Item, JobError, Row
 from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
-from .formats import Fault
+from . import sharegpt
+from .reading import Fault
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column
 
@@ -47,6 +49,7 @@ class Itemizer:
         self._route = job.route
         self._parameters = job.route.parameters
         self._field = job.route.field
+        self._takes_conversations = self._field == "messages"
         self._id = job.input.id
         self._carry = job.input.carry
         self._params = frozenset(job.input.params)
@@ -81,11 +84,12 @@ class Itemizer:
         named += [("input.carry", name) for name in self._carry if self._carry != "*"]
         named += [("input.params", name) for name in sorted(self._params)]
         mistakes += [
-            f"{place} names the column {name!r}, which is not there; the columns are: {', '.join(columns)}"
+            f"{place} names the column {name!r}, {_not_there(name, columns, 'the columns are')}"
             for place, name in named
             if name not in columns
         ]
-        if not self._prompts and self._field not in columns and "body" not in columns:
+        content = {self._field, "body", *([sharegpt.COLUMN] if self._takes_conversations else [])}
+        if not self._prompts and content.isdisjoint(columns):
             mistakes.append(
                 f"the input is a table without a {self._field!r} column, so the job needs a [prompt] that makes {self._field} "
                 f"of its columns: {', '.join(columns)}"
@@ -124,9 +128,7 @@ class Itemizer:
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:
             if self._id not in row:
-                raise _BadRow(
-                    f"input.id names the column {self._id!r}, which is not there; there are: {', '.join(row)}"
-                )
+                raise _BadRow(f"input.id names the column {self._id!r}, {_not_there(self._id, row, 'there are')}")
             value: Any = row[self._id]
         else:
             value = row.get("id")
@@ -146,6 +148,8 @@ class Itemizer:
                 else {self._field: prompt.render(row)}
                 for prompt in self._prompts
             )  # fmt: skip
+        if self._takes_conversations and sharegpt.COLUMN in row and not {self._field, "body"} & row.keys():
+            row = _with_messages(row, self._field)
         if self._field in row:
             content = {k: v for k, v in row.items() if self._is_to_send(k, v)}
             return (_request(content, self._route, is_table=is_table),)
@@ -220,6 +224,13 @@ class Itemizer:
         return _encode({name: row.get(name) for name in names}).decode()
 
 
+def _not_there(name: str, columns: Iterable[str], words: str) -> str:
+    """``which is not there (did you mean 'text'?); the columns are: id, text``."""
+    near = nearest(name, columns := list(columns))
+    meant = f" (did you mean {near!r}?)" if near else ""
+    return f"which is not there{meant}; {words}: {', '.join(columns)}"
+
+
 def _with_place(block: Block, index: int, why: Fault | Exception) -> str:
     return f"{block.where(index)}: {why.text if isinstance(why, Fault) else why}"
 
@@ -273,6 +284,15 @@ def _request(content: dict[str, Any], route: Route, *, is_table: bool) -> Row:
     if faults := route.parameters.faults(request):
         raise _BadRow("; ".join(faults))
     return request
+
+
+def _with_messages(row: Row, field: str) -> Row:
+    """A row with a conversation in ShareGPT's form as one with messages."""
+    try:
+        found = sharegpt.messages(row[sharegpt.COLUMN])
+    except ValueError as error:
+        raise _BadRow(str(error)) from None
+    return {name: value for name, value in row.items() if name != sharegpt.COLUMN} | {field: found}
 
 
 def _without_filler(value: Any, keep: str | None = None) -> Any:
