@@ -136,6 +136,7 @@ def test_lines_of_inputs_jsonl_are_as_written() -> None:
         "begun": manifest.Begun,
         "plan": manifest.Planned,
         "since": manifest.Since,
+        "dialect": manifest.Sniffed,
     }
     section = CONTRACT[CONTRACT.index("## `inputs.jsonl`") :].split("\n## ")[0]
     for kind, line in kinds.items():
