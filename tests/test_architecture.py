@@ -40,7 +40,7 @@ PURE = {
         "path_variables run_outcomes score_sections secrets_check sections sweep partial_job sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
-    "plan": "planner prefix_order sharegpt template",
+    "plan": "encodings planner prefix_order sharegpt template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost key_slots model_list pacer price_list "
         "queue_metrics quirks quota quota_from_headers quota_from_refusals quota_window retry_policy"

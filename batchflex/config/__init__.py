@@ -8,7 +8,6 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import dated_path as dated_path, path_variables as path_variables, toml as toml
-    from .absent_input import absent_input as absent_input
     from .dated_path import local as local
     from .diff import SHAPING as SHAPING, changes as changes, endpoint_of as endpoint_of
     from .durations import (
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
         parse_setting as parse_setting,
         read as read,
     )
+    from .missing_files import absent_input as absent_input
     from .mistake_messages import choice as choice, nearest as nearest
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
     from .path_variables import expanded as expanded, literal as literal

@@ -19,12 +19,12 @@ from pydantic import BaseModel
 from ..core import JobError, Redactor, redacted
 from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
-from .absent_input import absent_inputs
 from .endpoint_section import EndpointSection
 from .environment import Environment, environment_of, exposed
 from .fields import WrongField
 from .job import Job, Origin
 from .job_checks import job_mistakes
+from .missing_files import absent_inputs
 from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
 from .partial_job import validated
 from .score_sections import ScoreSection

@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .encodings import legacy
+
 MARKS = (",", ";", "\t", "|")
 ONE_COLUMN = ""
 _NOWHERE = "\x1f"  # stands in no text: the separator of a file with one column
@@ -28,11 +30,6 @@ _MARKED = (
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 _NAMES = {"cp932": "shift_jis", "iso8859-1": "latin-1", "gb18030": "gb18030"}
-# Those that people still save tables in; others have to be named.
-_LEGACY = [
-    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "koi8_r", "mac_roman",
-    "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp874",
-]  # fmt: skip
 
 
 class Dialect(NamedTuple):
@@ -139,7 +136,8 @@ def _judged(rows: Sequence[Sequence[str]], separator: str, usual: str) -> _Judge
     if not rows or len(rows[0]) < 2:
         return None
     header, *body = rows
-    if body and separator != usual and sum(len(row) > 1 for row in body) < _AGREEING * len(body):
+    parsed = [row for row in body if row]
+    if separator != usual and sum(len(row) > 1 for row in parsed) < _AGREEING * len(parsed):
         return None
     agreeing = round(10 * sum(len(row) == len(header) for row in body) / len(body)) if body else 10
     # "Name, first name;Age" has two columns, whichever separates them.
@@ -183,7 +181,7 @@ def _encoding(beginning: bytes) -> str:
     telling = [line for line in re.split(rb"[\r\n]+", beginning)[:-1] or [beginning] if not line.isascii()]
     if not telling or sum(map(_is_utf8, telling)) >= 0.5 * len(telling):
         return _UTF8  # with some lines that are broken
-    return _legacy(b"\n".join(telling)[:_SAMPLE_CHARACTERS])
+    return legacy(b"\n".join(telling))
 
 
 def _without_mark(beginning: bytes) -> str | None:
@@ -203,11 +201,3 @@ def _is_utf8(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _legacy(telling: bytes) -> str:
-    """The encoding of lines that are no UTF-8. Where nothing can be told it is what most of them are in."""
-    import charset_normalizer
-
-    best = charset_normalizer.from_bytes(telling, cp_isolation=_LEGACY, enable_fallback=False).best()
-    return "cp1252" if best is None else codecs.lookup(best.encoding).name

@@ -27,9 +27,9 @@ def beginning(path: Path) -> bytes:
     """
     try:
         return Reading(path).beginning(_SNIFFED_BYTES)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
         raise InputError(f"{path}: the header cannot be read: {error}") from None
 
 

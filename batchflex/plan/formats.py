@@ -23,14 +23,14 @@ ENDINGS = ", ".join(_ENDINGS)
 
 class Format(NamedTuple):
     """How files of one format are read. ``is_text`` tells that rows can be appended to one that is not packed, and that it can
-    be read from a row on. ``columns`` and ``schema`` are known before any row is, as far as there are such. ``count`` tells the
+    be read from a row on. ``columns`` and ``schema`` are known before any row is, as far as there are such. ``rows`` tells the
     number of rows without making any; where it is ``None``, a text's lines are counted."""
 
     read: Callable[[Reading, int, int, Any], Iterator[Rows]]
     is_text: bool = False
     columns: Callable[[Path, Any], list[str]] | None = None
     schema: Callable[[Path, Any], Any] | None = None
-    count: Callable[[Path, Any], int] | None = None
+    rows: Callable[[Path, Any], int] | None = None
 
 
 FORMATS = {
@@ -41,19 +41,19 @@ FORMATS = {
         arrow_files.read_parquet,
         columns=lambda path, how: list(arrow_files.parquet_schema(path).names),
         schema=lambda path, how: arrow_files.parquet_schema(path),
-        count=lambda path, how: int(arrow_files.parquet_metadata(path).num_rows),
+        rows=lambda path, how: int(arrow_files.parquet_metadata(path).num_rows),
     ),
     "arrow": Format(
         arrow_files.read_ipc,
         columns=lambda path, how: list(arrow_files.ipc_schema(path).names),
         schema=lambda path, how: arrow_files.ipc_schema(path),
-        count=lambda path, how: arrow_files.count_ipc(path),
+        rows=lambda path, how: arrow_files.count_ipc(path),
     ),
     "excel": Format(
         spreadsheets.read_sheet,
         columns=lambda path, sheet: list(sheet.frame.columns),
         schema=lambda path, sheet: sheet.frame.head(0).to_arrow().schema,
-        count=lambda path, sheet: int(sheet.frame.height),
+        rows=lambda path, sheet: int(sheet.frame.height),
     ),
 }
 

@@ -102,9 +102,9 @@ def is_list(path: Path) -> bool:
             if isinstance(row, Fault):
                 return first.endswith(_UNFINISHED)
             return _has_rows(row) and next(written, None) is None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
         raise InputError(f"{path} is damaged: {error}") from None
 
 

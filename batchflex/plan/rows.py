@@ -289,10 +289,10 @@ def _request(content: dict[str, Any], route: Route, *, is_table: bool) -> Row:
 def _with_messages(row: Row, field: str) -> Row:
     """A row with a conversation in ShareGPT's form as one with messages."""
     try:
-        found = sharegpt.messages(row[sharegpt.COLUMN])
+        found: Any = sharegpt.messages(row[sharegpt.COLUMN])
     except ValueError as error:
         raise _BadRow(str(error)) from None
-    return {name: value for name, value in row.items() if name != sharegpt.COLUMN} | {field: found}
+    return {**{name: value for name, value in row.items() if name != sharegpt.COLUMN}, field: found}
 
 
 def _without_filler(value: Any, keep: str | None = None) -> Any:

@@ -245,7 +245,7 @@ class Source:
         if self._frame is not None:
             return int(self._frame.height)
         if not all(
-            FORMATS[kind].count is not None or (kind == "jsonl" and path.suffix.lower() not in PACKED)
+            FORMATS[kind].rows is not None or (kind == "jsonl" and path.suffix.lower() not in PACKED)
             for path, kind in self.files
         ):
             return None
@@ -262,7 +262,7 @@ class Source:
         known = self.known[number]
         if known is not None and seen is not None and known.bytes == seen.size:
             return known.rows
-        if (count := FORMATS[kind].count) is not None:
+        if (count := FORMATS[kind].rows) is not None:
             return count(path, self.openings[number].how)
         before = known.rows if known is not None else 0
         end = before

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import InputError
-from .reading import DAMAGED, Reading, Rows, wanted
+from ..core import InputError, Row
+from .reading import DAMAGED, Fault, Reading, Rows, wanted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -112,5 +112,6 @@ def read_sheet(reading: Reading, max_rows: int, position: int, skip: bytes) -> I
         end = min(begin + max_rows, frame.height)
         at = wanted(position + begin, position + end, skip)
         if at:
-            yield Rows(position + end, frame[[row - position for row in at]].to_dicts(), at)
+            found: list[Row | Fault] = [*frame[[row - position for row in at]].to_dicts()]
+            yield Rows(position + end, found, at)
     yield Rows(position + frame.height, [], [])

@@ -246,10 +246,7 @@ def test_a_csv_row_that_is_not_utf8_is_the_fault_of_that_row(tmp_path):
     [
         (b"", "has no header"),
         (b"\n", "has no header"),
-        (
-            "für\nfür\n1\n".encode("latin-1") + "für\n".encode(),
-            "line 1: not valid UTF-8: the byte 0xfc after 'f'; save",
-        ),
+        ("für\n".encode("latin-1") + "für\n".encode(), "line 1: not valid UTF-8: the byte 0xfc after 'f'; save"),
         (b"a,b,a\n1,2,3\n", "two columns have the same name, 'a'"),
         (b'a,b\n1,"x" y\n', "line 2: ',' expected after '\"'"),
         (b'a,b\n1,2\n1,"x\n', "line 3: unexpected end of data"),
