@@ -64,7 +64,8 @@ def _is_western(text: bytes) -> bool:
         if sign in _SIGNS:
             strange += before.isalpha() and after.isalpha() and sign not in "’‘´·\xad"
         elif sign in letters_here:
-            runs += after in _LETTERS
+            # Two of them in a row are nothing special ("Grüße"), three are.
+            runs += after in letters_here and read[at + 2 : at + 3] >= "\x80"
         else:
             strange += 1
     letters = sum(map(str.isalpha, read))
