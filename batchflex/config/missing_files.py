@@ -14,6 +14,8 @@ _SHOWN_FILES = 8
 def absent_input(pattern: str) -> str | None:
     """A sentence if there is nothing at a path of ``input.path``, with the nearest name that there is; ``None`` if there is, or
     if it is a pattern or an address."""
+    if "\0" in pattern:
+        return f"the input {pattern!r} is no path"
     try:
         path = Path(pattern).expanduser()
     except RuntimeError:  # there is no such user: then it is a name
@@ -24,8 +26,6 @@ def absent_input(pattern: str) -> str | None:
         return f"there is no input file {path}{_instead(path)}"
     except OSError as error:
         return f"the input {pattern} cannot be looked for: {error.strerror or error}"
-    except ValueError:
-        return f"the input {pattern!r} is no path"
 
 
 def _instead(path: Path) -> str:

@@ -257,9 +257,17 @@ class Inputs:
             append(self._path, Since(since, at), sync=False)
             self.since[since] = at
 
-    def ended(self, spans: Sequence[Span], seen: Seen, ended: Ended, now: int) -> None:
-        """Remember a file that was read to its end. What cannot be written is not remembered. ``now`` is when the plan was made,
-        in ns."""
+    def ended(
+        self,
+        spans: Sequence[Span],
+        seen: Seen,
+        ended: Ended,
+        now: int,
+        dialects: Sequence[Written] = (),
+        said: Said = (None, None),
+    ) -> None:
+        """Remember a file that was read to its end, and in which dialect. What cannot be written is not remembered. ``now`` is
+        when the plan was made, in ns."""
         known = ended.known
         signature = None if is_young(seen, now) or not ended.is_as_signed else seen[2:]
         line = Remembered(
@@ -268,9 +276,11 @@ class Inputs:
         )  # fmt: skip
         before = self._files.get(line.path)
         if before is None or signature is None or msgspec.structs.replace(before, at=now) != line:
+            lines: list[Entry] = [*self._new_dialects(dialects, said), line]
             with contextlib.suppress(StorageError):
-                append(self._path, line, sync=False)
-            self._note(line)
+                append(self._path, *lines, sync=False)
+            for each in lines:
+                self._note(each)
 
 
 def _is_so(line: Sniffed, beginning: bytes) -> bool:

@@ -17,7 +17,7 @@ from ..storage import Folder, Layout, Span, shaped
 from .csv_dialect import Dialect
 from .dated_outputs import since
 from .formats import Settings
-from .manifest import Inputs
+from .manifest import Inputs, Written
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
 from .source import Ended, Signature, Source, escaped_name, is_young
@@ -184,9 +184,10 @@ class Plan:
         changed = self._inputs.dialect_notes(self._dialects(), self._said)
         return [each.note for each in found if each.note is not None] + changed
 
-    def _dialects(self) -> list[tuple[Path, Dialect, bytes]]:
-        """Of the CSV files: how they are written, and how they begin."""
-        files = zip(self._source.files, self._source.openings, strict=True)
+    def _dialects(self, only: int | None = None) -> list[Written]:
+        """Of the CSV files, or ``only`` of one file if it is one: how they are written, and how they begin."""
+        chosen = slice(None) if only is None else slice(only, only + 1)
+        files = zip(self._source.files[chosen], self._source.openings[chosen], strict=True)
         return [(path, opened.how, opened.beginning) for (path, kind), opened in files if kind == "csv"]
 
     def _rows_of(self, at: int) -> int | None:
@@ -230,7 +231,8 @@ class Plan:
         self._source.known[at] = ended.known
         self._counted[at] = ended.known.rows
         if self._inputs is not None and self._remembers and self._signature is not None:
-            self._inputs.ended(self._ids[at], self._signature[at], ended, self._made)
+            written = self._dialects(at)
+            self._inputs.ended(self._ids[at], self._signature[at], ended, self._made, written, self._said)
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
         """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
