@@ -31,8 +31,8 @@ from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
 from .sections import JournalSection, LimitsSection, RetrySection
 
-REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
-_TABLES = (".csv", ".tsv")
+REQUEST_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc")
+_TABLES = (".csv", ".tsv", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
 def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:

@@ -19,7 +19,7 @@ MARKS = (",", ";", "\t", "|")
 ONE_COLUMN = ""
 _NOWHERE = "\x1f"  # stands in no text: the separator of a file with one column
 _SAMPLE_ROWS = 200
-_SAMPLE_CHARACTERS = 1 << 16
+_SAMPLE_BYTES = 1 << 16  # for the separator; the encoding shows in fewer places
 _AGREEING = 0.5  # of the rows have the separator, or it is none
 _FITTING = 8  # tenths of the rows are as wide as the header
 _UTF8 = "utf-8"
@@ -92,7 +92,9 @@ def sniffed(
     """The dialect of a file that begins so, or, if it ``is_whole``, is so. ``usual`` is the separator of a file of this name;
     ``separator`` and ``encoding`` are what the job says of it."""
     encoding = encoding or _encoding(beginning)
-    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(beginning, final=is_whole)
+    sample = beginning[:_SAMPLE_BYTES]
+    is_whole = is_whole and len(sample) == len(beginning)
+    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(sample, final=is_whole)
     text = text.removeprefix("\ufeff")
     first = re.match(r"sep=(.)[ \t]*(?:\r\n|\n|\r)", text, re.IGNORECASE)
     if first is not None:
@@ -108,13 +110,12 @@ def _separator(text: str, usual: str, *, is_whole: bool) -> str:
     others = [mark for mark in MARKS if mark != usual and mark in line]
     if not others and usual in line:
         return usual
-    sample = text[:_SAMPLE_CHARACTERS]
-    is_cut = not is_whole or len(sample) < len(text)
-    found = [_judged(_rows(sample, mark, is_cut=is_cut), mark, usual) for mark in (usual, *others)]
+    is_cut = not is_whole
+    found = [_judged(_rows(text, mark, is_cut=is_cut), mark, usual) for mark in (usual, *others)]
     best = max(filter(None, found), default=None)
     if best is not None:
         return best.separator
-    plain = _rows(sample, usual, is_cut=is_cut)
+    plain = _rows(text, usual, is_cut=is_cut)
     is_one_column = bool(plain) and len(plain[0]) == 1 and any(len(row) > 1 for row in plain)
     return ONE_COLUMN if is_one_column else usual
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..config import SHAPING, Job
-from ..core import TIMINGS, InputError, KeySet, Request
+from ..core import TIMINGS, InputError, JobError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
 from .csv_dialect import Dialect
 from .dated_outputs import since
@@ -75,8 +75,13 @@ class Plan:
         self.has_former = self.is_in_doubt = False
         self._shared_id: SharedId | None = None
         self._has_noted_ids = False
-        self._itemizer = Itemizer(job, self._source.columns())
         self._file_notes = self._source.notes()
+        try:
+            self._itemizer = Itemizer(job, self._source.columns())
+        except JobError as error:
+            for note in self._file_notes:  # if it was read otherwise than it is meant, that is why
+                error.add_note(note)
+            raise
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
 

@@ -101,6 +101,9 @@ class Reading(io.RawIOBase):
 
         :raises OSError, EOFError, ValueError, zlib.error: if not even its first bytes can be read.
         """
+        if not self.is_packed:
+            with self.path.open("rb", buffering=0) as file:
+                return file.read(size)
         found = b""
         with self.open() as stream:
             try:
