@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from .mistake_messages import Mistake, nearest
 
 _SHOWN_FILES = 8
+_MOST_FILES = 5_000  # of a folder that are looked at for the nearest
 
 
 def absent_input(pattern: str) -> str | None:
@@ -35,7 +37,8 @@ def _instead(path: Path) -> str:
             folder = folder.parent
         return f": there is no folder {folder}"
     try:
-        names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+        some = itertools.islice(folder.iterdir(), _MOST_FILES)
+        names = sorted(each.name for each in some if not each.name.startswith("."))
     except OSError:
         return ""
     if near := nearest(path.name, names):

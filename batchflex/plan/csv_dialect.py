@@ -91,7 +91,7 @@ def sniffed(
 ) -> Dialect:
     """The dialect of a file that begins so, or, if it ``is_whole``, is so. ``usual`` is the separator of a file of this name;
     ``separator`` and ``encoding`` are what the job says of it."""
-    encoding = encoding or _encoding(beginning)
+    encoding = encoding or _encoding(beginning, is_whole=is_whole)
     sample = beginning[:_SAMPLE_BYTES]
     is_whole = is_whole and len(sample) == len(beginning)
     text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(sample, final=is_whole)
@@ -166,7 +166,7 @@ def _rows(text: str, separator: str, *, is_cut: bool) -> list[list[str]]:
 # --------------------------------------------------------------------------------------------------------- encodings
 
 
-def _encoding(beginning: bytes) -> str:
+def _encoding(beginning: bytes, *, is_whole: bool) -> str:
     for mark, name in _MARKED:
         if beginning.startswith(mark):
             return name
@@ -179,7 +179,8 @@ def _encoding(beginning: bytes) -> str:
         return _UTF8
     except UnicodeDecodeError:
         pass
-    telling = [line for line in re.split(rb"[\r\n]+", beginning)[:-1] or [beginning] if not line.isascii()]
+    lines = re.split(rb"[\r\n]+", beginning)
+    telling = [line for line in (lines if is_whole or len(lines) == 1 else lines[:-1]) if not line.isascii()]
     if not telling or sum(map(_is_utf8, telling)) >= 0.5 * len(telling):
         return _UTF8  # with some lines that are broken
     return legacy(b"\n".join(telling))

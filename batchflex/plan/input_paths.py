@@ -32,7 +32,8 @@ def _require(pattern: str) -> Path:
         raise InputError(fault)
     path = _expanded_user(pattern)
     if not path.exists() and next(_glob(path), None) is None:
-        raise InputError(f"no file matches the input path {pattern}")
+        root, _ = _parts(path)
+        raise InputError(f"no file matches the input path {pattern}; {root} has {_contents(root)}")
     return path
 
 
@@ -91,7 +92,7 @@ def _in_folder(folder: Path) -> list[Path]:
         and (path.parent not in data_sets or path in data_sets[path.parent])
     )
     if not here:
-        raise InputError(f"the folder {folder} has no file that can be read ({ENDINGS}){_contents(folder)}")
+        raise InputError(f"the folder {folder} has no file that can be read ({ENDINGS}); it has {_contents(folder)}")
     return here
 
 
@@ -131,10 +132,8 @@ def _json(path: Path) -> dict[str, object]:
 def _contents(folder: Path) -> str:
     """What a folder has in place of input, for a message."""
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    if not names:
-        return "; it is empty"
     more = f" and {len(names) - _SHOWN_FILES} more" if len(names) > _SHOWN_FILES else ""
-    return f"; it has {', '.join(names[:_SHOWN_FILES])}{more}"
+    return f"{', '.join(names[:_SHOWN_FILES])}{more}" if names else "nothing in it"
 
 
 def splits_note(paths: Sequence[Path]) -> str | None:
@@ -158,14 +157,21 @@ def _is_input(path: Path, folder: Path) -> bool:
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    """So are the files that Excel makes beside those that are open."""
+    return any(part.startswith((".", "~$")) for part in path.relative_to(folder).parts)
 
 
-def _glob(pattern: Path) -> Iterator[Path]:
-    """Files by a pattern; the folders at its beginning that exist are no pattern, whatever characters they have."""
+def _parts(pattern: Path) -> tuple[Path, list[str]]:
+    """The folders at the beginning of a pattern that exist, which are no pattern whatever characters they have, and the rest."""
     root, rest = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
     while rest and (root / rest[0]).exists():
         root /= rest.pop(0)
+    return root, rest
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    """Files by a pattern."""
+    root, rest = _parts(pattern)
     asks_for_hidden = any(part.startswith(".") for part in rest)
     for path in root.glob("/".join(rest)):
         if path.is_file() and (asks_for_hidden or not _is_hidden(path, root)):

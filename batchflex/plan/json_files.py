@@ -90,17 +90,20 @@ def is_list(path: Path) -> bool:
 
     :raises InputError: if it cannot be read.
     """
-    reading = Reading(path)
     try:
+        start = Reading(path).beginning().removeprefix(_MARK).lstrip()
+        if start[:1] != b"{":
+            return start[:1] == b"["
+        reading = Reading(path)
         with reading.open() as stream:
             lines = (line.removeprefix(_MARK) for line in iter(partial(stream.readline, reading.longest_line), b""))
-            written = (line for line in lines if not line.isspace() and line)
-            first = next(written, b"").strip()
-            if first[:1] != b"{":
-                return first[:1] == b"["
+            written = (line for line in lines if line and not line.isspace())
+            first = next(written, b"")
+            if len(first) == reading.longest_line:
+                return True
             row = parse_row(first)
             if isinstance(row, Fault):
-                return first.endswith(_UNFINISHED)
+                return first.rstrip().endswith(_UNFINISHED)
             return _has_rows(row) and next(written, None) is None
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno:

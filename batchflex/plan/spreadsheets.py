@@ -33,6 +33,8 @@ class Sheet:
         self._stat: _Stat | None = None
         self._frame: pl.DataFrame | None = None
         names = self._book().sheet_names
+        if not names:
+            raise InputError(f"{path} has no sheets")
         if wanted is None:
             self.name = str(names[0])
         elif isinstance(wanted, int):

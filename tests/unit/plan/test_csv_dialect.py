@@ -145,6 +145,13 @@ def test_texts_in_other_encodings_are_read_as_they_were_written(
     assert rows(path) == [{"id": "1", "text": text}] * times
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r"])
+def test_the_last_line_tells_too(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"id;text\n1;für{end}".encode("cp1252"))
+    assert rows(path) == [{"id": "1", "text": "für"}]
+
+
 def test_the_encoding_is_said(tmp_path: Path) -> None:
     path = tmp_path / "tickets.csv"
     path.write_bytes("id;text\n1;Grüße\n".encode("cp1252"))

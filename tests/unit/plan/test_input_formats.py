@@ -22,7 +22,7 @@ from batchflex.core.errors import InputError, JobError
 from batchflex.plan import json_files
 from batchflex.plan.formats import Settings
 from batchflex.plan.plan import Plan
-from batchflex.plan.reading import Every, Fault
+from batchflex.plan.reading import Every, Fault, Reading
 from batchflex.plan.source import Source
 from tests.support.young_files import aged
 
@@ -165,6 +165,19 @@ def test_a_json_file_of_one_row_is_a_row(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.json") == []
 
 
+def test_what_a_long_line_is_is_told_without_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reading, "longest_line", 1 << 16)
+    path = tmp_path / "a.json"
+    for start in ("[", '{"data": ['):
+        path.write_text(
+            start + ", ".join(json.dumps({"a": "x" * 100}) for _ in range(3_000)) + ("]" if start == "[" else "]}")
+        )
+        assert len(rows(path)) == 3_000
+    path.write_text('[{"a": "' + "x" * 3_000_000 + '"}]')
+    with pytest.raises(InputError, match="that is no row, and would fill the memory"):
+        rows(path)
+
+
 def test_a_list_is_read_bit_by_bit_and_its_lines_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     table = [{"id": i, "text": 'a "quoted" \\ [text]} ' * (i % 7), "in": {"x": [[i], {}]}} for i in range(60)]
@@ -249,6 +262,8 @@ def test_cells_of_a_sheet_have_types(tmp_path: Path) -> None:
     assert str(first["when"]).startswith("2026-01-31")
     assert second == {"id": 2, "text": None, "when": None, "n": None, "mixed": "3", "good": False}
     assert source(path).notes() == []
+    (tmp_path / "~$a.xlsx").write_bytes(b"Excel has it open")
+    assert rows(tmp_path) == [first, second]
 
 
 def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
@@ -367,7 +382,7 @@ def test_a_snapshot_of_a_hub(tmp_path: Path) -> None:
         ("in/tickts.csv", r"there is no input file .*tickts\.csv; did you mean '.*in/tickets\.csv'\?"),
         ("in/zzz.parquet", r"there is no input file .*zzz\.parquet; its folder has notes\.txt, tickets\.csv"),
         ("no/such/x.csv", r"there is no input file .*x\.csv: there is no folder .*/no$"),
-        ("in/*.parquet", r"no file matches the input path"),
+        ("in/*.parquet", r"no file matches the input path .*\*\.parquet; .*/in has notes\.txt, tickets\.csv$"),
         ("in/notes.txt", r"what .*notes\.txt holds cannot be told from its name\. Known are the endings \.jsonl, "),
         ("texts", r"the folder .*texts has no file that can be read \(\.jsonl, .*\.ods\); it has a\.txt, b/"),
         ("in/a\0b", r"the input .* is no path"),

@@ -160,7 +160,7 @@ def test_a_relative_pattern(tmp_path, monkeypatch):
     [
         ("no.jsonl", "there is no input file .*no.jsonl"),
         ("*.jsonl", r"no file matches the input path .*\*.jsonl"),
-        ("empty", "the folder .*empty has no file that can be read .*; it is empty"),
+        ("empty", "the folder .*empty has no file that can be read .*; it has nothing in it"),
         ("~nobody-of-this-name/x.jsonl", "there is no input file ~nobody"),
     ],
 )
