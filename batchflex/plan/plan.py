@@ -84,10 +84,11 @@ class Plan:
         """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
         but one may end sooner than the other (``input.limit``).
 
-        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, and as
-        soon as a file has changed since this object was made. One that has only become longer has not.
+        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, as soon as
+        a file has changed since this object was made (one that has only become longer has not), and where rows name further
+        files, whose content is part of what is asked.
         """
-        if self._signature is None or not self._is_still(self._signature):
+        if self._signature is None or self._itemizer.reads_files or not self._is_still(self._signature):
             return None
         files = [each._replace(path=escaped_name(each.path)) for each in self._signature]
         return _digest([self._shape(), files, self._once])
@@ -220,7 +221,8 @@ class Plan:
         size = max(1, _BLOCK_REQUESTS // self.per_item)
         for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
-            items = self._itemizer.items(block, former=answered is not None, spans=spans)
+            beside = self._source.files[block.number][0].parent if self._source.files else None
+            items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=beside)
             within = items if limit is None else [item for item in items if item.row < limit]
             if within:
                 requests = planner.requests(within)
