@@ -88,7 +88,7 @@ def size_of(data: bytes) -> Size:
 
 
 def encoded(data: bytes, most: int | None) -> tuple[str, bytes]:
-    """The MIME type and the bytes to be sent, of an image no larger than ``most`` pixels a side. All of it is decoded in any case,
+    """The MIME type and the bytes to be sent, of an image no larger than ``most`` pixels a side. All of it is decoded anyway,
     so that damage is found.
 
     :raises FileFault: if it is damaged, or no image that can be sent.

@@ -69,7 +69,7 @@ def _filter(kind: AttachmentKind) -> Callable[..., Files]:
     return wanted
 
 
-FILTERS = {kind: _filter(kind) for kind in KINDS}
+FILTERS: dict[str, Callable[..., Files]] = {kind: _filter(kind) for kind in KINDS}
 
 
 def _paths(value: Any, kind: str) -> Iterator[str]:
