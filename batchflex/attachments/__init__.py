@@ -11,6 +11,6 @@ if TYPE_CHECKING:
     from .errors import FileFault as FileFault
     from .finder import Finder as Finder, require as require
     from .options import KINDS as KINDS, Use as Use, checked as checked
-    from .tokens import described as described, filled as filled
+    from .tokens import described as described, filled as filled, without_data as without_data
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -51,7 +51,7 @@ def _pages(value: Any) -> str:
 
 def _encoding(value: Any) -> str:
     try:
-        b"".decode(value)
+        b"x".decode(value, "replace")
         return codecs.lookup(value).name
     except (LookupError, TypeError, ValueError):
         raise ValueError("an encoding such as 'cp1252'") from None
@@ -85,7 +85,7 @@ def checked(
         try:
             found.append((name, known[name](value)))
         except ValueError as error:
-            raise ValueError(f"{name} of {kind} is {error}; found {value!r:.60}") from None
+            raise ValueError(f"{name} of {kind} must be {error}; found {value!r:.60}") from None
     return tuple(found)
 
 

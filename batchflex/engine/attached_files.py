@@ -10,8 +10,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..attachments import content_of, filled
-from ..core import Attachment, Request
+from ..attachments import content_of, filled, without_data
+from ..core import Attachment, AttemptError, Request
 
 _MOST_HELD = 512 << 20  # bytes that files take which are being read or sent, or whose answers are awaited
 _COPIES = 3  # of what is sent: by itself, in the body, and with its head
@@ -30,6 +30,14 @@ class Contents:
     def into(self, request: Request) -> Request:
         """The request with its body as it is sent."""
         return msgspec.structs.replace(request, body=filled(request.body, self._contents))
+
+
+def take_out(fault: AttemptError) -> None:
+    """Take out of the words of a server the images that it repeats: they are kept nowhere."""
+    fault.message = without_data(fault.message)
+    fault.args = (fault.message,)
+    if fault.body is not None:
+        fault.body = without_data(fault.body.decode("utf-8", "replace")).encode()
 
 
 class AttachedFiles:

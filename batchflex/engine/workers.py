@@ -31,7 +31,7 @@ from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import log_events
 from .accounting import Accounting
-from .attached_files import AttachedFiles, Contents
+from .attached_files import AttachedFiles, Contents, take_out
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .engine_member import Member
@@ -269,6 +269,8 @@ class Workers:
                 self._undecided.answered(state, model, began)
             return further
         except AttemptError as fault:
+            if contents is not None:
+                take_out(fault)
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
             means = self._failed_once(row, state, fault, began, proves=refusal is None)
             if refusal is not None:

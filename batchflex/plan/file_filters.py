@@ -126,7 +126,9 @@ def put_in(message: dict[str, Any], attach: Attach) -> dict[str, Any]:
 def _expanded(part: Any, attach: Attach) -> list[Any]:
     """What becomes of a part of a message's content."""
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return [{**part, **each} for each in _parts(part["text"], attach)] if _MARK.search(part["text"]) else [part]
+        *pieces, last = _parts(part["text"], attach)
+        others = {name: value for name, value in part.items() if name not in ("type", "text")}
+        return [*pieces, {**last, **others}]  # such as where a cache may end
     return [_elsewhere(part, attach)]
 
 

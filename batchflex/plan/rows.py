@@ -63,14 +63,16 @@ class Itemizer:
                 mistakes += error.mistakes
         if columns is not None and not mistakes:
             mistakes += self._misfits(columns)
-        if mistakes:
-            raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         kinds = {kind for prompt in self._prompts for kind in prompt.file_kinds}
         require(kinds)
         self.reads_files = bool(kinds)
+        if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
+            mistakes.append(f"input.files: there is no folder {job.input.files}")
         self._finder = Finder(None if job.input.files is None else Path(job.input.files))
         self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
         self._without_file: dict[str, None] = {}
+        if mistakes:
+            raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         named = () if self._carry == "*" else self._carry
         self._aside = {"id", "custom_id", self._id, *(n for n in named if not self._parameters.documented(n))}
         self._left_out: dict[str, None] = {}

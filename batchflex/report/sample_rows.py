@@ -188,4 +188,6 @@ def _named(kind: Any, part: Any) -> str:
     """A part that is no text; an image by its name or address."""
     image = part.get(kind) if isinstance(part, Mapping) else None
     url = image.get("url") if isinstance(image, Mapping) else None
-    return f"[{kind}]" if not isinstance(url, str) or url.startswith("data:") else f"[{kind} {url}]"
+    if not isinstance(url, str) or url.startswith("data:"):
+        return f"[{kind}]"
+    return url if url.startswith("<") else f"[{kind} {url}]"
