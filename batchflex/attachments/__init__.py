@@ -9,7 +9,7 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from .contents import content_of as content_of
     from .errors import FileFault as FileFault
-    from .finder import Finder as Finder, require as require
+    from .finder import FileFacts as FileFacts, Finder as Finder, require as require
     from .options import KINDS as KINDS, Use as Use, checked as checked
     from .tokens import described as described, filled as filled, without_data as without_data
 

@@ -21,16 +21,23 @@ _BOMS = (
 _BETWEEN_PAGES = "\n\n"
 
 
-def require_pdf(data: bytes) -> None:
-    """:raises FileFault: if it is no PDF document."""
+def pages_about(data: bytes) -> int:
+    """About how many pages a document has, without reading it.
+
+    :raises FileFault: if it is none.
+    """
+    _require_pdf(data)
+    return len(_PAGE.findall(data)) or max(1, len(data) // _BYTES_A_PAGE)
+
+
+def pages_read(there: int, pages: str | None) -> int:
+    """How many of the pages that there are those named are."""
+    return there if pages is None else len(_among(there, pages))
+
+
+def _require_pdf(data: bytes) -> None:
     if b"%PDF-" not in data[:1024]:
         raise FileFault("is no PDF document")
-
-
-def pages_about(data: bytes, pages: str | None) -> int:
-    """About how many pages of a document are read, without reading it."""
-    there = len(_PAGE.findall(data)) or max(1, len(data) // _BYTES_A_PAGE)
-    return there if pages is None else sum(len(range(there)[each.start : each.stop]) for each in page_ranges(pages))
 
 
 def pdf_text(data: bytes, pages: str | None, most: int | None) -> str:
@@ -41,7 +48,7 @@ def pdf_text(data: bytes, pages: str | None, most: int | None) -> str:
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").addHandler(_SILENCE)  # else its remarks on sloppy files go to standard error
-    require_pdf(data)
+    _require_pdf(data)
     try:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
@@ -66,10 +73,14 @@ _SILENCE = logging.NullHandler()
 def _numbers(there: int, pages: str | None) -> list[int]:
     if pages is None:
         return list(range(there))
-    found = [number for each in page_ranges(pages) for number in range(there)[each.start : each.stop]]
+    found = _among(there, pages)
     if not found:
         raise FileFault(f"has {there:,} pages, and none of {pages}")
     return found
+
+
+def _among(there: int, pages: str) -> list[int]:
+    return [number for each in page_ranges(pages) for number in range(there)[each.start : each.stop]]
 
 
 def _joined(pages: Iterable[str], most: int | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ..core import Attachment, MissingExtra
+import msgspec
+
+from ..core import Attachment, AttachmentKind, MissingExtra
 from . import documents, images, tokens
 from .contents import read
 from .errors import FileFault
@@ -32,12 +34,17 @@ def require(kinds: Collection[str]) -> None:
             )
 
 
-class _Facts(NamedTuple):
-    """What is in a file: its hash, its bytes, and an image's size or about how many pages a document has; or what is wrong."""
+class FileFacts(msgspec.Struct, frozen=True, gc=False, tag="attached", tag_field="kind"):
+    """What is in a file, for a kind of ``use``, as long as its ``signature`` (inode, size, times of modification and change, in
+    ns) stays as it is: its hash, its bytes, and the size of an image, or about how many pages a document has; or what is wrong."""
 
+    path: str
+    use: str
+    signature: tuple[int, int, int, int]
     sha256: str = ""
-    size: int = 0
-    image: images.Size | None = None
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
     pages: int = 0
     fault: str | None = None
 
@@ -45,13 +52,19 @@ class _Facts(NamedTuple):
 class Finder:
     """Finds the files of rows below ``root``, or below the folder of the input that names them, if that is ``None``.
 
-    A file is read once as long as it stays as it is, by its inode, size and times.
+    A file is read once as long as it stays as it is. ``read`` are those that were read since it was emptied last, each with the
+    time, in ns, when it was looked at before that.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = root
-        self._known: dict[tuple[str, str, object], tuple[tuple[int, ...], _Facts]] = {}
+        self._known: dict[tuple[str, str], FileFacts] = {}
         self._roots: dict[Path, Path] = {}
+        self.read: list[tuple[FileFacts, int]] = []
+
+    def know(self, facts: Iterable[FileFacts]) -> None:
+        """Take what is known of files from before."""
+        self._known |= {(each.path, each.use): each for each in facts}
 
     def find(self, use: Use, beside: Path) -> Attachment | str:
         """The file of a use, with its hash, or what is wrong with it; of a remote image its URL. ``beside`` is the folder of the
@@ -72,7 +85,7 @@ class Finder:
             use.path,
             str(path),
             facts.sha256,
-            facts.size,
+            facts.bytes,
             _tokens(use, facts),
             use.options,
         )
@@ -92,19 +105,22 @@ class Finder:
             )
         return path
 
-    def _facts(self, path: Path, use: Use) -> _Facts:
+    def _facts(self, path: Path, use: Use) -> FileFacts:
+        now = time.time_ns()
         try:
             stat = path.stat()
         except (OSError, ValueError):
-            return _Facts(fault=f"is not there ({path})" if str(path) != use.path else "is not there")
-        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        place = str(path), use.kind, use.option("pages")
+            raise FileFault(f"is not there ({path})" if str(path) != use.path else "is not there") from None
+        signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        place = str(path), use.kind
         before = self._known.get(place)
-        if before is not None and before[0] == seen:
-            return before[1]
-        found = _read(path, use)
+        if before is not None and before.signature == signature:
+            return before
+        found = _read(path, use.kind, signature)
         if before is not None or len(self._known) < _REMEMBERED:
-            self._known[place] = seen, found
+            self._known[place] = found
+            if found.fault is None:
+                self.read.append((found, now))
         return found
 
 
@@ -135,25 +151,27 @@ def _has_host(text: str) -> bool:
         return False
 
 
-def _read(path: Path, use: Use) -> _Facts:
+def _read(path: Path, kind: AttachmentKind, signature: tuple[int, int, int, int]) -> FileFacts:
     """What is in a file. Nothing is decoded."""
+    width = height = pages = 0
     try:
         data = read(path)
-        size, pages = images.size_of(data) if use.kind == "image" else None, 0
-        if use.kind == "pdf_text":
-            documents.require_pdf(data)
-            wanted = use.option("pages")
-            pages = documents.pages_about(data, None if wanted is None else str(wanted))
+        if kind == "image":
+            width, height = images.size_of(data)
+        elif kind == "pdf_text":
+            pages = documents.pages_about(data)
     except FileFault as fault:
-        return _Facts(fault=str(fault))
-    return _Facts(hashlib.sha256(data).hexdigest(), len(data), size, pages)
+        return FileFacts(str(path), kind, signature, fault=str(fault))
+    return FileFacts(str(path), kind, signature, hashlib.sha256(data).hexdigest(), len(data), width, height, pages)
 
 
-def _tokens(use: Use, facts: _Facts) -> int:
+def _tokens(use: Use, facts: FileFacts) -> int:
     """About how many a file takes: an image by its pixels, a document by its pages, a text by its bytes."""
-    if facts.image is not None:
-        most = use.option("max_side")
-        return facts.image.within(most if isinstance(most, int) else None).tokens
-    most = use.option("max_chars")
-    at_most = (most if isinstance(most, int) else documents.MOST_CHARS) // _CHARS_A_TOKEN + 1
-    return min(at_most, facts.pages * _TOKENS_A_PAGE if use.kind == "pdf_text" else facts.size // _CHARS_A_TOKEN + 1)
+    if use.kind == "image":
+        side = use.option("max_side")
+        return images.Size(facts.width, facts.height).within(side if isinstance(side, int) else None).tokens
+    chars, pages = use.option("max_chars"), use.option("pages")
+    most = (chars if isinstance(chars, int) else documents.MOST_CHARS) // _CHARS_A_TOKEN + 1
+    if use.kind == "pdf_text":
+        return min(most, _TOKENS_A_PAGE * documents.pages_read(facts.pages, None if pages is None else str(pages)))
+    return min(most, facts.bytes // _CHARS_A_TOKEN + 1)

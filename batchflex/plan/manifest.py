@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from ..attachments import FileFacts
 from ..core import StorageError
 from ..storage import OPEN, Folder, Span, append
 from .formats import digest, whole
@@ -74,7 +75,7 @@ class Found(NamedTuple):
     bytes: int
 
 
-Entry = Remembered | Begun | Planned | Since
+Entry = Remembered | Begun | Planned | Since | FileFacts
 _decode = msgspec.json.Decoder(Entry).decode
 
 
@@ -88,12 +89,15 @@ class Inputs:
         self.last_plan: str | None = None
         self.since: dict[str, int] = {}
         self.looked_at: int | None = None
+        self.attached: list[FileFacts] = []
         for line in _lines(self._path):
             with contextlib.suppress(msgspec.DecodeError):
                 self._note(_decode(line))
 
     def _note(self, line: Entry) -> None:
-        if isinstance(line, Since):
+        if isinstance(line, FileFacts):
+            self.attached.append(line)
+        elif isinstance(line, Since):
             self.since[line.since] = line.at
         elif isinstance(line, Begun):
             self._begun[line.path] = line
@@ -205,6 +209,13 @@ class Inputs:
             with contextlib.suppress(StorageError):
                 append(self._path, line, sync=False)
             self._note(line)
+
+    def hashed(self, files: Iterable[tuple[FileFacts, int]]) -> None:
+        """Remember files that rows name, with the time, in ns, when each was looked at. What cannot be written is not remembered."""
+        lines = [facts for facts, at in files if not is_young(Seen(facts.path, "", *facts.signature), at)]
+        if lines:
+            with contextlib.suppress(StorageError, UnicodeEncodeError):
+                append(self._path, *lines, sync=False)
 
 
 def _new_id() -> int:

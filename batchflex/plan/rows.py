@@ -68,7 +68,7 @@ class Itemizer:
         self.reads_files = bool(kinds)
         if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
             mistakes.append(f"input.files: there is no folder {job.input.files}")
-        self._finder = Finder(None if job.input.files is None else Path(job.input.files))
+        self.finder = Finder(None if job.input.files is None else Path(job.input.files))
         self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
         self._without_file: dict[str, None] = {}
         if mistakes:
@@ -110,7 +110,7 @@ class Itemizer:
         """One item a row; a row no request can be made of becomes an item with ``fault`` set. With ``former``, each has its
         request of then, where that was another. ``spans`` are those of the block's file, if they are known. ``beside`` is the
         folder that files which rows name are looked for in; without it the current one."""
-        attached = _Attached(self._finder, beside or Path()) if self.reads_files else None
+        attached = _Attached(self.finder, beside or Path()) if self.reads_files else None
         return [self._item(block, i, row, former, spans, attached) for i, row in enumerate(block.rows)]
 
     def _item(

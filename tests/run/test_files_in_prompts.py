@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
-from batchflex.core import InputError, JobError
+from batchflex.attachments import finder
+from batchflex.core import TIMINGS, InputError, JobError
 from batchflex.engine import attached_files
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
@@ -231,6 +232,24 @@ def test_a_file_that_changes_between_plan_and_sending_is_not_sent(case: Case) ->
     )
     assert batchflex.run(case.folder / "job.toml").summary["ok"] == 2
     assert sent_image(case.asked()[-1][1]["image_url"]["url"]).size == (44, 44)
+
+
+def test_what_was_hashed_once_is_not_read_again_by_the_next_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        case.photo(f"{name}.jpg", picture(ord(name), 40))
+    path = case.job()
+    monkeypatch.setattr(TIMINGS, "young_file_s", 0.0)
+    reads: list[Path] = []
+    read = finder.read
+    monkeypatch.setattr(finder, "read", lambda path: reads.append(path) or read(path))
+    assert [batchflex.run(path).summary["ok"] for _ in range(3)] == [3, 3, 3]
+    assert len(reads) == 3 and case.endpoint.stats()["requests"] == 3
+    (case.folder / "in" / "photos" / "b.jpg").write_bytes(picture(99, 41))
+    assert called("run", path, "--on-change", "rerun").code == 0
+    assert len(reads) == 4 and case.endpoint.stats()["requests"] == 4
+    (case.folder / "out" / "inputs.jsonl").unlink()
+    assert batchflex.run(path).summary["ok"] == 3
+    assert len(reads) == 7 and case.endpoint.stats()["requests"] == 4
 
 
 def test_files_from_a_folder_that_the_job_names(case: Case) -> None:
