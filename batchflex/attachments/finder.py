@@ -36,7 +36,7 @@ def require(kinds: Collection[str]) -> None:
 
 class FileFacts(msgspec.Struct, frozen=True, gc=False, tag="attached", tag_field="kind"):
     """What is in a file, for a kind of ``use``, as long as its ``signature`` (inode, size, times of modification and change, in
-    ns) stays as it is: its hash, its bytes, and the size of an image, or about how many pages a document has; or what is wrong."""
+    ns) stays as it is: its hash, its bytes, the size of an image, about how many pages a document has; or what is wrong."""
 
     path: str
     use: str

@@ -18,7 +18,7 @@ from . import run_text
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
-_COUNTED = "1 for each 28 × 28 pixels of an image, 800 a page of a PDF document, 1 for 4 bytes of text; models differ"
+_COUNTED = "1 for 28 × 28 pixels, 4 bytes of text, 800 for a PDF page; models differ"
 
 
 class _Pass:
@@ -187,7 +187,11 @@ def text(found: dict[str, Any]) -> str:
         facts.append(("unaskable", f"{rows}: {then}; the first: {found['first_fault']}"))
     if found["unreadable"]:
         rows = format.count(found["unreadable"], "request")
-        facts.append(("faulty", f"{rows} put in what cannot be sent, and become 'failed'; {found['first_unreadable']}"))
+        is_all = not (found["left"] or found["done"]) and found["on_bad_row"] == "stop"
+        then = "a run would stop, as there is no other" if is_all else "they become 'failed'"
+        facts.append(
+            ("faulty", f"{rows} with a file that cannot be sent: {then}; the first: {found['first_unreadable']}")
+        )
     if found["left"]:
         facts += _of_what_is_left(found)
     lines = [f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}"]
@@ -206,7 +210,7 @@ def _of_what_is_left(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tokens", f"about {found['prompt_tokens']:,} of prompt, {at_most}"
     if found["files_put_in"]:
         files = format.count(found["files_put_in"], "file")
-        yield "", f"about {found['file_tokens']:,} of the prompt's are for {files}: {_COUNTED}"
+        yield "", f"{found['file_tokens']:,} of them for {files} ({_COUNTED})"
     if found["max_reasks"]:
         yield "", f"and up to {found['max_reasks']} more for each answer that does not fit"
     if found["grow_max_tokens"]:

@@ -82,7 +82,12 @@ def _paths(value: Any, kind: str) -> Iterator[str]:
     elif isinstance(value, str):
         yield value.strip()
     else:
-        raise FileMisused(f"wants a path, or a list of them, before | {kind}; found {type(value).__name__}")
+        inside = (
+            " (what a table itself holds cannot be put in: write it into files)"
+            if isinstance(value, dict | bytes)
+            else ""
+        )
+        raise FileMisused(f"wants a path, or a list of them, before | {kind}; found {type(value).__name__}{inside}")
 
 
 class Wanted(NamedTuple):

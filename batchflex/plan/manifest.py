@@ -211,7 +211,7 @@ class Inputs:
             self._note(line)
 
     def hashed(self, files: Iterable[tuple[FileFacts, int]]) -> None:
-        """Remember files that rows name, with the time, in ns, when each was looked at. What cannot be written is not remembered."""
+        """Remember files that rows name, with the time, in ns, when each was looked at. What cannot be written is forgotten."""
         lines = [facts for facts, at in files if not is_young(Seen(facts.path, "", *facts.signature), at)]
         if lines:
             with contextlib.suppress(StorageError, UnicodeEncodeError):

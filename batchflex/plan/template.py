@@ -272,7 +272,7 @@ class Prompt:
                 compiled = _environment.from_string(_Rewriting(tree).visit(tree))
             except jinja2.TemplateSyntaxError as error:
                 raise JobError(
-                    f"{place}: the template is not valid, line {error.lineno}: {error.message}. "
+                    f"{place}: the template is not valid, line {error.lineno}: {(error.message or '').rstrip('.')}. "
                     "A column whose name is not a plain word is written {{ row['Ticket Text'] }}"
                 ) from None
             except ValueError as error:

@@ -298,7 +298,7 @@ def test_a_budget_counts_images_by_their_pixels_and_texts_by_their_length(case: 
 def test_plan_shows_what_is_put_in_and_what_it_takes(case: Case) -> None:
     case.photo("a.jpg", picture(280, 140))
     ended = called("plan", case.job("{{ photo | image(max_side=112) }}"))
-    assert "about 8 of the prompt's are for 1 file: 1 for each 28 × 28 pixels" in ended.out
+    assert "8 of them for 1 file (1 for 28 × 28 pixels, " in ended.out
     assert '"url": "<image photos/a.jpg, max_side = 112, ' in ended.out and "base64" not in ended.out
     assert case.endpoint.stats()["requests"] == 0
 

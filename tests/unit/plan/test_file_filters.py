@@ -132,6 +132,10 @@ def test_nothing_in_a_row_is_taken_for_a_mark() -> None:
         ("{{ [photo | image] | join }}", "makes something else of a file"),
         ("{{ (photo | image) | tojson }}", "makes something else of a file"),
         ("{{ n | image }}", "wants a path, or a list of them, before | image; found int"),
+        (
+            "{{ {'bytes': 'x'} | image }}",
+            "before | image; found dict (what a table itself holds cannot be put in: write it into",
+        ),
         ("{{ photo | image(max_side=n) }}", "max_side of image must be a whole number from 16 to 16,384; found 3"),
         ("{{ gone | image }}", "the template uses the column 'gone', which is not there"),
         ("{{ none | image }}", "leaves a message without any content, as what it puts in is null or empty"),
