@@ -59,6 +59,7 @@ class InputSection(Section):
     id: NonEmpty | None = None
     carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(default=[])
     params: Annotated[list[NonEmpty], wanted("a list of column names"), refusing(_columns_fault)] = Field(default=[])
+    files: NonEmpty | None = None
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     since: Since | None = None

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from ..attachments import FileFacts
 from ..core import StorageError
 from ..storage import OPEN, Folder, Span, append
 from .csv_dialect import Dialect, separated, shown
@@ -94,7 +95,7 @@ class Found(NamedTuple):
 Said = tuple[str | None, str | None]
 # A CSV file, its dialect, and its beginning.
 Written = tuple[Path, Dialect, bytes]
-Entry = Remembered | Begun | Planned | Since | Sniffed
+Entry = Remembered | Begun | Planned | Since | Sniffed | FileFacts
 _decode = msgspec.json.Decoder(Entry).decode
 
 
@@ -109,12 +110,15 @@ class Inputs:
         self.last_plan: str | None = None
         self.since: dict[str, int] = {}
         self.looked_at: int | None = None
+        self.attached: list[FileFacts] = []
         for line in _lines(self._path):
             with contextlib.suppress(msgspec.DecodeError):
                 self._note(_decode(line))
 
     def _note(self, line: Entry) -> None:
-        if isinstance(line, Since):
+        if isinstance(line, FileFacts):
+            self.attached.append(line)
+        elif isinstance(line, Since):
             self.since[line.since] = line.at
         elif isinstance(line, Begun):
             self._begun[line.path] = line
@@ -281,6 +285,13 @@ class Inputs:
                 append(self._path, *lines, sync=False)
             for each in lines:
                 self._note(each)
+
+    def hashed(self, files: Iterable[tuple[FileFacts, int]]) -> None:
+        """Remember files that rows name, with the time, in ns, when each was looked at. What cannot be written is forgotten."""
+        lines = [facts for facts, at in files if not is_young(Seen(facts.path, "", *facts.signature), at)]
+        if lines:
+            with contextlib.suppress(StorageError, UnicodeEncodeError):
+                append(self._path, *lines, sync=False)
 
 
 def _is_so(line: Sniffed, beginning: bytes) -> bool:

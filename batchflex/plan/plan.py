@@ -23,6 +23,7 @@ from .rows import Itemizer
 from .source import Ended, Signature, Source, escaped_name, is_young
 
 _BLOCK_REQUESTS = 400
+_HASHES_AT_ONCE = 200  # that are written down
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
 _CHANGED = (
@@ -112,10 +113,11 @@ class Plan:
         """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
         but one may end sooner than the other (``input.limit``).
 
-        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, and as
-        soon as a file has changed since this object was made. One that has only become longer has not.
+        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, as soon as
+        a file has changed since this object was made (one that has only become longer has not), and where rows name further
+        files, whose content is part of what is asked.
         """
-        if self._signature is None or not self._is_still(self._signature):
+        if self._signature is None or self._itemizer.reads_files or not self._is_still(self._signature):
             return None
         files = [each._replace(path=escaped_name(each.path)) for each in self._signature]
         return _digest([self._shape(), files, self._once])
@@ -178,6 +180,7 @@ class Plan:
             return []
         self._remembers = remember
         self._inputs = Inputs(folder)
+        self._itemizer.finder.know(self._inputs.attached)
         found = self._inputs.find(self._signature)
         shape = self._shape()
         self._ids = [each.spans for each in found]
@@ -258,7 +261,9 @@ class Plan:
         size = max(1, _BLOCK_REQUESTS // self.per_item)
         for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
-            items = self._itemizer.items(block, former=answered is not None, spans=spans)
+            beside = self._source.files[block.number][0].parent if self._source.files else None
+            items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=beside)
+            self._remember_hashes(_HASHES_AT_ONCE)
             within = items if limit is None else [item for item in items if item.row < limit]
             if within:
                 requests = planner.requests(within)
@@ -267,7 +272,15 @@ class Plan:
                 self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
                 yield requests
             if len(within) < len(items):
-                return
+                break
+        self._remember_hashes(1)
+
+    def _remember_hashes(self, at_least: int) -> None:
+        """Have the folder remember what was found in files that rows name, if these are so many by now."""
+        read = self._itemizer.finder.read
+        if self._inputs is not None and self._remembers and len(read) >= at_least:
+            self._inputs.hashed(read)
+            read.clear()
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.

@@ -292,6 +292,7 @@ class Planner:
             prefix = self._prefixes[index]
             if start is not None:
                 prefix = self._prefix(_framed(str(merged.get("model"))) + start)
+            files = item.files[point.variant] if item.files and fault is None else ()
             limit, model = self._route.answer_limit(merged), str(merged.get("model") or "")
             for sample in range(self.samples):
                 if self._numbers_seeds[index] and fault is None:
@@ -307,6 +308,7 @@ class Planner:
                     Request(
                         key, slot, item.id, item.row, index, sample, body, limit, item.carry,
                         fault, prefix if fault is None else None, model=model, file=item.file, position=item.position,
+                        files=files,
                     )
                 )  # fmt: skip
         return found

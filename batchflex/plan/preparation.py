@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _PREFLIGHT_REQUESTS = 10_000
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
-_OBJECT_BYTES = 600  # of a request, beside its body and what it carries
+_OBJECT_BYTES = 600  # of a request, beside its body and what it carries; also of a file that it puts in
+_FILE_BYTES_A_ROW = 100_000  # read to hash a file take as long as some row or other
 _SHOWN_FAULTS = 5
 _SHOWN_CHANGES = 12
 _NO_LAYOUT = Layout()
@@ -268,7 +269,10 @@ class Held:
     def add(self, requests: list[Request]) -> None:
         if self.blocks is None or not requests:
             return
-        self._bytes += sum(len(request.body) + len(request.carry or "") + _OBJECT_BYTES for request in requests)
+        self._bytes += sum(
+            len(request.body) + len(request.carry or "") + _OBJECT_BYTES * (1 + len(request.files))
+            for request in requests
+        )
         self.requests += len(requests)
         self.blocks.append(requests)
         if self._bytes > _HELD_BYTES:
@@ -311,21 +315,24 @@ class _Faults:
         self._left = _PREFLIGHT_REQUESTS if self._stop else 0
         self._faults: dict[str, None] = {}
         self._sound = 0
+        self._files = _FileFaults()
 
     def note(self, requests: list[Request], passed: int) -> bool:
         """Note the faults of a block; false once enough was looked at."""
         if self._left <= 0:
             return False
-        self._left -= passed
+        sizes = (file.size for request in requests for file in request.files)
+        self._left -= passed + sum(sizes) // _FILE_BYTES_A_ROW
+        self._files.note(requests, passed)
         faults = [r.fault or unbounded(self._limits, r) for r in requests]
         self._faults |= {fault: None for fault in faults if fault is not None}
         self._sound += sum(1 for fault in faults if fault is None)
         return True
 
     def check(self) -> None:
-        """:raises InputError: if a fault was found."""
+        """:raises InputError: if a fault was found, or none of the files that rows name can be sent."""
         if not self._faults:
-            return
+            return self._files.check()
         shown = list(self._faults)[:_SHOWN_FAULTS]
         more = len(self._faults) - len(shown)
         if more:
@@ -340,13 +347,41 @@ class _Faults:
         raise InputError(f"{what}\n{todo}")
 
 
+class _FileFaults:
+    """Files that cannot be sent. Each is its row's own fault, which stops nothing; but if it is so of all, the job is wrong."""
+
+    def __init__(self) -> None:
+        self._requests = 0  # that put files in
+        self._faults: list[str] = []
+        self._is_fresh = True  # nothing was answered before
+
+    def note(self, requests: list[Request], passed: int) -> None:
+        self._is_fresh = self._is_fresh and len(requests) == passed
+        self._requests += sum(1 for request in requests if request.files)
+        self._faults += [fault for request in requests if (fault := request.file_fault) is not None]
+
+    def check(self) -> None:
+        if not self._faults or len(self._faults) < self._requests or not self._is_fresh:
+            return
+        if len(self._faults) == 1:
+            what = f"the file of the only row that names one cannot be sent: {self._faults[0]}"
+        else:
+            shown = "\n  - ".join(
+                [*self._faults[:_SHOWN_FAULTS], *(["…"] if len(self._faults) > _SHOWN_FAULTS else [])]
+            )
+            what = f"none of the files that rows name can be sent ({len(self._faults):,} looked at):\n  - {shown}"
+        raise InputError(
+            f"{what}\nNothing was sent. Paths are relative to the folder of the input, or to input.files if that is set"
+        )
+
+
 def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, changed: Sequence[str]) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
     if not differences:
         differences = [
             *changed,
-            "(not the job file: rows of the input under the same id, or answers kept from an earlier job)",
+            "(not the job file: rows of the input under the same id, files that they name, or answers kept from an earlier job)",
         ]
     shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:

@@ -13,15 +13,18 @@ import datetime
 import decimal
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..attachments import Finder, Use, require
 from ..config import Job, nearest
-from ..core import Item, JobError, Row
+from ..core import Attachment, Item, JobError, Row
 from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from . import sharegpt
+from .file_filters import Attach
 from .reading import Fault
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column
@@ -43,6 +46,7 @@ class Itemizer:
     ``columns`` are those of a table input, if known: a template that needs others is refused before any row is read.
 
     :raises JobError: if a template is wrong, or needs, or the job carries, columns that the table does not have.
+    :raises MissingExtra: if what reads the files that a template puts in is not installed.
     """
 
     def __init__(self, job: Job, columns: list[str] | None = None) -> None:
@@ -62,6 +66,14 @@ class Itemizer:
                 mistakes += error.mistakes
         if columns is not None and not mistakes:
             mistakes += self._misfits(columns)
+        kinds = {kind for prompt in self._prompts for kind in prompt.file_kinds}
+        require(kinds)
+        self.reads_files = bool(kinds)
+        if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
+            mistakes.append(f"input.files: there is no folder {job.input.files}")
+        self.finder = Finder(None if job.input.files is None else Path(job.input.files))
+        self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
+        self._without_file: dict[str, None] = {}
         if mistakes:
             raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         named = () if self._carry == "*" else self._carry
@@ -69,7 +81,7 @@ class Itemizer:
         self._left_out: dict[str, None] = {}
         self._ordinary: dict[str, None] = {}
         self._in_bodies: dict[str, None] = {}
-        self._noted: set[str] = set()
+        self._noted: set[str | tuple[str, str]] = set()
         others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
         has_content = columns is None or self._field in columns
         self.may_leave_out = not self._prompts and has_content and others
@@ -96,12 +108,24 @@ class Itemizer:
             )
         return mistakes
 
-    def items(self, block: Block, *, former: bool = False, spans: Sequence[Span] = ()) -> list[Item]:
+    def items(
+        self, block: Block, *, former: bool = False, spans: Sequence[Span] = (), beside: Path | None = None
+    ) -> list[Item]:
         """One item a row; a row no request can be made of becomes an item with ``fault`` set. With ``former``, each has its
-        request of then, where that was another. ``spans`` are those of the block's file, if they are known."""
-        return [self._item(block, i, row, former, spans) for i, row in enumerate(block.rows)]
+        request of then, where that was another. ``spans`` are those of the block's file, if they are known. ``beside`` is the
+        folder that files which rows name are looked for in; without it the current one."""
+        attached = _Attached(self.finder, beside or Path()) if self.reads_files else None
+        return [self._item(block, i, row, former, spans, attached) for i, row in enumerate(block.rows)]
 
-    def _item(self, block: Block, index: int, row: Row | Fault, wants_former: bool, spans: Sequence[Span]) -> Item:
+    def _item(
+        self,
+        block: Block,
+        index: int,
+        row: Row | Fault,
+        wants_former: bool,
+        spans: Sequence[Span],
+        attached: _Attached | None,
+    ) -> Item:
         at = block.at[index]
         position = at - block.first if spans else None
         file = None if position is None else file_at(spans, position)
@@ -115,7 +139,7 @@ class Itemizer:
         is_table = block.lines is None
         try:
             identity = self._identity(row)
-            contents = self._contents(row, is_table=is_table)
+            contents = self._contents(row, attached, is_table=is_table)
             if wants_former:
                 former = self._former(row, contents, is_table=is_table)
         except (_BadRow, TemplateFault) as error:
@@ -123,7 +147,8 @@ class Itemizer:
         named = identity is not None
         if identity is None:
             identity = _digest(_encode_sorted(row))
-        return Item(at, identity, named, contents, self._carried(row), fault, former, file, position)
+        files = () if attached is None else attached.taken()
+        return Item(at, identity, named, contents, self._carried(row), fault, former, file, position, files)
 
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:
@@ -140,14 +165,21 @@ class Itemizer:
             raise _BadRow(f"an id must be a string or a number; found {value!r:.60}")
         return str(value)
 
-    def _contents(self, row: Row, *, is_table: bool) -> tuple[Row, ...]:
+    def _contents(self, row: Row, attached: _Attached | None, *, is_table: bool) -> tuple[Row, ...]:
         named = {name: row[name] for name in self._params if name in row}
         if self._prompts:
+            without = [name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")]
+            self._without_file |= dict.fromkeys(without)
+            attaches = (None if attached is None else attached.next for _ in self._prompts)
+            rendered = (
+                prompt.render(row, attach and attach()) for prompt, attach in zip(self._prompts, attaches, strict=True)
+            )
             return tuple(
-                _request({self._field: prompt.render(row), **named}, self._route, is_table=is_table) if named
-                else {self._field: prompt.render(row)}
-                for prompt in self._prompts
-            )  # fmt: skip
+                _request({self._field: asked, **named}, self._route, is_table=is_table)
+                if named
+                else {self._field: asked}
+                for asked in rendered
+            )
         if self._takes_conversations and sharegpt.COLUMN in row and not {self._field, "body"} & row.keys():
             row = _with_messages(row, self._field)
         if self._field in row:
@@ -215,6 +247,12 @@ class Itemizer:
                 f"sent as request parameters, by their names: {_listed(sent)} beside {self._field!r} "
                 "(what is meant for something else stays here if input.carry names it)"
             )
+        without = [name for name in self._without_file if (name, "file") not in self._noted]
+        if without:
+            self._noted.update((name, "file") for name in without)
+            found.append(
+                f"rows where {_listed(without)} {'is' if len(without) == 1 else 'are'} null or empty are asked without that file"
+            )
         return found
 
     def _carried(self, row: Row) -> str | None:
@@ -229,6 +267,33 @@ def _not_there(name: str, columns: Iterable[str], words: str) -> str:
     near = nearest(name, columns := list(columns))
     meant = f" (did you mean {near!r}?)" if near else ""
     return f"which is not there{meant}; {words}: {', '.join(columns)}"
+
+
+class _Attached:
+    """Collects the files of each row, a prompt after the other."""
+
+    def __init__(self, finder: Finder, beside: Path) -> None:
+        self._finder, self._beside = finder, beside
+        self._of_prompts: list[dict[Attachment, None]] = []
+
+    def next(self) -> Attach:
+        """What attaches the files of the next prompt."""
+        here: dict[Attachment, None] = {}
+        self._of_prompts.append(here)
+
+        def attach(use: Use) -> str:
+            found = self._finder.find(use, self._beside)
+            if isinstance(found, str):
+                return found
+            here[found] = None
+            return found.token
+
+        return attach
+
+    def taken(self) -> tuple[tuple[Attachment, ...], ...]:
+        """The files of a row, by prompt; nothing if it has none."""
+        found, self._of_prompts = self._of_prompts, []
+        return tuple(map(tuple, found)) if any(found) else ()
 
 
 def _with_place(block: Block, index: int, why: Fault | Exception) -> str:
