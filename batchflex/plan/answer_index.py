@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -149,6 +150,18 @@ class AnswerIndex:
 
     def __len__(self) -> int:
         return len(self._again)
+
+    def find(self, keys: pl.DataFrame) -> npt.NDArray[np.int64]:
+        """The position of the answer with each of these keys (``hi``, ``lo``), -1 where there is none."""
+        return np.array(self._sorted.find(keys), np.int64)
+
+    def keys_at(self, positions: npt.NDArray[np.int64]) -> pl.DataFrame:
+        """The keys of the answers at these positions."""
+        return self._keys[positions]
+
+    def kept_rows(self) -> npt.NDArray[np.int64]:
+        """After :meth:`keep_changed`: the rows whose answers were given to different requests."""
+        return np.array([self._row[at] for at in self._kept_at], np.int64)
 
     def holds(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of these keys have an answer, whatever its status is."""

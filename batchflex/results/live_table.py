@@ -8,7 +8,17 @@ from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve_all
 from ..plan import AnswerIndex, Plan, points
-from ..storage import Folder, FolderStore, ResultsFiles, declared, part_files, results_table, writer
+from ..storage import (
+    CarriedUpdates,
+    Folder,
+    FolderStore,
+    ResultsFiles,
+    carried_updates,
+    declared,
+    part_files,
+    results_table,
+    writer,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,6 +44,12 @@ def plan_of(job: Job) -> Plan:
 
 
 def is_newest(folder: Folder) -> bool:
+    """Whether the table of results :func:`has_all_answers`, and the carried columns as they were when the input was last looked
+    at."""
+    return ResultsFiles(folder).carried == carried_updates.identity(folder.carried) and has_all_answers(folder)
+
+
+def has_all_answers(folder: Folder) -> bool:
     """Whether the table of results can be read, and is made of the parts that are there and of nothing else: no answer waits in
     the journal to be sealed. Tables of earlier versions do not have that; of them nothing may be newer."""
     there = ResultsFiles(folder)
@@ -70,6 +86,7 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_tab
         unsealed.outcomes,
         declared(job.schemas),
         void=unsealed.void,
+        updates=CarriedUpdates(folder.carried),
     )
 
 
