@@ -45,13 +45,18 @@ def last_marker(folder: Folder, there: ResultsFiles | None = None) -> Completion
     return found if is_newest and part_files.has_identity(folder.parts, found.parts) else None
 
 
+def metadata(marker: CompletionMarker) -> dict[bytes, bytes]:
+    """A marker as a table has it."""
+    return {_SETTLED: msgspec.json.encode(marker)}
+
+
 def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
     """The same for the parts as they are now, of which so many more are ``ok`` in place of ``invalid``."""
     if known is None:
         return {}
     counts = {"ok": known.rows.get("ok", 0) + more_ok, "invalid": known.rows.get("invalid", 0) - more_ok}
     now = msgspec.structs.replace(known, parts=part_files.identity(folder.parts), rows=known.rows | counts)
-    return {_SETTLED: msgspec.json.encode(now)}
+    return metadata(now)
 
 
 def settled(folder: Folder, plan: str | None, limit: int | None) -> CompletionMarker | None:
@@ -93,7 +98,7 @@ def make(
         folder.parts, job.sweep.variables, plan.labels, planned, prepared.segment, pending, declared(job.schemas), positions,
         void, between, CarriedUpdates(folder.carried),
     )  # fmt: skip
-    more = {} if marker is None or pending or void else {_SETTLED: msgspec.json.encode(marker)}
+    more = {} if marker is None or pending or void else metadata(marker)
     made = made.with_metadata(more)
     if pending or not table_files.is_current(folder, made, as_folder=as_folder):
         table_files.write(folder, made, as_folder=as_folder)

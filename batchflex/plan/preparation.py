@@ -34,8 +34,8 @@ class Prepared(NamedTuple):
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
     there are none, or the table of results is there and ``complete``, or ``snapshot`` tells of them. ``layout`` is where the
     rows of each input file are in the plan. ``kept`` are answers to requests that the job would send
-    differently now, which count as done all the same, ``recarried`` answers whose rows carry something else in the input than they
-    did. ``empty`` tells that the input has no rows. ``sort_out`` gives those of
+    differently now, which count as done all the same, ``recarried`` answers whose rows carry something else now than they did.
+    ``empty`` tells that the input has no rows. ``sort_out`` gives those of
     a block that are to be asked. ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
     """
 
@@ -125,8 +125,9 @@ def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
 
 
 def recarried_note(answers: int) -> str:
+    """What is said of answers whose rows carry something else now."""
     rows = "one row" if answers == 1 else f"{answers:,} rows"
-    return f"the input has other carried columns now for {rows} of the results, which have them as well"
+    return f"carried columns are not what they were in {rows}: the results have them as the input has them now"
 
 
 def is_compared(job: Job, folder: Folder) -> bool:
@@ -284,8 +285,8 @@ def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> int:
 def survey(
     job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None, carried: CarriedPass | None = None
 ) -> tuple[PlanDiff, Held]:
-    """Compare a plan, or what of it is not ``passed``, with what is done. Returns also what is left to be asked. ``carried`` notes
-    what the rows with answers carry.
+    """Compare a plan, or what of it is not ``passed``, with what is done. Returns also what is left to be asked.
+    ``carried`` notes what the rows with answers carry.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """

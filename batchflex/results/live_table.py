@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
@@ -16,12 +20,12 @@ from ..storage import (
     carried_updates,
     declared,
     part_files,
+    part_index,
     results_table,
     writer,
 )
 
-if TYPE_CHECKING:
-    import polars as pl
+_LAST = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32, "part": pl.Int64, "at": pl.Int64})
 
 
 def job_of(folder: Folder) -> Job:
@@ -102,3 +106,26 @@ def _planned(job: Job, folder: Folder, unsealed: writer.Unsealed) -> pl.DataFram
     except (JobError, InputError, EndpointError):
         return None
     return done.planned()
+
+
+def rows_of_table(folder: Folder) -> pl.DataFrame:
+    """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
+    tables = (pq.read_table(path, columns=["key", "row"]) for path in ResultsFiles(folder).paths)
+    return part_index.head(pa.concat_tables(tables))
+
+
+def last_answers(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
+    """For the last answer to each request the number of its sweep point among ``labels``, of its part, and where it is there."""
+    frames = [pl.DataFrame(schema=_LAST)]
+    for part, frame in zip(
+        part_files.part_numbers(folder.parts), part_index.read_keys(folder.parts, ["point"]), strict=True
+    ):
+        place = {"part": pl.lit(int(part), dtype=pl.Int64), "at": pl.int_range(pl.len(), dtype=pl.Int64)}
+        frames.append(results_table.pointed(frame, labels).with_columns(**place))
+    return part_index.last_of_each(pl.concat(frames))
+
+
+def placed_rows(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
+    """The answers that the table there is has, and where in it, as :func:`assemble` takes them."""
+    last = last_answers(folder, labels)
+    return rows_of_table(folder).join(last, on=["hi", "lo"], how="inner", maintain_order="left")
