@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def refresh(folder: Folder, *, scores: bool = False) -> None:
-    """Bring the carried columns up to date with the input before the results are read. ``scores`` tells that they are made next."""
+    """Bring the carried columns up to date with the input before the results are read. ``scores``: those are made next."""
     from ..results import refresh
 
     done = refresh(folder)
