@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ..core import KeySet, Request
@@ -97,12 +98,13 @@ class CarriedPass:
         if is_new.any():
             self._writer.add(self._done.keys_at(at[is_new]), texts.filter(pl.Series(is_new)).to_list(), self._types)
 
-    def _known(self, at: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    def _known(self, at: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Hashes of what these answers have carried so far, updates counted."""
         if not len(self._updated):
             return self._hashes[at]
         near = np.minimum(np.searchsorted(self._updated, at), len(self._updated) - 1)
-        return np.where(self._updated[near] == at, self._updated_to[near], self._hashes[at])
+        known: npt.NDArray[np.uint64] = np.where(self._updated[near] == at, self._updated_to[near], self._hashes[at])
+        return known
 
     def note_kept(self, plan: Plan) -> None:
         """What rows carry whose answers were given to different requests, once these count (:meth:`AnswerIndex.keep_changed`).

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,7 +115,7 @@ class CarriedUpdates:
         for group in self._groups:
             yield pl.DataFrame(self._read(group, ["hi", "lo", "carry"]))
 
-    def _texts(self, entries: np.ndarray) -> list[str | None]:
+    def _texts(self, entries: npt.NDArray[np.int64]) -> list[str | None]:
         groups = np.searchsorted(self._begins, entries, "right") - 1
         found: list[str | None] = [None] * len(entries)
         for group in np.unique(groups):

@@ -337,12 +337,11 @@ class _Places:
             + pl.col("point").cast(pl.UInt64) * self._samples
             + pl.col("sample").cast(pl.UInt64)
         )
-        columns: dict[str, Any] = {"place": pl.UInt64, "where": pl.UInt32}
-        columns |= _CARRIED if has_updates else {}
+        columns = pl.Schema({"place": pl.UInt64, "where": pl.UInt32} | (_CARRIED if has_updates else {}))
         for number, frame in enumerate(frames):
             answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
             frames[number] = frame.select((place * 2 + answered).alias("place"), *([*columns][1:])).cast(columns)
-        index = _concat(frames, columns).sort("place", maintain_order=True)
+        index = _concat(frames, dict(columns)).sort("place", maintain_order=True)
         index = index.with_columns(pl.col("place") // 2)
         twice = index["place"] == index["place"].shift(-1)
         self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
