@@ -57,6 +57,8 @@ def _common(one: str, two: str) -> int:
 def _around(text: str, begin: int, end: int) -> str:
     """A long text from ``begin``, where it differs from another, to ``end``, with a little of what is before and after."""
     first = max(0, begin - _BEFORE)
+    if first:  # a whole word, if there is one
+        first = text.find(" ", first, begin) + 1 or first
     last = min(len(text), end + _AFTER, first + _MOST)
     return f"{'…' if first else ''}{text[first:last]}{'…' if last < len(text) else ''}"
 

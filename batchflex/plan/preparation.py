@@ -270,16 +270,30 @@ def _compared(
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
-def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> int:
-    """How many answers a changed job concerns; 0 if it has not changed.
+class _Concerned(NamedTuple):
+    """How many answers a changed job concerns, and what they took."""
+
+    answers: int
+    tokens: int
+    cost: float | None
+
+
+def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> _Concerned | None:
+    """The answers that a changed job concerns; ``None`` if it has not changed.
 
     A variable that came into the sweep or went from it, or another column as id, moves every answer: then none is found at the
-    place of a new request, and yet all are asked again.
+    place of a new request, and yet all are asked again. Rows that share an id come and go without the job's having changed.
     """
-    if diff.changed:
-        return diff.changed
     old = folder.read_job()
-    return min(diff.orphans, diff.left or 0) if old and changes(old, job.resolved()) else 0
+    has_changed = bool(old and changes(old, job.resolved()))
+    if not has_changed:
+        return _Concerned(diff.changed, diff.changed_tokens, diff.changed_cost) if diff.changed else None
+    if diff.changed or diff.shared:
+        costs = [cost for cost in (diff.changed_cost, diff.shared_cost) if cost is not None]
+        tokens = diff.changed_tokens + diff.shared_tokens
+        return _Concerned(diff.changed + diff.shared, tokens, sum(costs) if costs else None)
+    orphans = min(diff.orphans, diff.left or 0)
+    return _Concerned(orphans, 0, None) if orphans else None
 
 
 def survey(
@@ -386,7 +400,7 @@ class _Faults:
         raise InputError(f"{what}\n{todo}")
 
 
-def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, changed: Sequence[str]) -> str:
+def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: _Concerned, changed: Sequence[str]) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
     if not differences:
@@ -397,14 +411,13 @@ def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, chan
     shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:
         shown += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
-    if diff.changed_tokens:
-        worth = f" They took {diff.changed_tokens:,} tokens"
-        worth += f" and ${diff.changed_cost:.4f}." if diff.changed_cost else "."
-    else:
-        worth = ""
+    worth = ""
+    if concerned.tokens:
+        worth = f" They took {concerned.tokens:,} tokens{f' and ${concerned.cost:.4f}' if concerned.cost else ''}."
     return (
         f"the job has changed since the answers in {folder.path} were given:{shown}\n"
-        f"{concerned:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        f"{concerned.answers:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} "
+        "Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
         "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"
         "  --out DIR           begin in another folder\n"
