@@ -129,6 +129,15 @@ class Inputs:
         else:
             self.last_plan, self.looked_at = line.plan, line.at
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self._files or self._begun)
+
+    def knows(self, seen: Seen) -> bool:
+        """Whether a file of this path was in a plan, whatever it holds."""
+        path = _full(seen.path)
+        return path in self._files or path in self._begun
+
     def has_read(self, seen: Seen) -> bool:
         """Whether a file of this path and size was read to its end, or was in a plan; tells nothing of its bytes."""
         path = _full(seen.path)

@@ -107,6 +107,8 @@ class Plan:
         shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name not in _WHICH_ROWS}
         shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
+        if self.job.input.carry == "*" and self.job.templates:
+            shaping["carried"] = "all"  # versions before left out columns that are named as what a request is made of
         return _digest([_PLANNING_VERSION, shaping, self._default_model])
 
     def identity(self) -> str | None:
@@ -217,6 +219,12 @@ class Plan:
         return Layout([(spans, self._rows_of(at)) for at, spans in enumerate(self._spans)], self.job.input.limit)
 
     @property
+    def is_of_known_files(self) -> bool:
+        """Whether the folder that :meth:`know` was given has met a file of this input, or none at all yet."""
+        inputs, signature = self._inputs, self._signature
+        return inputs is not None and signature is not None and (inputs.is_empty or any(map(inputs.knows, signature)))
+
+    @property
     def is_as_last(self) -> bool:
         """Whether the last run in the folder that :meth:`know` was given had the same plan."""
         identity = self.identity()
@@ -294,15 +302,12 @@ class Plan:
 
     def carry_schema(self) -> Any | None:
         """The Arrow types of the carried columns, if the input has types."""
-        schema, carry = self._source.arrow_schema(), self.job.input.carry
-        if schema is None or not carry:
+        schema = self._source.arrow_schema()
+        if schema is None or not self.job.input.carry:
             return None
         import pyarrow as pa
 
-        names = (
-            [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
-        )
-        return pa.schema([schema.field(name) for name in names])
+        return pa.schema([schema.field(name) for name in self._itemizer.carried_of(schema.names)])
 
 
 def _digest(made_of: object) -> str:

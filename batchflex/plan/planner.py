@@ -98,7 +98,9 @@ class PlanDiff(NamedTuple):
     """What a plan finds in a folder. ``planned`` is how many requests it has, ``None`` if it was not gone through.
 
     ``changed`` slots have an answer to a different request; it cost what follows. ``orphans`` are answers that belong to
-    no request of the plan.
+    no request of the plan. ``shared`` counts those of them whose rows share their id with others, no more for an id than it has
+    requests without an answer: if the job has changed, these would be sent differently, too. They took
+    ``shared_tokens``, and cost ``shared_cost``.
     """
 
     planned: int | None
@@ -108,6 +110,9 @@ class PlanDiff(NamedTuple):
     changed_tokens: int
     changed_cost: float | None
     orphans: int
+    shared: int = 0
+    shared_tokens: int = 0
+    shared_cost: float | None = None
 
     @property
     def left(self) -> int | None:

@@ -255,10 +255,17 @@ class Itemizer:
             )
         return found
 
+    def carried_of(self, columns: Iterable[str]) -> list[str]:
+        """Which of these columns are carried along: with ``"*"`` all but what is the request of a row that brings its own."""
+        if self._carry != "*":
+            return [name for name in columns if name in self._carry]
+        own = () if self._prompts else (self._field, "body")
+        return [name for name in columns if name not in own]
+
     def _carried(self, row: Row) -> str | None:
         if not self._carry:
             return None
-        names = [n for n in row if n not in (self._field, "body")] if self._carry == "*" else self._carry
+        names = self.carried_of(row) if self._carry == "*" else self._carry
         return _encode({name: row.get(name) for name in names}).decode()
 
 
