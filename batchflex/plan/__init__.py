@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from . import completion_marker as completion_marker, retention as retention, snapshot as snapshot
     from .answer_index import AnswerIndex as AnswerIndex
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
+    from .frame_input import FrameInput as FrameInput
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         keep_positions as keep_positions,
         prepare as prepare,
     )
+    from .row_prompts import Part as Part, RowFunction as RowFunction, messages_of as messages_of
     from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,10 +15,14 @@ from ..config import SHAPING, Job
 from ..core import TIMINGS, InputError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
 from .dated_outputs import since
+from .frame_input import FrameInput
 from .manifest import Inputs
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
 from .source import Ended, Signature, Source, escaped_name, is_young
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _BLOCK_REQUESTS = 400
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
@@ -32,13 +36,15 @@ class Plan:
     """Everything a job asks, in order. Can be gone through any number of times; each time reads the input anew, as far as it
     went when this object was made.
 
-    ``frame`` is a polars frame to take the rows from in place of ``input.path``.
+    ``frame`` is what to take the rows from in place of ``input.path``.
 
     :raises InputError: if there is no input.
     :raises JobError: if the job does not fit the columns of its input.
     """
 
-    def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
+    def __init__(
+        self, job: Job, default_model: str | None = None, frame: pl.DataFrame | FrameInput | None = None
+    ) -> None:
         self.job = job
         self._default_model = default_model
         self._since = None if frame is not None else since(job)
@@ -64,7 +70,7 @@ class Plan:
         self.has_former = self.is_in_doubt = False
         self._shared_id: SharedId | None = None
         self._has_noted_ids = False
-        self._itemizer = Itemizer(job, self._source.columns())
+        self._itemizer = Itemizer(job, self._source.columns(), has_messages=self._source.has_messages)
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
 

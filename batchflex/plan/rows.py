@@ -1,9 +1,9 @@
 """Raw rows to :class:`~batchflex.core.types.Item`: which shape a row has, its id, its messages, what it carries along.
 
-A row is, in this order: columns for the job's prompt; a request of its own (``messages`` and parameters); a line of an
-OpenAI batch file (``body``, sent whole). Beside ``messages``, known request parameters are sent, and what ``input.params``
-names; the id and the columns named in ``input.carry`` are not, but for documented parameters. Versions before sent every other
-column too: such a row has its request of then as ``former``.
+A row is, in this order: what a function has made messages of; columns for the job's prompt; a request of its own
+(``messages`` and parameters); a line of an OpenAI batch file (``body``, sent whole). Beside ``messages``, known request
+parameters are sent, and what ``input.params`` names; the id and the columns named in ``input.carry`` are not, but for
+documented parameters. Versions before sent every other column too: such a row has its request of then as ``former``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..core import Item, JobError, Row
 from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from .formats import Fault
+from .frame_input import Made
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column
 
@@ -38,12 +39,14 @@ class _BadRow(Exception):
 class Itemizer:
     """Turns the blocks of one job's input into items.
 
-    ``columns`` are those of a table input, if known: a template that needs others is refused before any row is read.
+    ``columns`` are those of a table input, if known: a template that needs others is refused before any row is read. With
+    ``has_messages`` each row comes with messages that were made of it.
 
     :raises JobError: if a template is wrong, or needs, or the job carries, columns that the table does not have.
     """
 
-    def __init__(self, job: Job, columns: list[str] | None = None) -> None:
+    def __init__(self, job: Job, columns: list[str] | None = None, *, has_messages: bool = False) -> None:
+        self._has_messages = has_messages
         self._route = job.route
         self._parameters = job.route.parameters
         self._field = job.route.field
@@ -69,7 +72,7 @@ class Itemizer:
         self._noted: set[str] = set()
         others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
         has_content = columns is None or self._field in columns
-        self.may_leave_out = not self._prompts and has_content and others
+        self.may_leave_out = not (self._prompts or has_messages) and has_content and others
 
     def _misfits(self, columns: list[str]) -> list[str]:
         mistakes = [
@@ -85,7 +88,8 @@ class Itemizer:
             for place, name in named
             if name not in columns
         ]
-        if not self._prompts and self._field not in columns and "body" not in columns:
+        has_content = self._has_messages or self._field in columns or "body" in columns
+        if not self._prompts and not has_content:
             mistakes.append(
                 f"the input is a table without a {self._field!r} column, so the job needs a [prompt] that makes {self._field} "
                 f"of its columns: {', '.join(columns)}"
@@ -111,7 +115,8 @@ class Itemizer:
         is_table = block.lines is None
         try:
             identity = self._identity(row)
-            contents = self._contents(row, is_table=is_table)
+            made = None if block.messages is None else block.messages[index]
+            contents = self._contents(row, made, is_table=is_table)
             if wants_former:
                 former = self._former(row, contents, is_table=is_table)
         except (_BadRow, TemplateFault) as error:
@@ -138,8 +143,13 @@ class Itemizer:
             raise _BadRow(f"an id must be a string or a number; found {value!r:.60}")
         return str(value)
 
-    def _contents(self, row: Row, *, is_table: bool) -> tuple[Row, ...]:
+    def _contents(self, row: Row, made: Made | None, *, is_table: bool) -> tuple[Row, ...]:
         named = {name: row[name] for name in self._params if name in row}
+        if isinstance(made, Fault):
+            raise _BadRow(made.text)
+        if made is not None:
+            asked = {self._field: made, **{name: _without_filler(value) for name, value in named.items()}}
+            return (_request(asked, self._route, is_table=False),)
         if self._prompts:
             return tuple(
                 _request({self._field: prompt.render(row), **named}, self._route, is_table=is_table) if named

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import TIMINGS, InputError, Row
 from .formats import (
@@ -28,8 +28,11 @@ from .formats import (
     read_jsonl,
     read_parquet,
     suffix,
-    wanted,
 )
+from .frame_input import FrameInput, Made
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -94,7 +97,8 @@ class Block(NamedTuple):
     """Rows of one file, in their order. ``at`` are their positions in the whole input, from 0.
 
     ``lines`` are their line numbers, from 1, where the file has lines; ``first`` is the position of the file's first row.
-    ``file`` is empty for a frame; ``number`` is which of the source's files it is, from 0.
+    ``file`` is empty for a frame; ``number`` is which of the source's files it is, from 0. ``messages`` are those of each row,
+    where a function has made them.
     """
 
     file: str
@@ -103,6 +107,7 @@ class Block(NamedTuple):
     lines: list[int] | None
     first: int = 0
     number: int = 0
+    messages: list[Made] | None = None
 
     def where(self, index: int) -> str:
         """``reviews.jsonl, line 17`` for the row at ``index`` of this block."""
@@ -126,11 +131,11 @@ class Source:
         self,
         paths: str | list[str] | None,
         format: str = "auto",
-        frame: Any = None,
+        frame: pl.DataFrame | FrameInput | None = None,
         without: Path | None = None,
         counts: Callable[[Seen], bool] | None = None,
     ) -> None:
-        self._frame = frame
+        self._frame = FrameInput.of(frame)
         self.left_out = 0
         self.files: list[tuple[Path, str]] = []
         self.known: list[Known | None] = []
@@ -167,10 +172,8 @@ class Source:
         :raises InputError: if a file cannot be opened or is damaged beyond single rows.
         """
         if self._frame is not None:
-            for begin in range(0, self._frame.height, max_rows):
-                at = wanted(begin, min(begin + max_rows, self._frame.height), skip)
-                if at:
-                    yield Block("", self._frame[at].to_dicts(), at, None)
+            for rows, at, messages in self._frame.blocks(max_rows, skip):
+                yield Block("", rows, at, None, messages=messages)
             return
         first = 0
         for number, (path, kind) in enumerate(self.files):
@@ -211,6 +214,11 @@ class Source:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
             first = end
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether the rows come with messages that a function has made of them."""
+        return self._frame is not None and self._frame.has_messages
+
     def seen(self) -> Signature | None:
         """What tells that the files are still those that were read, without reading them; ``None`` of a frame. It does not tell
         that of a file that :func:`is_young`.
@@ -222,7 +230,7 @@ class Source:
     def columns(self) -> list[str] | None:
         """The columns of a table input, known before its rows are; ``None`` for JSONL, where each line may differ."""
         if self._frame is not None:
-            return list(self._frame.columns)
+            return self._frame.columns
         names: dict[str, None] = {}
         if not self.files:
             return None
@@ -235,7 +243,7 @@ class Source:
     def arrow_schema(self) -> Any | None:
         """The Arrow schema of a Parquet or frame input, so that carried columns keep their types; else ``None``."""
         if self._frame is not None:
-            return self._frame.head(0).to_arrow().schema
+            return self._frame.arrow_schema()
         if self.files and all(kind == "parquet" for _, kind in self.files):
             return parquet_schema(self.files[0][0])
         return None
@@ -243,7 +251,7 @@ class Source:
     def count(self, signed: Signature | None = None) -> int | None:
         """How many rows there are, where that costs no unpacking and no parsing; else ``None``."""
         if self._frame is not None:
-            return int(self._frame.height)
+            return len(self._frame)
         if not all(
             kind == "parquet" or (kind == "jsonl" and path.suffix.lower() not in PACKED) for path, kind in self.files
         ):
