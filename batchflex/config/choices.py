@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core import JobError
+from .mistake_messages import Mistake
 
 LABEL = "label"
 Choices = Sequence[str] | Mapping[str, Sequence[str]]
@@ -29,6 +30,25 @@ def label_schema(choices: Choices, name: str = LABEL) -> dict[str, Any]:
     }
     called = re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join(fields)).strip("_")[:64] or LABEL
     return {"type": "json_schema", "json_schema": {"name": called, "strict": True, "schema": schema}}
+
+
+def put_choices(data: dict[str, Any]) -> list[Mistake]:
+    """Put the ``response_format`` of ``answer.choices`` into the parameters of a job, in place, and return what is wrong with
+    that. Choices that are wrong by themselves stay as they are."""
+    answer, params = data.get("answer"), data.get("params", {})
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if choices is None or not isinstance(params, dict) or choices_fault(choices):
+        return []
+    made, name = label_schema(choices), "response_format"
+    if params.get(name, made) != made:
+        return [Mistake("answer.choices", f"params.{name} says already what an answer is; leave one of the two out")]
+    others = [place for place in ("override", "sweep") if isinstance(data.get(place), dict) and name in data[place]]
+    others += ["answer.json_schema"] if answer.get("json_schema") is not None else []
+    if others:
+        place = others[0] if "." in others[0] else f"{others[0]}.{name}"
+        return [Mistake("answer.choices", f"{place} says already what an answer is; leave one of the two out")]
+    data["params"] = {**params, name: made}
+    return []
 
 
 def choices_fault(choices: Any, name: str = LABEL) -> str | None:

@@ -40,6 +40,8 @@ def messages_of(
     :raises InputError: if a function or a template fails on a row, with the function's exception as cause; it names the row,
         counted from 1.
     """
+    if messages is not None and not (system is None and user is None):
+        raise JobError("a prompt has either 'messages' or 'system' and 'user', not both")
     parts = [
         (role, _maker(role, part, frame)) for role, part in (("system", system), ("user", user)) if part is not None
     ]
