@@ -89,6 +89,8 @@ def retry_fault(place: str, planned: Job) -> str | None:
     name = name.split(".")[0]
     if section == "params":
         return f"--set {place}: a retry sets a parameter of its own requests by the bare name: --set {name}=…"
+    if place.startswith("answer.choices"):
+        return f"--set {place}: that asks for something else; of these requests alone it is set as response_format=…"
     if section in _HOW:
         return None
     if section != "override":
