@@ -228,7 +228,8 @@ def complete(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
             )
         if has_functions:
-            asked = FrameInput(given.rows, messages_of(given.rows, **prompt, on_bad_row=job.input.on_bad_row))
+            made = messages_of(given.rows, job.input.on_bad_row, system=system, user=user, messages=messages)
+            asked = FrameInput(given.rows, made)
         else:
             asked = FrameInput(_asked(given.rows, job))
         with Attempt(Folder(job.out), job.job.name) as attempt:

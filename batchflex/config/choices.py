@@ -36,7 +36,9 @@ def put_choices(data: dict[str, Any]) -> list[Mistake]:
     """Put the ``response_format`` of ``answer.choices`` into the parameters of a job, in place, and return what is wrong with
     that. Choices that are wrong by themselves stay as they are."""
     answer, params = data.get("answer"), data.get("params", {})
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        return []
+    choices = answer.get("choices")
     if choices is None or not isinstance(params, dict) or choices_fault(choices):
         return []
     made, name = label_schema(choices), "response_format"

@@ -59,4 +59,5 @@ class FrameInput:
             at = wanted(begin, min(begin + max_rows, len(self)), skip)
             if at:
                 made = self._messages
-                yield FrameRows(self._frame[at].to_dicts(), at, None if made is None else [made[row] for row in at])
+                rows: list[Row | Fault] = [*self._frame[at].to_dicts()]
+                yield FrameRows(rows, at, None if made is None else [made[row] for row in at])

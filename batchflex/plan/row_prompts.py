@@ -26,11 +26,11 @@ class _Unfit(Exception):
 
 def messages_of(
     frame: pl.DataFrame,
+    on_bad_row: str = "stop",
     *,
     system: Part | None = None,
     user: Part | None = None,
-    messages: RowFunction | None = None,
-    on_bad_row: str = "stop",
+    messages: RowFunction | list[Row] | None = None,
 ) -> list[Made]:
     """The messages of each row: what ``messages`` makes of it, or what ``system`` and ``user`` do, each a template or a function.
 
@@ -48,7 +48,7 @@ def messages_of(
     found: list[Made] = []
     for number, row in enumerate(frame.iter_rows(named=True), 1):
         try:
-            made = _conversation(messages, row) if messages is not None else list(_said(parts, row))
+            made = _conversation(messages, row) if callable(messages) else list(_said(parts, row))
             found.append(made)
         except (_Unfit, TemplateFault) as fault:
             if on_bad_row == "stop":
@@ -61,8 +61,7 @@ def messages_of(
 def _maker(role: str, part: Part, frame: pl.DataFrame) -> RowFunction:
     if not isinstance(part, str):
         return part
-    other = {} if role == "user" else {"user": "-"}
-    prompt = Prompt(PromptSection(**{role: part}, **other))
+    prompt = Prompt(PromptSection(user=part) if role == "user" else PromptSection(system=part, user="-"))
     if missing := prompt.missing(frame.columns):
         raise JobError(f"prompt.{role}: {missing_column(missing[0], frame.columns)}")
     return lambda row: prompt.render(row)[0]["content"]
