@@ -56,10 +56,6 @@ def frame_of(frame: Any, whose: str) -> Frame:
     import narwhals
     from narwhals.dependencies import is_pandas_dataframe
 
-    if is_pandas_dataframe(frame):
-        from . import pandas_frames
-
-        return pandas_frames.frame_of(frame, whose)
     if isinstance(frame, narwhals.DataFrame | narwhals.LazyFrame):
         native = frame_of(frame.to_native(), whose)
         return Frame(
@@ -67,6 +63,10 @@ def frame_of(frame: Any, whose: str) -> Frame:
             lambda columns: narwhals.from_native(native.beside(columns)),
             lambda made: narwhals.from_native(native.alike(made)),
         )
+    if is_pandas_dataframe(frame):
+        from . import pandas_frames
+
+        return pandas_frames.frame_of(frame, whose)
     return _by_narwhals(frame, whose) or frame_of(_exchanged(frame, whose), whose)
 
 
@@ -114,8 +114,9 @@ def _exchanged(frame: Any, whose: str) -> pl.DataFrame:
 
     :raises JobError: if it cannot.
     """
+    is_column = hasattr(frame, "to_frame")
     try:
-        if hasattr(frame, "__arrow_c_stream__"):
+        if hasattr(frame, "__arrow_c_stream__") and not is_column:
             return _of_arrow(pa.table(frame), whose).rows
         if hasattr(frame, "__dataframe__"):
             from pyarrow.interchange import from_dataframe
@@ -123,12 +124,11 @@ def _exchanged(frame: Any, whose: str) -> pl.DataFrame:
             return _of_arrow(from_dataframe(frame), whose).rows
     except UNFIT as error:
         raise JobError(f"{whose} cannot read the {type(frame).__name__} that it was given: {error}") from error
-    hint = ""
+    hint = "; call its to_frame() first" if is_column else ""
     if isinstance(frame, Mapping | Sequence) and not isinstance(frame, str | bytes):
         hint = "; make a frame of it first, such as polars.DataFrame(…)"
-    raise JobError(
-        f"{whose} takes a data frame, of polars, pandas, pyarrow or another library; found {frame!r:.60}{hint}"
-    )
+    kind = type(frame).__name__
+    raise JobError(f"{whose} takes a data frame, of polars, pandas, pyarrow or another library; found a {kind}{hint}")
 
 
 def distinct(names: Sequence[str], whose: str) -> Sequence[str]:
@@ -149,9 +149,11 @@ def series(name: str, column: pa.Array | pa.ChunkedArray) -> pl.Series:
     ):
         column = column.cast(kind.value_type)
     try:
-        return pl.Series(name, column)
+        if not pa.types.is_decimal256(kind):  # polars would panic, and say so on standard error
+            return pl.Series(name, column)
     except UNFIT:
-        return pl.Series(name, column.to_pylist(), dtype=pl.Object)
+        pass
+    return pl.Series(name, column.to_pylist(), dtype=pl.Object)
 
 
 def _of_extension(name: str, column: pa.Array | pa.ChunkedArray) -> pl.Series:

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from .errors import JobError
 from .frames import UNFIT, Frame, distinct, series
 
 
@@ -22,6 +23,8 @@ def frame_of(frame: Any, whose: str) -> Frame:
     """:raises JobError: if two of its columns have the same name."""
     labels = {text_of(label): label for label in frame.columns}
     distinct([text_of(label) for label in frame.columns], whose)
+    if not labels and len(frame):
+        raise JobError(f"{whose}: the frame has rows, but no columns")
     levels = {
         text_of(level): number
         for number, level in enumerate(frame.index.names)
@@ -30,10 +33,14 @@ def frame_of(frame: Any, whose: str) -> Frame:
     columns = [_series(name, frame.index.get_level_values(number).to_series()) for name, number in levels.items()]
     columns += [_series(name, frame.iloc[:, number]) for number, name in enumerate(labels)]
 
+    def label_of(name: str) -> Hashable:
+        others = frame.columns.nlevels - 1
+        return labels.get(name, (name, *[""] * others) if others else name)
+
     def beside(made: pl.DataFrame) -> Any:
         found = frame.copy(deep=False)
         for column in made:
-            found[labels.get(column.name, column.name)] = _values(column)
+            found[label_of(column.name)] = _values(column)
         return found
 
     return Frame(pl.DataFrame(columns), beside, lambda made: _pandas().DataFrame({c.name: _values(c) for c in made}))
@@ -79,8 +86,10 @@ def _texts(column: Any) -> list[str | None]:
 
 def _plain(value: Any) -> Any:
     """A cell of a column of objects, with what is missing, of NumPy's or only of pandas' in it as Python has it, at any depth."""
-    if value is None or isinstance(value, str | bool | int | bytes):
+    if value is None or isinstance(value, bool | int | bytes):
         return value
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
     if isinstance(value, dict):
