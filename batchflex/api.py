@@ -239,8 +239,8 @@ def complete(
             raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']} ({kept})", ended.stopped_by)
         columns, renamed = answer_columns.beside(ended.results(), wanted.fields, given.rows.columns)
         for name, other in renamed.items():
-            what = "an answer has one, too" if name in answer_columns.FIXED else "the frame has one"
-            warnings.warn(f"the field {name!r} is in the column {other!r}: {what} of that name", stacklevel=2)
+            who = "every row" if name in answer_columns.FIXED else "the frame"
+            warnings.warn(f"the field {name!r} is in the column {other!r}, as {who} has one of that name", stacklevel=2)
         return cast(F, given.beside(columns))
 
 
