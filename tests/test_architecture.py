@@ -168,6 +168,11 @@ def test_only_the_terminal_has_tqdm() -> None:
     assert users_of("tqdm") == {"cli.progress"}
 
 
+def test_only_frames_know_other_libraries_of_frames() -> None:
+    assert users_of("pandas") == {"core.pandas_frames"}
+    assert users_of("narwhals") == {"core.frames"}
+
+
 @pytest.mark.parametrize("module", ["plan.planner", "endpoint.pacer", "core.types"])
 def test_planner_pacer_and_types_know_no_network_no_event_loop_and_no_table(module: str) -> None:
     assert not loaded_by(f"batchflex.{module}") & {"httpx", "httptools", "anyio", "pyarrow", "polars"}

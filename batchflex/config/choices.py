@@ -74,7 +74,7 @@ def _fault(field: Any, texts: Any) -> str | None:
         return f"each choice must be text that is not empty; found {odd[0]!r:.80}"
     if twice := [text for number, text in enumerate(texts) if text in texts[:number]]:
         return f"{twice[0]!r:.80} comes twice"
-    return None if len(texts) > 1 else f"a label needs at least two choices; found {list(texts)!r:.80}"
+    return None if len(texts) > 1 else f"{field!r} needs at least two choices; found {list(texts)!r:.80}"
 
 
 def _by_name(choices: Choices, name: str) -> dict[str, Sequence[str]]:
