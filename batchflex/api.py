@@ -57,8 +57,8 @@ def run(
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
-    made = _job(job, settings, out)
     rows = _rows(frame, "run()")
+    made = _job(job, settings, out, has_frame=rows is not None)
     _warn(made, observer)
     with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
         ended = execute(made, frame=rows, observer=notifier.watching(observer), attempt=attempt)
@@ -75,8 +75,8 @@ async def arun(
     observer: Observer | None = None,
 ) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    made = _job(job, settings, out)
     rows = _rows(frame, "arun()")
+    made = _job(job, settings, out, has_frame=rows is not None)
     _warn(made, observer)
     with Attempt(Folder(made.out), made.job.name) as attempt:
         async with Notifier(made) as notifier:
@@ -248,6 +248,10 @@ def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
     """The columns that a request is made of. Unlike a file of requests, a frame has others for reasons of its own."""
     if job.templates:
         return frame
+    if job.route.field not in frame.columns:
+        raise InputError(
+            f"no template makes these prompts: the frame needs a column {job.route.field!r} with those of each row"
+        )
     own = {job.route.field, "id", "custom_id", job.input.id, *job.input.params}
     return frame.select([name for name in frame.columns if name in own or job.route.parameters.documented(name)])
 
@@ -264,8 +268,12 @@ def _rows(frame: Any, whose: str) -> pl.DataFrame | None:
     return frame_of(frame, whose).rows
 
 
-def _job(job: JobLike, settings: Mapping[str, Any] | None = None, out: str | Path | None = None) -> Job:
-    places = for_another_server([*places_of(settings), *([] if out is None else [("job.out", str(out))])])
+def _job(
+    job: JobLike, settings: Mapping[str, Any] | None = None, out: str | Path | None = None, *, has_frame: bool = False
+) -> Job:
+    """The job with its settings. One whose rows come from a frame names no file of them, so that its folder does not either."""
+    places = [*places_of(settings), *([] if out is None else [("job.out", str(out))])]
+    places = for_another_server([*places, *([("input.path", None)] if has_frame else [])])
     if isinstance(job, Job):
         return changed(job, places) if places else job
     if isinstance(job, Mapping):

@@ -33,7 +33,7 @@ def frame_of(frame: Any, whose: str) -> Frame:
     columns = [_series(name, frame.index.get_level_values(number).to_series()) for name, number in levels.items()]
     columns += [_series(name, frame.iloc[:, number]) for number, name in enumerate(labels)]
 
-    def label_of(name: str) -> Hashable:
+    def label_of(name: str) -> Any:
         others = frame.columns.nlevels - 1
         return labels.get(name, (name, *[""] * others) if others else name)
 

@@ -381,7 +381,9 @@ def job(endpoint: CountingEndpoint, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_job_runs_over_a_frame(endpoint: CountingEndpoint, job: dict[str, Any], tmp_path: Path) -> None:
+    job["input"]["path"] = "not-there.csv"
     run = batchflex.run(job, frame=FRAME.to_pandas(), out=tmp_path / "out", settings={"temperature": 0})
+    assert "not-there" not in (tmp_path / "out" / "job.toml").read_text()
     assert run.out == tmp_path / "out"
     assert run.results().select("id", "text", "content").rows() == [
         (name, text, f"echo: Say {text}") for name, text in FRAME.rows()
@@ -405,6 +407,15 @@ def test_a_frame_that_was_run_over_is_retried(endpoint: CountingEndpoint, job: d
     }
     again = batchflex.retry(tmp_path / "elsewhere", where="id = 'b'", frame=frame)
     assert (endpoint.stats()["requests"], again.summary["ok"]) == (3, 2)
+
+
+def test_what_functions_made_is_retried_with_messages(ask: Any, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    ask(FRAME, lambda row: row["text"], out=tmp_path / "out")
+    with pytest.raises(batchflex.InputError, match="the frame needs a column 'messages'"):
+        batchflex.retry(tmp_path / "out", where="true", frame=FRAME)
+    made = FRAME.to_pandas().assign(messages=[message(text) for text in FRAME["text"]])
+    again = batchflex.retry(tmp_path / "out", where="content = 'echo: first'", frame=made)
+    assert (endpoint.stats()["requests"], again.summary["ok"]) == (4, 3)
 
 
 @pytest.mark.anyio
