@@ -75,7 +75,7 @@ async def arun(
     observer: Observer | None = None,
 ) -> Run:
     """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    rows = _rows(frame, "arun()")
+    rows = await anyio.to_thread.run_sync(_rows, frame, "arun()")
     made = _job(job, settings, out, has_frame=rows is not None)
     _warn(made, observer)
     with Attempt(Folder(made.out), made.job.name) as attempt:

@@ -190,7 +190,7 @@ def changed(job: Job, settings: Sequence[tuple[str, Any]]) -> Job:
     if job.dated is not None and "job.out" not in places:
         made = made.model_copy(update={"job": made.job.model_copy(update={"keep_runs": job.job.keep_runs})})
         made._origin = dataclasses.replace(made._origin, dated=job.dated)
-    made._models = (*job._models, *made._models)
+    made._models, made._route = (*job._models, *made._models), job.route
     return made
 
 

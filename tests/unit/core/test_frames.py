@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchflex.core import JobError, frame_of
+from batchflex.core import JobError, frame_of, frames
 
 ASKED = [{"role": "user", "content": "hi"}]
 PARTS = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
@@ -170,6 +170,20 @@ def test_the_same_kind_comes_back() -> None:
             assert isinstance(made, kind), kind
     found = frame_of(of_pandas, "here").beside(ADDED)
     assert isinstance(found.to_native(), pd.DataFrame)
+
+
+@pytest.mark.parametrize(
+    "frame", [pd.DataFrame({"n": [4, 5, 6]}), pa.table({"n": [4, 5, 6]}), pl.DataFrame({"n": [4, 5, 6]})]
+)
+def test_a_library_that_only_narwhals_knows(frame: Any) -> None:
+    taken = frames._by_narwhals(frame, "here")
+    assert taken is not None and taken.rows["n"].to_list() == [4, 5, 6]
+    plain = ADDED.select("status", "n")
+    for made in (taken.beside(plain), taken.alike(plain)):
+        assert type(made) is type(frame)
+        assert pl.DataFrame(made).select("n", "status").rows() == [(1, "ok"), (None, "failed"), (3, None)]
+    lazy = frames._by_narwhals(pl.LazyFrame({"n": [4, 5, 6]}), "here")
+    assert lazy is not None and isinstance(lazy.beside(plain), pl.DataFrame)
 
 
 @pytest.mark.parametrize(
