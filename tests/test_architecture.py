@@ -29,7 +29,7 @@ MODULES = sorted(
 )
 # These decide or describe; time and the world come in as arguments.
 PURE = {
-    "core": "cell_values events format message redact safe_text timings types",
+    "core": "cell_values events format frames message pandas_frames redact safe_text timings types",
     "protocol": (
         "chat chat_export chat_message chat_route chat_stream classify error_body event_stream failure_evidence failure_rules "
         "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "
@@ -37,16 +37,16 @@ PURE = {
     ),
     "attachments": "errors options tokens",
     "config": (
-        "dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections parameter_tables "
-        "path_variables run_outcomes score_sections secrets_check sections sweep partial_job sweep_checks"
+        "choices dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections parameter_tables "
+        "path_variables run_outcomes score_sections secrets_check sections settings sweep partial_job sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
-    "plan": "encodings file_filters planner prefix_order sharegpt template",
+    "plan": "encodings file_filters frame_input planner prefix_order row_prompts sharegpt template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost key_slots model_list pacer price_list "
         "queue_metrics quirks quota quota_from_headers quota_from_refusals quota_window retry_policy"
     ),
-    "results": "splitting",
+    "results": "answer_columns splitting",
     "scoring": "comparison extract ledger spending stats summary",
     "engine": "budget estimate failure_limit telemetry",
     "report": "canvas charts sections speed timeline headline",
@@ -167,6 +167,11 @@ def test_only_the_metrics_file_knows_prometheus() -> None:
 
 def test_only_the_terminal_has_tqdm() -> None:
     assert users_of("tqdm") == {"cli.progress"}
+
+
+def test_only_frames_know_other_libraries_of_frames() -> None:
+    assert users_of("pandas") == {"core.pandas_frames"}
+    assert users_of("narwhals") == {"core.frames"}
 
 
 @pytest.mark.parametrize("module", ["plan.planner", "endpoint.pacer", "core.types"])

@@ -8,6 +8,7 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import dated_path as dated_path, path_variables as path_variables, toml as toml
+    from .choices import label_schema as label_schema
     from .dated_path import local as local
     from .diff import SHAPING as SHAPING, changes as changes, endpoint_of as endpoint_of
     from .durations import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .job_checks import NO_PRICES as NO_PRICES, unbounded as unbounded
     from .loader import (
         build as build,
+        changed as changed,
         job_of_section as job_of_section,
         load as load,
         parse_setting as parse_setting,
@@ -72,7 +74,11 @@ if TYPE_CHECKING:
         cost_usd as cost_usd,
         price_usd as price_usd,
     )
-    from .settings import for_another_server as for_another_server, retry_fault as retry_fault
+    from .settings import (
+        for_another_server as for_another_server,
+        places_of as places_of,
+        retry_fault as retry_fault,
+    )
     from .sweep import combinations as combinations
 
 __all__, __getattr__, __dir__ = exports(__name__)

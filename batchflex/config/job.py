@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
+from .choices import choices_fault
 from .durations import Since
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, hosted_at
 from .environment import Environment
@@ -87,6 +88,14 @@ class PromptSection(Section):
 class AnswerSection(Section):
     """The schema that answers are validated by, and what happens if one does not fit or is cut off."""
 
+    choices: (
+        Annotated[
+            list[str] | dict[str, list[str]],
+            wanted("a list of texts, or a table of such lists by the names of labels"),
+            refusing(choices_fault),
+        ]
+        | None
+    ) = None
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
     grow_max_tokens: Annotated[int, Field(ge=2)] | None = None
     lenient: bool = False
@@ -256,6 +265,7 @@ class Job(Section):
         that have a date each it describes one."""
         plain = self.model_dump(exclude_none=True)
         plain["job"].pop("keep_runs", None)
+        plain["answer"].pop("choices", None)  # params.response_format says it
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]
         if not self.input.params:  # older folders do not have it

@@ -7,6 +7,7 @@ moment is given.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import re
 import tomllib
@@ -14,12 +15,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import BaseModel
-
 from ..core import JobError, Redactor, redacted
 from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
-from .endpoint_section import EndpointSection
+from .choices import put_choices
 from .environment import Environment, environment_of, exposed
 from .fields import WrongField
 from .job import Job, Origin
@@ -29,7 +28,7 @@ from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sente
 from .partial_job import validated
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
-from .sections import JournalSection, LimitsSection, RetrySection
+from .settings import places_of, section_of
 
 REQUEST_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc")
 _TABLES = (".csv", ".tsv", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
@@ -69,15 +68,20 @@ def _name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "job"
 
 
-def load(path: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
-    """Read a job file; ``settings`` are dotted places with values that replace those of the file. A file ``.env`` beside it is
-    read too, if there is one.
+def load(
+    path: str | Path,
+    settings: Sequence[tuple[str, Any]] | Mapping[str, Any] = (),
+    *,
+    moment: datetime.datetime | None = None,
+) -> Job:
+    """Read a job file; ``settings`` are dotted places with values that replace those of the file, or a mapping as
+    :func:`~batchflex.run` takes it. A file ``.env`` beside it is read too, if there is one.
 
     Relative paths in the file are resolved against the file's folder, those in ``settings`` against the current one.
 
     :raises JobError: naming every mistake with its line.
     """
-    path = Path(path)
+    path, settings = Path(path), places_of(settings) if isinstance(settings, Mapping) else settings
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -144,7 +148,7 @@ def build(
         _put(merged, dotted, _plain(value, models, dotted.rpartition(".")[2]))
     CHAT.parameters.make_whole(merged)
     outside = [dotted for dotted, _ in settings]
-    mistakes = path_variables.expand(merged, environment)
+    mistakes = put_choices(merged) + path_variables.expand(merged, environment)
     if folder is not None:
         _make_absolute(merged, outside, folder)
     job, errors = validated(merged)
@@ -173,6 +177,23 @@ def build(
     job._models = tuple(models)
     job._origin = Origin(environment, folders if folders is not None and folders.has_date else None, spec)
     return job
+
+
+def changed(job: Job, settings: Sequence[tuple[str, Any]]) -> Job:
+    """A job with other values in some places.
+
+    :raises JobError: naming every mistake at once.
+    """
+    data = job.resolved() | {"notify": job.notify.model_dump(exclude_none=True)}
+    places = {place for place, _ in settings}
+    if "answer.choices" in places and job.answer.choices is not None:
+        del data["params"]["response_format"]
+    made = build(data, settings, environment=job.environment, spec=job.spec)
+    if job.dated is not None and "job.out" not in places:
+        made = made.model_copy(update={"job": made.job.model_copy(update={"keep_runs": job.job.keep_runs})})
+        made._origin = dataclasses.replace(made._origin, dated=job.dated)
+    made._models, made._route = (*job._models, *made._models), job.route
+    return made
 
 
 def _output(job: Job, outside: Sequence[str]) -> tuple[dated_path.Dated | None, list[Mistake]]:
@@ -255,17 +276,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
     is_text = name.startswith(("endpoint.headers.", "endpoint.query."))
     if isinstance(value, datetime.date | datetime.time) or (is_text and not isinstance(value, str)):
         value = raw
-    if "." not in name and not CHAT.parameters.documented(name) and (section := _section_of(name)):
+    if "." not in name and (section := section_of(name)):
         raise JobError(f"--set {name}: that is no request parameter; write --set {section}.{name}=…")
     return (name if "." in name else f"override.{name}"), value
-
-
-def _section_of(name: str) -> str | None:
-    """The table, of those that do not go into requests, that has a key of this name."""
-    sections: dict[str, type[BaseModel]] = {
-        "limits": LimitsSection, "retry": RetrySection, "journal": JournalSection, "endpoint": EndpointSection,
-    }  # fmt: skip
-    return next((section for section, fields in sections.items() if name in fields.model_fields), None)
 
 
 def _make_absolute(data: dict[str, Any], outside: Collection[str], folder: Path) -> None:

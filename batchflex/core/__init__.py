@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         seconds_between as seconds_between,
         short as short,
     )
+    from .frames import frame_of as frame_of
     from .gil import GilYield as GilYield
     from .message import Message as Message
     from .redact import Redactor as Redactor, redacted as redacted

@@ -12,7 +12,7 @@ import anyio.to_thread
 from ..config import Job, deadline_s
 from ..core import JobError
 from ..endpoint import default_model, resolve_all
-from ..plan import Plan, Prepared, prepare
+from ..plan import FrameInput, Plan, Prepared, prepare
 from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
 from .run_lifecycle import Deadline, Execution, sole_fault
@@ -54,7 +54,7 @@ class JobRun:
         job: Job,
         *,
         retried: Retry | None = None,
-        frame: pl.DataFrame | None = None,
+        frame: pl.DataFrame | FrameInput | None = None,
         observer: Observer | None = None,
         attempt: Attempt | None = None,
         then: Callable[[Run, Folder], Awaitable[None]] | None = None,

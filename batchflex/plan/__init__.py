@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .answer_index import AnswerIndex as AnswerIndex
     from .carried_pass import CarriedPass as CarriedPass
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
+    from .frame_input import FrameInput as FrameInput
     from .input_paths import require_input as require_input
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         recarried_note as recarried_note,
         survey as survey,
     )
+    from .row_prompts import Part as Part, RowFunction as RowFunction, messages_of as messages_of
     from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column
 
 __all__, __getattr__, __dir__ = exports(__name__)

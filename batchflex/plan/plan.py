@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,10 +17,14 @@ from ..storage import Folder, Layout, Span, shaped
 from .csv_dialect import Dialect
 from .dated_outputs import since
 from .formats import Settings
+from .frame_input import FrameInput
 from .manifest import Inputs, Written
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
 from .source import Ended, Signature, Source, escaped_name, is_young
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _BLOCK_REQUESTS = 400
 _HASHES_AT_ONCE = 200  # that are written down
@@ -35,13 +39,15 @@ class Plan:
     """Everything a job asks, in order. Can be gone through any number of times; each time reads the input anew, as far as it
     went when this object was made.
 
-    ``frame`` is a polars frame to take the rows from in place of ``input.path``.
+    ``frame`` is what to take the rows from in place of ``input.path``.
 
     :raises InputError: if there is no input.
     :raises JobError: if the job does not fit the columns of its input.
     """
 
-    def __init__(self, job: Job, default_model: str | None = None, frame: Any = None) -> None:
+    def __init__(
+        self, job: Job, default_model: str | None = None, frame: pl.DataFrame | FrameInput | None = None
+    ) -> None:
         self.job = job
         self._default_model = default_model
         self._before: Inputs | None = None
@@ -78,7 +84,7 @@ class Plan:
         self._has_noted_ids = False
         self._file_notes = self._source.notes()
         try:
-            self._itemizer = Itemizer(job, self._source.columns())
+            self._itemizer = Itemizer(job, self._source.columns(), has_messages=self._source.has_messages)
         except JobError as error:
             for note in self._file_notes:  # if it was read otherwise than it is meant, that is why
                 error.add_note(note)

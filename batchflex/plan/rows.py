@@ -1,10 +1,10 @@
 """Raw rows to :class:`~batchflex.core.types.Item`: which shape a row has, its id, its messages, what it carries along.
 
-A row is, in this order: columns for the job's prompt; a request of its own (``messages`` and parameters); a line of an
-OpenAI batch file (``body``, sent whole); a conversation as ShareGPT has it (``conversations``, and parameters). Beside
-``messages``, known request parameters are sent, and what ``input.params`` names; the id and the columns named in ``input.carry``
-are not, but for documented parameters. Versions before sent every other column too: such a row has its request of then as
-``former``.
+A row is, in this order: what a function has made messages of; columns for the job's prompt; a request of its own (``messages``
+and parameters); a line of an OpenAI batch file (``body``, sent whole); a conversation as ShareGPT has it (``conversations``,
+and parameters). Beside ``messages``, known request parameters are sent, and what ``input.params`` names; the id and the columns
+named in ``input.carry`` are not, but for documented parameters. Versions before sent every other column too: such a row has its
+request of then as ``former``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from . import sharegpt
 from .file_filters import Attach
+from .frame_input import Made
 from .reading import Fault
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column
@@ -43,13 +44,15 @@ class _BadRow(Exception):
 class Itemizer:
     """Turns the blocks of one job's input into items.
 
-    ``columns`` are those of a table input, if known: a template that needs others is refused before any row is read.
+    ``columns`` are those of a table input, if known: a template that needs others is refused before any row is read. With
+    ``has_messages`` each row comes with messages that were made of it.
 
     :raises JobError: if a template is wrong, or needs, or the job carries, columns that the table does not have.
     :raises MissingExtra: if what reads the files that a template puts in is not installed.
     """
 
-    def __init__(self, job: Job, columns: list[str] | None = None) -> None:
+    def __init__(self, job: Job, columns: list[str] | None = None, *, has_messages: bool = False) -> None:
+        self._has_messages = has_messages
         self._route = job.route
         self._parameters = job.route.parameters
         self._field = job.route.field
@@ -84,7 +87,7 @@ class Itemizer:
         self._noted: set[str | tuple[str, str]] = set()
         others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
         has_content = columns is None or self._field in columns
-        self.may_leave_out = not self._prompts and has_content and others
+        self.may_leave_out = not (self._prompts or has_messages) and has_content and others
 
     def _misfits(self, columns: list[str]) -> list[str]:
         mistakes = [
@@ -101,7 +104,7 @@ class Itemizer:
             if name not in columns
         ]
         content = {self._field, "body", *([sharegpt.COLUMN] if self._takes_conversations else [])}
-        if not self._prompts and content.isdisjoint(columns):
+        if not (self._prompts or self._has_messages) and content.isdisjoint(columns):
             mistakes.append(
                 f"the input is a table without a {self._field!r} column, so the job needs a [prompt] that makes {self._field} "
                 f"of its columns: {', '.join(columns)}"
@@ -139,7 +142,8 @@ class Itemizer:
         is_table = block.lines is None
         try:
             identity = self._identity(row)
-            contents = self._contents(row, attached, is_table=is_table)
+            made = None if block.messages is None else block.messages[index]
+            contents = self._contents(row, made, attached, is_table=is_table)
             if wants_former:
                 former = self._former(row, contents, is_table=is_table)
         except (_BadRow, TemplateFault) as error:
@@ -165,8 +169,13 @@ class Itemizer:
             raise _BadRow(f"an id must be a string or a number; found {value!r:.60}")
         return str(value)
 
-    def _contents(self, row: Row, attached: _Attached | None, *, is_table: bool) -> tuple[Row, ...]:
+    def _contents(self, row: Row, made: Made | None, attached: _Attached | None, *, is_table: bool) -> tuple[Row, ...]:
         named = {name: row[name] for name in self._params if name in row}
+        if isinstance(made, Fault):
+            raise _BadRow(made.text)
+        if made is not None:
+            asked = {self._field: made, **{name: _without_filler(value) for name, value in named.items()}}
+            return (_request(asked, self._route, is_table=False),)
         if self._prompts:
             without = [name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")]
             self._without_file |= dict.fromkeys(without)

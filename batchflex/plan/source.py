@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import TIMINGS, InputError, Row
 from .formats import FORMATS, Opening, Remembered, Settings, may_grow, opening
+from .frame_input import FrameInput, Made
 from .input_paths import expand, splits_note
-from .reading import DAMAGED, PACKED, Every, Fault, Reading, digest, passes_all, wanted
+from .reading import DAMAGED, PACKED, Every, Fault, Reading, digest, passes_all
+
+if TYPE_CHECKING:
+    import polars as pl
 
 BLOCK_ROWS = 1_000
 _COARSE_S = 3.0  # that a file is young where the file system keeps seconds only; else TIMINGS.young_file_s
@@ -74,7 +78,8 @@ class Block(NamedTuple):
     """Rows of one file, in their order. ``at`` are their positions in the whole input, from 0.
 
     ``lines`` are their line numbers, from 1, where the file has lines; ``first`` is the position of the file's first row.
-    ``file`` is empty for a frame; ``number`` is which of the source's files it is, from 0.
+    ``file`` is empty for a frame; ``number`` is which of the source's files it is, from 0. ``messages`` are those of each row,
+    where a function has made them.
     """
 
     file: str
@@ -83,6 +88,7 @@ class Block(NamedTuple):
     lines: list[int] | None
     first: int = 0
     number: int = 0
+    messages: list[Made] | None = None
 
     def where(self, index: int) -> str:
         """``reviews.jsonl, line 17`` for the row at ``index`` of this block."""
@@ -106,12 +112,12 @@ class Source:
         self,
         paths: str | list[str] | None,
         settings: Settings = Settings(),  # noqa: B008 - it is immutable
-        frame: Any = None,
+        frame: pl.DataFrame | FrameInput | None = None,
         without: Path | None = None,
         counts: Callable[[Seen], bool] | None = None,
         remembered: Remembered = lambda path, beginning, seems: None,
     ) -> None:
-        self._frame = frame
+        self._frame = FrameInput.of(frame)
         self.left_out = 0
         self.files: list[tuple[Path, str]] = []
         self.openings: list[Opening] = []
@@ -165,10 +171,8 @@ class Source:
         :raises InputError: if a file cannot be opened or is damaged beyond single rows.
         """
         if self._frame is not None:
-            for begin in range(0, self._frame.height, max_rows):
-                at = wanted(begin, min(begin + max_rows, self._frame.height), skip)
-                if at:
-                    yield Block("", self._frame[at].to_dicts(), at, None)
+            for rows, at, messages in self._frame.blocks(max_rows, skip):
+                yield Block("", rows, at, None, messages=messages)
             return
         first = 0
         for number, (path, kind) in enumerate(self.files):
@@ -209,6 +213,11 @@ class Source:
                 raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
             first = end
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether the rows come with messages that a function has made of them."""
+        return self._frame is not None and self._frame.has_messages
+
     def seen(self) -> Signature | None:
         """What tells that the files are still those that were read, without reading them; ``None`` of a frame. It does not tell
         that of a file that :func:`is_young`.
@@ -220,7 +229,7 @@ class Source:
     def columns(self) -> list[str] | None:
         """The columns of a table input, known before its rows are; ``None`` for JSONL, where each line may differ."""
         if self._frame is not None:
-            return list(self._frame.columns)
+            return self._frame.columns
         names: dict[str, None] = {}
         if not self.files:
             return None
@@ -235,7 +244,7 @@ class Source:
         """The Arrow schema of a frame, or of files that have types and one format, so that carried columns keep their types;
         else ``None``."""
         if self._frame is not None:
-            return self._frame.head(0).to_arrow().schema
+            return self._frame.arrow_schema()
         kinds = {kind for _, kind in self.files}
         schema = FORMATS[kinds.pop()].schema if len(kinds) == 1 else None
         return None if schema is None else schema(self.files[0][0], self.openings[0].how)
@@ -243,7 +252,7 @@ class Source:
     def count(self, signed: Signature | None = None) -> int | None:
         """How many rows there are, where that costs no unpacking and no parsing; else ``None``."""
         if self._frame is not None:
-            return int(self._frame.height)
+            return len(self._frame)
         if not all(
             FORMATS[kind].rows is not None or (kind == "jsonl" and path.suffix.lower() not in PACKED)
             for path, kind in self.files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel
@@ -18,13 +19,28 @@ def response_format(model: Model) -> dict[str, Any]:
 
     ``strict`` is set where OpenAI's API would take it: if no object leaves out a field or takes others.
     """
-    made = schema(model)
-    return {"type": "json_schema", "json_schema": {"name": model.__name__, "strict": _is_strict(made), "schema": made}}
+    return format_of(schema(model), model.__name__)
+
+
+def format_of(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """The ``response_format`` for a JSON Schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": _is_strict(schema), "schema": schema}}
 
 
 def schema(model: Model) -> dict[str, Any]:
     """The model's JSON Schema, without defaults and examples; objects take no other fields unless the model says so."""
     return dict(_tidied(model.model_json_schema()))
+
+
+def without_nulls(schema: Any) -> Any:
+    """A JSON Schema without nulls as values, which a job file cannot hold; else as it is."""
+    if isinstance(schema, list | tuple):
+        return [without_nulls(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    has_default = "default" in schema and schema["default"] is None
+    kept = {name: without_nulls(inner) for name, inner in schema.items() if not (name == "default" and has_default)}
+    return _without_null(kept)
 
 
 def _tidied(value: Any, *, names: bool = False) -> Any:

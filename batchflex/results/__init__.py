@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from . import compact as compact, export as export, view as view
+    from . import answer_columns as answer_columns, compact as compact, export as export, view as view
     from .carried_refresh import refresh as refresh
     from .export import Written as Written
     from .live_table import assemble as assemble, is_newest as is_newest, plan_of as plan_of

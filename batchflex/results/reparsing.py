@@ -39,6 +39,10 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
     """
     if wrong := [place for place, _ in settings if not place.startswith(_SECTION)]:
         raise JobError(f"--reparse reads answers anew and asks nothing: only answer.… can be set, not {wrong[0]}")
+    if any(place.startswith("answer.choices") for place, _ in settings):
+        raise JobError(
+            "--reparse: answer.choices says what is asked; what answers have to fit is set as answer.json_schema"
+        )
     folder.require()
     with folder.held():
         job = job_of(folder)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from ..core import JobError
+from ..core import JobError, frame_of
 from . import spending, stats
 
 _PREFIX = "score_"
@@ -18,21 +18,22 @@ _TOKENS = ("prompt_tokens", "completion_tokens")
 
 
 class Comparison(NamedTuple):
-    """``told`` are the results as plain values; ``flips`` has a row for each item and score that differ."""
+    """``told`` are the results as plain values; ``flips`` has a row for each item and score that differ: a frame of the kind of
+    the first that was compared."""
 
     told: dict[str, Any]
-    flips: pl.DataFrame
+    flips: Any
 
 
 def compare(
-    one: pl.DataFrame,
-    two: pl.DataFrame,
+    one: Any,
+    two: Any,
     *,
     item: str = "id",
     show: Sequence[str] = ("content",),
     level: float = stats.LEVEL,
 ) -> Comparison:
-    """Compare two frames with columns ``score_NAME``: A (``one``) and B (``two``).
+    """Compare two frames, of any kind, with columns ``score_NAME``: A (``one``) and B (``two``).
 
     Each score that both have is compared over the items (the values of the column ``item``) that have it on both sides.
     ``told`` has ``level``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens, ``cost`` and
@@ -43,6 +44,8 @@ def compare(
 
     :raises JobError: if the two have no score or no item in common, or lack the column ``item``.
     """
+    like = frame_of(one, "compare()")
+    one, two = like.rows, frame_of(two, "compare()").rows
     for side, frame in (("the first", one), ("the second", two)):
         if item not in frame.columns:
             known = ", ".join(frame.columns)
@@ -64,7 +67,7 @@ def compare(
         flips.append(_flipped(pairs, name))
     counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
     results = {"level": level, **counts, "a": _measured(one), "b": _measured(two), "scores": scores}
-    return Comparison(results, _with_answers(pl.concat(flips), one, two, item, show))
+    return Comparison(results, like.alike(_with_answers(pl.concat(flips), one, two, item, show)))
 
 
 def _by_item(frame: pl.DataFrame, item: str, names: Sequence[str]) -> pl.DataFrame:

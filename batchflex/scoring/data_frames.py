@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import polars as pl
 
 from ..config import ScoreLike, ScoreSection, specs_of
-from ..core import JobError
+from ..core import JobError, frame_of
 from . import functions, scorers, stats, summary
 from .ledger import Ledger, Score
 
 Scores = Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike
+F = TypeVar("F")
 _PREFIX = "score_"
 
 
-def score(frame: pl.DataFrame, scores: Scores) -> pl.DataFrame:
-    """The frame with a column ``score_NAME`` (a number, or null where a row cannot be scored) for each of ``scores``.
+def score(frame: F, scores: Scores) -> F:
+    """The frame, of any kind that :func:`~batchflex.complete` takes, with a column ``score_NAME`` (a number, or null where a row
+    cannot be scored) for each of ``scores``.
 
     ``scores`` are tables as in a job file's ``[[score]]``: a list of them, one alone, or by name
     (``{"accuracy": {"kind": "exact", "expected": "label"}}``). docs/scores.md describes the kinds. A column of that name is
@@ -26,9 +28,9 @@ def score(frame: pl.DataFrame, scores: Scores) -> pl.DataFrame:
 
     :raises JobError: if a score is invalid, or the frame lacks a column that it needs.
     """
-    specs = specs_of(scores)
-    found = _evaluated(frame, specs)
-    return frame.with_columns(found[spec.name].score.alias(spec.column) for spec in specs)
+    specs, given = specs_of(scores), frame_of(frame, "score()")
+    found = _evaluated(given.rows, specs)
+    return cast(F, given.beside(pl.DataFrame([found[spec.name].score.alias(spec.column) for spec in specs])))
 
 
 def _evaluated(frame: pl.DataFrame, specs: Sequence[ScoreSection]) -> dict[str, scorers.Scored]:
@@ -41,15 +43,15 @@ def _evaluated(frame: pl.DataFrame, specs: Sequence[ScoreSection]) -> dict[str, 
 
 
 def summarise(
-    frame: pl.DataFrame,
+    frame: Any,
     scores: Scores | None = None,
     *,
     by: Sequence[str] = (),
     item: str | None = "id",
     level: float = stats.LEVEL,
 ) -> dict[str, Any]:
-    """A summary of the scores of a frame: the fields ``level``, ``rows``, ``scores`` and ``points`` of ``scores.json``
-    (CONTRACT.md).
+    """A summary of the scores of a frame of any kind: the fields ``level``, ``rows``, ``scores`` and ``points`` of
+    ``scores.json`` (CONTRACT.md).
 
     With ``scores`` the frame is scored first; without, its columns ``score_NAME`` are used, and there are no labels, which only
     the definition of a score can find. ``by`` are the columns to group by (sweep points, models), ``item`` is the column that
@@ -58,6 +60,7 @@ def summarise(
 
     :raises JobError: as :func:`score`, and if there is nothing to summarise.
     """
+    frame = frame_of(frame, "summarise()").rows
     if missing := [name for name in by if name not in frame.columns]:
         raise JobError(
             f"there is no column {missing[0]!r} to summarise by; the columns are: {', '.join(frame.columns)}"
