@@ -2,65 +2,126 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
+import difflib
 import importlib.util
+import inspect
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 
-from .config import Job, build, environment_of, read
+from .config import Job, build, environment_of, read, specs_of
 from .core import InputError, JobError, RunStopped
-from .engine import JobRun, Nobody, Observer, Run
+from .display import Caller, Onlooker, bar_for
+from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, rows_of, wait_for
 from .notify import Notifier
+from .protocol import CHAT
+from .results import ResultRow
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
     import polars as pl
 
     from .engine import Retry
+    from .scoring import Scores
 
 T = TypeVar("T")
 JobLike = Job | Mapping[str, Any] | str | Path
+OnRow = Callable[[ResultRow], object]
 
-_INTERRUPT_NOTICED_S = 0.1
 _ANSWER_COLUMNS = [
     "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason",
     "prompt_tokens", "completion_tokens", "cost", "error_message",
 ]  # fmt: skip
 
 
-def run(job: JobLike, *, observer: Observer | None = None) -> Run:
+def run(
+    job: JobLike, *, progress: bool | None = None, on_row: OnRow | None = None, observer: Observer | None = None
+) -> Run:
     """Run a job to its end, or until something stops it, and return what came of it.
 
     ``job`` is a :class:`Job`, the path of a job file or of requests, or a mapping with the tables of a job file. Asks only for
     what has no answer in the output folder yet. Works in a notebook too, where an event loop is running already.
 
+    ``progress`` shows a bar: ``None`` where somebody looks (in a notebook, on a terminal) and no ``observer`` is given, true
+    always, false never. ``on_row`` is called, in the thread that calls this, with each :class:`ResultRow` as it comes, once it is
+    kept; not with those that earlier runs have answered. While it is slower than the endpoint, with 1,000 rows waiting, nothing
+    more is sent. An error in it stops the run, and is raised when that has ended.
+
+    Ctrl-C, and the interrupt of a notebook's kernel, stop the run: what is in flight may finish within ``limits.grace_s``, and
+    then :class:`KeyboardInterrupt` is raised; the second ends it at once. What was answered is kept: run it again to go on.
+
+    What is probably a slip in the job or its rows is a :class:`JobWarning`.
+
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
     made = _job(job)
-    _warn(made, observer)
-    with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
-        ended = execute(made, observer=notifier.watching(observer), attempt=attempt)
+    with (
+        _watched(made, Caller(), progress, observer) as onlooker,
+        Attempt(Folder(made.out), made.job.name) as attempt,
+        Notifier(made) as notifier,
+    ):
+        watching = notifier.watching(onlooker)
+        ended = execute(made, observer=watching, attempt=attempt, on_row=on_row, attend=onlooker.attend)
     ended.untold = notifier.ended(ended)
     return ended
 
 
-async def arun(job: JobLike, *, observer: Observer | None = None) -> Run:
-    """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    made = _job(job)
-    _warn(made, observer)
-    with Attempt(Folder(made.out), made.job.name) as attempt:
-        async with Notifier(made) as notifier:
-            ended = await _whole(made, observer=notifier.watching(observer), attempt=attempt)
-    ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
+async def arun(
+    job: JobLike,
+    *,
+    progress: bool | None = None,
+    on_row: Callable[[ResultRow], Awaitable[object] | object] | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """:func:`run`, for use under a running asyncio event loop, where ``on_row`` is called too; it may be a coroutine function.
+    Cancelling it loses nothing that was answered."""
+    made, caller = _job(job), Caller()
+    if on_row is None:
+        return await _arun(made, caller, progress, observer)
+    ended: list[Run] = []
+
+    async def work(underway: Underway) -> Run:
+        return await _arun(made, caller, progress, observer, underway)
+
+    async with contextlib.aclosing(rows_of(work, ended.append)) as rows:
+        async for row in rows:
+            if inspect.isawaitable(taken := on_row(row)):
+                await taken
+    return ended[0]
+
+
+def stream(job: JobLike, *, progress: bool | None = None, observer: Observer | None = None) -> RowStream:
+    """The rows of a job as they come, each once it is kept, under a running asyncio event loop::
+
+        async for row in batchflex.stream("job.toml"):
+            print(row.id, row.content)
+
+    Asks only for what has no answer yet, and yields only that: what earlier runs have answered is in the results. While rows are
+    taken more slowly than they come, with 1,000 of them waiting, nothing more is sent. ``progress`` is as for :func:`run`.
+
+    :raises JobError: if the job is wrong; what else :func:`run` raises comes with the first row.
+    """
+    made, caller = _job(job), Caller()
+    return RowStream(lambda underway: _arun(made, caller, progress, observer, underway))
+
+
+async def _arun(
+    job: Job, caller: Caller, progress: bool | None, observer: Observer | None, underway: Underway | None = None
+) -> Run:
+    with (
+        _watched(job, caller, progress, observer, at_once=True) as onlooker,
+        Attempt(Folder(job.out), job.job.name) as attempt,
+    ):
+        async with Notifier(job) as notifier:
+            watching = notifier.watching(onlooker)
+            ended = await _whole(job, observer=watching, attempt=attempt, underway=underway)
+        ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
     return ended
 
 
@@ -70,13 +131,14 @@ def retry(
     where: str,
     settings: Mapping[str, Any] | None = None,
     frame: pl.DataFrame | None = None,
+    progress: bool | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Ask again the rows of a folder's results for which an SQL condition is true, and return what came of it.
 
     ``settings`` are request parameters (``{"max_tokens": 4096}``), for these requests alone, and dotted places of a job
     (``{"limits.rpm": 60}``), for this run. ``frame`` is what the rows came from, if that was no file. An answer is superseded by
-    a new one only; where none comes, it stays.
+    a new one only; where none comes, it stays. ``progress``, interrupts and warnings are as for :func:`run`.
 
     :raises JobError: if the condition or a setting is wrong.
     :raises InputError, EndpointError, FolderError: before anything was sent.
@@ -86,11 +148,29 @@ def retry(
     places = [(name if "." in name else f"override.{name}", value) for name, value in (settings or {}).items()]
     with Attempt(Folder(Path(out))) as attempt:
         retried = retry_of(Path(out), where, places)
-        _warn(retried.job, observer)
-        with Notifier(retried.job) as notifier:
-            ended = execute(retried, frame=frame, observer=notifier.watching(observer), attempt=attempt)
+        with (
+            _watched(retried.job, Caller(), progress, observer) as onlooker,
+            Notifier(retried.job) as notifier,
+        ):
+            watching = notifier.watching(onlooker)
+            ended = execute(retried, frame=frame, observer=watching, attempt=attempt, attend=onlooker.attend)
     ended.untold = notifier.ended(ended)
     return ended
+
+
+def scores_so_far(out: str | Path, scores: Scores | None = None) -> dict[str, Any]:
+    """The scores of what is answered in an output folder by now, whether a run goes on there or not.
+
+    ``scores`` are as for :func:`score`, without them those of the folder's job. Returns the fields ``level``, ``rows``,
+    ``scores``, ``points`` and ``judges`` of ``scores.json`` (CONTRACT.md), and ``planned`` rows, ``None`` if that is not known
+    yet. Nothing is asked, written or held: a judge's score has the grades that there are.
+
+    :raises JobError: if there are no scores, or one cannot be made of these results.
+    :raises FolderError: if there is no run in the folder, or nothing is answered yet.
+    """
+    from .engine import evaluate
+
+    return evaluate.so_far(Path(out), None if scores is None else specs_of(scores))
 
 
 async def _whole(
@@ -101,6 +181,7 @@ async def _whole(
     observer: Observer | None = None,
     handle_signals: bool = False,
     attempt: Attempt | None = None,
+    underway: Underway | None = None,
 ) -> Run:
     """The run, and then its scores."""
     then = None
@@ -109,7 +190,10 @@ async def _whole(
 
         evaluate.require(job)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
-    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then)
+    on_outcome = None if underway is None else underway.on_row
+    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome)
+    if underway is not None:
+        underway.begun(run)
     if job.dated is None:
         return await run.run(handle_signals=handle_signals)
     from .plan import retention
@@ -123,11 +207,20 @@ async def _whole(
     return ended
 
 
-def _warn(job: Job, observer: Observer | None) -> None:
-    """Report what is probably a slip in a job."""
-    if observer is not None:
-        for warning in job.warnings():
-            observer.note(f"warning: {warning}")
+@contextlib.contextmanager
+def _watched(
+    job: Job, caller: Caller, progress: bool | None, observer: Observer | None, *, at_once: bool = False
+) -> Iterator[Onlooker]:
+    """Whoever watches a run that is called from Python, once warned of what is probably a slip in the job."""
+    bar = bar_for(False if progress is None and observer is not None else progress)
+    onlooker = Onlooker(caller, bar, observer, at_once=at_once)
+    for warning in job.warnings():
+        onlooker.warn(warning)
+    try:
+        yield onlooker
+    finally:
+        onlooker.close()
+    onlooker.require_no_warning()
 
 
 def complete(
@@ -141,6 +234,8 @@ def complete(
     out: str | Path | None = None,
     concurrency: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+    on_row: OnRow | None = None,
     **params: Any,
 ) -> pl.DataFrame:
     """Ask for each row of a frame, and return the frame with the answers beside it, in the same order.
@@ -152,7 +247,8 @@ def complete(
     are dotted places of a job (``{"limits.rpm": 60}``).
 
     With ``out`` the answers are kept in that folder, and calling again asks only for what is missing; without, a call that
-    is interrupted has to begin anew.
+    is interrupted has to begin anew. ``progress``, ``on_row``, interrupts and warnings are as for :func:`run`; of a
+    :class:`ResultRow`, ``row`` is the number of its row in the frame.
 
     Columns added: ``status``, ``content``, ``reasoning``, ``tool_calls``, ``parsed``, ``finish_reason``, ``prompt_tokens``,
     ``completion_tokens``, ``cost``, ``error_message``; one whose name the frame has already gets ``answer_`` before it. A row
@@ -161,6 +257,7 @@ def complete(
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises RunStopped: if the run stopped before every row had its answer.
     """
+    _require_no_slip(params)
     data: dict[str, Any] = {"job": {"name": "complete"}, "params": dict(params), "input": {}, "endpoint": {}}
     prompt = {"system": system, "user": user, "messages": messages}
     if any(value is not None for value in prompt.values()):
@@ -182,12 +279,34 @@ def complete(
             raise JobError(
                 "complete() gives one answer a row; run a job for a sweep, samples, input.limit or input.dedupe"
             )
-        with Attempt(Folder(job.out), job.job.name) as attempt:
-            ended = execute(job, frame=_asked(frame, job), attempt=attempt)
+        kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
+        with (
+            _watched(job, Caller(), progress, None) as onlooker,
+            Attempt(Folder(job.out), job.job.name) as attempt,
+        ):
+            ended = execute(
+                job, frame=_asked(frame, job), observer=onlooker, attempt=attempt, on_row=on_row,
+                attend=onlooker.attend, kept=kept,
+            )  # fmt: skip
         if ended.stopped_by is not None:
-            kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
             raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']} ({kept})", ended.stopped_by)
         return _beside(frame, ended.results())
+
+
+def _require_no_slip(params: Mapping[str, Any]) -> None:
+    """What ``complete`` is called with beside its own arguments is sent to the server, whose parameters may be any.
+
+    :raises JobError: if one rather seems to be an argument, misspelt.
+    """
+    own = ["user", *(n for n, each in inspect.signature(complete).parameters.items() if each.kind is each.KEYWORD_ONLY)]
+    for name in params:
+        meant = CHAT.parameters.likely_misspelt(name)
+        near = difflib.get_close_matches(name, [*own, *([meant] if meant else [])], n=1, cutoff=0.8)
+        if near and near[0] in own and not CHAT.parameters.known(name):
+            raise JobError(
+                f"complete() has no argument {name!r}; did you mean {near[0]!r}? If {name!r} is a request parameter, "
+                f"send it with settings={{'params.{name}': …}}"
+            )
 
 
 def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
@@ -223,36 +342,42 @@ def execute(
     observer: Observer | None = None,
     handle_signals: bool = False,
     attempt: Attempt | None = None,
+    on_row: OnRow | None = None,
+    attend: Callable[[], object] = lambda: None,
+    kept: str = "what was answered is kept: run it again to go on",
 ) -> Run:
-    """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed."""
+    """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed.
+
+    With ``handle_signals`` in this thread, as the command line wants it. Else in another: this one then calls ``attend`` now and
+    then, and ``on_row`` with each row; an interrupt says what is ``kept``.
+    """
     whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt)
+
+    def on_a_loop_of_its_own(work: Callable[..., Awaitable[Run]]) -> Run:
+        if handle_signals:
+            return on_a_loop(work)
+        underway = Underway(wants_rows=on_row is not None)
+        try:
+            return wait_for(partial(work, underway=underway), underway, attend, on_row, _loop_options())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; {kept}") from None
+
     if isinstance(job, Job):
-        return on_a_loop(partial(whole, job, frame=frame))
+        return on_a_loop_of_its_own(partial(whole, job, frame=frame))
     from .engine import missing_input
 
     if frame is not None:
         frame = _asked(frame, job.planned)
     try:
-        return on_a_loop(partial(whole, job.job, retried=job, frame=frame))
+        return on_a_loop_of_its_own(partial(whole, job.job, retried=job, frame=frame))
     except InputError as error:
         raise missing_input(job, error) from None
 
 
 def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work on an event loop of its own, also where one is running already. An interrupt cancels the work first."""
-    options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    if not _loop_is_running():
-        return anyio.run(work, backend_options=options)
-    with anyio.from_thread.start_blocking_portal(backend_options=options) as portal:
-        ended = portal.start_task_soon(work)
-        while not ended.done():  # polars handles SIGINT in a way that does not wake a thread that waits for ever
-            concurrent.futures.wait([ended], _INTERRUPT_NOTICED_S)
-        return ended.result()
+    """Do the work in this thread, on an event loop of its own."""
+    return anyio.run(work, backend_options=_loop_options())
 
 
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def _loop_options() -> dict[str, Any]:
+    return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}

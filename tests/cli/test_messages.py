@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex.cli import run_text
 from batchflex.config.dated_path import local
 from batchflex.config.loader import build
+from batchflex.display import run_text
 from batchflex.storage.run_state import sent
 from tests.support.command_line import Ended, called, message, write_rows
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
