@@ -17,7 +17,7 @@ from . import run_text, score_text
 _TONES = {"good": "#2a9d5c", "warned": "#d08700", "bad": "#d9443f"}
 _COLOURS = {
     "ok": "#2a9d5c", "truncated": "#d08700", "filtered": "#8a63d2", "empty": "#7c8694", "invalid": "#d9443f",
-    "failed": "#a8324a", "open": "rgba(128,128,128,.3)",
+    "failed": "#b83280", "open": "rgba(128,128,128,.3)",
 }  # fmt: skip
 _MOST_POINTS = 20
 _LINE = "1px solid rgba(128,128,128,.35)"
@@ -40,9 +40,9 @@ def page(
     out = f"{state['out']}/{state.get('results', 'results.parquet')}"
     links = [f"<code>{_text(out)}</code>"]
     if report is not None:
-        links.append(f'<a href="{_text(report)}" target="_blank" rel="noopener">report</a>')
+        links.append(f'<a href="{_text(report)}" target="_blank" rel="noopener" style="color:inherit">report</a>')
     parts.append(f'<div style="opacity:.75;margin-top:.5em">{" · ".join(links)}</div>')
-    tone = _TONES[_tone(state)]
+    tone = _TONES[_tone(state, unscored)]
     style = f"border-left:4px solid {tone};padding:.2em 0 .2em .9em;margin:.3em 0;max-width:64em;line-height:1.5"
     return f'<div style="{style}">{"".join(parts)}</div>'
 
@@ -51,10 +51,10 @@ def _text(text: object) -> str:
     return escape(printable(str(text)))
 
 
-def _tone(state: Mapping[str, Any]) -> str:
+def _tone(state: Mapping[str, Any], unscored: str | None) -> str:
     if state["status"] != "finished":
         return "bad" if state["status"] == "stopped" else "warned"
-    return "warned" if run_text.not_ok(state) else "good"
+    return "warned" if run_text.not_ok(state) or unscored is not None else "good"
 
 
 def _head(state: Mapping[str, Any]) -> str:
@@ -119,7 +119,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
     more = len(points) - _MOST_POINTS
     beyond = f'<div style="opacity:.75">… and {count(more, "more sweep point")}</div>' if more > 0 else ""
     told = f"Scores of {count(scores['rows'], 'row')}, with {100 * scores['level']:g} % intervals"
-    style = "border-collapse:collapse;margin:.2em 0;color:inherit"
+    style = "border-collapse:collapse;margin:.2em 0;color:inherit;font:inherit"
     table = f'<table style="{style}"><tr style="background:none">{head}</tr>{body}</table>'
     judges = "".join(f"<div>{_text(score_text.judge_line(judge))}</div>" for judge in scores.get("judges", ()))
     return f'<div style="margin-top:.6em;opacity:.75">{told}</div>{table}{beyond}{judges}'

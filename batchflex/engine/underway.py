@@ -143,6 +143,7 @@ class RowStream:
         self._work = work
         # Not to be kept alive by this: where nobody takes its rows any more, Python closes it.
         self._rows: Callable[[], AsyncGenerator[ResultRow, None] | None] = lambda: None
+        self._over: asyncio.Event | None = None  # of the run, once it has begun
 
     def __aiter__(self) -> AsyncIterator[ResultRow]:
         """:raises RunStopped: after the last row, if the run stopped before every row had its answer."""
@@ -162,11 +163,17 @@ class RowStream:
         """Stop the run, if it goes on, and wait for its end."""
         if (rows := self._rows()) is not None:
             await rows.aclose()
+        if self._over is not None:  # Python is closing it already
+            await self._over.wait()
 
     async def _taken(self) -> AsyncGenerator[ResultRow, None]:
-        async with contextlib.aclosing(rows_of(self._work, self._ended)) as rows:
-            async for row in rows:
-                yield row
+        self._over = asyncio.Event()
+        try:
+            async with contextlib.aclosing(rows_of(self._work, self._ended)) as rows:
+                async for row in rows:
+                    yield row
+        finally:
+            self._over.set()
         run = self.run
         if run is not None and run.stopped_by is not None:
             kept = "what was answered is kept: run it again to go on"
