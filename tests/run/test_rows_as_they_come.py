@@ -1,4 +1,4 @@
-"""Rows as they come, to a callback and to a loop: what is handed over is kept already, nothing is lost, and stopping is resumable."""
+"""Rows as they come, to a callback and to a loop: each is kept before it is handed over, and stopping is resumable."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def kept(out: Path) -> set[str]:
 # ------------------------------------------------------------------------------------------------------------ on_row
 
 
-def test_each_row_is_handed_over_once_it_is_kept(endpoint: CountingEndpoint, job: dict[str, Any], tmp_path: Path) -> None:
+def test_each_row_is_handed_over_once_it_is_kept(
+    endpoint: CountingEndpoint, job: dict[str, Any], tmp_path: Path
+) -> None:
     endpoint.knobs(poison={"row 3.": "422"}, latency_s=0.02)
     rows: list[batchflex.ResultRow] = []
     threads = set()
@@ -63,7 +65,9 @@ def test_each_row_is_handed_over_once_it_is_kept(endpoint: CountingEndpoint, job
     good, bad = by_id["r0"], by_id["r3"]
     assert (good.ok, good.content, good["label"], good["status"]) == (True, "echo: row 0.", "x", "ok")
     assert good.total_tokens == (good.prompt_tokens or 0) + (good.completion_tokens or 0)
-    assert (bad.ok, bad.status, bad.content) == (False, "failed", None) and "must be at most" in (bad.error_message or "")
+    assert (bad.ok, bad.status, bad.content) == (False, "failed", None) and "must be at most" in (
+        bad.error_message or ""
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         good.content = "other"  # type: ignore[misc]
     with pytest.raises(KeyError):
@@ -172,7 +176,9 @@ async def test_a_stream_yields_each_row_and_then_has_the_run(endpoint: CountingE
 
 
 @pytest.mark.anyio
-async def test_a_stream_that_stops_early_says_so_after_the_last_row(endpoint: CountingEndpoint, job: dict[str, Any]) -> None:
+async def test_a_stream_that_stops_early_says_so_after_the_last_row(
+    endpoint: CountingEndpoint, job: dict[str, Any]
+) -> None:
     endpoint.knobs(fail_after=5, fail_with="402")
     stream, rows = batchflex.stream(job), []
     with pytest.raises(batchflex.RunStopped, match=r"credit.*run it again to go on"):
@@ -204,7 +210,7 @@ async def test_leaving_a_stream_early_stops_the_run(
     else:
         async for _ in batchflex.stream(job):
             break
-    while Folder(tmp_path / "out").is_held():  # Python closes what nobody uses any more
+    while Folder(tmp_path / "out").is_held():  # noqa: ASYNC110  Python closes what nobody uses any more
         await asyncio.sleep(0.01)
     ended = state(tmp_path / "out")
     assert ended["status"] == "interrupted" and 1 <= ended["ok"] == endpoint.stats()["good"] < 20
