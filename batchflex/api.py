@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
-import importlib.util
+import difflib
+import inspect
 import tempfile
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 
-from .config import Job, build, changed, environment_of, for_another_server, places_of, read
+from .config import Job, build, changed, environment_of, for_another_server, places_of, read, specs_of
 from .core import InputError, JobError, RunStopped
-from .engine import JobRun, Nobody, Observer, Run
+from .display import Caller, Onlooker, bar_for
+from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, on_a_loop, rows_of, wait_for
 from .notify import Notifier
 from .plan import FrameInput, messages_of, require_input
+from .protocol import CHAT
+from .results import ResultRow
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 
     from .engine import Retry
     from .plan import Part, RowFunction
+    from .scoring import Scores
 
 T = TypeVar("T")
 F = TypeVar("F")
 JobLike = Job | Mapping[str, Any] | str | Path
+OnRow = Callable[[ResultRow], object]
 
-_INTERRUPT_NOTICED_S = 0.1
 _COMPLETE = "complete"  # the name of the jobs of :func:`complete`
 
 
@@ -45,6 +47,8 @@ def run(
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     frame: Any = None,
+    progress: bool | None = None,
+    on_row: OnRow | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Run a job to its end, or until something stops it, and return what came of it.
@@ -55,13 +59,27 @@ def run(
     ``input.path``: a data frame of any kind that :func:`complete` takes. Asks only for what has no answer in the output folder
     yet. Works in a notebook too, where an event loop is running already.
 
+    ``progress`` shows a bar: ``None`` where somebody looks (in a notebook, on a terminal) and no ``observer`` is given, true
+    always, false never. ``on_row`` is called, in the thread that calls this, with each :class:`ResultRow` as it comes, once it is
+    kept; not with those that earlier runs have answered. While it is slower than the endpoint, with 1,000 rows waiting, nothing
+    more is sent. An error in it stops the run, and is raised when that has ended.
+
+    Ctrl-C, and the interrupt of a notebook's kernel, stop the run: what is in flight may finish within ``limits.grace_s``, and
+    then :class:`KeyboardInterrupt` is raised; the second ends it at once. What was answered is kept: run it again to go on.
+
+    What is probably a slip in the job or its rows is a :class:`JobWarning`.
+
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     """
     rows = _rows(frame, "run()")
     made = _job(job, settings, out, has_frame=rows is not None)
-    _warn(made, observer)
-    with Attempt(Folder(made.out), made.job.name) as attempt, Notifier(made) as notifier:
-        ended = execute(made, frame=rows, observer=notifier.watching(observer), attempt=attempt)
+    with (
+        _watched(made, Caller(), progress, observer) as onlooker,
+        Attempt(Folder(made.out), made.job.name) as attempt,
+        Notifier(made) as notifier,
+    ):
+        watching = notifier.watching(onlooker)
+        ended = execute(made, frame=rows, observer=watching, attempt=attempt, on_row=on_row, attend=onlooker.attend)
     ended.untold = notifier.ended(ended)
     return ended
 
@@ -72,16 +90,68 @@ async def arun(
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     frame: Any = None,
+    progress: bool | None = None,
+    on_row: Callable[[ResultRow], Awaitable[object] | object] | None = None,
     observer: Observer | None = None,
 ) -> Run:
-    """:func:`run`, for use under a running asyncio event loop. Cancelling it loses nothing that was answered."""
-    rows = await anyio.to_thread.run_sync(_rows, frame, "arun()")
+    """:func:`run`, for use under a running asyncio event loop, where ``on_row`` is called too; it may be a coroutine function.
+    Cancelling it loses nothing that was answered."""
+    caller, rows_in = Caller(), await anyio.to_thread.run_sync(_rows, frame, "arun()")
+    made = _job(job, settings, out, has_frame=rows_in is not None)
+    if on_row is None:
+        return await _arun(made, rows_in, caller, progress, observer)
+    ended: list[Run] = []
+
+    async def work(underway: Underway) -> Run:
+        return await _arun(made, rows_in, caller, progress, observer, underway)
+
+    async with contextlib.aclosing(rows_of(work, ended.append)) as rows:
+        async for row in rows:
+            if inspect.isawaitable(taken := on_row(row)):
+                await taken
+    return ended[0]
+
+
+def stream(
+    job: JobLike,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    frame: Any = None,
+    progress: bool | None = None,
+    observer: Observer | None = None,
+) -> RowStream:
+    """The rows of a job as they come, each once it is kept, under a running asyncio event loop::
+
+        async for row in batchflex.stream("job.toml"):
+            print(row.id, row.content)
+
+    Asks only for what has no answer yet, and yields only that: what earlier runs have answered is in the results. While rows are
+    taken more slowly than they come, with 1,000 of them waiting, nothing more is sent. The arguments are as for :func:`run`.
+
+    :raises JobError: if the job is wrong; what else :func:`run` raises comes with the first row.
+    """
+    rows, caller = _rows(frame, "stream()"), Caller()
     made = _job(job, settings, out, has_frame=rows is not None)
-    _warn(made, observer)
-    with Attempt(Folder(made.out), made.job.name) as attempt:
-        async with Notifier(made) as notifier:
-            ended = await _whole(made, frame=rows, observer=notifier.watching(observer), attempt=attempt)
-    ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
+    return RowStream(lambda underway: _arun(made, rows, caller, progress, observer, underway))
+
+
+async def _arun(
+    job: Job,
+    rows: pl.DataFrame | None,
+    caller: Caller,
+    progress: bool | None,
+    observer: Observer | None,
+    underway: Underway | None = None,
+) -> Run:
+    with (
+        _watched(job, caller, progress, observer, at_once=True) as onlooker,
+        Attempt(Folder(job.out), job.job.name) as attempt,
+    ):
+        async with Notifier(job) as notifier:
+            watching = notifier.watching(onlooker)
+            ended = await _whole(job, frame=rows, observer=watching, attempt=attempt, underway=underway)
+        ended.untold = await anyio.to_thread.run_sync(notifier.ended, ended)
     return ended
 
 
@@ -91,13 +161,14 @@ def retry(
     where: str,
     settings: Mapping[str, Any] | None = None,
     frame: Any = None,
+    progress: bool | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Ask again the rows of a folder's results for which an SQL condition is true, and return what came of it.
 
     ``settings`` are request parameters (``{"max_tokens": 4096}``), for these requests alone, and dotted places of a job
     (``{"limits.rpm": 60}``), for this run. ``frame`` is what the rows came from, if that was no file. An answer is superseded by
-    a new one only; where none comes, it stays.
+    a new one only; where none comes, it stays. ``progress``, interrupts and warnings are as for :func:`run`.
 
     :raises JobError: if the condition or a setting is wrong.
     :raises InputError, EndpointError, FolderError: before anything was sent.
@@ -107,11 +178,29 @@ def retry(
     places, rows = places_of(settings), _rows(frame, "retry()")
     with Attempt(Folder(Path(out))) as attempt:
         retried = retry_of(Path(out), where, places)
-        _warn(retried.job, observer)
-        with Notifier(retried.job) as notifier:
-            ended = execute(retried, frame=rows, observer=notifier.watching(observer), attempt=attempt)
+        with (
+            _watched(retried.job, Caller(), progress, observer) as onlooker,
+            Notifier(retried.job) as notifier,
+        ):
+            watching = notifier.watching(onlooker)
+            ended = execute(retried, frame=rows, observer=watching, attempt=attempt, attend=onlooker.attend)
     ended.untold = notifier.ended(ended)
     return ended
+
+
+def scores_so_far(out: str | Path, scores: Scores | None = None) -> dict[str, Any]:
+    """The scores of what is answered in an output folder by now, whether a run goes on there or not.
+
+    ``scores`` are as for :func:`score`, without them those of the folder's job. Returns the fields ``level``, ``rows``,
+    ``scores``, ``points`` and ``judges`` of ``scores.json`` (CONTRACT.md), and ``planned`` rows, ``None`` if that is not known
+    yet. Nothing is asked, written or held: a judge's score has the grades that there are.
+
+    :raises JobError: if there are no scores, or one cannot be made of these results.
+    :raises FolderError: if there is no run in the folder, or nothing is answered yet.
+    """
+    from .engine import evaluate
+
+    return evaluate.so_far(Path(out), None if scores is None else specs_of(scores))
 
 
 async def _whole(
@@ -122,6 +211,7 @@ async def _whole(
     observer: Observer | None = None,
     handle_signals: bool = False,
     attempt: Attempt | None = None,
+    underway: Underway | None = None,
 ) -> Run:
     """The run, and then its scores. Before all else it is seen to it that the input is there."""
     if frame is None:
@@ -132,7 +222,10 @@ async def _whole(
 
         evaluate.require(job)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
-    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then)
+    on_outcome = None if underway is None else underway.on_row
+    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome)
+    if underway is not None:
+        underway.begun(run)
     if job.dated is None:
         return await run.run(handle_signals=handle_signals)
     from .plan import retention
@@ -146,11 +239,20 @@ async def _whole(
     return ended
 
 
-def _warn(job: Job, observer: Observer | None) -> None:
-    """Report what is probably a slip in a job."""
-    if observer is not None:
-        for warning in job.warnings():
-            observer.note(f"warning: {warning}")
+@contextlib.contextmanager
+def _watched(
+    job: Job, caller: Caller, progress: bool | None, observer: Observer | None, *, at_once: bool = False
+) -> Iterator[Onlooker]:
+    """Whoever watches a run that is called from Python, once warned of what is probably a slip in the job."""
+    bar = bar_for(False if progress is None and observer is not None else progress)
+    onlooker = Onlooker(caller, bar, observer, at_once=at_once)
+    for warning in job.warnings():
+        onlooker.warn(warning)
+    try:
+        yield onlooker
+    finally:
+        onlooker.close()
+    onlooker.require_no_warning()
 
 
 def complete(
@@ -166,6 +268,8 @@ def complete(
     out: str | Path | None = None,
     concurrency: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+    on_row: OnRow | None = None,
     **params: Any,
 ) -> F:
     """Ask for each row of a frame, and return the frame with the answers beside it, in the same order.
@@ -186,7 +290,8 @@ def complete(
     no answer that fits.
 
     With ``out`` the answers are kept in that folder, and calling again asks only for what is missing; without, a call that
-    is interrupted has to begin anew.
+    is interrupted has to begin anew. ``progress``, ``on_row``, interrupts and warnings are as for :func:`run`; of a
+    :class:`ResultRow`, ``row`` is the number of its row in the frame.
 
     Columns added: the fields, then ``status``, ``content``, ``reasoning``, ``tool_calls``, ``parsed``, ``finish_reason``,
     ``prompt_tokens``, ``completion_tokens``, ``cost``, ``error_message``; one whose name the frame has already gets ``answer_``
@@ -199,6 +304,7 @@ def complete(
     from .core import frame_of
     from .results import answer_columns
 
+    _require_no_slip(params)
     given = frame_of(frame, "complete()")
     prompt = {
         name: value for name, value in (("system", system), ("user", user), ("messages", messages)) if value is not None
@@ -234,16 +340,37 @@ def complete(
             asked = FrameInput(given.rows, made)
         else:
             asked = FrameInput(_asked(given.rows, job))
-        with Attempt(Folder(job.out), job.job.name) as attempt:
-            ended = execute(job, frame=asked, attempt=attempt)
+        kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
+        with (
+            _watched(job, Caller(), progress, None) as onlooker,
+            Attempt(Folder(job.out), job.job.name) as attempt,
+        ):
+            ended = execute(
+                job, frame=asked, observer=onlooker, attempt=attempt, on_row=on_row, attend=onlooker.attend, kept=kept
+            )
         if ended.stopped_by is not None:
-            kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
             raise RunStopped(f"stopped by {ended.stopped_by}: {ended.summary['message']} ({kept})", ended.stopped_by)
         columns, renamed = answer_columns.beside(ended.results(), wanted.fields, given.rows.columns)
         for name, other in renamed.items():
             who = "every row" if name in answer_columns.FIXED else "the frame"
             warnings.warn(f"the field {name!r} is in the column {other!r}, as {who} has one of that name", stacklevel=2)
         return cast(F, given.beside(columns))
+
+
+def _require_no_slip(params: Mapping[str, Any]) -> None:
+    """What ``complete`` is called with beside its own arguments is sent to the server, whose parameters may be any.
+
+    :raises JobError: if one rather seems to be an argument, misspelt.
+    """
+    own = ["user", *(n for n, each in inspect.signature(complete).parameters.items() if each.kind is each.KEYWORD_ONLY)]
+    for name in params:
+        meant = CHAT.parameters.likely_misspelt(name)
+        near = difflib.get_close_matches(name, [*own, *([meant] if meant else [])], n=1, cutoff=0.8)
+        if near and near[0] in own and not CHAT.parameters.known(name):
+            raise JobError(
+                f"complete() has no argument {name!r}; did you mean {near[0]!r}? If {name!r} is a request parameter, "
+                f"send it with settings={{'params.{name}': …}}"
+            )
 
 
 def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
@@ -290,36 +417,33 @@ def execute(
     observer: Observer | None = None,
     handle_signals: bool = False,
     attempt: Attempt | None = None,
+    on_row: OnRow | None = None,
+    attend: Callable[[], object] = lambda: None,
+    kept: str = "what was answered is kept: run it again to go on",
 ) -> Run:
-    """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed."""
+    """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed.
+
+    With ``handle_signals`` in this thread, as the command line wants it. Else in another: this one then calls ``attend`` now and
+    then, and ``on_row`` with each row; an interrupt says what is ``kept``.
+    """
     whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt)
+
+    def on_a_loop_of_its_own(work: Callable[..., Awaitable[Run]]) -> Run:
+        if handle_signals:
+            return on_a_loop(work)
+        underway = Underway(wants_rows=on_row is not None)
+        try:
+            return wait_for(partial(work, underway=underway), underway, attend, on_row)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; {kept}") from None
+
     if isinstance(job, Job):
-        return on_a_loop(partial(whole, job, frame=frame))
+        return on_a_loop_of_its_own(partial(whole, job, frame=frame))
     from .engine import missing_input
 
     if frame is not None and not isinstance(frame, FrameInput) and job.planned.job.name == _COMPLETE:
         frame = _asked(frame, job.planned)
     try:
-        return on_a_loop(partial(whole, job.job, retried=job, frame=frame))
+        return on_a_loop_of_its_own(partial(whole, job.job, retried=job, frame=frame))
     except InputError as error:
         raise missing_input(job, error) from None
-
-
-def on_a_loop(work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work on an event loop of its own, also where one is running already. An interrupt cancels the work first."""
-    options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    if not _loop_is_running():
-        return anyio.run(work, backend_options=options)
-    with anyio.from_thread.start_blocking_portal(backend_options=options) as portal:
-        ended = portal.start_task_soon(work)
-        while not ended.done():  # polars handles SIGINT in a way that does not wake a thread that waits for ever
-            concurrent.futures.wait([ended], _INTERRUPT_NOTICED_S)
-        return ended.result()
-
-
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

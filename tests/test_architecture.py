@@ -49,6 +49,7 @@ PURE = {
     "results": "answer_columns splitting",
     "scoring": "comparison extract ledger spending stats summary",
     "engine": "budget estimate failure_limit telemetry",
+    "display": "run_html run_text score_text",
     "report": "canvas charts sections speed timeline headline",
     "notify": "messages",
     "schedule": "cron_expression crontab kubernetes launch next_times systemd",
@@ -165,8 +166,8 @@ def test_only_the_metrics_file_knows_prometheus() -> None:
     assert users_of("prometheus_client") == {"notify.prometheus"}
 
 
-def test_only_the_terminal_has_tqdm() -> None:
-    assert users_of("tqdm") == {"cli.progress"}
+def test_only_the_bar_knows_tqdm() -> None:
+    assert users_of("tqdm") == {"display.progress"}
 
 
 def test_only_frames_know_other_libraries_of_frames() -> None:

@@ -12,13 +12,13 @@ from typing import Any, TextIO
 
 from ..config import LogSection, job_of_section
 from ..core import BatchflexError, Event, JobError, Level, format, guarded, one_line
+from ..display import Bar, run_text
 from ..engine import Run
 from ..storage import RunState, sent
-from . import log_format, run_text
+from . import log_format
 from .job_options import is_job_file
 from .log_filter import LogFilter
 from .log_rotation import SharedFileHandler
-from .progress import Bar
 
 LINE_EVERY_S = 60.0
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -240,6 +240,7 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         "grades that are missing.", """
         out OUT          the output folder
         spec JOB         a job file (.toml) whose [[score]] tables to take
+        --so-far         the scores of what is answered by now, also while a run goes on; writes nothing, asks no judge
         --set KEY=VALUE  a place in a score (score.accuracy.ignore_case=true); may be repeated
         -q, --quiet      no progress of a judge
         --json           print scores.json as one line

@@ -10,11 +10,11 @@ import msgspec
 from ..attachments import described
 from ..config import Job, LimitsSection, changes, unbounded
 from ..core import Request, format
+from ..display import run_text
 from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve_all
 from ..engine import Estimate
 from ..plan import AnswerIndex, Plan, require_input
 from ..storage import Folder, disk_space, priced_by, writer
-from . import run_text
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6

@@ -139,7 +139,7 @@ def _send(
 
 def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifier: Notifier) -> int:
     """Summary, notifications and report of a run that has ended. Returns the exit code."""
-    from . import run_text
+    from ..display import run_text
 
     state = logs.summary(run)
     if options.json:
@@ -158,6 +158,8 @@ def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifie
         say_fault(fault)
     if job.wants_report and run.exit_code < 128:
         _write_report(run, say_fault, quiet=options.quiet or logs.stderr_is_log)
+    if not (logs.stderr_is_log or options.quiet) and run_text.not_ok(state):
+        output.say(f"batchflex: {run_text.outcome(state)}")  # last, where no table of scores hides it
     logs.ended(run)
     if run.exit_code >= 128:
         sys.stdout.flush()
@@ -197,7 +199,7 @@ def _write_report(run: Run, say_fault: Callable[[str], None], *, quiet: bool) ->
 
 
 def _say_scores(run: Run) -> None:
-    from . import score_text
+    from ..display import score_text
 
     if run.scores is not None:
         output.say(score_text.text(run.scores))

@@ -14,11 +14,10 @@ from .verbs_results import refresh
 
 
 def score(options: argparse.Namespace) -> int:
-    from ..api import on_a_loop
-    from ..config import LogSection, build, environment_of, load, parse_setting
-    from ..engine import evaluate
+    from ..config import LogSection, load, parse_setting
+    from ..display import score_text
+    from ..engine import evaluate, on_a_loop
     from ..storage import Folder
-    from . import score_text
     from .logs import Logs
 
     folder = Folder(options.out)
@@ -26,22 +25,20 @@ def score(options: argparse.Namespace) -> int:
     settings = [parse_setting(text) for text in options.set]
     if wrong := [place for place, _ in settings if not place.startswith("score.")]:
         raise JobError(f"score changes nothing but scores: --set score.NAME.KEY=VALUE; found {wrong[0]!r}")
-    data = folder.read_job()
-    if data is None:
-        raise JobError(f"{options.out} has no job.toml: its run has not begun, or was refused")
-    environment = environment_of(data, [], Path(), lenient=True)
-    if options.spec is None:
-        job = build(data, settings, environment=environment)
-        specs = job.score
-    else:
-        named = load(options.spec, settings)
-        if named.environment.file is not None:
-            environment = named.environment
-        job, specs = build(data, environment=environment), named.score
-    for warning in environment.warnings(()):
+    named = None if options.spec is None else load(options.spec, settings)
+    job = evaluate.scored_job(folder, settings if named is None else (), None if named is None else named.environment)
+    specs = job.score if named is None else named.score
+    for warning in job.environment.warnings(()):
         output.warn(warning)
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
+    if options.so_far:
+        found = evaluate.so_far(options.out, specs)
+        if options.json:
+            output.show_json(found)
+        else:
+            output.show(score_text.text(found))
+        return 0
     refresh(folder, scores=True)
     with contextlib.closing(Logs(LogSection(), None, quiet=options.quiet)) as observer:
         work = partial(evaluate.evaluate, job, options.out, specs, observer, handle_signals=True)
@@ -57,9 +54,9 @@ def score(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
+    from ..display import score_text
     from ..results import export
     from ..scoring import compare, comparison_sides
-    from . import score_text
 
     if options.other is not None:
         (one, a), (two, b) = comparison_sides.side(options.out), comparison_sides.side(options.other)

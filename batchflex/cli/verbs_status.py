@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from ..core import BatchflexError, format, printable_json
+from ..display import run_text
 from ..storage import Folder, line_of_last
-from . import history as past_runs, history_text, output, run_text
+from . import history as past_runs, history_text, output
 
 _WATCH_EVERY_S = 1.0
+_SCORED_EVERY_S = 10.0
 _WIDTH = 120  # of a line where there is no terminal
 
 
@@ -19,6 +24,7 @@ def status(options: argparse.Namespace) -> int:
     folder = Folder(options.out)
     folder.require()
     before: object = None
+    scores = _Scores(folder)
     while True:
         held = folder.is_held()
         state = folder.read_state()
@@ -30,12 +36,39 @@ def status(options: argparse.Namespace) -> int:
             if (seen := state if held else line_of_last(state)) != before:
                 output.show_json(seen)
                 before = seen
-        elif state and (text := run_text.status(state, held)) != before:
+        elif state and (text := run_text.status(state, held, scores.line(state, held))) != before:
             output.show(text, over=before if isinstance(before, str) else None)
             before = text
         if not options.watch or not held:
             return 0
         time.sleep(_WATCH_EVERY_S)
+
+
+class _Scores:
+    """The line about scores, where a job has some and it is cheap: those that there are, or of few rows those so far."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._line: str | None = None
+        self._of: object = None
+        self._due = 0.0
+
+    def line(self, state: Mapping[str, Any], held: bool) -> str | None:
+        now, of = time.monotonic(), (state.get("run_id"), state["done"], held)
+        if of != self._of and (now >= self._due or not held):
+            self._line = self._made(state["done"])
+            self._of, self._due = of, now + (_SCORED_EVERY_S if held else 0)
+        return self._line
+
+    def _made(self, rows: int) -> str | None:
+        with contextlib.suppress(BatchflexError):  # whatever is wrong there is said by `score`
+            if (self._folder.read_job() or {}).get("score"):
+                from ..display import score_text
+                from ..engine import evaluate
+
+                found = evaluate.at_hand(self._folder, rows)
+                return None if found is None else score_text.brief(found)
+        return None
 
 
 def history(options: argparse.Namespace) -> int:

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from ..config import deadline_s
 from ..core import BatchflexError, FolderBusy, Interrupted, duration, ending, raising
+from ..display import run_text
 from ..storage import Attempt, Folder
-from .run_text import rows_done
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def _progress(folder: Folder) -> str:
     with contextlib.suppress(BatchflexError, KeyError, TypeError, ValueError):
         state = folder.read_state()
         if state["status"] == "running":
-            return f"; {rows_done(state['done'], state['planned'])} rows are done"
+            return f"; {run_text.rows_done(state['done'], state['planned'])} rows are done"
     return ""
 
 

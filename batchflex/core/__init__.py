@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Interrupted as Interrupted,
         JobChanged as JobChanged,
         JobError as JobError,
+        JobWarning as JobWarning,
         KeyReplaced as KeyReplaced,
         LimitKind as LimitKind,
         MissingExtra as MissingExtra,

@@ -37,6 +37,11 @@ Blame = Literal["endpoint", "row"]
 LimitKind = Literal["requests", "tokens", "in_flight"]
 
 
+class JobWarning(UserWarning):
+    """Something in a job, its input or its endpoint is probably not as it was meant; the run goes on. For whoever runs it from
+    Python; the command line writes the same words to standard error."""
+
+
 class BatchflexError(Exception):
     """The root. ``str(error)`` is a sentence for people: what, where, and what to do."""
 

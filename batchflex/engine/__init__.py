@@ -12,5 +12,12 @@ if TYPE_CHECKING:
     from .job_run import JobRun as JobRun
     from .retry_rows import Retry as Retry, missing_input as missing_input, preview as preview, retry_of as retry_of
     from .run_result import Nobody as Nobody, Observer as Observer, Run as Run
+    from .underway import (
+        RowStream as RowStream,
+        Underway as Underway,
+        on_a_loop as on_a_loop,
+        rows_of as rows_of,
+        wait_for as wait_for,
+    )
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 import anyio.to_thread
 
-from ..config import Job, ScoreSection
-from ..core import BatchflexError
+from ..config import Environment, Job, ScoreSection, build, environment_of
+from ..core import BatchflexError, FolderError, JobError
+from ..results import view
 from ..scoring import functions, judge as judging, scores_file
 from ..storage import Folder, ResultsFiles
 from .job_run import JobRun
 from .run_result import Observer, Run
+
+_FEW_ROWS = 20_000
 
 
 class Evaluation(NamedTuple):
@@ -63,6 +66,52 @@ async def evaluate(
         made = await anyio.to_thread.run_sync(scores_file.make, folder, job, specs, grades, judges)
     stopped = [judge for judge in judges if judge["stopped_by"] is not None]
     return Evaluation(made, "\n".join(map(_unfinished, stopped)) or None)
+
+
+def so_far(out: Path, specs: Sequence[ScoreSection] | None = None) -> dict[str, Any]:
+    """The scores of what is answered in an output folder by now, whether a run goes on there or not: what ``scores.json`` holds
+    but for ``results`` and ``made_by``, and ``planned`` rows beside it (``None`` if that is not known). By the job's own scores
+    without ``specs``. Nothing is asked, written or held: of a judge it has the grades that there are. Blocks.
+
+    :raises JobError: if there are no scores, or one cannot be made of these results.
+    :raises FolderError: if there is no run in the folder, or nothing is answered yet.
+    """
+    folder = Folder(out)
+    folder.require()
+    job = scored_job(folder)
+    specs = job.score if specs is None else specs
+    if not specs:
+        raise JobError(f"there is no [[score]] in {folder.job}; name scores, or a job file that has some")
+    grades = {spec.name: judging.grades(out, spec) for spec in specs if spec.kind == "judge"}
+    found = scores_file.so_far(folder, job, specs, grades)
+    if not found["rows"]:
+        raise FolderError(f"nothing is answered in {out} yet, so there is nothing to score")
+    return {**found, "judges": [], "planned": folder.read_state().get("planned")}
+
+
+def at_hand(folder: Folder, rows: int) -> dict[str, Any] | None:
+    """The scores that a folder with so many rows has, if they are of its present results; else those so far (:func:`so_far`), if
+    that takes no long time: of few rows, and without functions of one's own and judges. ``None`` if there are none. Blocks.
+
+    :raises JobError, FolderError: as :func:`so_far`.
+    """
+    if view.is_current(folder) and view.are_scored(folder):
+        return scores_file.read(folder)
+    specs = [spec for spec in scored_job(folder).score if not spec.is_function and spec.kind != "judge"]
+    return so_far(folder.path, specs) if specs and rows <= _FEW_ROWS else None
+
+
+def scored_job(folder: Folder, settings: Sequence[tuple[str, Any]] = (), environment: Environment | None = None) -> Job:
+    """The job whose answers are in a folder, for their scores; with this ``environment``, if it has a file.
+
+    :raises JobError: if there is none yet.
+    """
+    data = folder.read_job()
+    if data is None:
+        raise JobError(f"{folder.path} has no job.toml: its run has not begun, or was refused")
+    if environment is None or environment.file is None:
+        environment = environment_of(data, [], Path(), lenient=True)
+    return build(data, settings, environment=environment)
 
 
 async def _graded(

@@ -58,6 +58,7 @@ class Gate:
         self.backing_off = 0
         self.closed = False
         self.is_paused = False
+        self.why_paused = ""
         self._budget = budget
         self._most_backing_off = most_backing_off
         self._on_stop = on_stop
@@ -177,9 +178,9 @@ class Gate:
         (endpoint.awaiting_verdict.add if doubted and not self.closed else endpoint.awaiting_verdict.discard)(self)
         self.admission.pump()
 
-    def pause(self) -> None:
-        """Admit nothing until :meth:`resume`; what is in flight goes on."""
-        self.is_paused = True
+    def pause(self, why: str) -> None:
+        """Admit nothing until :meth:`resume`; what is in flight goes on. ``why`` is a sentence."""
+        self.is_paused, self.why_paused = True, why
         self._await_no_verdict()
         self.admission.pump()
 

@@ -17,6 +17,7 @@ from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
 from .run_lifecycle import Deadline, Execution, sole_fault
 from .run_result import Nobody, Observer, Run
+from .workers import OnRow
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,7 +47,8 @@ class JobRun:
     Rows come from ``frame``, if given, else from ``input.path``. If it is ``retried``, the plan is that of the first run, and the
     retry finds what to send. ``attempt`` learns when the run has begun, and the deadline counts from when that was made. ``then``
     is called with the run that has ended while the folder is still held. ``weight`` is its share of the engine beside other job
-    runs. ``run_state`` has its counts from when it has begun.
+    runs. ``on_row`` is called with each row of this run that is final, once it is in the journal, and must return quickly.
+    ``run_state`` has its counts from when it has begun.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class JobRun:
         attempt: Attempt | None = None,
         then: Callable[[Run, Folder], Awaitable[None]] | None = None,
         weight: float = 1.0,
+        on_row: OnRow | None = None,
     ) -> None:
         self.job = job
         self.run_state: RunState | None = None
@@ -68,25 +71,33 @@ class JobRun:
         self._attempt = attempt
         self._then = then
         self._weight = weight
+        self._on_row = on_row
         self._execution: Execution | None = None
-        self._is_paused = self._is_cancelled = False
+        self._paused_for: str | None = None
+        self._cancelled_for: str | None = None
 
-    def pause(self) -> None:
-        """Send nothing more until :meth:`resume`. What is in flight is answered and kept; the deadline goes on."""
-        self._is_paused = True
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it sends requests, or makes its table of results: before that it prepares, after that it is scored."""
+        return self._execution is not None
+
+    def pause(self, why: str = "the run is paused") -> None:
+        """Send nothing more until :meth:`resume`. What is in flight is answered and kept; the deadline goes on. ``why`` is a
+        sentence for whoever asks what the run waits for."""
+        self._paused_for = why
         if self._execution is not None:
-            self._execution.pause()
+            self._execution.pause(why)
 
     def resume(self) -> None:
-        self._is_paused = False
+        self._paused_for = None
         if self._execution is not None:
             self._execution.resume()
 
-    def cancel(self) -> None:
+    def cancel(self, why: str = "cancelled") -> None:
         """End the run: nothing more is sent, and what is in flight may finish within ``limits.grace_s``. The next run goes on."""
-        self._is_cancelled = True
+        self._cancelled_for = why
         if self._execution is not None:
-            self._execution.stop("signal", "cancelled")
+            self._execution.stop("signal", why)
 
     async def run(self, engine: Engine | None = None, *, handle_signals: bool = False) -> Run:
         """Run the job to its end, or until something stops it; either way what was answered is kept.
@@ -130,15 +141,18 @@ class JobRun:
             try:
                 execution = self._execution = Execution(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,
-                    attempt.run_id, deadline, is_own=engine is None, weight=self._weight,
+                    attempt.run_id, deadline, is_own=engine is None, weight=self._weight, on_row=self._on_row,
                 )  # fmt: skip
                 self.run_state = execution.run_state
-                if self._is_paused:
-                    execution.pause()
+                if self._paused_for is not None:
+                    execution.pause(self._paused_for)
                 attempt.begun()
-                if self._is_cancelled:
-                    self.cancel()
-                run = await execution.conduct(handle_signals)
+                if self._cancelled_for is not None:
+                    execution.stop("signal", self._cancelled_for)
+                try:
+                    run = await execution.conduct(handle_signals)
+                finally:
+                    self._execution = None
                 if self._then is not None:
                     await self._then(run, folder)
                 return run

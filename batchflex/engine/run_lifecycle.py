@@ -52,7 +52,7 @@ from .probes import Prober
 from .queue import RequestQueue
 from .run_result import Observer, Run
 from .warm_up import learn
-from .workers import Workers
+from .workers import OnRow, Workers
 
 _TABLE_IMPORT_S = 0.5
 _AWAITED_TABLE = (
@@ -97,6 +97,7 @@ class Execution:
         *,
         is_own: bool = True,
         weight: float = 1.0,
+        on_row: OnRow | None = None,
     ) -> None:
         self._job = job
         self._plan = plan
@@ -107,6 +108,7 @@ class Execution:
         self._deadline = deadline
         self._has_own_engine = is_own
         self._weight = weight
+        self._on_row = on_row
         run_state = RunState(run_id, job.job.name, str(folder.path), time.time(), prepared.before, prepared.again)
         run_state.plan = plan.identity()
         if job.job.results == "folder":
@@ -121,7 +123,8 @@ class Execution:
         self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
         self._gate: Gate | None = None
         self._outcome_writer: OutcomeWriter | None = None
-        self._is_paused = self._makes_table = self._at_once = False
+        self._paused_for: str | None = None
+        self._makes_table = self._at_once = False
 
     async def conduct(self, handle_signals: bool) -> Run:
         self._emit_start()
@@ -228,8 +231,8 @@ class Execution:
         budget = Budget(job.limits, due, lambda: priced_by(prices.used()), engine.budget_limit)
         gate = Gate(engine.admission, budget, max(256, 2 * engine.slots), self.stop, self._weight)
         self._gate = monitor.gate = gate
-        if self._is_paused:
-            gate.pause()
+        if self._paused_for is not None:
+            gate.pause(self._paused_for)
         if run_state.stopped_by is not None:
             gate.close()
         accounting = Accounting(budget, prices, run_state)
@@ -239,7 +242,7 @@ class Execution:
         context = RowContext(
             run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
         )
-        workers = Workers(job, context, pool, member, prober, accounting, writer)
+        workers = Workers(job, context, pool, member, prober, accounting, writer, self._on_row)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
             for advisory in (
@@ -284,14 +287,14 @@ class Execution:
 
     # ----------------------------------------------------------------------------------------- paused, stopped, ended
 
-    def pause(self) -> None:
+    def pause(self, why: str) -> None:
         """Send nothing more until :meth:`resume`."""
-        self._is_paused = True
+        self._paused_for = why
         if self._gate is not None:
-            self._gate.pause()
+            self._gate.pause(why)
 
     def resume(self) -> None:
-        self._is_paused = False
+        self._paused_for = None
         if self._gate is not None:
             self._gate.resume()
 

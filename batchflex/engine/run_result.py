@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core import FolderError
+from ..display import run_html, run_text
 from ..storage import Folder, ResultsFiles, RunState
 
 if TYPE_CHECKING:
@@ -49,7 +51,14 @@ class Run:
         self.untold: list[str] = []
 
     def __repr__(self) -> str:
-        return f"<Run {self.summary['status']}: {self.summary['done']} rows in {self.out}>"
+        """``<Run finished: 3,000 rows, 45 invalid>``"""
+        return f"<Run {run_text.outcome(self.summary)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        report = Folder(self.out).report
+        link = os.path.relpath(report) if report.exists() else None
+        return run_html.page(self.summary, self.scores, self.unscored, link)
 
     @property
     def exit_code(self) -> int:

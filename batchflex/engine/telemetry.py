@@ -35,7 +35,7 @@ def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
 def waits_of(gate: Gate, now: float, wall: float, before: Iterable[Wait] = ()) -> list[Wait]:
     """All that is waited for; ``wall`` is in seconds since the epoch, ``now`` by the gate's clock. What was waited for ``before``
     began then."""
-    found = [_wait(None, "paused", "the run is paused", wall)] if gate.is_paused else _found(gate, now, wall)
+    found = [_wait(None, "paused", gate.why_paused, wall)] if gate.is_paused else _found(gate, now, wall)
     since = {(wait.endpoint, wait.reason): wait.since for wait in before}
     return [wait._replace(since=since.get((wait.endpoint, wait.reason), wait.since)) for wait in found]
 

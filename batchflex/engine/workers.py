@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import msgspec
@@ -41,6 +41,7 @@ from .probes import Prober
 from .queue import RequestQueue
 from .undecided_failures import MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
+OnRow = Callable[[Outcome], None]
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
 
@@ -56,7 +57,7 @@ def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
 
 class Workers:
     """Sends what the queue has, until it ends or the run is stopped; every final outcome goes to the writer before its slot is
-    free. What ends the run stops ``member``, which closes the gate and the queue."""
+    free, and then to ``on_row``. What ends the run stops ``member``, which closes the gate and the queue."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Workers:
         prober: Prober,
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
+        on_row: OnRow | None = None,
     ) -> None:
         self._policy = job.retry
         self._limits, self._is_bounded = job.limits, accounting.budget.is_bounded
@@ -82,6 +84,7 @@ class Workers:
         self._prices = accounting.prices
         self._outcome_writer = outcome_writer
         self._files = AttachedFiles()
+        self._on_row = on_row
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
         self._undecided = UndecidedFailures(
@@ -146,6 +149,8 @@ class Workers:
         if before is not None:
             if (further := reask.further(request, before, self._reasks, self._context.route)) is None:
                 self._run_state.add(before)  # it cannot get longer
+                if self._on_row is not None:
+                    self._on_row(before)
                 return None
             to_send = further
         return PendingRow(request, to_send, self._accounting.cost(to_send))
@@ -431,6 +436,8 @@ class Workers:
             self._run_state.add_rejected(made, request.stands)
         else:
             self._run_state.add(made, request.stands, stays=stays)
+            if self._on_row is not None and not stays:
+                self._on_row(made)
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:

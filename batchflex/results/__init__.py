@@ -13,5 +13,6 @@ if TYPE_CHECKING:
     from .live_table import assemble as assemble, is_newest as is_newest, plan_of as plan_of
     from .query import Choice as Choice, choose as choose, selected as selected
     from .reparsing import reparse as reparse
+    from .result_row import ResultRow as ResultRow
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -15,5 +15,6 @@ if TYPE_CHECKING:
         spending as spending,
     )
     from .comparison import compare as compare
+    from .data_frames import Scores as Scores
 
 __all__, __getattr__, __dir__ = exports(__name__)

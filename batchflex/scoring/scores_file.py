@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..config import Job, ScoreSection
 from ..core import FolderError, JobError, __version__
+from ..results import view
 from ..storage import Folder, ResultsFiles, ScoresFiles, replaced, storing, sweep_columns, table_files
 from . import functions, scorers, spending, summary
 from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
@@ -45,26 +46,17 @@ def make(
     there = ResultsFiles(folder)
     if not there.exists:
         raise FolderError(f"there is no table of results in {folder.path} yet: run its job first")
-    known, by_judge = functions.load(specs), grades or {}
-    sweep = sweep_columns(job.sweep.variables)
-
-    def scored(frame: pl.DataFrame, spec: ScoreSection) -> scorers.Scored:
-        if spec.kind == "judge":
-            return scorers.graded(frame, spec, by_judge.get(spec.name))
-        return scorers.evaluate(frame, spec, known.get(spec.name))
+    scoring = _Scoring(job, specs, grades or {})
 
     def blocks(path: Path) -> Iterator[pa.Table]:
         for batch in table_files.batches_of(path, wanted, _BLOCK_ROWS):
-            frame = pl.DataFrame(pl.from_arrow(batch))
-            found = {spec.name: scored(frame, spec) for spec in specs}
-            ledger.add(with_substitutes(frame), found)
+            frame, found = scoring.add(batch)
             columns = (found[spec.name].score.alias(spec.column) for spec in specs)
             yield pl.DataFrame([frame["key"], *columns]).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
 
     try:
         names = there.schema().names
-        wanted = _wanted(specs, names, [*sweep])
-        ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
+        wanted = scoring.begin(names)
         schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
         if there.is_folder:
             table = table_files.TableFolder(folder.scores_folder)
@@ -79,16 +71,68 @@ def make(
             table_files.remove_folder(folder.scores_folder)
     except (OSError, pa.ArrowException) as error:
         raise FolderError(f"{there.paths[0]} cannot be read: {error}") from None
-    variables = {column: job.sweep.variables[name] for column, name in sweep.items()}
-    whole = summary.summarise(ledger, variables)
-    for point in whole["points"]:
-        values = point["point"]
-        point["point"] = {name: values[column] for column, name in sweep.items() if values.get(column) is not None}
+    whole = scoring.summary()
     made_of = {"results": there.made_of or None, "made_by": _digest(specs)}
     whole = {"level": whole.pop("level"), **made_of, **whole, "judges": list(judges)}
     with storing(folder.scores_json), replaced(folder.scores_json) as stream:
         stream.write(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     return whole
+
+
+class _Scoring:
+    """Scores blocks of the results of a job by ``specs``, and summarises them."""
+
+    def __init__(self, job: Job, specs: Sequence[ScoreSection], grades: Mapping[str, pl.DataFrame]) -> None:
+        self._specs, self._grades = specs, grades
+        self._functions = functions.load(specs)
+        self._variables = job.sweep.variables
+        self._sweep = sweep_columns(self._variables)
+
+    def begin(self, names: Sequence[str]) -> list[str]:
+        """Begin with a table that has these columns; which of them each block is to have.
+
+        :raises JobError: as :func:`make`.
+        """
+        by = [name for name in self._sweep if name in names]
+        self._ledger = Ledger([Score.of(spec) for spec in self._specs], by, "id")
+        return _wanted(self._specs, names, [*self._sweep])
+
+    def add(self, block: pa.RecordBatch) -> tuple[pl.DataFrame, dict[str, scorers.Scored]]:
+        frame = pl.DataFrame(pl.from_arrow(block))
+        found = {spec.name: self._scored(frame, spec) for spec in self._specs}
+        self._ledger.add(with_substitutes(frame), found)
+        return frame, found
+
+    def _scored(self, frame: pl.DataFrame, spec: ScoreSection) -> scorers.Scored:
+        if spec.kind == "judge":
+            return scorers.graded(frame, spec, self._grades.get(spec.name))
+        return scorers.evaluate(frame, spec, self._functions.get(spec.name))
+
+    def summary(self) -> dict[str, Any]:
+        """``level``, ``rows``, ``scores`` and ``points`` of ``scores.json``."""
+        sweep = self._sweep
+        variables = {column: self._variables[name] for column, name in sweep.items()}
+        whole = summary.summarise(self._ledger, variables)
+        for point in whole["points"]:
+            values = point["point"]
+            point["point"] = {name: values[column] for column, name in sweep.items() if values.get(column) is not None}
+        return whole
+
+
+def so_far(
+    folder: Folder, job: Job, specs: Sequence[ScoreSection], grades: Mapping[str, pl.DataFrame]
+) -> dict[str, Any]:
+    """The scores of what is answered by now, also while a run goes on: ``level``, ``rows``, ``scores`` and ``points`` of
+    ``scores.json``. Holds and writes nothing. Blocks.
+
+    :raises JobError: as :func:`make`.
+    :raises FolderError: if there are no answers, or they are damaged.
+    """
+    results = view.results_of(folder)
+    scoring = _Scoring(job, specs, grades)
+    for block in results.batches(scoring.begin(results.schema.names)):
+        scoring.add(block)
+    return scoring.summary()
 
 
 def _write(

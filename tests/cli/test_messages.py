@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import batchflex
-from batchflex.cli import run_text
 from batchflex.config.dated_path import local
 from batchflex.config.loader import build
+from batchflex.display import run_text
 from batchflex.storage.run_state import sent
 from tests.support.command_line import Ended, called, message, write_rows
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
@@ -323,8 +323,10 @@ def test_a_misspelt_parameter_is_sent_with_a_warning(
         "input": {"path": str(tmp_path / "rows.jsonl")},
         "params": {"model": "m", name: 5},
     }
-    batchflex.run(job, observer=Watch())
+    with pytest.warns(batchflex.JobWarning, match=re.escape(told)) as warned:
+        batchflex.run(job, observer=Watch())
     assert f"warning: {told}" in notes
+    assert [each.filename for each in warned] == [__file__], "it points at whoever calls"
 
 
 def test_so_is_one_in_the_body_of_a_row_or_for_a_judge(endpoint: CountingEndpoint, tmp_path: Path) -> None:

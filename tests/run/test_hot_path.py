@@ -15,7 +15,8 @@ from tests.support.counting_endpoint import CountingEndpoint
 ROWS, FIRST = 3_000, 1_000
 MOST_CALLS = 220  # functions of Python and of C, on the thread of the loop, for each row
 COUNTED = """
-import json, sys
+import functools, importlib.util, json, sys
+import anyio
 import batchflex
 
 calls = 0
@@ -40,7 +41,8 @@ job = {
     "limits": {"concurrency": 64},
 }
 sys.setprofile(count)
-ended = batchflex.run(job, observer=Watch())
+options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+ended = anyio.run(functools.partial(batchflex.arun, job, observer=Watch()), backend_options=options)  # in this thread
 sys.setprofile(None)
 print(json.dumps({"ok": ended.summary["ok"], "rows": rows, "calls": calls}))
 """

@@ -134,6 +134,7 @@ def test_the_run_before_may_have_been_in_the_folder_of_another_date(
 ) -> None:
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / ".env").write_text(f"HOOK_URL={recorder.url}/{SECRET}\n")
+    (tmp_path / "job" / ".env").chmod(0o600)
     job["job"]["out"] = f"{tmp_path}/out/{{date}}"
     job["notify"] = {"webhook_env": "HOOK_URL", "metrics_file": str(tmp_path / "nightly.prom")}
     file = job_file(tmp_path / "job" / "job.toml", job)

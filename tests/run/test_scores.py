@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from batchflex.config.loader import build, load
 from batchflex.core.errors import FolderError, JobError
 from batchflex.scoring import stats
 from batchflex.storage.output_folder import Folder
-from tests.support.command_line import called
+from tests.support.command_line import called, state, wait_until, write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.lazily import Lazily
 
@@ -308,3 +309,97 @@ def test_mistakes_in_scores_are_told_with_their_lines(tmp_path: Path) -> None:
 def test_scores_under_single_brackets_are_explained() -> None:
     with pytest.raises(JobError, match="write each of them under \\[\\[score\\]\\]"):
         build({"score": {"name": "a", "kind": "exact"}})
+
+
+# ---------------------------------------------------------------------------------------------------------- so far
+
+
+def test_scores_so_far_while_a_run_goes_on(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """They hold nothing, write nothing and ask nobody; and they are those that the run ends with, of the rows that there are."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,text,label\n" + "".join(f"r{n},t{n},{'yes' if n % 4 else 'no'}\n" for n in range(12)))
+    endpoint.knobs(answer="yes", fail_after=8, fail_with="hang")
+    job = {
+        "job": {"name": "j", "out": str(tmp_path / "out")},
+        "endpoint": {"base_url": endpoint.base_url},
+        "input": {"path": str(rows), "id": "id", "carry": ["label"]},
+        "prompt": {"user": "{{ text }}"},
+        "params": {"model": "m"},
+        "limits": {"concurrency": 1, "grace_s": 0.1},
+        "score": [
+            {"name": "accuracy", "kind": "exact", "expected": "label"},
+            {"name": "graded", "kind": "judge", "judge": {"rubric": "{{ content }}", "scale": [0, 1]}},
+        ],
+    }
+    found: list[Any] = []
+    before: list[Any] = []
+
+    def on_row(row: batchflex.ResultRow) -> None:
+        if row.row != 7:
+            return
+        wait_until(lambda: "hang" in endpoint.stats()["outcomes"], "the ninth is asked, and gets no answer")
+        wait_until(lambda: state(tmp_path / "out")["planned"] == 12, "run.json is written anew")
+        before.append(there(tmp_path / "out"))
+        found.append(batchflex.scores_so_far(tmp_path / "out"))
+        found.append(
+            batchflex.scores_so_far(tmp_path / "out", {"brief": {"kind": "length", "unit": "words", "max": 3}})
+        )
+        told = called("score", tmp_path / "out", "--so-far", "--json")
+        found.append(json.loads(told.out))
+        assert told.code == 0, told.err
+        found.append(called("score", tmp_path / "out", "--so-far").out)
+        found.append(called("status", tmp_path / "out").out)
+        before.append(there(tmp_path / "out"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batchflex.run(job, on_row=on_row)
+    assert before[0] == before[1], "nothing was written"
+    assert endpoint.stats()["requests"] == 9, "nobody was asked"
+    own, other, told, words, status = found
+    assert own == told
+    assert (own["rows"], own["planned"], only(own)["mean"], only(own, "graded")["n"]) == (8, 12, 0.75, 0)
+    assert only(other, "brief")["mean"] == 1
+    assert words.startswith("scores of 8 of 12 rows so far, with 95 % intervals\n") and "0.750 [" in words
+    assert re.search(r"\n  scores    accuracy 0\.750 \[[\d., ]+\] \(8 rows\)\n", status)
+
+    endpoint.knobs(answer="yes", fail_after=None)
+    job["score"] = job["score"][:1]
+    run = batchflex.run(job)
+    assert run.scores is not None
+    whole = batchflex.scores_so_far(tmp_path / "out")
+    assert {name: run.scores[name] for name in ("rows", "scores", "points")} == {
+        name: whole[name] for name in ("rows", "scores", "points")
+    }
+    assert "accuracy 0.750 [" in called("status", tmp_path / "out").out
+
+
+def there(out: Path) -> dict[str, tuple[int, int]]:
+    """The files of a folder but those that a run keeps writing."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.name not in ("run.json", "telemetry.jsonl")]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def test_there_are_no_scores_so_far_of_nothing(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="is not the output folder of a run"):
+        batchflex.scores_so_far(tmp_path)
+    job = {
+        "job": {"name": "j", "out": str(tmp_path / "out")},
+        "endpoint": {"base_url": endpoint.base_url},
+        "input": {"path": str(write_rows(tmp_path / "rows.jsonl", 3))},
+        "params": {"model": "m"},
+    }
+    endpoint.knobs(script=["402"])
+    batchflex.run(job)
+    with pytest.raises(JobError, match=r"no \[\[score\]\]"):
+        batchflex.scores_so_far(tmp_path / "out")
+    brief = {"brief": {"kind": "length", "unit": "words", "max": 3}}
+    with pytest.raises(FolderError, match="nothing is answered"):
+        batchflex.scores_so_far(tmp_path / "out", brief)
+    ended = called("score", tmp_path / "out", "--so-far")
+    assert ended.code == 2 and "no [[score]]" in ended.err
+    assert "\n  scores" not in called("status", tmp_path / "out").out
+    batchflex.run(job)
+    with pytest.raises(JobError, match="no column 'label'"):
+        batchflex.scores_so_far(tmp_path / "out", EXACT)
+    assert batchflex.scores_so_far(tmp_path / "out", brief)["rows"] == 3

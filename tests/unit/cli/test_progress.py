@@ -14,11 +14,12 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from batchflex.cli import logs, progress, results_text, run_text
+from batchflex.cli import logs, results_text
 from batchflex.config.dated_path import local
 from batchflex.config.sections import LogSection
 from batchflex.core.message import Message
 from batchflex.core.types import Outcome, Usage
+from batchflex.display import progress, run_text
 from batchflex.storage.part_files import COLUMNS
 from batchflex.storage.run_state import RunState
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from batchflex.cli import run_text
 from batchflex.config.loader import build
 from batchflex.config.sections import PricesSection, price_usd
 from batchflex.core.types import Request, Usage
+from batchflex.display import run_text
 from batchflex.endpoint import model_list, model_list_cache
 from batchflex.endpoint.model_list import Catalog, Contexts, ModelInfo
 from batchflex.endpoint.price_list import Prices

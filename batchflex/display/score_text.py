@@ -13,8 +13,15 @@ _SHOWN_LABELS = 12
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """What ``scores.json`` holds, in as many lines as it takes."""
-    lines = [f"scores of {count(found['rows'], 'row')}, with {100 * found['level']:g} % intervals"]
+    """What ``scores.json`` holds, in as many lines as it takes; with ``planned`` rows beside it they are scores so far."""
+    of = count(found["rows"], "row")
+    if "planned" in found:
+        of = (
+            f"{of} so far"
+            if found["planned"] is None
+            else f"{found['rows']:,} of {count(found['planned'], 'row')} so far"
+        )
+    lines = [f"scores of {of}, with {100 * found['level']:g} % intervals"]
     lines += _indented(_table(found))
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
@@ -29,6 +36,19 @@ def text(found: Mapping[str, Any]) -> str:
         )
     lines += [f"  {judge_line(judge)}" for judge in found.get("judges", ())]
     return "\n".join(lines)
+
+
+def brief(found: Mapping[str, Any]) -> str:
+    """The same in a line: ``accuracy 0.963 [0.895, 0.987]``; of several sweep points from the lowest to the highest."""
+    told = []
+    for name in [score["name"] for score in found["scores"]]:
+        scores = [point["scores"][name] for point in found["points"]]
+        means = sorted(score["mean"] for score in scores if score["mean"] is not None)
+        if len(scores) == 1:
+            told.append(f"{name} {number(scores[0]['mean'], (scores[0]['low'], scores[0]['high']))}")
+        elif means:
+            told.append(f"{name} {number(means[0])} to {number(means[-1])} at {len(scores):,} sweep points")
+    return f"{', '.join(told)} ({count(found['rows'], 'row')})"
 
 
 def judge_line(judge: Mapping[str, Any]) -> str:

@@ -24,6 +24,22 @@ def by_status(state: Mapping[str, Any]) -> str:
     return ", ".join(f"{state[s]:,} {s}" for s in STATUSES if s == "ok" or state.get(s))
 
 
+def outcome(state: Mapping[str, Any]) -> str:
+    """``finished: 3,000 rows, 45 invalid``, ``stopped by credit: 1,200 of 3,000 rows``: how a run ended and every row that is not
+    ``ok``, in a few words."""
+    word = state["status"]
+    if word == "stopped":
+        word += f" by {state['stopped_by']}"
+    planned, done = state["planned"], state["done"]
+    rows = count(done, "row") if planned in (None, done) else f"{done:,} of {count(planned, 'row')}"
+    return f"{word}: {', '.join([rows, *not_ok(state)])}"
+
+
+def not_ok(state: Mapping[str, Any]) -> list[str]:
+    """``["2 truncated", "45 invalid"]``."""
+    return [f"{state[s]:,} {s}" for s in STATUSES if s != "ok" and state.get(s)]
+
+
 def usage(state: Mapping[str, Any]) -> str:
     text = f"{state['prompt_tokens']:,} prompt + {state['completion_tokens']:,} completion tokens"
     if state["cost"] is None:
@@ -57,7 +73,7 @@ def summary(state: Mapping[str, Any]) -> str:
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
-        lines.append(f"  what was answered is kept; {_how_to_go_on(state)}")
+        lines.append(f"  what was answered is kept; {how_to_go_on(state)}")
     lines.append(f"  results: {state['out']}/{state.get('results', 'results.parquet')}")
     return "\n".join(lines)
 
@@ -67,29 +83,37 @@ def _disabled(state: Mapping[str, Any]) -> list[str]:
     return [words for words in state.get("given_up", []) if words not in (state["message"] or "")]
 
 
-def _how_to_go_on(state: Mapping[str, Any]) -> str:
+def how_to_go_on(state: Mapping[str, Any], run_again: str = "run the same command again") -> str:
     if state["stopped_by"] in _TO_FIX:
         first = "correct the model" if state["stopped_by"] == "model" else "fix that"
-        return f"{first} first, then run the same command again to go on"
+        return f"{first} first, then {run_again} to go on"
     after = f" after {local(state['resume_at'])}" if state.get("resume_at") else ""
-    return f"run the same command again{after} to go on"
+    return f"{run_again}{after} to go on"
 
 
 def truncated(answers: int, out: str) -> str:
     """How many answers were cut off, and what to do about it."""
     command = f"batchflex retry {shlex.quote(out)} --where \"status = 'truncated'\" --set max_tokens=…"
+    return f"{cut_off(answers)}: {command}"
+
+
+def cut_off(answers: int) -> str:
     were = count(answers, "answer was", "answers were")
-    return f"{were} cut off by max_tokens; ask {'it' if answers == 1 else 'them'} again with more: {command}"
+    return f"{were} cut off by max_tokens; ask {'it' if answers == 1 else 'them'} again with more"
 
 
 def empty(answers: int, out: str) -> str:
     """How many answers have no text, why that mostly is, and what to do about it."""
     command = f"batchflex retry {shlex.quote(out)} --where \"status = 'empty'\" --set max_tokens=…"
-    have = count(answers, "answer has", "answers have")
     return (
-        f"{have} no text: a reasoning model may have spent max_tokens on its reasoning; ask again with more: {command}, or set "
+        f"{without_text(answers)}: {command}, or set "
         "answer.grow_max_tokens and run again (answer.allow_empty = true takes such for good)"
     )
+
+
+def without_text(answers: int) -> str:
+    have = count(answers, "answer has", "answers have")
+    return f"{have} no text: a reasoning model may have spent max_tokens on its reasoning; ask again with more"
 
 
 def _retried(retry: Mapping[str, Any]) -> str:
@@ -129,8 +153,8 @@ def facts(run_state: RunState, *, quoting: bool) -> str:
     return text
 
 
-def status(state: Mapping[str, Any], held: bool) -> str:
-    """``state`` is ``run.json``; ``held`` says whether a process holds the folder now."""
+def status(state: Mapping[str, Any], held: bool, scores: str | None = None) -> str:
+    """``state`` is ``run.json``; ``held`` says whether a process holds the folder now; ``scores`` is a line about them."""
     share = f" ({100 * state['done'] // state['planned']} %)" if state["planned"] else ""
     word = state["status"]
     if word == "running" and not held:
@@ -142,6 +166,7 @@ def status(state: Mapping[str, Any], held: bool) -> str:
         ("", usage(state)),
         ("started", local(state["started_at"])),
         ("updated", f"{local(state['updated_at'])}{_speed(state) if held else ''}"),
+        ("scores", scores and one_line(scores)),
         ("bound by", held and state.get("binding")),
         *(("waiting", held and waiting(wait)) for wait in state.get("waiting", [])),
         ("truncated", state["truncated"] and truncated(state["truncated"], state["out"])),
