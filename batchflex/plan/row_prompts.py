@@ -94,8 +94,15 @@ def _called(place: str, make: RowFunction, row: Row) -> Any:
     except TemplateFault:
         raise
     except Exception as error:  # whatever a function of the user's raises is that row's fault
-        columns = f"; the columns are: {', '.join(row)}" if isinstance(error, KeyError) else ""
-        raise _Unfit(f"{place}= raised {type(error).__name__}: {error}{columns}") from error
+        raise _Unfit(f"{place}= raised {type(error).__name__}: {error}{_hint(error, row)}") from error
+
+
+def _hint(error: Exception, row: Row) -> str:
+    if isinstance(error, KeyError):
+        return f"; the columns are: {', '.join(row)}"
+    if isinstance(error, AttributeError) and error.obj is row:
+        return f"; a row is a dict: row[{error.name!r}]"
+    return ""
 
 
 def _unsendable(value: Any) -> str | None:
