@@ -21,7 +21,7 @@ from .config import Job, build, changed, environment_of, for_another_server, pla
 from .core import InputError, JobError, RunStopped
 from .engine import JobRun, Nobody, Observer, Run
 from .notify import Notifier
-from .plan import FrameInput, messages_of
+from .plan import FrameInput, messages_of, require_input
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ async def _whole(
     handle_signals: bool = False,
     attempt: Attempt | None = None,
 ) -> Run:
-    """The run, and then its scores."""
+    """The run, and then its scores. Before all else it is seen to it that the input is there."""
+    if frame is None:
+        await anyio.to_thread.run_sync(require_input, job if retried is None else retried.planned)
     then = None
     if job.score:
         from .engine import evaluate

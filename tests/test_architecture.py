@@ -35,12 +35,13 @@ PURE = {
         "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "
         "rate_limit_headers reask response_headers route routes"
     ),
+    "attachments": "errors options tokens",
     "config": (
         "choices dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections parameter_tables "
         "path_variables run_outcomes score_sections secrets_check sections settings sweep partial_job sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
-    "plan": "frame_input planner prefix_order row_prompts template",
+    "plan": "encodings file_filters frame_input planner prefix_order row_prompts sharegpt template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost key_slots model_list pacer price_list "
         "queue_metrics quirks quota quota_from_headers quota_from_refusals quota_window retry_policy"
@@ -183,6 +184,10 @@ def test_what_is_pure_reads_no_clock_and_no_file(module: str) -> None:
     names = {name.partition(".")[0] for name, _, _ in imported(module)}
     assert not names & {"time", "os", "pathlib", "io", "socket", "subprocess", "threading", "asyncio", "anyio"}
     assert not calls(module, {"now", "utcnow", "today", "open"})
+
+
+def test_only_attachments_read_images_and_documents() -> None:
+    assert users_of("PIL") | users_of("pypdf") == {"attachments.documents", "attachments.images"}
 
 
 def test_only_the_report_draws() -> None:

@@ -7,16 +7,18 @@ from typing import Any
 
 import msgspec
 
+from ..attachments import described
 from ..config import Job, LimitsSection, changes, unbounded
 from ..core import Request, format
 from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve_all
 from ..engine import Estimate
-from ..plan import AnswerIndex, Plan
+from ..plan import AnswerIndex, Plan, require_input
 from ..storage import Folder, disk_space, priced_by, writer
 from . import run_text
 
 _SHOWN_CHANGES = 12
 _SHOWN_POINTS = 6
+_COUNTED = "1 for 28 × 28 pixels, 4 bytes of text, 800 for a PDF page; models differ"
 
 
 class _Pass:
@@ -25,7 +27,8 @@ class _Pass:
     def __init__(
         self, plan: Plan, done: AnswerIndex, limits: LimitsSection, prices: Prices, contexts: Contexts, *, survey: bool
     ) -> None:
-        self.requests = self.faults = 0
+        self.requests = self.faults = self.file_faults = 0
+        self.first_file_fault: str | None = None
         self.left = Estimate(prices)
         self.too_long = 0
         self.longest: TooLong | None = None
@@ -37,6 +40,9 @@ class _Pass:
                 if (fault := request.fault or unbounded(limits, request)) is not None:
                     self.faults += 1
                     self.first_fault = self.first_fault or fault
+                elif (fault := request.file_fault) is not None:
+                    self.file_faults += 1
+                    self.first_file_fault = self.first_file_fault or f"row {request.id}: {fault}"
                 else:
                     self.left.add(request)
                     if (long := contexts.too_long(request)) is not None:
@@ -52,12 +58,14 @@ def forecast(job: Job) -> dict[str, Any]:
     ``truncated`` are among the ``done``; ``changed`` counts answers whose requests the job would send differently now,
     ``changed_tokens`` what these took, and ``changes`` are lines. ``forms`` says what is crossed, a line each. Tokens and cost
     are those of what is ``left``: ``prompt_tokens`` an estimate, the others ``None`` without ``max_tokens`` or prices.
-    ``prices`` are as in ``run.json``, those of endpoints as they were fetched last; ``unpriced`` says whether a budget needs
-    some that are not known yet. ``too_long`` prompts surely do not fit; ``longest`` is the first. Disk space is in bytes:
+    ``files_put_in`` take ``file_tokens`` of these; ``unreadable`` requests have files that cannot be sent. ``prices`` are as in
+    ``run.json``, those of endpoints as they were fetched last; ``unpriced`` says whether a budget needs some that are not known
+    yet. ``too_long`` prompts surely do not fit; ``longest`` is the first. Disk space is in bytes:
     ``None`` without ``max_tokens`` and answers, and a guess unless ``disk_is_measured``.
 
     :raises JobError, InputError: if the job or the input is wrong.
     """
+    require_input(job)
     endpoints = resolve_all(job, with_key=False)
     for endpoint in endpoints:
         endpoint.require(job.models)
@@ -79,7 +87,7 @@ def forecast(job: Job) -> dict[str, Any]:
         found = _Pass(plan, done, job.limits, prices, contexts, survey=False)
     left, example = found.left, found.example
     there = disk_space.free(folder.path)
-    finished = found.requests - left.requests - found.faults
+    finished = found.requests - left.requests - found.faults - found.file_faults
     most = left.completion_tokens_at_most
     row_bytes = None if most is None else disk_space.guessed_row(most / max(1, left.requests), left.carried)
     needed = disk_space.needed(folder, left.requests, finished, row_bytes, job.journal.seal_mb)
@@ -96,6 +104,8 @@ def forecast(job: Job) -> dict[str, Any]:
         "unaskable": found.faults,
         "first_fault": found.first_fault,
         "on_bad_row": job.input.on_bad_row,
+        "unreadable": found.file_faults,
+        "first_unreadable": found.first_file_fault,
         "changed": diff.changed,
         "changed_tokens": diff.changed_tokens,
         "changes": changes(old, job.resolved()) if old else [],
@@ -107,8 +117,10 @@ def forecast(job: Job) -> dict[str, Any]:
         "max_reasks": job.answer.max_reasks,
         "grow_max_tokens": job.answer.grow_max_tokens,
         "streamed": example is not None and any(e.streams(example.max_tokens) for e in endpoints),
-        "example": None if example is None else msgspec.json.decode(example.body),
+        "example": None if example is None else msgspec.json.decode(described(example.body, example.files)),
         "prompt_tokens": left.prompt_tokens,
+        "files_put_in": left.files,
+        "file_tokens": left.file_tokens,
         "completion_tokens_at_most": most,
         "cost_at_most": left.cost_at_most,
         "prices": prices.used(),
@@ -174,6 +186,13 @@ def text(found: dict[str, Any]) -> str:
         then = "they become 'failed'" if found["on_bad_row"] == "fail" else "a run would stop"
         rows = format.count(found["unaskable"], "request")
         facts.append(("unaskable", f"{rows}: {then}; the first: {found['first_fault']}"))
+    if found["unreadable"]:
+        rows = format.count(found["unreadable"], "request")
+        is_all = not (found["left"] or found["done"]) and found["on_bad_row"] == "stop"
+        then = "a run would stop, as there is no other" if is_all else "they become 'failed'"
+        facts.append(
+            ("faulty", f"{rows} with a file that cannot be sent: {then}; the first: {found['first_unreadable']}")
+        )
     if found["left"]:
         facts += _of_what_is_left(found)
     lines = [f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}"]
@@ -190,6 +209,9 @@ def _of_what_is_left(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     most = found["completion_tokens_at_most"]
     at_most = "no bound on completion: set max_tokens" if most is None else f"at most {most:,} of completion"
     yield "tokens", f"about {found['prompt_tokens']:,} of prompt, {at_most}"
+    if found["files_put_in"]:
+        files = format.count(found["files_put_in"], "file")
+        yield "", f"{found['file_tokens']:,} of them for {files} ({_COUNTED})"
     if found["max_reasks"]:
         yield "", f"and up to {found['max_reasks']} more for each answer that does not fit"
     if found["grow_max_tokens"]:

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from ..storage import Folder
 
 
+def refresh(folder: Folder, *, scores: bool = False) -> None:
+    """Bring the carried columns up to date with the input before the results are read. ``scores``: those are made next."""
+    from ..results import refresh
+
+    done = refresh(folder)
+    if done.warning is not None:
+        output.warn(done.warning)
+    if done.note is not None:
+        older = "" if scores or not folder.scores_json.exists() else "; the scores are older: batchflex score "
+        output.say(f"{done.note}{older}{folder.path if older else ''}")
+
+
 def results(options: argparse.Namespace) -> int:
     from ..results import export, selected
     from ..storage import Folder
@@ -25,6 +37,7 @@ def results(options: argparse.Namespace) -> int:
     folder = Folder(options.out)
     if options.set and not options.reparse:
         raise JobError("--set needs --reparse")
+    refresh(folder)
     if options.reparse:
         _reparse(folder, options.set)
     columns, by = options.columns, options.split_by
@@ -70,6 +83,7 @@ def report(options: argparse.Namespace) -> int:
     from ..storage import Folder
 
     folder = Folder(options.out)
+    refresh(folder)
     digest = report.read(folder, options.rows)
     written, missing = None, None
     try:

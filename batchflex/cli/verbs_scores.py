@@ -10,6 +10,7 @@ from pathlib import Path
 from ..core import JobError
 from . import output
 from .process import rare_garbage_collection
+from .verbs_results import refresh
 
 
 def score(options: argparse.Namespace) -> int:
@@ -41,6 +42,7 @@ def score(options: argparse.Namespace) -> int:
         output.warn(warning)
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
+    refresh(folder, scores=True)
     with contextlib.closing(Logs(LogSection(), None, quiet=options.quiet)) as observer:
         work = partial(evaluate.evaluate, job, options.out, specs, observer, handle_signals=True)
         with rare_garbage_collection():

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         parse_setting as parse_setting,
         read as read,
     )
+    from .missing_files import absent_input as absent_input
     from .mistake_messages import choice as choice, nearest as nearest
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
     from .path_variables import expanded as expanded, literal as literal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +84,30 @@ def variable_rule(example: str, never: str) -> AfterValidator:
 NonEmpty = Annotated[str, Field(min_length=1)]
 NonEmptyList = Annotated[list[NonEmpty], Field(min_length=1)]
 as_command = wanted("a command in quotes, or a list of a program and its arguments")
+
+
+_SEPARATORS = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+
+
+def as_separator(text: str) -> str:
+    """The character that separates the columns of a CSV file; a tab may be written ``tab`` or, as typed into a shell, ``\\t``."""
+    mark = _SEPARATORS.get(text, text)
+    if len(mark) != 1 or mark in '"\r\n' or mark.isalnum():
+        raise ValueError(f"must be one character, such as ';' or '|', or 'tab'; {found(text)}")
+    return mark
+
+
+def as_encoding(name: str) -> str:
+    """The name of an encoding of text, as Python knows it."""
+    try:
+        is_known = codecs.lookup(name)._is_text_encoding
+    except (LookupError, ValueError):
+        is_known = False
+    if not is_known:
+        raise ValueError(
+            f"no encoding has this name; utf-8, utf-16, windows-1252, latin-1 and shift_jis are some; {found(name)}"
+        )
+    return name
 
 
 def http_url(text: str) -> SplitResult | None:

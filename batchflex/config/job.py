@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
@@ -19,7 +19,7 @@ from .choices import choices_fault
 from .durations import Since
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, hosted_at
 from .environment import Environment
-from .fields import NonEmpty, Section, name_rule, refusing, wanted
+from .fields import NonEmpty, Section, as_encoding, as_separator, name_rule, refusing, wanted
 from .notify_sections import NotifySection
 from .parameter_tables import Parameters, name_fault, schema_fault
 from .path_variables import literal
@@ -51,10 +51,16 @@ def _columns_fault(columns: list[str]) -> str | None:
 
 class InputSection(Section):
     path: Annotated[NonEmpty | list[NonEmpty], wanted("a path in quotes, or a list of them")] | None = None
-    format: Literal["auto", "jsonl", "parquet", "csv"] = "auto"
+    format: Literal["auto", "jsonl", "json", "parquet", "csv", "arrow", "excel"] = "auto"
+    separator: Annotated[str, AfterValidator(as_separator)] | None = None
+    encoding: Annotated[str, AfterValidator(as_encoding)] | None = None
+    sheet: (
+        Annotated[NonEmpty | Annotated[int, Field(ge=1)], wanted("the name of a sheet, or its number, from 1")] | None
+    ) = None
     id: NonEmpty | None = None
     carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(default=[])
     params: Annotated[list[NonEmpty], wanted("a list of column names"), refusing(_columns_fault)] = Field(default=[])
+    files: NonEmpty | None = None
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     since: Since | None = None

@@ -23,14 +23,15 @@ from .environment import Environment, environment_of, exposed
 from .fields import WrongField
 from .job import Job, Origin
 from .job_checks import job_mistakes
+from .missing_files import absent_inputs
 from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
 from .partial_job import validated
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
 from .settings import places_of, section_of
 
-REQUEST_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
-_TABLES = (".csv", ".tsv")
+REQUEST_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc")
+_TABLES = (".csv", ".tsv", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
 def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
@@ -163,6 +164,7 @@ def build(
     secrets = environment.secrets(key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
+        mistakes += absent_inputs(merged)
         lines = [Redactor(secrets).text(each) for each in sentences(mistakes, toml.key_lines(text), outside)]
         in_file = any(KEY_HINT in what and at not in outside for at, what in mistakes)
         if place and in_file and (open_ := exposed(Path(place))):

@@ -14,7 +14,7 @@ from .mistake_messages import Mistake
 
 # Where they are expanded; * is any number in a list of tables.
 PLACES = (
-    "job.out", "job.env_file", "input.path", "notify.metrics_file", "log.file",
+    "job.out", "job.env_file", "input.path", "input.files", "notify.metrics_file", "log.file",
     "endpoint.model_path", "endpoints.*.model_path", "score.*.judge.endpoint.model_path",
 )  # fmt: skip
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")

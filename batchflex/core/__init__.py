@@ -78,6 +78,8 @@ if TYPE_CHECKING:
         BAD as BAD,
         STATUSES as STATUSES,
         Answer as Answer,
+        Attachment as Attachment,
+        AttachmentKind as AttachmentKind,
         CutBy as CutBy,
         Ending as Ending,
         FormatFallback as FormatFallback,

@@ -19,6 +19,7 @@ Ending = Literal["ok", "truncated", "filtered", "again"]
 # Why a request without an answer is itself to blame: see :mod:`batchflex.engine.failure_limit`.
 Proof = Literal["words", "answers", "input"]
 
+AttachmentKind = Literal["image", "pdf_text", "file_text"]
 CutBy = Literal["limit", "server"]
 FormatFallback = Literal["json_object", "prompt"]
 
@@ -26,10 +27,31 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 Row = dict[str, JsonValue]
 
 
+class Attachment(msgspec.Struct, frozen=True, gc=False):
+    """A file that is put into a request when that is sent: not before, and only as it was when it was planned.
+
+    ``token`` stands for it in the body; it holds the ``sha256`` of the file and the ``options`` that shape what is made of it, so
+    that these are part of the request's key, and where the file lies is not. ``name`` is what the row calls it, ``path`` where
+    it was found, ``size`` its bytes, ``tokens`` about how many tokens it takes. ``fault`` says why it cannot be sent; then nor
+    can the request.
+    """
+
+    token: str
+    kind: AttachmentKind
+    name: str
+    path: str = ""
+    sha256: str = ""
+    size: int = 0
+    tokens: int = 0
+    options: tuple[tuple[str, str | int], ...] = ()
+    fault: str | None = None
+
+
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One row of the input, ready to be asked.
 
-    ``contents`` holds for each prompt variant what the row adds to the request body: ``messages`` and any parameters of its own.
+    ``contents`` holds for each prompt variant what the row adds to the request body: ``messages`` and any parameters of its own;
+    ``files`` the files that are put into it, and nothing at all where no prompt has any.
     ``named`` says whether ``id`` is from the input or a hash of the row. ``fault`` is set, and ``contents`` empty, if no request
     can be made of the row. ``former`` is set if an earlier version made another request of the row, under whose key its answer
     may be stored. ``file`` and ``position`` are as in a request.
@@ -44,6 +66,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     former: Row | None = None
     file: int | None = None
     position: int | None = None
+    files: tuple[tuple[Attachment, ...], ...] = ()
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False):
@@ -67,7 +90,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     status of the present answer, which another answer supersedes but a failure does not. ``model`` is that of the body. ``file``
     identifies the input file of the row together with what the job makes of its rows, and ``position`` is the row's number in
     that file, from 0; both are ``None`` if the rows come from a data frame, or the file cannot be recognised later. ``grown`` is
-    how often the request was repeated with more tokens.
+    how often the request was repeated with more tokens. ``files`` are those whose tokens in the body are replaced when it is
+    sent.
     """
 
     key: bytes
@@ -88,6 +112,17 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     file: int | None = None
     position: int | None = None
     grown: int = 0
+    files: tuple[Attachment, ...] = ()
+
+    @property
+    def file_fault(self) -> str | None:
+        """Why a file of it cannot be sent, if one cannot."""
+        return next((file.fault for file in self.files if file.fault is not None), None)
+
+    @property
+    def file_tokens(self) -> int:
+        """About how many tokens its files take."""
+        return sum(file.tokens for file in self.files)
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -12,6 +12,8 @@ from ..storage import RunState
 from .budget import Budget
 from .endpoint_state import EndpointSlots
 
+_FILE_MARGIN = 3  # as a token is taken for three bytes until usage has been seen
+
 
 class Accounting:
     """Estimates attempts, and settles them while their slots are still taken.
@@ -25,12 +27,23 @@ class Accounting:
         self._run_state = run_state
 
     def cost(self, request: Request, endpoint: str | None = None) -> Cost:
-        """What a request may use at most: at the prices of that endpoint, else at the highest."""
+        """What a request may use at most: at the prices of that endpoint, else at the highest. Of what its files take there is an
+        estimate, of which three times as much is reserved."""
         prices = None
         if self.prices.are_any:
             body = request.body
             prices = self.prices.dearest(body) if endpoint is None else self.prices.of(body, endpoint)
-        return self.budget.cost(len(request.body), request.max_tokens, prices, request.model)
+        size = len(request.body)
+        if request.files:
+            size += _FILE_MARGIN * request.file_tokens
+        return self.budget.cost(size, request.max_tokens, prices, request.model)
+
+    def measured(self, cost: Cost, request: Request, text_bytes: int) -> None:
+        """What a request that is not in flight may use, now that it is known how long the texts are that are put into it."""
+        images = sum(file.tokens for file in request.files if file.kind == "image")
+        size = len(request.body) + text_bytes + _FILE_MARGIN * images
+        now = self.budget.cost(size, request.max_tokens, cost.prices, request.model)
+        cost.body_bytes, cost.most_tokens, cost.most_usd = now.body_bytes, now.most_tokens, now.most_usd
 
     def answered(self, endpoint: EndpointSlots, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
         """An attempt was answered."""

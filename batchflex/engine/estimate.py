@@ -12,13 +12,14 @@ _BYTES_PER_TOKEN = 4  # of prose in Latin script; other scripts take more tokens
 
 
 class Estimate:
-    """Adds up requests. ``requests`` is how many there are, ``first`` the first of them."""
+    """Adds up requests. ``requests`` is how many there are, ``first`` the first of them; ``files`` how many they put in, which
+    take about ``file_tokens``."""
 
     def __init__(self, prices: Prices) -> None:
         self._prices = prices
         self._priced: dict[int, list[Any]] = {}
         self._are_known = True
-        self.requests = 0
+        self.requests = self.files = self.file_tokens = 0
         self.first: Request | None = None
         self._prompt_bytes = self._completion = self._carried = 0
         self._bounded = True
@@ -26,7 +27,13 @@ class Estimate:
     def add(self, request: Request) -> None:
         self.requests += 1
         self.first = self.first or request
-        self._prompt_bytes += len(request.body)
+        size = len(request.body)
+        if request.files:
+            tokens = request.file_tokens
+            size += _BYTES_PER_TOKEN * tokens
+            self.files += len(request.files)
+            self.file_tokens += tokens
+        self._prompt_bytes += size
         self._carried += len(request.carry or "")
         self._bounded = self._bounded and request.max_tokens is not None
         self._completion += request.max_tokens or 0
@@ -34,7 +41,7 @@ class Estimate:
             self._are_known = False
         else:
             sums = self._priced.setdefault(id(prices), [prices, 0, 0])
-            sums[1] += len(request.body)
+            sums[1] += size
             sums[2] += request.max_tokens or 0
 
     @property

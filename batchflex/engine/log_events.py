@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..attachments import described
 from ..core import RULE, AttemptError, Event, Message, Outcome, Request, ident, named, unquoted
 from ..protocol import failure_text
 
@@ -33,4 +34,5 @@ def row_failed(made: Outcome, request: Request) -> Event:
     head = _HEADS.get(made.status, "the answer of row {0} does not fit").format(made.id)
     why = Message(f": {made.error_message}", f": {unquoted(made)}" if made.status == "failed" else "")
     words = head + why + ident(made.request_id)
-    return Event("row_failed", words.text, words.unquoted, "warning", named(facts), shown=False, request=request.body)
+    asked = described(request.body, request.files) if request.files else request.body
+    return Event("row_failed", words.text, words.unquoted, "warning", named(facts), shown=False, request=asked)

@@ -14,16 +14,18 @@ from ..core import FolderError, InputError, JobError, Request, one_line
 from ..endpoint import Prices, known, resolve_all
 from ..plan import (
     AnswerIndex,
+    CarriedPass,
     Held,
     Plan,
     PlanDiff,
     Prepared,
     index_of,
+    is_compared,
     keep_positions,
     settled,
 )
 from ..protocol import Policy
-from ..results import Choice, assemble, choose, is_newest, plan_of
+from ..results import Choice, assemble, choose, is_newest, plan_of, refresh
 from ..storage import Folder, Layout, RetryRecord, table_files, writer
 from .estimate import Estimate
 
@@ -144,6 +146,7 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
     :raises InputError: if the input is damaged.
     """
     carry_schema = plan.carry_schema()
+    notes = tuple(filter(None, refresh(folder, is_mine=True)))  # the condition is over what the input has now
     plan.know(folder)
     identity = plan.identity()
     segment = writer.recover(folder, carry_schema)
@@ -153,16 +156,17 @@ def find(retry: Retry, plan: Plan, folder: Folder) -> RetryPreview:
     finished = settled(folder, identity, plan.job.input.limit)
     if not chosen.keys.height:
         diff = PlanDiff(finished.planned, finished.planned, 0, 0, 0, None, 0) if finished else None
-        prepared = Prepared(segment, chosen.statuses, diff, carry_schema, None, iter(()), complete=True)
+        prepared = Prepared(segment, chosen.statuses, diff, carry_schema, None, iter(()), complete=True, notes=notes)
         return _preview(retry, chosen, Estimate(Prices(retry.job)), prepared)
     done, layout = index_of(plan, folder, 0, Policy())
     marks = done.mark(chosen.keys)
     prices, _ = known(retry.job, resolve_all(retry.job, with_key=False))
     begin = partial(_Selection, retry, prices, done, marks)
-    found = _positioned(begin, plan, done, marks, layout) or _surveyed(begin, plan, folder, done, marks, layout)
-    prepared, estimate = found
+    found = _positioned(begin, plan, done, marks, layout) if is_compared(plan.job, folder) else None
+    prepared, estimate = found or _surveyed(begin, plan, folder, done, marks, layout)
     plan.begin()
-    return _preview(retry, chosen, estimate, prepared._replace(segment=segment, carry_schema=carry_schema))
+    prepared = prepared._replace(segment=segment, carry_schema=carry_schema, notes=notes)
+    return _preview(retry, chosen, estimate, prepared)
 
 
 def _positioned(
@@ -196,23 +200,27 @@ def _surveyed(
     layout: Layout,
 ) -> tuple[Prepared, Estimate]:
     """The whole plan is compared with the answers."""
-    done.begin_survey()
-    selection = begin()
-    for block in plan.blocks():
-        done.sort_out(block, survey=True)
-        selection.add(block)
-    keep_positions(folder, done, plan.layout())
-    diff, kept = done.diff(), 0
-    rows: bytes | None = done.finished(plan.per_item, bytes(marks))
-    on_change = plan.job.job.on_change
-    if diff.changed and on_change != "rerun":  # nobody has said that these answers are to go
-        done.keep_changed()
-        kept = diff.changed
-        diff = diff.keeping()
-        if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
-            rows, selection = None, begin()
-            for block in plan.blocks():
-                selection.add(block)
+    with CarriedPass(folder, plan, done) as carried:
+        done.begin_survey()
+        selection = begin()
+        for block in plan.blocks():
+            done.sort_out(block, survey=True)
+            carried.note(block, done.answers(block))
+            selection.add(block)
+        keep_positions(folder, done, plan.layout())
+        diff, kept = done.diff(), 0
+        rows: bytes | None = done.finished(plan.per_item, bytes(marks))
+        on_change = plan.job.job.on_change
+        if diff.changed and on_change != "rerun":  # nobody has said that these answers are to go
+            done.keep_changed()
+            carried.note_kept(plan)
+            kept = diff.changed
+            diff = diff.keeping()
+            if on_change == "keep":  # they stand for requests of the plan, and may be asked again as these
+                rows, selection = None, begin()
+                for block in plan.blocks():
+                    selection.add(block)
+        carried.keep()
     if plan.identity() is None or plan.has_former:  # it might be changed before it is read again; see prepare
         rows = None
     passed = None if rows is None else done.passed(rows, plan.per_item)
@@ -242,7 +250,7 @@ def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) 
         "cost_at_most": found.cost_at_most,
     }
     summary = "\n".join(_lines(facts))
-    return RetryPreview(prepared._replace(notes=(summary,)), summary, facts)
+    return RetryPreview(prepared._replace(notes=(*prepared.notes, summary)), summary, facts)
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
+from ..attachments import FileFault
 from ..config import Job, unbounded
 from ..core import (
     BAD,
@@ -30,6 +31,7 @@ from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import log_events
 from .accounting import Accounting
+from .attached_files import AttachedFiles, Contents, take_out
 from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .engine_member import Member
@@ -79,6 +81,7 @@ class Workers:
         self._accounting = accounting
         self._prices = accounting.prices
         self._outcome_writer = outcome_writer
+        self._files = AttachedFiles()
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
         self._undecided = UndecidedFailures(
@@ -203,6 +206,21 @@ class Workers:
         :raises AttemptError: if no answer came.
         :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
         """
+        if not row.request.files:
+            return await self._send(row)
+        # Read before there is a slot, so that none is taken for that, and no pace is upset by what reading takes.
+        row.started_at = row.started_at or now_us()
+        try:
+            async with self._files.of(row.request) as contents:
+                self._accounting.measured(row.cost, row.request, contents.text_bytes)
+                return await self._send(row, contents)
+        except FileFault as fault:
+            error = classify.unreadable_file(str(fault))
+            self._keep(record.failed(self._context, row.request, row.effort(), error, "input"), row.request)
+            return None
+
+    async def _send(self, row: PendingRow, contents: Contents | None = None) -> PendingRow | None:
+        """As :meth:`_attempt`, with the files that are put in."""
         model = row.request.model
         while True:
             if self._pool.any_disabled and self._pool.is_disabled_everywhere(model):
@@ -228,6 +246,8 @@ class Workers:
         sent, fallback = (
             state.quirks.adapted(row.request, self._context.route) if state.quirks.instead else (row.request, None)
         )
+        if contents is not None:
+            sent = contents.into(sent)
         streamed = state.streams(sent)
         try:
             (answer,) = await state.client.send(
@@ -249,6 +269,8 @@ class Workers:
                 self._undecided.answered(state, model, began)
             return further
         except AttemptError as fault:
+            if contents is not None:
+                take_out(fault)
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
             means = self._failed_once(row, state, fault, began, proves=refusal is None)
             if refusal is not None:

@@ -9,8 +9,10 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import completion_marker as completion_marker, retention as retention, snapshot as snapshot
     from .answer_index import AnswerIndex as AnswerIndex
+    from .carried_pass import CarriedPass as CarriedPass
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
     from .frame_input import FrameInput as FrameInput
+    from .input_paths import require_input as require_input
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
         Held as Held,
         Prepared as Prepared,
         index_of as index_of,
+        is_compared as is_compared,
         keep_positions as keep_positions,
         prepare as prepare,
+        recarried_note as recarried_note,
+        survey as survey,
     )
     from .row_prompts import Part as Part, RowFunction as RowFunction, messages_of as messages_of
     from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column

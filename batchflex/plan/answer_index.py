@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -77,7 +78,7 @@ class AnswerIndex:
         self._pending = part_files.to_table(pending) if pending else None
         self._positions = positions
         self._is_gone_through = positions is None
-        self._first_label = labels[0] if labels else ""
+        self._labels = tuple(labels)
         schema: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64, "status": _STATUS}
         wanted = [pl.col("hi", "lo"), pl.col("status").cast(_STATUS)]
         columns = ["status"]
@@ -149,6 +150,18 @@ class AnswerIndex:
 
     def __len__(self) -> int:
         return len(self._again)
+
+    def find(self, keys: pl.DataFrame) -> npt.NDArray[np.int64]:
+        """The position of the answer with each of these keys (``hi``, ``lo``), -1 where there is none."""
+        return np.array(self._sorted.find(keys), np.int64)
+
+    def keys_at(self, positions: npt.NDArray[np.int64]) -> pl.DataFrame:
+        """The keys of the answers at these positions."""
+        return self._keys[positions]
+
+    def kept_rows(self) -> npt.NDArray[np.int64]:
+        """After :meth:`keep_changed`: the rows whose answers were given to different requests."""
+        return np.array([self._row[at] for at in self._kept_at], np.int64)
 
     def holds(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of these keys have an answer, whatever its status is."""
@@ -294,7 +307,9 @@ class AnswerIndex:
                 at = np.array(self._sorted.find(part.filter(lost)), np.int64)
                 row[lost] = np.where(at >= 0, known[at], -1)
             part = part.filter(mask[np.where((row >= 0) & (row < len(rows)), row, len(rows))] == 1)
-            first = part.filter((pl.col("sample") == 0) & (pl.col("point") == self._first_label))
+            first = part.filter(
+                (pl.col("sample") == 0) & (pl.col("point") == (self._labels[0] if self._labels else ""))
+            )
             yield pl.concat([part.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")])
 
     def moved(self, layout: Layout) -> Iterator[pl.DataFrame]:
@@ -315,6 +330,7 @@ class AnswerIndex:
             placed, again = self._rows() >= 0, self._asked_again() == 1
             return PlanDiff(None, int((placed & ~again).sum()), int((placed & again).sum()), 0, 0, None, 0)
         changed = self._changes = self._changed()
+        shared = self._shared(changed)
         if not changed.height:
             self._missing.clear()
         return PlanDiff(
@@ -325,6 +341,7 @@ class AnswerIndex:
             changed_tokens=int(changed["total_tokens"].sum()),
             changed_cost=float(changed["cost"].sum()) if changed["cost"].count() else None,
             orphans=self.stale_answers,
+            **shared,
         )
 
     def keep_changed(self) -> None:
@@ -390,3 +407,25 @@ class AnswerIndex:
             changed = changed.join(shared, on=["slot_hi", "slot_lo"], how="anti", maintain_order="left")
         together = changed.rename({"slot_hi": "hi", "slot_lo": "lo"})
         return part_index.last_of_each(together).rename({"hi": "slot_hi", "lo": "slot_lo"})
+
+    def _shared(self, changed: pl.DataFrame) -> dict[str, Any]:
+        """What :class:`PlanDiff` says of answers to rows that share an id, by which those of ``changed`` slots are not known."""
+        free = (self._rows() < 0) & (self._status != "failed")
+        if not self._missing or not free.any():
+            return {}
+        missing = pl.concat(self._missing)["named"].value_counts(name="missing")
+        if (missing["missing"] == 1).all():
+            return {}
+        found = []
+        order = {label: number for number, label in enumerate(self._labels)}
+        for part in self._heads(["id", "point", "sample", "total_tokens", "cost"]):
+            part = part.with_columns(at=pl.Series(self._sorted.find(part), dtype=pl.Int64)).filter(pl.col("at") >= 0)
+            part = part.filter(free.gather(part["at"]))
+            names = zip(part["id"], (order.get(label, 0) for label in part["point"]), part["sample"], strict=True)
+            named = part.with_columns(named=pl.Series([hash(name) for name in names], dtype=pl.Int64))
+            found.append(named.select("named", "at", "total_tokens", "cost"))
+        answers = pl.concat(found).unique("at", keep="last", maintain_order=True)
+        answers = answers.join(missing, on="named").filter(pl.int_range(pl.len()).over("named") < pl.col("missing"))
+        answers = answers.join(changed.select("at"), on="at", how="anti")
+        cost = float(answers["cost"].sum()) if answers["cost"].count() else None
+        return {"shared": answers.height, "shared_tokens": int(answers["total_tokens"].sum()), "shared_cost": cost}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..core import malloc
-from ..storage import Folder, ResultsFiles, part_files, writer
+from ..storage import Folder, ResultsFiles, carried_updates, part_files, writer
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -34,13 +34,20 @@ class CompletionMarker(msgspec.Struct, frozen=True):
 
 
 def last_marker(folder: Folder, there: ResultsFiles | None = None) -> CompletionMarker | None:
-    """What the table says (``there``, if it was looked at already), if it was made of the parts that are there now."""
+    """What the table says (``there``, if it was looked at already), if it was made of the parts, and of the updates of carried
+    columns, that are there now."""
     there = there or ResultsFiles(folder)
     try:
         found = msgspec.json.decode(there.metadata.get(_SETTLED, b""), type=CompletionMarker)
     except msgspec.DecodeError:
         return None
-    return found if part_files.has_identity(folder.parts, found.parts) else None
+    is_newest = carried_updates.identity(folder.carried) == there.carried
+    return found if is_newest and part_files.has_identity(folder.parts, found.parts) else None
+
+
+def metadata(marker: CompletionMarker) -> dict[bytes, bytes]:
+    """A marker as a table has it."""
+    return {_SETTLED: msgspec.json.encode(marker)}
 
 
 def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more_ok: int) -> dict[bytes, bytes]:
@@ -49,7 +56,7 @@ def marker_of_present_parts(known: CompletionMarker | None, folder: Folder, more
         return {}
     counts = {"ok": known.rows.get("ok", 0) + more_ok, "invalid": known.rows.get("invalid", 0) - more_ok}
     now = msgspec.structs.replace(known, parts=part_files.identity(folder.parts), rows=known.rows | counts)
-    return {_SETTLED: msgspec.json.encode(now)}
+    return metadata(now)
 
 
 def settled(folder: Folder, plan: str | None, limit: int | None) -> CompletionMarker | None:
@@ -78,7 +85,7 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import declared, part_index, results_table, table_files
+    from ..storage import CarriedUpdates, declared, part_index, results_table, table_files
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
@@ -89,9 +96,9 @@ def make(
         positions = part_index.Positions(prepared.layout, part_index.read_found(folder.positions))
     made = results_table.assemble(
         folder.parts, job.sweep.variables, plan.labels, planned, prepared.segment, pending, declared(job.schemas), positions,
-        void, between,
+        void, between, CarriedUpdates(folder.carried),
     )  # fmt: skip
-    more = {} if marker is None or pending or void else {_SETTLED: msgspec.json.encode(marker)}
+    more = {} if marker is None or pending or void else metadata(marker)
     made = made.with_metadata(more)
     if pending or not table_files.is_current(folder, made, as_folder=as_folder):
         table_files.write(folder, made, as_folder=as_folder)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import Row
-from .formats import Fault, wanted
+from .reading import Fault, wanted
 
 if TYPE_CHECKING:
     import polars as pl

@@ -9,16 +9,21 @@ its fields.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from ..attachments import FileFacts
 from ..core import StorageError
 from ..storage import OPEN, Folder, Span, append
-from .formats import digest, whole
+from .csv_dialect import Dialect, separated, shown
+from .csv_files import usual_separator
+from .formats import whole
+from .reading import digest
 from .source import Ended, Known, Seen, Signature, escaped_name, is_young
 
 
@@ -64,6 +69,18 @@ class Since(msgspec.Struct, frozen=True, tag="since", tag_field="kind"):
     at: int
 
 
+class Sniffed(msgspec.Struct, frozen=True, tag="dialect", tag_field="kind"):
+    """How a CSV file is written whose first ``bytes`` (unpacked) have this digest: if it grows these stay the same. ``said`` is
+    what the job said of separator and encoding; the others were told from these bytes."""
+
+    path: str
+    separator: str
+    encoding: str
+    bytes: int
+    sha256: str
+    said: tuple[str | None, str | None] = (None, None)
+
+
 class Found(NamedTuple):
     """An input file beside what is remembered: what identifies its rows, what is known of its beginning, and a sentence if that
     is not what it was. ``bytes`` are those of its whole lines, if it has grown and the last one is still being written."""
@@ -74,7 +91,11 @@ class Found(NamedTuple):
     bytes: int
 
 
-Entry = Remembered | Begun | Planned | Since
+# What a job says of the separator and the encoding of its CSV files.
+Said = tuple[str | None, str | None]
+# A CSV file, its dialect, and its beginning.
+Written = tuple[Path, Dialect, bytes]
+Entry = Remembered | Begun | Planned | Since | Sniffed | FileFacts
 _decode = msgspec.json.Decoder(Entry).decode
 
 
@@ -85,22 +106,37 @@ class Inputs:
         self._path = folder.inputs
         self._files: dict[str, Remembered] = {}
         self._begun: dict[str, Begun] = {}
+        self._dialects: dict[tuple[str, Said], Sniffed] = {}
         self.last_plan: str | None = None
         self.since: dict[str, int] = {}
         self.looked_at: int | None = None
+        self.attached: list[FileFacts] = []
         for line in _lines(self._path):
             with contextlib.suppress(msgspec.DecodeError):
                 self._note(_decode(line))
 
     def _note(self, line: Entry) -> None:
-        if isinstance(line, Since):
+        if isinstance(line, FileFacts):
+            self.attached.append(line)
+        elif isinstance(line, Since):
             self.since[line.since] = line.at
         elif isinstance(line, Begun):
             self._begun[line.path] = line
         elif isinstance(line, Remembered):
             self._files[line.path] = line
+        elif isinstance(line, Sniffed):
+            self._dialects[line.path, line.said] = line
         else:
             self.last_plan, self.looked_at = line.plan, line.at
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._files or self._begun)
+
+    def knows(self, seen: Seen) -> bool:
+        """Whether a file of this path was in a plan, whatever it holds."""
+        path = _full(seen.path)
+        return path in self._files or path in self._begun
 
     def has_read(self, seen: Seen) -> bool:
         """Whether a file of this path and size was read to its end, or was in a plan; tells nothing of its bytes."""
@@ -115,6 +151,31 @@ class Inputs:
         """Whether a file of this path was read to its end when it was shorter, and may have grown."""
         read = self._files.get(_full(seen.path))
         return read is not None and read.extensible and seen.may_grow and read.bytes < seen.size
+
+    def dialect(self, path: Path, beginning: bytes, seems: Dialect, said: Said) -> Dialect | None:
+        """The dialect that a CSV file was read in, if it begins as it did then; ``None`` if nothing is known of it. Reads it if a
+        version before, which knew but one dialect, has."""
+        line = self._dialects.get((_full(str(path)), said))
+        if line is not None:
+            return Dialect(line.separator, line.encoding) if _is_so(line, beginning) else None
+        before, first = self._files.get(_full(str(path))), Dialect(usual_separator(path), "utf-8")
+        if before is None or before.format != "csv" or seems == first or said != (None, None):
+            return None
+        with contextlib.suppress(OSError):
+            if path.stat().st_size >= before.bytes and digest(path, before.bytes).hexdigest() == before.sha256:
+                return first
+        return None
+
+    def dialect_notes(self, files: Sequence[Written], said: Said) -> list[str]:
+        """A sentence for each CSV file that is not written as it was."""
+        found = []
+        for path, now, _ in files:
+            then = self._dialects.get((_full(str(path)), said))
+            if then is None or (then.separator, then.encoding) == now[:2]:
+                continue
+            was = Dialect(then.separator, then.encoding)
+            found.append(f"{path.name} was {_written(was)}, and is {_written(now)} now")
+        return found
 
     def find(self, seen: Signature) -> list[Found]:
         """The files of an input beside what is remembered of them. Reads those that were touched or have grown."""
@@ -158,12 +219,21 @@ class Inputs:
                 return known._replace(digest=now), None
         return None, f"{name} has changed since it was read ({before.rows:,} rows then)"
 
-    def begin(self, plan: str, spans: Sequence[tuple[Span, ...]], seen: Signature, now: int) -> None:
-        """Remember the files of a plan before it is asked. They were looked at at ``now``, in ns.
+    def begin(
+        self,
+        plan: str,
+        spans: Sequence[tuple[Span, ...]],
+        seen: Signature,
+        now: int,
+        dialects: Sequence[Written] = (),
+        said: Said = (None, None),
+    ) -> None:
+        """Remember the files of a plan before it is asked, and the ``dialects`` of those that are CSV. They were looked at at
+        ``now``, in ns.
 
         :raises StorageError: if it cannot be written.
         """
-        lines: list[Entry] = []
+        lines: list[Entry] = [*self._new_dialects(dialects, said)]
         for of_file, each in zip(spans, seen, strict=True):
             path = _full(each.path)
             known = self._files.get(path)
@@ -182,6 +252,15 @@ class Inputs:
         for line in lines:
             self._note(line)
 
+    def _new_dialects(self, dialects: Sequence[Written], said: Said) -> Iterator[Sniffed]:
+        """What is not remembered so of the dialects."""
+        for path, dialect, beginning in dialects:
+            full = _full(str(path))
+            line = self._dialects.get((full, said))
+            if line is None or (line.separator, line.encoding) != dialect[:2] or not _is_so(line, beginning):
+                sha256 = hashlib.sha256(beginning).hexdigest()
+                yield Sniffed(full, dialect.separator, dialect.encoding, len(beginning), sha256, said)
+
     def begin_at(self, since: str, at: int) -> None:
         """Remember from when on files count in this folder.
 
@@ -191,9 +270,17 @@ class Inputs:
             append(self._path, Since(since, at), sync=False)
             self.since[since] = at
 
-    def ended(self, spans: Sequence[Span], seen: Seen, ended: Ended, now: int) -> None:
-        """Remember a file that was read to its end. What cannot be written is not remembered. ``now`` is when the plan was made,
-        in ns."""
+    def ended(
+        self,
+        spans: Sequence[Span],
+        seen: Seen,
+        ended: Ended,
+        now: int,
+        dialects: Sequence[Written] = (),
+        said: Said = (None, None),
+    ) -> None:
+        """Remember a file that was read to its end, and in which dialect. What cannot be written is not remembered. ``now`` is
+        when the plan was made, in ns."""
         known = ended.known
         signature = None if is_young(seen, now) or not ended.is_as_signed else seen[2:]
         line = Remembered(
@@ -202,9 +289,26 @@ class Inputs:
         )  # fmt: skip
         before = self._files.get(line.path)
         if before is None or signature is None or msgspec.structs.replace(before, at=now) != line:
+            lines: list[Entry] = [*self._new_dialects(dialects, said), line]
             with contextlib.suppress(StorageError):
-                append(self._path, line, sync=False)
-            self._note(line)
+                append(self._path, *lines, sync=False)
+            for each in lines:
+                self._note(each)
+
+    def hashed(self, files: Iterable[tuple[FileFacts, int]]) -> None:
+        """Remember files that rows name, with the time, in ns, when each was looked at. What cannot be written is forgotten."""
+        lines = [facts for facts, at in files if not is_young(Seen(facts.path, "", *facts.signature), at)]
+        if lines:
+            with contextlib.suppress(StorageError, UnicodeEncodeError):
+                append(self._path, *lines, sync=False)
+
+
+def _is_so(line: Sniffed, beginning: bytes) -> bool:
+    return len(beginning) >= line.bytes and hashlib.sha256(beginning[: line.bytes]).hexdigest() == line.sha256
+
+
+def _written(dialect: Dialect) -> str:
+    return f"{separated(dialect.separator)} in {shown(dialect.encoding)}"
 
 
 def _new_id() -> int:

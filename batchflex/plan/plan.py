@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..config import SHAPING, Job
-from ..core import TIMINGS, InputError, KeySet, Request
+from ..core import TIMINGS, InputError, JobError, KeySet, Request
 from ..storage import Folder, Layout, Span, shaped
+from .csv_dialect import Dialect
 from .dated_outputs import since
+from .formats import Settings
 from .frame_input import FrameInput
-from .manifest import Inputs
+from .manifest import Inputs, Written
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
 from .source import Ended, Signature, Source, escaped_name, is_young
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _BLOCK_REQUESTS = 400
+_HASHES_AT_ONCE = 200  # that are written down
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
 _CHANGED = (
@@ -47,18 +50,27 @@ class Plan:
     ) -> None:
         self.job = job
         self._default_model = default_model
+        self._before: Inputs | None = None
         self._since = None if frame is not None else since(job)
         counts = None if self._since is None else self._since.counts
-        self._source = Source(job.input.path, job.input.format, frame, without=job.out, counts=counts)
+        said = job.input
+        self._source = Source(
+            said.path,
+            Settings(said.format, said.separator, said.encoding, said.sheet),
+            frame,
+            without=job.out,
+            counts=counts,
+            remembered=self._dialect_before,
+        )
         self._made = time.time_ns()
         self._signature = self._source.seen()
         if self._is_young:
             time.sleep(TIMINGS.young_file_s)  # written just now, as it is when a program makes an input and asks it
             self._made = time.time_ns()
             self._signature = self._source.seen()
+        self._inputs: Inputs | None = None
         # Files that are written to right now cannot be known again by their times.
         self._once = secrets.token_hex(8) if self._is_young else ""
-        self._inputs: Inputs | None = None
         self._remembers = True
         self._ids: list[tuple[Span, ...]] = []
         self._spans: list[tuple[Span, ...]] = []  # the same, with what this job makes of the rows
@@ -70,9 +82,26 @@ class Plan:
         self.has_former = self.is_in_doubt = False
         self._shared_id: SharedId | None = None
         self._has_noted_ids = False
-        self._itemizer = Itemizer(job, self._source.columns(), has_messages=self._source.has_messages)
+        self._file_notes = self._source.notes()
+        try:
+            self._itemizer = Itemizer(job, self._source.columns(), has_messages=self._source.has_messages)
+        except JobError as error:
+            for note in self._file_notes:  # if it was read otherwise than it is meant, that is why
+                error.add_note(note)
+            raise
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
+
+    @property
+    def _said(self) -> tuple[str | None, str | None]:
+        """What the job says of how CSV files are written."""
+        return self.job.input.separator, self.job.input.encoding
+
+    def _dialect_before(self, path: Path, beginning: bytes, seems: Dialect) -> Dialect | None:
+        """How a CSV file was read in the folder of this job, so that rows which are added to it change nothing."""
+        if self._before is None:
+            self._before = Inputs(Folder(self.job.out))
+        return self._before.dialect(path, beginning, seems, self._said)
 
     @property
     def _is_young(self) -> bool:
@@ -84,16 +113,19 @@ class Plan:
         shaping = {name: resolved.get(name) for name in SHAPING}
         shaping["input"] = {name: value for name, value in (shaping["input"] or {}).items() if name not in _WHICH_ROWS}
         shaping["sweep"] = {name: value for name, value in (shaping["sweep"] or {}).items() if name != "order"}
+        if self.job.input.carry == "*" and self.job.templates:
+            shaping["carried"] = "all"  # versions before left out columns that are named as what a request is made of
         return _digest([_PLANNING_VERSION, shaping, self._default_model])
 
     def identity(self) -> str | None:
         """A digest of all that this plan is made of: two plans of one identity have the same requests in the same rows,
         but one may end sooner than the other (``input.limit``).
 
-        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, and as
-        soon as a file has changed since this object was made. One that has only become longer has not.
+        The files of the input are known by their inodes, sizes and times. ``None`` if that does not tell: of a frame, as soon as
+        a file has changed since this object was made (one that has only become longer has not), and where rows name further
+        files, whose content is part of what is asked.
         """
-        if self._signature is None or not self._is_still(self._signature):
+        if self._signature is None or self._itemizer.reads_files or not self._is_still(self._signature):
             return None
         files = [each._replace(path=escaped_name(each.path)) for each in self._signature]
         return _digest([self._shape(), files, self._once])
@@ -128,8 +160,10 @@ class Plan:
         return [] if self._since is None else list(self._since.growth_notes(self._source.seen() or ()))
 
     def notes(self) -> list[str]:
-        """Sentences about the rows gone through so far, each said once: columns that are not sent, ids that come twice."""
-        notes, shared = self._itemizer.notes(), self._shared_id
+        """Sentences about the files and the rows gone through so far, each said once: how files are written, columns that are not
+        sent, ids that come twice."""
+        notes, shared = [*self._file_notes, *self._itemizer.notes()], self._shared_id
+        self._file_notes = []
         if shared is not None and not self._has_noted_ids:
             self._has_noted_ids = True
             first, second = shared.first, shared.second
@@ -154,6 +188,7 @@ class Plan:
             return []
         self._remembers = remember
         self._inputs = Inputs(folder)
+        self._itemizer.finder.know(self._inputs.attached)
         found = self._inputs.find(self._signature)
         shape = self._shape()
         self._ids = [each.spans for each in found]
@@ -162,7 +197,14 @@ class Plan:
         pairs = list(zip(found, self._signature, strict=True))
         self.left = [Path(seen.path).name for each, seen in pairs if each.bytes < seen.size]
         self._signature = tuple(seen._replace(size=each.bytes) for each, seen in pairs)
-        return [each.note for each in found if each.note is not None]
+        changed = self._inputs.dialect_notes(self._dialects(), self._said)
+        return [each.note for each in found if each.note is not None] + changed
+
+    def _dialects(self, only: int | None = None) -> list[Written]:
+        """Of the CSV files, or ``only`` of one file if it is one: how they are written, and how they begin."""
+        chosen = slice(None) if only is None else slice(only, only + 1)
+        files = zip(self._source.files[chosen], self._source.openings[chosen], strict=True)
+        return [(path, opened.how, opened.beginning) for (path, kind), opened in files if kind == "csv"]
 
     def _rows_of(self, at: int) -> int | None:
         """How many rows a file of this plan has, if that is known."""
@@ -183,6 +225,12 @@ class Plan:
         return Layout([(spans, self._rows_of(at)) for at, spans in enumerate(self._spans)], self.job.input.limit)
 
     @property
+    def is_of_known_files(self) -> bool:
+        """Whether the folder that :meth:`know` was given has met a file of this input, or none at all yet."""
+        inputs, signature = self._inputs, self._signature
+        return inputs is not None and signature is not None and (inputs.is_empty or any(map(inputs.knows, signature)))
+
+    @property
     def is_as_last(self) -> bool:
         """Whether the last run in the folder that :meth:`know` was given had the same plan."""
         identity = self.identity()
@@ -197,7 +245,7 @@ class Plan:
         if self._inputs is not None and identity is not None and self._signature is not None:
             if self._since is not None:
                 self._inputs.begin_at(self._since.text, self._since.at)
-            self._inputs.begin(identity, self._ids, self._signature, self._made)
+            self._inputs.begin(identity, self._ids, self._signature, self._made, self._dialects(), self._said)
 
     def _note_end(self, at: int, ended: Ended) -> None:
         if self._rows_of(at) not in (None, ended.known.rows):
@@ -205,7 +253,8 @@ class Plan:
         self._source.known[at] = ended.known
         self._counted[at] = ended.known.rows
         if self._inputs is not None and self._remembers and self._signature is not None:
-            self._inputs.ended(self._ids[at], self._signature[at], ended, self._made)
+            written = self._dialects(at)
+            self._inputs.ended(self._ids[at], self._signature[at], ended, self._made, written, self._said)
 
     def blocks(self, passed: Passed | None = None) -> Iterator[list[Request]]:
         """All requests, or those of the rows not ``passed``, some 400 a block. Blocks the thread it runs in.
@@ -226,7 +275,9 @@ class Plan:
         size = max(1, _BLOCK_REQUESTS // self.per_item)
         for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
-            items = self._itemizer.items(block, former=answered is not None, spans=spans)
+            beside = self._source.files[block.number][0].parent if self._source.files else None
+            items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=beside)
+            self._remember_hashes(_HASHES_AT_ONCE)
             within = items if limit is None else [item for item in items if item.row < limit]
             if within:
                 requests = planner.requests(within)
@@ -235,7 +286,15 @@ class Plan:
                 self.is_in_doubt = self.is_in_doubt or planner.is_in_doubt
                 yield requests
             if len(within) < len(items):
-                return
+                break
+        self._remember_hashes(1)
+
+    def _remember_hashes(self, at_least: int) -> None:
+        """Have the folder remember what was found in files that rows name, if these are so many by now."""
+        read = self._itemizer.finder.read
+        if self._inputs is not None and self._remembers and len(read) >= at_least:
+            self._inputs.hashed(read)
+            read.clear()
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.
@@ -249,15 +308,12 @@ class Plan:
 
     def carry_schema(self) -> Any | None:
         """The Arrow types of the carried columns, if the input has types."""
-        schema, carry = self._source.arrow_schema(), self.job.input.carry
-        if schema is None or not carry:
+        schema = self._source.arrow_schema()
+        if schema is None or not self.job.input.carry:
             return None
         import pyarrow as pa
 
-        names = (
-            [n for n in schema.names if n != "messages"] if carry == "*" else [n for n in carry if n in schema.names]
-        )
-        return pa.schema([schema.field(name) for name in names])
+        return pa.schema([schema.field(name) for name in self._itemizer.carried_of(schema.names)])
 
 
 def _digest(made_of: object) -> str:

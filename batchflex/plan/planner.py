@@ -98,7 +98,9 @@ class PlanDiff(NamedTuple):
     """What a plan finds in a folder. ``planned`` is how many requests it has, ``None`` if it was not gone through.
 
     ``changed`` slots have an answer to a different request; it cost what follows. ``orphans`` are answers that belong to
-    no request of the plan.
+    no request of the plan. ``shared`` counts those of them whose rows share their id with others, no more for an id than it has
+    requests without an answer: if the job has changed, these would be sent differently, too. They took
+    ``shared_tokens``, and cost ``shared_cost``.
     """
 
     planned: int | None
@@ -108,6 +110,9 @@ class PlanDiff(NamedTuple):
     changed_tokens: int
     changed_cost: float | None
     orphans: int
+    shared: int = 0
+    shared_tokens: int = 0
+    shared_cost: float | None = None
 
     @property
     def left(self) -> int | None:
@@ -292,6 +297,7 @@ class Planner:
             prefix = self._prefixes[index]
             if start is not None:
                 prefix = self._prefix(_framed(str(merged.get("model"))) + start)
+            files = item.files[point.variant] if item.files and fault is None else ()
             limit, model = self._route.answer_limit(merged), str(merged.get("model") or "")
             for sample in range(self.samples):
                 if self._numbers_seeds[index] and fault is None:
@@ -307,6 +313,7 @@ class Planner:
                     Request(
                         key, slot, item.id, item.row, index, sample, body, limit, item.carry,
                         fault, prefix if fault is None else None, model=model, file=item.file, position=item.position,
+                        files=files,
                     )
                 )  # fmt: skip
         return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
 from ..core import InputError, JobChanged, Request
-from ..storage import Folder, Layout, ResultsFiles, part_files, writer
+from ..storage import Folder, Layout, ResultsFiles, carried_updates, part_files, writer
 from .completion_marker import CompletionMarker, settled
 from .plan import Plan
 from .planner import Passed, PlanDiff
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from ..protocol import Policy
     from ..storage import RetryRecord
     from .answer_index import AnswerIndex
+    from .carried_pass import CarriedPass
     from .snapshot import Snapshot
 
 _PREFLIGHT_REQUESTS = 10_000
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
-_OBJECT_BYTES = 600  # of a request, beside its body and what it carries
+_OBJECT_BYTES = 600  # of a request, beside its body and what it carries; also of a file that it puts in
+_FILE_BYTES_A_ROW = 100_000  # read to hash a file take as long as some row or other
 _SHOWN_FAULTS = 5
 _SHOWN_CHANGES = 12
 _NO_LAYOUT = Layout()
@@ -33,7 +35,8 @@ class Prepared(NamedTuple):
     to ask, ``passed`` the number of requests in the others. ``done`` is ``None`` where no answers have to be looked up:
     there are none, or the table of results is there and ``complete``, or ``snapshot`` tells of them. ``layout`` is where the
     rows of each input file are in the plan. ``kept`` are answers to requests that the job would send
-    differently now, which count as done all the same. ``empty`` tells that the input has no rows. ``sort_out`` gives those of
+    differently now, which count as done all the same, ``recarried`` answers whose rows carry something else now than they did.
+    ``empty`` tells that the input has no rows. ``sort_out`` gives those of
     a block that are to be asked. ``notes`` are sentences for whoever watches. ``again`` tells that it is a retry.
     """
 
@@ -48,6 +51,7 @@ class Prepared(NamedTuple):
     snapshot: Snapshot | None = None
     complete: bool = False
     kept: int = 0
+    recarried: int = 0
     empty: bool = False
     sort_out: Callable[[Sequence[Request]], list[Request]] = list
     notes: tuple[str, ...] = ()
@@ -75,11 +79,14 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     job_before = folder.read_job()
     known = settled(folder, identity, job.input.limit)
     is_of_kind = ResultsFiles(folder).is_of_kind(as_folder=job.job.results == "folder")
-    if known is not None and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
+    is_in_step = is_compared(job, folder)
+    if known is not None and is_in_step and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
         diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
     else:
-        found = _by_snapshot(job, plan, folder) or _by_index(job, plan, folder, known, changed)
+        found = (_by_snapshot(job, plan, folder) if is_in_step else None) or _by_index(
+            job, plan, folder, known, changed
+        )
         prepared = found._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
@@ -112,8 +119,22 @@ def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
             f"earlier answers that belong to no row of this job now: {diff.orphans - diff.changed:,}; "
             "they stay in parts/, but are not in the results"
         )
+    if prepared.recarried:
+        yield recarried_note(prepared.recarried)
     if prepared.kept:
         yield f"answers that an earlier, different job got and that are kept: {prepared.kept:,} (on_change is 'keep')"
+
+
+def recarried_note(answers: int) -> str:
+    """What is said of answers whose rows carry something else now."""
+    rows = "one row" if answers == 1 else f"{answers:,} rows"
+    return f"carried columns are not what they were in {rows}: the results have them as the input has them now"
+
+
+def is_compared(job: Job, folder: Folder) -> bool:
+    """Whether the carried columns of answers that were found elsewhere than where they were given are known to be those of the
+    input. Not in folders of versions that did not look."""
+    return not job.input.carry or carried_updates.is_in_step(folder)
 
 
 def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
@@ -155,7 +176,7 @@ def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | No
         all_blocks = preflight(job, plan.blocks)
         return Prepared(0, {}, None, None, None, all_blocks or iter(()), empty=all_blocks is None)
     done, layout = index_of(plan, folder, job.job.retry_failed, job.reasks)
-    rows = done.finished(plan.per_item)
+    rows = done.finished(plan.per_item) if is_compared(job, folder) else b""
     if not rows or not done.is_located(rows, plan.per_item, is_as_last=plan.is_as_last):
         return _surveyed(job, plan, folder, done, layout, rows, changed)
     diff = done.diff()._replace(planned=known.planned if known is not None else None)
@@ -191,10 +212,28 @@ def _surveyed(
 ) -> Prepared:
     """Go through the plan, but for those of its ``rows`` that have their answers, compare it with what is done, and refuse what
     must not be begun."""
+    from .carried_pass import CarriedPass
+
     before = done.passed(rows, plan.per_item) if rows.count(1) else None
-    diff, held = survey(job, plan, done, before)
-    if before is not None and plan.is_in_doubt:
-        return _surveyed(job, plan, folder, done, layout, b"", changed)
+    with CarriedPass(folder, plan, done) as carried:
+        diff, held = survey(job, plan, done, before, carried)
+        if before is None or not plan.is_in_doubt:
+            return _compared(job, plan, folder, done, layout, changed, diff, held, carried)
+    return _surveyed(job, plan, folder, done, layout, b"", changed)
+
+
+def _compared(
+    job: Job,
+    plan: Plan,
+    folder: Folder,
+    done: AnswerIndex,
+    layout: Layout,
+    changed: list[str],
+    diff: PlanDiff,
+    held: Held,
+    carried: CarriedPass,
+) -> Prepared:
+    """What a pass has found: refuse what must not be begun, and write down where answers are and what their rows carry."""
     kept = 0
     if job.job.on_change == "stop" and plan.narrows and diff.orphans:
         raise InputError(
@@ -215,9 +254,12 @@ def _surveyed(
         done.keep_changed()
         kept = diff.changed
         diff = diff.keeping()
+        if not (plan.is_as_last and is_compared(job, folder)):
+            carried.note_kept(plan)
     prepared = Prepared(
-        0, done.statuses(), diff, None, done, iter(()), layout=layout, kept=kept, sort_out=done.sort_out
-    )
+        0, done.statuses(), diff, None, done, iter(()), layout=layout, kept=kept, recarried=carried.keep(),
+        sort_out=done.sort_out,
+    )  # fmt: skip
     if not diff.left:
         return prepared
     if held.blocks is not None:
@@ -229,20 +271,37 @@ def _surveyed(
     return prepared._replace(blocks=plan.blocks(passed), passed=passed.requests)
 
 
-def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> int:
-    """How many answers a changed job concerns; 0 if it has not changed.
+class _Concerned(NamedTuple):
+    """How many answers a changed job concerns, and what they took."""
+
+    answers: int
+    tokens: int
+    cost: float | None
+
+
+def _concerned(job: Job, folder: Folder, diff: PlanDiff) -> _Concerned | None:
+    """The answers that a changed job concerns; ``None`` if it has not changed.
 
     A variable that came into the sweep or went from it, or another column as id, moves every answer: then none is found at the
-    place of a new request, and yet all are asked again.
+    place of a new request, and yet all are asked again. Rows that share an id come and go without the job's having changed.
     """
-    if diff.changed:
-        return diff.changed
     old = folder.read_job()
-    return min(diff.orphans, diff.left or 0) if old and changes(old, job.resolved()) else 0
+    has_changed = bool(old and changes(old, job.resolved()))
+    if not has_changed:
+        return _Concerned(diff.changed, diff.changed_tokens, diff.changed_cost) if diff.changed else None
+    if diff.changed or diff.shared:
+        costs = [cost for cost in (diff.changed_cost, diff.shared_cost) if cost is not None]
+        tokens = diff.changed_tokens + diff.shared_tokens
+        return _Concerned(diff.changed + diff.shared, tokens, sum(costs) if costs else None)
+    orphans = min(diff.orphans, diff.left or 0)
+    return _Concerned(orphans, 0, None) if orphans else None
 
 
-def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None) -> tuple[PlanDiff, Held]:
+def survey(
+    job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None, carried: CarriedPass | None = None
+) -> tuple[PlanDiff, Held]:
     """Compare a plan, or what of it is not ``passed``, with what is done. Returns also what is left to be asked.
+    ``carried`` notes what the rows with answers carry.
 
     :raises InputError: as :func:`prepare`, for the new rows among the first 10,000.
     """
@@ -250,6 +309,8 @@ def survey(job: Job, plan: Plan, done: AnswerIndex, passed: Passed | None = None
     done.begin_survey(passed)
     for block in plan.blocks(passed):
         left = done.sort_out(block, survey=True)
+        if carried is not None:
+            carried.note(block, done.answers(block))
         faulty.note(left, len(block))
         held.add(left)
     faulty.check()
@@ -268,7 +329,10 @@ class Held:
     def add(self, requests: list[Request]) -> None:
         if self.blocks is None or not requests:
             return
-        self._bytes += sum(len(request.body) + len(request.carry or "") + _OBJECT_BYTES for request in requests)
+        self._bytes += sum(
+            len(request.body) + len(request.carry or "") + _OBJECT_BYTES * (1 + len(request.files))
+            for request in requests
+        )
         self.requests += len(requests)
         self.blocks.append(requests)
         if self._bytes > _HELD_BYTES:
@@ -311,21 +375,24 @@ class _Faults:
         self._left = _PREFLIGHT_REQUESTS if self._stop else 0
         self._faults: dict[str, None] = {}
         self._sound = 0
+        self._files = _FileFaults()
 
     def note(self, requests: list[Request], passed: int) -> bool:
         """Note the faults of a block; false once enough was looked at."""
         if self._left <= 0:
             return False
-        self._left -= passed
+        sizes = (file.size for request in requests for file in request.files)
+        self._left -= passed + sum(sizes) // _FILE_BYTES_A_ROW
+        self._files.note(requests, passed)
         faults = [r.fault or unbounded(self._limits, r) for r in requests]
         self._faults |= {fault: None for fault in faults if fault is not None}
         self._sound += sum(1 for fault in faults if fault is None)
         return True
 
     def check(self) -> None:
-        """:raises InputError: if a fault was found."""
+        """:raises InputError: if a fault was found, or none of the files that rows name can be sent."""
         if not self._faults:
-            return
+            return self._files.check()
         shown = list(self._faults)[:_SHOWN_FAULTS]
         more = len(self._faults) - len(shown)
         if more:
@@ -340,25 +407,52 @@ class _Faults:
         raise InputError(f"{what}\n{todo}")
 
 
-def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, changed: Sequence[str]) -> str:
+class _FileFaults:
+    """Files that cannot be sent. Each is its row's own fault, which stops nothing; but if it is so of all, the job is wrong."""
+
+    def __init__(self) -> None:
+        self._requests = 0  # that put files in
+        self._faults: list[str] = []
+        self._is_fresh = True  # nothing was answered before
+
+    def note(self, requests: list[Request], passed: int) -> None:
+        self._is_fresh = self._is_fresh and len(requests) == passed
+        self._requests += sum(1 for request in requests if request.files)
+        self._faults += [fault for request in requests if (fault := request.file_fault) is not None]
+
+    def check(self) -> None:
+        if not self._faults or len(self._faults) < self._requests or not self._is_fresh:
+            return
+        if len(self._faults) == 1:
+            what = f"the file of the only row that names one cannot be sent: {self._faults[0]}"
+        else:
+            shown = "\n  - ".join(
+                [*self._faults[:_SHOWN_FAULTS], *(["…"] if len(self._faults) > _SHOWN_FAULTS else [])]
+            )
+            what = f"none of the files that rows name can be sent ({len(self._faults):,} looked at):\n  - {shown}"
+        raise InputError(
+            f"{what}\nNothing was sent. Paths are relative to the folder of the input, or to input.files if that is set"
+        )
+
+
+def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: _Concerned, changed: Sequence[str]) -> str:
     old = folder.read_job()
     differences = changes(old, job.resolved()) if old else []
     if not differences:
         differences = [
             *changed,
-            "(not the job file: rows of the input under the same id, or answers kept from an earlier job)",
+            "(not the job file: rows of the input under the same id, files that they name, or answers kept from an earlier job)",
         ]
     shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_CHANGES])
     if len(differences) > _SHOWN_CHANGES:
         shown += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
-    if diff.changed_tokens:
-        worth = f" They took {diff.changed_tokens:,} tokens"
-        worth += f" and ${diff.changed_cost:.4f}." if diff.changed_cost else "."
-    else:
-        worth = ""
+    worth = ""
+    if concerned.tokens:
+        worth = f" They took {concerned.tokens:,} tokens{f' and ${concerned.cost:.4f}' if concerned.cost else ''}."
     return (
         f"the job has changed since the answers in {folder.path} were given:{shown}\n"
-        f"{concerned:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} Nothing was sent. Choose:\n"
+        f"{concerned.answers:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} "
+        "Nothing was sent. Choose:\n"
         "  --on-change rerun   ask these again; the old answers stay in parts/, but not in the results\n"
         "  --on-change keep    keep the old answers where item, sweep point and sample are the same; ask for the rest\n"
         "  --out DIR           begin in another folder\n"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..config import PromptSection
 from ..core import InputError, JobError, Row
 from ..protocol import unwritable
-from .formats import Fault
 from .frame_input import Made
+from .reading import Fault
 from .template import Prompt, TemplateFault, missing_column
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def _maker(role: str, part: Part, frame: pl.DataFrame) -> RowFunction:
     if not isinstance(part, str):
         return part
     prompt = Prompt(PromptSection(user=part) if role == "user" else PromptSection(system=part, user="-"))
+    if prompt.file_kinds:
+        raise JobError(
+            f"prompt.{role}: a template beside a function puts no files in; write system and user as templates"
+        )
     if missing := prompt.missing(frame.columns):
         raise JobError(f"prompt.{role}: {missing_column(missing[0], frame.columns)}")
     return lambda row: prompt.render(row)[0]["content"]

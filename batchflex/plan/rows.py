@@ -1,9 +1,10 @@
 """Raw rows to :class:`~batchflex.core.types.Item`: which shape a row has, its id, its messages, what it carries along.
 
 A row is, in this order: what a function has made messages of; columns for the job's prompt; a request of its own
-(``messages`` and parameters); a line of an OpenAI batch file (``body``, sent whole). Beside ``messages``, known request
-parameters are sent, and what ``input.params`` names; the id and the columns named in ``input.carry`` are not, but for
-documented parameters. Versions before sent every other column too: such a row has its request of then as ``former``.
+(``messages`` and parameters); a line of an OpenAI batch file (``body``, sent whole); a conversation as ShareGPT has it
+(``conversations``, and parameters). Beside ``messages``, known request parameters are sent, and what ``input.params`` names; the
+id and the columns named in ``input.carry`` are not, but for documented parameters. Versions before sent every other column too:
+such a row has its request of then as ``former``.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from __future__ import annotations
 import datetime
 import decimal
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..config import Job
-from ..core import Item, JobError, Row
+from ..attachments import Finder, Use, require
+from ..config import Job, nearest
+from ..core import Attachment, Item, JobError, Row
 from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
-from .formats import Fault
+from . import sharegpt
+from .file_filters import Attach
 from .frame_input import Made
+from .reading import Fault
 from .source import Block
 from .template import Prompt, TemplateFault, missing_column
 
@@ -43,6 +48,7 @@ class Itemizer:
     ``has_messages`` each row comes with messages that were made of it.
 
     :raises JobError: if a template is wrong, or needs, or the job carries, columns that the table does not have.
+    :raises MissingExtra: if what reads the files that a template puts in is not installed.
     """
 
     def __init__(self, job: Job, columns: list[str] | None = None, *, has_messages: bool = False) -> None:
@@ -50,6 +56,7 @@ class Itemizer:
         self._route = job.route
         self._parameters = job.route.parameters
         self._field = job.route.field
+        self._takes_conversations = self._field == "messages"
         self._id = job.input.id
         self._carry = job.input.carry
         self._params = frozenset(job.input.params)
@@ -62,6 +69,14 @@ class Itemizer:
                 mistakes += error.mistakes
         if columns is not None and not mistakes:
             mistakes += self._misfits(columns)
+        kinds = {kind for prompt in self._prompts for kind in prompt.file_kinds}
+        require(kinds)
+        self.reads_files = bool(kinds)
+        if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
+            mistakes.append(f"input.files: there is no folder {job.input.files}")
+        self.finder = Finder(None if job.input.files is None else Path(job.input.files))
+        self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
+        self._without_file: dict[str, None] = {}
         if mistakes:
             raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         named = () if self._carry == "*" else self._carry
@@ -69,7 +84,7 @@ class Itemizer:
         self._left_out: dict[str, None] = {}
         self._ordinary: dict[str, None] = {}
         self._in_bodies: dict[str, None] = {}
-        self._noted: set[str] = set()
+        self._noted: set[str | tuple[str, str]] = set()
         others = columns is None or any(not self._is_sent(name) and name not in self._aside for name in columns)
         has_content = columns is None or self._field in columns
         self.may_leave_out = not (self._prompts or has_messages) and has_content and others
@@ -84,24 +99,36 @@ class Itemizer:
         named += [("input.carry", name) for name in self._carry if self._carry != "*"]
         named += [("input.params", name) for name in sorted(self._params)]
         mistakes += [
-            f"{place} names the column {name!r}, which is not there; the columns are: {', '.join(columns)}"
+            f"{place} names the column {name!r}, {_not_there(name, columns, 'the columns are')}"
             for place, name in named
             if name not in columns
         ]
-        has_content = self._has_messages or self._field in columns or "body" in columns
-        if not self._prompts and not has_content:
+        content = {self._field, "body", *([sharegpt.COLUMN] if self._takes_conversations else [])}
+        if not (self._prompts or self._has_messages) and content.isdisjoint(columns):
             mistakes.append(
                 f"the input is a table without a {self._field!r} column, so the job needs a [prompt] that makes {self._field} "
                 f"of its columns: {', '.join(columns)}"
             )
         return mistakes
 
-    def items(self, block: Block, *, former: bool = False, spans: Sequence[Span] = ()) -> list[Item]:
+    def items(
+        self, block: Block, *, former: bool = False, spans: Sequence[Span] = (), beside: Path | None = None
+    ) -> list[Item]:
         """One item a row; a row no request can be made of becomes an item with ``fault`` set. With ``former``, each has its
-        request of then, where that was another. ``spans`` are those of the block's file, if they are known."""
-        return [self._item(block, i, row, former, spans) for i, row in enumerate(block.rows)]
+        request of then, where that was another. ``spans`` are those of the block's file, if they are known. ``beside`` is the
+        folder that files which rows name are looked for in; without it the current one."""
+        attached = _Attached(self.finder, beside or Path()) if self.reads_files else None
+        return [self._item(block, i, row, former, spans, attached) for i, row in enumerate(block.rows)]
 
-    def _item(self, block: Block, index: int, row: Row | Fault, wants_former: bool, spans: Sequence[Span]) -> Item:
+    def _item(
+        self,
+        block: Block,
+        index: int,
+        row: Row | Fault,
+        wants_former: bool,
+        spans: Sequence[Span],
+        attached: _Attached | None,
+    ) -> Item:
         at = block.at[index]
         position = at - block.first if spans else None
         file = None if position is None else file_at(spans, position)
@@ -116,7 +143,7 @@ class Itemizer:
         try:
             identity = self._identity(row)
             made = None if block.messages is None else block.messages[index]
-            contents = self._contents(row, made, is_table=is_table)
+            contents = self._contents(row, made, attached, is_table=is_table)
             if wants_former:
                 former = self._former(row, contents, is_table=is_table)
         except (_BadRow, TemplateFault) as error:
@@ -124,14 +151,13 @@ class Itemizer:
         named = identity is not None
         if identity is None:
             identity = _digest(_encode_sorted(row))
-        return Item(at, identity, named, contents, self._carried(row), fault, former, file, position)
+        files = () if attached is None else attached.taken()
+        return Item(at, identity, named, contents, self._carried(row), fault, former, file, position, files)
 
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:
             if self._id not in row:
-                raise _BadRow(
-                    f"input.id names the column {self._id!r}, which is not there; there are: {', '.join(row)}"
-                )
+                raise _BadRow(f"input.id names the column {self._id!r}, {_not_there(self._id, row, 'there are')}")
             value: Any = row[self._id]
         else:
             value = row.get("id")
@@ -143,7 +169,7 @@ class Itemizer:
             raise _BadRow(f"an id must be a string or a number; found {value!r:.60}")
         return str(value)
 
-    def _contents(self, row: Row, made: Made | None, *, is_table: bool) -> tuple[Row, ...]:
+    def _contents(self, row: Row, made: Made | None, attached: _Attached | None, *, is_table: bool) -> tuple[Row, ...]:
         named = {name: row[name] for name in self._params if name in row}
         if isinstance(made, Fault):
             raise _BadRow(made.text)
@@ -151,11 +177,20 @@ class Itemizer:
             asked = {self._field: made, **{name: _without_filler(value) for name, value in named.items()}}
             return (_request(asked, self._route, is_table=False),)
         if self._prompts:
+            without = [name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")]
+            self._without_file |= dict.fromkeys(without)
+            attaches = (None if attached is None else attached.next for _ in self._prompts)
+            rendered = (
+                prompt.render(row, attach and attach()) for prompt, attach in zip(self._prompts, attaches, strict=True)
+            )
             return tuple(
-                _request({self._field: prompt.render(row), **named}, self._route, is_table=is_table) if named
-                else {self._field: prompt.render(row)}
-                for prompt in self._prompts
-            )  # fmt: skip
+                _request({self._field: asked, **named}, self._route, is_table=is_table)
+                if named
+                else {self._field: asked}
+                for asked in rendered
+            )
+        if self._takes_conversations and sharegpt.COLUMN in row and not {self._field, "body"} & row.keys():
+            row = _with_messages(row, self._field)
         if self._field in row:
             content = {k: v for k, v in row.items() if self._is_to_send(k, v)}
             return (_request(content, self._route, is_table=is_table),)
@@ -221,13 +256,60 @@ class Itemizer:
                 f"sent as request parameters, by their names: {_listed(sent)} beside {self._field!r} "
                 "(what is meant for something else stays here if input.carry names it)"
             )
+        without = [name for name in self._without_file if (name, "file") not in self._noted]
+        if without:
+            self._noted.update((name, "file") for name in without)
+            found.append(
+                f"rows where {_listed(without)} {'is' if len(without) == 1 else 'are'} null or empty are asked without that file"
+            )
         return found
+
+    def carried_of(self, columns: Iterable[str]) -> list[str]:
+        """Which of these columns are carried along: with ``"*"`` all but what is the request of a row that brings its own."""
+        if self._carry != "*":
+            return [name for name in columns if name in self._carry]
+        own = () if self._prompts else (self._field, "body")
+        return [name for name in columns if name not in own]
 
     def _carried(self, row: Row) -> str | None:
         if not self._carry:
             return None
-        names = [n for n in row if n not in (self._field, "body")] if self._carry == "*" else self._carry
+        names = self.carried_of(row) if self._carry == "*" else self._carry
         return _encode({name: row.get(name) for name in names}).decode()
+
+
+def _not_there(name: str, columns: Iterable[str], words: str) -> str:
+    """``which is not there (did you mean 'text'?); the columns are: id, text``."""
+    near = nearest(name, columns := list(columns))
+    meant = f" (did you mean {near!r}?)" if near else ""
+    return f"which is not there{meant}; {words}: {', '.join(columns)}"
+
+
+class _Attached:
+    """Collects the files of each row, a prompt after the other."""
+
+    def __init__(self, finder: Finder, beside: Path) -> None:
+        self._finder, self._beside = finder, beside
+        self._of_prompts: list[dict[Attachment, None]] = []
+
+    def next(self) -> Attach:
+        """What attaches the files of the next prompt."""
+        here: dict[Attachment, None] = {}
+        self._of_prompts.append(here)
+
+        def attach(use: Use) -> str:
+            found = self._finder.find(use, self._beside)
+            if isinstance(found, str):
+                return found
+            here[found] = None
+            return found.token
+
+        return attach
+
+    def taken(self) -> tuple[tuple[Attachment, ...], ...]:
+        """The files of a row, by prompt; nothing if it has none."""
+        found, self._of_prompts = self._of_prompts, []
+        return tuple(map(tuple, found)) if any(found) else ()
 
 
 def _with_place(block: Block, index: int, why: Fault | Exception) -> str:
@@ -283,6 +365,15 @@ def _request(content: dict[str, Any], route: Route, *, is_table: bool) -> Row:
     if faults := route.parameters.faults(request):
         raise _BadRow("; ".join(faults))
     return request
+
+
+def _with_messages(row: Row, field: str) -> Row:
+    """A row with a conversation in ShareGPT's form as one with messages."""
+    try:
+        found: Any = sharegpt.messages(row[sharegpt.COLUMN])
+    except ValueError as error:
+        raise _BadRow(str(error)) from None
+    return {**{name: value for name, value in row.items() if name != sharegpt.COLUMN}, field: found}
 
 
 def _without_filler(value: Any, keep: str | None = None) -> Any:

@@ -12,33 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import TIMINGS, InputError, Row
-from .formats import (
-    DAMAGED,
-    PACKED,
-    Every,
-    Fault,
-    Reading,
-    Rows,
-    csv_header,
-    digest,
-    parquet_metadata,
-    parquet_schema,
-    passes_all,
-    read_csv,
-    read_jsonl,
-    read_parquet,
-    suffix,
-)
+from .formats import FORMATS, Opening, Remembered, Settings, may_grow, opening
 from .frame_input import FrameInput, Made
+from .input_paths import expand, splits_note
+from .reading import DAMAGED, PACKED, Every, Fault, Reading, digest, passes_all
 
 if TYPE_CHECKING:
     import polars as pl
 
-_FORMATS = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".parquet": "parquet", ".pq": "parquet",
-    ".csv": "csv", ".tsv": "csv",
-}  # fmt: skip
 BLOCK_ROWS = 1_000
 _COARSE_S = 3.0  # that a file is young where the file system keeps seconds only; else TIMINGS.young_file_s
 
@@ -60,7 +41,7 @@ class Seen(NamedTuple):
     @property
     def may_grow(self) -> bool:
         """Whether rows can be appended to it without changing what is there."""
-        return self.format != "parquet" and Path(self.path).suffix.lower() not in PACKED
+        return may_grow(Path(self.path), self.format)
 
     def has_become(self, now: Seen) -> bool:
         """Whether it may be the same file still, in which the same rows come first."""
@@ -130,14 +111,16 @@ class Source:
     def __init__(
         self,
         paths: str | list[str] | None,
-        format: str = "auto",
+        settings: Settings = Settings(),  # noqa: B008 - it is immutable
         frame: pl.DataFrame | FrameInput | None = None,
         without: Path | None = None,
         counts: Callable[[Seen], bool] | None = None,
+        remembered: Remembered = lambda path, beginning, seems: None,
     ) -> None:
         self._frame = FrameInput.of(frame)
         self.left_out = 0
         self.files: list[tuple[Path, str]] = []
+        self.openings: list[Opening] = []
         self.known: list[Known | None] = []
         if frame is not None:
             return
@@ -145,14 +128,30 @@ class Source:
             raise InputError(
                 "the job names no input: set input.path to a file, a folder or a pattern such as 'data/*.jsonl'"
             )
-        found = _expand([paths] if isinstance(paths, str) else paths)
+        found = expand(paths)
         if without is not None:
             inside = without.resolve()
             found = [p for p in found if not p.resolve().is_relative_to(inside)]
         newer = [p for p in found if counts is None or counts(_seen(p, ""))]
         self.left_out = len(found) - len(newer)
-        self.files = [(p, _format(p, format)) for p in newer]
+        self.openings = [opening(path, settings, remembered) for path in newer]
+        self.files = [(path, opened.kind) for path, opened in zip(newer, self.openings, strict=True)]
         self.known = [None] * len(newer)
+
+    def notes(self) -> list[str]:
+        """Sentences about how the files are read, where that is not told by their names: the dialects of CSV files, sheets,
+        splits. Files that are alike share one."""
+        paths = [path for path, _ in self.files]
+        found = [] if (splits := splits_note(paths)) is None else [splits]
+        alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for path, opened in zip(paths, self.openings, strict=True):
+            if opened.note is not None:
+                alike.setdefault((opened.note, opened.keys), []).append(path.name)
+        for (words, keys), names in alike.items():
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            say = "says" if len(keys) == 1 else "say"
+            found.append(f"{names[0]}{more}: {words} ({' and '.join(keys)} {say} otherwise)")
+        return found
 
     def blocks(
         self,
@@ -197,9 +196,9 @@ class Source:
             if start is not None and seen is not None and start.bytes == seen.size:
                 first = end
                 continue
-            reading = _reading(path, kind, seen, start)
+            reading = self._reading(number, seen, start)
             try:
-                for read in _READERS[kind](reading, max_rows, begin, skip):
+                for read in FORMATS[kind].read(reading, max_rows, begin, skip):
                     end = read.end
                     if read.rows:
                         is_unchanged()
@@ -234,26 +233,29 @@ class Source:
         names: dict[str, None] = {}
         if not self.files:
             return None
-        for path, kind in self.files:
-            if kind == "jsonl":
+        for (path, kind), opened in zip(self.files, self.openings, strict=True):
+            columns = FORMATS[kind].columns
+            if columns is None:
                 return None
-            names |= dict.fromkeys(parquet_schema(path).names if kind == "parquet" else csv_header(path))
+            names |= dict.fromkeys(columns(path, opened.how))
         return list(names)
 
     def arrow_schema(self) -> Any | None:
-        """The Arrow schema of a Parquet or frame input, so that carried columns keep their types; else ``None``."""
+        """The Arrow schema of a frame, or of files that have types and one format, so that carried columns keep their types;
+        else ``None``."""
         if self._frame is not None:
             return self._frame.arrow_schema()
-        if self.files and all(kind == "parquet" for _, kind in self.files):
-            return parquet_schema(self.files[0][0])
-        return None
+        kinds = {kind for _, kind in self.files}
+        schema = FORMATS[kinds.pop()].schema if len(kinds) == 1 else None
+        return None if schema is None else schema(self.files[0][0], self.openings[0].how)
 
     def count(self, signed: Signature | None = None) -> int | None:
         """How many rows there are, where that costs no unpacking and no parsing; else ``None``."""
         if self._frame is not None:
             return len(self._frame)
         if not all(
-            kind == "parquet" or (kind == "jsonl" and path.suffix.lower() not in PACKED) for path, kind in self.files
+            FORMATS[kind].rows is not None or (kind == "jsonl" and path.suffix.lower() not in PACKED)
+            for path, kind in self.files
         ):
             return None
         return sum(
@@ -269,18 +271,30 @@ class Source:
         known = self.known[number]
         if known is not None and seen is not None and known.bytes == seen.size:
             return known.rows
-        if kind == "parquet":
-            return int(parquet_metadata(path).num_rows)
+        if (count := FORMATS[kind].rows) is not None:
+            return count(path, self.openings[number].how)
         before = known.rows if known is not None else 0
         end = before
         try:
-            for read in _READERS[kind](_reading(path, kind, seen, known, counts=True), BLOCK_ROWS, before, Every()):
+            for read in FORMATS[kind].read(
+                self._reading(number, seen, known, counts=True), BLOCK_ROWS, before, Every()
+            ):
                 end = read.end
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno:
                 raise InputError(f"{path} cannot be read: {error.strerror}") from None
             raise InputError(f"{path} is damaged somewhere after row {end}: {error}") from error
         return end
+
+    def _reading(self, number: int, seen: Seen | None, known: Known | None, *, counts: bool = False) -> Reading:
+        """With ``counts`` no digest is made of the bytes."""
+        (path, kind), how = self.files[number], self.openings[number].how
+        is_text = may_grow(path, kind)
+        end = seen.size if seen is not None and is_text else None
+        if known is None or not is_text:
+            return Reading(path, end=end, digest=None if counts or end is None else hashlib.sha256(), how=how)
+        so_far = None if counts or known.digest is None else known.digest.copy()
+        return Reading(path, known.bytes, known.lines, end, so_far, how)
 
 
 def escaped_name(path: str) -> str:
@@ -291,21 +305,6 @@ def escaped_name(path: str) -> str:
 def is_young(seen: Seen, now: int) -> bool:
     """Whether a file might be written to again without getting another time. ``now`` is in ns."""
     return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else TIMINGS.young_file_s)
-
-
-_READERS: dict[str, Callable[[Reading, int, int, Any], Iterator[Rows]]] = {
-    "jsonl": read_jsonl, "csv": read_csv, "parquet": read_parquet,
-}  # fmt: skip
-
-
-def _reading(path: Path, kind: str, seen: Seen | None, known: Known | None, *, counts: bool = False) -> Reading:
-    """With ``counts`` no digest is made of the bytes."""
-    is_text = kind != "parquet" and path.suffix.lower() not in PACKED
-    end = seen.size if seen is not None and is_text else None
-    if known is None or not is_text:
-        return Reading(path, end=end, digest=None if counts or end is None else hashlib.sha256())
-    so_far = None if counts or known.digest is None else known.digest.copy()
-    return Reading(path, known.bytes, known.lines, end, so_far)
 
 
 def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended | None:
@@ -353,73 +352,3 @@ def _is_still(path: Path, kind: str, seen: Seen) -> bool:
     """Whether a file is as it was, or longer; one that is gone is not, though what is open can be read to its end."""
     now = _seen_now(path, kind)
     return now is not None and seen.has_become(now)
-
-
-def _expand(patterns: list[str]) -> list[Path]:
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        try:
-            found |= dict.fromkeys(_named(pattern))
-        except OSError as error:
-            raise InputError(f"the input {pattern} cannot be looked through: {error}") from None
-    return list(found)
-
-
-def _named(pattern: str) -> list[Path]:
-    path = _expanded_user(pattern)
-    if "://" in pattern:
-        raise InputError(f"the input {pattern} is not on this machine; copy it here and name the file in input.path")
-    if path.is_dir():
-        outputs = {
-            run.parent for run in path.rglob("run.json") if run.parent != path and (run.parent / "parts").is_dir()
-        }
-        here = sorted(p for p in path.rglob("*") if _is_input(p, path) and outputs.isdisjoint(p.parents))
-        if not here:
-            raise InputError(f"the folder {path} has no .jsonl, .parquet or .csv file")
-    elif path.exists():
-        if not path.is_file():
-            raise InputError(f"the input {path} is no file: it is read more than once, so write it into one first")
-        here = [path]
-    elif any(c in pattern for c in "*?["):
-        here = sorted(_glob(path))
-        if not here:
-            raise InputError(f"no file matches the input path {pattern}")
-    else:
-        raise InputError(f"there is no input file {path}")
-    return here
-
-
-def _expanded_user(pattern: str) -> Path:
-    try:
-        return Path(pattern).expanduser()
-    except RuntimeError:  # there is no such user: then it is a name
-        return Path(pattern)
-
-
-def _is_input(path: Path, folder: Path) -> bool:
-    return not _is_hidden(path, folder) and suffix(path) in _FORMATS and path.is_file()
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _glob(pattern: Path) -> Iterator[Path]:
-    """Files by a pattern; the folders at its beginning that exist are no pattern, whatever characters they have."""
-    root, rest = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
-    while rest and (root / rest[0]).exists():
-        root /= rest.pop(0)
-    asks_for_hidden = any(part.startswith(".") for part in rest)
-    for path in root.glob("/".join(rest)):
-        if path.is_file() and (asks_for_hidden or not _is_hidden(path, root)):
-            yield path
-
-
-def _format(path: Path, given: str) -> str:
-    kind = given if given != "auto" else _FORMATS.get(suffix(path))
-    if kind is None:
-        raise InputError(
-            f"what {path} holds cannot be told from its name: name it .jsonl, .parquet or .csv (.gz and .zst may follow), "
-            "or set input.format"
-        )
-    return kind

@@ -31,6 +31,8 @@ import msgspec
 from ..config import PromptSection, nearest
 from ..core import JobError, Row
 from ..protocol import unwritable
+from . import file_filters
+from .file_filters import Attach, FileMisused, Files
 
 WHOLE_ROW = "row"
 
@@ -129,7 +131,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 _DATA = (
     str, int, float, bool, bytes, list, dict, tuple, set, frozenset, decimal.Decimal, datetime.date, datetime.time,
-    datetime.timedelta, jinja2.Undefined, _Namespace, _Opaque,
+    datetime.timedelta, jinja2.Undefined, _Namespace, _Opaque, Files,
 )  # fmt: skip
 _NO_TEXT: tuple[Any, ...] = (object.__repr__, object.__str__)
 _GONE_THROUGH = (Iterator, KeysView, ValuesView, ItemsView, range)
@@ -156,7 +158,7 @@ _AN_EXPRESSION = "an expression"
 def _finalize(value: Any) -> Any:
     if value is None:  # of an expression: the nulls of columns are _Null
         raise _NullUsed(_AN_EXPRESSION)
-    return value
+    return value.marks if isinstance(value, Files) else value
 
 
 def _to_json(value: Any) -> str:
@@ -190,7 +192,7 @@ _environment = _Environment(
     keep_trailing_newline=True,
     autoescape=False,  # prompts are no HTML: nothing is escaped
 )
-_environment.filters["tojson"] = _to_json
+_environment.filters |= {"tojson": _to_json, **file_filters.FILTERS}
 del _environment.filters["random"], _environment.globals["lipsum"]
 _environment.filters = {name: _filter(made) for name, made in _environment.filters.items()} | {"_held": _held}
 _environment.globals["namespace"] = _Namespace
@@ -248,6 +250,8 @@ class Prompt:
         self._used: set[str] = set()
         self._used_by_row: set[str] = set()
         self._spared: set[str] = set()
+        self.file_kinds: set[str] = set()  # of files that are put in
+        self.file_columns: set[str] = set()  # that name them
         if section.messages is not None:
             self._messages = [self._compile(m, f"{place}.messages.{i}") for i, m in enumerate(section.messages)]
         else:
@@ -264,13 +268,17 @@ class Prompt:
                 tree = _naming.parse(value)
                 used = _columns_named(tree)
                 by_row = _columns_of_row(tree) if WHOLE_ROW in used else set()
-                spared = _guarded(tree)
+                spared, files = _guarded(tree), file_filters.wanted(tree)
                 compiled = _environment.from_string(_Rewriting(tree).visit(tree))
             except jinja2.TemplateSyntaxError as error:
                 raise JobError(
-                    f"{place}: the template is not valid, line {error.lineno}: {error.message}. "
+                    f"{place}: the template is not valid, line {error.lineno}: {(error.message or '').rstrip('.')}. "
                     "A column whose name is not a plain word is written {{ row['Ticket Text'] }}"
                 ) from None
+            except ValueError as error:
+                raise JobError(f"{place}: {error}") from None
+            self.file_kinds |= files.kinds
+            self.file_columns |= files.columns
             self._used |= used
             self._used_by_row |= by_row
             self._spared |= spared
@@ -293,14 +301,19 @@ class Prompt:
         needed = self._used if WHOLE_ROW in columns else (self._used | self._used_by_row) - {WHOLE_ROW}
         return sorted(needed - self._spared - set(columns) - _environment.globals.keys())
 
-    def render(self, columns: Row) -> list[Any]:
-        """The messages for one row.
+    def render(self, columns: Row, attach: Attach | None = None) -> list[Any]:
+        """The messages for one row. ``attach`` gives what stands for the files that it puts in.
 
         :raises TemplateFault: if a column is missing or null, or the template fails on this row's values.
         """
         try:
             values = self._values(columns)
-            return [_fill(message, values) for message in self._messages]
+            messages = [_fill(message, values) for message in self._messages]
+            if not self.file_kinds:
+                return messages
+            if attach is None:
+                raise TemplateFault("no file can be put in here")
+            return [file_filters.put_in(message, attach) for message in messages]
         except jinja2.UndefinedError as error:
             if missing := self.missing(columns):
                 raise TemplateFault(missing_column(missing[0], columns)) from None
@@ -309,7 +322,7 @@ class Prompt:
             raise TemplateFault(_null_used(str(null))) from None
         except TemplateFault:
             raise
-        except _TextMade as made:
+        except (_TextMade, FileMisused) as made:
             raise TemplateFault(f"the template {made}") from None
         except Exception as error:  # whatever an expression in a user's template raises is that row's fault
             raise TemplateFault(f"the template fails: {type(error).__name__}: {error}") from None

@@ -139,6 +139,11 @@ def unreachable(message: str) -> Transient:
     return _unsent(Transient(message, error_type="connect", rule="connect"))
 
 
+def unreadable_file(message: str) -> RowFault:
+    """A file that cannot be put into its request: nothing was sent. ``message`` is a sentence."""
+    return _unsent(RowFault(message, error_type="file"))
+
+
 def no_key(why: str) -> RunFault:
     """The command that is to give the key gives none."""
     return _unsent(RunFault(f"{NO_KEY}: {why}", error_type="api_key_command").because("key"))

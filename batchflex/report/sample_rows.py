@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
+from ..attachments import described
 from ..core import EndpointError, InputError, JobError, KeySet, printable
 from ..plan import Passed, Plan
 from ..protocol import conversation
@@ -164,7 +165,7 @@ def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[M
         for block in plan.blocks(Passed(bytes(passed), KeySet())):
             for request in block:
                 if request.key in wanted:
-                    spoken = conversation(msgspec.json.decode(request.body))
+                    spoken = conversation(msgspec.json.decode(described(request.body, request.files)))
                     found[request.key] = [
                         Message(shown(role, 40), shown("\n".join(_texts(said)))) for role, said in spoken
                     ]
@@ -180,4 +181,13 @@ def _texts(content: Any) -> Iterator[str]:
         yield content
     for part in content if isinstance(content, list) else ():
         kind = part.get("type", "?") if isinstance(part, Mapping) else "?"
-        yield str(part["text"]) if kind == "text" and "text" in part else f"[{kind}]"
+        yield str(part["text"]) if kind == "text" and "text" in part else _named(kind, part)
+
+
+def _named(kind: Any, part: Any) -> str:
+    """A part that is no text; an image by its name or address."""
+    image = part.get(kind) if isinstance(part, Mapping) else None
+    url = image.get("url") if isinstance(image, Mapping) else None
+    if not isinstance(url, str) or url.startswith("data:"):
+        return f"[{kind}]"
+    return url if url.startswith("<") else f"[{kind} {url}]"

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..config import Job, build
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve_all
 from ..plan import AnswerIndex, Plan, points
-from ..storage import Folder, FolderStore, ResultsFiles, declared, part_files, results_table, writer
+from ..storage import (
+    CarriedUpdates,
+    Folder,
+    FolderStore,
+    ResultsFiles,
+    carried_updates,
+    declared,
+    part_files,
+    part_index,
+    results_table,
+    writer,
+)
 
-if TYPE_CHECKING:
-    import polars as pl
+_LAST = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32, "part": pl.Int64, "at": pl.Int64})
 
 
 def job_of(folder: Folder) -> Job:
@@ -34,6 +48,12 @@ def plan_of(job: Job) -> Plan:
 
 
 def is_newest(folder: Folder) -> bool:
+    """Whether the table of results :func:`has_all_answers`, and the carried columns as they were when the input was last looked
+    at."""
+    return ResultsFiles(folder).carried == carried_updates.identity(folder.carried) and has_all_answers(folder)
+
+
+def has_all_answers(folder: Folder) -> bool:
     """Whether the table of results can be read, and is made of the parts that are there and of nothing else: no answer waits in
     the journal to be sealed. Tables of earlier versions do not have that; of them nothing may be newer."""
     there = ResultsFiles(folder)
@@ -70,6 +90,7 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_tab
         unsealed.outcomes,
         declared(job.schemas),
         void=unsealed.void,
+        updates=CarriedUpdates(folder.carried),
     )
 
 
@@ -85,3 +106,26 @@ def _planned(job: Job, folder: Folder, unsealed: writer.Unsealed) -> pl.DataFram
     except (JobError, InputError, EndpointError):
         return None
     return done.planned()
+
+
+def rows_of_table(folder: Folder) -> pl.DataFrame:
+    """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
+    tables = (pq.read_table(path, columns=["key", "row"]) for path in ResultsFiles(folder).paths)
+    return part_index.head(pa.concat_tables(tables))
+
+
+def last_answers(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
+    """For the last answer to each request the number of its sweep point among ``labels``, of its part, and where it is there."""
+    frames = [pl.DataFrame(schema=_LAST)]
+    for part, frame in zip(
+        part_files.part_numbers(folder.parts), part_index.read_keys(folder.parts, ["point"]), strict=True
+    ):
+        place = {"part": pl.lit(int(part), dtype=pl.Int64), "at": pl.int_range(pl.len(), dtype=pl.Int64)}
+        frames.append(results_table.pointed(frame, labels).with_columns(**place))
+    return part_index.last_of_each(pl.concat(frames))
+
+
+def placed_rows(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
+    """The answers that the table there is has, and where in it, as :func:`assemble` takes them."""
+    last = last_answers(folder, labels)
+    return rows_of_table(folder).join(last, on=["hi", "lo"], how="inner", maintain_order="left")

@@ -7,18 +7,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..config import Job, build
 from ..core import BAD, JobError, Outcome, SortedKeys, key_halves
 from ..plan import completion_marker, points
 from ..protocol import Shapes, requested_format
-from ..storage import Folder, ResultsFiles, part_files, part_index, results_table, table_files, with_verdict, writer
-from .live_table import assemble, is_newest, job_of, plan_of
+from ..storage import Folder, part_files, table_files, with_verdict, writer
+from .live_table import assemble, has_all_answers, job_of, last_answers, plan_of, rows_of_table
 
 _PART_ROWS = 10_000
-_LAST = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "point": pl.Int32, "part": pl.Int64, "at": pl.Int64})
 _SECTION = "answer."
 
 
@@ -50,12 +47,12 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
     with folder.held():
         job = job_of(folder)
         job = build(job.resolved(), settings)
-        is_whole = is_newest(folder)
+        is_whole = has_all_answers(folder)
         number = writer.recover(folder)
         known = completion_marker.last_marker(folder)
         shapes = Shapes(job.answer.json_schema, lenient=job.answer.lenient)
-        rows = _rows(folder) if is_whole else None
-        last = _last_answers(folder, [point.label for point in points(job)])
+        rows = rows_of_table(folder) if is_whole else None
+        last = last_answers(folder, [point.label for point in points(job)])
         formats, where = _formats(job, last)
         if rows is not None:
             where = where.join(rows, on=["hi", "lo"], how="semi")
@@ -85,23 +82,6 @@ def reparse(folder: Folder, settings: Sequence[tuple[str, Any]] = ()) -> Reparse
         table = assemble(folder, placed).with_metadata(marker)
         table_files.write(folder, table, as_folder=job.job.results == "folder")
         return Reparsed(read, fit, fit_no_more)
-
-
-def _rows(folder: Folder) -> pl.DataFrame:
-    """The key and the row number of each row of the table there is: parts may hold answers that the job has no place for."""
-    tables = (pq.read_table(path, columns=["key", "row"]) for path in ResultsFiles(folder).paths)
-    return part_index.head(pa.concat_tables(tables))
-
-
-def _last_answers(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
-    """For the last answer to each request the number of its sweep point among ``labels``, of its part, and where it is there."""
-    frames = [pl.DataFrame(schema=_LAST)]
-    for part, frame in zip(
-        part_files.part_numbers(folder.parts), part_index.read_keys(folder.parts, ["point"]), strict=True
-    ):
-        place = {"part": pl.lit(int(part), dtype=pl.Int64), "at": pl.int_range(pl.len(), dtype=pl.Int64)}
-        frames.append(results_table.pointed(frame, labels).with_columns(**place))
-    return part_index.last_of_each(pl.concat(frames))
 
 
 def _formats(job: Job, last: pl.DataFrame) -> tuple[list[bytes | None], pl.DataFrame]:

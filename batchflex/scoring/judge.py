@@ -69,6 +69,8 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
         "params": params,
         "answer": {"lenient": True, "max_reasks": 1},
     }
+    if job.input.files is not None:
+        own["input"]["files"] = job.input.files
     if judge.system is not None:
         own["prompt"]["system"] = judge.system
     sections = (("endpoint", judge.endpoint), ("limits", judge.limits), ("prices", judge.prices))

@@ -12,6 +12,7 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import (
+        carried_updates as carried_updates,
         disk_space as disk_space,
         journal as journal,
         part_files as part_files,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         table_files as table_files,
         writer as writer,
     )
+    from .carried_updates import CarriedUpdates as CarriedUpdates, UpdatesWriter as UpdatesWriter
     from .files import (
         append as append,
         replaced as replaced,

@@ -46,6 +46,7 @@ class Folder:
         self.inputs = path / "inputs.jsonl"
         self.snapshot = path / "standing.bin"
         self.positions = path / "positions.parquet"
+        self.carried = path / "carried.parquet"
         self.scores = path / "scores.parquet"
         self.scores_folder = path / "scores"
         self.scores_json = path / "scores.json"

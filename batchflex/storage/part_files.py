@@ -47,7 +47,8 @@ _INSIDE = {
 }  # fmt: skip
 PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
-MADE_OF, MADE_OF_PARTS = b"batchflex.made_of", b"batchflex.parts"  # of a results table; see results_table.Assembled
+# Of a results table; see results_table.Assembled.
+MADE_OF, MADE_OF_PARTS, MADE_OF_CARRIED = b"batchflex.made_of", b"batchflex.parts", b"batchflex.carried"
 _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it
@@ -252,22 +253,25 @@ def footer(store: Store, number: int) -> Footer:
     own: Mapping[bytes, bytes] = read.metadata or {}
     if not {_KINDS, _TYPES, _SIZE} <= own.keys():
         raise FolderError(f"{store}/{part_name(number)} is no part that batchflex wrote; move it away")
-    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(own[_TYPES])))
-    # Versions before kept decimals of 256 bits; such columns are text now.
-    types = pa.schema([field for field in types if not pa.types.is_decimal256(field.type)])
+    carried = carried_footer(own)
     if _FIELDS in own:
         fields = msgspec.json.decode(own[_FIELDS])
     else:  # a part of an older version
         fields = parsed_columns.kinds(read_part(store, number, ["parsed"])["parsed"].to_pylist())
-    return Footer(
-        msgspec.json.decode(own[_KINDS]),
-        types,
-        fields,
-        int(own[_SIZE]),
-        [int(read.row_group(i).num_rows) for i in range(read.num_row_groups)],
-        msgspec.json.decode(own.get(_VOID, b"[]"), type=list[str]),
-        own.get(_ID, b"").decode(),
+    return carried._replace(
+        fields=fields,
+        groups=[int(read.row_group(i).num_rows) for i in range(read.num_row_groups)],
+        void=msgspec.json.decode(own.get(_VOID, b"[]"), type=list[str]),
+        id=own.get(_ID, b"").decode(),
     )
+
+
+def carried_footer(own: Mapping[bytes, bytes]) -> Footer:
+    """What :func:`metadata` wrote of the carried columns, and the size."""
+    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(own[_TYPES])))
+    # Versions before kept decimals of 256 bits; such columns are text now.
+    types = pa.schema([field for field in types if not pa.types.is_decimal256(field.type)])
+    return Footer(msgspec.json.decode(own[_KINDS]), types, {}, int(own[_SIZE]))
 
 
 def identity(store: Store) -> str:

@@ -33,10 +33,14 @@ def layout_of(
     foreign: Iterable[str],
     pending: Sequence[Outcome],
     declared: Mapping[str, list[str]],
+    carrying: Iterable[part_files.Footer] | None = None,
 ) -> ResultsLayout:
     """Name and type the columns of a job's results. ``foreign`` are sweep points that the job does not have, ``declared`` the
-    fields that its schema names."""
+    fields that its schema names, ``carrying`` what tells of the carried columns, if that is not the ``footers``."""
     whole = part_files.together(footers)
+    if carrying is not None:
+        carried = part_files.together(carrying)
+        whole = whole._replace(kinds=carried.kinds, types=carried.types)
     if pending:
         kinds, types = carried_columns.describe((o.carry for o in pending), whole.types)
         fields = parsed_columns.kinds(o.parsed for o in pending)

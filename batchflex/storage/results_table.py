@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ..core import Outcome, SortedKeys, raw
 from . import carried_columns, parsed_columns, part_files, part_index
+from .carried_updates import OWN, CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
 from .results_columns import ResultsLayout, layout_of
@@ -72,6 +73,7 @@ def assemble(
     positions: part_index.Positions | None = None,
     void: Collection[str] = (),
     between: Callable[[], None] = lambda: None,
+    updates: CarriedUpdates | None = None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
@@ -80,10 +82,12 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside those that parts name. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that
-    while they are sorted, and twice the largest row group.
+    ``void`` are, beside those that parts name. What ``updates`` have counts in place of what was carried with the answers. Memory
+    is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while they are sorted, and twice the largest row
+    group; with updates by 12 bytes a row and 28 an update more.
     """
-    tables = _Parts(store, pending, void, between)
+    updates = updates if updates is not None and len(updates) else None
+    tables = _Parts(store, pending, void, between, updates)
     if positions is not None:
         places = _of_plan(tables, labels, positions.columns, positions.place, since)
     elif planned is not None:
@@ -91,17 +95,22 @@ def assemble(
     else:
         places = _of_history(tables, labels)
     foreign = tables.points.difference(labels) if planned is None and positions is None else ()
-    shape = layout_of(tables.footers.values(), variables, foreign, pending, declared or {})
+    carrying = None if updates is None else tables.carrying(updates, places.index)
+    shape = layout_of(tables.footers.values(), variables, foreign, pending, declared or {}, carrying)
 
     def batches(first: int, end: int) -> Iterator[pa.Table]:
         for at in range(first, end, _WINDOW_ROWS):
             window = tables.located(places.index["where"].slice(at, min(_WINDOW_ROWS, end - at)))
-            share = _WINDOW_BYTES / max(tables.size(window), _WINDOW_BYTES)
+            size = tables.size(window) + (0 if updates is None else updates.row_bytes * window.height)
+            share = _WINDOW_BYTES / max(size, _WINDOW_BYTES)
             each = max(1, int(window.height * share))
             for begin in range(0, window.height, each):
                 between()
                 rows, points = places.of(at + begin, min(each, window.height - begin))
-                yield _finish(tables.gather(window.slice(begin, each)), rows, points, labels, shape)
+                table = tables.gather(window.slice(begin, each))
+                if updates is not None:
+                    table = updates.applied(table, places.index["carried"].slice(at + begin, table.num_rows))
+                yield _finish(table, rows, points, labels, shape)
 
     identity = part_files.identity(store)
     known = [
@@ -112,16 +121,24 @@ def assemble(
         list(labels),
         declared or {},
     ]
-    made_of = {part_files.MADE_OF: _digest(known, places.index), part_files.MADE_OF_PARTS: identity.encode()}
+    index = places.index
+    made_of = {part_files.MADE_OF_PARTS: identity.encode()}
+    if updates is not None:
+        known.append(str(shape.schema))
+        index = index.with_columns(updates.digests(index["carried"]))
+        made_of[part_files.MADE_OF_CARRIED] = updates.id.encode()
+    made_of[part_files.MADE_OF] = _digest(known, index)
 
     def stretches() -> list[Stretch]:
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
-        alike = [str(shape.schema), *known[2:]]
-        numbers = places.index["place"] // STRETCH_ROWS
+        alike = [str(shape.schema), *known[2:6]]
+        numbers = index["place"] // STRETCH_ROWS
         begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
         found = []
         for begin, end in itertools.pairwise([*dict.fromkeys(begins), len(numbers)]):
-            here = places.index.slice(begin, end - begin)
+            here = index.slice(begin, end - begin)
+            if updates is not None and not (here["carried"] != 0).any():  # as it was before there were any
+                here = here.drop("carried")
             digest = _digest([*alike, places.size, tables.sources(here["where"])], here)
             name = f"{int(numbers[begin]) if end > begin else 0:06d}-{digest.decode()[:16]}"
             found.append(Stretch(name, end - begin, functools.partial(batches, begin, end)))
@@ -175,10 +192,18 @@ class _Parts:
     """
 
     def __init__(
-        self, store: Store, pending: Sequence[Outcome], void: Collection[str], between: Callable[[], None]
+        self,
+        store: Store,
+        pending: Sequence[Outcome],
+        void: Collection[str],
+        between: Callable[[], None],
+        updates: CarriedUpdates | None,
     ) -> None:
         self._store = store
         self._between = between
+        self._updates = updates
+        self.has_updates = updates is not None
+        self.places = _PLACE | _CARRIED if self.has_updates else _PLACE  # the columns that tell of a row's place
         self._void = Void(store, void)
         self._reading = store.reading()
         self.footers: dict[int, part_files.Footer] = {
@@ -194,16 +219,18 @@ class _Parts:
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """For each part: its number and some of its columns, as :func:`part_index.head` gives them, with ``where`` each row is.
-        Failures that are void are left out. To be called once.
+        """For each part: its number and some of its columns, as :func:`part_index.head` gives them, with ``where`` each row is,
+        and which entry of the updates it has (``carried``), if there are any. Failures that are void are left out. To be called
+        once.
         """
         end = 0
         for number, footer in self.footers.items():
             self._between()
+            wanted = columns(number) if self._updates is None else [*dict.fromkeys(["key", *columns(number)])]
             if is_pending := number == _PENDING:
-                table = self._pending.select(columns(number))
+                table = self._pending.select(wanted)
             else:
-                table = part_files.read_part(self._store, number, columns(number))
+                table = part_files.read_part(self._store, number, wanted)
             first = end
             for group, rows in enumerate(footer.groups):
                 self._groups.append((number, group))
@@ -211,6 +238,8 @@ class _Parts:
                 self._row_bytes.append(footer.size // max(1, len(table)))
                 end += rows
             frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+            if self._updates is not None:
+                frame = frame.with_columns(self._updates.entries(frame))
             self.points.update(frame["point"].unique())
             gone = None if is_pending else self._void.among(number, frame["status"])
             yield number, frame if gone is None else frame.filter(~gone)
@@ -221,12 +250,45 @@ class _Parts:
         group = begins.search_sorted(where, "right") - 1
         return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
 
+    def numbers(self, where: pl.Series) -> list[int]:
+        """The parts that rows are in; not what is pending."""
+        groups = self.located(where)["group"].unique()
+        return sorted({self._groups[group][0] for group in groups} - {_PENDING})
+
     def sources(self, where: pl.Series) -> list[tuple[int, int, str]]:
         """The parts that rows are in: their numbers, sizes in memory and ids."""
-        groups = self.located(where)["group"].unique()
-        numbers = sorted({self._groups[group][0] for group in groups})
-        footers = [(number, self.footers[number]) for number in numbers if number != _PENDING]
+        footers = [(number, self.footers[number]) for number in self.numbers(where)]
         return [(int(number), footer.size, footer.id) for number, footer in footers]
+
+    def carrying(self, updates: CarriedUpdates, index: pl.DataFrame) -> list[part_files.Footer]:
+        """What tells the kinds and types of the carried columns: the updates, and the parts with rows that have no update. Where
+        some rows of a part have one, only the others count, if that could make a difference."""
+        is_own = index["carried"] == OWN
+        own, updated = index["where"].filter(is_own).sort(), index["where"].filter(~is_own)
+        numbers, mixed = self.numbers(own), {*self.numbers(updated)}
+        found = [updates.footer, *(self.footers[number] for number in numbers)]
+        whole = part_files.together(found)
+        is_sure = all(
+            name in updates.footer.kinds and (name in whole.types.names or len({*kinds} - {"null"}) < 2)
+            for name, kinds in whole.kinds.items()
+        )
+        if is_sure:
+            return found
+        looked_at = {number: self._described(number, own) for number in numbers if number in mixed}
+        return [updates.footer, *(looked_at.get(number) or self.footers[number] for number in numbers)]
+
+    def _described(self, number: int, where: pl.Series) -> part_files.Footer:
+        """What the carried columns of some rows of a part hold; ``where`` they are, in order, rows of other parts among them."""
+        begin = next(self._begins[at] for at, (part, _) in enumerate(self._groups) if part == number)
+        footer = self.footers[number]
+        first, end = (int(where.search_sorted(bound)) for bound in (begin, begin + sum(footer.groups)))
+        at = where[first:end].to_numpy().astype("int64") - begin
+        found = part_files.Footer({}, pa.schema([]), {})
+        for table in part_files.read_rows(self._store, number, at, ["carry"]):
+            self._between()
+            kinds, types = carried_columns.describe(table.column("carry").to_pylist(), footer.types)
+            found = part_files.together([found, part_files.Footer(kinds, types, {})])
+        return found
 
     def size(self, wanted: pl.DataFrame) -> int:
         """About how much memory the rows of a window take, in bytes."""
@@ -257,13 +319,15 @@ class _Parts:
 
 
 class _Places:
-    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, and ``where`` each is.
+    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, ``where`` each is, and its
+    ``carried`` if there are updates.
 
-    Of what comes twice at one place the last that is not ``failed`` counts, unless ``all``. The list of ``frames`` is emptied,
+    Of what comes twice at one place the last that is not ``failed`` counts, unless ``all``. ``has_updates`` tells that there are
+    some. The list of ``frames`` is emptied,
     so that they do not stay in memory beside the index.
     """
 
-    def __init__(self, frames: list[pl.DataFrame], *, all: bool = False) -> None:
+    def __init__(self, frames: list[pl.DataFrame], *, all: bool = False, has_updates: bool = False) -> None:
         self._points, self._samples = (
             max((int(frame[name].max() or 0) for frame in frames), default=0) + 1  # type: ignore[arg-type]
             for name in ("point", "sample")
@@ -273,10 +337,11 @@ class _Places:
             + pl.col("point").cast(pl.UInt64) * self._samples
             + pl.col("sample").cast(pl.UInt64)
         )
+        columns = pl.Schema({"place": pl.UInt64, "where": pl.UInt32} | (_CARRIED if has_updates else {}))
         for number, frame in enumerate(frames):
             answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
-            frames[number] = frame.select(place=place * 2 + answered, where=pl.col("where").cast(pl.UInt32))
-        index = _concat(frames, {"place": pl.UInt64, "where": pl.UInt32}).sort("place", maintain_order=True)
+            frames[number] = frame.select((place * 2 + answered).alias("place"), *([*columns][1:])).cast(columns)
+        index = _concat(frames, dict(columns)).sort("place", maintain_order=True)
         index = index.with_columns(pl.col("place") // 2)
         twice = index["place"] == index["place"].shift(-1)
         self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
@@ -294,6 +359,7 @@ class _Places:
 
 
 _PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
+_CARRIED: dict[str, Any] = {"carried": pl.UInt32}
 _KEY: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64}
 _SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
 
@@ -302,9 +368,9 @@ def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
     """All answers; a sweep point that is none of ``labels`` comes last."""
     columns = ["key", "slot", "row", "sample", "point", "status"]
     heads = [pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
-    whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | _PLACE)).drop("hi", "lo")
+    whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | parts.places)).drop("hi", "lo")
     whole = part_index.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
-    return _Places([whole.sort("where")], all=True)
+    return _Places([whole.sort("where")], all=True, has_updates=parts.has_updates)
 
 
 def _of_plan(
@@ -322,8 +388,10 @@ def _of_plan(
         frame = pointed(head, labels)
         frame = place(frame) if number < since else frame
         failed = (frame["status"] == "failed").alias("failed")
-        heads.append(pl.DataFrame([*(frame[name].shrink_dtype() for name in _PLACE), failed]))  # a third of the memory
-    return _Places(heads)
+        heads.append(
+            pl.DataFrame([*(frame[name].shrink_dtype() for name in parts.places), failed])
+        )  # a third of the memory
+    return _Places(heads, has_updates=parts.has_updates)
 
 
 def _by_keys(planned: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:

@@ -72,6 +72,11 @@ class TableFiles:
         return self.metadata.get(part_files.MADE_OF, b"").decode("ascii", "replace")
 
     @property
+    def carried(self) -> str:
+        """The :func:`carried_updates.identity` of what this table was made with."""
+        return self.metadata.get(part_files.MADE_OF_CARRIED, b"").decode("ascii", "replace")
+
+    @property
     def bytes(self) -> int:
         """:raises OSError: if a file is not there any more."""
         return sum(path.stat().st_size for path in self.paths)

@@ -20,7 +20,7 @@ from batchflex.config.job import Job
 from batchflex.config.loader import build, parse_setting
 from batchflex.core.errors import JobError
 from batchflex.core.safe_text import printable
-from batchflex.plan import formats
+from batchflex.plan import reading
 from tests.support.command_line import Ended, called
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -257,7 +257,7 @@ def test_a_short_key_is_kept_nowhere(key: str, endpoint: CountingEndpoint, work:
 def test_an_input_without_line_breaks_does_not_fill_the_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "LONGEST_LINE", 1 << 16)
+    monkeypatch.setattr(reading.Reading, "longest_line", 1 << 16)
     data = b"a,b\n" * name.startswith("a.csv") + b"x" * 10_000_000
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     (tmp_path / "job.toml").write_text(

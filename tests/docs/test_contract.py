@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchflex.attachments import FileFacts
 from batchflex.config.loader import build
 from batchflex.config.score_sections import specs_of
 from batchflex.core.errors import StopReason
@@ -136,6 +137,8 @@ def test_lines_of_inputs_jsonl_are_as_written() -> None:
         "begun": manifest.Begun,
         "plan": manifest.Planned,
         "since": manifest.Since,
+        "dialect": manifest.Sniffed,
+        "attached": FileFacts,
     }
     section = CONTRACT[CONTRACT.index("## `inputs.jsonl`") :].split("\n## ")[0]
     for kind, line in kinds.items():

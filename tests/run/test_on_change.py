@@ -97,6 +97,44 @@ def test_by_default_a_changed_job_sends_nothing_and_says_what_changed(
     assert endpoint.stats()["requests"] == 0
 
 
+def test_of_long_texts_it_shows_where_they_begin_to_differ(
+    ask: Ask, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    system = "You label support tickets.\nRead all of it.\n" + "Be careful. " * 20 + "Answer with one word: yes or no."
+    schema: dict[str, Any] = {"type": "object", "properties": {"label": {"enum": [f"l{n}" for n in range(30)]}}}
+    asked = {"type": "json_schema", "json_schema": {"name": "label", "schema": schema}}
+    given = {"prompt": {"system": system}, "params": {"response_format": asked}}
+    assert ask("--out", tmp_path / "long", **given).summary["done"] == 4
+    given["prompt"]["system"] = system.replace("yes or no", "yes, no or perhaps")
+    schema["properties"]["label"]["enum"][20] = "other"
+    stopped = ask("--out", tmp_path / "long", **given)
+    assert stopped.code == 2
+    assert (
+        "prompt.system, line 3: '…with one word: yes or no.' → '…with one word: yes, no or perhaps.'"
+    ) in stopped.err
+    place = "params.response_format.json_schema.schema.properties.label.enum"
+    assert f"{place}: …'l17', 'l18', 'l19', 'l20', 'l21', 'l22',… → …'l17', 'l18', 'l19', 'other', 'l21'" in stopped.err
+    assert "4 of 4 requests" in stopped.err and max(map(len, stopped.err.splitlines())) < 260
+
+
+def test_rows_that_share_an_id_are_counted(ask: Ask, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """Which of them an answer belonged to is not known, but how many would be sent differently is."""
+    out = tmp_path / "shared"
+    texts = [("a", "X"), ("a", "Y"), ("b", "Z"), ("a", "X")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in texts))
+    assert ask("--out", out).code == 0
+    tokens = table(out)["total_tokens"].sum()
+    stopped = ask("--out", out, prompt={"user": "Tag: {{ text }}"})
+    assert stopped.code == 2
+    assert (
+        "4 of 4 requests would now be sent differently" in stopped.err and f"They took {tokens} tokens" in stopped.err
+    )
+    texts = [("a", "X"), ("b", "Z"), ("c", "new"), ("c", "newer"), ("a", "later")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in texts))
+    assert "3 of 5 requests" in ask("--out", out, prompt={"user": "Tag: {{ text }}"}).err
+    assert ask("--out", out).summary["requests_sent"] == 3, "the job has not changed: rows have come and gone"
+
+
 def test_a_row_that_changed_under_its_id_is_a_change(ask: Ask, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     write_texts(tmp_path, ["alpha", "better", "gamma", "delta"])
     stopped = ask()

@@ -207,6 +207,7 @@ def test_a_budget_needs_a_bound_in_every_point() -> None:
 
 def test_every_mistake_has_its_line(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
+    (tmp_path / "in.jsonl").touch()
     path.write_text(
         """\
 [input]

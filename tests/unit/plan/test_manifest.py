@@ -25,13 +25,13 @@ from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged, JobError
 from batchflex.core.types import Outcome, Request
-from batchflex.plan import formats, plan as plan_module, preparation, snapshot
+from batchflex.plan import json_files, plan as plan_module, preparation, reading, snapshot
 from batchflex.plan.answer_index import AnswerIndex
 from batchflex.plan.completion_marker import make
-from batchflex.plan.formats import Every
 from batchflex.plan.manifest import Inputs
 from batchflex.plan.plan import Plan
 from batchflex.plan.preparation import Prepared, prepare
+from batchflex.plan.reading import Every
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
 from batchflex.storage import FolderStore, part_files
@@ -150,8 +150,8 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are opened from now on."""
     opened: list[str] = []
-    whole = formats.Reading.open
-    monkeypatch.setattr(formats.Reading, "open", lambda self: opened.append(self.path.name) or whole(self))
+    whole = reading.Reading.open
+    monkeypatch.setattr(reading.Reading, "open", lambda self: opened.append(self.path.name) or whole(self))
     return opened
 
 
@@ -190,8 +190,8 @@ def test_of_a_file_that_has_grown_only_what_is_new_is_read(
         stream.write(rows_of(["a", "b"]))
     job = job_of(tmp_path)
     parsed: list[bytes] = []
-    whole = formats._parse
-    monkeypatch.setattr(formats, "_parse", lambda line: parsed.append(line) or whole(line))
+    whole = json_files.parse_row
+    monkeypatch.setattr(json_files, "parse_row", lambda line: parsed.append(line) or whole(line))
     _, asked = night(job)
     assert [request.id for request in asked] == ["a", "b"] and len(parsed) == 2
     assert table(tmp_path)["id"].to_list()[18:24] == ["18", "19", "a", "b", "20", "21"]

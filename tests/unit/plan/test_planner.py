@@ -11,8 +11,9 @@ from batchflex.config.loader import build
 from batchflex.core.request_keys import KeySet
 from batchflex.core.types import Item, Request
 from batchflex.plan.planner import Planner, points
+from batchflex.plan.reading import Fault
 from batchflex.plan.rows import Itemizer
-from batchflex.plan.source import Block, Fault
+from batchflex.plan.source import Block
 
 MODERATE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 MODEL = {"model": "m"}

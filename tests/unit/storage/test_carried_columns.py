@@ -15,7 +15,7 @@ import pytest
 
 import batchflex
 from batchflex.core.types import Outcome
-from batchflex.plan.formats import without_ns
+from batchflex.plan.arrow_files import without_ns
 from batchflex.report import report
 from batchflex.storage import FolderStore, Store, part_files, results_table, table_files
 from batchflex.storage.output_folder import Folder

@@ -1,0 +1,146 @@
+"""Parquet, and Arrow's own files (IPC, Feather, as streams too): tables with types, read by the batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..core import InputError
+from .reading import BLOCK_BYTES, DAMAGED, Reading, Rows, passes_all, wanted
+
+
+def parquet_metadata(path: Path) -> Any:
+    """:raises InputError: if it is no Parquet file."""
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path)
+    except DAMAGED as error:
+        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
+
+
+def parquet_schema(path: Path) -> Any:
+    """As Arrow has it. :raises InputError: if it is no Parquet file."""
+    return parquet_metadata(path).schema.to_arrow_schema()
+
+
+def read_parquet(reading: Reading, max_rows: int, position: int, skip: bytes) -> Iterator[Rows]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(reading.path) as file:
+        schema = _readable(file.schema_arrow)
+        rows_of_block = min(max_rows, _rows_of_block(file.metadata))
+        for groups, end in _row_groups(file.metadata, position, skip):
+            for batch in file.iter_batches(batch_size=rows_of_block, row_groups=groups) if groups else ():
+                yield (read := _rows_in(batch, schema, position, skip))
+                position = read.end
+            position = end
+    yield Rows(position, [], [])
+
+
+def _row_groups(metadata: Any, position: int, skip: bytes) -> Iterator[tuple[list[int], int]]:
+    """Row groups that are to be read together, none where all rows are passed over, and the position after them."""
+    sizes = (int(metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups))
+    bounds = enumerate(itertools.pairwise(itertools.accumulate(sizes, initial=position)))
+    for is_passed, groups in itertools.groupby(bounds, lambda group: passes_all(skip, *group[1])):
+        found = list(groups)
+        yield [] if is_passed else [number for number, _ in found], found[-1][1][1]
+
+
+def _rows_in(batch: Any, schema: Any, position: int, skip: bytes) -> Rows:
+    """The rows of a batch that begins at ``position``."""
+    end = position + len(batch)
+    at = wanted(position, end, skip)
+    if not at:
+        return Rows(end, [], [])
+    rows = (batch if schema == batch.schema else batch.cast(schema, safe=False)).to_pylist()
+    return Rows(end, rows if len(at) == len(rows) else [rows[row - position] for row in at], at)
+
+
+def _readable(schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([field.with_type(without_ns(field.type)) for field in schema])
+
+
+def without_ns(kind: Any) -> Any:
+    """Python's times end at microseconds."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    return pa.time64("us") if kind == pa.time64("ns") else kind
+
+
+def _rows_of_block(metadata: Any) -> int:
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(1, BLOCK_BYTES * int(metadata.num_rows) // max(1, int(size)))
+
+
+# ------------------------------------------------------------------------------------------------------ Arrow's own files
+
+_FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The schema and the batches of a file, or of a stream in one.
+
+    :raises InputError: if it is neither.
+    """
+    import pyarrow as pa
+
+    # Not mapped into memory: a file that becomes shorter meanwhile would end the process.
+    with pa.OSFile(str(path)) as source:
+        begins = source.read(len(_FILE))
+        source.seek(0)
+        if begins.startswith(_FEATHER_1):
+            raise InputError(
+                f"{path} is in the first version of Feather, which is given up: write it anew, or as Parquet"
+            )
+        if begins == _FILE:
+            file = pa.ipc.open_file(source)
+            yield file.schema, (file.get_batch(number) for number in range(file.num_record_batches))
+        else:
+            stream = pa.ipc.open_stream(source)
+            yield stream.schema, iter(stream)
+
+
+def ipc_schema(path: Path) -> Any:
+    """:raises InputError: if it is no Arrow file."""
+    try:
+        with _opened(path) as (schema, _):
+            return schema
+    except DAMAGED as error:
+        raise InputError(f"{path} is no Arrow file that can be read: {error}") from None
+
+
+def count_ipc(path: Path) -> int:
+    """How many rows there are; reads the file.
+
+    :raises InputError: if it is damaged.
+    """
+    try:
+        with _opened(path) as (_, batches):
+            return sum(len(batch) for batch in batches)
+    except DAMAGED as error:
+        raise InputError(f"{path} is no Arrow file that can be read: {error}") from None
+
+
+def read_ipc(reading: Reading, max_rows: int, position: int, skip: bytes) -> Iterator[Rows]:
+    with _opened(reading.path) as (schema, batches):
+        readable = _readable(schema)
+        for batch in batches:
+            if passes_all(skip, position, position + len(batch)):
+                position += len(batch)
+                continue
+            size = max(1, min(max_rows, BLOCK_BYTES * len(batch) // max(1, batch.nbytes)))
+            for begin in range(0, len(batch), size):
+                yield (read := _rows_in(batch.slice(begin, size), readable, position, skip))
+                position = read.end
+    yield Rows(position, [], [])

@@ -1,0 +1,214 @@
+"""JSON: lines with an object each, and files that are one list of objects. Both are read as streams.
+
+A file that is a list (``[{…}, {…}]``, or one object with such a list under ``"data"``) is taken apart object by object: in memory
+is never more of it than one of these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from ..core import InputError, Row
+from .reading import BLOCK_BYTES, DAMAGED, NEWLINE, PROGRESS_ROWS, Every, Fault, Reading, Rows
+
+_decode = msgspec.json.Decoder().decode
+
+
+def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Every) -> Iterator[Rows]:
+    known = len(skip)
+    rows: list[Row | Fault] = []
+    at: list[int] = []
+    lines: list[int] = []
+    size = 0
+    whole = True
+    number = reading.lines
+    with reading.open() as stream:
+        for number, line in enumerate(iter(partial(stream.readline, reading.longest_line), b""), reading.lines + 1):
+            if len(line) == reading.longest_line:
+                raise InputError(reading.too_long(number))
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line or line.isspace():
+                continue
+            if line[-1] != NEWLINE and isinstance(parse_row(line), Fault):
+                if reading.has_grown():
+                    reading.leave(len(line))
+                    number -= 1
+                    break
+                whole = False
+            if position >= known or not skip[position]:
+                rows.append(parse_row(line))
+                at.append(position)
+                lines.append(number)
+                size += len(line)
+            position += 1
+            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % PROGRESS_ROWS == 0:
+                yield Rows(position, rows, at, lines)
+                rows, at, lines, size = [], [], [], 0
+    reading.lines = number if reading.ends_a_line or not number else number - 1
+    reading.is_extensible = whole and not reading.is_packed
+    yield Rows(position, rows, at, lines)
+
+
+def parse_row(line: bytes) -> Row | Fault:
+    try:
+        row = _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Fault(f"not valid JSON: {error}" if _decodes(line) else "not valid UTF-8: save the file as UTF-8")
+    if not isinstance(row, dict):
+        return Fault(f"each line must be a JSON object; found {line.strip()[:40].decode('utf-8', 'replace')!r}")
+    return row
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------- files that are a list
+
+# From the end of one bracket to that of the next, over texts, in which brackets mean nothing. It matches no text that is cut off.
+_NEXT = re.compile(rb'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+[\[\]{}]', re.DOTALL)
+_OPENING = b"[{"
+_LIST_OF_DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[$')
+_UNFINISHED = (b"{", b"[", b",", b":")
+_MARK = b"\xef\xbb\xbf"
+_AT_ONCE = 1 << 20
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file of JSON is one list of objects, or one object that has it, rather than an object a line.
+
+    :raises InputError: if it cannot be read.
+    """
+    try:
+        start = Reading(path).beginning().removeprefix(_MARK).lstrip()
+        if start[:1] != b"{":
+            return start[:1] == b"["
+        reading = Reading(path)
+        with reading.open() as stream:
+            lines = (line.removeprefix(_MARK) for line in iter(partial(stream.readline, reading.longest_line), b""))
+            written = (line for line in lines if line and not line.isspace())
+            first = next(written, b"")
+            if len(first) == reading.longest_line:
+                return True
+            row = parse_row(first)
+            if isinstance(row, Fault):
+                return first.rstrip().endswith(_UNFINISHED)
+            return _has_rows(row) and next(written, None) is None
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+def _has_rows(row: Row) -> bool:
+    data = row.get("data")
+    return isinstance(data, list) and bool(data) and all(isinstance(each, dict) for each in data)
+
+
+def read_list(reading: Reading, max_rows: int, position: int, skip: bytes | Every) -> Iterator[Rows]:
+    """A file that is one list of objects, or an object with one under ``data``. What stands after the list is not looked at."""
+    rows: list[Row | Fault] = []
+    at: list[int] = []
+    lines: list[int] = []
+    size = 0
+    with reading.open() as stream:
+        for line, text in _objects(stream, reading):
+            if position >= len(skip) or not skip[position]:
+                rows.append(parse_row(text))
+                at.append(position)
+                lines.append(line)
+                size += len(text)
+            position += 1
+            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % PROGRESS_ROWS == 0:
+                yield Rows(position, rows, at, lines)
+                rows, at, lines, size = [], [], [], 0
+    yield Rows(position, rows, at, lines)
+
+
+class _Brackets:
+    """A stream of JSON, by its brackets."""
+
+    def __init__(self, stream: IO[bytes], reading: Reading) -> None:
+        self._stream = stream
+        self._reading = reading
+        self._text = b""
+        self._at = 0
+        self.line = 1
+
+    def next(self) -> bytes:
+        """What comes up to the next bracket, and the bracket.
+
+        :raises InputError: if the file ends before that.
+        """
+        while (found := _NEXT.match(self._text, self._at)) is None:
+            # As much again as there is: a long text is not gone through more often than that.
+            rest = self._text[self._at :]
+            data = self._stream.read(max(_AT_ONCE, len(rest)))
+            if not data:
+                raise InputError(f"{self._reading.path} ends within its list: it is cut off, or is not valid JSON")
+            if len(rest) >= self._reading.longest_line:
+                raise InputError(self._reading.too_long(self.line))
+            self._text, self._at = rest + data, 0
+        self._at = found.end()
+        return found.group()
+
+    def passed(self, text: bytes) -> None:
+        self.line += text.count(b"\n")
+
+
+def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]:
+    """Each element of the list, with the line it begins in."""
+    brackets = _Brackets(stream, reading)
+    _begin(brackets, reading)
+    is_first = True
+    while True:
+        piece = brackets.next()
+        between = piece[:-1].strip()
+        brackets.passed(piece)
+        if piece[-1:] == b"]" and not between:
+            return
+        if piece[-1] not in _OPENING or between != (b"" if is_first else b","):
+            what = (between.strip(b", \t\r\n") or piece[-1:])[:40].decode("utf-8", "replace")
+            raise InputError(
+                f"{reading.path}, line {brackets.line}: each element of the list must be an object; found {what!r}"
+            )
+        is_first = False
+        line, parts, depth = brackets.line, [piece[-1:]], 1
+        while depth:
+            piece = brackets.next()
+            brackets.passed(piece)
+            parts.append(piece)
+            depth += 1 if piece[-1] in _OPENING else -1
+        yield line, b"".join(parts)
+
+
+def _begin(brackets: _Brackets, reading: Reading) -> None:
+    """Go on until the list has begun."""
+    piece = brackets.next()
+    brackets.passed(piece)
+    if piece.removeprefix(_MARK).strip() == b"[":
+        return
+    if piece.removeprefix(_MARK).strip() != b"{":
+        raise InputError(f"{reading.path} is not JSON: it has to begin with [ or {{")
+    depth = 1
+    while depth:
+        piece = brackets.next()
+        brackets.passed(piece)
+        if depth == 1 and _LIST_OF_DATA.search(piece):
+            return
+        depth += 1 if piece[-1] in _OPENING else -1
+    raise InputError(
+        f'{reading.path} is one JSON object without a list of rows under "data": make it a list of objects ([…]), '
+        "or write one object a line (.jsonl)"
+    )

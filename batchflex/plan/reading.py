@@ -1,0 +1,189 @@
+"""One input file being read: its bytes, its positions, and what every reader gives.
+
+A file that is written to while it is read is read as far as it went when the plan was made; what comes later is for a later run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from ..core import Row
+
+PACKED = (".gz", ".zst")
+BLOCK_BYTES = 4 << 20
+PROGRESS_ROWS = 100_000  # after so many passed over a reader tells where it is
+_AT_ONCE = 1 << 18  # bytes
+LONGEST_LINE = 256 << 20  # bytes; a file that unpacks to gigabytes without a newline does not fill the memory
+NEWLINE = 10
+# What the readers raise for a file that is damaged, besides what the system says of one that cannot be read.
+DAMAGED = (OSError, EOFError, ValueError, zlib.error, NotImplementedError)
+
+
+class Fault(NamedTuple):
+    """A row that cannot be read; the text says why."""
+
+    text: str
+
+
+class Rows(NamedTuple):
+    """What a reader gives. ``end`` is the position after the last row it has passed, also of those passed over."""
+
+    end: int
+    rows: list[Row | Fault]
+    at: Sequence[int]
+    lines: list[int] | None = None
+
+
+class Every:
+    """In place of a byte for each row: all are to be passed over."""
+
+    def __len__(self) -> int:
+        return 1 << 62
+
+    def __getitem__(self, at: int) -> int:
+        return 1
+
+
+class Reading(io.RawIOBase):
+    """One file being read, from the byte ``begin``, before which it has ``lines`` lines, to the byte ``end`` (``None``: to its
+    end). ``begin`` and ``end`` count in text files that are not packed.
+
+    Once it is read, ``lines`` and ``bytes`` are those up to where the next row would begin, and ``digest`` is of all bytes
+    before that, if it was given that of what comes before ``begin``. ``is_extensible`` tells that rows which are appended to the
+    file change nothing in those that were read. ``how`` is what its format has to know besides: the dialect of a CSV file, the
+    sheet of a workbook.
+    """
+
+    longest_line = LONGEST_LINE
+
+    def __init__(
+        self,
+        path: Path,
+        begin: int = 0,
+        lines: int = 0,
+        end: int | None = None,
+        digest: hashlib._Hash | None = None,
+        how: Any = None,
+    ) -> None:
+        self.path = path
+        self.how = how
+        self.begin = self.bytes = begin
+        self.lines = lines
+        self.end = end
+        self.digest = digest
+        self.is_extensible = False
+        self._last = NEWLINE
+        self._file: io.FileIO | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        return self.path.suffix.lower() in PACKED
+
+    def open(self) -> IO[bytes]:
+        if self.path.suffix.lower() == ".gz":
+            return cast(IO[bytes], gzip.open(self.path, "rb"))
+        if self.path.suffix.lower() == ".zst":
+            import pyarrow
+
+            return io.BufferedReader(pyarrow.input_stream(str(self.path), compression="zstd"), _AT_ONCE)
+        self._file = self.path.open("rb", buffering=0)
+        self._file.seek(self.begin)
+        return cast(IO[bytes], io.BufferedReader(self, _AT_ONCE))
+
+    def beginning(self, size: int = _AT_ONCE) -> bytes:
+        """The first ``size`` bytes, unpacked. Of a packed file that is damaged after some of them, those before that.
+
+        :raises OSError, EOFError, ValueError, zlib.error: if not even its first bytes can be read.
+        """
+        if not self.is_packed:
+            with self.path.open("rb", buffering=0) as file:
+                return file.read(size)
+        found = b""
+        with self.open() as stream:
+            try:
+                while len(found) < size and (data := stream.read(min(size - len(found), 1 << 14))):
+                    found += data
+            except DAMAGED:
+                if not found:
+                    raise
+        return found
+
+    def too_long(self, line: int) -> str:
+        """What is said of a line that has not ended after ``longest_line`` bytes."""
+        most = self.longest_line >> 20
+        return f"{self.path}, line {line:,} is longer than {most} MB: that is no row, and would fill the memory"
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        room = memoryview(buffer)
+        if self.end is not None:
+            room = room[: self.end - self.bytes]
+        size = (self._file.readinto(room) or 0) if self._file is not None and room else 0
+        if size:
+            self.bytes += size
+            self._last = room[size - 1]
+            if self.digest is not None:
+                self.digest.update(room[:size])
+        return size
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    @property
+    def ends_a_line(self) -> bool:
+        return self._last == NEWLINE
+
+    def has_grown(self) -> bool:
+        """Whether more was written to it meanwhile, so that what is left of a last line is only its beginning."""
+        try:
+            return self.end is not None and not self.is_packed and self.path.stat().st_size > self.end
+        except OSError:
+            return False
+
+    def leave(self, length: int) -> None:
+        """The last bytes are no row yet."""
+        self.bytes -= length
+        self._last = NEWLINE
+        if self.digest is not None:
+            self.digest = digest(self.path, self.bytes)
+
+
+def digest(path: Path, size: int | None = None) -> hashlib._Hash:
+    """SHA-256 of a file, or of its first ``size`` bytes.
+
+    :raises OSError: if it cannot be read.
+    """
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while data := stream.read(1 << 20 if size is None else min(1 << 20, size)):
+            found.update(data)
+            size = None if size is None else size - len(data)
+    return found
+
+
+def passes_all(skip: bytes, begin: int, end: int) -> bool:
+    """Whether all rows from ``begin`` to ``end`` are to be passed over."""
+    return end <= len(skip) and skip.find(b"\0", begin, end) < 0
+
+
+def wanted(begin: int, end: int, skip: bytes) -> Sequence[int]:
+    """The positions from ``begin`` to ``end`` that are not to be passed over."""
+    known = min(end, len(skip))
+    if known <= begin or skip.count(b"\0", begin, known) == known - begin:
+        return range(begin, end)
+    return [at for at in range(begin, end) if at >= known or not skip[at]]
+
+
+def suffix(path: Path) -> str:
+    """``.jsonl`` of ``rows.jsonl.gz``."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
