@@ -1,10 +1,10 @@
 """Raw rows to :class:`~batchflex.core.types.Item`: which shape a row has, its id, its messages, what it carries along.
 
-A row is, in this order: what a function has made messages of; columns for the job's prompt; a request of its own
-(``messages`` and parameters); a line of an OpenAI batch file (``body``, sent whole); a conversation as ShareGPT has it
-(``conversations``, and parameters). Beside ``messages``, known request parameters are sent, and what ``input.params`` names; the
-id and the columns named in ``input.carry`` are not, but for documented parameters. Versions before sent every other column too:
-such a row has its request of then as ``former``.
+A row is, in this order: what a function has made messages of; columns for the job's prompt; a request of its own (``messages``
+and parameters); a line of an OpenAI batch file (``body``, sent whole); a conversation as ShareGPT has it (``conversations``,
+and parameters). Beside ``messages``, known request parameters are sent, and what ``input.params`` names; the id and the columns
+named in ``input.carry`` are not, but for documented parameters. Versions before sent every other column too: such a row has its
+request of then as ``former``.
 """
 
 from __future__ import annotations
