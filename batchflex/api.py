@@ -38,6 +38,7 @@ F = TypeVar("F")
 JobLike = Job | Mapping[str, Any] | str | Path
 OnRow = Callable[[ResultRow], object]
 
+_ANSWER_PLACES = ("params.response_format", "override.response_format", "answer.choices", "answer.json_schema")
 _COMPLETE = "complete"  # the name of the jobs of :func:`complete`
 
 
@@ -315,6 +316,10 @@ def complete(
     wanted = answer_columns.wanted(schema, choices)
     if wanted.response_format is not None:
         params["response_format"] = wanted.response_format
+        if others := [place for place, _ in places_of(settings) if place.startswith(_ANSWER_PLACES)]:
+            raise JobError(
+                f"complete(): {others[0]} says what an answer is, as schema= and choices= do; leave one of them out"
+            )
     data: dict[str, Any] = {"job": {"name": _COMPLETE}, "params": dict(params), "input": {}, "endpoint": {}}
     has_functions = any(map(callable, prompt.values()))
     if prompt and not has_functions:

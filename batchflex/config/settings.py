@@ -28,8 +28,10 @@ def places_of(settings: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     """Settings as Python has them: by dotted place (``{"limits.rpm": 60}``), by table (``{"limits": {"rpm": 60}}``), or by the
     bare name of a request parameter (``{"max_tokens": 64}``), which overrides those of rows.
 
-    :raises JobError: if a bare name is that of a key of some table, or is likely misspelt.
+    :raises JobError: if they are no mapping, or a bare name is that of a key of some table, or is likely misspelt.
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        raise JobError(f"settings: must be a dict, such as {{'limits.rpm': 60}}; found {settings!r:.80}")
     found: list[tuple[str, Any]] = []
     for name, value in (settings or {}).items():
         if not isinstance(name, str) or not name:

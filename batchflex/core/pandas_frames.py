@@ -23,13 +23,13 @@ def frame_of(frame: Any, whose: str) -> Frame:
     """:raises JobError: if two of its columns have the same name."""
     labels = {text_of(label): label for label in frame.columns}
     distinct([text_of(label) for label in frame.columns], whose)
-    if not labels and len(frame):
-        raise JobError(f"{whose}: the frame has rows, but no columns")
     levels = {
         text_of(level): number
         for number, level in enumerate(frame.index.names)
         if level is not None and text_of(level) not in labels
     }
+    if not (labels or levels) and len(frame):
+        raise JobError(f"{whose}: the frame has rows, but no columns")
     columns = [_series(name, frame.index.get_level_values(number).to_series()) for name, number in levels.items()]
     columns += [_series(name, frame.iloc[:, number]) for number, name in enumerate(labels)]
 

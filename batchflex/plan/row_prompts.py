@@ -62,6 +62,10 @@ def _maker(role: str, part: Part, frame: pl.DataFrame) -> RowFunction:
     if not isinstance(part, str):
         return part
     prompt = Prompt(PromptSection(user=part) if role == "user" else PromptSection(system=part, user="-"))
+    if prompt.file_kinds:
+        raise JobError(
+            f"prompt.{role}: a template beside a function puts no files in; write system and user as templates"
+        )
     if missing := prompt.missing(frame.columns):
         raise JobError(f"prompt.{role}: {missing_column(missing[0], frame.columns)}")
     return lambda row: prompt.render(row)[0]["content"]
@@ -94,8 +98,15 @@ def _called(place: str, make: RowFunction, row: Row) -> Any:
     except TemplateFault:
         raise
     except Exception as error:  # whatever a function of the user's raises is that row's fault
-        columns = f"; the columns are: {', '.join(row)}" if isinstance(error, KeyError) else ""
-        raise _Unfit(f"{place}= raised {type(error).__name__}: {error}{columns}") from error
+        raise _Unfit(f"{place}= raised {type(error).__name__}: {error}{_hint(error, row)}") from error
+
+
+def _hint(error: Exception, row: Row) -> str:
+    if isinstance(error, KeyError):
+        return f"; the columns are: {', '.join(row)}"
+    if isinstance(error, AttributeError) and error.obj is row:
+        return f"; a row is a dict: row[{error.name!r}]"
+    return ""
 
 
 def _unsendable(value: Any) -> str | None:

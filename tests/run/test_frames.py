@@ -261,6 +261,8 @@ def test_a_column_of_the_frame_that_is_called_like_a_field_stays(ask: Any, endpo
         ({"choices": ["a", "b"], "schema": Review}, "schema= or choices="),
         ({"choices": ["a", "b"], "response_format": {"type": "json_object"}}, "choices= or response_format="),
         ({"choices": ["a"]}, "at least two"),
+        ({"choices": ["a", "b"], "settings": {"response_format": {"type": "text"}}}, "override.response_format says"),
+        ({"schema": Review, "settings": {"answer": {"choices": ["c", "d"]}}}, "answer.choices says"),
         ({"choices": "billing,bug"}, "must be a list of texts"),
         ({"choices": ["a", None]}, "found None"),
         ({"choices": ["a", "a"]}, "'a' comes twice"),
@@ -321,6 +323,7 @@ def test_a_function_that_says_something_else_is_a_changed_job(
     ("prompt", "words"),
     [
         ({"user": lambda row: row["txt"]}, "user= raised KeyError: 'txt'; the columns are: name, text"),
+        ({"user": lambda row: row.text}, "'dict' object has no attribute 'text'; a row is a dict: row['text']"),
         ({"user": lambda row: 1 / 0}, "user= raised ZeroDivisionError: division by zero"),
         ({"user": lambda row: None}, "user= must return text; it returned None"),
         ({"user": lambda row: "\ud800"}, "what user= returned holds half a character"),
@@ -335,7 +338,7 @@ def test_a_function_that_fails_names_the_row(
 ) -> None:
     with pytest.raises(batchflex.InputError) as raised:
         ask(FRAME, **prompt)
-    assert f"row 1: {words}" in str(raised.value)
+    assert "row 1: " in str(raised.value) and words in str(raised.value)
     assert endpoint.stats()["requests"] == 0
 
 
@@ -460,6 +463,7 @@ def test_settings_go_with_files_mappings_and_jobs(
         ({"temprature": 0}, "did you mean 'temperature'"),
         ({"limits.rpm": "many"}, "must be a number"),
         ({3: 4}, "a place is text"),
+        ("limits.rpm=60", "must be a dict"),
     ],
 )
 def test_settings_that_there_are_not_are_refused(

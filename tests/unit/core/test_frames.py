@@ -125,6 +125,10 @@ def test_an_index_with_a_name_counts_as_a_column() -> None:
     levels = frame.set_index("id", append=True)
     assert frame_of(levels, "here").rows.columns == ["ticket", "id", "text"]
     assert frame_of(frame.rename_axis("id"), "here").rows["id"].to_list() == [5, 6], "a column comes first"
+    alone = frame_of(frame[[]], "here")
+    assert alone.rows.columns == ["ticket"] and alone.beside(alone.rows.rename({"ticket": "x"})).columns.tolist() == [
+        "x"
+    ]
     assert frame_of(frame.rename_axis(None), "here").rows.columns == ["text", "id"]
 
 
