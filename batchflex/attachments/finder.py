@@ -50,14 +50,16 @@ class FileFacts(msgspec.Struct, frozen=True, gc=False, tag="attached", tag_field
 
 
 class Finder:
-    """Finds the files of rows below ``root``, or below the folder of the input that names them, if that is ``None``.
+    """Finds the files of rows below ``root``, or below the folder of the input that names them, if that is ``None``. Hidden ones
+    are not sent, nor is the ``secret`` file, which has keys in it.
 
     A file is read once as long as it stays as it is. ``read`` are those that were read since it was emptied last, each with the
     time, in ns, when it was looked at before that.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, secret: Path | None = None) -> None:
         self._root = root
+        self._secret = None if secret is None else secret.resolve()
         self._known: dict[tuple[str, str], FileFacts] = {}
         self._roots: dict[Path, Path] = {}
         self.read: list[tuple[FileFacts, int]] = []
@@ -103,6 +105,8 @@ class Finder:
             raise FileFault(
                 f"is outside of {root}{kept}, and nothing from elsewhere is sent; set input.files to the folder of the files"
             )
+        if path == self._secret or any(part.startswith(".") for part in path.relative_to(root).parts):
+            raise FileFault("is hidden or holds keys, and is not sent")
         return path
 
     def _facts(self, path: Path, use: Use) -> FileFacts:
