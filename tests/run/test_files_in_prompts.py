@@ -120,6 +120,8 @@ def test_documents_and_texts(case: Case) -> None:
         {"role": "system", "content": 'Rules: A "note"\nü'},
         {"role": "user", "content": '<doc>Attention\n\nis all</doc> A "note"'},
     ]
+    # Pinned, like those of tests/golden: a later version must not ask it again.
+    assert case.results["a"]["key"] == "aae2a86e7eae520a6e389cc530352bed"
 
 
 def test_a_file_that_cannot_be_sent_fails_its_row_alone(case: Case) -> None:
@@ -322,3 +324,25 @@ def test_a_retry_and_the_report_know_the_files(case: Case) -> None:
     assert sent_image(case.asked()[-1][1]["image_url"]["url"]).size == (60, 40)
     assert called("report", out).code == 0
     assert "\\u003cimage photos/a.jpg, max_side = 64, " in (out / "report.html").read_text()
+
+
+def test_an_image_is_sent_in_a_stream_and_under_another_name_of_the_model(case: Case) -> None:
+    case.photo("a.jpg", picture())
+    path = case.job(endpoint={"stream": True})
+    path.write_text(path.read_text().replace("[endpoint]", '[[endpoints]]\nmodel = "theirs"'))
+    assert batchflex.run(path).summary["ok"] == 1
+    (asked,) = (each["body"] for each in case.endpoint.log())
+    assert asked["model"] == "theirs" and asked["stream"] is True
+    assert sent_image(asked["messages"][0]["content"][1]["image_url"]["url"]).size == (60, 40)
+
+
+def test_a_judge_may_see_the_image_too(case: Case) -> None:
+    case.photo("a.jpg", picture())
+    path = case.job(input={"carry": ["photo"], "files": "in"})
+    judge = '[[score]]\nname = "right"\nkind = "judge"\n[score.judge]\nrubric = "{{ photo | image }} Is it {{ content }}?"\n'
+    path.write_text(f"{path.read_text()}\n{judge}")
+    case.endpoint.knobs(answer='{"reason": "it is", "grade": 5}')
+    ended = batchflex.run(path)
+    assert ended.scores is not None and ended.scores["points"][0]["scores"]["right"]["mean"] == 1.0
+    photo, words = case.asked()[-1]
+    assert sent_image(photo["image_url"]["url"]).size == (60, 40) and words["text"].startswith(" Is it {")
