@@ -54,7 +54,7 @@ class Finder:
     are not sent, nor is the ``secret`` file, which has keys in it.
 
     A file is read once as long as it stays as it is. ``read`` are those that were read since it was emptied last, each with the
-    time, in ns, when it was looked at before that.
+    time, in ns, when it was looked at before that; ``bytes_read`` are those of all of them.
     """
 
     def __init__(self, root: Path | None = None, secret: Path | None = None) -> None:
@@ -63,6 +63,7 @@ class Finder:
         self._known: dict[tuple[str, str], FileFacts] = {}
         self._roots: dict[Path, Path] = {}
         self.read: list[tuple[FileFacts, int]] = []
+        self.bytes_read = 0
 
     def know(self, facts: Iterable[FileFacts]) -> None:
         """Take what is known of files from before."""
@@ -121,6 +122,7 @@ class Finder:
         if before is not None and before.signature == signature:
             return before
         found = _read(path, use.kind, signature)
+        self.bytes_read += found.bytes
         if before is not None or len(self._known) < _REMEMBERED:
             self._known[place] = found
             if found.fault is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .source import Ended, Signature, Source, escaped_name, is_young
 
 _BLOCK_REQUESTS = 400
 _HASHES_AT_ONCE = 200  # that are written down
+_TELL_EVERY_S = 10.0
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
 _CHANGED = (
@@ -66,6 +67,9 @@ class Plan:
         self._shared_id: SharedId | None = None
         self._has_noted_ids = False
         self._itemizer = Itemizer(job, self._source.columns())
+        # Called now and then with a sentence, by whatever thread goes through the plan, while files that rows name are read.
+        self.tell: Callable[[str], object] | None = None
+        self._told_at = time.monotonic()
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
 
@@ -226,6 +230,7 @@ class Plan:
             beside = self._source.files[block.number][0].parent if self._source.files else None
             items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=beside)
             self._remember_hashes(_HASHES_AT_ONCE)
+            self._tell_of_reading(block.at[-1] + 1 if len(block.at) else 0)
             within = items if limit is None else [item for item in items if item.row < limit]
             if within:
                 requests = planner.requests(within)
@@ -243,6 +248,14 @@ class Plan:
         if self._inputs is not None and self._remembers and len(read) >= at_least:
             self._inputs.hashed(read)
             read.clear()
+
+    def _tell_of_reading(self, rows: int) -> None:
+        now, read = time.monotonic(), self._itemizer.finder.bytes_read
+        if self.tell is not None and read and now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            self.tell(
+                f"reading the files that rows name, to know what is asked: up to row {rows:,}, {read / 1e9:,.1f} GB so far"
+            )
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.

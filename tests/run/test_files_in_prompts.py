@@ -15,6 +15,7 @@ import batchflex
 from batchflex.attachments import finder
 from batchflex.core import TIMINGS, InputError, JobError
 from batchflex.engine import attached_files
+from batchflex.plan import plan
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.files import pdf, picture, sent_image
@@ -252,6 +253,14 @@ def test_what_was_hashed_once_is_not_read_again_by_the_next_run(case: Case, monk
     (case.folder / "out" / "inputs.jsonl").unlink()
     assert batchflex.run(path).summary["ok"] == 3
     assert len(reads) == 7 and case.endpoint.stats()["requests"] == 4
+
+
+def test_it_is_told_while_many_files_are_read(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_TELL_EVERY_S", 0.0)
+    case.photo("a.jpg", picture())
+    words = "reading the files that rows name, to know what is asked: up to row 1, 0.0 GB so far"
+    for verb in ("plan", "run"):
+        assert words in called(verb, case.job()).err
 
 
 def test_files_from_a_folder_that_the_job_names(case: Case) -> None:
