@@ -273,13 +273,18 @@ def test_files_from_a_folder_that_the_job_names(case: Case) -> None:
         case.run(input={"files": "shop"})
 
 
-def test_bodies_wait_for_memory_and_all_are_sent(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "script", [["500", "429", "500"], ["503", "503", "429"], ["503"] * 6], ids=["of rows", "of the endpoint", "long"]
+)
+def test_bodies_wait_for_memory_and_all_are_sent(
+    script: list[str], case: Case, monkeypatch: pytest.MonkeyPatch, brisk: None
+) -> None:
     monkeypatch.setattr(attached_files, "_MOST_HELD", 10_000)
     for number in range(12):
         case.photo(f"{number}.png", picture(40, 40 + number, "PNG") + b"\0" * 6000)
-    case.endpoint.knobs(script=["500", "429", "500"], retry_after_s=0.01)
+    case.endpoint.knobs(script=script, retry_after_s=0.01)
     assert case.run("{{ photo | image }}").summary["ok"] == 12
-    assert case.endpoint.stats()["max_in_flight"] == 1
+    assert case.endpoint.stats()["max_in_flight"] <= 2
 
 
 def test_an_answer_that_does_not_fit_is_asked_again_with_the_same_image(case: Case) -> None:
