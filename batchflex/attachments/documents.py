@@ -19,7 +19,7 @@ _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
-_LONGEST_S = 300.0
+_LONGEST_S = 120.0
 _BETWEEN_PAGES = "\n\n"
 
 

@@ -55,8 +55,8 @@ class AttachedFiles:
 
     @asynccontextmanager
     async def of(self, request: Request, *, again: bool) -> AsyncIterator[Contents]:
-        """What the files of a request are sent as, for as long as it may be sent. Waits for memory, and for a thread. ``again`` is
-        that it was sent before, and failed.
+        """What the files of a request are sent as, for as long as it may be sent. Waits for memory, and for a thread. ``again``
+        is that it was sent before, and failed.
 
         :raises FileFault: if one cannot be sent, with a sentence.
         """
@@ -69,7 +69,9 @@ class AttachedFiles:
             await self._freed.wait()
         self._held += size
         try:
-            contents = await anyio.to_thread.run_sync(_read, request.files, limiter=self._threads)
+            contents = await anyio.to_thread.run_sync(
+                _read, request.files, limiter=self._threads, abandon_on_cancel=True
+            )
             self._let_go(size - _COPIES * contents.size)
             size = _COPIES * contents.size
             yield contents

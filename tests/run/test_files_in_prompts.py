@@ -16,6 +16,7 @@ from batchflex.attachments import finder
 from batchflex.core import TIMINGS, InputError, JobError
 from batchflex.engine import attached_files
 from batchflex.plan import plan
+from batchflex.report import sample_rows
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.files import pdf, picture, sent_image
@@ -336,8 +337,12 @@ def test_a_retry_and_the_report_know_the_files(case: Case) -> None:
     assert called("retry", out, "--where", "status = 'truncated'", "--set", "max_tokens=9").code == 0
     assert case.results["a"]["status"] == "ok"
     assert sent_image(case.asked()[-1][1]["image_url"]["url"]).size == (60, 40)
-    assert called("report", out).code == 0
-    assert "\\u003cimage photos/a.jpg, max_side = 64, " in (out / "report.html").read_text()
+    key = bytes.fromhex(case.results["a"]["key"])
+    shown = sample_rows.prompts(
+        plan.Plan(batchflex.load_job(case.folder / "job.toml")),
+        [(key, sample_rows.Row((), (), {"row": 0}, {}, {}, None))],
+    )
+    assert shown[key][0].text.startswith("What is it? \n<image photos/a.jpg, max_side = 64, ")
 
 
 def test_an_image_is_sent_in_a_stream_and_under_another_name_of_the_model(case: Case) -> None:
