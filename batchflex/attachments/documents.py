@@ -6,6 +6,7 @@ import codecs
 import io
 import logging
 import re
+import threading
 from collections.abc import Iterable
 
 from .errors import FileFault
@@ -18,6 +19,7 @@ _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+_LONGEST_S = 120.0
 _BETWEEN_PAGES = "\n\n"
 
 
@@ -45,10 +47,32 @@ def pdf_text(data: bytes, pages: str | None, most: int | None) -> str:
 
     :raises FileFault: if it cannot be read, or has no text.
     """
+    _require_pdf(data)
+    made: list[str | FileFault] = []
+
+    def make() -> None:
+        try:
+            made.append(_pdf_text(data, pages, most))
+        except FileFault as fault:
+            made.append(fault)
+
+    # What is damaged with intent might be read for ever; a thread that does not end holds up neither the run nor its end.
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(_LONGEST_S)
+    if not made:
+        raise FileFault(
+            f"is a PDF document that takes longer than {_LONGEST_S:g} s to read; name its pages: pages='1-20'"
+        )
+    if isinstance(made[0], FileFault):
+        raise made[0]
+    return made[0]
+
+
+def _pdf_text(data: bytes, pages: str | None, most: int | None) -> str:
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").addHandler(_SILENCE)  # else its remarks on sloppy files go to standard error
-    _require_pdf(data)
     try:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):

@@ -50,17 +50,20 @@ class FileFacts(msgspec.Struct, frozen=True, gc=False, tag="attached", tag_field
 
 
 class Finder:
-    """Finds the files of rows below ``root``, or below the folder of the input that names them, if that is ``None``.
+    """Finds the files of rows below ``root``, or below the folder of the input that names them, if that is ``None``. Hidden ones
+    are not sent, nor is the ``secret`` file, which has keys in it.
 
     A file is read once as long as it stays as it is. ``read`` are those that were read since it was emptied last, each with the
-    time, in ns, when it was looked at before that.
+    time, in ns, when it was looked at before that; ``bytes_read`` are those of all of them.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, secret: Path | None = None) -> None:
         self._root = root
+        self._secret = None if secret is None else secret.resolve()
         self._known: dict[tuple[str, str], FileFacts] = {}
         self._roots: dict[Path, Path] = {}
         self.read: list[tuple[FileFacts, int]] = []
+        self.bytes_read = 0
 
     def know(self, facts: Iterable[FileFacts]) -> None:
         """Take what is known of files from before."""
@@ -103,6 +106,8 @@ class Finder:
             raise FileFault(
                 f"is outside of {root}{kept}, and nothing from elsewhere is sent; set input.files to the folder of the files"
             )
+        if path == self._secret or any(part.startswith(".") for part in path.relative_to(root).parts):
+            raise FileFault("is hidden or holds keys, and is not sent")
         return path
 
     def _facts(self, path: Path, use: Use) -> FileFacts:
@@ -117,6 +122,7 @@ class Finder:
         if before is not None and before.signature == signature:
             return before
         found = _read(path, use.kind, signature)
+        self.bytes_read += found.bytes
         if before is not None or len(self._known) < _REMEMBERED:
             self._known[place] = found
             if found.fault is None:

@@ -6,9 +6,11 @@ what is transparent, as PNG. Only the decoders of the formats here are ever used
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import math
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import FileFault
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-MOST_PIXELS = 100_000_000  # a decoded image takes up to four bytes a pixel
+MOST_PIXELS = 100_000_000  # a decoded image takes up to four bytes a pixel, and what is made of it again
+_LARGE_PIXELS = 16_000_000
+_LARGE = threading.Lock()  # so large ones are decoded one at a time
 _QUALITY = 90
 _ORIENTATION = 0x0112
 _PATCH = 28  # pixels a side that make a token
@@ -94,7 +98,8 @@ def encoded(data: bytes, most: int | None) -> tuple[str, bytes]:
     :raises FileFault: if it is damaged, or no image that can be sent.
     """
     image, kind = _opened(data)
-    with image:
+    width, height = image.size
+    with image, _LARGE if width * height > _LARGE_PIXELS else contextlib.nullcontext():
         try:
             return _encoded(image, kind, data, most)
         except FileFault:

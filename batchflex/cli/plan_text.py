@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -51,8 +51,9 @@ class _Pass:
             self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
 
 
-def forecast(job: Job) -> dict[str, Any]:
-    """Compare the whole plan with the output folder. Reads only; needs no key and no network.
+def forecast(job: Job, tell: Callable[[str], object] | None = None) -> dict[str, Any]:
+    """Compare the whole plan with the output folder. Reads only; needs no key and no network. ``tell`` is called
+    with a sentence now and then if that takes long.
 
     Of the result ``files`` are sentences, if ``input.since`` says which count, and ``notes`` those about the rows.
     ``truncated`` are among the ``done``; ``changed`` counts answers whose requests the job would send differently now,
@@ -71,6 +72,7 @@ def forecast(job: Job) -> dict[str, Any]:
         endpoint.require(job.models)
     prices, contexts = model_list_cache.known(job, endpoints)
     plan = Plan(job, default_model(endpoints))
+    plan.tell = tell
     folder = Folder(job.out)
     folder.require_format()
     plan.know(folder, remember=False)  # another run may hold it

@@ -19,7 +19,7 @@ def plan(options: argparse.Namespace) -> int:
     job = job_of(options)
     for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)
-    found = plan_text.forecast(job)
+    found = plan_text.forecast(job, output.say)
     if options.json:
         output.show_json(found)
     else:

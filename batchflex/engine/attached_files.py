@@ -41,29 +41,43 @@ def take_out(fault: AttemptError) -> None:
 
 
 class AttachedFiles:
-    """Reads the files of requests of one run."""
+    """Reads the files of requests of one run.
+
+    What has been read may wait for a slot, and new rows may have to wait there until one that has failed is answered. So that one
+    of these needs no memory that is left: one at a time.
+    """
 
     def __init__(self) -> None:
         self._threads = anyio.CapacityLimiter(min(_MOST_THREADS, os.cpu_count() or 1))
         self._held = 0
+        self._is_beyond = False  # one that is tried again holds more than there is
         self._freed = anyio.Event()
 
     @asynccontextmanager
-    async def of(self, request: Request) -> AsyncIterator[Contents]:
-        """What the files of a request are sent as, for as long as it may be sent. Waits for memory, and for a thread.
+    async def of(self, request: Request, *, again: bool) -> AsyncIterator[Contents]:
+        """What the files of a request are sent as, for as long as it may be sent. Waits for memory, and for a thread. ``again``
+        is that it was sent before, and failed.
 
         :raises FileFault: if one cannot be sent, with a sentence.
         """
         size = _COPIES * sum(file.size for file in request.files)
+        is_beyond = False
         while self._held and self._held + size > _MOST_HELD:
+            if again and not self._is_beyond:
+                self._is_beyond = is_beyond = True
+                break
             await self._freed.wait()
         self._held += size
         try:
-            contents = await anyio.to_thread.run_sync(_read, request.files, limiter=self._threads)
+            contents = await anyio.to_thread.run_sync(
+                _read, request.files, limiter=self._threads, abandon_on_cancel=True
+            )
             self._let_go(size - _COPIES * contents.size)
             size = _COPIES * contents.size
             yield contents
         finally:
+            if is_beyond:
+                self._is_beyond = False
             self._let_go(size)
 
     def _let_go(self, size: int) -> None:

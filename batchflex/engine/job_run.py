@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from ..config import Job, deadline_s
-from ..core import JobError
+from ..core import Emitter, JobError
 from ..endpoint import default_model, resolve_all
 from ..plan import FrameInput, Plan, Prepared, prepare
 from ..storage import Attempt, Folder, RunState, catch_up
@@ -137,7 +137,9 @@ class JobRun:
             await anyio.to_thread.run_sync(catch_up, folder)
             plan = early or await new_plan()
             preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
+            plan.tell = Emitter(self._observer, job.job.name, attempt.run_id).note
             prepared = await anyio.to_thread.run_sync(preparing, plan, folder)
+            plan.tell = None  # from now on there is progress to be seen
             try:
                 execution = self._execution = Execution(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,

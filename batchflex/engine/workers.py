@@ -216,7 +216,7 @@ class Workers:
         # Read before there is a slot, so that none is taken for that, and no pace is upset by what reading takes.
         row.started_at = row.started_at or now_us()
         try:
-            async with self._files.of(row.request) as contents:
+            async with self._files.of(row.request, again=row.waiting) as contents:
                 self._accounting.measured(row.cost, row.request, contents.text_bytes)
                 return await self._send(row, contents)
         except FileFault as fault:

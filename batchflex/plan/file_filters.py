@@ -107,8 +107,17 @@ def wanted(tree: jinja2.nodes.Template) -> Wanted:
         except jinja2.nodes.Impossible:
             continue
         checked(node.name, given, named)  # type: ignore[arg-type]
-    columns = {node.node.name for node in found if isinstance(node.node, jinja2.nodes.Name)}
+    columns = {name for node in found if (name := _column(node.node)) is not None}
     return Wanted(frozenset(node.name for node in found), frozenset(columns))
+
+
+def _column(node: jinja2.nodes.Node | None) -> str | None:
+    """The column that ``photo`` or ``row['photo']`` is."""
+    if isinstance(node, jinja2.nodes.Name):
+        return node.name
+    if isinstance(node, jinja2.nodes.Getitem) and isinstance(node.arg, jinja2.nodes.Const):
+        return node.arg.value if isinstance(node.arg.value, str) else None
+    return None
 
 
 def put_in(message: dict[str, Any], attach: Attach) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BLOCK_REQUESTS = 400
 _HASHES_AT_ONCE = 200  # that are written down
+_TELL_EVERY_S = 10.0
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
 _WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
 _CHANGED = (
@@ -89,6 +90,9 @@ class Plan:
             for note in self._file_notes:  # if it was read otherwise than it is meant, that is why
                 error.add_note(note)
             raise
+        # Called now and then with a sentence, by whatever thread goes through the plan, while files that rows name are read.
+        self.tell: Callable[[str], object] | None = None
+        self._told_at = time.monotonic()
         self.labels = tuple(point.label for point in points(job))
         self.per_item = len(self.labels) * job.sweep.samples
 
@@ -278,6 +282,7 @@ class Plan:
             beside = self._source.files[block.number][0].parent if self._source.files else None
             items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=beside)
             self._remember_hashes(_HASHES_AT_ONCE)
+            self._tell_of_reading(block.at[-1] + 1 if len(block.at) else 0)
             within = items if limit is None else [item for item in items if item.row < limit]
             if within:
                 requests = planner.requests(within)
@@ -295,6 +300,14 @@ class Plan:
         if self._inputs is not None and self._remembers and len(read) >= at_least:
             self._inputs.hashed(read)
             read.clear()
+
+    def _tell_of_reading(self, rows: int) -> None:
+        now, read = time.monotonic(), self._itemizer.finder.bytes_read
+        if self.tell is not None and read and now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            self.tell(
+                f"reading the files that rows name, to know what is asked: up to row {rows:,}, {read / 1e9:,.1f} GB so far"
+            )
 
     def count(self) -> int | None:
         """How many requests there are, as far as that can be told without planning them: before ``dedupe``.

@@ -74,7 +74,7 @@ class Itemizer:
         self.reads_files = bool(kinds)
         if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
             mistakes.append(f"input.files: there is no folder {job.input.files}")
-        self.finder = Finder(None if job.input.files is None else Path(job.input.files))
+        self.finder = Finder(*(None if each is None else Path(each) for each in (job.input.files, job.job.env_file)))
         self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
         self._without_file: dict[str, None] = {}
         if mistakes:

@@ -15,6 +15,8 @@ import batchflex
 from batchflex.attachments import finder
 from batchflex.core import TIMINGS, InputError, JobError
 from batchflex.engine import attached_files
+from batchflex.plan import plan
+from batchflex.report import sample_rows
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.files import pdf, picture, sent_image
@@ -120,6 +122,8 @@ def test_documents_and_texts(case: Case) -> None:
         {"role": "system", "content": 'Rules: A "note"\nü'},
         {"role": "user", "content": '<doc>Attention\n\nis all</doc> A "note"'},
     ]
+    # Pinned, like those of tests/golden: a later version must not ask it again.
+    assert case.results["a"]["key"] == "aae2a86e7eae520a6e389cc530352bed"
 
 
 def test_a_file_that_cannot_be_sent_fails_its_row_alone(case: Case) -> None:
@@ -252,6 +256,14 @@ def test_what_was_hashed_once_is_not_read_again_by_the_next_run(case: Case, monk
     assert len(reads) == 7 and case.endpoint.stats()["requests"] == 4
 
 
+def test_it_is_told_while_many_files_are_read(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_TELL_EVERY_S", 0.0)
+    case.photo("a.jpg", picture())
+    words = "reading the files that rows name, to know what is asked: up to row 1, 0.0 GB so far"
+    for verb in ("plan", "run"):
+        assert words in called(verb, case.job()).err
+
+
 def test_files_from_a_folder_that_the_job_names(case: Case) -> None:
     store = case.folder / "store"
     store.mkdir()
@@ -262,13 +274,18 @@ def test_files_from_a_folder_that_the_job_names(case: Case) -> None:
         case.run(input={"files": "shop"})
 
 
-def test_bodies_wait_for_memory_and_all_are_sent(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "script", [["500", "429", "500"], ["503", "503", "429"], ["503"] * 6], ids=["of rows", "of the endpoint", "long"]
+)
+def test_bodies_wait_for_memory_and_all_are_sent(
+    script: list[str], case: Case, monkeypatch: pytest.MonkeyPatch, brisk: None
+) -> None:
     monkeypatch.setattr(attached_files, "_MOST_HELD", 10_000)
     for number in range(12):
         case.photo(f"{number}.png", picture(40, 40 + number, "PNG") + b"\0" * 6000)
-    case.endpoint.knobs(script=["500", "429", "500"], retry_after_s=0.01)
+    case.endpoint.knobs(script=script, retry_after_s=0.01)
     assert case.run("{{ photo | image }}").summary["ok"] == 12
-    assert case.endpoint.stats()["max_in_flight"] == 1
+    assert case.endpoint.stats()["max_in_flight"] <= 2
 
 
 def test_an_answer_that_does_not_fit_is_asked_again_with_the_same_image(case: Case) -> None:
@@ -320,5 +337,31 @@ def test_a_retry_and_the_report_know_the_files(case: Case) -> None:
     assert called("retry", out, "--where", "status = 'truncated'", "--set", "max_tokens=9").code == 0
     assert case.results["a"]["status"] == "ok"
     assert sent_image(case.asked()[-1][1]["image_url"]["url"]).size == (60, 40)
-    assert called("report", out).code == 0
-    assert "\\u003cimage photos/a.jpg, max_side = 64, " in (out / "report.html").read_text()
+    key = bytes.fromhex(case.results["a"]["key"])
+    shown = sample_rows.prompts(
+        plan.Plan(batchflex.load_job(case.folder / "job.toml")),
+        [(key, sample_rows.Row((), (), {"row": 0}, {}, {}, None))],
+    )
+    assert shown[key][0].text.startswith("What is it? \n<image photos/a.jpg, max_side = 64, ")
+
+
+def test_an_image_is_sent_in_a_stream_and_under_another_name_of_the_model(case: Case) -> None:
+    case.photo("a.jpg", picture())
+    path = case.job(endpoint={"stream": True})
+    path.write_text(path.read_text().replace("[endpoint]", '[[endpoints]]\nmodel = "theirs"'))
+    assert batchflex.run(path).summary["ok"] == 1
+    (asked,) = (each["body"] for each in case.endpoint.log())
+    assert asked["model"] == "theirs" and asked["stream"] is True
+    assert sent_image(asked["messages"][0]["content"][1]["image_url"]["url"]).size == (60, 40)
+
+
+def test_a_judge_may_see_the_image_too(case: Case) -> None:
+    case.photo("a.jpg", picture())
+    path = case.job(input={"carry": ["photo"], "files": "in"})
+    judge = '[[score]]\nname = "right"\nkind = "judge"\n[score.judge]\nrubric = "{{ photo | image }} Is it {{ content }}?"\n'
+    path.write_text(f"{path.read_text()}\n{judge}")
+    case.endpoint.knobs(answer='{"reason": "it is", "grade": 5}')
+    ended = batchflex.run(path)
+    assert ended.scores is not None and ended.scores["points"][0]["scores"]["right"]["mean"] == 1.0
+    photo, words = case.asked()[-1]
+    assert sent_image(photo["image_url"]["url"]).size == (60, 40) and words["text"].startswith(" Is it {")

@@ -56,6 +56,12 @@ def test_a_document_without_text_says_why(data: bytes, pages: str | None, words:
     assert words in str(raised.value)
 
 
+def test_a_document_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_LONGEST_S", 0.0)
+    with pytest.raises(FileFault, match="is a PDF document that takes longer than 0 s to read; name its pages"):
+        documents.pdf_text(pdf(*["Page"] * 50), None, None)
+
+
 def test_remarks_on_sloppy_documents_go_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     documents.pdf_text(b"sloppy\n" + PAPER, None, None)
     assert capsys.readouterr().err == ""

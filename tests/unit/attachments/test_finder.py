@@ -85,6 +85,19 @@ def test_paths_lead_nowhere_but_below_the_folder(tmp_path: Path, photo: Path) ->
     assert found("link.jpg", tmp_path, root=inside).fault is not None
 
 
+def test_what_is_hidden_or_has_keys_is_not_sent(tmp_path: Path) -> None:
+    for name in (".env", ".git/config", "keys.env", "a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("KEY=sk-123")
+    (tmp_path / "fine.txt").symlink_to(tmp_path / ".env")
+    looking = Finder(None, tmp_path / "keys.env")
+    for name in (".env", ".git/config", "keys.env", "fine.txt", "sub/../.env"):
+        made = looking.find(use(name, "file_text"), tmp_path)
+        assert isinstance(made, Attachment) and made.fault == f"{name!r} is hidden or holds keys, and is not sent"
+    assert found("a.txt", tmp_path, kind="file_text").fault is None
+    assert found("config", tmp_path, root=tmp_path / ".git", kind="file_text").fault is None
+
+
 def test_what_is_no_file_says_so(tmp_path: Path, photo: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "empty.jpg").touch()

@@ -116,6 +116,8 @@ def test_nothing_in_a_row_is_taken_for_a_mark() -> None:
     )
     assert made["content"][1] == text("\ue000123\ue001 <batchflex:image sha256=0>")
     assert prompt.file_kinds == {"image"} and prompt.file_columns == {"photo"}
+    by_row = Prompt(PromptSection(user="{{ row['The Photo'] | image }}{{ paper | pdf_text }}"))
+    assert by_row.file_kinds == {"image", "pdf_text"} and by_row.file_columns == {"The Photo", "paper"}
 
 
 @pytest.mark.parametrize(
