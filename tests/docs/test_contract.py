@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,15 @@ from batchflex.core.message import Message
 from batchflex.core.types import STATUSES, Outcome
 from batchflex.plan import manifest
 from batchflex.scoring import scores_file
-from batchflex.storage import FolderStore, journal, part_files, part_merging, results_table as table, table_files
+from batchflex.storage import (
+    FolderStore,
+    carried_updates,
+    journal,
+    part_files,
+    part_merging,
+    results_table as table,
+    table_files,
+)
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.run_state import RunState, Wait
 from tests.support.outcomes import outcome
@@ -63,6 +72,18 @@ def test_a_part_has_the_columns_of_the_results_and_its_own(tmp_path: Path) -> No
     assert [schema.field(row[0].strip("`")).type for row in rows("Parts", "column")] == [
         *[pa.string()] * 4, pa.int64(), pa.int64(), pa.int32()
     ]  # fmt: skip
+
+
+def test_updates_of_carried_columns_are_as_written(tmp_path: Path) -> None:
+    with carried_updates.UpdatesWriter(tmp_path / "carried.parquet") as writer:
+        writer.add(
+            pl.DataFrame({"hi": [1], "lo": [2]}, schema_overrides={"hi": pl.UInt64, "lo": pl.UInt64}), ["{}"], None
+        )
+        writer.keep("")
+    schema = pq.read_schema(tmp_path / "carried.parquet")
+    written = {row[0].strip("`"): row[1] for row in rows("Carried columns", "column of `carried.parquet`")}
+    assert {field.name: str(field.type) for field in schema} == written
+    assert {b"batchflex.id", b"batchflex.positions"} <= pq.read_metadata(tmp_path / "carried.parquet").metadata.keys()
 
 
 def test_every_column_of_a_part_is_a_field_of_an_outcome() -> None:
@@ -119,6 +140,7 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         folder.inputs.touch()
         folder.snapshot.touch()
         folder.positions.touch()
+        folder.carried.touch()
         folder.report.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()

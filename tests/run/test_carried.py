@@ -467,6 +467,17 @@ def test_a_folder_that_a_run_holds_is_left_alone(one: Desk) -> None:
     assert one.column() == LABELS
 
 
+def test_a_folder_that_cannot_be_written_is_read_as_it_is(one: Desk) -> None:
+    write(one.input, rows(LABELS))
+    assert one.run().code == 0
+    write(one.input, rows(["z", *LABELS[1:]]))
+    (one.out / ".lock").unlink()
+    (one.out / ".lock").symlink_to(one.path / "elsewhere")
+    shown = called("results", one.out, "-o", "-")
+    assert shown.code == 0 and "warning: carried columns are as they were" in shown.err and ".lock" in shown.err
+    assert json.loads(shown.out.splitlines()[0])["label"] == "a"
+
+
 @pytest.mark.parametrize("damage", [b"", b"rubbish", None])
 def test_the_file_may_be_damaged_or_deleted(damage: bytes | None, one: Desk) -> None:
     write(one.input, rows(LABELS))

@@ -23,7 +23,7 @@ from batchflex.config.loader import build
 from batchflex.core.errors import JobChanged
 from batchflex.core.types import Outcome
 from batchflex.engine import retry_rows
-from batchflex.results import compact, view
+from batchflex.results import compact, refresh, view
 from batchflex.storage import FolderStore, part_files
 from batchflex.storage.output_folder import Folder
 from tests.support import oracle
@@ -42,6 +42,7 @@ class Walk:
         self.folder, self.out, self.endpoint = folder, folder / "out", endpoint
         self.told: list[str] = []
         self._texts = 0
+        self._labeller = random.Random(-1 - seed)  # corrects what is carried along, between the steps
         self.named = self.random.choice(["all", "none", "some", "shared"])
         shape = self.random.choice(["jsonl", "jsonl", "csv", "parquet"])
         self.has_labels = self.random.random() < 0.4
@@ -90,6 +91,7 @@ class Walk:
             row["messages"] = [{"role": "user", "content": text}]
         else:
             row["text"] = text
+        row[oracle.CARRIED] = self._texts
         if self.has_labels and (shape != "jsonl" or self.random.random() < 0.7):
             row["label"] = self.random.choice("xy")
         return row
@@ -119,6 +121,30 @@ class Walk:
             row["label"] = "z"
         self.input.write(name)
         return name
+
+    def correct(self) -> str:
+        """Something else is carried along from now on by a row."""
+        name = self._labeller.choice(sorted(self.input.files))
+        row = self._labeller.choice(self.input.files[name])
+        row[oracle.CARRIED] = -self._labeller.randrange(1_000)
+        self.input.write(name)
+        return f"{name}: {row[oracle.CARRIED]}"
+
+    def refresh(self) -> None:
+        """The results get what is carried now, and no other rows."""
+        done = refresh(Folder(self.out))
+        assert done.warning is None
+        self.told.append(f"refresh: {done.note}")
+        assert self._results() == self.shown, "the results have other rows"
+        self._check_carried(self.judged(keeps=self.begun_on_change == "keep", setting=self.begun))
+
+    def _check_carried(self, judged: Judged) -> None:
+        """Which of equal requests an answer belongs to is left open."""
+        rows, places = self.input.rows, judged.places()
+        for row in pq.read_table(self.out / "results.parquet", columns=["key", oracle.CARRIED]).to_pylist():
+            if row["key"] in places:
+                there = {str(rows[at][oracle.CARRIED]) for at, _ in places[row["key"]]}
+                assert str(row[oracle.CARRIED]) in there, "the input has something else to carry now"
 
     def reorder(self) -> str:
         name = self.any_file()
@@ -322,6 +348,10 @@ class Walk:
             "an answer is beside another row"
         )
         assert [row for row, _ in found] == sorted(row for row, _ in found)
+        given = self.input.rows
+        assert all(str(row[oracle.CARRIED]) == str(given[row["row"]][oracle.CARRIED]) for row in rows), (
+            "it was corrected since"
+        )
         assert len({(*place, row.get("top_p")) for row, place in zip(rows, found, strict=True)}) == len(rows)
 
     def _sight(self) -> tuple[list[str], list[oracle.Planned]] | None:
@@ -457,8 +487,12 @@ class Walk:
             (4, self.change_job), (3, self.retry), (1, self.dry_run), (2, self.compact), (1, self.move_part), (1, self.put_back),
             (1, self.forget),
         ]  # fmt: skip
+        if self._labeller.random() < 0.3:
+            self.told.append(f"correct: {self.correct()}")
         kind = self.random.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
         self.told.append(kind.__name__)
         if told := kind():
             self.told[-1] += f": {told}"
         self.check()
+        if self.shown is not None and not self.is_stale and self._labeller.random() < 0.3:
+            self.refresh()

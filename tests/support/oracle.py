@@ -23,6 +23,7 @@ Row = dict[str, Any]  # with WHERE, what a message says of where it is
 Answer = dict[str, Any]
 
 WHERE = "(where)"
+CARRIED = "gold"  # the column that is carried along
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["good", "bad"]}}, "required": ["label"]}
 _COLUMNS = [
     "key", "slot", "id", "row", "sample", "status", "content", "run_id", "point", "proof", "reasks", "answer_limit",
@@ -66,7 +67,7 @@ class Setting:
             "job": {"out": str(out), "retry_failed": self.retry_failed},
             "endpoint": {"base_url": base_url},
             "params": self.params(),
-            "input": {"path": path, "dedupe": self.dedupe, "on_bad_row": "fail"},
+            "input": {"path": path, "dedupe": self.dedupe, "on_bad_row": "fail", "carry": [CARRIED]},
             "sweep": {"samples": self.samples},
             "retry": {"attempts": 1, "base_s": 0.001},
             "limits": {"concurrency": 1, "max_failures": 100_000},
@@ -168,7 +169,9 @@ def _bare(setting: Setting, row: Row, at: int, *, former: bool = False) -> list[
 def _content(setting: Setting, row: Row, *, former: bool) -> dict[str, Any]:
     if setting.shape != "jsonl":
         return {"messages": [{"role": "user", "content": f"Say {row['text']}"}]}
-    return {name: value for name, value in row.items() if name == "messages" or (former and name != "id")}
+    return {
+        name: value for name, value in row.items() if name == "messages" or (former and name not in ("id", CARRIED))
+    }
 
 
 def planned(setting: Setting, rows: Sequence[Row], answered: Collection[str]) -> list[Planned]:
@@ -214,7 +217,7 @@ def _numbered_formers(
     seen: set[bytes] = set()
     repeats: Counter[bytes] = Counter()
     for at, row in rows:
-        if setting.shape != "jsonl" or "messages" not in row or not row.keys() - {"id", "messages", WHERE}:
+        if setting.shape != "jsonl" or "messages" not in row or not row.keys() - {"id", "messages", WHERE, CARRIED}:
             continue
         for each in _bare(setting, row, at, former=True):
             key = each.base
