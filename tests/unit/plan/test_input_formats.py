@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import gzip
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +269,38 @@ def test_cells_of_a_sheet_have_types(tmp_path: Path) -> None:
     assert rows(tmp_path) == [first, second]
 
 
+SPREADSHEET = """<?xml version="1.0" encoding="UTF-8"?>
+<office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0">
+<office:body><office:spreadsheet><table:table table:name="Tickets">{rows}</table:table></office:spreadsheet></office:body>
+</office:document-content>"""
+
+
+def test_a_sheet_of_libreoffice(tmp_path: Path) -> None:
+    def cell(value: object) -> str:
+        if isinstance(value, str):
+            return f'<table:table-cell office:value-type="string"><text:p>{value}</text:p></table:table-cell>'
+        return f'<table:table-cell office:value-type="float" office:value="{value}"><text:p>{value}</text:p></table:table-cell>'
+
+    table = [["id", "text"], [1, "Grüße"], [2, "b"]]
+    lines = "".join(f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in table)
+    with zipfile.ZipFile(tmp_path / "a.ods", "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr(
+            "META-INF/manifest.xml",
+            '<m:manifest xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0"><m:file-entry m:full-path="/"/></m:manifest>',
+        )
+        archive.writestr("content.xml", SPREADSHEET.format(rows=lines))
+    assert rows(tmp_path / "a.ods") == [{"id": 1, "text": "Grüße"}, {"id": 2, "text": "b"}]
+
+
+def test_a_column_without_values_is_told_nowhere(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", one=[["a", "b"], [1, None], [2, None]])
+    program = f"from batchflex.plan.source import Source; print(Source({str(path)!r}).columns())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("['a', 'b']\n", "")
+
+
 def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", Tickets=[["t"], ["x"]], Other=[["t"], ["y"]])
     assert rows(path) == [{"t": "x"}]
@@ -295,7 +330,7 @@ def test_sheets_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_what_reads_sheets_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = workbook(tmp_path / "a.xlsx", one=[["a"], [1]])
-    monkeypatch.setitem(__import__("sys").modules, "fastexcel", None)
+    monkeypatch.setitem(sys.modules, "fastexcel", None)
     with pytest.raises(InputError, match=r"install it with: pip install 'batchflex\[excel\]'"):
         rows(path)
 
