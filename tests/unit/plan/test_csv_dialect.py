@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.errors import InputError
 from batchflex.plan.csv_dialect import Dialect, sniffed
@@ -61,6 +64,30 @@ SEPARATORS = {
 @pytest.mark.parametrize(("text", "separator"), SEPARATORS.items(), ids=[repr(text[:30]) for text in SEPARATORS])
 def test_the_separator_is_told_from_the_beginning(text: str, separator: str) -> None:
     assert sniffed(text.encode(), ",", is_whole=True) == Dialect(separator, "utf-8")
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+
+
+@given(
+    table=st.integers(2, 5).flatmap(
+        lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), max_size=8)
+    ),
+    mark=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    packed=st.booleans(),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_the_cells_of_a_table_comes_back(
+    tmp_path: Path, table: list[list[str]], mark: str, encoding: str, packed: bool
+) -> None:
+    header = [f"column {number}" for number in range(len(table[0]) if table else 2)]
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=mark, quoting=csv.QUOTE_ALL).writerows([header, *table])
+    data = text.getvalue().encode(encoding)
+    path = tmp_path / ("a.csv.gz" if packed else "a.csv")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    assert rows(path) == [dict(zip(header, row, strict=True)) for row in table]
 
 
 def test_a_tsv_has_tabs_unless_its_header_has_something_else() -> None:

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import openpyxl
 import pandas as pd
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.job import Job
 from batchflex.config.loader import build
@@ -194,6 +196,31 @@ def test_a_list_is_read_bit_by_bit_and_its_lines_are_named(tmp_path: Path, monke
         assert block.where(0) == f"a.json, line {block.lines[0]}" if block.lines else False
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(st.sampled_from('a"\\[]{},:\n é'), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["data", "a", "]"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    table=st.lists(st.dictionaries(st.sampled_from(["data", "id", "t["]), VALUES, min_size=1, max_size=3), max_size=6),
+    indent=st.sampled_from([None, 0, 2]),
+    size=st.integers(1, 40),
+    beside=st.none() | st.dictionaries(st.sampled_from(["x", "meta"]), VALUES, max_size=2),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_list_is_read_as_json_has_it(
+    tmp_path: Path, table: list[Any], indent: int | None, size: int, beside: dict[str, Any] | None
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        json.dumps(table if beside is None else {**beside, "data": table}, indent=indent, ensure_ascii=size % 2 == 0)
+    )
+    with mock.patch.object(json_files, "_AT_ONCE", size):
+        assert rows(path, format="json") == table
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -288,7 +315,8 @@ def test_a_sheet_of_libreoffice(tmp_path: Path) -> None:
         archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
         archive.writestr(
             "META-INF/manifest.xml",
-            '<m:manifest xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0"><m:file-entry m:full-path="/"/></m:manifest>',
+            '<m:manifest xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">'
+            '<m:file-entry m:full-path="/"/></m:manifest>',
         )
         archive.writestr("content.xml", SPREADSHEET.format(rows=lines))
     assert rows(tmp_path / "a.ods") == [{"id": 1, "text": "Grüße"}, {"id": 2, "text": "b"}]
