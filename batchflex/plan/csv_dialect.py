@@ -110,6 +110,8 @@ def _separator(text: str, usual: str, *, is_whole: bool) -> str:
     others = [mark for mark in MARKS if mark != usual and mark in line]
     if not others and usual in line:
         return usual
+    if not others:  # the first cell of the header may have a line break
+        others = [mark for mark in MARKS if mark != usual]
     is_cut = not is_whole
     found = [_judged(_rows(text, mark, is_cut=is_cut), mark, usual) for mark in (usual, *others)]
     best = max(filter(None, found), default=None)

@@ -43,6 +43,8 @@ SEPARATORS = {
     "id,a;b\n1,x;y\n2,p;q\n": ",",
     '"id";"text"\n"1";"a;b, c"\n': ";",
     'id;text\n1;"x\ny;z"\n': ";",
+    '"a\nb";"c"\n1;2\n': ";",
+    '"x;y\nz",b\n1,2\n': ",",
     "Name, first name;Age\nMiller, Jo;34\nX, Y;3\n": ";",
     # commas that are decimal
     "price;count\n2,50;3,5\n": ";",
