@@ -35,8 +35,8 @@ _NAMES = {"cp932": "shift_jis", "iso8859-1": "latin-1", "gb18030": "gb18030"}
 
 
 class Dialect(NamedTuple):
-    """``separator`` is empty where there is but one column, and a line break if quotes mean nothing there. ``skipped`` is how many
-    lines are before the header: one, where a first line ``sep=;`` names the separator."""
+    """``separator`` is empty where there is but one column, and a line break if quotes mean nothing there. ``skipped`` lines are
+    before the header: one, where a first line ``sep=;`` names the separator."""
 
     separator: str
     encoding: str
