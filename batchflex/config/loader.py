@@ -164,7 +164,8 @@ def build(
     secrets = environment.secrets(key_variables(merged))
     mistakes = _with_keys(mistakes, key_mistakes(merged, secrets))
     if mistakes or job is None:
-        mistakes += absent_inputs(merged)
+        if not any(mistake.place.startswith("input.path") for mistake in mistakes):
+            mistakes += absent_inputs(merged)
         lines = [Redactor(secrets).text(each) for each in sentences(mistakes, toml.key_lines(text), outside)]
         in_file = any(KEY_HINT in what and at not in outside for at, what in mistakes)
         if place and in_file and (open_ := exposed(Path(place))):

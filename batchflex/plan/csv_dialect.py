@@ -10,14 +10,16 @@ import codecs
 import importlib.util
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .encodings import legacy
 
 MARKS = (",", ";", "\t", "|")
 ONE_COLUMN = ""
+ONE_COLUMN_OF_LINES = "\n"  # in which quotes are signs like any other
 _NOWHERE = "\x1f"  # stands in no text: the separator of a file with one column
+_QUOTE_MINIMAL, _QUOTE_NONE = 0, 3  # as csv has them
 _SAMPLE_ROWS = 200
 _SAMPLE_BYTES = 1 << 16  # for the separator; the encoding shows in fewer places
 _AGREEING = 0.5  # of the rows have the separator, or it is none
@@ -33,16 +35,22 @@ _NAMES = {"cp932": "shift_jis", "iso8859-1": "latin-1", "gb18030": "gb18030"}
 
 
 class Dialect(NamedTuple):
-    """``separator`` is empty where there is but one column. ``skipped`` is how many lines are before the header: one, where a
-    first line ``sep=;`` names the separator."""
+    """``separator`` is empty where there is but one column, and a line break if quotes mean nothing there. ``skipped`` lines are
+    before the header: one, where a first line ``sep=;`` names the separator."""
 
     separator: str
     encoding: str
     skipped: int = 0
 
     @property
-    def delimiter(self) -> str:
-        return self.separator or _NOWHERE
+    def is_one_column(self) -> bool:
+        return self.separator in (ONE_COLUMN, ONE_COLUMN_OF_LINES)
+
+    def cells(self, lines: Iterator[str]) -> Any:
+        """The rows of cells that lines have, as csv's reader gives them."""
+        quoting = _QUOTE_NONE if self.separator == ONE_COLUMN_OF_LINES else _QUOTE_MINIMAL
+        mark = _NOWHERE if self.is_one_column else self.separator
+        return parser.reader(lines, delimiter=mark, quoting=quoting, strict=True)
 
     @property
     def is_by_lines(self) -> bool:
@@ -60,7 +68,7 @@ class Dialect(NamedTuple):
 
 
 def separated(mark: str) -> str:
-    if mark == ONE_COLUMN:
+    if mark in (ONE_COLUMN, ONE_COLUMN_OF_LINES):
         return "read as one column"
     return "separated by tabs" if mark == "\t" else f"separated by {mark!r}"
 
@@ -110,14 +118,18 @@ def _separator(text: str, usual: str, *, is_whole: bool) -> str:
     others = [mark for mark in MARKS if mark != usual and mark in line]
     if not others and usual in line:
         return usual
+    if not others:  # the first cell of the header may have a line break
+        others = [mark for mark in MARKS if mark != usual]
     is_cut = not is_whole
     found = [_judged(_rows(text, mark, is_cut=is_cut), mark, usual) for mark in (usual, *others)]
     best = max(filter(None, found), default=None)
     if best is not None:
         return best.separator
-    plain = _rows(text, usual, is_cut=is_cut)
-    is_one_column = bool(plain) and len(plain[0]) == 1 and any(len(row) > 1 for row in plain)
-    return ONE_COLUMN if is_one_column else usual
+    header, *body = _rows(text, usual, is_cut=is_cut) or [[]]
+    if len(header) != 1 or all(len(row) == 1 for row in body):
+        return usual
+    is_parsed = all(_rows(text, ONE_COLUMN, is_cut=is_cut))
+    return ONE_COLUMN if is_parsed else ONE_COLUMN_OF_LINES
 
 
 class _Judged(NamedTuple):
@@ -147,19 +159,17 @@ def _judged(rows: Sequence[Sequence[str]], separator: str, usual: str) -> _Judge
 
 
 def _rows(text: str, separator: str, *, is_cut: bool) -> list[list[str]]:
-    """The first rows of a text. One that cannot be parsed is as wide as no header, and the last."""
+    """The first rows of a text. One that cannot be parsed is as wide as no header, and the last; not so one that does not end."""
     found: list[list[str]] = []
     lines = io.StringIO(text, newline="")
-    rows = parser.reader(lines, delimiter=separator or _NOWHERE, strict=True)
     try:
-        for row in rows:
+        for row in Dialect(separator, _UTF8).cells(lines):
             if row:
                 found.append(row)
             if len(found) > _SAMPLE_ROWS:
                 return found
     except parser.Error:
-        if not is_cut or lines.read(1):
-            return [*found, []]
+        return [*found, []] if lines.read(1) else found
     return found[:-1] if is_cut and len(found) > 1 else found  # the end of the last is not there
 
 

@@ -44,7 +44,7 @@ def _dialect_of(reading: Reading) -> Dialect:
 
 def _cells(reading: Reading, dialect: Dialect) -> tuple[io.TextIOWrapper, Any]:
     text = io.TextIOWrapper(reading.open(), encoding=dialect.encoding, errors="surrogateescape", newline="")
-    return text, parser.reader(_lines(text, reading, dialect), delimiter=dialect.delimiter, strict=True)
+    return text, dialect.cells(_lines(text, reading, dialect))
 
 
 def _lines(text: io.TextIOWrapper, reading: Reading, dialect: Dialect) -> Iterator[str]:
@@ -157,8 +157,11 @@ def read_csv(reading: Reading, max_rows: int, position: int, skip: bytes | Every
 def _unreadable(error: Exception, dialect: Dialect) -> str:
     if isinstance(error, UnicodeDecodeError):
         return _undecodable(error.object[error.start], dialect, "")
-    return (
-        str(error).replace(f"{dialect.delimiter!r} expected", "the end of the line expected")
-        if not dialect.separator
-        else str(error)
-    )
+    text = str(error)
+    if "unexpected end" in text:
+        return f"{text}: a quote that opens a cell of this row is never closed"
+    if "expected after" not in text:
+        return text
+    if dialect.is_one_column:
+        text = "the end of the line expected after '\"'"
+    return f"{text}: within a cell in quotes a quote is written twice"

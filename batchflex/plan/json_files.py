@@ -83,6 +83,7 @@ _LIST_OF_DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[$')
 _UNFINISHED = (b"{", b"[", b",", b":")
 _MARK = b"\xef\xbb\xbf"
 _AT_ONCE = 1 << 20
+_START = 1 << 12  # bytes within which something has to begin
 
 
 def is_list(path: Path) -> bool:
@@ -91,7 +92,7 @@ def is_list(path: Path) -> bool:
     :raises InputError: if it cannot be read.
     """
     try:
-        start = Reading(path).beginning().removeprefix(_MARK).lstrip()
+        start = Reading(path).beginning(_START).removeprefix(_MARK).lstrip()
         if start[:1] != b"{":
             return start[:1] == b"["
         reading = Reading(path)

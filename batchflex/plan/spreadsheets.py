@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,6 +57,9 @@ class Sheet:
             import fastexcel
         except ImportError:
             raise InputError(f"{self._path}: {_MISSING}") from None
+        logger = logging.getLogger("fastexcel")
+        if not logger.handlers:  # what it says of columns without values would go to standard error
+            logger.addHandler(logging.NullHandler())
         try:
             return fastexcel.read_excel(str(self._path))
         except (fastexcel.FastExcelError, *DAMAGED) as error:

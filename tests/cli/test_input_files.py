@@ -40,6 +40,11 @@ def test_beside_other_mistakes_of_a_job_it_is_one_of_them(tmp_path: Path) -> Non
     assert ended.err.index("line 2, input.path: there is no input file") < ended.err.index("sweep.zip")
 
 
+def test_a_path_that_is_wrong_otherwise_is_one_mistake(tmp_path: Path) -> None:
+    ended = called("run", job(tmp_path, "${NOT_SET}/tickets.csv", "[limits]\nrpm = 0\n"))
+    assert ended.code == 2 and ended.err.count("input.path") == 1 and "NOT_SET" in ended.err
+
+
 def test_a_table_from_excel_is_asked_and_what_was_guessed_is_said(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     (tmp_path / "tickets.csv").write_bytes("id;text;preis\r\n1;Grüße, schöne;2,50\r\n2;für\r\n".encode("cp1252"))
     path = job(tmp_path, "tickets.csv", f'[endpoint]\nbase_url = "{endpoint.base_url}"\n')

@@ -47,7 +47,7 @@ class Input:
             return
         with path.open("w", newline="") as stream:
             if self.shape == "csv":
-                writer = csv.DictWriter(stream, list(rows[0]))
+                writer = csv.DictWriter(stream, list(rows[0]), delimiter=_mark(name))
                 writer.writeheader()
                 writer.writerows(rows)
             else:
@@ -60,7 +60,7 @@ class Input:
             return self.write(name)
         with (self.folder / name).open("a", newline="") as stream:
             if self.shape == "csv":
-                csv.DictWriter(stream, list(rows[0])).writerows(rows)
+                csv.DictWriter(stream, list(rows[0]), delimiter=_mark(name)).writerows(rows)
             else:
                 stream.writelines(json.dumps(row) + "\n" for row in rows)
         return None
@@ -68,6 +68,11 @@ class Input:
     def remove(self, name: str) -> list[Row]:
         (self.folder / name).unlink()
         return self.files.pop(name)
+
+
+def _mark(name: str) -> str:
+    """What separates the columns of a CSV file of this name: not all of a job's files are alike."""
+    return ";" if name.startswith("d") else ","
 
 
 class Small:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.errors import InputError
 from batchflex.plan.csv_dialect import Dialect, sniffed
@@ -40,6 +43,8 @@ SEPARATORS = {
     "id,a;b\n1,x;y\n2,p;q\n": ",",
     '"id";"text"\n"1";"a;b, c"\n': ";",
     'id;text\n1;"x\ny;z"\n': ";",
+    '"a\nb";"c"\n1;2\n': ";",
+    '"x;y\nz",b\n1,2\n': ",",
     "Name, first name;Age\nMiller, Jo;34\nX, Y;3\n": ";",
     # commas that are decimal
     "price;count\n2,50;3,5\n": ";",
@@ -52,6 +57,9 @@ SEPARATORS = {
     # one column
     "text\nhello, world\na, b, c\n": "",
     "text\nhello\n": ",",
+    'text\n"hello" you, there\nx\n': "\n",
+    'text\n"hello" you\nx\n': "\n",
+    'text\n"hello, you\nx': ",",
     "Question (a|b)\nfoo\nbar\n": ",",
     "": ",",
     "\n": ",",
@@ -61,6 +69,30 @@ SEPARATORS = {
 @pytest.mark.parametrize(("text", "separator"), SEPARATORS.items(), ids=[repr(text[:30]) for text in SEPARATORS])
 def test_the_separator_is_told_from_the_beginning(text: str, separator: str) -> None:
     assert sniffed(text.encode(), ",", is_whole=True) == Dialect(separator, "utf-8")
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+
+
+@given(
+    table=st.integers(2, 5).flatmap(
+        lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), max_size=8)
+    ),
+    mark=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    packed=st.booleans(),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_the_cells_of_a_table_comes_back(
+    tmp_path: Path, table: list[list[str]], mark: str, encoding: str, packed: bool
+) -> None:
+    header = [f"column {number}" for number in range(len(table[0]) if table else 2)]
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=mark, quoting=csv.QUOTE_ALL).writerows([header, *table])
+    data = text.getvalue().encode(encoding)
+    path = tmp_path / ("a.csv.gz" if packed else "a.csv")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    assert rows(path) == [dict(zip(header, row, strict=True)) for row in table]
 
 
 def test_a_tsv_has_tabs_unless_its_header_has_something_else() -> None:
@@ -218,7 +250,13 @@ def test_bytes_that_the_encoding_does_not_have(tmp_path: Path) -> None:
         (b"\n\na;b\n\n1;2\n", "has no header"),
         (b"sep=;\n", "has no header"),
         (b"a;b;a\n1;2;3\n", "two columns have the same name, 'a'"),
-        (b'a;b\n1;"x\n2;y\n', r"line \d: unexpected end of data"),
+        (b'a;b\n1;"x\n2;y\n', r"line 2: unexpected end of data: a quote that opens a cell of this row is never closed"),
+        (b'text\na, b\n"x" y\n"z"\n', [{"text": "a, b"}, {"text": '"x" y'}, {"text": '"z"'}]),
+        (b'text\na, b\n"x\ny"\n', [{"text": "a, b"}, {"text": "x\ny"}]),
+        (
+            b"text\na, b\n" * 100 + b"c\n" * 30_000 + b'"x" y\n',
+            "the end of the line expected after '\"': within a cell in quotes",
+        ),
         (b'a;b\n1;"x"y\n', "line 2: ';' expected after '\"'"),
         (b"\x00\xff\xfe\x01binary\x80", "a.csv"),
     ],

@@ -5,8 +5,12 @@ from __future__ import annotations
 import datetime
 import gzip
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import openpyxl
 import pandas as pd
@@ -15,6 +19,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.config.job import Job
 from batchflex.config.loader import build
@@ -191,6 +196,31 @@ def test_a_list_is_read_bit_by_bit_and_its_lines_are_named(tmp_path: Path, monke
         assert block.where(0) == f"a.json, line {block.lines[0]}" if block.lines else False
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(st.sampled_from('a"\\[]{},:\n é'), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["data", "a", "]"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    table=st.lists(st.dictionaries(st.sampled_from(["data", "id", "t["]), VALUES, min_size=1, max_size=3), max_size=6),
+    indent=st.sampled_from([None, 0, 2]),
+    size=st.integers(1, 40),
+    beside=st.none() | st.dictionaries(st.sampled_from(["x", "meta"]), VALUES, max_size=2),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_list_is_read_as_json_has_it(
+    tmp_path: Path, table: list[Any], indent: int | None, size: int, beside: dict[str, Any] | None
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        json.dumps(table if beside is None else {**beside, "data": table}, indent=indent, ensure_ascii=size % 2 == 0)
+    )
+    with mock.patch.object(json_files, "_AT_ONCE", size):
+        assert rows(path, format="json") == table
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -266,6 +296,39 @@ def test_cells_of_a_sheet_have_types(tmp_path: Path) -> None:
     assert rows(tmp_path) == [first, second]
 
 
+SPREADSHEET = """<?xml version="1.0" encoding="UTF-8"?>
+<office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0">
+<office:body><office:spreadsheet><table:table table:name="Tickets">{rows}</table:table></office:spreadsheet></office:body>
+</office:document-content>"""
+
+
+def test_a_sheet_of_libreoffice(tmp_path: Path) -> None:
+    def cell(value: object) -> str:
+        if isinstance(value, str):
+            return f'<table:table-cell office:value-type="string"><text:p>{value}</text:p></table:table-cell>'
+        return f'<table:table-cell office:value-type="float" office:value="{value}"><text:p>{value}</text:p></table:table-cell>'
+
+    table = [["id", "text"], [1, "Grüße"], [2, "b"]]
+    lines = "".join(f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in table)
+    with zipfile.ZipFile(tmp_path / "a.ods", "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr(
+            "META-INF/manifest.xml",
+            '<m:manifest xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">'
+            '<m:file-entry m:full-path="/"/></m:manifest>',
+        )
+        archive.writestr("content.xml", SPREADSHEET.format(rows=lines))
+    assert rows(tmp_path / "a.ods") == [{"id": 1, "text": "Grüße"}, {"id": 2, "text": "b"}]
+
+
+def test_a_column_without_values_is_told_nowhere(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", one=[["a", "b"], [1, None], [2, None]])
+    program = f"from batchflex.plan.source import Source; print(Source({str(path)!r}).columns())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("['a', 'b']\n", "")
+
+
 def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", Tickets=[["t"], ["x"]], Other=[["t"], ["y"]])
     assert rows(path) == [{"t": "x"}]
@@ -295,7 +358,7 @@ def test_sheets_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_what_reads_sheets_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = workbook(tmp_path / "a.xlsx", one=[["a"], [1]])
-    monkeypatch.setitem(__import__("sys").modules, "fastexcel", None)
+    monkeypatch.setitem(sys.modules, "fastexcel", None)
     with pytest.raises(InputError, match=r"install it with: pip install 'batchflex\[excel\]'"):
         rows(path)
 
