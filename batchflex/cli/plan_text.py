@@ -88,7 +88,7 @@ def forecast(job: Job) -> dict[str, Any]:
         "out": str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "files": [*filter(None, [plan.files_note]), *plan.growth_note],
-        "notes": plan.notes() if found.requests else [*plan.notes(), plan.no_rows_note],
+        "notes": [*plan.slips(), *plan.notes(), *([] if found.requests else [plan.no_rows_note])],
         "requests": found.requests,
         "done": finished,
         "truncated": done.statuses().get("truncated", 0),
