@@ -128,6 +128,7 @@ class Execution:
 
     async def conduct(self, handle_signals: bool) -> Run:
         self._emit_start()
+        self._warn_of_slips()
         for note in self._prepared.notes:
             self._emitter.note(note)
         async with anyio.create_task_group() as beside:
@@ -178,6 +179,10 @@ class Execution:
         if words := found.words():
             facts = {"substituted": found.rows}
             self._emitter.emit(Event("substituted", words, found.words(named=False), "warning", facts))
+
+    def _warn_of_slips(self) -> None:
+        for slip in self._plan.slips():
+            self._warn(slip)
 
     def _warn(self, words: str) -> None:
         self._emitter.note(words, "warning")
@@ -278,6 +283,7 @@ class Execution:
         try:
             await self._queue.fill()
             self._long_prompts.end()
+            self._warn_of_slips()
             for note in self._plan.notes():
                 self._emitter.note(note)
             if self._queue.ended:

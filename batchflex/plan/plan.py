@@ -178,6 +178,10 @@ class Plan:
             )
         return notes
 
+    def slips(self) -> list[str]:
+        """The same of what is probably a mistake in the rows: parameters that are misspelt."""
+        return self._itemizer.slips()
+
     @property
     def narrows(self) -> bool:
         """Whether files are left out that earlier runs in the folder might have asked, as :meth:`know` found."""

@@ -232,18 +232,23 @@ class Itemizer:
             return None  # it was refused
         return _request(was, self._route, is_table=is_table)
 
-    def notes(self) -> list[str]:
-        """What is to be said of the columns of the rows so far, and was not said before: a sentence for each kind."""
-        left = [name for name in self._left_out if name not in self._noted]
-        sent = [name for name in self._ordinary if name not in self._noted]
+    def slips(self) -> list[str]:
+        """A sentence for each parameter of the rows so far that is probably misspelt, and was not named before."""
         in_bodies = [name for name in self._in_bodies if name not in self._noted]
-        self._noted.update(left, sent, in_bodies)
+        self._noted.update(in_bodies)
         misspelt = ((name, self._parameters.likely_misspelt(name)) for name in in_bodies)
-        found = [
+        return [
             f"a row's body has {name!r}, which is not a documented parameter; did you mean {parameter!r}? It is sent as it is"
             for name, parameter in misspelt
             if parameter
         ]
+
+    def notes(self) -> list[str]:
+        """What is to be said of the columns of the rows so far, and was not said before: a sentence for each kind."""
+        left = [name for name in self._left_out if name not in self._noted]
+        sent = [name for name in self._ordinary if name not in self._noted]
+        self._noted.update(left, sent)
+        found = []
         if left:
             near = ((name, self._parameters.likely_misspelt(name)) for name in left)
             meant = "".join(f"; did you mean {parameter!r} by {name!r}?" for name, parameter in near if parameter)

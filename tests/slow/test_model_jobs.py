@@ -13,6 +13,7 @@ import pytest
 from batchflex.config.loader import load
 from batchflex.storage.output_folder import Folder
 from tests.support.command_line import batchflex, called
+from tests.support.notebooks import error, kernel, sources
 from tests.support.paths import ROOT
 
 JOBS = ROOT / "jobs"
@@ -90,3 +91,16 @@ def test_nightly(tmp_path: Path) -> None:
     assert [line["exit_code"] for line in past] == [4, 0, 1]
     assert "batchflex schedule jobs/nightly.toml --at 02:00 " in nightly.read_text()
     assert "\n0 2 * * * " in called("schedule", nightly, "--at", "02:00").out
+
+
+@pytest.mark.model
+def test_the_tutorial(tmp_path: Path) -> None:
+    """As somebody opens it: on the small model, every cell one after the other."""
+    for name in ("label_tickets.ipynb", "tickets.csv"):
+        shutil.copy(JOBS / name, tmp_path)
+    with kernel(tmp_path) as notebook:
+        for source in sources(tmp_path / "label_tickets.ipynb"):
+            assert error(notebook.cell(source)) is None, source
+    results = pl.read_parquet(tmp_path / "runs" / "label-tickets" / "results.parquet")
+    assert set(results["status"]) == {"ok"}
+    assert (results["parsed_team"] == results["team"]).mean() > 0.25, "better than always the same"

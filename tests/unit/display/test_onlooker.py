@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -152,6 +153,19 @@ def test_one_that_is_an_error_is_raised_when_the_run_has_ended(
         assert batchflex.run(job).summary["ok"] == 6
     assert [each.filename for each in warned] == [__file__]
     assert endpoint.stats()["good"] == 6
+
+
+def test_a_misspelt_parameter_of_a_row_is_a_warning(job: dict[str, Any], tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", 5, other=1)
+    batchflex.run(job)  # a column that is not sent is none
+    body = {"body": {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temprature": 0}}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(body | {"custom_id": f"b{n}"}) + "\n" for n in range(3)))
+    job["job"]["out"] += "2"
+    with pytest.warns(
+        batchflex.JobWarning, match=r"a row's body has 'temprature'.*did you mean 'temperature'"
+    ) as warned:
+        assert batchflex.run(job).summary["ok"] == 3
+    assert len(warned) == 1
 
 
 @pytest.mark.parametrize(
