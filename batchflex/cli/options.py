@@ -309,8 +309,10 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
     """, {"as": kinds, "out": {"type": path}, "options": {"default": ""}})  # fmt: skip
     _add(schedule.add_argument_group("crontab and systemd"), """
         --log-file FILE  append the output of the run to it (crontab: NAME.log; systemd: the journal)
-        --env-file FILE  set the variables in it, a key among them: lines of NAME=VALUE
-        --keys DIR       systemd: the folder with a file for each key, named as its variable (/etc/batchflex)
+        --env-file FILE  set the variables in it, a key among them: lines of NAME=VALUE; of k8s, those of a secret made of it
+        --keys DIR       systemd: the folder with a file for each key, named as its variable (/etc/batchflex; with --user
+                         ~/.config/batchflex)
+        --user           systemd: units of your own, which need no root, in place of the system's
     """)  # fmt: skip
     _add(schedule.add_argument_group("k8s"), """
         --image NAME   the container image, which has the command batchflex

@@ -71,7 +71,7 @@ def schedule(options: argparse.Namespace) -> int:
         output.warn(warning)
     given = ScheduleOptions(
         options.kind, Path(options.spec), options.at, options.cron, options.tz, words, options.log_file, options.env_file,
-        options.keys, options.image, options.claim, options.secret,
+        options.keys, options.image, options.claim, options.secret, options.user,
     )  # fmt: skip
     found = schedule(given, job, datetime.datetime.now(datetime.UTC))
     written = [] if options.out is None else write(found.installation, options.out)

@@ -34,7 +34,9 @@ def label_schema(choices: Choices, name: str = LABEL) -> dict[str, Any]:
 def choices_fault(choices: Any, name: str = LABEL) -> str | None:
     """Why these can be no choices, as the end of a sentence; ``None`` if they can."""
     if isinstance(choices, str | bytes) or not isinstance(choices, Sequence | Mapping):
-        return f"must be a list of texts, such as ['yes', 'no'], or a table of such lists by name; found {choices!r:.80}"
+        return (
+            f"must be a list of texts, such as ['yes', 'no'], or a table of such lists by name; found {choices!r:.80}"
+        )
     fields = _by_name(choices, name)
     if not fields:
         return "is empty; name at least two texts to choose from"
