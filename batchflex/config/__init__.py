@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         load as load,
         parse_setting as parse_setting,
         read as read,
+        tables_of as tables_of,
     )
     from .mistake_messages import choice as choice, nearest as nearest
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings

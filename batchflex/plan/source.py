@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import TIMINGS, InputError, Row
+from ..core import TIMINGS, InputError, Row, did_you_mean
 from .formats import (
     DAMAGED,
     PACKED,
@@ -377,7 +377,7 @@ def _named(pattern: str) -> list[Path]:
         if not here:
             raise InputError(f"no file matches the input path {pattern}")
     else:
-        raise InputError(f"there is no input file {path}")
+        raise InputError(f"there is no input file {path}{did_you_mean(path)}")
     return here
 
 

@@ -130,7 +130,7 @@ spec:
               claimName: {claim}
 """
 # The secret may be missing where the run finds the same in a file .env on the volume.
-_ALL_OF_SECRET = """\
+_ENV_FROM = """\
             envFrom:
             - secretRef:
                 name: {secret}
@@ -153,7 +153,7 @@ def manifest(launch: Launch, schedule: str, zone: str, cluster: Cluster) -> str:
     if launch.keys and launch.env_file is None:
         env = "".join(["            env:\n", *(_KEY.format(key=scalar(key), secret=secret) for key in launch.keys)])
     if launch.env_file is not None or launch.own_file is not None:
-        env += _ALL_OF_SECRET.format(secret=secret, optional="false" if launch.env_file is not None else "true")
+        env += _ENV_FROM.format(secret=secret, optional="false" if launch.env_file is not None else "true")
     return _MANIFEST.format(
         title=launch.title,
         name=scalar(launch.name),
