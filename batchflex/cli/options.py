@@ -302,8 +302,8 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
     """, {"output": {"type": path}})  # fmt: skip
     doctor = verbs.add(
         "doctor", "see that everything is in place: Python, extras, disk, endpoint, key, limits",
-        "One page, with what to do about whatever is not. Fetches the endpoint's list of models, which is free, and sends nothing "
-        "else, unless --ask. The exit code is 2 if something would keep a job from running.", """
+        "One page, with what to do about whatever is not. Fetches the endpoint's list of models, which is free, and sends "
+        "nothing else, unless --ask. The exit code is 2 if something would keep a job from running.", """
         spec JOB   a job file (.toml)
         --out DIR  the output folder to look at
         --ask      send one small request, too, which shows the limits that the endpoint reports

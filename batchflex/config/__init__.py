@@ -9,6 +9,7 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import dated_path as dated_path, path_variables as path_variables, toml as toml
     from .choices import LABEL as LABEL, label_schema as label_schema
+    from .commented_job import commented as commented
     from .dated_path import local as local
     from .diff import SHAPING as SHAPING, changes as changes, endpoint_of as endpoint_of
     from .durations import (

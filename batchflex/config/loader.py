@@ -39,8 +39,8 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     """The job at a path: a job file (``.toml``), or the requests themselves, also a folder or pattern of files.
 
     A table (.csv) will do where ``settings`` have a prompt: the results have all of its columns then. Keys may be in a file
-    ``.env``: beside the job file, else in the current folder. ``moment`` is the date of an output folder that has one in its name;
-    the current time if left out.
+    ``.env``: beside the job file, else in the current folder. ``moment`` is the date of an output folder that has one in its
+    name; the current time if left out.
 
     :raises JobError: if it is neither, or naming every mistake.
     """

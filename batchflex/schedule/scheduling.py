@@ -59,7 +59,7 @@ def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Sche
     crons = cron_expression.at(options.at) if options.at is not None else (cron_expression.parse(options.cron or ""),)
     launch = _launch(options, job)
     launch.check()
-    machine = zones.of_machine() if options.tz is None or options.kind == "crontab" else ""
+    machine = zones.zone_of_machine() if options.tz is None or options.kind == "crontab" else ""
     name = options.tz or machine
     zone = zones.zone(name)
     rule: ClockRule = "literal"
