@@ -222,6 +222,12 @@ def _tried(folder: Path) -> tuple[float, bool]:
 
 # ------------------------------------------------------------------------------------------------------- the endpoint
 
+# As in the facts of a check.
+_UNKNOWN: dict[str, Any] = {
+    "name": None, "base_url": None, "key_from": None, "reachable": None, "models": [], "model": None, "limits": None,
+    "message": None,
+}  # fmt: skip
+
 
 def _endpoint(found: Findings, job: Job, entry: EndpointsEntry, *, ask: bool) -> None:
     alone = job.model_copy(update={"endpoint": entry, "endpoints": []})
@@ -230,7 +236,7 @@ def _endpoint(found: Findings, job: Job, entry: EndpointsEntry, *, ask: bool) ->
             local = resolve(entry, job.environment)
             local.require(job.models)
             found.lines.append(("endpoint", f"{LOCAL}: {local.default_model}; --ask starts it"))
-            found.facts["endpoints"].append({"name": LOCAL, "model": local.default_model, "message": None})
+            found.facts["endpoints"].append(_UNKNOWN | {"name": LOCAL, "model": local.default_model})
             return
         report = anyio.run(_checked, alone, ask)
     except EndpointError as error:
@@ -257,7 +263,7 @@ async def _checked(job: Job, ask: bool) -> check.Report:
 
 def _without_key(found: Findings, job: Job, entry: EndpointsEntry, message: str) -> dict[str, Any]:
     """What is known of an endpoint that cannot be set up: whether it is there at all."""
-    facts: dict[str, Any] = {"name": entry.name, "base_url": entry.base_url, "key_from": None, "reachable": None}
+    facts = _UNKNOWN | {"name": entry.name or LOCAL, "base_url": entry.base_url, "message": message}
     with contextlib.suppress(EndpointError):
         endpoint = resolve(entry, job.environment, with_key=False)
         facts |= {"name": endpoint.name, "base_url": endpoint.base_url or None}
@@ -265,8 +271,7 @@ def _without_key(found: Findings, job: Job, entry: EndpointsEntry, message: str)
             facts["reachable"] = anyio.run(_answers, endpoint)
             there = "it answers" if facts["reachable"] else "it does not answer"
             found.lines.append(("endpoint", f"{endpoint.name}, {endpoint.base_url}: {there}"))
-    found.lines.append(("key", "missing" if "key" in message else "–"))
-    return facts | {"models": [], "model": None, "limits": None, "message": message}
+    return facts
 
 
 async def _answers(endpoint: Any) -> bool:
