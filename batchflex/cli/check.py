@@ -56,7 +56,8 @@ async def _check(job: Job, entry: EndpointsEntry, *, ask: bool) -> Report:
             facts["model"] = model = _model(job, endpoint, models.ids)
             lines += _listed(models, model)
             if models.ids and model is not None and model not in models.ids:
-                facts["message"] = f"{model!r} is not among its models{model_list.hint(model, models.ids)}"
+                near = model_list.hint(model, models.ids) or "; name one of them, in params.model or with --model"
+                facts["message"] = f"{model!r} is not among its models{near}"
             if not ask:
                 return Report("\n".join([*lines, *_prices(job, served, model, models)]), 0, [facts])
             if model is None:

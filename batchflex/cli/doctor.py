@@ -93,7 +93,7 @@ def text(found: Findings) -> str:
 
 def _python(found: Findings) -> None:
     where = Path(__file__).resolve().parent.parent
-    found.facts |= {"version": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    found.facts.update({"version": __version__, "python": platform.python_version(), "platform": platform.platform()})
     found.lines.append(("batchflex", f"{__version__}, in {where}"))
     found.lines.append(("Python", f"{platform.python_version()}, {sys.executable}, on {platform.platform(terse=True)}"))
 
@@ -230,7 +230,7 @@ _UNKNOWN: dict[str, Any] = {
 
 
 def _endpoint(found: Findings, job: Job, entry: EndpointsEntry, *, ask: bool) -> None:
-    alone = job.model_copy(update={"endpoint": entry, "endpoints": []})
+    alone = job.model_copy(update={"endpoints": [entry]})
     try:
         if not entry.is_server and not ask:  # its server takes seconds to start
             local = resolve(entry, job.environment)
@@ -252,7 +252,8 @@ def _endpoint(found: Findings, job: Job, entry: EndpointsEntry, *, ask: bool) ->
         found.lines.append(("ceilings", f"{', '.join(limits)}, of the job"))
     for facts in report.facts:
         if facts["message"] is not None:
-            found.problems.append(f"{facts['name']}: {facts['message']}")
+            then = "" if facts["reachable"] else "; see that it is started, and that the address is right"
+            found.problems.append(f"{facts['name']}: {facts['message']}{then}")
     if report.exit_code == 1:
         found.problems.append("the answer had no text: see above")
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..config import HOSTED, LABEL, build, commented, environment_of, label_schema, path_variables, tables_of
 from ..core import BatchflexError, JobError, count, one_line
-from ..plan import InputSample, Prompt, input_sample, missing_column
+from ..plan import InputSample, Prompt, missing_column, sample_of
 from . import output
 from .job_options import FORMAT, given_settings, is_job_file
 
@@ -44,7 +44,7 @@ def made(options: argparse.Namespace, ask: Ask | None) -> JobFile:
     spec = options.spec or _input(ask)
     if is_job_file(spec):
         raise JobError(f"{spec} is a job file already; init makes one for an input")
-    sample = input_sample(spec, _format(settings))
+    sample = sample_of(spec, _format(settings))
     if sample.rows and ask is not None:
         output.say(f"  {_described(sample)}")
     if not sample.has_requests and "prompt.user" not in given and "prompt.messages" not in given:
@@ -101,7 +101,8 @@ def _prompt(sample: InputSample, ask: Ask | None, notes: list[str], *, has_forma
         output.say(f"  {missing_column(said, sample.columns)}")
     found: list[tuple[str, Any]] = []
     label = sample.label_column
-    kind, names = "text", []
+    kind: str = "text"
+    names: list[str] = []
     if has_format:
         kind = "format"
     elif ask is not None:

@@ -47,6 +47,11 @@ _SUGGESTIONS = {
     "answer": ["max_reasks = 2               # ask again where an answer does not fit; then the row is 'invalid'"],
 }
 
+_NO_ENDPOINT = """\
+# [endpoint]                      # without one, a small model on this machine is asked
+# base_url = "http://127.0.0.1:8000/v1"
+"""
+
 
 def commented(job: Mapping[str, Any], name: str) -> str:
     """The text of a job file. ``job`` has its tables, ``name`` is that of the file, for its comments.
@@ -54,17 +59,15 @@ def commented(job: Mapping[str, Any], name: str) -> str:
     Reading the text gives just ``job``, and the empty tables that its suggestions stand in.
     """
     tables = [_head(name)]
-    if "endpoint" not in job:
-        tables.append(
-            '# [endpoint]                   # without one it is a small model on this machine\n# base_url = "http://…/v1"\n'
-        )
     others = [table for table in job if table not in _TABLES]
     for table in [*_TABLES, *others]:
         found = job.get(table, {})
         suggested = [] if found and table != "params" else _SUGGESTIONS.get(table, [])
         if table == "answer" and "response_format" not in {**job.get("params", {}), **job.get("override", {})}:
             suggested = []
-        if isinstance(found, Mapping) and (found or suggested):
+        if table == "endpoint" and "endpoints" not in job and not found:
+            tables.append(_NO_ENDPOINT)
+        elif isinstance(found, Mapping) and (found or suggested):
             tables.append(_table(table, found, suggested))
         elif found:
             tables.append(toml.dumps({table: found}))

@@ -45,7 +45,8 @@ def _nearest(folder: Path, name: str, *, of_run: bool) -> str | None:
             break
         if not each.name.startswith(".") and (not of_run or _is_run(each)):
             names.append(each.name)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    alike = [each for each in names if Path(each).suffix == Path(name).suffix]
+    near = [*difflib.get_close_matches(name, alike, n=1), *difflib.get_close_matches(name, names, n=1)]
     return near[0] if near else None
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from . import completion_marker as completion_marker, retention as retention, snapshot as snapshot
     from .answer_index import AnswerIndex as AnswerIndex
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
-    from .input_sample import InputSample as InputSample, input_sample as input_sample
+    from .input_sample import InputSample as InputSample, sample_of as sample_of
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of

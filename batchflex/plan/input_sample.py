@@ -75,7 +75,7 @@ class InputSample(NamedTuple):
 _IDS = ("key", "uuid", "number", "no", "nr")
 
 
-def input_sample(path: str | list[str], format: str = "auto") -> InputSample:
+def sample_of(path: str | list[str], format: str = "auto") -> InputSample:
     """Read the first rows of an input.
 
     :raises InputError: if there is none, or it cannot be read.
