@@ -53,7 +53,9 @@ def made(options: argparse.Namespace, ask: Ask | None) -> JobFile:
         settings += _endpoint(ask, has_model="override.model" in given)
     elif ask is not None and "override.model" not in given and dict(settings).get("endpoint.name") != "local":
         settings += _model(ask)
-    path = options.output or _where(spec, ask)
+    path = options.output or _where(spec, ask, force=options.force)
+    if fault := _path_fault(path, force=options.force):
+        raise JobError(fault)
     tables = _tables(settings, spec, sample, path, is_new="prompt.user" not in given)
     _check(tables, sample, path)
     return JobFile(path, tables, commented(tables, shlex.quote(str(path))), notes)
@@ -67,7 +69,7 @@ def write(file: JobFile, *, force: bool) -> None:
         with file.path.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(file.text)
     except FileExistsError:
-        raise JobError(f"{file.path} is there already; name another file with -o, or replace it with --force") from None
+        raise JobError(f"{file.path} is there by now; nothing was written") from None
     except OSError as error:
         raise BatchflexError(f"{file.path} cannot be written: {error.strerror or error}") from None
 
@@ -162,10 +164,23 @@ def _model(ask: Ask) -> list[tuple[str, Any]]:
     return [("override.model", model)]
 
 
-def _where(spec: str, ask: Ask | None) -> Path:
+def _where(spec: str, ask: Ask | None, *, force: bool) -> Path:
     """5: the file to write."""
     default = f"{_name(spec)}.toml"
-    return Path(default if ask is None else ask("Job file to write", default))
+    if ask is None:
+        return Path(default)
+    while fault := _path_fault(path := Path(ask("Job file to write", default)), force=force):
+        output.say(f"  {fault}")
+    return path
+
+
+def _path_fault(path: Path, *, force: bool) -> str | None:
+    """Why a job file cannot be written to a path, as a sentence."""
+    if not is_job_file(path.name):
+        return f"the name of a job file ends in .toml; found {path}"
+    if path.exists() and not force:
+        return f"{path} is there already; name another file with -o, or replace it with --force"
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------- the job

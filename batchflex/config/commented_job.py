@@ -29,7 +29,8 @@ _TABLES = {
 _KEYS = {
     "job.name": "answers come into runs/NAME, unless out names another folder",
     "job.out": "the output folder",
-    "endpoint.name": "the key is in FLEXAI_API_KEY, of the environment or a file .env beside this one",
+    "endpoint.name": "its key is in a variable of the environment, or in a file .env beside this one",
+    "endpoint.name.local": "a small model on this machine",
     "endpoint.base_url": "a key is in BATCHFLEX_API_KEY, or where api_key_env says",
     "endpoint.api_key_env": "the environment variable with the key; it may stand in a file .env beside this one",
     "input.path": "also a folder, or a pattern such as 'in/*.csv'; from the folder of this file",
@@ -87,7 +88,7 @@ def _table(name: str, values: Mapping[str, Any], suggested: Sequence[str]) -> st
     lines = [f"{f'[{name}]':{_WIDTH}}# {about}" if about else f"[{name}]"]
     for key, value in values.items():
         text = _assigned(key, value)
-        comment = _KEYS.get(f"{name}.{key}")
+        comment = _KEYS.get(f"{name}.{key}.{value}", _KEYS.get(f"{name}.{key}"))
         if comment is None:
             lines.append(text)
         elif len(text) <= _LONGEST_BESIDE:
