@@ -198,7 +198,10 @@ def _tables(
         own["id"] = sample.id_column
     if has_prompt:
         own["carry"] = "*"
-    job = {"name": _name(spec), **found.pop("job", {})}
+    job: dict[str, Any] = {"name": _name(str(path.with_suffix("")))}
+    if (there := Path("runs") / _name(spec)).is_dir() and there.name != job["name"]:
+        job["out"] = str(there)  # what was asked without a job file
+    job |= found.pop("job", {})
     params = found.pop("params", {})
     if "model" in params:
         params = {"model": params.pop("model"), **params}

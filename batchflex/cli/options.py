@@ -308,7 +308,7 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
         --out DIR  the output folder to look at
         --ask      send one small request, too, which shows the limits that the endpoint reports
         --json     print it as one line of JSON
-    """, {"spec": {"nargs": "?", "type": path_text}})  # fmt: skip
+    """, {"spec": {"nargs": "?", "type": path_text}, "out": {"type": path}})  # fmt: skip
     _add_endpoint_options(doctor)
     schedule = verbs.add(
         "schedule", "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",

@@ -150,6 +150,9 @@ def test_the_command_that_keeps_it_as_a_job_file_is_printed_and_asks_nothing_aga
     assert called("run", "tickets.toml").code == 0
     assert endpoint.stats()["requests"] == before
     assert state(here / "runs" / "tickets")["planned"] == 3
+    assert called(*words.split("\0")[:-1], "-o", "sorted.toml").code == 0
+    named = tomllib.loads((here / "sorted.toml").read_text())["job"]
+    assert named == {"name": "sorted", "out": "runs/tickets"}, "under another name it goes on there, too"
     rows = write_rows(here / "rows.jsonl", 1)
     assert "to keep this" not in called("run", rows, *server).err, "of requests there is nothing to keep but options"
 
@@ -173,7 +176,8 @@ FILES = {"here": (), "below": ("-o", "jobs/x.toml")}
 
 
 @pytest.mark.parametrize(
-    ("source", "answer", "server_", "file"), list(itertools.product(INPUTS, ANSWERS, SERVERS, FILES))
+    ("source", "answer", "server_", "file"),
+    [(*each, list(FILES)[number % 2]) for number, each in enumerate(itertools.product(INPUTS, ANSWERS, SERVERS))],
 )
 def test_a_job_file_of_any_options_can_be_planned(
     source: str, answer: str, server_: str, file: str, here: Path
@@ -261,7 +265,7 @@ def test_five_questions_make_a_job_file(here: Path, endpoint: CountingEndpoint) 
     assert "[tickets.csv]" in said and "did you mean 'text'?" in said and "[billing,bug,other]" in said
     assert "ends in .toml" in said and "written: mine.toml" in said
     assert called("run", "mine.toml", "-q", "--set", "job.report=false").code == 0
-    assert table(here / "runs" / "tickets")["label"].to_list() == ["bug"] * 3
+    assert table(here / "runs" / "mine")["label"].to_list() == ["bug"] * 3
 
 
 def test_a_job_file_that_is_there_is_replaced_with_force_alone(here: Path) -> None:
