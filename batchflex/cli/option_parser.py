@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -69,7 +70,9 @@ def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> N
 
 
 def _is_a_job(word: str) -> bool:
-    return word.endswith((".toml", ".jsonl", ".parquet", ".csv")) or Path(word).exists()
+    with contextlib.suppress(OSError, ValueError):  # what can be no path at all
+        return word.endswith((".toml", ".jsonl", ".parquet", ".csv")) or Path(word).exists()
+    return False
 
 
 def _choice(name: str, allowed: Sequence[str]) -> str:
